@@ -1,0 +1,220 @@
+"""Costs of an architecture, and the windows that a search must keep them in. No torch.
+
+A cost is any ``Callable[[Arch], float]``. One that adds up over genes (the sum of a latency table, FLOPs,
+parameters) may show it by two attributes, and then what the space can attain is known exactly:
+
+    base   float, the part that every architecture pays
+    table  table[i][j], what choice j of gene i adds
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from supernet.errors import UserError
+from supernet.space import Arch, Space
+
+Cost = Callable[[Arch], float]
+
+# Spaces up to this size are listed rather than sampled: then nothing inside a window is missed.
+ENUMERABLE = 4096
+
+
+@dataclass(frozen=True)
+class AdditiveCost:
+    """base + Σ_i table[i][arch[i]], correctly rounded, so that it does not depend on the order of the genes.
+
+    ``table[i][j]`` belongs to choice j of gene i, open or not: pruning a space does not change its costs.
+
+    >>> latency = AdditiveCost([[0.1, 0.3], [0.2, 0.6]], base=1.0)
+    >>> latency((1, 0))
+    1.5
+    """
+
+    table: Sequence[Sequence[float]]
+    base: float = 0.0
+
+    def __call__(self, arch: Arch) -> float:
+        return math.fsum((self.base, *(row[i] for row, i in zip(self.table, arch, strict=True))))
+
+    def bounds(self, space: Space) -> tuple[float, float]:
+        """The smallest and the largest value among the open architectures of ``space``, exactly."""
+        rows = list(self.table)
+        if [len(row) for row in rows] != [len(gene.choices) for gene in space.genes]:
+            raise UserError(
+                f"the cost table has {[len(row) for row in rows]} choices per gene, "
+                f"space {space.name} has {[len(gene.choices) for gene in space.genes]}"
+            )
+        open_rows = [[row[i] for i in open_] for row, open_ in zip(rows, space.allowed, strict=True)]
+        for gene, row in zip(space.genes, open_rows, strict=True):
+            if not all(math.isfinite(value) for value in row):
+                raise UserError(f"the cost table of gene {gene.name} is not finite: {row}")
+        low, high = (math.fsum((self.base, *map(pick, open_rows))) for pick in (min, max))
+        return low, high
+
+
+def attainable(space: Space, cost: Cost) -> tuple[float, float] | None:
+    """Exact minimum and maximum of ``cost`` over ``space`` if the cost has a table, else None: not known."""
+    table = getattr(cost, "table", None)
+    return None if table is None else AdditiveCost(table, getattr(cost, "base", 0.0)).bounds(space)
+
+
+class Window:
+    """The architectures of ``space`` whose costs lie within ``bounds``, both ends included.
+
+    Args:
+        costs: every cost by name; those without bounds do not matter here.
+        bounds: (lowest, highest) by cost name, in the unit of the cost; infinite ends leave a side open.
+
+    Raises:
+        UserError: a bound without a cost, an empty interval, or one that the table of a cost rules out.
+
+    >>> from supernet.space import Choice, Gene
+    >>> gene = Gene("layer", (Choice("ib", 3, 1), Choice("ib", 3, 6)), 8, 8, 1)
+    >>> space = Space("tiny", 3, 8, 10, 8, 1, 16, "relu6", (gene, gene), ((0, 1), (0, 1)))
+    >>> latency = AdditiveCost([[0.1, 0.3], [0.2, 0.6]])
+    >>> window = Window(space, {"latency": latency}, {"latency": (0.4, 0.8)})
+    >>> (0, 1) in window, (1, 1) in window
+    (True, False)
+    >>> Window(space, {"latency": latency}, {"latency": (0, 0.1)})
+    Traceback (most recent call last):
+    supernet.errors.UserError: latency <= 0.1 cannot be met: space tiny attains 0.3 to 0.9
+    """
+
+    def __init__(
+        self, space: Space, costs: Mapping[str, Cost], bounds: Mapping[str, tuple[float, float]]
+    ) -> None:
+        self.space = space
+        self.bounds = {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+        for name, (low, high) in self.bounds.items():
+            if name not in costs:
+                raise UserError(f"bounds on {name}, but the costs are {', '.join(costs) or 'none'}")
+            if not low <= high:
+                raise UserError(f"the bounds on {name} are {low:g} to {high:g}; expected lowest <= highest")
+            limits = attainable(space, costs[name])
+            if limits is not None and not (low <= limits[1] and limits[0] <= high):
+                wish = (
+                    _interval(name, -math.inf, high) if high < limits[0] else _interval(name, low, math.inf)
+                )
+                raise UserError(
+                    f"{wish} cannot be met: space {space.name} attains {limits[0]:.9g} to {limits[1]:.9g}"
+                )
+        self._costs = {name: costs[name] for name in self.bounds}
+        self._listed: list[Arch] | None = None
+
+    def __contains__(self, arch: Arch) -> bool:
+        return all(
+            low <= measure(name, self._costs[name], arch) <= high for name, (low, high) in self.bounds.items()
+        )
+
+    def violation(self, arch: Arch) -> float:
+        """How far outside ``arch`` is: Σ over costs of the distance to the bound, relative to it."""
+        total = 0.0
+        for name, (low, high) in self.bounds.items():
+            value = measure(name, self._costs[name], arch)
+            if value < low:
+                total += (low - value) / (abs(low) or 1.0)
+            elif value > high:
+                total += (value - high) / (abs(high) or 1.0)
+        return total
+
+    def sample(self, rng: np.random.Generator, n: int, known: Collection[Arch], tries: int) -> list[Arch]:
+        """Up to n distinct members that are not in ``known``; fewer if no more are found.
+
+        A space of at most ``ENUMERABLE`` architectures is listed, so fewer means that there are no more. A
+        larger one is sampled uniformly, ``tries`` draws for each member. Where these find none the window is
+        narrow: from then on architectures walk into it (``_walk``), again ``tries`` for each member, half of
+        them from random starts and half from found members with a tenth of their genes redrawn. Walks need
+        no table and serve several windows at once, but favour members near the edge of the window.
+        """
+        if self.space.size <= ENUMERABLE:
+            if self._listed is None:
+                self._listed = [arch for arch in self.space.enumerate() if arch in self]
+            rest = [arch for arch in self._listed if arch not in known]
+            return [rest[i] for i in rng.permutation(len(rest))[:n]]
+
+        found: list[Arch] = []
+
+        def new(arch: Arch) -> bool:
+            return arch not in found and arch not in known and arch in self
+
+        uniform = True
+        while len(found) < n:
+            arch = self.space.sample_where(rng, new, tries) if uniform else None
+            uniform = arch is not None
+            left = tries
+            while arch is None and left > 0:
+                start = self.space.sample(rng)
+                if found and rng.random() < 0.5:
+                    member, redraw = found[int(rng.integers(len(found)))], rng.random(len(start)) < 0.1
+                    start = tuple(np.where(redraw, start, member).tolist())
+                arch, tried = self._walk(rng, start)
+                left -= tried + 1
+                arch = arch if new(arch) else None
+            if arch is None:
+                break
+            found.append(arch)
+        return found
+
+    def empty(self, rng: np.random.Generator, tries: int) -> UserError:
+        """The error to raise when ``sample`` finds no member at all; it gives the costs of the nearest."""
+        if self.space.size <= ENUMERABLE:
+            nearest = min(self.space.enumerate(), key=self.violation)
+            tried = ""
+        else:
+            walks = [self._walk(rng, self.space.sample(rng))[0] for _ in range(20)]
+            nearest = min(walks, key=self.violation)
+            tried = f" found in {tries} draws and as many steps of walks towards it"
+        window = " and ".join(_interval(name, *ends) for name, ends in self.bounds.items())
+        values = ", ".join(f"{name} {cost(nearest):.9g}" for name, cost in self._costs.items())
+        return UserError(
+            f"no architecture of space {self.space.name} with {window}{tried}; the nearest has {values}: "
+            "widen the window"
+        )
+
+    def _walk(self, rng: np.random.Generator, arch: Arch) -> tuple[Arch, int]:
+        """Single-gene changes until the violation is 0 or no change reduces it; also how many were tried.
+
+        Genes come in random order and take a random one of the choices that help: the greediest choice
+        would crowd all walks into the same corner. A walk that ends outside is given up; the caller starts
+        another.
+        """
+        violation = self.violation(arch)
+        tried = 0
+        moved = True
+        while violation > 0 and moved:
+            moved = False
+            for gene in rng.permutation(len(arch)):
+                changes = [
+                    (*arch[:gene], choice, *arch[gene + 1 :])
+                    for choice in self.space.allowed[gene]
+                    if choice != arch[gene]
+                ]
+                scored = [(self.violation(change), change) for change in changes]
+                tried += len(scored)
+                better = [s for s in scored if s[0] == 0] or [s for s in scored if s[0] < violation]
+                if better:
+                    violation, arch = better[int(rng.integers(len(better)))]
+                    moved = True
+                if violation == 0:
+                    break
+        return arch, tried
+
+
+def _interval(name: str, low: float, high: float) -> str:
+    """The bounds in words: ``latency <= 0.5``, ``latency in [0.4, 0.5]``."""
+    if math.isinf(low):
+        return f"{name} <= {high:.9g}"
+    return f"{name} >= {low:.9g}" if math.isinf(high) else f"{name} in [{low:.9g}, {high:.9g}]"
+
+
+def measure(name: str, cost: Cost, arch: Arch) -> float:
+    """``cost(arch)`` as a finite float, else a UserError that names the cost and the architecture."""
+    value = float(cost(arch))
+    if not math.isfinite(value):
+        raise UserError(f"{name} of the architecture {list(arch)} is {value}; expected a finite number")
+    return value

@@ -1,0 +1,64 @@
+"""A front as people use it: which point to take, and a picture. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from search.ces import Record
+
+
+def knee(front: Sequence[Record], cost: str) -> int:
+    """Index of the point that is farthest above the line from the cheapest to the most accurate one.
+
+    Both axes are scaled to the front's extent; a front of one or two points has its knee at the last.
+    """
+    points = np.array([[record.costs[cost], record.accuracy] for record in front])
+    extent = np.ptp(points, axis=0)
+    if len(front) < 3 or not extent.all():
+        return int(points[:, 1].argmax())
+    x, y = ((points - points.min(axis=0)) / extent).T
+    return int(np.argmax(y - x))
+
+
+def best(front: Sequence[Record]) -> int:
+    """Index of the most accurate point; the front is sorted by cost, so ties go to the cheaper one."""
+    return int(np.argmax([record.accuracy for record in front]))
+
+
+def plot(
+    path: Path,
+    scored: Sequence[Record],
+    front: Sequence[Record],
+    random: Sequence[Record],
+    bound: tuple[float, float],
+    title: str,
+) -> None:
+    """Draw accuracy over latency: everything scored, random architectures of the same window, the front."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+
+    def xy(records: Sequence[Record]) -> tuple[list[float], list[float]]:
+        return [r.costs["latency"] for r in records], [100 * r.accuracy for r in records]
+
+    axes.scatter(*xy(scored), s=10, color="0.75", label=f"scored by the search ({len(scored)})", linewidths=0)
+    label = f"random, same window ({len(random)})"
+    axes.scatter(*xy(random), s=22, color="tab:orange", marker="x", label=label, linewidths=1.2)
+    axes.plot(*xy(front), color="tab:blue", marker="o", markersize=4, linewidth=1.2, label=f"front ({len(front)})")
+    for index, name in ((best(front), "best"), (knee(front, "latency"), "knee")):
+        point = (front[index].costs["latency"], 100 * front[index].accuracy)
+        axes.annotate(name, point, (0, 7), textcoords="offset points", ha="center", fontsize=9, color="tab:blue")
+    for end in bound:
+        if np.isfinite(end):
+            axes.axvline(end, color="0.4", linestyle=":", linewidth=1)
+    axes.set(xlabel="predicted latency (ms)", ylabel="one-shot accuracy (%)", title=title)
+    axes.margins(y=0.08)
+    axes.grid(alpha=0.2)
+    axes.legend(fontsize=8, loc="lower right")
+    figure.savefig(path)

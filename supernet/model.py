@@ -1,0 +1,118 @@
+"""The shared network, and the stand-alone network of one architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from supernet.blocks import BatchNorm, layers
+from supernet.space import Arch, Space
+
+
+class Supernet(nn.Module):
+    """Every open choice of ``space`` with weights of its own; a forward pass runs one path.
+
+    Args:
+        affine: learn BN's scale and shift. SPOS trains its supernet without.
+        eps: of every BN.
+        kernels: ``fused`` runs our operators, ``eager`` plain PyTorch; the results agree to tolerance.
+    """
+
+    def __init__(self, space: Space, *, affine: bool = False, eps: float = 1e-5, kernels: str = "fused"):
+        super().__init__()
+        options = {"affine": affine, "eps": eps, "kernels": kernels}
+        self.space, self.options = space, options
+        specs = layers(space)
+        self.stem = specs.stem.build(**options)
+        # Keyed by the choice's index: a pruned space loads the weights of the full one by name.
+        self.layers = nn.ModuleList(
+            nn.ModuleDict({str(i): choices[i].build(**options) for i in open_})
+            for choices, open_ in zip(specs.choices, space.allowed, strict=True)
+        )
+        self.head = specs.head.build(**options)
+        initialise(self, space.init)
+
+    def path(self, arch: Arch) -> list[nn.Module]:
+        """The modules that run for ``arch``, in order."""
+        chosen = [choices[str(i)] for choices, i in zip(self.layers, arch, strict=True)]
+        return [self.stem, *chosen, self.head]
+
+    def forward(self, x: Tensor, arch: Arch) -> Tensor:
+        """Images ``[B, C, H, W]`` to logits ``[B, classes]`` along the path ``arch``."""
+        return run_path(self.path(arch), x)
+
+    def extract(self, arch: Arch, kernels: str = "eager") -> Network:
+        """``arch`` as a network of its own, with copies of the weights and statistics on its path."""
+        arch = self.space.check(arch)
+        network = Network(self.space, arch, **{**self.options, "kernels": kernels})
+        for own, shared in zip(network.path(), self.path(arch), strict=True):
+            own.load_state_dict(shared.state_dict())
+        return network.train(self.training).to(next(self.parameters()).device)
+
+
+class Network(nn.Module):
+    """The stand-alone network of one architecture."""
+
+    def __init__(
+        self, space: Space, arch: Arch, *, affine: bool = True, eps: float = 1e-5, kernels: str = "fused"
+    ):
+        super().__init__()
+        self.space, self.arch = space, space.check(arch)
+        self.stem, *chosen, self.head = (
+            spec.build(affine=affine, eps=eps, kernels=kernels) for spec in layers(space).pick(self.arch)
+        )
+        self.layers = nn.ModuleList(chosen)
+        initialise(self, space.init)
+
+    def path(self, arch: Arch | None = None) -> list[nn.Module]:
+        """The modules in order. ``arch`` is taken for the supernet's signature; it must be this network's own."""
+        if arch is not None and arch != self.arch:
+            raise ValueError(f"this network is {self.arch}, not {arch}")
+        return [self.stem, *self.layers, self.head]
+
+    def forward(self, x: Tensor, arch: Arch | None = None) -> Tensor:
+        """Images ``[B, C, H, W]`` to logits ``[B, classes]``."""
+        return run_path(self.path(arch), x)
+
+    def inherit(self, supernet: Supernet) -> None:
+        """Start from the supernet's weights; BN's affine parameters keep their initial values if it has none."""
+        for own, shared in zip(self.path(), supernet.path(self.arch), strict=True):
+            own.load_state_dict(shared.state_dict(), strict=supernet.options["affine"])
+
+
+def run_path(path: list[nn.Module], x: Tensor) -> Tensor:
+    """Run modules in order. Converts the image to channels_last, the layout of every kernel, once."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    for module in path:
+        x = module(x)
+    return x
+
+
+def batch_norms(path: list[nn.Module]) -> Iterator[BatchNorm]:
+    """The BN layers of a path."""
+    return (m for module in path for m in module.modules() if isinstance(m, BatchNorm))
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, scheme: str) -> None:
+    """``spos``: SPOS's code (first conv N(0, .01), other convs N(0, 1/fan), BN bias 1e-4); ``kaiming``: MobileNetV2's.
+
+    Convolution weights become channels_last.
+    """
+    for name, m in model.named_modules():
+        if isinstance(m, nn.Conv2d):
+            if scheme == "kaiming":
+                nn.init.kaiming_normal_(m.weight, mode="fan_out")
+            else:
+                nn.init.normal_(m.weight, 0, 0.01 if name.startswith("stem") else 1.0 / m.weight.shape[1])
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+            m.weight.data = m.weight.data.contiguous(memory_format=torch.channels_last)
+        elif isinstance(m, nn.BatchNorm2d) and m.affine:
+            nn.init.constant_(m.bias, 1e-4 if scheme == "spos" else 0.0)
+        elif isinstance(m, nn.Linear):
+            nn.init.normal_(m.weight, 0, 0.01)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)

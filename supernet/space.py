@@ -1,0 +1,195 @@
+"""Search spaces and architectures. No torch.
+
+An architecture is a tuple of indices, one per gene: hashable, a cache key, a JSON list. A space names its
+genes and their choices once and for all; pruning only narrows ``allowed``, so an index never changes its
+meaning and weights, caches and latency tables survive it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from supernet.errors import UserError
+
+Arch = tuple[int, ...]
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A candidate operation: ``op`` is a key of ``blocks.OPS``; kernel and expansion where they mean something."""
+
+    op: str
+    kernel: int = 0
+    expand: int = 0
+
+    @property
+    def name(self) -> str:
+        """Short and unique within a gene: ``identity``, ``k3_e6``, ``shuffle_k5``."""
+        kernel = f"k{self.kernel}" if self.kernel else ""
+        expand = f"e{self.expand}" if self.expand else ""
+        op = "" if self.op == "ib" else self.op
+        return "_".join(part for part in (op, kernel, expand) if part)
+
+
+@dataclass(frozen=True)
+class Gene:
+    """One decision: which of ``choices`` runs between ``in_channels`` and ``out_channels`` at ``stride``."""
+
+    name: str
+    choices: tuple[Choice, ...]
+    in_channels: int
+    out_channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Space:
+    """A family of networks: a fixed stem and head around one searched layer per gene.
+
+    ``allowed[i]`` holds the indices into ``genes[i].choices`` that are still open, ascending.
+    """
+
+    name: str
+    channels: int  # of the input image
+    resolution: int  # height and width of the input image, pixels
+    classes: int
+    stem_channels: int
+    stem_stride: int
+    head_channels: int
+    act: str  # relu | relu6 | hard_swish
+    genes: tuple[Gene, ...]
+    allowed: tuple[tuple[int, ...], ...]
+    squeeze_excite: bool = False
+    dropout: float = 0.0
+    classifier_bias: bool = True
+    init: str = "kaiming"  # kaiming | spos
+
+    def __post_init__(self) -> None:
+        if len(self.allowed) != len(self.genes):
+            raise UserError(f"space {self.name}: {len(self.genes)} genes but {len(self.allowed)} allowed lists")
+        for gene, open_ in zip(self.genes, self.allowed, strict=True):
+            if not open_ or list(open_) != sorted(set(open_)) or not 0 <= open_[0] <= open_[-1] < len(gene.choices):
+                raise UserError(
+                    f"space {self.name}: gene {gene.name} allows {list(open_)}; expected ascending indices "
+                    f"below {len(gene.choices)}, at least one"
+                )
+
+    @property
+    def size(self) -> int:
+        """Number of architectures, exactly."""
+        return math.prod(len(open_) for open_ in self.allowed)
+
+    def __contains__(self, arch: object) -> bool:
+        return (
+            isinstance(arch, tuple)
+            and len(arch) == len(self.genes)
+            and all(i in open_ for i, open_ in zip(arch, self.allowed, strict=True))
+        )
+
+    def check(self, arch: Sequence[int]) -> Arch:
+        """``arch`` as a tuple, or a UserError that names the first gene it breaks."""
+        arch = tuple(int(i) for i in arch)
+        if len(arch) != len(self.genes):
+            raise UserError(f"space {self.name} has {len(self.genes)} genes, the architecture has {len(arch)}")
+        for gene, open_, i in zip(self.genes, self.allowed, arch, strict=True):
+            if i not in open_:
+                raise UserError(f"space {self.name}: gene {gene.name} allows {list(open_)}, the architecture has {i}")
+        return arch
+
+    def decode(self, arch: Arch) -> tuple[Choice, ...]:
+        """The choices that the indices stand for."""
+        return tuple(gene.choices[i] for gene, i in zip(self.genes, arch, strict=True))
+
+    def describe(self, arch: Arch) -> str:
+        """One line for people: the names of the choices."""
+        return " ".join(choice.name for choice in self.decode(arch))
+
+    def sample(self, rng: np.random.Generator) -> Arch:
+        """An architecture drawn uniformly."""
+        return tuple(open_[int(rng.integers(len(open_)))] for open_ in self.allowed)
+
+    def sample_where(
+        self, rng: np.random.Generator, accept: Callable[[Arch], bool], tries: int = 1000
+    ) -> Arch | None:
+        """The first of at most ``tries`` uniform draws that ``accept`` takes, else None."""
+        for _ in range(tries):
+            arch = self.sample(rng)
+            if accept(arch):
+                return arch
+        return None
+
+    def enumerate(self) -> list[Arch]:
+        """Every architecture, in lexicographic order. For small spaces."""
+        archs: list[Arch] = [()]
+        for open_ in self.allowed:
+            archs = [(*arch, i) for arch in archs for i in open_]
+        return archs
+
+    def restrict(self, keep: Sequence[Collection[int]]) -> Space:
+        """The same space with fewer open choices: ``allowed`` becomes its intersection with ``keep``."""
+        if len(keep) != len(self.genes):
+            raise UserError(f"space {self.name} has {len(self.genes)} genes, restrict got {len(keep)}")
+        allowed = tuple(tuple(i for i in open_ if i in k) for open_, k in zip(self.allowed, keep, strict=True))
+        return dataclasses.replace(self, allowed=allowed)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that name what indices mean: everything but ``allowed``, which pruning changes."""
+        fields = dataclasses.asdict(self)
+        del fields["allowed"]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict:
+        """A plain dict; ``from_json`` is its inverse."""
+        return {"schema": SCHEMA, "fingerprint": self.fingerprint, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: object, source: str = "space") -> Space:
+        """Rebuild a space; a UserError names ``source`` where the data is no space of this schema."""
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+            raise UserError(f"{source}: expected a space of schema {SCHEMA}, found {found}")
+        fields = {k: v for k, v in data.items() if k not in ("schema", "fingerprint")}
+        try:
+            fields["genes"] = tuple(
+                Gene(**{**gene, "choices": tuple(Choice(**choice) for choice in gene["choices"])})
+                for gene in fields["genes"]
+            )
+            fields["allowed"] = tuple(tuple(int(i) for i in open_) for open_ in fields["allowed"])
+            space = cls(**fields)
+        except (TypeError, KeyError, ValueError) as error:
+            raise UserError(f"{source}: not a space file ({error})") from error
+        if data.get("fingerprint") != space.fingerprint:
+            raise UserError(
+                f"{source}: says fingerprint {data.get('fingerprint')} but its content gives {space.fingerprint}; "
+                "the file was edited or damaged"
+            )
+        return space
+
+    @classmethod
+    def load(cls, path: str | Path) -> Space:
+        """Read a space file."""
+        try:
+            data = json.loads(Path(path).read_text())
+        except OSError as error:
+            raise UserError(f"cannot read the space file {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise UserError(f"{path} is not JSON ({error})") from error
+        return cls.from_json(data, str(path))
+
+    def require(self, fingerprint: str, source: str) -> None:
+        """Refuse a file made for another space, naming both."""
+        if fingerprint != self.fingerprint:
+            raise UserError(
+                f"{source} was made for the space {fingerprint}, but the space here is {self.fingerprint} "
+                f"({self.name}); make it again for this space"
+            )

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from supernet import blocks, spaces
+from supernet.blocks import LayerSpec, PooledStatistics
+from supernet.model import Network
+
+CHOICES = [
+    LayerSpec("ib", 8, 12, 9, 2, 5, 3, "relu6"),
+    LayerSpec("ib", 12, 12, 9, 1, 3, 1, "relu6"),
+    LayerSpec("ib", 12, 12, 9, 1, 7, 6, "hard_swish", squeeze_excite=True),
+    LayerSpec("shuffle", 12, 12, 8, 1, 7),
+    LayerSpec("shuffle", 12, 20, 8, 2, 5),
+    LayerSpec("xception", 12, 20, 8, 2, 3),
+    LayerSpec("xception", 20, 20, 8, 1, 3),
+    LayerSpec("head", 20, 32, 7, act="relu", classes=10, bias=True),
+    LayerSpec("stem", 3, 8, 15, 2),
+]
+
+
+@pytest.mark.parametrize("spec", CHOICES, ids=lambda spec: spec.key)
+def test_counts_equal_those_of_the_module(spec):
+    module = spec.build(kernels="eager").eval()
+    assert spec.params == sum(p.numel() for p in module.parameters())
+    x = torch.randn(1, spec.in_channels, spec.size, spec.size)
+    with FlopCounterMode(display=False) as counter:
+        y = module(x)
+    assert spec.flops * 2 == counter.get_total_flops()  # PyTorch counts a multiply-add as two
+    assert y.shape[1] == (spec.classes or spec.out_channels)
+    if not spec.classes:
+        assert y.shape[-1] == spec.out_size
+
+
+@pytest.mark.parametrize("name", ["shufflenet", "mobile", "mobile-large", "mobile-v3"])
+def test_network_parameters_equal_lower(name):
+    space = spaces.get(name, 3, 224, 1000)
+    arch = space.sample(np.random.default_rng(1))
+    network = Network(space, arch, kernels="eager")
+    assert sum(p.numel() for p in network.parameters()) == blocks.params(space, arch)
+
+
+def test_mobilenet_v2_has_its_published_counts():
+    """torchvision's MobileNetV2 is all k3_e6 on other channels; build it from our layers."""
+    torchvision = pytest.importorskip("torchvision")
+    plan = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+    specs = [LayerSpec("stem", 3, 32, 224, 2, act="relu6")]
+    for expand, out, repeats, stride in plan:
+        for r in range(repeats):
+            last = specs[-1]
+            specs.append(
+                LayerSpec("ib", last.out_channels, out, last.out_size, stride if r == 0 else 1, 3, expand, "relu6")
+            )
+    specs.append(LayerSpec("head", 320, 1280, specs[-1].out_size, act="relu6", classes=1000, bias=True))
+    reference = torchvision.models.mobilenet_v2()
+    assert sum(s.params for s in specs) == sum(p.numel() for p in reference.parameters())
+    with FlopCounterMode(display=False) as counter:
+        reference.eval()(torch.zeros(1, 3, 224, 224))
+    assert 2 * sum(s.flops for s in specs) == counter.get_total_flops()
+
+
+def test_identity_runs_nothing_and_is_not_lowered():
+    space = spaces.get("mobile-small", 1, 28, 10)
+    arch = tuple(0 for _ in space.genes)
+    names = [choice.name for choice in space.decode(arch)]
+    assert len(blocks.lower(space, arch)) == 2 + sum(name != "identity" for name in names)
+    assert "identity" in names
+
+
+def test_keys_name_layers_uniquely():
+    layers = blocks.layers(spaces.mobile("v3"))
+    specs = {spec for choices in layers.choices for spec in choices if spec.convs}
+    assert len({spec.key for spec in specs}) == len(specs)
+
+
+def test_shuffle_splits_even_and_odd_channels():
+    block = LayerSpec("shuffle", 8, 8, 5, 1, 3).build(kernels="eager").eval()
+    x = torch.randn(2, 8, 5, 5)
+    y = block(x)
+    assert torch.equal(y[:, :4], x[:, 0::2])
+    changed = x.clone()
+    changed[:, 0::2] = 7.0  # the main branch does not see the even channels
+    assert torch.equal(block(changed)[:, 4:], y[:, 4:])
+
+
+def test_skip_iff_the_shape_is_kept():
+    for spec, skip in ((CHOICES[0], False), (CHOICES[1], True), (LayerSpec("ib", 8, 12, 9, 1, 3, 3), False)):
+        block = spec.build(kernels="eager").eval()
+        nn.init.zeros_(block.separable.pointwise.conv.weight)
+        x = torch.randn(1, spec.in_channels, 9, 9)
+        assert torch.equal(block(x), x) is skip
+
+
+def test_pooled_statistics_equal_two_passes():
+    torch.manual_seed(0)
+    chunks = [torch.randn(n, 3, dtype=torch.double) * 2 + 100 * i for i, n in enumerate((5, 1, 40, 7))]
+    pool = PooledStatistics(3, torch.device("cpu"))
+    for chunk in chunks:
+        pool.add(len(chunk), chunk.mean(0), chunk.var(0, unbiased=False))
+    together = torch.cat(chunks)
+    torch.testing.assert_close(pool.mean, together.mean(0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(pool.var, together.var(0), rtol=1e-12, atol=0)

@@ -1,0 +1,552 @@
+"""Data: splits, stateless batches, augmentation, folders, refusal of damaged files."""
+
+import pickle
+import random
+import shutil
+import struct
+import urllib.error
+import urllib.request
+from hashlib import md5
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from supernet import data, datasets
+from supernet.errors import UserError
+from supernet.images import MemoryImages
+
+SEED = {"seed": 3, "epoch": 2}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return data.open_train("digits", tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="module")
+def fashion_root():
+    """The checkout's own data folder, so that the 31 MB are fetched once and not in every run."""
+    root = Path(__file__).parents[1] / "data"
+    name, reason = data.default_name(root)
+    if name != "fashion-mnist":
+        pytest.skip(f"no Fashion-MNIST here: {reason}")
+    return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two classes of noise images, 12 and 9 to train on, 3 and 2 to test on, in several modes and formats."""
+    root = tmp_path_factory.mktemp("folder")
+    rng = np.random.default_rng(0)
+    for part, counts in (("train", (12, 9)), ("val", (3, 2))):
+        for name, count in zip(("cat", "dog"), counts, strict=True):
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                shape = (20 + i, 30) if i % 3 == 0 else (20 + i, 30, 3)
+                suffix = "png" if i % 2 else "jpg"
+                Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(
+                    root / part / name / f"{i}.{suffix}"
+                )
+    return root
+
+
+def open_folder(root, workers=0, **options):
+    return data.open_train(
+        "folder", root, **{"val_per_class": 3, "resolution": 16, "workers": workers, **options}
+    )
+
+
+def epoch(images, batch_size=7, **options):
+    return list(images.batches(batch_size, **{**SEED, "augment": True, "drop_last": False, **options}))
+
+
+def assert_same(left, right):
+    assert len(left) == len(right) > 0
+    for (x1, y1), (x2, y2) in zip(left, right, strict=True):
+        assert torch.equal(x1, x2)
+        assert torch.equal(y1, y2)
+
+
+def write_idx(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+
+
+# Splits
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"val_fraction": 0.25}, {"val_per_class": 20}, {"val_fraction": 0.0}]
+)
+def test_validation_is_carved_from_train_and_stratified(tmp_path, options):
+    opened = data.open_train("digits", tmp_path, **options)
+    train, val = opened.train, opened.val
+    assert sorted([*train.index, *val.index]) == list(range(1437))
+    for c in range(10):
+        in_class = (train.labels == c).sum() + (val.labels == c).sum()
+        if "val_per_class" in options:
+            assert (val.labels == c).sum() == 20
+        else:
+            assert abs((val.labels == c).sum() - options.get("val_fraction", 0.1) * in_class) < 1
+    if "val_fraction" in options:
+        assert len(val) == round(options["val_fraction"] * 1437)
+
+
+def test_the_split_depends_on_the_seed_and_not_on_the_limit(tmp_path):
+    first, again = (data.open_train("digits", tmp_path, seed=1) for _ in range(2))
+    limited = data.open_train("digits", tmp_path, seed=1, limit=200)
+    other = data.open_train("digits", tmp_path, seed=2)
+    assert np.array_equal(first.val.index, again.val.index)
+    assert np.array_equal(first.val.index, limited.val.index)
+    assert not np.array_equal(first.val.index, other.val.index)
+    assert len(limited.train) == 200
+    assert set(limited.train.index) < set(first.train.index)
+    assert len(data.open_train("digits", tmp_path, limit=10**6).train) == 1437 - 144
+
+
+def test_digits_test_part_is_fixed_and_apart(digits, tmp_path):
+    test = data.open_test("digits", tmp_path)
+    assert len(test) == 360
+    assert np.bincount(test.labels).min() >= 34
+    # Every original lands in exactly one part. Sampled where an enlarged pixel lies wholly in one of the 8x8.
+    original = load_digits().images
+    parts = [s.tensors() for s in (digits.train, digits.val, test)]
+    pixels = torch.cat([x for x, _ in parts])[:, 0] * digits.train.std[0] + digits.train.mean[0]
+    corners = pixels[:, ::27, ::27].mul(16).round().numpy()
+    assert np.allclose(np.sort(corners.reshape(-1, 4), 0), np.sort(original[:, ::7, ::7].reshape(-1, 4), 0))
+    total = pixels.mean((1, 2)).sort().values.numpy() * 16
+    assert (
+        np.abs(total - np.sort(original.mean((1, 2)))).max() < 0.25
+    )  # bilinear enlarging nearly keeps the mean
+
+
+def test_subset_is_stratified(digits):
+    small = digits.train.subset(100, 5)
+    assert len(small) == 100
+    share = np.bincount(digits.train.labels) * 100 / len(digits.train)
+    assert np.abs(np.bincount(small.labels) - share).max() < 1
+    x, y = small.tensors()
+    whole_x, whole_y = digits.train.tensors()
+    place = np.searchsorted(digits.train.index, small.index)
+    assert torch.equal(x, whole_x[place])
+    assert torch.equal(y, whole_y[place])
+    with pytest.raises(UserError, match="at least 1 image, got 0"):
+        digits.train.subset(0, 5)
+
+
+# Batches
+
+
+def test_batches_are_normalised_channels_last(digits):
+    opened = digits
+    assert (opened.classes, opened.channels, opened.resolution) == (10, 1, 28)
+    assert (opened.train.mirror, opened.train.margin) == (False, 2)
+    batches = epoch(opened.train, 64, augment=False)
+    x, y = batches[0]
+    assert (x.shape, x.dtype, y.shape, y.dtype) == ((64, 1, 28, 28), torch.float32, (64,), torch.int64)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert x.stride() == (784, 1, 28, 1)
+    assert len(batches) == opened.train.steps(64, False) == 21  # 1293 images
+    assert len(epoch(opened.train, 64, drop_last=True)) == opened.train.steps(64, True) == 20
+    everything = torch.cat([opened.train.tensors()[0], opened.val.tensors()[0]])
+    assert abs(everything.mean()) < 1e-5
+    assert abs(everything.std() - 1) < 1e-4
+
+
+def test_an_epoch_holds_every_image_once_with_its_label(digits):
+    x, y = (torch.cat(parts) for parts in zip(*epoch(digits.val, augment=False), strict=True))
+    whole_x, whole_y = digits.val.tensors()
+    place = (
+        (x.flatten(1)[:, None] == whole_x.flatten(1)[None]).all(2).nonzero()
+    )  # no two digits are the same image
+    assert torch.equal(place[:, 0], torch.arange(len(digits.val)))
+    assert torch.equal(place[:, 1].sort().values, torch.arange(len(digits.val)))
+    assert torch.equal(y, whole_y[place[:, 1]])
+    assert not torch.equal(place[:, 1], torch.arange(len(digits.val)))
+
+
+@pytest.mark.parametrize("start", [0, 1, 5])
+def test_a_resumed_epoch_is_the_tail_of_the_whole_one(digits, start):
+    whole = epoch(digits.val, 24)
+    assert_same(epoch(digits.val, 24, start=start), whole[start:])
+    assert epoch(digits.val, 24, start=len(whole)) == []
+
+
+def test_seed_and_epoch_change_order_and_augmentation(digits):
+    (x, y), *_ = epoch(digits.train)
+    for other in ({"seed": 4}, {"epoch": 3}):
+        (x2, y2), *_ = epoch(digits.train, **other)
+        assert not torch.equal(x, x2)
+        assert not torch.equal(y, y2)
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_ranks_share_out_the_global_batches(digits, drop_last):
+    whole = epoch(digits.val, 30, drop_last=drop_last)  # 144 images: a last batch of 24
+    ranks = [epoch(digits.val, 10, rank=r, world=3, drop_last=drop_last) for r in range(3)]
+    assert [len(r) for r in ranks] == [len(whole)] * 3 == [digits.val.steps(10, drop_last, 3)] * 3
+    for t, (x, y) in enumerate(whole):
+        assert torch.equal(torch.stack([r[t][0] for r in ranks], 1).flatten(0, 1), x)
+        assert torch.equal(torch.stack([r[t][1] for r in ranks], 1).flatten(), y)
+
+
+def test_a_rank_may_get_an_empty_last_batch(digits, folder):
+    assert [len(y) for _, y in epoch(digits.val.subset(31, 0), 10, rank=2, world=3)] == [10, 0]
+    batches = epoch(open_folder(folder).val, 2, rank=2, world=3)  # 6 images: one batch of 2 each
+    assert [x.shape for x, _ in batches] == [(2, 3, 16, 16)]
+    batches = epoch(open_folder(folder).val, 1, rank=3, world=4)
+    assert [x.shape for x, _ in batches] == [(1, 3, 16, 16), (0, 3, 16, 16)]
+
+
+def test_impossible_batches_are_refused(digits):
+    with pytest.raises(UserError, match="batch size of at least 1, got 0"):
+        digits.train.steps(0, True)
+    with pytest.raises(UserError, match="needs 2000, but the set has 1293; lower"):
+        digits.train.batches(1000, **SEED, augment=True, drop_last=True, world=2)
+    with pytest.raises(ValueError, match=r"start in \[0, 1\]"):
+        digits.train.batches(2000, **SEED, augment=True, drop_last=False, start=2)
+    with pytest.raises(ValueError, match="rank"):
+        digits.train.batches(20, **SEED, augment=True, drop_last=False, rank=1)
+
+
+# Augmentation
+
+
+@pytest.mark.parametrize(("channels", "margin", "mirror"), [(1, 2, False), (3, 2, True), (3, 4, True)])
+def test_augmented_images_are_shifted_and_mirrored_copies(channels, margin, mirror):
+    side, n = 9, 400
+    images = torch.randint(
+        1, 256, (n, side, side, channels), dtype=torch.uint8, generator=torch.manual_seed(0)
+    )
+    mean, std = torch.arange(1.0, channels + 1) / 9, torch.arange(2.0, channels + 2) / 9
+    labels = np.arange(n)
+    images_set = MemoryImages(images, labels, tuple(mean.tolist()), tuple(std.tolist()), margin, mirror)
+    seen = set()
+    for x, y in epoch(images_set, 64):
+        for picture, label in zip(x, y, strict=True):
+            # Slow and independent: try every shift and flip, pixel copies with zeros outside.
+            pixels = ((picture.permute(1, 2, 0) * std + mean) * 255).round().numpy()
+            source = images[label].numpy()
+            found = []
+            for down in range(-margin, margin + 1):
+                for right in range(-margin, margin + 1):
+                    moved = np.zeros_like(source)
+                    to = (
+                        slice(max(0, -down), side - max(0, down)),
+                        slice(max(0, -right), side - max(0, right)),
+                    )
+                    of = (
+                        slice(max(0, down), side - max(0, -down)),
+                        slice(max(0, right), side - max(0, -right)),
+                    )
+                    moved[to] = source[of]
+                    found += [
+                        (down, right, f)
+                        for f in (False, True)
+                        if (pixels == (moved[:, ::-1] if f else moved)).all()
+                    ]
+            assert len(found) == 1
+            seen.add(found[0])
+    flips = {f for _, _, f in seen}
+    assert flips == ({False, True} if mirror else {False})
+    assert len({(d, r) for d, r, _ in seen}) == (2 * margin + 1) ** 2
+
+
+def test_shifts_and_flips_are_uniform():
+    image = torch.zeros(1, 5, 5, 1, dtype=torch.uint8)
+    image[0, 2, 2], image[0, 2, 1] = 255, 128  # the neighbour tells the direction
+    images = MemoryImages(
+        image.expand(20_000, 5, 5, 1), np.zeros(20_000, np.int64), (0.0,), (1 / 255,), 2, True
+    )
+    ((x, _),) = epoch(images, 20_000)
+    place = (x[:, 0] == 255).flatten(1).float().argmax(1)
+    count = torch.bincount(place, minlength=25)
+    assert count.sum() == 20_000
+    assert (count - 800).abs().max() < 5 * 800**0.5
+    mirrored = (x[:, 0, :, 1:] == 128) & (x[:, 0, :, :-1] == 255)
+    inside = place % 5 > 0
+    inside &= place % 5 < 4
+    assert abs(mirrored[inside].flatten(1).any(1).float().mean() - 0.5) < 0.02
+
+
+def test_the_global_generators_are_left_alone(digits, folder):
+    def state():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+
+    opened = open_folder(folder), open_folder(folder, workers=1)
+    before = state()
+    epoch(digits.val)
+    for images in opened:
+        epoch(images.train)
+    assert state() == before
+
+
+# Folder
+
+
+def test_folder_split_and_shapes(folder):
+    opened = open_folder(folder)
+    assert (opened.classes, opened.channels, opened.resolution) == (2, 3, 16)
+    assert opened.class_names == ("cat", "dog")
+    assert np.bincount(opened.val.labels).tolist() == [3, 3]
+    assert np.bincount(opened.train.labels).tolist() == [9, 6]
+    assert sorted([*opened.train.index, *opened.val.index]) == list(range(21))
+    assert not set(opened.train.names[opened.train.labels == 0]) & set(
+        opened.val.names[opened.val.labels == 0]
+    )
+    assert len(data.open_test("folder", folder, resolution=16)) == 5
+    x, y = opened.val.tensors()
+    assert x.shape == (6, 3, 16, 16)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert y.tolist() == opened.val.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_folder_batches_do_not_depend_on_workers_or_history(folder):
+    alone, helped = open_folder(folder).train, open_folder(folder, workers=2).train
+    whole = epoch(alone, 4)
+    random.seed(99)  # what the process drew before is of no consequence
+    assert_same(whole, epoch(helped, 4))
+    assert_same(whole[2:], epoch(helped, 4, start=2))
+    assert whole[0][0].is_contiguous(memory_format=torch.channels_last)
+    for other in ({"epoch": 3}, {"seed": 1}):
+        assert not torch.equal(epoch(alone, 4, **other)[0][0], whole[0][0])
+
+
+def test_two_folder_epochs_can_be_under_way_at_once(folder):
+    train = open_folder(folder, workers=1).train
+    outer = train.batches(4, **SEED, augment=True, drop_last=False)
+    first = next(outer)
+    inner = epoch(train, 4, epoch=9, augment=False)
+    assert_same([first, *outer], epoch(train, 4))
+    assert len(inner) == 4
+
+
+def test_folder_ranks_share_out_the_global_batches(folder):
+    train = open_folder(folder).train
+    whole = epoch(train, 6, drop_last=True)
+    ranks = [epoch(train, 3, rank=r, world=2, drop_last=True) for r in range(2)]
+    for t, (x, y) in enumerate(whole):
+        assert torch.equal(torch.stack([r[t][0] for r in ranks], 1).flatten(0, 1), x)
+        assert torch.equal(torch.stack([r[t][1] for r in ranks], 1).flatten(), y)
+
+
+def test_a_plain_folder_image_is_resized_cropped_and_normalised(tmp_path):
+    for part in ("train", "val"):
+        (tmp_path / part / "red").mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (40, 30), (255, 0, 128)).save(tmp_path / part / "red" / f"{i}.png")
+    x, _ = open_folder(tmp_path, val_per_class=1).val.tensors()
+    expected = [(1 - 0.485) / 0.229, -0.456 / 0.224, (128 / 255 - 0.406) / 0.225]
+    assert torch.allclose(x, torch.tensor(expected).view(1, 3, 1, 1).expand(1, 3, 16, 16), atol=1e-4)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_is_named(folder, tmp_path, workers):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    bad = tmp_path / "train" / "dog" / "1.png"
+    bad.write_bytes(bad.read_bytes()[:200])
+    with pytest.raises(UserError) as caught:
+        epoch(open_folder(tmp_path, workers=workers, val_per_class=0).train)
+    assert str(bad) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_folder_is_named(folder, tmp_path):
+    def refuses(message, **options):
+        with pytest.raises(UserError, match=message):
+            open_folder(tmp_path / "images", **options)
+
+    refuses("images/train with one folder of images per class")
+    shutil.copytree(folder, tmp_path / "images")
+    refuses(r"in \[0, 9\), since class 'dog' has 9 training images, got 50", val_per_class=None)
+    refuses("got both", val_fraction=0.1)
+    refuses("resolution >= 1", resolution=0)
+    (tmp_path / "images" / "train" / "axolotl").mkdir()
+    refuses(r"images \(.jpg, .png, …\) in .*train/axolotl, found none")
+    with pytest.raises(UserError, match="same classes, got axolotl in one"):
+        data.open_test("folder", tmp_path / "images")
+    shutil.rmtree(tmp_path / "images" / "train")
+    (tmp_path / "images" / "train").mkdir()
+    refuses("cannot read .*images/train")
+    shutil.rmtree(tmp_path / "images" / "val")
+    refuses("images/val with one folder")
+
+
+def test_sets_too_large_for_memory_are_not_loaded(folder, monkeypatch):
+    monkeypatch.setattr("supernet.images.WHOLE_BYTES", 6 * 3 * 16 * 16 * 4 - 1)
+    assert open_folder(folder).val.tensors() is None
+
+
+# Fashion-MNIST
+
+
+def test_fashion_mnist_is_the_published_set(fashion_root):
+    opened, test = (
+        data.open_train("fashion-mnist", fashion_root),
+        data.open_test("fashion-mnist", fashion_root),
+    )
+    labels = np.concatenate([opened.train.labels, opened.val.labels])
+    assert np.bincount(labels).tolist() == [6000] * 10
+    assert np.bincount(opened.val.labels).tolist() == [600] * 10
+    assert np.bincount(test.labels).tolist() == [1000] * 10
+    # Mean and deviation as published all over, and torchvision's own reader as the witness for the pixels.
+    assert opened.train.mean == test.mean == pytest.approx((0.2860,), abs=1e-4)
+    assert opened.train.std == test.std == pytest.approx((0.3530,), abs=1e-4)
+    assert opened.train.mirror
+    witness = torchvision.datasets.FashionMNIST(fashion_root, train=False)
+    x, y = test.tensors()
+    assert torch.equal(y, witness.targets)
+    assert torch.allclose(x[:, 0] * 0.3530 + 0.2860, witness.data / 255, atol=2e-4)
+    assert opened.class_names[9] == "Ankle boot"
+
+
+def test_a_damaged_fashion_mnist_file_is_refused(fashion_root, tmp_path):
+    shutil.copytree(fashion_root / "FashionMNIST", tmp_path / "FashionMNIST")
+    for name, use in (("t10k-labels", data.open_test), ("train-images", data.open_train)):
+        (path,) = (tmp_path / "FashionMNIST" / "raw").glob(f"{name}*")
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"{path} is damaged .*; delete it"):
+            use("fashion-mnist", tmp_path)
+
+
+def test_a_missing_fashion_mnist_file_is_fetched(fashion_root, tmp_path):
+    raw = tmp_path / "FashionMNIST" / "raw"
+    shutil.copytree(fashion_root / "FashionMNIST" / "raw", raw)
+    content = (raw / "t10k-labels-idx1-ubyte").read_bytes()
+    (raw / "t10k-labels-idx1-ubyte").unlink()
+    name, reason = data.default_name(tmp_path)
+    if name != "fashion-mnist":
+        pytest.skip(f"Fashion-MNIST cannot be fetched here: {reason}")
+    assert (raw / "t10k-labels-idx1-ubyte").read_bytes() == content
+    assert len(list(raw.iterdir())) == 4
+
+
+def test_without_any_source_fashion_mnist_says_what_to_do(tmp_path, monkeypatch, no_network):
+    monkeypatch.setattr(datasets, "INSTALLED", tmp_path / "nowhere")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"put train-images-idx3-ubyte, .* there, uncompressed, or use digits"
+    ) as caught:
+        data.open_train("fashion-mnist", tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "no route to host" in str(caught.value)
+    name, reason = data.default_name(tmp_path)
+    assert name == "digits"
+    assert "no apt-get" in reason
+    assert not (tmp_path / "FashionMNIST").exists()
+
+
+def test_a_damaged_source_is_never_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "INSTALLED", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in datasets.FASHION_MNIST:
+        (tmp_path / f"{name}.gz").write_bytes(b"\x1f\x8b no gzip")
+    name, reason = data.default_name(tmp_path / "root")
+    assert (name, "package: " in reason, (tmp_path / "root").exists()) == ("digits", True, False)
+
+
+# The others, through torchvision
+
+
+def test_kmnist_from_files_put_there(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 28, 28))
+    for part in ("train", "t10k"):
+        write_idx(tmp_path / "KMNIST" / "raw" / f"{part}-images-idx3-ubyte", images)
+        write_idx(tmp_path / "KMNIST" / "raw" / f"{part}-labels-idx1-ubyte", np.arange(40) % 10)
+    test = data.open_test("kmnist", tmp_path)
+    x, y = test.tensors()
+    assert not test.mirror
+    assert y.tolist() == [*range(10)] * 4
+    assert np.allclose(x[:, 0] * images.std() + images.mean(), images, atol=1e-2)
+
+    path = tmp_path / "KMNIST" / "raw" / "train-images-idx3-ubyte"
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:3], whole[:-1], whole[:16]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"KMNIST .* is missing or damaged.*delete"):
+            data.open_train("kmnist", tmp_path)
+    path.write_bytes(whole)
+    write_idx(tmp_path / "KMNIST" / "raw" / "train-labels-idx1-ubyte", np.arange(40) % 10 + 1)
+    with pytest.raises(UserError, match=r"KMNIST is damaged: .* each with a label, got"):
+        data.open_train("kmnist", tmp_path)
+
+
+def test_emnist_is_turned_upright(tmp_path):
+    upright = np.zeros((47, 28, 28), np.uint8)
+    upright[:, 2, 3:20] = 255  # a bar at the top
+    for part in ("train", "test"):
+        raw = tmp_path / "EMNIST" / "raw" / f"emnist-balanced-{part}"
+        write_idx(raw.with_name(raw.name + "-images-idx3-ubyte"), upright.swapaxes(1, 2))
+        write_idx(raw.with_name(raw.name + "-labels-idx1-ubyte"), np.arange(47))
+    x, _ = data.open_test("emnist", tmp_path).tensors()
+    assert torch.equal(x[:, 0] > 0, torch.from_numpy(upright > 0))
+    assert not data.open_test("emnist", tmp_path).mirror
+    assert data.open_train("emnist", tmp_path, val_fraction=0).class_names[10] == "A"
+
+
+def test_cifar_from_files_put_there(tmp_path, monkeypatch):
+    """The real layout with our own pixels, whose checksums take the place of the published ones."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), dtype=np.uint8)
+    base = tmp_path / "cifar-10-batches-py"
+    base.mkdir()
+    names = [f"class {c}" for c in range(10)]
+
+    def write(name, content):
+        (base / name).write_bytes(pickle.dumps(content))
+        return [name, md5((base / name).read_bytes()).hexdigest()]
+
+    cifar = torchvision.datasets.CIFAR10
+    batch = {"data": pixels.reshape(20, -1), "labels": [*range(10)] * 2}
+    monkeypatch.setattr(cifar, "train_list", [write("data_batch_1", batch)])
+    monkeypatch.setattr(cifar, "test_list", [write("test_batch", batch)])
+    meta = write("batches.meta", {"label_names": names})
+    monkeypatch.setattr(cifar, "meta", {"filename": meta[0], "key": "label_names", "md5": meta[1]})
+    x, y = data.open_test("cifar10", tmp_path).tensors()
+    assert y.tolist() == [*range(10)] * 2
+    flat = pixels.transpose(1, 0, 2, 3).reshape(3, -1)
+    back = x.numpy() * flat.std(1).reshape(3, 1, 1) + flat.mean(1).reshape(3, 1, 1)
+    assert np.allclose(back, pixels, atol=1e-2)
+    opened = data.open_train("cifar10", tmp_path, val_per_class=1)
+    assert (opened.class_names[3], opened.channels, opened.resolution) == ("class 3", 3, 32)
+    assert opened.train.margin == 4
+    assert opened.train.mirror
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "kmnist", "emnist"])
+def test_a_failed_download_says_what_to_put_where(name, tmp_path, no_network):
+    with pytest.raises(
+        UserError, match=r"no download helped .*no route to host.*put the .*or use digits"
+    ) as caught:
+        data.open_train(name, tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_arguments_are_refused(tmp_path):
+    for message, name, options in (
+        ("digits, fashion-mnist, .*folder, got 'mnist'", "mnist", {}),
+        (r"val_fraction in \[0, 1\), got 1", "digits", {"val_fraction": 1.0}),
+        ("got resolution 32", "digits", {"resolution": 32}),
+        ("seed of at least 0", "digits", {"seed": -1}),
+        (r"val_per_class in \[0, 1\d\d\)", "digits", {"val_per_class": 1000}),
+        ("at least 1 image, got 0", "digits", {"limit": 0}),
+    ):
+        with pytest.raises(UserError, match=message):
+            data.open_train(name, tmp_path, **options)

@@ -1,0 +1,72 @@
+"""Golden numbers: the published counts, re-derived from the papers and their code."""
+
+import numpy as np
+import pytest
+
+from supernet import blocks, spaces
+from supernet.errors import UserError
+
+
+def test_shufflenet_has_the_published_multiply_adds():
+    space = spaces.shufflenet()
+    layers = blocks.layers(space)
+    assert space.size == 4**20
+    assert round((layers.stem.flops + layers.head.flops) / 1e6, 3) == 38.556
+    spos = (2, 1, 0, 1, 2, 0, 2, 0, 2, 0, 2, 3, 0, 0, 0, 0, 3, 2, 3, 3)
+    assert round(blocks.flops(space, spos) / 1e6, 2) == 322.92
+
+
+def test_uniform_shufflenet_paths_have_the_published_distribution():
+    layers = blocks.layers(spaces.shufflenet())
+    rng = np.random.default_rng(0)
+    n = 40_000
+    cost = layers.stem.flops + layers.head.flops
+    cost = cost + sum(np.array([c.flops for c in choices])[rng.integers(4, size=n)] for choices in layers.choices)
+    assert cost.mean() / 1e6 == pytest.approx(327.2, abs=0.05 + 4 * 11.8 / n**0.5)
+    assert cost.std() / 1e6 == pytest.approx(11.8, abs=0.2)
+    assert (cost <= 330e6).mean() == pytest.approx(0.588, abs=0.011)
+
+
+def test_mobile_has_the_published_sizes():
+    assert spaces.mobile().size == 3 * 6**6 * 7**15
+    assert spaces.mobile("large").size == 3 * 18**6 * 19**15
+
+
+def test_mobile_layers_follow_table_1():
+    space = spaces.mobile()
+    assert len(space.genes) == 22
+    out = [gene.out_channels for gene in space.genes]
+    assert out == [16] + [32] * 4 + [40] * 4 + [80] * 4 + [96] * 4 + [192] * 4 + [320]
+    assert [i for i, gene in enumerate(space.genes) if gene.stride == 2] == [1, 5, 9, 17]
+    forbidden = [i for i, gene in enumerate(space.genes) if "identity" not in {c.name for c in gene.choices}]
+    assert forbidden == [0, 1, 5, 9, 13, 17, 21]
+    assert {c.expand for c in space.genes[0].choices} == {1}
+    assert spaces.mobile("large").stem_channels == 16
+
+
+@pytest.mark.parametrize("name", sorted(spaces.SPACES))
+def test_choices_are_ordered_by_kernel_and_expansion(name):
+    for gene in spaces.get(name, 3, 32, 10).genes:
+        if gene.choices[-1].op == "ib":
+            assert list(gene.choices) == sorted(gene.choices, key=lambda c: (c.kernel, c.expand))
+        assert len({c.name for c in gene.choices}) == len(gene.choices)
+
+
+def test_fingerprints_tell_spaces_apart():
+    made = [spaces.get(name, 3, size, 10).fingerprint for name in spaces.SPACES for size in (28, 32)]
+    assert len(set(made)) == len(made)
+
+
+def test_unknown_space_lists_the_known():
+    with pytest.raises(UserError, match=r"nope.*mobile-small.*shufflenet"):
+        spaces.get("nope", 3, 32, 10)
+
+
+def test_a_space_file_must_fit_the_images(tmp_path):
+    import json
+
+    path = tmp_path / "space.json"
+    path.write_text(json.dumps(spaces.get("mobile-small", 1, 28, 10).to_json()))
+    assert spaces.get(str(path), 1, 28, 10) == spaces.get("mobile-small", 1, 28, 10)
+    with pytest.raises(UserError, match="3×32² of 100"):
+        spaces.get(str(path), 3, 32, 100)
