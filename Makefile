@@ -1,0 +1,50 @@
+# Two commands do all the set-up:  make quickstart  and  make test
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN ?= runs/quickstart
+SOURCES := setup.py pyproject.toml $(wildcard csrc/*)
+export MAX_JOBS ?= $(shell nproc)
+
+.PHONY: quickstart test test-long lint format bench clean
+
+quickstart: $(VENV)/built
+	$(BIN)/python tools/train_supernet.py --run $(RUN)
+	$(BIN)/python tools/build_lut.py --run $(RUN)
+	$(BIN)/python tools/evolve.py --run $(RUN)
+	$(BIN)/python tools/retrain.py --run $(RUN) --pick best
+
+test: $(VENV)/built
+	$(BIN)/python -m pytest
+
+test-long: $(VENV)/built
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/built
+	$(BIN)/python tools/bench.py step
+
+# The environment: exactly the versions that were tested.
+$(VENV)/installed: constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: Python 3.10 or newer is needed, $(PYTHON) is older: make PYTHON=python3.11 …"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "error: $(PYTHON) cannot make virtual environments: apt-get install python3-venv python3-dev"; exit 2; }
+	@command -v g++ >/dev/null || { echo "error: no C++ compiler: apt-get install g++"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip setuptools wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt
+	touch $@
+
+# The extension. CUDA is built where nvcc and a GPU are, or with SUPERNET_CUDA=1.
+$(VENV)/built: $(VENV)/installed $(SOURCES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf build supernet/*.so *.egg-info

@@ -1,0 +1,86 @@
+// Checks that every operator shares: what was expected and what came, each written once.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
+
+namespace supernet {
+
+// float32, bfloat16 and float64 everywhere, float16 on CUDA only.
+inline void check_dtype(const char* op, const char* name, const at::Tensor& t) {
+  const auto type = t.scalar_type();
+  const bool known = type == at::kFloat || type == at::kBFloat16 || type == at::kDouble ||
+      (type == at::kHalf && !t.is_cpu());
+  TORCH_CHECK(
+      known, op, ": ", name, " should be float32, bfloat16 or float64 (float16 on CUDA only), got ",
+      type, " on ", t.device());
+}
+
+inline void check_device(const char* op, const char* name, const at::Tensor& t, const at::Tensor& x) {
+  TORCH_CHECK(
+      t.device() == x.device(), op, ": ", name, " is on ", t.device(), ", the input is on ", x.device());
+}
+
+// An activation: [N, C, H, W] with C, H, W > 0. N may be 0.
+inline void check_image(const char* op, const char* name, const at::Tensor& x) {
+  TORCH_CHECK(
+      x.dim() == 4, op, ": ", name, " should be a 4d tensor [N, C, H, W], got ", x.dim(), "d");
+  TORCH_CHECK(
+      x.size(1) > 0 && x.size(2) > 0 && x.size(3) > 0, op, ": ", name,
+      " should have channels and pixels, got shape ", x.sizes());
+  check_dtype(op, name, x);
+}
+
+// A convolution's weight [out, in / groups, k, k], k odd up to 7, of the input's type and device.
+inline void check_weight(const char* op, const char* name, const at::Tensor& w, const at::Tensor& x) {
+  TORCH_CHECK(
+      w.dim() == 4, op, ": ", name, " should be a 4d tensor [out, in / groups, k, k], got ", w.dim(), "d");
+  const auto k = w.size(2);
+  TORCH_CHECK(
+      k == w.size(3) && k % 2 == 1 && k <= 7, op, ": ", name,
+      " should have a square kernel of 1, 3, 5 or 7, got ", k, "x", w.size(3));
+  TORCH_CHECK(
+      w.scalar_type() == x.scalar_type(), op, ": ", name, " is ", w.scalar_type(), ", the input is ",
+      x.scalar_type());
+  check_device(op, name, w, x);
+}
+
+// One value per channel, of the input's type or float32 (parameters often stay float32 beside bfloat16).
+inline void check_channels(
+    const char* op, const char* name, const at::Tensor& v, int64_t channels, const at::Tensor& x) {
+  TORCH_CHECK(
+      v.dim() == 1 && v.size(0) == channels, op, ": ", name, " should have shape [", channels, "], got ",
+      v.sizes());
+  const bool same = v.scalar_type() == x.scalar_type();
+  TORCH_CHECK(
+      same || (v.scalar_type() == at::kFloat && x.scalar_type() != at::kDouble), op, ": ", name,
+      " should be of the input's type ", x.scalar_type(),
+      x.scalar_type() == at::kDouble ? "" : " or float32", ", got ", v.scalar_type());
+  check_device(op, name, v, x);
+}
+
+// The size of a convolution's output along one axis; refuses a window that does not fit.
+inline int64_t conv_out_size(const char* op, int64_t size, int64_t kernel, int64_t stride, int64_t padding) {
+  TORCH_CHECK(stride >= 1, op, ": stride should be at least 1, got ", stride);
+  TORCH_CHECK(padding >= 0, op, ": padding should not be negative, got ", padding);
+  TORCH_CHECK(
+      size + 2 * padding >= kernel, op, ": a ", kernel, "x", kernel, " kernel does not fit an input of ",
+      size, " pixels with padding ", padding);
+  return (size + 2 * padding - kernel) / stride + 1;
+}
+
+// The gradient of an output should have the output's shape, type and device.
+inline void check_grad(const char* op, const at::Tensor& grad, at::IntArrayRef shape, const at::Tensor& x) {
+  TORCH_CHECK(grad.sizes() == shape, op, ": grad should have shape ", shape, ", got ", grad.sizes());
+  TORCH_CHECK(
+      grad.scalar_type() == x.scalar_type(), op, ": grad is ", grad.scalar_type(), ", the input is ",
+      x.scalar_type());
+  check_device(op, "grad", grad, x);
+}
+
+// The type to accumulate in: float64 for float64, else float32.
+inline at::ScalarType accumulate_type(const at::Tensor& x) {
+  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+} // namespace supernet

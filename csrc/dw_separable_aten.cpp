@@ -1,0 +1,258 @@
+// The form of dw_separable for every device, through ATen's convolutions and batch norm.
+// A file for one device (dw_separable_cpu.cpp, dw_separable_cuda.cu) overrides it where it is faster.
+//
+// Training keeps x and the two outputs before batch norm only; the normalised and activated tensors are
+// computed again in backward (one pass each, against a tensor kept per batch norm and activation).
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/convolution.h>
+#include <ATen/ops/convolution_backward.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/hardswish.h>
+#include <ATen/ops/hardswish_backward.h>
+#include <ATen/ops/hardtanh.h>
+#include <ATen/ops/hardtanh_backward.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/native_batch_norm.h>
+#include <ATen/ops/native_batch_norm_backward.h>
+#include <ATen/ops/relu.h>
+#include <ATen/ops/threshold_backward.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <tuple>
+
+#include "dw_separable.h"
+#include "layout.h"
+
+namespace supernet {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+Tensor depthwise(
+    const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t stride, int64_t padding) {
+  return at::convolution(
+      x, w, bias, {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0}, x.size(1));
+}
+
+Tensor pointwise(const Tensor& x, const Tensor& w, const OptionalTensor& bias) {
+  return at::convolution(x, w, bias, {1, 1}, {0, 0}, {1, 1}, false, {0, 0}, 1);
+}
+
+void activate_(Activation act, Tensor& z) {
+  switch (act) {
+    case Activation::none:
+      return;
+    case Activation::relu:
+      at::relu_(z);
+      return;
+    case Activation::relu6:
+      at::hardtanh_(z, 0, 6);
+      return;
+    case Activation::hard_swish:
+      at::hardswish_(z);
+      return;
+  }
+}
+
+// The gradient through an activation. `z` is its input; for relu and relu6, whose gradient is read off either,
+// its output serves too. May write to `buffer`, which can be grad or z.
+Tensor activate_backward(Activation act, const Tensor& grad, const Tensor& z, Tensor buffer) {
+  switch (act) {
+    case Activation::none:
+      break;
+    case Activation::relu:
+      return at::threshold_backward_out(buffer, grad, z, 0);
+    case Activation::relu6:
+      return at::hardtanh_backward_out(buffer, grad, z, 0, 6);
+    case Activation::hard_swish:
+      return at::hardswish_backward(grad, z);
+  }
+  return grad;
+}
+
+// One batch norm's parameters in the type its statistics have.
+struct BatchNorm {
+  OptionalTensor gamma, beta;
+  double eps;
+  at::ScalarType type;
+
+  BatchNorm(const Tensor& x, const OptionalTensor& gamma, const OptionalTensor& beta, double eps)
+      : eps(eps), type(accumulate_type(x)) {
+    if (gamma.has_value()) {
+      this->gamma = gamma->to(type);
+      this->beta = beta->to(type);
+    }
+  }
+
+  // Normalises by the batch; returns (normalised, mean, biased variance).
+  std::tuple<Tensor, Tensor, Tensor> train(const Tensor& x) const {
+    const auto options = x.options().dtype(type).memory_format(std::nullopt);
+    // Running statistics with momentum 1 are the batch's: float32 for bfloat16, and the variance itself,
+    // which 1 / invstd^2 - eps would lose.
+    auto mean = at::zeros({x.size(1)}, options), var = at::zeros({x.size(1)}, options);
+    auto y = std::get<0>(at::native_batch_norm(x, gamma, beta, mean, var, true, 1.0, eps));
+    const auto count = static_cast<double>(x.numel() / x.size(1));
+    return {y, mean, var.mul_((count - 1) / count)}; // native_batch_norm keeps the unbiased one
+  }
+
+  Tensor normalise(const Tensor& x, const Tensor& mean, const Tensor& var) const {
+    return std::get<0>(at::native_batch_norm(x, gamma, beta, mean, var, false, 0.0, eps));
+  }
+
+  // Gradients of (x, gamma, beta); those of a plain batch norm are undefined.
+  std::tuple<Tensor, Tensor, Tensor> backward(
+      const Tensor& grad, const Tensor& x, const Tensor& mean, const Tensor& var) const {
+    const auto invstd = var.add(eps).rsqrt_();
+    const bool affine = gamma.has_value();
+    return at::native_batch_norm_backward(
+        grad, x, gamma, {}, {}, mean, invstd, true, eps, {true, affine, affine});
+  }
+};
+
+Tensor folded(const Tensor& weight, const Tensor& scale) {
+  return at::mul(weight, scale.view({-1, 1, 1, 1})).to(weight.scalar_type());
+}
+
+Tensor dw_separable(
+    const Tensor& x,
+    const Tensor& dw_weight,
+    const Tensor& dw_scale,
+    const Tensor& dw_shift,
+    const Tensor& pw_weight,
+    const Tensor& pw_scale,
+    const Tensor& pw_shift,
+    int64_t stride,
+    std::string_view mid_act,
+    std::string_view out_act) {
+  constexpr auto op = "dw_separable";
+  const auto s = dw_separable_shape(op, x, dw_weight, pw_weight, stride);
+  check_channels(op, "dw_scale", dw_scale, s.channels, x);
+  check_channels(op, "dw_shift", dw_shift, s.channels, x);
+  check_channels(op, "pw_scale", pw_scale, s.out_channels, x);
+  check_channels(op, "pw_shift", pw_shift, s.out_channels, x);
+  const auto mid = parse_activation(op, "mid_act", mid_act), out = parse_activation(op, "out_act", out_act);
+  const at::AutoDispatchBelowAutograd guard;
+  if (x.size(0) == 0) {
+    return at::empty(
+        {0, s.out_channels, s.height, s.width}, x.options().memory_format(at::MemoryFormat::ChannelsLast));
+  }
+  const auto type = x.scalar_type();
+  auto y = depthwise(channels_last(x), folded(dw_weight, dw_scale), dw_shift.to(type), stride, s.padding);
+  activate_(mid, y);
+  y = pointwise(y, folded(pw_weight, pw_scale), pw_shift.to(type));
+  activate_(out, y);
+  return channels_last(y);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_train(
+    const Tensor& x,
+    const Tensor& dw_weight,
+    const OptionalTensor& dw_gamma,
+    const OptionalTensor& dw_beta,
+    double dw_eps,
+    const Tensor& pw_weight,
+    const OptionalTensor& pw_gamma,
+    const OptionalTensor& pw_beta,
+    double pw_eps,
+    int64_t stride,
+    std::string_view mid_act,
+    std::string_view out_act) {
+  constexpr auto op = "dw_separable_train";
+  const auto s = dw_separable_shape(op, x, dw_weight, pw_weight, stride);
+  check_batch_norm(op, "dw_gamma", dw_gamma, "dw_beta", dw_beta, s.channels, dw_eps, x);
+  check_batch_norm(op, "pw_gamma", pw_gamma, "pw_beta", pw_beta, s.out_channels, pw_eps, x);
+  check_count(op, s, x);
+  const auto mid = parse_activation(op, "mid_act", mid_act), out = parse_activation(op, "out_act", out_act);
+  const at::AutoDispatchBelowAutograd guard;
+
+  const BatchNorm dw(x, dw_gamma, dw_beta, dw_eps), pw(x, pw_gamma, pw_beta, pw_eps);
+  const auto dw_out = channels_last(depthwise(channels_last(x), dw_weight, {}, stride, s.padding));
+  auto [z, dw_mean, dw_var] = dw.train(dw_out);
+  activate_(mid, z);
+  const auto pw_out = channels_last(pointwise(z, pw_weight, {}));
+  auto [y, pw_mean, pw_var] = pw.train(pw_out);
+  activate_(out, y);
+  return {channels_last(y), dw_out, pw_out, dw_mean, dw_var, pw_mean, pw_var};
+}
+
+// Gradients of x, dw_weight, dw_gamma, dw_beta, pw_weight, pw_gamma, pw_beta; those not there are undefined.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_backward(
+    const Tensor& grad,
+    const Tensor& x,
+    const Tensor& dw_out,
+    const Tensor& pw_out,
+    const Tensor& dw_weight,
+    const OptionalTensor& dw_gamma,
+    const OptionalTensor& dw_beta,
+    const Tensor& dw_mean,
+    const Tensor& dw_var,
+    double dw_eps,
+    const Tensor& pw_weight,
+    const OptionalTensor& pw_gamma,
+    const OptionalTensor& pw_beta,
+    const Tensor& pw_mean,
+    const Tensor& pw_var,
+    double pw_eps,
+    int64_t stride,
+    std::string_view mid_act,
+    std::string_view out_act,
+    bool x_needed) {
+  constexpr auto op = "dw_separable_backward";
+  const auto s = dw_separable_shape(op, x, dw_weight, pw_weight, stride);
+  check_batch_norm(op, "dw_gamma", dw_gamma, "dw_beta", dw_beta, s.channels, dw_eps, x);
+  check_batch_norm(op, "pw_gamma", pw_gamma, "pw_beta", pw_beta, s.out_channels, pw_eps, x);
+  check_count(op, s, x);
+  check_grad(op, grad, {x.size(0), s.out_channels, s.height, s.width}, x);
+  const auto mid = parse_activation(op, "mid_act", mid_act), out = parse_activation(op, "out_act", out_act);
+  const at::AutoDispatchBelowAutograd guard;
+
+  const BatchNorm dw(x, dw_gamma, dw_beta, dw_eps), pw(x, pw_gamma, pw_beta, pw_eps);
+  auto g = channels_last(grad);
+  if (out != Activation::none) {
+    const auto z = pw.normalise(pw_out, pw_mean, pw_var);
+    g = activate_backward(out, g, z, z);
+  }
+  // `g` moves from y to x; each step frees the tensor before it.
+  Tensor g_pw_weight, g_pw_gamma, g_pw_beta, g_dw_weight, g_dw_gamma, g_dw_beta;
+  std::tie(g, g_pw_gamma, g_pw_beta) = pw.backward(g, pw_out, pw_mean, pw_var);
+  {
+    auto z = dw.normalise(dw_out, dw_mean, dw_var);
+    auto middle = z; // the pointwise part's input
+    if (mid == Activation::hard_swish) {
+      middle = at::hardswish(z);
+    } else {
+      activate_(mid, z);
+    }
+    std::tie(g, g_pw_weight, std::ignore) = at::convolution_backward(
+        g, middle, pw_weight, {}, {1, 1}, {0, 0}, {1, 1}, false, {0, 0}, 1, {true, true, false});
+    g = activate_backward(mid, g, z, g);
+  }
+  std::tie(g, g_dw_gamma, g_dw_beta) = dw.backward(g, dw_out, dw_mean, dw_var);
+  std::tie(g, g_dw_weight, std::ignore) = at::convolution_backward(
+      g, channels_last(x), dw_weight, {}, {stride, stride}, {s.padding, s.padding}, {1, 1}, false, {0, 0},
+      s.channels, {x_needed, true, false});
+
+  const auto as = [](const Tensor& g, const OptionalTensor& like) {
+    return like.has_value() ? g.to(like->scalar_type()) : Tensor();
+  };
+  return {
+      g,
+      in_layout_of(dw_weight, g_dw_weight),
+      as(g_dw_gamma, dw_gamma),
+      as(g_dw_beta, dw_beta),
+      in_layout_of(pw_weight, g_pw_weight),
+      as(g_pw_gamma, pw_gamma),
+      as(g_pw_beta, pw_beta)};
+}
+
+} // namespace
+
+TORCH_LIBRARY_IMPL(supernet, CompositeExplicitAutograd, m) {
+  m.impl("dw_separable", &dw_separable);
+  m.impl("dw_separable_train", &dw_separable_train);
+  m.impl("dw_separable_backward", &dw_separable_backward);
+}
+
+} // namespace supernet

@@ -1,0 +1,119 @@
+// The form of masked_conv2d for every device, through ATen's convolutions on the active part of the weight.
+// A file for one device (masked_conv_cpu.cpp, masked_conv_cuda.cu) overrides it where it is faster.
+//
+// Coefficients scale the weight, not the output: y_k = c_k (W_k * x) = (c_k W_k) * x. With G_k the gradient
+// of the scaled weight, dL/dW_k = c_k G_k and dL/dc_k = <W_k, G_k>: no tensor of the output's size is made.
+#include <ATen/TensorOperators.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/convolution.h>
+#include <ATen/ops/convolution_backward.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/zeros_like.h>
+#include <torch/library.h>
+
+#include <array>
+
+#include "layout.h"
+#include "masked_conv.h"
+
+namespace supernet {
+namespace {
+
+using at::Tensor;
+
+Tensor active_weight(const Tensor& weight, const MaskedConvShape& s) {
+  return weight.narrow(0, 0, s.out_channels).narrow(1, 0, s.weight_in);
+}
+
+Tensor per_output(const Tensor& coefficients) {
+  return coefficients.view({-1, 1, 1, 1});
+}
+
+// A channel whose coefficient is 0 is off, whatever its weight holds (0 * inf would be NaN).
+Tensor scaled_weight(const Tensor& weight, const Tensor& c) {
+  return at::mul(weight, c).masked_fill_(c == 0, 0).to(weight.scalar_type());
+}
+
+Tensor masked_conv2d(
+    const Tensor& x,
+    const Tensor& weight,
+    const std::optional<Tensor>& coefficients,
+    int64_t out_channels,
+    int64_t stride,
+    int64_t padding,
+    int64_t groups) {
+  const auto s = masked_conv_shape(x, weight, coefficients, out_channels, stride, padding, groups);
+  const at::AutoDispatchBelowAutograd guard;
+  if (x.size(0) == 0) {
+    return at::empty(
+        {0, out_channels, s.height, s.width}, x.options().memory_format(at::MemoryFormat::ChannelsLast));
+  }
+  auto w = active_weight(weight, s);
+  if (coefficients.has_value()) {
+    w = scaled_weight(w, per_output(*coefficients));
+  }
+  return channels_last(at::convolution(
+      channels_last(x), w, {}, {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0}, s.groups));
+}
+
+// Gradients of x, weight and coefficients; those not needed are undefined tensors.
+std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward(
+    const Tensor& grad,
+    const Tensor& x,
+    const Tensor& weight,
+    const std::optional<Tensor>& coefficients,
+    int64_t stride,
+    int64_t padding,
+    int64_t groups,
+    std::array<bool, 3> needed) {
+  const auto out_channels = grad.dim() == 4 ? grad.size(1) : 0;
+  const auto s = masked_conv_shape(x, weight, coefficients, out_channels, stride, padding, groups);
+  check_grad("masked_conv2d_backward", grad, {x.size(0), out_channels, s.height, s.width}, x);
+  const at::AutoDispatchBelowAutograd guard;
+
+  const auto w = active_weight(weight, s);
+  const auto c = coefficients.has_value() ? per_output(*coefficients) : Tensor();
+  const bool needs_weight = needed[1] || (needed[2] && c.defined());
+
+  Tensor grad_x, grad_active;
+  if (x.size(0) == 0) {
+    grad_x = needed[0] ? at::zeros_like(x) : Tensor();
+    grad_active = needs_weight ? at::zeros_like(w) : Tensor();
+  } else {
+    std::tie(grad_x, grad_active, std::ignore) = at::convolution_backward(
+        channels_last(grad), channels_last(x),
+        c.defined() ? scaled_weight(w, c) : w, {}, {stride, stride}, {padding, padding}, {1, 1}, false,
+        {0, 0}, s.groups, {needed[0], needs_weight, false});
+  }
+
+  Tensor grad_weight, grad_coefficients;
+  if (needed[2] && c.defined()) {
+    const auto type = accumulate_type(x);
+    grad_coefficients = (grad_active.to(type) * w.to(type))
+                            .sum({1, 2, 3})
+                            .masked_fill_(*coefficients == 0, 0)
+                            .to(coefficients->scalar_type());
+  }
+  if (needed[1]) {
+    if (c.defined()) {
+      grad_active = scaled_weight(grad_active, c);
+    }
+    if (w.sizes() == weight.sizes()) {
+      grad_weight = in_layout_of(weight, grad_active);
+    } else {
+      grad_weight = at::zeros_like(weight);
+      active_weight(grad_weight, s).copy_(grad_active);
+    }
+  }
+  return {grad_x, grad_weight, grad_coefficients};
+}
+
+} // namespace
+
+TORCH_LIBRARY_IMPL(supernet, CompositeExplicitAutograd, m) {
+  m.impl("masked_conv2d", &masked_conv2d);
+  m.impl("masked_conv2d_backward", &masked_conv2d_backward);
+}
+
+} // namespace supernet

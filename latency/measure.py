@@ -1,0 +1,241 @@
+"""How latencies are timed, whatever runs them. No torch: the standard library only.
+
+Everything is timed in shuffled round-robin rounds, so that a drift of the machine meets every key alike. A
+visit is a few milliseconds of one key; a key's latency is the median over its visits. Its odd and even rounds
+are compared with each other (A/A): while they differ by more than the gate for any key, rounds are added.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supernet.errors import UserError
+
+# Runs something n times; gives wall and CPU nanoseconds in all. CPU is None where it cannot be told (several
+# threads, an accelerator).
+Timer = Callable[[int], "tuple[float, float | None]"]
+# One visit, milliseconds for one run: wall, CPU. A list in JSON.
+Visit = Sequence["float | None"]
+# progress(label, total, done) opens a bar that has advance(n).
+Progress = Callable[[str, int, int], AbstractContextManager]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """When to time what how often."""
+
+    rounds: int = 12  # every key is visited once in each; at least 10 for a table that people rely on
+    visit_ms: float = 10.0  # length of a visit; at least ``chunks`` runs
+    chunks: int = 5  # a visit is cut into so many and counts with its median: one preemption spoils one chunk
+    warmup_runs: int = 10  # at least, and
+    warmup_ms: float = 50.0  # at least, before the first visit
+    gate: float = 0.03  # largest relative A/A difference
+    attempts: int = 3  # further passes while any key is beyond the gate
+    busy: float = 0.95  # smallest CPU/wall at which the wall clock is believed
+
+    def __post_init__(self) -> None:
+        if self.rounds < 2:
+            raise UserError(
+                f"expected at least 2 rounds, one for each half of the A/A comparison, got {self.rounds}"
+            )
+        if self.visit_ms <= 0:
+            raise UserError(f"expected a visit of more than 0 ms, got {self.visit_ms}")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What the visits of one key say, in milliseconds for one run."""
+
+    median_ms: float
+    p10: float
+    p90: float
+    min: float
+    n: int  # visits
+    aa: float  # |median of odd rounds - median of even rounds| / median
+    cpu_wall: float | None  # median of CPU/wall; None where the CPU clock does not apply
+    source: str  # the clock that is believed: wall | cpu (the process was preempted)
+    noisy: bool  # aa is beyond the gate, after all attempts
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where the time comes from. ``cpu`` must count all that runs: the default one serves one thread."""
+
+    wall: Callable[[], int] = time.perf_counter_ns
+    cpu: Callable[[], int] | None = time.thread_time_ns
+
+
+def stopwatch(call: Callable[[], Any], clock: Clock) -> Timer:
+    """A timer of ``call`` on the host's clocks."""
+
+    def timer(n: int) -> tuple[float, float | None]:
+        cpu = clock.cpu() if clock.cpu else None
+        wall = clock.wall()
+        for _ in range(n):
+            call()
+        wall = clock.wall() - wall
+        return wall, None if cpu is None else clock.cpu() - cpu
+
+    return timer
+
+
+def measure(
+    timers: Mapping[str, Timer],
+    protocol: Protocol,
+    *,
+    taken: dict[str, list[Visit]] | None = None,
+    save: Callable[[], None] = lambda: None,
+    progress: Progress = lambda label, total, done: nullcontext(_Silent()),
+    seed: int = 0,
+) -> dict[str, Samples]:
+    """Time every key against all others, and longer while any is beyond the gate.
+
+    A further attempt adds rounds of all keys: if only the noisy ones were measured later, a drift in between
+    would be theirs alone. All visits count; none is picked by its result.
+
+    Args:
+        taken: visits so far, by key; extended in place, so ``save`` can write them and a killed run continue.
+        save: called after every round.
+        progress: opens the bar of one pass.
+        seed: of the order within the rounds.
+
+    Raises:
+        UserError: a clock that does not advance.
+    """
+    store = {} if taken is None else taken
+    taken = {key: store.setdefault(key, []) for key in timers}
+    rng = random.Random(seed)
+    repeats: dict[str, int] = {}
+    for attempt in range(protocol.attempts + 1):
+        target = protocol.rounds * (attempt + 1)
+        noisy = [key for key in timers if attempt and summarise(taken[key], protocol).noisy]
+        left = sum(max(target - len(taken[key]), 0) for key in timers)
+        if not left or (attempt and not noisy):
+            continue
+        if not repeats:
+            with _undisturbed(), progress("warming up", len(timers), 0) as bar:
+                for key in timers:
+                    repeats[key] = warm_up(timers[key], protocol)
+                    bar.advance(1)
+        total = protocol.rounds * len(timers)
+        label = f"measuring again, {len(noisy)} noisy" if attempt else "measuring"
+        with _undisturbed(), progress(label, total, total - left) as bar:
+            for i in range(min(map(len, taken.values())), target):
+                order = [key for key in timers if len(taken[key]) <= i]
+                rng.shuffle(order)
+                for key in order:
+                    taken[key].append(_visit(timers[key], repeats[key], protocol.chunks))
+                    bar.advance(1)
+                save()
+    return {key: summarise(taken[key], protocol) for key in timers}
+
+
+def warm_up(timer: Timer, protocol: Protocol) -> int:
+    """Run until caches, allocator and clock frequency have settled; gives the runs that fill one chunk."""
+    n, runs, spent, fastest = 1, 0, 0.0, float("inf")
+    while runs < protocol.warmup_runs or spent < protocol.warmup_ms * 1e6:
+        wall, _ = timer(n)
+        runs, spent, fastest = runs + n, spent + wall, min(fastest, wall / n)
+        if wall < protocol.warmup_ms * 1e5:  # a tenth of the warm-up
+            n *= 2
+        if runs > 2**30:
+            raise UserError(
+                f"the clock moved {spent:g} ns in {runs} runs: this machine's clock cannot time a layer"
+            )
+    return max(1, round(protocol.visit_ms * 1e6 / protocol.chunks / fastest)) if fastest else n
+
+
+def summarise(visits: Sequence[Visit], protocol: Protocol) -> Samples:
+    """Statistics over at least 2 visits of one key: wall time, or CPU time where it was preempted."""
+    busy = None
+    if all(cpu is not None for _, cpu in visits):
+        busy = statistics.median(cpu / wall for wall, cpu in visits)
+    source = "wall" if busy is None or busy >= protocol.busy else "cpu"
+    values = [visit[source == "cpu"] for visit in visits]
+    median = statistics.median(values)
+    deciles = statistics.quantiles(values, n=10, method="inclusive")
+    aa = abs(statistics.median(values[0::2]) - statistics.median(values[1::2])) / median
+    return Samples(
+        median_ms=median,
+        p10=deciles[0],
+        p90=deciles[-1],
+        min=min(values),
+        n=len(values),
+        aa=aa,
+        cpu_wall=busy,
+        source=source,
+        noisy=aa > protocol.gate,
+    )
+
+
+def _visit(timer: Timer, repeats: int, chunks: int) -> Visit:
+    times = [timer(repeats) for _ in range(chunks)]
+    wall = statistics.median(wall for wall, _ in times) / repeats / 1e6
+    if any(cpu is None for _, cpu in times):
+        return [wall, None]
+    return [wall, statistics.median(cpu for _, cpu in times) / repeats / 1e6]
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No garbage collection in between, as in timeit."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+class _Silent:
+    def advance(self, n: int) -> None:
+        pass
+
+
+@contextmanager
+def pin_core() -> Iterator[int | None]:
+    """Keep this thread, and those it starts from here on, on one core.
+
+    Takes the core with the highest clock among those it may use, the last of equals: the first serves most
+    interrupts. Gives its number, None where the system does not pin.
+    """
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    core = max(before, key=lambda core: (_max_khz(core), core), default=None)
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    try:
+        yield core
+    finally:
+        if core is not None:
+            os.sched_setaffinity(0, before)
+
+
+def _max_khz(core: int) -> int:
+    try:
+        return int(Path(f"/sys/devices/system/cpu/cpu{core}/cpufreq/cpuinfo_max_freq").read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def host() -> dict[str, Any]:
+    """The machine: CPU model, cores, platform."""
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.lower().startswith(("model name", "hardware")):
+                model = line.partition(":")[2].strip() or model
+                break
+    except OSError:
+        pass
+    return {"cpu": model, "cores": os.cpu_count(), "platform": platform.platform()}

@@ -1,0 +1,209 @@
+"""The latency table: layer latencies of one device and runtime, and what they add up to. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latency.measure import Samples
+from supernet.errors import UserError
+from supernet.space import Space
+
+if TYPE_CHECKING:
+    from supernet.blocks import Layers
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Check:
+    """One architecture, summed up from the table and measured whole."""
+
+    arch: tuple[int, ...]
+    sum_ms: float  # of its layers, without the scale
+    measured_ms: float
+    noisy: bool
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One factor from sums of layers to whole networks, and how well that holds.
+
+    Isolated layers run with warm caches, so their sum is short of the network. ``held_out`` had no part in
+    the scale.
+    """
+
+    scale: float
+    fitted_on: tuple[Check, ...]
+    held_out: tuple[Check, ...]
+    held_out_mape: float | None
+    held_out_spearman: float | None
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Milliseconds per layer, by ``LayerSpec.key``."""
+
+    space: dict[str, str]  # name, fingerprint
+    device: dict[str, Any]  # measure.host(), and the core it was pinned to
+    runtime: dict[str, Any]  # Runtime.describe()
+    batch: int
+    threads: int
+    input: tuple[int, int, int]  # of the network: channels, height, width
+    protocol: dict[str, Any]
+    operations: dict[str, Samples]
+    calibration: Calibration | None = None
+    source: str = field(default="the latency table", compare=False)  # for messages
+
+    @property
+    def scale(self) -> float:
+        """From a sum of layers to a whole network; 1 as long as no network was measured."""
+        return self.calibration.scale if self.calibration else 1.0
+
+    @property
+    def quality(self) -> dict[str, float]:
+        """How quiet the machine was: shares in [0, 1] of all operations."""
+        samples = list(self.operations.values())
+        return {
+            "share_noisy": sum(s.noisy for s in samples) / len(samples),
+            "share_cpu_clock": sum(s.source == "cpu" for s in samples) / len(samples),
+            "median_aa": statistics.median(s.aa for s in samples),
+        }
+
+    def layer_ms(self, key: str) -> float:
+        """Latency of one layer on its own, ms.
+
+        Raises:
+            UserError: the table does not have it. No layer ever counts as 0.
+        """
+        if key not in self.operations:
+            raise UserError(f"{self.source} has no latency of the layer {key!r}: {_rebuild(self.source)}")
+        return self.operations[key].median_ms
+
+    def predict(self, keys: Iterable[str]) -> float:
+        """Latency of the network that consists of these layers, ms."""
+        return self.scale * math.fsum(self.layer_ms(key) for key in keys)
+
+    def additive(self, layers: Layers) -> tuple[float, list[list[float]]]:
+        """What each decision adds to the network: ``predict`` of any architecture without a lookup.
+
+        Args:
+            layers: ``supernet.blocks.layers(space)``.
+
+        Returns:
+            ms of stem and head; ms of choice ``j`` of gene ``i`` at ``[i][j]``, 0 for an Identity: nothing
+            runs.
+        """
+        base = self.predict([layers.stem.key, layers.head.key])
+        table = [
+            [self.predict([spec.key] if spec.convs else []) for spec in choices] for choices in layers.choices
+        ]
+        return base, table
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict; ``from_json`` is its inverse."""
+        fields = dataclasses.asdict(self)
+        del fields["source"]
+        return {"schema": SCHEMA, "quality": self.quality, **fields}
+
+    @classmethod
+    def from_json(cls, data: object, source: str) -> LatencyTable:
+        """Rebuild a table; a UserError names ``source`` where the data is no table of this schema."""
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+            raise UserError(
+                f"{source}: expected a latency table of schema {SCHEMA}, found {found}; {_rebuild(source)}"
+            )
+        fields = {k: v for k, v in data.items() if k not in ("schema", "quality")}
+        try:
+            fields["input"] = tuple(fields["input"])
+            fields["operations"] = {key: Samples(**samples) for key, samples in fields["operations"].items()}
+            if fields["calibration"] is not None:
+                fields["calibration"] = _calibration(fields["calibration"])
+            table = cls(**fields, source=source)
+            latencies = [s.median_ms for s in table.operations.values()]
+            if not latencies or not all(0 < ms < math.inf for ms in [*latencies, table.scale]):
+                raise ValueError("expected latencies above 0")
+            if not {"name", "fingerprint"} <= set(table.space):
+                raise ValueError("the space has no name or no fingerprint")
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise UserError(f"{source} is damaged ({error}): {_rebuild(source)}") from error
+        return table
+
+    @classmethod
+    def load(cls, path: str | Path, space: Space | None = None) -> LatencyTable:
+        """Read a table; with ``space``, only one that was measured for it.
+
+        Raises:
+            UserError: no such file, not a table, or of another schema or space. Says how to make one.
+        """
+        try:
+            data = json.loads(Path(path).read_text())
+        except FileNotFoundError as error:
+            raise UserError(f"no latency table at {path}: {_rebuild(path)}") from error
+        except OSError as error:
+            raise UserError(f"cannot read the latency table {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise UserError(f"{path} is not a readable latency table ({error}): {_rebuild(path)}") from error
+        table = cls.from_json(data, str(path))
+        if space is not None:
+            table.require(space)
+        return table
+
+    def require(self, space: Space) -> None:
+        """Refuse a table that was measured for another space, naming both."""
+        if self.space["fingerprint"] != space.fingerprint:
+            raise UserError(
+                f"{self.source} was measured for the space {self.space['name']} "
+                f"({self.space['fingerprint']}), the space here is {space.name} ({space.fingerprint}): "
+                f"{_rebuild(self.source)}"
+            )
+
+
+def _calibration(data: dict[str, Any]) -> Calibration:
+    checks = {
+        name: tuple(Check(**{**check, "arch": tuple(check["arch"])}) for check in data[name])
+        for name in ("fitted_on", "held_out")
+    }
+    return Calibration(**{**data, **checks})
+
+
+def _rebuild(path: str | Path) -> str:
+    folder = Path(path).parent
+    where = "" if folder in (Path("runs/default"), Path()) else f" --run {folder}"
+    return f"run python tools/build_lut.py{where}"
+
+
+def calibrate(fitted_on: Sequence[Check], held_out: Sequence[Check]) -> Calibration:
+    """Fit the scale on the first and state its error on the others."""
+    scale = fit_scale([c.sum_ms for c in fitted_on], [c.measured_ms for c in fitted_on])
+    mape, spearman = report([scale * c.sum_ms for c in held_out], [c.measured_ms for c in held_out])
+    return Calibration(scale, tuple(fitted_on), tuple(held_out), mape, spearman)
+
+
+def fit_scale(predicted: Sequence[float], measured: Sequence[float]) -> float:
+    """The median of measured / predicted: the factor with the least mean absolute error of the logarithm.
+
+    Small and large networks count alike, and one disturbed measurement does not move it far.
+    """
+    if not predicted:
+        raise UserError("no networks to fit the scale on: expected at least one")
+    return statistics.median(m / p for p, m in zip(predicted, measured, strict=True))
+
+
+def report(predicted: Sequence[float], measured: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean absolute relative error, and Spearman's rank correlation; None where there is too little."""
+    if not predicted:
+        return None, None
+    mape = statistics.fmean(abs(p - m) / m for p, m in zip(predicted, measured, strict=True))
+    if len(set(predicted)) < 2 or len(set(measured)) < 2:
+        return mape, None
+    from scipy.stats import spearmanr  # takes over a second to import, which a lookup should not pay
+
+    return mape, float(spearmanr(predicted, measured).statistic)

@@ -1,0 +1,326 @@
+"""The compiled operators, with their shapes, their shape inference and their gradients.
+
+The only module that imports the extension. The convolutions work on ``[N, C, H, W]`` tensors in
+``channels_last`` memory; an input in another layout is converted once, at entry. float32, bfloat16 and
+float64 everywhere, float16 on CUDA; under ``torch.autocast`` inputs and convolution weights are cast as it
+says. Gradients can be taken once. Wrong shapes, types or devices raise ``RuntimeError`` with what was
+expected and what came.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_BUILD = "build it in the project's folder with: pip install --no-build-isolation -e ."
+
+try:
+    from supernet import _C
+except ImportError as error:
+    raise ImportError(
+        f"supernet's compiled operators are missing or do not load ({error}); {_BUILD}"
+    ) from error
+
+if _C.build_info()["torch"] != torch.__version__.split("+")[0]:
+    raise ImportError(
+        f"supernet's operators were compiled for torch {_C.build_info()['torch']}, this is torch "
+        f"{torch.__version__}; {_BUILD}"
+    )
+
+_ops = torch.ops.supernet
+_masked_conv2d = _ops.masked_conv2d.default
+_masked_conv2d_backward = _ops.masked_conv2d_backward.default
+_depth_mix = _ops.depth_mix.default
+_depth_mix_backward = _ops.depth_mix_backward.default
+_dw_separable = _ops.dw_separable.default
+_dw_separable_train = _ops.dw_separable_train.default
+_dw_separable_backward = _ops.dw_separable_backward.default
+
+Stats = tuple[Tensor, Tensor]
+
+
+def build_info() -> dict:
+    """What the extension was built with.
+
+    ``torch`` and ``compiler`` (versions), ``cuda`` (version or None), ``cuda_archs`` (compute capabilities)
+    and ``cpu_capability`` (the instruction set of the CPU kernels).
+    """
+    return _C.build_info()
+
+
+def masked_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    out_channels: int | None = None,
+    coefficients: Tensor | None = None,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+) -> Tensor:
+    """Convolution with the active part of a weight of the largest width.
+
+    Reads the first ``out_channels`` outputs and the first ``x.size(1)`` inputs of ``weight``; its cost is
+    that of the active part. With ``groups > 1`` whole groups are active: ``x.size(1) / weight.size(1)`` of
+    them. Depthwise is ``groups == weight.size(0)``.
+
+    Args:
+        x: ``[N, w_in, H, W]``.
+        weight: ``[W_out, W_in / groups, k, k]``, k 1, 3, 5 or 7, of x's type.
+        out_channels: active outputs; None takes all (of the active groups).
+        coefficients: ``[out_channels]``, of x's type or float32: output channel k is multiplied by
+            ``coefficients[k]``. A channel whose coefficient is exactly 0 is off: it is 0, and its rows of the
+            weight and the coefficient itself get gradient 0.
+
+    Returns:
+        ``[N, out_channels, H', W']``, channels_last. The weight's gradient has the full weight's shape and is
+        zero outside the active part.
+
+    Source: SPOS's channel search (arXiv:1904.00420); coefficients as in FBNetV2 (arXiv:2004.05565, eq. 4-6).
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        x, weight = _autocast(x, weight)
+    if out_channels is None:
+        outputs, inputs = weight.shape[:2]
+        out_channels = outputs if groups == 1 else x.shape[1] // inputs * (outputs // groups)
+    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    return _masked_conv2d(x, weight, coefficients, out_channels, stride, padding, groups)
+
+
+def depth_mix(xs: Sequence[Tensor], p: Tensor) -> Tensor:
+    """The mixture ``y = sum_d p[d] * xs[d]`` in one pass.
+
+    Args:
+        xs: 1 to 32 tensors of one shape (any) and type. Those in another memory layout than the first are
+            copied once.
+        p: ``[len(xs)]``, of their type or float32. Where p[d] is exactly 0, xs[d] is not read and its
+            gradient is 0; the gradient of p[d] is ``<grad, xs[d]>`` nevertheless.
+
+    Returns:
+        A tensor like ``xs[0]``. The gradient of p does not depend on the number of threads.
+    """
+    return _depth_mix(list(xs), p)
+
+
+def dw_separable(
+    x: Tensor,
+    dw_weight: Tensor,
+    dw_scale: Tensor,
+    dw_shift: Tensor,
+    pw_weight: Tensor,
+    pw_scale: Tensor,
+    pw_shift: Tensor,
+    *,
+    stride: int = 1,
+    mid_act: str = "relu",
+    out_act: str = "none",
+) -> Tensor:
+    """Depthwise k x k, affine, activation, pointwise 1 x 1, affine, activation: for inference.
+
+    A batch norm in eval mode is ``scale = gamma / sqrt(var + eps)``, ``shift = beta - mean * scale``.
+
+    Args:
+        x: ``[N, C, H, W]``.
+        dw_weight: ``[C, 1, k, k]``, k 1, 3, 5 or 7; padding is k // 2.
+        dw_scale, dw_shift: ``[C]``, of x's type or float32.
+        pw_weight: ``[O, C, 1, 1]``.
+        pw_scale, pw_shift: ``[O]``.
+        mid_act, out_act: ``relu``, ``relu6``, ``hard_swish`` or ``none``.
+
+    Returns:
+        ``[N, O, H', W']``, channels_last. It has no gradient: backward raises.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        x, dw_weight, pw_weight = _autocast(x, dw_weight, pw_weight)
+    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    return _dw_separable(
+        x, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride, mid_act, out_act
+    )
+
+
+def dw_separable_train(
+    x: Tensor,
+    dw_weight: Tensor,
+    dw_gamma: Tensor | None,
+    dw_beta: Tensor | None,
+    pw_weight: Tensor,
+    pw_gamma: Tensor | None,
+    pw_beta: Tensor | None,
+    *,
+    eps: float,
+    stride: int = 1,
+    mid_act: str = "relu",
+    out_act: str = "none",
+) -> tuple[Tensor, Stats, Stats]:
+    """`dw_separable` with batch norms that normalise by the batch: for training.
+
+    Keeps x and the two tensors before the batch norms for backward, which computes the rest again.
+
+    Args:
+        x, dw_weight, pw_weight, stride, mid_act, out_act: as in `dw_separable`.
+        dw_gamma, dw_beta: ``[C]``, of x's type or float32, or both None (batch norm without affine).
+        pw_gamma, pw_beta: ``[O]``, likewise.
+        eps: of both batch norms.
+
+    Returns:
+        ``(y, (dw_mean, dw_var), (pw_mean, pw_var))``: the output and the batch's means and biased variances
+        per channel, float32 (float64 for float64 input), without gradient.
+
+    Raises:
+        RuntimeError: also if a channel has fewer than two values, as then its variance means nothing.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        x, dw_weight, pw_weight = _autocast(x, dw_weight, pw_weight)
+    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    y, _, _, dw_mean, dw_var, pw_mean, pw_var = _dw_separable_train(
+        x, dw_weight, dw_gamma, dw_beta, eps, pw_weight, pw_gamma, pw_beta, eps, stride, mid_act, out_act
+    )
+    return y, (dw_mean, dw_var), (pw_mean, pw_var)
+
+
+def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Casts to autocast's type, as autocast does for convolutions: float64 stays."""
+    dtype = torch.get_autocast_dtype(tensors[0].device.type)
+    return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+
+
+# --- Shape inference: what the operators return, without computing it. --------------------------------------
+
+
+def _conv_output(x: Tensor, channels: int, kernel: int, stride: int, padding: int) -> Tensor:
+    height, width = ((size + 2 * padding - kernel) // stride + 1 for size in x.shape[2:])
+    shape = (x.shape[0], channels, height, width)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _stats(x: Tensor, channels: int) -> Tensor:
+    return x.new_empty(channels, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
+def _like(t: Tensor | None) -> Tensor | None:
+    return None if t is None else torch.empty_like(t)
+
+
+def _like_channels_last(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+@torch.library.register_fake("supernet::masked_conv2d")
+def _(x, weight, coefficients, out_channels, stride, padding, groups):
+    return _conv_output(x, out_channels, weight.shape[2], stride, padding)
+
+
+@torch.library.register_fake("supernet::masked_conv2d_backward")
+def _(grad, x, weight, coefficients, stride, padding, groups, needed):
+    return (
+        _like_channels_last(x) if needed[0] else None,
+        _like(weight) if needed[1] else None,
+        _like(coefficients) if needed[2] else None,
+    )
+
+
+@torch.library.register_fake("supernet::depth_mix")
+def _(xs, p):
+    return torch.empty_like(xs[0])
+
+
+@torch.library.register_fake("supernet::depth_mix_backward")
+def _(grad, xs, p):
+    return [torch.empty_like(xs[0]) for _ in xs], torch.empty_like(p)
+
+
+@torch.library.register_fake("supernet::dw_separable")
+def _(x, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride, mid_act, out_act):
+    kernel = dw_weight.shape[2]
+    return _conv_output(x, pw_weight.shape[0], kernel, stride, kernel // 2)
+
+
+@torch.library.register_fake("supernet::dw_separable_train")
+def _(
+    x, dw_weight, dw_gamma, dw_beta, dw_eps, pw_weight, pw_gamma, pw_beta, pw_eps, stride, mid_act, out_act
+):
+    channels, outputs, kernel = x.shape[1], pw_weight.shape[0], dw_weight.shape[2]
+    dw_out = _conv_output(x, channels, kernel, stride, kernel // 2)
+    pw_out = _conv_output(x, outputs, kernel, stride, kernel // 2)
+    stats = [_stats(x, c) for c in (channels, channels, outputs, outputs)]
+    return torch.empty_like(pw_out), dw_out, pw_out, *stats
+
+
+@torch.library.register_fake("supernet::dw_separable_backward")
+def _(
+    grad, x, dw_out, pw_out, dw_weight, dw_gamma, dw_beta, dw_mean, dw_var, dw_eps, pw_weight, pw_gamma,
+    pw_beta, pw_mean, pw_var, pw_eps, stride, mid_act, out_act, x_needed,
+):  # fmt: skip
+    return (
+        _like_channels_last(x) if x_needed else None,
+        *(_like(t) for t in (dw_weight, dw_gamma, dw_beta, pw_weight, pw_gamma, pw_beta)),
+    )
+
+
+# --- Gradients. ---------------------------------------------------------------------------------------------
+
+
+def _masked_conv2d_save(ctx, inputs, output):
+    x, weight, coefficients, _, *ctx.numbers = inputs
+    ctx.save_for_backward(x, weight, coefficients)
+
+
+@once_differentiable
+def _masked_conv2d_grads(ctx, grad):
+    grads = _masked_conv2d_backward(grad, *ctx.saved_tensors, *ctx.numbers, ctx.needs_input_grad[:3])
+    return *grads, None, None, None, None
+
+
+def _depth_mix_save(ctx, inputs, output):
+    xs, p = inputs
+    ctx.save_for_backward(*xs, p)
+
+
+@once_differentiable
+def _depth_mix_grads(ctx, grad):
+    *xs, p = ctx.saved_tensors
+    return _depth_mix_backward(grad, xs, p)
+
+
+def _dw_separable_save(ctx, inputs, output):
+    pass
+
+
+def _dw_separable_grads(ctx, grad):
+    raise RuntimeError(
+        "dw_separable is the inference form and has no gradient; train with dw_separable_train"
+    )
+
+
+def _dw_separable_train_save(ctx, inputs, output):
+    x, dw_weight, dw_gamma, dw_beta, dw_eps, pw_weight, pw_gamma, pw_beta, pw_eps, *ctx.options = inputs
+    ctx.eps = dw_eps, pw_eps
+    _, dw_out, pw_out, *stats = output
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # else backward gets zeros of the size of each of them
+    ctx.save_for_backward(
+        x, dw_out, pw_out, dw_weight, dw_gamma, dw_beta, *stats[:2], pw_weight, pw_gamma, pw_beta, *stats[2:]
+    )
+
+
+@once_differentiable
+def _dw_separable_train_grads(ctx, grad, *_):
+    if grad is None:
+        return (None,) * 12
+    saved = ctx.saved_tensors
+    dw_eps, pw_eps = ctx.eps
+    x, dw_weight, dw_gamma, dw_beta, *pointwise = _dw_separable_backward(
+        grad, *saved[:8], dw_eps, *saved[8:], pw_eps, *ctx.options, ctx.needs_input_grad[0]
+    )
+    return x, dw_weight, dw_gamma, dw_beta, None, *pointwise, None, None, None, None
+
+
+def _register(name, backward, setup_context):
+    torch.library.register_autograd(f"supernet::{name}", backward, setup_context=setup_context)
+
+
+_register("masked_conv2d", _masked_conv2d_grads, _masked_conv2d_save)
+_register("depth_mix", _depth_mix_grads, _depth_mix_save)
+_register("dw_separable", _dw_separable_grads, _dw_separable_save)
+_register("dw_separable_train", _dw_separable_train_grads, _dw_separable_train_save)

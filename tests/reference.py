@@ -1,0 +1,90 @@
+"""Plain PyTorch twins of supernet.ops: slow, obviously right, differentiated by autograd."""
+
+import torch
+import torch.nn.functional as F
+
+ACTIVATIONS = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "hard_swish": F.hardswish,
+}
+
+
+def masked_conv2d(x, weight, *, out_channels=None, coefficients=None, stride=1, padding=0, groups=1):
+    per_group = weight.shape[0] // groups
+    if groups == 1:
+        active = 1
+        weight = weight[:out_channels, : x.shape[1]]
+    else:
+        active = x.shape[1] // weight.shape[1]
+        weight = weight[: active * per_group]
+    y = F.conv2d(x, weight, None, stride, padding, 1, active)
+    if coefficients is not None:
+        # A channel whose coefficient is 0 is off, for the coefficient too.
+        on = (coefficients != 0).to(y.dtype)
+        y = y * (coefficients * on)[:, None, None]
+    return y
+
+
+def depth_mix(xs, p):
+    return sum(weight * x for weight, x in zip(p, xs, strict=True))
+
+
+def dw_separable(
+    x,
+    dw_weight,
+    dw_scale,
+    dw_shift,
+    pw_weight,
+    pw_scale,
+    pw_shift,
+    *,
+    stride=1,
+    mid_act="relu",
+    out_act="none",
+):
+    def affine(y, scale, shift):
+        return y * scale[:, None, None] + shift[:, None, None]
+
+    y = F.conv2d(x, dw_weight, None, stride, dw_weight.shape[2] // 2, 1, x.shape[1])
+    y = ACTIVATIONS[mid_act](affine(y, dw_scale, dw_shift))
+    return ACTIVATIONS[out_act](affine(F.conv2d(y, pw_weight), pw_scale, pw_shift))
+
+
+def dw_separable_train(
+    x,
+    dw_weight,
+    dw_gamma,
+    dw_beta,
+    pw_weight,
+    pw_gamma,
+    pw_beta,
+    *,
+    eps,
+    stride=1,
+    mid_act="relu",
+    out_act="none",
+):
+    def batch_norm(y, gamma, beta):
+        mean = y.mean((0, 2, 3))
+        var = y.var((0, 2, 3), correction=0)
+        y = (y - mean[:, None, None]) / (var + eps).sqrt()[:, None, None]
+        if gamma is not None:
+            y = y * gamma[:, None, None] + beta[:, None, None]
+        return y, (mean.detach(), var.detach())
+
+    y = F.conv2d(x, dw_weight, None, stride, dw_weight.shape[2] // 2, 1, x.shape[1])
+    y, dw_stats = batch_norm(y, dw_gamma, dw_beta)
+    y = F.conv2d(ACTIVATIONS[mid_act](y), pw_weight)
+    y, pw_stats = batch_norm(y, pw_gamma, pw_beta)
+    return ACTIVATIONS[out_act](y), dw_stats, pw_stats
+
+
+def to(value, dtype, device="cpu"):
+    """A leaf copy of a tensor (or of each in a list) that wants gradients if the original does."""
+    if isinstance(value, list | tuple):
+        return [to(v, dtype, device) for v in value]
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.detach().to(device, dtype, copy=True).requires_grad_(value.requires_grad)

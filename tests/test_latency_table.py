@@ -1,0 +1,232 @@
+"""The table: what it holds, what it refuses, what it adds up to."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import tiny_space
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from latency.measure import Samples
+from latency.table import Calibration, Check, LatencyTable, calibrate, fit_scale, report
+from supernet.blocks import layers, lower
+from supernet.errors import UserError
+
+SPACE = tiny_space()
+
+
+def samples(ms: float, **fields) -> Samples:
+    given = {"aa": 0.01, "cpu_wall": 1.0, "source": "wall", "noisy": False, **fields}
+    return Samples(median_ms=ms, p10=ms, p90=ms, min=ms, n=12, **given)
+
+
+def latencies() -> dict[str, float]:
+    """A different latency for every layer that runs."""
+    specs = layers(SPACE)
+    keys = [
+        s.key for s in (specs.stem, *(c for choices in specs.choices for c in choices), specs.head) if s.convs
+    ]
+    return {key: 0.1 + 0.01 * i**2 for i, key in enumerate(dict.fromkeys(keys))}
+
+
+def table(**fields) -> LatencyTable:
+    return LatencyTable(
+        **{
+            "space": {"name": SPACE.name, "fingerprint": SPACE.fingerprint},
+            "device": {"cpu": "abacus", "cores": 1, "core": None},
+            "runtime": {"name": "torch", "options": {}},
+            "batch": 1,
+            "threads": 1,
+            "input": (1, 14, 14),
+            "protocol": {"rounds": 12},
+            "operations": {key: samples(ms) for key, ms in latencies().items()},
+            **fields,
+        }
+    )
+
+
+def calibration(scale: float = 1.25) -> Calibration:
+    check = Check((0, 1, 2), 1.0, scale, False)
+    return Calibration(scale, (check,), (check, dataclasses.replace(check, arch=(1, 0, 0))), 0.01, None)
+
+
+@pytest.mark.parametrize("calibrated", [None, calibration()])
+def test_file_round_trip(tmp_path, calibrated):
+    path = tmp_path / "lut.json"
+    path.write_text(json.dumps(table(calibration=calibrated).to_json()))
+    loaded = LatencyTable.load(path, SPACE)
+    assert loaded == table(calibration=calibrated)
+    assert json.loads(path.read_text())["schema"] == 1
+
+
+def test_predict_adds_the_layers_that_run():
+    truth, rng = latencies(), np.random.default_rng(0)
+    for _ in range(20):
+        keys = [spec.key for spec in lower(SPACE, SPACE.sample(rng))]
+        total = sum(truth[key] for key in keys)
+        assert table().predict(keys) == pytest.approx(total)
+        assert table(calibration=calibration(1.25)).predict(keys) == pytest.approx(1.25 * total)
+
+
+@pytest.mark.parametrize("calibrated", [None, calibration(0.9)])
+def test_additive_equals_predict_everywhere(calibrated):
+    lut = table(calibration=calibrated)
+    base, added = lut.additive(layers(SPACE))
+    for arch in SPACE.enumerate():
+        total = base + sum(ms[i] for ms, i in zip(added, arch, strict=True))
+        assert total == pytest.approx(lut.predict(spec.key for spec in lower(SPACE, arch)))
+    identity = [
+        (i, j) for i, gene in enumerate(SPACE.genes) for j, c in enumerate(gene.choices) if c.op == "identity"
+    ]
+    assert identity
+    assert all(added[i][j] == 0.0 for i, j in identity)
+
+
+def test_pruning_keeps_the_table(tmp_path):
+    path = tmp_path / "lut.json"
+    path.write_text(json.dumps(table().to_json()))
+    LatencyTable.load(path, SPACE.restrict([{0}] * len(SPACE.genes)))
+
+
+def test_a_missing_layer_is_an_error_never_0():
+    operations = {key: samples(ms) for key, ms in latencies().items()}
+    gone = layers(SPACE).choices[1][1].key
+    del operations[gone]
+    lut = table(operations=operations, source="runs/mine/lut.json")
+    for ask in (lut.layer_ms, lambda key: lut.predict([key]), lambda _: lut.additive(layers(SPACE))):
+        with pytest.raises(UserError, match=r"build_lut\.py --run runs/mine$") as error:
+            ask(gone)
+        assert gone in str(error.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r"no latency table at .*lut\.json: run python tools/build_lut\.py"):
+        LatencyTable.load(tmp_path / "lut.json")
+    with pytest.raises(UserError, match="cannot read"):
+        LatencyTable.load(tmp_path)
+
+
+def _edited(**changes):
+    return json.dumps({**json.loads(json.dumps(table(calibration=calibration()).to_json())), **changes})
+
+
+GOOD = dataclasses.asdict(samples(1.0))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "not a readable"),
+        (_edited()[:200], "not a readable"),
+        ("[1, 2]", "expected a latency table of schema 1, found list"),
+        (_edited(schema=2), "schema 1, found 2"),
+        (_edited(operations={}), "damaged"),
+        (_edited(operations={"stem": {**GOOD, "median_ms": 0.0}}), "damaged"),
+        (_edited(operations={"stem": {**GOOD, "median_ms": "fast"}}), "damaged"),
+        (_edited(operations={"stem": {"median_ms": 1.0}}), "damaged"),
+        (_edited(operations=[1]), "damaged"),
+        (_edited(calibration={"scale": 1.0}), "damaged"),
+        (_edited(calibration=3), "damaged"),
+        (_edited(space={}), "damaged"),
+        (_edited(colour="red"), "damaged"),
+    ],
+)
+def test_damaged_or_foreign_files(tmp_path, text, says):
+    path = tmp_path / "lut.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=says) as error:
+        LatencyTable.load(path)
+    assert str(path) in str(error.value)
+    assert "build_lut.py" in str(error.value)
+
+
+def test_another_space(tmp_path):
+    path, other = tmp_path / "lut.json", tiny_space(layers=4)
+    path.write_text(json.dumps(table().to_json()))
+    with pytest.raises(UserError) as error:
+        LatencyTable.load(path, other)
+    assert SPACE.fingerprint in str(error.value)
+    assert other.fingerprint in str(error.value)
+
+
+def test_quality():
+    operations = {
+        "a": samples(1.0, aa=0.0),
+        "b": samples(1.0, aa=0.02, source="cpu"),
+        "c": samples(1.0, aa=0.2, noisy=True),
+        "d": samples(1.0, aa=0.04, noisy=True),
+    }
+    quality = table(operations=operations).quality
+    assert quality == pytest.approx({"share_noisy": 0.5, "share_cpu_clock": 0.25, "median_aa": 0.03})
+
+
+@given(st.lists(st.floats(0.1, 100), min_size=1, max_size=20), st.floats(0.2, 5))
+def test_scale_is_found_exactly(predicted, scale):
+    assert fit_scale(predicted, [scale * p for p in predicted]) == pytest.approx(scale)
+
+
+def test_scale_survives_one_disturbed_network():
+    assert fit_scale([1, 2, 3, 4, 5], [1.1, 2.2, 3.3, 4.4, 55]) == pytest.approx(1.1)
+
+
+def test_scale_has_the_least_log_error():
+    rng = np.random.default_rng(0)
+    predicted, measured = rng.uniform(1, 9, 7), rng.uniform(1, 9, 7)
+
+    def error(scale):
+        return np.abs(np.log(scale * predicted / measured)).sum()
+
+    best = error(fit_scale(list(predicted), list(measured)))
+    assert all(best <= error(scale) + 1e-12 for scale in np.linspace(0.1, 9, 500))
+
+
+def test_scale_of_nothing():
+    with pytest.raises(UserError, match="at least one"):
+        fit_scale([], [])
+
+
+def test_report_by_hand():
+    mape, spearman = report([1.1, 1.8, 3.0], [1.0, 2.0, 3.0])
+    assert mape == pytest.approx(0.2 / 3)
+    assert spearman == pytest.approx(1.0)
+    assert report([3, 2, 1], [1, 2, 3])[1] == pytest.approx(-1)
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=2, max_size=12))
+def test_spearman_is_pearson_of_average_ranks(pairs):
+    """Ties included: the ranks of equal values are averaged."""
+    predicted, measured = map(list, zip(*pairs, strict=True))
+    _, spearman = report(predicted, measured)
+    if len(set(predicted)) < 2 or len(set(measured)) < 2:
+        assert spearman is None
+    else:
+        ranks = [[sum(w < v for w in x) + (x.count(v) + 1) / 2 for v in x] for x in (predicted, measured)]
+        assert spearman == pytest.approx(np.corrcoef(*ranks)[0, 1])
+        assert spearman == pytest.approx(stats.spearmanr(predicted, measured).statistic)
+
+
+def test_report_of_nothing():
+    assert report([], []) == (None, None)
+    assert report([1.0], [2.0]) == (0.5, None)
+
+
+def test_calibrate_states_the_error_on_the_others():
+    fitted = [Check((i,), float(i), 1.5 * i, False) for i in range(1, 6)]
+    held_out = [Check((6,), 6.0, 10.0, False), Check((7,), 7.0, 10.5, False)]
+    c = calibrate(fitted, held_out)
+    assert c.scale == pytest.approx(1.5)
+    assert c.held_out_mape == pytest.approx((0.1 + 0.0) / 2)
+    assert c.held_out_spearman == pytest.approx(1.0)
+
+
+def test_no_torch():
+    """Importing the table must not cost seconds, nor drag torch onto a device."""
+    code = "import latency.table, sys; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

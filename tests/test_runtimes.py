@@ -1,0 +1,179 @@
+"""Runtimes: what they run is what the network runs. No timed assertion."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from conftest import SMALL_SPACES, tiny_space
+from torch import nn
+
+from latency import runtimes
+from latency.measure import Clock, Protocol
+from latency.runtimes import TorchRuntime, time_modules
+from supernet.blocks import layers, lower
+from supernet.errors import UserError
+from supernet.model import Network
+
+
+class Probe(nn.Module):
+    """Remembers how it was called."""
+
+    calls: list = []  # noqa: RUF012, shared by the copies on purpose
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3)
+
+    def forward(self, x):
+        Probe.calls.append(
+            {
+                "shape": tuple(x.shape),
+                "training": self.training,
+                "inference": torch.is_inference_mode_enabled(),
+                "layout": x.is_contiguous(memory_format=torch.channels_last),
+                "weights": self.conv.weight.is_contiguous(memory_format=torch.channels_last),
+                "threads": torch.get_num_threads(),
+            }
+        )
+        return self.conv(x)
+
+
+@pytest.fixture
+def probe():
+    Probe.calls = []
+    return Probe()
+
+
+def test_runs_as_deployed(probe):
+    runtime = TorchRuntime(batch=2, threads=2)
+    with runtime.session():
+        timer = runtime.timer(runtime.prepare(probe, (2, 5, 7)))
+        wall, cpu = timer(3)
+    assert wall > 0
+    assert cpu is None  # two threads: one thread's clock would lie
+    assert len(Probe.calls) == 4  # one to see that it runs
+    for call in Probe.calls:
+        assert call == {
+            "shape": (2, 2, 5, 7),
+            "training": False,
+            "inference": True,
+            "layout": True,
+            "weights": True,
+            "threads": 2,
+        }
+    assert torch.get_num_threads() == 1
+    assert probe.training
+    assert not probe.conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_clocks_come_from_outside(probe):
+    ticks = iter(range(0, 1000, 5))
+    runtime = TorchRuntime(clock=Clock(lambda: next(ticks), lambda: next(ticks)))
+    # cpu 0, wall 5, wall 10, cpu 15
+    assert runtime.timer(runtime.prepare(probe, (2, 5, 5)))(1) == (5, 15)
+
+
+@pytest.mark.parametrize("name", SMALL_SPACES)
+def test_every_layer_runs_alone(name):
+    """The input shape that a spec names is the one that its layer gets in the network."""
+    space, runtime = SMALL_SPACES[name](), TorchRuntime()
+    for spec in {s.key: s for choices in layers(space).choices for s in choices}.values():
+        module = spec.build(kernels=runtime.kernels)
+        with torch.inference_mode():
+            out = runtime.prepare(module, (spec.in_channels, spec.size, spec.size))()
+        assert out.shape == (1, spec.out_channels, spec.out_size, spec.out_size)
+        assert out.isfinite().all()
+
+
+def test_time_modules_of_layers_and_networks():
+    space = tiny_space()
+    arch = (0, 1, 2)
+    runtime, protocol = (
+        TorchRuntime(),
+        Protocol(rounds=2, visit_ms=0.1, warmup_runs=1, warmup_ms=0, attempts=0),
+    )
+    jobs = [(s.key, s.build(kernels="eager"), (s.in_channels, s.size, s.size)) for s in lower(space, arch)]
+    jobs.append(("whole", Network(space, arch, kernels="eager"), (1, 14, 14)))
+    taken = {}
+    samples = time_modules(runtime, jobs, protocol, taken=taken)
+    assert set(samples) == {key for key, *_ in jobs} == set(taken)
+    assert all(s.median_ms > 0 and s.n == 2 for s in samples.values())
+
+
+def test_describe_makes_the_runtime_again():
+    runtime = TorchRuntime(batch=3)
+    text = runtime.describe()
+    again = runtimes.get(text["name"], **text["options"], batch=3, threads=1)
+    assert again.describe() == text
+    assert "BN not folded" in text["form"]
+    assert text["version"] == torch.__version__
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"kernels": "quick"}, "eager or fused"),
+        ({"device": "tpu"}, "cpu or cuda"),
+        ({"batch": 0}, "at least 1"),
+        ({"threads": 0}, "at least 1"),
+    ],
+)
+def test_refuses(options, says):
+    with pytest.raises(UserError, match=says):
+        TorchRuntime(**options)
+
+
+def test_unknown_runtime_names_those_there():
+    with pytest.raises(UserError, match=r"'abacus': expected one of torch"):
+        runtimes.get("abacus")
+
+
+def test_fused_without_the_extension(monkeypatch):
+    import supernet
+
+    monkeypatch.delattr(supernet, "ops", raising=False)
+    monkeypatch.setitem(sys.modules, "supernet.ops", None)
+    with pytest.raises(UserError, match="--kernels eager"):
+        TorchRuntime(kernels="fused")
+
+
+def test_cuda_without_a_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="CUDA"):
+        TorchRuntime(device="cuda")
+
+
+def test_cuda_timer_queues_and_synchronises(monkeypatch):
+    """The order of CUDA calls, against a stand-in: there may be no GPU here."""
+    log = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            log.append("record")
+
+        def synchronize(self):
+            log.append("synchronize")
+
+        def elapsed_time(self, end):
+            return 100.0  # ms
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: log.append("idle"))
+    timer = runtimes.cuda_timer(lambda: log.append("run"), least=50)
+    assert timer(10) == (100e6 * 10 / 50, None)
+    assert log == ["idle", "record", *["run"] * 50, "record", "synchronize"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda():
+    runtime = TorchRuntime(device="cuda", batch=4)
+    timer = runtime.timer(runtime.prepare(nn.Conv2d(2, 3, 3), (2, 8, 8)))
+    wall, cpu = timer(1)
+    assert wall > 0
+    assert cpu is None

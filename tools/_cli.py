@@ -1,0 +1,135 @@
+"""What every tool shares: the command line, one-line errors, the run folder."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import tyro
+from rich.console import Console
+
+from supernet import checkpoint, data
+from supernet.errors import UserError
+from supernet.model import Supernet
+from supernet.space import Space
+
+Args = TypeVar("Args")
+console = Console()
+
+
+def main(run: Callable[[Args], None], args: type[Args]) -> None:
+    """Parse ``args`` and run. Bad input ends in one line on stderr and exit code 2; Ctrl-C in 130."""
+    keep_memory()
+    try:
+        run(tyro.cli(args, description=sys.modules["__main__"].__doc__))
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has left, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def keep_memory() -> None:
+    """Ask glibc to keep freed memory instead of returning it: fresh pages cost more than the kernels that fill them."""
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    for parameter, value in ((-1, 2**31 - 1), (-4, 0)):  # M_TRIM_THRESHOLD, M_MMAP_MAX
+        mallopt(parameter, value)
+
+
+def load_space(run: Path) -> Space:
+    """The space that the supernet in ``run`` was trained on."""
+    path = run / "space.json"
+    data = checkpoint.read_json(path, "supernet's space", f"run python tools/train_supernet.py --run {run} first")
+    return Space.from_json(data, str(path))
+
+
+def load_supernet(run: Path, space: Space, device: torch.device) -> Supernet:
+    """The trained supernet in ``run``."""
+    advice = f"run python tools/train_supernet.py{run_flag(run)} first"
+    state = checkpoint.load(run / "checkpoint.pt", advice)
+    meta = state.get("meta", {})
+    if meta.get("kind") != "supernet":
+        raise UserError(f"{run / 'checkpoint.pt'} holds no supernet but {meta.get('kind')}; {advice}")
+    space.require(meta["space"]["fingerprint"], str(run / "checkpoint.pt"))
+    if not state["finished"]:
+        raise UserError(f"the supernet in {run} is not trained to the end (step {state['step']}); {advice}")
+    supernet = Supernet(space, affine=meta["affine"], kernels=default_kernels(device))
+    try:
+        supernet.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise UserError(f"{run / 'checkpoint.pt'} does not fit its space ({str(error).split(':')[0]}); {advice}") from error
+    return supernet.to(device)
+
+
+def load_front(run: Path, space: Space) -> dict:
+    """What evolve.py found in ``run``."""
+    path = run / "front.json"
+    front = checkpoint.read_json(path, "front", f"run python tools/evolve.py{run_flag(run)}")
+    if not isinstance(front, dict) or front.get("schema") != 1 or not front.get("front"):
+        raise UserError(f"{path} is not a front of schema 1: run python tools/evolve.py{run_flag(run)}")
+    space.require(front["space"]["fingerprint"], str(path))
+    return front
+
+
+def open_images(run: Path, root: Path, limit: int | None = None) -> data.TrainVal:
+    """Train and validation images as the supernet in ``run`` had them: the same split."""
+    config = _run_config(run)
+    return data.open_train(config["data"], root, seed=config["seed"], resolution=config["resolution"], limit=limit)
+
+
+def open_test_images(run: Path, root: Path) -> data.ImageSet:
+    """The test images of the data set of ``run``."""
+    config = _run_config(run)
+    return data.open_test(config["data"], root, resolution=config["resolution"])
+
+
+def _run_config(run: Path) -> dict:
+    advice = f"run python tools/train_supernet.py{run_flag(run)} first"
+    return checkpoint.read_json(run / "config.json", "run configuration", advice)
+
+
+def default_kernels(device: torch.device) -> str:
+    """Our operators on the CPU; plain PyTorch elsewhere, until they have their CUDA form."""
+    return "fused" if device.type == "cpu" else "eager"
+
+
+def default_lr(batch_size: int) -> float:
+    """SPOS's 0.5 at batch 1024, by the square root of the batch, as short runs on small batches want it."""
+    return min(0.5, 0.08 * (batch_size / 64) ** 0.5)
+
+
+def require_run_folder(run: Path) -> None:
+    """Refuse to delete a folder that is no run."""
+    if any(run.iterdir()) and not (run / "config.json").exists():
+        raise UserError(f"{run} is not a run (it has no config.json); refusing to delete it, choose another --run")
+
+
+def device(name: str | None) -> torch.device:
+    """The device to run on: ``name``, else CUDA where there is one."""
+    try:
+        chosen = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"cannot use the device {name!r}: {str(error).splitlines()[0]}") from error
+    return chosen
+
+
+def run_flag(run: Path) -> str:
+    """`` --run X`` for a next command, empty for the default folder."""
+    return "" if run == Path("runs/default") else f" --run {run}"
+
+
+def next_command(text: str) -> None:
+    """Print the command that people run next."""
+    console.print(f"\nnext: [bold]{text}[/bold]", soft_wrap=True, highlight=False)

@@ -1,0 +1,224 @@
+"""Train architectures of the front alone, with random ones of the same window as control, and open the test set once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import _cli
+import numpy as np
+import torch
+from rich.table import Table
+
+from latency import measure, runtimes
+from latency.table import LatencyTable
+from supernet import checkpoint, data
+from supernet.errors import UserError
+from supernet.model import Network
+from supernet.progress import Bar
+from supernet.space import Arch, Space
+from supernet.train import FitConfig, evaluate, fit
+
+
+@dataclass(frozen=True)
+class Args:
+    pick: str = "best"
+    """best, knee, all, or the number of an architecture in the front."""
+    run: Path = Path("runs/default")
+    """Folder of the search; results go into RUN/PICK."""
+    controls: int = 4
+    """Random architectures of the same window to train beside it."""
+    epochs: int = 12
+    """Passes over the training images (SPOS on ImageNet: 240)."""
+    batch_size: int = 64
+    """Images per step."""
+    lr: float | None = None
+    """Peak learning rate; 0.08 · sqrt(batch/64) up to 0.5."""
+    clip: float = 0.0
+    """Largest gradient norm; 0 is off."""
+    inherit: bool = False
+    """Start from the supernet's weights instead of from scratch."""
+    limit: int | None = None
+    """Train on this many images only, stratified."""
+    seed: int = 0
+    """Of the weights and the augmentation."""
+    jobs: int = os.cpu_count() or 1
+    """Networks trained side by side, one thread each, on the CPU."""
+    data_root: Path = Path("data")
+    """Where image sets lie."""
+    device: str | None = None
+    """cpu, cuda, …; CUDA where there is one."""
+    quiet: bool = False
+    """No progress."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network to train, in a process of its own."""
+
+    name: str
+    arch: Arch
+    folder: Path
+    threads: int
+
+
+def run(args: Args) -> None:
+    space = _cli.load_space(args.run)
+    front = _cli.load_front(args.run, space)
+    picked = pick(args.pick, front)
+    controls = {f"random-{i}": entry for i, entry in enumerate(front["random"][: args.controls])}
+    entries = {**picked, **controls}
+    device = _cli.device(args.device)
+    at_once = min(args.jobs, len(entries)) if device.type == "cpu" else 1
+    threads = max(1, (os.cpu_count() or 1) // at_once)
+    jobs = [Job(name, space.check(entry["arch"]), args.run / name, threads) for name, entry in entries.items()]
+    for job in jobs:
+        prepare(args, job)
+
+    results = train_all(args, jobs, at_once)
+    lut = LatencyTable.load(args.run / "lut.json", space)
+    measured = measure_all(space, jobs, lut)
+    rows = {
+        job.name: {**entries[job.name], **results[job.name], "measured_latency_ms": measured[job.name]} for job in jobs
+    }
+    for job in jobs:
+        checkpoint.write_json(job.folder / "result.json", {"settings": settings(args), **rows[job.name]})
+    show(args, rows, list(controls))
+
+
+def pick(choice: str, front: dict) -> dict[str, dict]:
+    """The entries of the front that ``choice`` names, by the name of their folder."""
+    entries = front["front"]
+    if choice in ("best", "knee"):
+        return {choice: entries[front[choice]]}
+    if choice == "all":
+        return {f"front-{i}": entry for i, entry in enumerate(entries)}
+    if choice.isdigit() and int(choice) < len(entries):
+        return {f"front-{choice}": entries[int(choice)]}
+    raise UserError(f"--pick {choice}: expected best, knee, all or a number from 0 to {len(entries) - 1}")
+
+
+def settings(args: Args) -> dict[str, Any]:
+    """What shapes a trained network: another value is another training."""
+    names = ("epochs", "batch_size", "lr", "clip", "inherit", "limit", "seed")
+    return {name: value for name, value in asdict(args).items() if name in names}
+
+
+def prepare(args: Args, job: Job) -> None:
+    """An empty folder, or one that holds the same training; an older one of other settings is set aside."""
+    wanted = {**settings(args), "arch": list(job.arch)}
+    config = job.folder / "config.json"
+    try:
+        known = checkpoint.same_config(config, wanted, "it is set aside")
+    except UserError:
+        aside = job.folder.with_name(f"{job.folder.name}-before-{time.strftime('%Y%m%d-%H%M%S')}")
+        job.folder.rename(aside)
+        _cli.console.print(f"{job.folder} held another training: moved to {aside}", highlight=False)
+        known = False
+    if not known:
+        checkpoint.write_json(config, wanted)
+
+
+def train_all(args: Args, jobs: Sequence[Job], at_once: int) -> dict[str, dict]:
+    """Train the networks in ``at_once`` processes; one bar over all their epochs."""
+    if at_once == 1:
+        return {job.name: train_one(args, job, args.quiet) for job in jobs}
+    logs = {job.name: checkpoint.JsonLines(job.folder / "metrics.jsonl") for job in jobs}
+    results: dict[str, dict] = {}
+    with (
+        ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn")) as pool,
+        Bar("retrain", args.epochs * len(jobs), unit="epochs", quiet=args.quiet) as bar,
+    ):
+        names: dict[Future, str] = {pool.submit(train_one, args, job, True): job.name for job in jobs}
+        try:
+            while names:
+                finished, _ = wait(names, timeout=1, return_when=FIRST_COMPLETED)
+                results |= {names.pop(future): future.result() for future in finished}
+                epochs = sum(len(log.read()) for log in logs.values())
+                bar.advance(epochs - bar.count, text=f"{len(results)}/{len(jobs)} networks")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return results
+
+
+def train_one(args: Args, job: Job, quiet: bool) -> dict:
+    """Train and test one network. Returns validation and test accuracy in [0, 1]."""
+    _cli.keep_memory()
+    device = _cli.device(args.device)
+    if device.type == "cpu":
+        torch.set_num_threads(job.threads)
+    space = _cli.load_space(args.run)
+    images = _cli.open_images(args.run, args.data_root, limit=args.limit)
+    torch.manual_seed(args.seed)
+    network = Network(space, job.arch, kernels=_cli.default_kernels(device)).to(device)
+    if args.inherit:
+        network.inherit(_cli.load_supernet(args.run, space, device))
+    lr = args.lr if args.lr is not None else _cli.default_lr(args.batch_size)
+    cfg = FitConfig(args.epochs, args.batch_size, lr, schedule="cosine", clip=args.clip, seed=args.seed)
+    batches = {"seed": 0, "epoch": 0, "augment": False, "drop_last": False}
+
+    def validate() -> dict:
+        return {"val_accuracy": evaluate(network, images.val.batches(512, **batches))}
+
+    meta = {"kind": "network", "space": space.to_json(), "arch": list(job.arch)}
+    options = {"meta": meta, "validate": validate, "label": job.name, "quiet": quiet}
+    log = fit(network, images.train, lambda step: None, cfg, job.folder, **options)
+    test = _cli.open_test_images(args.run, args.data_root)
+    accuracy = evaluate(network, test.batches(512, **batches))
+    return {"val_accuracy": log[-1]["val_accuracy"], "test_accuracy": accuracy, "test_images": len(test)}
+
+
+def measure_all(space: Space, jobs: Sequence[Job], lut: LatencyTable) -> dict[str, float]:
+    """Latency of the whole networks in ms, by the runtime and protocol of the table, against one another."""
+    runtime = runtimes.of_table(lut)
+    shape = (space.channels, space.resolution, space.resolution)
+    modules = [(job.name, Network(space, job.arch, kernels=runtime.kernels), shape) for job in jobs]
+    with measure.pin_core():
+        samples = runtimes.time_modules(runtime, modules, measure.Protocol())
+    return {name: sample.median_ms for name, sample in samples.items()}
+
+
+def show(args: Args, rows: dict[str, dict], controls: Sequence[str]) -> None:
+    """One table: the picked networks, and mean ± standard deviation of the random ones."""
+    table = Table(title="trained alone, tested once")
+    for column in ("", "predicted ms", "measured ms", "one-shot %", "test %", "M multiply-adds", "k parameters"):
+        table.add_column(column, justify="right" if column else "left")
+    columns = (
+        ("latency_ms", 1, "{:.4g}"),
+        ("measured_latency_ms", 1, "{:.4g}"),
+        ("one_shot_accuracy", 100, "{:.2f}"),
+        ("test_accuracy", 100, "{:.2f}"),
+        ("flops", 1e-6, "{:.2f}"),
+        ("params", 1e-3, "{:.1f}"),
+    )
+    for name, row in rows.items():
+        if name not in controls:
+            table.add_row(name, *(form.format(scale * row[key]) for key, scale, form in columns))
+    if len(controls) > 1:
+        cells = []
+        for key, scale, form in columns:
+            values = np.array([scale * rows[name][key] for name in controls])
+            cells.append(f"{form.format(values.mean())} ± {form.format(values.std(ddof=1))}")
+        table.add_row(f"{len(controls)} random", *cells, end_section=True)
+    _cli.console.print(table)
+    if len(controls) > 1:
+        test = np.array([100 * rows[name]["test_accuracy"] for name in controls])
+        first = next(name for name in rows if name not in controls)
+        _cli.console.print(
+            f"{first}: {100 * rows[first]['test_accuracy'] - test.mean():+.2f} points of test accuracy against the mean "
+            f"of {len(controls)} random architectures of the same window, {100 * rows[first]['test_accuracy'] - test.max():+.2f} "
+            "against the best of them",
+            highlight=False,
+        )
+    _cli.console.print(f"→ {args.run / next(iter(rows))}", highlight=False)
+
+
+if __name__ == "__main__":
+    _cli.main(run, Args)

@@ -1,0 +1,121 @@
+"""Train a weight-sharing supernet on your images (SPOS: one uniform path per step)."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import _cli
+import torch
+import tyro
+
+from supernet import checkpoint, data, distributed, spaces, spos
+from supernet.train import FitConfig
+
+
+@dataclass(frozen=True)
+class Args:
+    run: Path = Path("runs/default")
+    """Folder of the run; the same command continues a run that was stopped."""
+    data: Annotated[str | None, tyro.conf.arg(metavar="|".join(data.NAMES))] = None
+    """Images; fashion-mnist where it can be had, else the bundled digits."""
+    data_root: Path = Path("data")
+    """Where image sets lie, or the folder that holds train/ and val/ for --data folder."""
+    space: str | None = None
+    """A space by name or a space .json; mobile-small for images under 96 pixels, else mobile."""
+    epochs: int = 12
+    """Passes over the training images (SPOS on ImageNet: 120)."""
+    batch_size: int = 64
+    """Images per step and process (SPOS on ImageNet: 1024)."""
+    lr: float | None = None
+    """Peak learning rate; 0.08 · sqrt(batch/64) up to SPOS's 0.5."""
+    warmup_epochs: float = 0.0
+    """Epochs of linear warm-up."""
+    clip: float = 0.0
+    """Largest gradient norm; 0 is off."""
+    sampling: Literal["uniform", "flops"] = "uniform"
+    """Paths drawn uniformly, or in a uniformly drawn bin of multiply-adds (SPOS's code)."""
+    flops_bins: tuple[float, float, float] = (290e6, 360e6, 10e6)
+    """From, to and width of the bins, multiply-adds."""
+    limit: int | None = None
+    """Train on this many images only, stratified."""
+    resolution: int | None = None
+    """Height and width in pixels, for --data folder; 224."""
+    seed: int = 0
+    """Of the split, the weights, the paths and the augmentation."""
+    kernels: Literal["fused", "eager"] | None = None
+    """The project's operators or plain PyTorch; fused on the CPU."""
+    device: str | None = None
+    """cpu, cuda, …; CUDA where there is one."""
+    workers: int = 0
+    """Processes that decode images, for --data folder."""
+    restart: bool = False
+    """Throw the run in --run away and start again."""
+    quiet: bool = False
+    """No progress."""
+
+
+def run(args: Args) -> None:
+    device = _cli.device(args.device)
+    distributed.start(device)
+    name, reason = (args.data, "") if args.data else data.default_name(args.data_root)
+    images = data.open_train(
+        name,
+        args.data_root,
+        seed=args.seed,
+        resolution=args.resolution,
+        workers=args.workers,
+        limit=args.limit,
+    )
+    space = spaces.get(
+        args.space or ("mobile-small" if images.resolution < 96 else "mobile"),
+        images.channels,
+        images.resolution,
+        images.classes,
+    )
+    lr = args.lr if args.lr is not None else _cli.default_lr(args.batch_size)
+    fit = FitConfig(
+        args.epochs, args.batch_size, lr, warmup_epochs=args.warmup_epochs, clip=args.clip, seed=args.seed
+    )
+    cfg = spos.Config(
+        fit, args.sampling, args.flops_bins, args.kernels or _cli.default_kernels(device)
+    )
+    settings = dataclasses.replace(args, data=name, space=space.name, lr=lr, kernels=cfg.kernels)
+    if distributed.rank() == 0:
+        prepare(args, settings, space)
+        _cli.console.print(
+            f"[bold]{space.name}[/bold]: {len(space.genes)} layers, {space.size:.3g} architectures; "
+            f"[bold]{name}[/bold]{reason and f' ({reason})'}: {len(images.train):,} training, {len(images.val):,} "
+            f"validation images, {images.channels}×{images.resolution}²; {args.run}",
+            highlight=False,
+        )
+    spos.run(space, images, cfg, args.run, device, args.quiet)
+    if distributed.rank() == 0:
+        last = checkpoint.JsonLines(args.run / "metrics.jsonl").read()[-1]
+        _cli.console.print(
+            f"trained: loss {last['loss']:.3f}, one-shot accuracy of {cfg.probes} random architectures "
+            f"{100 * last['val_accuracy']:.1f} % → {args.run / 'checkpoint.pt'}",
+            highlight=False,
+        )
+        _cli.next_command(f"python tools/build_lut.py{_cli.run_flag(args.run)}")
+    distributed.stop()
+
+
+def prepare(args: Args, settings: Args, space) -> None:
+    """The run folder: new, the one to continue, or a UserError if it holds another run."""
+    if args.restart and args.run.exists():
+        _cli.require_run_folder(args.run)
+        shutil.rmtree(args.run)
+    config = args.run / "config.json"
+    ignored = ("run", "data_root", "device", "workers", "restart", "quiet")
+    wanted = {k: v for k, v in dataclasses.asdict(settings).items() if k not in ignored}
+    if not checkpoint.same_config(config, wanted, "use --restart to replace it, or another --run folder"):
+        checkpoint.write_json(args.run / "space.json", space.to_json())
+        checkpoint.write_json(config, wanted)
+
+
+if __name__ == "__main__":
+    _cli.main(run, Args)
