@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.datasets import ImageFolder
 
 from supernet import datasets
 from supernet.errors import UserError
@@ -155,6 +154,8 @@ def _folder(root: Path, part: str, resolution: int, workers: int) -> tuple[Folde
     for folder in (root / "train", root / "val"):  # both now, not after days of search
         if not folder.is_dir():
             raise UserError(f"expected a folder {folder} with one folder of images per class; create it")
+    from torchvision.datasets import ImageFolder  # takes two seconds, so only folders wait for it
+
     try:
         classes = {p: sorted(e.name for e in os.scandir(root / p) if e.is_dir()) for p in ("train", part)}
         different = sorted(set(classes["train"]) ^ set(classes[part]))

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 
 from supernet.checkpoint import write_atomically
@@ -32,6 +31,10 @@ FASHION_MNIST = {
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
+FASHION_CLASSES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 DAMAGE = (
     OSError,
     EOFError,
@@ -95,7 +98,7 @@ def fashion_mnist(root: Path, train: bool) -> Raw:
     return Raw(
         torch.from_numpy(images.reshape(-1, 28, 28, 1).copy()),
         labels.astype(np.int64),
-        tuple(torchvision.datasets.FashionMNIST.classes),
+        FASHION_CLASSES,
         mirror=True,
     )
 
@@ -173,6 +176,8 @@ def _command(folder: Path, *words: str) -> None:
 
 
 def _download(scratch: Path) -> Path:
+    import torchvision
+
     torchvision.datasets.FashionMNIST(scratch, download=True)
     return scratch / "FashionMNIST" / "raw"
 
@@ -191,15 +196,15 @@ def _verified(path: Path) -> bytes:
 
 def kmnist(root: Path, train: bool) -> Raw:
     """Kuzushiji-MNIST: 60,000 + 10,000 Japanese characters of 10 classes, 28x28 grey."""
-    where = "the four uncompressed idx files into {}/KMNIST/raw"
-    data = _torchvision(torchvision.datasets.KMNIST, root, train, where)
+    where = "the four uncompressed idx files into {root}/KMNIST/raw"
+    data = _torchvision("KMNIST", root, train, where)
     return _checked(data.data.unsqueeze(-1), data.targets, data.classes, 28, 1, False, root / "KMNIST")
 
 
 def emnist(root: Path, train: bool) -> Raw:
     """EMNIST balanced: 112,800 + 18,800 letters and digits of 47 classes, 28x28 grey."""
-    where = "the uncompressed emnist-balanced-* idx files into {}/EMNIST/raw"
-    data = _torchvision(torchvision.datasets.EMNIST, root, train, where, split="balanced")
+    where = "the uncompressed emnist-balanced-* idx files into {root}/EMNIST/raw"
+    data = _torchvision("EMNIST", root, train, where, split="balanced")
     images = (
         data.data.unsqueeze(-1).transpose(1, 2).contiguous()
     )  # the files hold columns where MNIST's hold rows
@@ -208,30 +213,32 @@ def emnist(root: Path, train: bool) -> Raw:
 
 def cifar10(root: Path, train: bool) -> Raw:
     """CIFAR-10: 50,000 + 10,000 photographs of 10 classes, 32x32 RGB."""
-    return _cifar(torchvision.datasets.CIFAR10, root, train)
+    return _cifar("CIFAR10", root, train)
 
 
 def cifar100(root: Path, train: bool) -> Raw:
     """CIFAR-100: 50,000 + 10,000 photographs of 100 classes, 32x32 RGB."""
-    return _cifar(torchvision.datasets.CIFAR100, root, train)
+    return _cifar("CIFAR100", root, train)
 
 
-def _cifar(dataset: type, root: Path, train: bool) -> Raw:
+def _cifar(name: str, root: Path, train: bool) -> Raw:
     # Its files are pickles. torchvision compares each with a pinned MD5 before it unpickles any.
-    data = _torchvision(dataset, root, train, f"the unpacked {dataset.filename} into {{}}")
-    return _checked(
-        torch.from_numpy(data.data), data.targets, data.classes, 32, 3, True, root / dataset.base_folder
-    )
+    data = _torchvision(name, root, train, "the unpacked {dataset.filename} into {root}")
+    folder = root / data.base_folder
+    return _checked(torch.from_numpy(data.data), data.targets, data.classes, 32, 3, True, folder)
 
 
-def _torchvision(dataset: type, root: Path, train: bool, where: str, **options):
-    """The data set, downloaded if need be; ``where`` says what to put where ({}: the root) if that fails."""
+def _torchvision(name: str, root: Path, train: bool, where: str, **options):
+    """The data set, downloaded if need be; ``where`` says what to put where if that fails."""
+    import torchvision  # takes two seconds, so only who needs it waits
+
+    dataset = getattr(torchvision.datasets, name)
     try:
         return dataset(root, train=train, download=True, **options)  # downloads only what is not there
     except (*DAMAGE, RuntimeError) as error:
         raise UserError(
             f"{dataset.__name__} in {root} is missing or damaged and no download helped ({_reason(error)}); "
-            f"delete what is damaged, put {where.format(root)}, or use digits"
+            f"delete what is damaged, put {where.format(root=root, dataset=dataset)}, or use digits"
         ) from error
 
 

@@ -1,0 +1,260 @@
+"""The four commands as people type them: the chain, a kill in between, and every refusal."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from supernet import checkpoint
+from tests.conftest import tiny_space
+
+ROOT = Path(__file__).parents[1]
+TRAIN = ("--data", "digits", "--batch-size", "32", "--limit", "320", "--epochs", "4")
+SEARCH = ("--population", "6", "--iterations", "3", "--random", "4", "--recalibration", "2", "32", "--val-limit", "80")
+
+
+def command(tool: str, *args: object) -> list[str]:
+    return [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *map(str, args)]
+
+
+def run(tool: str, *args: object) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.run(command(tool, *args), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def ok(tool: str, *args: object) -> str:
+    result = run(tool, *args)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def refused(tool: str, *args: object) -> str:
+    """The one line on stderr of a command that must exit with code 2."""
+    result = run(tool, *args)
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert result.returncode == 2, result.stderr
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def space_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("space") / "tiny.json"
+    path.write_text(json.dumps(dataclasses.replace(tiny_space(), resolution=28).to_json()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory, space_file) -> tuple[Path, dict[str, str]]:
+    """A finished run of all four commands, and what each printed."""
+    folder = tmp_path_factory.mktemp("runs") / "chain"
+    printed = {
+        "train": ok("train_supernet", "--run", folder, "--space", space_file, *TRAIN),
+        "lut": ok("build_lut", "--run", folder, "--rounds", 10, "--check-archs", 2),
+        "evolve": ok("evolve", "--run", folder, *SEARCH),
+        "retrain": ok("retrain", "--run", folder, "--controls", 2, "--epochs", 1, "--limit", 320, "--batch-size", 32),
+    }
+    return folder, printed
+
+
+@pytest.fixture
+def copy(chain, tmp_path) -> Path:
+    """The finished run, to be spoiled."""
+    shutil.copytree(chain[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_each_command_prints_the_next(chain):
+    folder, printed = chain
+    assert f"next: python tools/build_lut.py --run {folder}" in printed["train"]
+    assert f"next: python tools/evolve.py --run {folder} --lat-max" in printed["lut"]
+    assert f"next: python tools/retrain.py --pick best --run {folder}" in printed["evolve"]
+    assert "2 random" in printed["retrain"]
+
+
+def test_the_chain_leaves_what_it_names(chain):
+    folder, _ = chain
+    front = json.loads((folder / "front.json").read_text())
+    space = tiny_space()
+    accuracies = [entry["one_shot_accuracy"] for entry in front["front"]]
+    latencies = [entry["latency_ms"] for entry in front["front"]]
+    assert latencies == sorted(latencies)
+    assert accuracies == sorted(accuracies)  # a front: more time, more accuracy
+    assert max(latencies) <= front["bounds"]["latency"][1]
+    for entry in front["front"] + front["random"]:
+        space.check(entry["arch"])
+    assert (folder / "front.png").read_bytes().startswith(b"\x89PNG")
+    result = json.loads((folder / "best" / "result.json").read_text())
+    assert result["arch"] == front["front"][front["best"]]["arch"]
+    assert 0 <= result["test_accuracy"] <= 1
+    assert result["measured_latency_ms"] > 0
+
+
+def test_finished_commands_are_idempotent(chain):
+    """The same command on a finished run trains nothing again and changes no result."""
+    folder, _ = chain
+    names = ("checkpoint.pt", "metrics.jsonl", "front.json", "population.jsonl", "search.json")
+    before = {name: (folder / name).read_bytes() for name in names if name != "checkpoint.pt"}
+    weights = checkpoint.load(folder / "checkpoint.pt", "")["model"]
+    ok("train_supernet", "--run", folder, *TRAIN, "--space", json_space(folder))
+    ok("evolve", "--run", folder, *SEARCH)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    again = checkpoint.load(folder / "checkpoint.pt", "")["model"]
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def json_space(folder: Path) -> Path:
+    return folder / "space.json"
+
+
+def kill_when(process: subprocess.Popen, ready) -> None:
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None, "finished before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_a_killed_training_ends_with_the_same_weights(chain, tmp_path, space_file):
+    whole, _ = chain
+    folder = tmp_path / "killed"
+    train = command("train_supernet", "--run", folder, "--space", space_file, *TRAIN)
+    process = subprocess.Popen(train, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    kill_when(process, lambda: lines(folder / "metrics.jsonl") >= 2)
+    assert not checkpoint.load(folder / "checkpoint.pt", "")["finished"]
+    ok("train_supernet", "--run", folder, "--space", space_file, *TRAIN)
+    a, b = (checkpoint.load(path / "checkpoint.pt", "")["model"] for path in (whole, folder))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_killed_search_finds_the_same_front(chain, copy):
+    whole, _ = chain
+    for name in ("search.json", "population.jsonl", "scores.jsonl", "front.json", "front.png"):
+        (copy / name).unlink()
+    process = subprocess.Popen(command("evolve", "--run", copy, *SEARCH), cwd=ROOT, stdout=subprocess.DEVNULL)
+    kill_when(process, lambda: lines(copy / "population.jsonl") >= 6)
+    ok("evolve", "--run", copy, *SEARCH)
+    for name in ("front.json", "population.jsonl"):
+        assert (copy / name).read_text() == (whole / name).read_text(), name
+
+
+# --- refusals
+
+
+def test_commands_out_of_order_name_the_one_before(tmp_path, copy):
+    missing = tmp_path / "none"
+    for tool in ("build_lut", "evolve", "retrain"):
+        assert "run python tools/train_supernet.py" in refused(tool, "--run", missing)
+    assert not missing.exists()
+    (copy / "lut.json").unlink()
+    assert "run python tools/build_lut.py" in refused("evolve", "--run", copy)
+    (copy / "front.json").unlink()
+    assert "run python tools/evolve.py" in refused("retrain", "--run", copy)
+
+
+def test_a_table_of_another_space_or_without_a_layer(copy):
+    path = copy / "lut.json"
+    table = json.loads(path.read_text())
+    path.write_text(json.dumps({**table, "space": {"name": "other", "fingerprint": "0123456789abcdef"}}))
+    message = refused("evolve", "--run", copy)
+    assert "0123456789abcdef" in message
+    assert tiny_fingerprint(copy) in message
+    removed = next(key for key in table["operations"] if key.startswith("ib_"))
+    del table["operations"][removed]
+    path.write_text(json.dumps(table))
+    assert removed in refused("evolve", "--run", copy)
+
+
+def tiny_fingerprint(run: Path) -> str:
+    return json.loads((run / "space.json").read_text())["fingerprint"]
+
+
+def test_a_damaged_checkpoint(copy):
+    path = copy / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:2000])
+    assert "damaged" in refused("evolve", "--run", copy)
+    message = refused("train_supernet", "--run", copy, *TRAIN, "--space", json_space(copy))
+    assert "damaged" in message
+    assert "--restart" in message
+    ok("train_supernet", "--run", copy, *TRAIN, "--space", json_space(copy), "--restart")
+
+
+def test_an_unfinished_supernet_is_not_searched(copy):
+    state = checkpoint.load(copy / "checkpoint.pt", "")
+    checkpoint.save(copy / "checkpoint.pt", {**state, "finished": False, "step": 3})
+    assert "not trained to the end" in refused("evolve", "--run", copy)
+
+
+def test_bounds_out_of_reach_and_bounds_that_do_not_bind(copy):
+    before = (copy / "front.json").read_bytes()
+    message = refused("evolve", "--run", copy, *SEARCH, "--lat-max", 1e-4)
+    assert "below the fastest architecture" in message
+    assert "ms" in message
+    assert "no latency lies between" in refused("evolve", "--run", copy, *SEARCH, "--lat-min", 1e4, "--lat-max", 2e4)
+    assert "cannot be met" in refused("evolve", "--run", copy, *SEARCH, "--flops-max", 10)
+    assert (copy / "front.json").read_bytes() == before
+    assert "does not bind" in ok("evolve", "--run", copy, *SEARCH, "--lat-max", 70)
+
+
+def test_other_settings_do_not_overwrite_a_run(copy):
+    message = refused("train_supernet", "--run", copy, *TRAIN, "--space", json_space(copy), "--seed", 5)
+    assert "seed: 0 → 5" in message
+    assert "--restart" in message
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (("--data", "nope"), "fashion-mnist"),
+        (("--data", "digits", "--space", "nope"), "mobile-small"),
+        (("--data", "digits", "--space", "missing.json"), "missing.json"),
+        (("--data", "digits", "--device", "warp"), "warp"),
+        (("--data", "digits", "--batch-size", "100000"), "batch"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_unknown_things(tmp_path, args, expected):
+    message = refused("train_supernet", "--run", tmp_path / "run", *args)
+    assert expected in message
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_an_unwritable_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    message = refused("train_supernet", "--run", tmp_path / "file" / "run", *TRAIN)
+    assert "cannot write" in message
+
+
+def test_a_loss_that_explodes(tmp_path, space_file):
+    message = refused("train_supernet", "--run", tmp_path / "run", "--space", space_file, *TRAIN, "--lr", 1e12)
+    assert "lower the learning rate" in message
+
+
+def test_restart_deletes_runs_only(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"")
+    message = refused("train_supernet", "--run", tmp_path / "photos", *TRAIN, "--restart")
+    assert "not a run" in message
+    assert (tmp_path / "photos" / "cat.jpg").exists()
+
+
+def test_picks_that_do_not_exist(chain):
+    for choice in ("worst", "999", "-1"):
+        assert "expected best, knee, all" in refused("retrain", "--run", chain[0], f"--pick={choice}")

@@ -1,0 +1,29 @@
+import pytest
+
+from search import front
+from search.ces import Record
+
+
+def records(points):
+    return [Record((i,), accuracy, {"latency": ms}, 0, 1) for i, (ms, accuracy) in enumerate(points)]
+
+
+def test_knee_is_farthest_above_the_chord():
+    assert front.knee(records([(1, 0.5), (2, 0.9), (5, 1.0)]), "latency") == 1
+    assert front.knee(records([(1, 0.5), (2, 0.6), (3, 0.95), (5, 1.0)]), "latency") == 2
+
+
+def test_knee_of_a_short_front_is_its_most_accurate_point():
+    assert front.knee(records([(1, 0.5)]), "latency") == 0
+    assert front.knee(records([(1, 0.5), (2, 0.7)]), "latency") == 1
+
+
+def test_best_is_the_most_accurate():
+    assert front.best(records([(1, 0.5), (2, 0.9), (5, 0.8)])) == 1
+
+
+@pytest.mark.parametrize("bound", [(0.0, 4.0), (1.0, float("inf"))])
+def test_plot_writes_a_picture(tmp_path, bound):
+    points = records([(1, 0.5), (2, 0.9), (5, 1.0)])
+    front.plot(tmp_path / "front.png", points, points, points[:1], bound, "x")
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
