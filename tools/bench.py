@@ -1,0 +1,139 @@
+"""Benchmarks of the hot paths: ratios measured side by side in one interleaved run."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import _cli
+import numpy as np
+import torch
+import tyro
+from rich.table import Table
+from torch.nn import functional as F
+
+from latency.measure import host, pin_core
+from supernet import spaces
+from supernet.model import Supernet, run_path
+from supernet.progress import Bar
+from supernet.train import FitConfig, sgd
+
+
+@dataclass(frozen=True)
+class Step:
+    """A supernet training step on our operators against the same step in plain PyTorch."""
+
+    space: str = "mobile-small"
+    """The supernet."""
+    resolution: int = 28
+    """Height and width of the images."""
+    batch_size: int = 64
+    """Images per step."""
+    rounds: int = 30
+    """Paths that every form takes, interleaved."""
+    threads: int = 1
+    """Threads; one is timed by its CPU clock, more by the wall."""
+    output: Path | None = None
+    """Write the figures here as JSON."""
+
+
+def step(args: Step) -> None:
+    torch.set_num_threads(args.threads)
+    space = spaces.get(args.space, 1 if args.resolution < 96 else 3, args.resolution, 10)
+    x = torch.randn(args.batch_size, space.channels, space.resolution, space.resolution)
+    y = torch.randint(space.classes, (args.batch_size,))
+    forms = {
+        "ours": Supernet(space, kernels="fused"),
+        "eager channels_last": Supernet(space, kernels="eager"),
+        "eager NCHW": Supernet(space, kernels="eager").to(memory_format=torch.contiguous_format),
+    }
+    steps = {name: stepper(model, x, y, name == "eager NCHW") for name, model in forms.items()}
+    rng = np.random.default_rng(0)
+    clock = time.thread_time if args.threads == 1 else time.perf_counter
+    with Bar("step", args.rounds * len(steps), unit="steps") as bar:
+        times = interleave(steps, [space.sample(rng) for _ in range(args.rounds)], clock, bar)
+    table = Table(title=f"{space.name}, batch {args.batch_size}, {args.threads} thread(s), {args.rounds} paths")
+    for column in ("", "ms per step", "images/s", "ours is faster by"):
+        table.add_column(column, justify="right" if column else "left")
+    ratios = {}
+    for name, seconds in times.items():
+        median = statistics.median(seconds)
+        # The paths differ in cost; the ratio is taken path by path.
+        ratios[name] = statistics.median(t / own for t, own in zip(seconds, times["ours"], strict=True))
+        table.add_row(name, f"{1e3 * median:.1f}", f"{args.batch_size / median:.0f}", f"{ratios[name]:.2f}×")
+    _cli.console.print(table)
+    report(args.output, {"step": {"ratios": ratios, "seconds": times}, "threads": args.threads})
+
+
+def stepper(model: Supernet, x: torch.Tensor, y: torch.Tensor, nchw: bool) -> Callable:
+    """One whole SGD step on a path."""
+    optimizer = sgd(model.train(), FitConfig(epochs=1))
+
+    def one(arch) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        if nchw:
+            logits = x
+            for module in model.path(arch):
+                logits = module(logits)
+        else:
+            logits = run_path(model.path(arch), x)
+        F.cross_entropy(logits, y).backward()
+        optimizer.step()
+
+    return one
+
+
+def interleave(forms: dict[str, Callable], inputs: list, clock: Callable[[], float], bar: Bar) -> dict[str, list[float]]:
+    """Seconds of every form on every input: one input after the other, the forms in turn, in a shuffled order."""
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    rng = np.random.default_rng(0)
+    for call in forms.values():
+        for each in inputs[:2]:
+            call(each)
+    gc.collect()
+    with pin_core():
+        for each in inputs:
+            for name in rng.permutation(list(forms)):
+                start = clock()
+                forms[name](each)
+                times[name].append(clock() - start)
+                bar.advance()
+    return times
+
+
+def report(output: Path | None, figures: dict) -> None:
+    """State the machine, and write the figures."""
+    machine = {
+        **host(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "allocator": "glibc, keeping freed memory (mallopt)",
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "load": os.getloadavg()[0],
+    }
+    _cli.console.print(", ".join(f"{k} {v}" for k, v in machine.items()), highlight=False, style="dim")
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps({**machine, **figures}, indent=1) + "\n")
+        _cli.console.print(f"→ {output}", highlight=False)
+
+
+Args = Annotated[Step, tyro.conf.subcommand("step")]
+
+
+def run(args: Args) -> None:
+    step(args)
+
+
+if __name__ == "__main__":
+    _cli.main(run, tyro.conf.ConsolidateSubcommandArgs[Args])
