@@ -49,9 +49,7 @@ def find_cuda_home() -> str | None:
 
 
 def nvcc_version(home: str) -> str:
-    text = subprocess.run(
-        [f"{home}/bin/nvcc", "--version"], capture_output=True, text=True, check=True
-    ).stdout
+    text = subprocess.run([f"{home}/bin/nvcc", "--version"], capture_output=True, text=True, check=True).stdout
     return re.search(r"release (\d+\.\d+)", text).group(1)
 
 
@@ -108,9 +106,7 @@ def main() -> None:
     mode = os.environ.get("SUPERNET_CUDA", "auto")
     home = find_cuda_home()
     obstacle = None if mode == "0" else cuda_obstacle(home, torch.version.cuda)
-    cuda, archs = resolve_cuda(
-        mode, obstacle, torch.cuda.device_count() > 0, os.environ.get("TORCH_CUDA_ARCH_LIST")
-    )
+    cuda, archs = resolve_cuda(mode, obstacle, torch.cuda.device_count() > 0, os.environ.get("TORCH_CUDA_ARCH_LIST"))
     if cuda:
         os.environ["CUDA_HOME"] = home  # before the import below, which looks for it once
         if archs:
@@ -135,9 +131,7 @@ def main() -> None:
     host = ["-O3", "-g1", "-fopenmp", "-fvisibility=hidden", *WARNINGS]
     device = ["-O3", "-lineinfo", "-Werror", "all-warnings", "-Xcompiler", ",".join(["-fopenmp", *WARNINGS])]
 
-    sources = [
-        p for p in sorted(glob.glob("csrc/*.cpp") + glob.glob("csrc/*.cu")) if cuda or p.endswith(".cpp")
-    ]
+    sources = [p for p in sorted(glob.glob("csrc/*.cpp") + glob.glob("csrc/*.cu")) if cuda or p.endswith(".cpp")]
     extension = (CUDAExtension if cuda else CppExtension)(
         "supernet._C",
         sources,

@@ -45,9 +45,7 @@ class Protocol:
 
     def __post_init__(self) -> None:
         if self.rounds < 2:
-            raise UserError(
-                f"expected at least 2 rounds, one for each half of the A/A comparison, got {self.rounds}"
-            )
+            raise UserError(f"expected at least 2 rounds, one for each half of the A/A comparison, got {self.rounds}")
         if self.visit_ms <= 0:
             raise UserError(f"expected a visit of more than 0 ms, got {self.visit_ms}")
 
@@ -149,9 +147,7 @@ def warm_up(timer: Timer, protocol: Protocol) -> int:
         if wall < protocol.warmup_ms * 1e5:  # a tenth of the warm-up
             n *= 2
         if runs > 2**30:
-            raise UserError(
-                f"the clock moved {spent:g} ns in {runs} runs: this machine's clock cannot time a layer"
-            )
+            raise UserError(f"the clock moved {spent:g} ns in {runs} runs: this machine's clock cannot time a layer")
     return max(1, round(protocol.visit_ms * 1e6 / protocol.chunks / fastest)) if fastest else n
 
 

@@ -70,9 +70,7 @@ class TorchRuntime:
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError("torch sees no CUDA device here: measure with --device cpu")
         if batch < 1 or threads < 1:
-            raise UserError(
-                f"expected at least 1 image and 1 thread, got batch {batch} and threads {threads}"
-            )
+            raise UserError(f"expected at least 1 image and 1 thread, got batch {batch} and threads {threads}")
         if kernels == "fused":
             try:
                 import supernet.ops  # noqa: F401
@@ -98,9 +96,7 @@ class TorchRuntime:
     def prepare(self, module: nn.Module, shape: Shape) -> Callable[[], Any]:
         module = copy.deepcopy(module).eval().to(self.device, memory_format=torch.channels_last)
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn(self.batch, *shape, generator=generator).to(
-            self.device, memory_format=torch.channels_last
-        )
+        x = torch.randn(self.batch, *shape, generator=generator).to(self.device, memory_format=torch.channels_last)
         module(x)  # what cannot run fails here, not under the clock
         return lambda: module(x)
 

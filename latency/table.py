@@ -101,9 +101,7 @@ class LatencyTable:
             runs.
         """
         base = self.predict([layers.stem.key, layers.head.key])
-        table = [
-            [self.predict([spec.key] if spec.convs else []) for spec in choices] for choices in layers.choices
-        ]
+        table = [[self.predict([spec.key] if spec.convs else []) for spec in choices] for choices in layers.choices]
         return base, table
 
     def to_json(self) -> dict[str, Any]:
@@ -117,9 +115,7 @@ class LatencyTable:
         """Rebuild a table; a UserError names ``source`` where the data is no table of this schema."""
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-            raise UserError(
-                f"{source}: expected a latency table of schema {SCHEMA}, found {found}; {_rebuild(source)}"
-            )
+            raise UserError(f"{source}: expected a latency table of schema {SCHEMA}, found {found}; {_rebuild(source)}")
         fields = {k: v for k, v in data.items() if k not in ("schema", "quality")}
         try:
             fields["input"] = tuple(fields["input"])

@@ -150,14 +150,10 @@ class CES:
         """
         told = dict(zip(map(tuple, archs), map(float, accuracies), strict=True))
         if self.done or set(told) != set(self._batch) or len(archs) != len(told):
-            raise ValueError(
-                f"tell() expects the {len(self._batch)} architectures that ask() returned, each once"
-            )
+            raise ValueError(f"tell() expects the {len(self._batch)} architectures that ask() returned, each once")
         for arch, accuracy in told.items():
             if not math.isfinite(accuracy):
-                raise UserError(
-                    f"the accuracy of the architecture {list(arch)} is {accuracy}; expected a number"
-                )
+                raise UserError(f"the accuracy of the architecture {list(arch)} is {accuracy}; expected a number")
         records = [self._record(arch, told[arch]) for arch in self._batch]
         self._archive |= {record.arch: record for record in records}
 
@@ -180,9 +176,7 @@ class CES:
     def front(self, max_rank: int = 1) -> list[Record]:
         """The records up to ``max_rank``, cheapest first: 1 is the Pareto front, 9 what PAD-NAS prunes by."""
         chosen = [record for record in self.records() if record.rank <= max_rank]
-        return sorted(
-            chosen, key=lambda r: (*(r.costs[name] for name in self.objectives), -r.accuracy, r.arch)
-        )
+        return sorted(chosen, key=lambda r: (*(r.costs[name] for name in self.objectives), -r.accuracy, r.arch))
 
     def state_dict(self) -> dict:
         """Plain JSON: all that a search of the same arguments needs to go on as if it had never stopped."""
@@ -191,9 +185,7 @@ class CES:
             "space": self.space.fingerprint,
             "setup": self._setup(),
             "generation": self.generation,
-            "archive": [
-                [list(r.arch), r.accuracy, dict(r.costs), r.generation] for r in self._archive.values()
-            ],
+            "archive": [[list(r.arch), r.accuracy, dict(r.costs), r.generation] for r in self._archive.values()],
             "population": [list(arch) for arch in self._population],
             "batch": [list(arch) for arch in self._batch],
             "random": self._random,
@@ -223,15 +215,11 @@ class CES:
             archive = {}
             for genes, accuracy, costs, generation in state["archive"]:
                 arch = self.space.check(genes)
-                archive[arch] = Record(
-                    arch, float(accuracy), self._same_costs(arch, costs), int(generation), 0
-                )
+                archive[arch] = Record(arch, float(accuracy), self._same_costs(arch, costs), int(generation), 0)
             population = [self.space.check(arch) for arch in state["population"]]
             batch = [self.space.check(arch) for arch in state["batch"]]
             if not archive.keys() >= set(population):
-                raise UserError(
-                    "the search state has a population that was never scored; delete it to start again"
-                )
+                raise UserError("the search state has a population that was never scored; delete it to start again")
             generation, random = int(state["generation"]), int(state["random"])
             history = [dict(entry) for entry in state["history"]]
             notes = [str(note) for note in state["notes"]]
@@ -267,9 +255,7 @@ class CES:
             batch |= dict.fromkeys(self.window.sample(rng, config.population - bred, known, config.max_draws))
         self._random = len(batch) - bred
         if not batch:
-            self._note(
-                f"found no new architecture within the bounds after {len(self._archive)}, so the search ends"
-            )
+            self._note(f"found no new architecture within the bounds after {len(self._archive)}, so the search ends")
         elif len(batch) < config.population:
             self._note(f"found {len(batch)} new architectures within the bounds, not {config.population}")
         return list(batch)
@@ -300,9 +286,7 @@ class CES:
 
     def _setup(self) -> dict:
         """Every argument that shapes the search, in plain JSON, which has no infinity."""
-        finite = {
-            name: [x if math.isfinite(x) else None for x in ends] for name, ends in self.window.bounds.items()
-        }
+        finite = {name: [x if math.isfinite(x) else None for x in ends] for name, ends in self.window.bounds.items()}
         return {
             **dataclasses.asdict(self.config),
             "allowed": [list(open_) for open_ in self.space.allowed],

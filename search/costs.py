@@ -85,9 +85,7 @@ class Window:
     supernet.errors.UserError: latency <= 0.1 cannot be met: space tiny attains 0.3 to 0.9
     """
 
-    def __init__(
-        self, space: Space, costs: Mapping[str, Cost], bounds: Mapping[str, tuple[float, float]]
-    ) -> None:
+    def __init__(self, space: Space, costs: Mapping[str, Cost], bounds: Mapping[str, tuple[float, float]]) -> None:
         self.space = space
         self.bounds = {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
         for name, (low, high) in self.bounds.items():
@@ -97,19 +95,13 @@ class Window:
                 raise UserError(f"the bounds on {name} are {low:g} to {high:g}; expected lowest <= highest")
             limits = attainable(space, costs[name])
             if limits is not None and not (low <= limits[1] and limits[0] <= high):
-                wish = (
-                    _interval(name, -math.inf, high) if high < limits[0] else _interval(name, low, math.inf)
-                )
-                raise UserError(
-                    f"{wish} cannot be met: space {space.name} attains {limits[0]:.9g} to {limits[1]:.9g}"
-                )
+                wish = _interval(name, -math.inf, high) if high < limits[0] else _interval(name, low, math.inf)
+                raise UserError(f"{wish} cannot be met: space {space.name} attains {limits[0]:.9g} to {limits[1]:.9g}")
         self._costs = {name: costs[name] for name in self.bounds}
         self._listed: list[Arch] | None = None
 
     def __contains__(self, arch: Arch) -> bool:
-        return all(
-            low <= measure(name, self._costs[name], arch) <= high for name, (low, high) in self.bounds.items()
-        )
+        return all(low <= measure(name, self._costs[name], arch) <= high for name, (low, high) in self.bounds.items())
 
     def violation(self, arch: Arch) -> float:
         """How far outside ``arch`` is: Σ over costs of the distance to the bound, relative to it."""

@@ -13,14 +13,14 @@ from search.ces import Record
 def knee(front: Sequence[Record], cost: str) -> int:
     """Index of the point that is farthest above the line from the cheapest to the most accurate one.
 
-    Both axes are scaled to the front's extent; a front of one or two points has its knee at the last.
+    Both axes are scaled to the front's extent. A front without a point above that line has its knee at the best.
     """
     points = np.array([[record.costs[cost], record.accuracy] for record in front])
     extent = np.ptp(points, axis=0)
-    if len(front) < 3 or not extent.all():
-        return int(points[:, 1].argmax())
+    if not extent.all():
+        return best(front)
     x, y = ((points - points.min(axis=0)) / extent).T
-    return int(np.argmax(y - x))
+    return int(np.argmax(y - x)) if (y - x).max() > 1e-9 else best(front)
 
 
 def best(front: Sequence[Record]) -> int:
@@ -54,8 +54,9 @@ def plot(
     for index, name in ((best(front), "best"), (knee(front, "latency"), "knee")):
         point = (front[index].costs["latency"], 100 * front[index].accuracy)
         axes.annotate(name, point, (0, 7), textcoords="offset points", ha="center", fontsize=9, color="tab:blue")
+    slowest = max(xy([*scored, *random])[0])
     for end in bound:
-        if np.isfinite(end):
+        if 0 < end <= 1.1 * slowest:  # a bound far away would squeeze the rest
             axes.axvline(end, color="0.4", linestyle=":", linewidth=1)
     axes.set(xlabel="predicted latency (ms)", ylabel="one-shot accuracy (%)", title=title)
     axes.margins(y=0.08)

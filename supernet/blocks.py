@@ -235,7 +235,12 @@ class InvertedBottleneck(nn.Module):
 
     @staticmethod
     def convs(spec: LayerSpec) -> dict[str, Conv]:
-        cin, mid, cout, size = spec.in_channels, spec.in_channels * spec.expand, spec.out_channels, spec.out_size
+        cin, mid, cout, size = (
+            spec.in_channels,
+            spec.in_channels * spec.expand,
+            spec.out_channels,
+            spec.out_size,
+        )
         convs = {}
         if spec.expand > 1:
             convs["expand"] = Conv(cin, mid, 1, spec.size, act=spec.act)

@@ -112,9 +112,7 @@ def open_test(name: str, root: Path, *, resolution: int | None = None, workers: 
     return _open(name, Path(root), "val", resolution, workers)[0]
 
 
-def _open(
-    name: str, root: Path, part: str, resolution: int | None, workers: int
-) -> tuple[ImageSet, tuple[str, ...]]:
+def _open(name: str, root: Path, part: str, resolution: int | None, workers: int) -> tuple[ImageSet, tuple[str, ...]]:
     if name == "folder":
         return _folder(root, part, RESOLUTION if resolution is None else resolution, workers)
     if name not in datasets.READERS:
@@ -160,9 +158,7 @@ def _folder(root: Path, part: str, resolution: int, workers: int) -> tuple[Folde
         classes = {p: sorted(e.name for e in os.scandir(root / p) if e.is_dir()) for p in ("train", part)}
         different = sorted(set(classes["train"]) ^ set(classes[part]))
         if different:
-            raise UserError(
-                f"{root / 'train'} and {root / part} must have the same classes, got {different[0]} in one"
-            )
+            raise UserError(f"{root / 'train'} and {root / part} must have the same classes, got {different[0]} in one")
         scanned = ImageFolder(root / part, allow_empty=True)
     except OSError as error:  # no class folders at all is a FileNotFoundError
         raise UserError(f"cannot read {root / part}: {error}; check the folder") from error
@@ -170,9 +166,7 @@ def _folder(root: Path, part: str, resolution: int, workers: int) -> tuple[Folde
     size = np.bincount(labels, minlength=len(scanned.classes))
     if size.min() == 0:
         empty = root / part / scanned.classes[size.argmin()]
-        raise UserError(
-            f"expected images (.jpg, .png, …) in {empty}, found none; add some or delete the folder"
-        )
+        raise UserError(f"expected images (.jpg, .png, …) in {empty}, found none; add some or delete the folder")
     prefix = len(os.path.join(root / part, ""))
     names = np.array([os.fsencode(path[prefix:]) for path, _ in scanned.samples])
     mean, std = timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD

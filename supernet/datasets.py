@@ -117,9 +117,7 @@ def fetch_fashion_mnist(root: Path, network: bool = True) -> None:
     if not missing:
         return
     failures = []
-    for what, source in (("package", _installed), ("apt", _apt), ("download", _download))[
-        : 3 if network else 2
-    ]:
+    for what, source in (("package", _installed), ("apt", _apt), ("download", _download))[: 3 if network else 2]:
         try:
             with tempfile.TemporaryDirectory() as scratch:
                 folder = source(Path(scratch))
@@ -188,9 +186,7 @@ def _verified(path: Path) -> bytes:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; make it readable or delete it") from error
     if hashlib.sha256(data).hexdigest() != FASHION_MNIST[path.name]:
-        raise UserError(
-            f"{path} is damaged (its SHA-256 is not the published one); delete it, it is fetched again"
-        )
+        raise UserError(f"{path} is damaged (its SHA-256 is not the published one); delete it, it is fetched again")
     return data
 
 
@@ -205,9 +201,7 @@ def emnist(root: Path, train: bool) -> Raw:
     """EMNIST balanced: 112,800 + 18,800 letters and digits of 47 classes, 28x28 grey."""
     where = "the uncompressed emnist-balanced-* idx files into {root}/EMNIST/raw"
     data = _torchvision("EMNIST", root, train, where, split="balanced")
-    images = (
-        data.data.unsqueeze(-1).transpose(1, 2).contiguous()
-    )  # the files hold columns where MNIST's hold rows
+    images = data.data.unsqueeze(-1).transpose(1, 2).contiguous()  # the files hold columns where MNIST's hold rows
     return _checked(images, data.targets, data.classes, 28, 1, False, root / "EMNIST")
 
 
@@ -242,9 +236,7 @@ def _torchvision(name: str, root: Path, train: bool, where: str, **options):
         ) from error
 
 
-def _checked(
-    images: Tensor, labels, names: list[str], side: int, channels: int, mirror: bool, folder: Path
-) -> Raw:
+def _checked(images: Tensor, labels, names: list[str], side: int, channels: int, mirror: bool, folder: Path) -> Raw:
     """Nothing vouches for files that were put there by hand."""
     labels = np.asarray(labels, dtype=np.int64)
     if not (

@@ -149,9 +149,7 @@ class ImageSet(ABC):
         """
         steps = self.steps(batch_size, drop_last, world)
         if not (0 <= start <= steps and 0 <= rank < world):
-            raise ValueError(
-                f"expected start in [0, {steps}] and rank in [0, {world}), got {start} and {rank}"
-            )
+            raise ValueError(f"expected start in [0, {steps}] and rank in [0, {world}), got {start} and {rank}")
         order = torch.randperm(len(self), generator=generator(ORDER, seed, epoch)).numpy()
         size = batch_size * world
         plan = ((t, order[t * size : (t + 1) * size]) for t in range(start, steps))
@@ -283,20 +281,14 @@ class _Files(Dataset):
         try:
             with Image.open(path) as file:
                 image = file.convert("RGB")
-        except (
-            Exception
-        ) as error:  # the decoders raise whatever damaged bytes lead to, and every one has its own ways
+        except Exception as error:  # the decoders raise whatever damaged bytes lead to, and every one has its own ways
             # Returned, not raised: a worker's exception would reach the user as a page of two tracebacks.
-            return UserError(
-                f"expected an image in {path}, but it cannot be read ({error}); replace or delete it"
-            )
+            return UserError(f"expected an image in {path}, but it cannot be read ({error}); replace or delete it")
         with _seeded(_key(*self.key, int(self.index[position]))) if self.key else contextlib.nullcontext():
             return self.transform(image), int(self.labels[position])
 
 
-def _collate(
-    resolution: int, samples: list[tuple[Tensor, int] | UserError]
-) -> tuple[Tensor, Tensor] | UserError:
+def _collate(resolution: int, samples: list[tuple[Tensor, int] | UserError]) -> tuple[Tensor, Tensor] | UserError:
     for sample in samples:
         if isinstance(sample, UserError):
             return sample

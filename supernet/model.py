@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from supernet import checkpoint
 from supernet.blocks import BatchNorm, layers
+from supernet.errors import UserError
 from supernet.space import Arch, Space
 
 
@@ -55,9 +58,7 @@ class Supernet(nn.Module):
 class Network(nn.Module):
     """The stand-alone network of one architecture."""
 
-    def __init__(
-        self, space: Space, arch: Arch, *, affine: bool = True, eps: float = 1e-5, kernels: str = "fused"
-    ):
+    def __init__(self, space: Space, arch: Arch, *, affine: bool = True, eps: float = 1e-5, kernels: str = "fused"):
         super().__init__()
         self.space, self.arch = space, space.check(arch)
         self.stem, *chosen, self.head = (
@@ -116,3 +117,19 @@ def initialise(model: nn.Module, scheme: str) -> None:
             nn.init.normal_(m.weight, 0, 0.01)
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
+
+
+def load_network(folder: str | Path, kernels: str = "eager") -> Network:
+    """The network that ``tools/retrain.py`` trained in ``folder``, in eval mode.
+
+    Raises:
+        UserError: there is none, or its files are damaged.
+    """
+    path, advice = Path(folder) / "checkpoint.pt", "train it with python tools/retrain.py"
+    state = checkpoint.load(path, advice)
+    meta = state.get("meta", {})
+    if meta.get("kind") != "network":
+        raise UserError(f"{path} holds no network but {meta.get('kind')}; {advice}")
+    network = Network(Space.from_json(meta["space"], str(path)), tuple(meta["arch"]), kernels=kernels)
+    network.load_state_dict(state["model"])
+    return network.eval()

@@ -6,7 +6,14 @@ import sys
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class Bar:
@@ -20,9 +27,7 @@ class Bar:
         unit: what the rate counts, e.g. ``images``.
     """
 
-    def __init__(
-        self, label: str, total: int, *, done: int = 0, unit: str, quiet: bool = False, every: float = 10.0
-    ):
+    def __init__(self, label: str, total: int, *, done: int = 0, unit: str, quiet: bool = False, every: float = 10.0):
         self.label, self.total, self.unit, self.quiet, self.every = label, total, unit, quiet, every
         self.first = self.count = done
         self.rated, self.text = 0.0, ""
@@ -72,4 +77,3 @@ class Bar:
         note = f"  {self.text}" if self.text else ""
         eta = f", {left * speed:.0f} s left" if left else ""
         print(f"{self.label}: {self.count}/{self.total}, {self._rate()}{eta}{note}", file=sys.stderr, flush=True)
-

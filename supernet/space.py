@@ -117,9 +117,7 @@ class Space:
         """An architecture drawn uniformly."""
         return tuple(open_[int(rng.integers(len(open_)))] for open_ in self.allowed)
 
-    def sample_where(
-        self, rng: np.random.Generator, accept: Callable[[Arch], bool], tries: int = 1000
-    ) -> Arch | None:
+    def sample_where(self, rng: np.random.Generator, accept: Callable[[Arch], bool], tries: int = 1000) -> Arch | None:
         """The first of at most ``tries`` uniform draws that ``accept`` takes, else None."""
         for _ in range(tries):
             arch = self.sample(rng)

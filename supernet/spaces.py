@@ -30,7 +30,7 @@ def _space(
     return Space(name=name, stem_channels=stem_channels, genes=tuple(genes), allowed=allowed, **fields)
 
 
-SHUFFLE_CHOICES = tuple(Choice("shuffle", kernel=k) for k in (3, 5, 7)) + (Choice("xception", kernel=3),)
+SHUFFLE_CHOICES = (*(Choice("shuffle", kernel=k) for k in (3, 5, 7)), Choice("xception", kernel=3))
 
 
 def shufflenet(channels: int = 3, resolution: int = 224, classes: int = 1000) -> Space:

@@ -62,7 +62,7 @@ def flops_binned_path(
             f"no path of {space.name} has between {low:g} and {high:g} multiply-adds (they have {min(sample):.3g} to "
             f"{max(sample):.3g}): set --flops-bins, or use --sampling uniform"
         )
-    count = int(round((high - low) / width))
+    count = round((high - low) / width)
 
     def pick(step: int) -> Arch:
         rng = np.random.default_rng([seed, step])
@@ -87,7 +87,13 @@ def recalibration_images(data: TrainVal, batches: int, size: int) -> list[torch.
 
 def meta(space: Space, cfg: Config) -> dict:
     """What a reader of the checkpoint needs to rebuild the supernet."""
-    return {"kind": "supernet", "method": "spos", "space": space.to_json(), "kernels": cfg.kernels, "affine": False}
+    return {
+        "kind": "supernet",
+        "method": "spos",
+        "space": space.to_json(),
+        "kernels": cfg.kernels,
+        "affine": False,
+    }
 
 
 def run(space: Space, data: TrainVal, cfg: Config, folder: Path, device: torch.device, quiet: bool = False) -> Supernet:

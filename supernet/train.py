@@ -107,7 +107,12 @@ def fit(
 
     def save() -> None:
         if leader:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "sums": sums}
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": step,
+                "sums": sums,
+            }
             checkpoint.save(path, {**state, "finished": step == total, "meta": meta})
 
     model.train()

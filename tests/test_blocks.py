@@ -45,7 +45,15 @@ def test_network_parameters_equal_lower(name):
 def test_mobilenet_v2_has_its_published_counts():
     """torchvision's MobileNetV2 is all k3_e6 on other channels; build it from our layers."""
     torchvision = pytest.importorskip("torchvision")
-    plan = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+    plan = [
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ]
     specs = [LayerSpec("stem", 3, 32, 224, 2, act="relu6")]
     for expand, out, repeats, stride in plan:
         for r in range(repeats):

@@ -87,9 +87,7 @@ def test_the_wheels_get_a_link_to_link_against(monkeypatch, tmp_path):
 def test_obstacles(tmp_path):
     home = toolkit(tmp_path / "cuda", version="12.8")
     assert build.cuda_obstacle(home, "12.6") is None
-    assert build.cuda_obstacle(home, "13.0") == (
-        f"nvcc in {home} is CUDA 12.8, PyTorch was built with CUDA 13.0"
-    )
+    assert build.cuda_obstacle(home, "13.0") == (f"nvcc in {home} is CUDA 12.8, PyTorch was built with CUDA 13.0")
     assert build.cuda_obstacle(home, None) == "this PyTorch was built without CUDA"
     assert build.cuda_obstacle(None, "13.0") == "no folder found with bin/nvcc and include/cuda_runtime.h"
 

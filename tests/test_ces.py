@@ -78,9 +78,7 @@ def test_reaches_the_true_front_and_beats_random_search(genes, seed):
 
 
 @given(
-    allowed=st.lists(
-        st.sets(st.integers(0, 4), min_size=1).map(lambda s: tuple(sorted(s))), min_size=1, max_size=8
-    ),
+    allowed=st.lists(st.sets(st.integers(0, 4), min_size=1).map(lambda s: tuple(sorted(s))), min_size=1, max_size=8),
     seed=st.integers(0, 2**16),
     ends=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted),
     objectives=st.sampled_from([("latency",), ("flops",), ("latency", "flops")]),

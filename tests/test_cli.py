@@ -15,12 +15,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from supernet import checkpoint
+from supernet import checkpoint, data
+from supernet.errors import UserError
+from supernet.model import load_network
+from supernet.train import evaluate
 from tests.conftest import tiny_space
 
 ROOT = Path(__file__).parents[1]
 TRAIN = ("--data", "digits", "--batch-size", "32", "--limit", "320", "--epochs", "4")
-SEARCH = ("--population", "6", "--iterations", "3", "--random", "4", "--recalibration", "2", "32", "--val-limit", "80")
+SEARCH = (
+    "--population",
+    "6",
+    "--iterations",
+    "3",
+    "--random",
+    "4",
+    "--recalibration",
+    "2",
+    "32",
+    "--val-limit",
+    "80",
+)
 
 
 def command(tool: str, *args: object) -> list[str]:
@@ -99,6 +114,17 @@ def test_the_chain_leaves_what_it_names(chain):
     assert result["arch"] == front["front"][front["best"]]["arch"]
     assert 0 <= result["test_accuracy"] <= 1
     assert result["measured_latency_ms"] > 0
+
+
+def test_the_trained_network_loads_as_plain_pytorch(chain):
+    folder, _ = chain
+    network = load_network(folder / "best")
+    result = json.loads((folder / "best" / "result.json").read_text())
+    test = data.open_test("digits", Path("data"))
+    accuracy = evaluate(network, test.batches(64, seed=0, epoch=0, augment=False, drop_last=False))
+    assert accuracy == pytest.approx(result["test_accuracy"], abs=1.5 / len(test))
+    with pytest.raises(UserError, match="holds no network but supernet"):
+        load_network(folder)
 
 
 def test_finished_commands_are_idempotent(chain):

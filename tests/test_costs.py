@@ -24,9 +24,7 @@ def random_cost(genes, choices, seed, base=1.0):
     return AdditiveCost(np.random.default_rng(seed).gamma(2, 1, (genes, choices)).tolist(), base)
 
 
-allowed_lists = st.lists(
-    st.sets(st.integers(0, 4), min_size=1).map(lambda s: tuple(sorted(s))), min_size=1, max_size=5
-)
+allowed_lists = st.lists(st.sets(st.integers(0, 4), min_size=1).map(lambda s: tuple(sorted(s))), min_size=1, max_size=5)
 
 
 @given(allowed=allowed_lists, seed=st.integers(0, 2**32))

@@ -49,16 +49,12 @@ def folder(tmp_path_factory):
             for i in range(count):
                 shape = (20 + i, 30) if i % 3 == 0 else (20 + i, 30, 3)
                 suffix = "png" if i % 2 else "jpg"
-                Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(
-                    root / part / name / f"{i}.{suffix}"
-                )
+                Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(root / part / name / f"{i}.{suffix}")
     return root
 
 
 def open_folder(root, workers=0, **options):
-    return data.open_train(
-        "folder", root, **{"val_per_class": 3, "resolution": 16, "workers": workers, **options}
-    )
+    return data.open_train("folder", root, **{"val_per_class": 3, "resolution": 16, "workers": workers, **options})
 
 
 def epoch(images, batch_size=7, **options):
@@ -89,9 +85,7 @@ def no_network(monkeypatch):
 # Splits
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"val_fraction": 0.25}, {"val_per_class": 20}, {"val_fraction": 0.0}]
-)
+@pytest.mark.parametrize("options", [{}, {"val_fraction": 0.25}, {"val_per_class": 20}, {"val_fraction": 0.0}])
 def test_validation_is_carved_from_train_and_stratified(tmp_path, options):
     opened = data.open_train("digits", tmp_path, **options)
     train, val = opened.train, opened.val
@@ -129,9 +123,7 @@ def test_digits_test_part_is_fixed_and_apart(digits, tmp_path):
     corners = pixels[:, ::27, ::27].mul(16).round().numpy()
     assert np.allclose(np.sort(corners.reshape(-1, 4), 0), np.sort(original[:, ::7, ::7].reshape(-1, 4), 0))
     total = pixels.mean((1, 2)).sort().values.numpy() * 16
-    assert (
-        np.abs(total - np.sort(original.mean((1, 2)))).max() < 0.25
-    )  # bilinear enlarging nearly keeps the mean
+    assert np.abs(total - np.sort(original.mean((1, 2)))).max() < 0.25  # bilinear enlarging nearly keeps the mean
 
 
 def test_subset_is_stratified(digits):
@@ -170,9 +162,7 @@ def test_batches_are_normalised_channels_last(digits):
 def test_an_epoch_holds_every_image_once_with_its_label(digits):
     x, y = (torch.cat(parts) for parts in zip(*epoch(digits.val, augment=False), strict=True))
     whole_x, whole_y = digits.val.tensors()
-    place = (
-        (x.flatten(1)[:, None] == whole_x.flatten(1)[None]).all(2).nonzero()
-    )  # no two digits are the same image
+    place = (x.flatten(1)[:, None] == whole_x.flatten(1)[None]).all(2).nonzero()  # no two digits are the same image
     assert torch.equal(place[:, 0], torch.arange(len(digits.val)))
     assert torch.equal(place[:, 1].sort().values, torch.arange(len(digits.val)))
     assert torch.equal(y, whole_y[place[:, 1]])
@@ -229,9 +219,7 @@ def test_impossible_batches_are_refused(digits):
 @pytest.mark.parametrize(("channels", "margin", "mirror"), [(1, 2, False), (3, 2, True), (3, 4, True)])
 def test_augmented_images_are_shifted_and_mirrored_copies(channels, margin, mirror):
     side, n = 9, 400
-    images = torch.randint(
-        1, 256, (n, side, side, channels), dtype=torch.uint8, generator=torch.manual_seed(0)
-    )
+    images = torch.randint(1, 256, (n, side, side, channels), dtype=torch.uint8, generator=torch.manual_seed(0))
     mean, std = torch.arange(1.0, channels + 1) / 9, torch.arange(2.0, channels + 2) / 9
     labels = np.arange(n)
     images_set = MemoryImages(images, labels, tuple(mean.tolist()), tuple(std.tolist()), margin, mirror)
@@ -255,9 +243,7 @@ def test_augmented_images_are_shifted_and_mirrored_copies(channels, margin, mirr
                     )
                     moved[to] = source[of]
                     found += [
-                        (down, right, f)
-                        for f in (False, True)
-                        if (pixels == (moved[:, ::-1] if f else moved)).all()
+                        (down, right, f) for f in (False, True) if (pixels == (moved[:, ::-1] if f else moved)).all()
                     ]
             assert len(found) == 1
             seen.add(found[0])
@@ -269,9 +255,7 @@ def test_augmented_images_are_shifted_and_mirrored_copies(channels, margin, mirr
 def test_shifts_and_flips_are_uniform():
     image = torch.zeros(1, 5, 5, 1, dtype=torch.uint8)
     image[0, 2, 2], image[0, 2, 1] = 255, 128  # the neighbour tells the direction
-    images = MemoryImages(
-        image.expand(20_000, 5, 5, 1), np.zeros(20_000, np.int64), (0.0,), (1 / 255,), 2, True
-    )
+    images = MemoryImages(image.expand(20_000, 5, 5, 1), np.zeros(20_000, np.int64), (0.0,), (1 / 255,), 2, True)
     ((x, _),) = epoch(images, 20_000)
     place = (x[:, 0] == 255).flatten(1).float().argmax(1)
     count = torch.bincount(place, minlength=25)
@@ -305,9 +289,7 @@ def test_folder_split_and_shapes(folder):
     assert np.bincount(opened.val.labels).tolist() == [3, 3]
     assert np.bincount(opened.train.labels).tolist() == [9, 6]
     assert sorted([*opened.train.index, *opened.val.index]) == list(range(21))
-    assert not set(opened.train.names[opened.train.labels == 0]) & set(
-        opened.val.names[opened.val.labels == 0]
-    )
+    assert not set(opened.train.names[opened.train.labels == 0]) & set(opened.val.names[opened.val.labels == 0])
     assert len(data.open_test("folder", folder, resolution=16)) == 5
     x, y = opened.val.tensors()
     assert x.shape == (6, 3, 16, 16)
@@ -531,9 +513,7 @@ def test_cifar_from_files_put_there(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "kmnist", "emnist"])
 def test_a_failed_download_says_what_to_put_where(name, tmp_path, no_network):
-    with pytest.raises(
-        UserError, match=r"no download helped .*no route to host.*put the .*or use digits"
-    ) as caught:
+    with pytest.raises(UserError, match=r"no download helped .*no route to host.*put the .*or use digits") as caught:
         data.open_train(name, tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -50,7 +50,13 @@ def test_two_ranks_equal_the_mean_of_two_halves(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    common = {
+        **os.environ,
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": "1",
+    }
     workers = [
         subprocess.Popen([sys.executable, str(script)], cwd=root, env={**common, "RANK": str(r)}) for r in range(2)
     ]

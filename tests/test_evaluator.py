@@ -13,7 +13,12 @@ def setup(n=64):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(n, 1, 14, 14, generator=generator)
     y = torch.randint(10, (n,), generator=generator)
-    return space, Supernet(space).train(), list(x.split(16))[:2], list(zip(x.split(16), y.split(16), strict=True))
+    return (
+        space,
+        Supernet(space).train(),
+        list(x.split(16))[:2],
+        list(zip(x.split(16), y.split(16), strict=True)),
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -15,7 +15,14 @@ ALLOWED = {
     "search": {"search", "supernet"},
     "tools": {"tools", "supernet", "search", "latency"},
 }
-TORCH_FREE = ("supernet.space", "supernet.spaces", "supernet.errors", "search.nsga2", "search.costs", "search.ces")
+TORCH_FREE = (
+    "supernet.space",
+    "supernet.spaces",
+    "supernet.errors",
+    "search.nsga2",
+    "search.costs",
+    "search.ces",
+)
 
 
 def imported(path: Path) -> set[str]:

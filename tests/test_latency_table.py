@@ -30,9 +30,7 @@ def samples(ms: float, **fields) -> Samples:
 def latencies() -> dict[str, float]:
     """A different latency for every layer that runs."""
     specs = layers(SPACE)
-    keys = [
-        s.key for s in (specs.stem, *(c for choices in specs.choices for c in choices), specs.head) if s.convs
-    ]
+    keys = [s.key for s in (specs.stem, *(c for choices in specs.choices for c in choices), specs.head) if s.convs]
     return {key: 0.1 + 0.01 * i**2 for i, key in enumerate(dict.fromkeys(keys))}
 
 
@@ -82,9 +80,7 @@ def test_additive_equals_predict_everywhere(calibrated):
     for arch in SPACE.enumerate():
         total = base + sum(ms[i] for ms, i in zip(added, arch, strict=True))
         assert total == pytest.approx(lut.predict(spec.key for spec in lower(SPACE, arch)))
-    identity = [
-        (i, j) for i, gene in enumerate(SPACE.genes) for j, c in enumerate(gene.choices) if c.op == "identity"
-    ]
+    identity = [(i, j) for i, gene in enumerate(SPACE.genes) for j, c in enumerate(gene.choices) if c.op == "identity"]
     assert identity
     assert all(added[i][j] == 0.0 for i, j in identity)
 

@@ -164,7 +164,9 @@ def test_recalibration_pools_unequal_batches(kernels):
     watched.train()
     seen = [[] for _ in batch_norms(watched.path(arch))]
     for bn, values in zip(batch_norms(watched.path(arch)), seen, strict=True):
-        bn.register_forward_pre_hook(lambda module, args, values=values: values.append(args[0].movedim(1, 0).flatten(1)))
+        bn.register_forward_pre_hook(
+            lambda module, args, values=values: values.append(args[0].movedim(1, 0).flatten(1))
+        )
     with torch.no_grad():
         for x in batches:
             watched(x, arch)

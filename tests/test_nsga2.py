@@ -193,9 +193,7 @@ def test_mutation_follows_the_polynomial_distribution(k, x, eta):
 
     # pymoo's operator on the same interval, rounded
     bounds = np.array([-0.5]), np.array([k - 0.5])
-    X = mut_pm(
-        np.full((draws, 1), float(x)), *bounds, np.full(draws, eta), np.ones(draws), False, random_state=rng
-    )
+    X = mut_pm(np.full((draws, 1), float(x)), *bounds, np.full(draws, eta), np.ones(draws), False, random_state=rng)
     theirs = np.bincount(np.clip(np.rint(X[:, 0]), 0, k - 1).astype(int), minlength=k)
     assert (np.abs(theirs - expected) < 5 * np.sqrt(expected) + 5).all()
 

@@ -51,9 +51,7 @@ def close(got: Tensor | None, want: Tensor | None, dtype, what: str, factor=1.0)
         return
     assert got.shape == want.shape, what
     want = want.detach().double().cpu()
-    error = (got.detach().double().cpu() - want).norm() / want.norm().clamp_min(
-        0.1
-    )  # some are 0 but for rounding
+    error = (got.detach().double().cpu() - want).norm() / want.norm().clamp_min(0.1)  # some are 0 but for rounding
     assert error <= TOLERANCE[dtype] * factor, f"{what}: relative error {error:.2e}"
 
 
@@ -298,9 +296,7 @@ def separable_case(k, size=(2, 9, 7), affine=True, channels=11, outputs=6):
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("k", KERNELS)
-@pytest.mark.parametrize(
-    "acts", [("relu", "none"), ("none", "relu6"), ("relu6", "relu"), ("hard_swish",) * 2]
-)
+@pytest.mark.parametrize("acts", [("relu", "none"), ("none", "relu6"), ("relu6", "relu"), ("hard_swish",) * 2])
 def test_dw_separable(acts, k, stride, device):
     args = [a.detach() for a in separable_case(k)]
     for dtype in dtypes(device):
@@ -319,9 +315,7 @@ def test_dw_separable(acts, k, stride, device):
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("k", KERNELS)
-@pytest.mark.parametrize(
-    "acts", [("relu", "none"), ("relu", "relu6"), ("relu6", "relu"), ("hard_swish",) * 2]
-)
+@pytest.mark.parametrize("acts", [("relu", "none"), ("relu", "relu6"), ("relu6", "relu"), ("hard_swish",) * 2])
 def test_dw_separable_train(acts, k, stride, device):
     for affine in (True, False):
         args = separable_case(k, affine=affine)

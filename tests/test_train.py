@@ -109,10 +109,10 @@ def test_n_plus_n_steps_equal_2n_steps(tmp_path, kill_at):
 
     whole = run(tmp_path / "whole", uniform(space))
 
-    def killed_once(step, pick=uniform(space)):
+    def killed_once(step):
         if step == kill_at:
             raise Killed
-        return pick(step)
+        return uniform(space)(step)
 
     with pytest.raises(Killed):
         run(tmp_path / "parts", killed_once)

@@ -68,7 +68,9 @@ def load_supernet(run: Path, space: Space, device: torch.device) -> Supernet:
     try:
         supernet.load_state_dict(state["model"])
     except RuntimeError as error:
-        raise UserError(f"{run / 'checkpoint.pt'} does not fit its space ({str(error).split(':')[0]}); {advice}") from error
+        raise UserError(
+            f"{run / 'checkpoint.pt'} does not fit its space ({str(error).split(':')[0]}); {advice}"
+        ) from error
     return supernet.to(device)
 
 

@@ -92,7 +92,9 @@ def stepper(model: Supernet, x: torch.Tensor, y: torch.Tensor, nchw: bool) -> Ca
     return one
 
 
-def interleave(forms: dict[str, Callable], inputs: list, clock: Callable[[], float], bar: Bar) -> dict[str, list[float]]:
+def interleave(
+    forms: dict[str, Callable], inputs: list, clock: Callable[[], float], bar: Bar
+) -> dict[str, list[float]]:
     """Seconds of every form on every input: one input after the other, the forms in turn, in a shuffled order."""
     times: dict[str, list[float]] = {name: [] for name in forms}
     rng = np.random.default_rng(0)

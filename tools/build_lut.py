@@ -75,9 +75,7 @@ def run(args: Args) -> None:
         return
     table = build(args, space, output)
     show(table, space)
-    _cli.next_command(
-        f"python tools/evolve.py{_cli.run_flag(args.run)} --lat-max {rounded(median_ms(table, space))}"
-    )
+    _cli.next_command(f"python tools/evolve.py{_cli.run_flag(args.run)} --lat-max {rounded(median_ms(table, space))}")
 
 
 def find_space(args: Args) -> Space:
@@ -140,9 +138,7 @@ class Partial:
             try:
                 self._read()
             except (UserError, KeyError, TypeError, ValueError) as error:
-                _cli.console.print(
-                    f"starting again: {error}", style="yellow", highlight=False, soft_wrap=True
-                )
+                _cli.console.print(f"starting again: {error}", style="yellow", highlight=False, soft_wrap=True)
         self.save()  # an unwritable folder shows before anything is measured
 
     def _read(self) -> None:
@@ -155,9 +151,7 @@ class Partial:
         self.layers, self.networks = data["layers"], data["networks"]
 
     def save(self) -> None:
-        checkpoint.write_json(
-            self.path, {"header": self.header, "layers": self.layers, "networks": self.networks}
-        )
+        checkpoint.write_json(self.path, {"header": self.header, "layers": self.layers, "networks": self.networks})
 
 
 def check(args: Args, space: Space, table: LatencyTable) -> None:
@@ -200,15 +194,11 @@ def measure_whole(
 ) -> list[Check]:
     """Time whole networks, interleaved with one another, beside what the table's layers add up to."""
     keys = {arch: ",".join(map(str, arch)) for arch in archs}
-    modules = (
-        (key, whole(space, arch, runtime.kernels, args.seed), table.input) for arch, key in keys.items()
-    )
+    modules = ((key, whole(space, arch, runtime.kernels, args.seed), table.input) for arch, key in keys.items())
     samples = timed(args, runtime, modules, protocol, "whole networks", taken, save)
     raw = dataclasses.replace(table, calibration=None)
     return [
-        Check(
-            arch, raw.predict(s.key for s in lower(space, arch)), samples[key].median_ms, samples[key].noisy
-        )
+        Check(arch, raw.predict(s.key for s in lower(space, arch)), samples[key].median_ms, samples[key].noisy)
         for arch, key in keys.items()
     ]
 
@@ -235,9 +225,7 @@ def timed(
     def progress(label: str, total: int, done: int) -> Bar:
         return Bar(f"{what}: {label}", total, done=done, unit="visits", quiet=args.quiet)
 
-    return runtimes.time_modules(
-        runtime, modules, protocol, taken=taken, save=save, progress=progress, seed=args.seed
-    )
+    return runtimes.time_modules(runtime, modules, protocol, taken=taken, save=save, progress=progress, seed=args.seed)
 
 
 def pinned(pin: bool, runtime: runtimes.Runtime):

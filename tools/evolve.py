@@ -19,7 +19,7 @@ from search import front as fronts
 from search.ces import CES, CESConfig, Record
 from search.costs import AdditiveCost
 from search.evaluator import Evaluator
-from supernet import blocks, checkpoint, data, spos
+from supernet import blocks, checkpoint, spos
 from supernet.errors import UserError
 from supernet.progress import Bar
 from supernet.space import Arch, Space
@@ -227,9 +227,8 @@ def write_front(
     fronts.plot(picture, ces.records(), front, random, window, title)
 
     table = Table(title=f"front within {window[1]:.4g} ms: {len(front)} architectures")
-    for column, justify in (("", "left"), ("latency ms", "right"), ("one-shot %", "right"), ("M multiply-adds", "right")):
-        table.add_column(column, justify=justify)
-    table.add_column("k parameters", justify="right")
+    for column in ("", "latency ms", "one-shot %", "MFLOPs", "k params"):
+        table.add_column(column, justify="right" if column else "left")
     shown = sorted({0, best, knee, len(front) - 1, *np.linspace(0, len(front) - 1, 8).astype(int).tolist()})
     for i in shown:
         c = front[i].costs
@@ -242,11 +241,11 @@ def write_front(
             f"{c['params'] / 1e3:.1f}",
         )
     _cli.console.print(table)
-    accuracy = np.array([100 * r.accuracy for r in random])
-    if len(accuracy) > 1:
+    chance = np.array([100 * r.accuracy for r in random])
+    if len(chance) > 1:
         _cli.console.print(
-            f"best {100 * front[best].accuracy:.2f} % one-shot, against {accuracy.mean():.2f} ± {accuracy.std(ddof=1):.2f} "
-            f"% of {len(random)} random architectures in the same window (the best of them {accuracy.max():.2f} %)",
+            f"best {100 * front[best].accuracy:.2f} % one-shot, against {chance.mean():.2f} ± {chance.std(ddof=1):.2f} % "
+            f"of {len(random)} random architectures in the same window (the best of them {chance.max():.2f} %)",
             highlight=False,
         )
     _cli.console.print(f"→ {args.run / 'front.json'}, {picture}", highlight=False)

@@ -1,4 +1,4 @@
-"""Train architectures of the front alone, with random ones of the same window as control, and open the test set once."""
+"""Train architectures of the front alone, beside random ones of the same window, and test each of them once."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from rich.table import Table
 
 from latency import measure, runtimes
 from latency.table import LatencyTable
-from supernet import checkpoint, data
+from supernet import checkpoint
 from supernet.errors import UserError
-from supernet.model import Network
+from supernet.model import Network, load_network
 from supernet.progress import Bar
 from supernet.space import Arch, Space
 from supernet.train import FitConfig, evaluate, fit
@@ -179,7 +179,7 @@ def measure_all(space: Space, jobs: Sequence[Job], lut: LatencyTable) -> dict[st
     """Latency of the whole networks in ms, by the runtime and protocol of the table, against one another."""
     runtime = runtimes.of_table(lut)
     shape = (space.channels, space.resolution, space.resolution)
-    modules = [(job.name, Network(space, job.arch, kernels=runtime.kernels), shape) for job in jobs]
+    modules = [(job.name, load_network(job.folder, runtime.kernels), shape) for job in jobs]
     with measure.pin_core():
         samples = runtimes.time_modules(runtime, modules, measure.Protocol())
     return {name: sample.median_ms for name, sample in samples.items()}
@@ -188,7 +188,7 @@ def measure_all(space: Space, jobs: Sequence[Job], lut: LatencyTable) -> dict[st
 def show(args: Args, rows: dict[str, dict], controls: Sequence[str]) -> None:
     """One table: the picked networks, and mean ± standard deviation of the random ones."""
     table = Table(title="trained alone, tested once")
-    for column in ("", "predicted ms", "measured ms", "one-shot %", "test %", "M multiply-adds", "k parameters"):
+    for column in ("", "predicted ms", "measured ms", "one-shot %", "test %", "MFLOPs", "k params"):
         table.add_column(column, justify="right" if column else "left")
     columns = (
         ("latency_ms", 1, "{:.4g}"),
@@ -211,10 +211,10 @@ def show(args: Args, rows: dict[str, dict], controls: Sequence[str]) -> None:
     if len(controls) > 1:
         test = np.array([100 * rows[name]["test_accuracy"] for name in controls])
         first = next(name for name in rows if name not in controls)
+        accuracy = 100 * rows[first]["test_accuracy"]
         _cli.console.print(
-            f"{first}: {100 * rows[first]['test_accuracy'] - test.mean():+.2f} points of test accuracy against the mean "
-            f"of {len(controls)} random architectures of the same window, {100 * rows[first]['test_accuracy'] - test.max():+.2f} "
-            "against the best of them",
+            f"{first}: {accuracy - test.mean():+.2f} points of test accuracy against the mean of {len(controls)} random "
+            f"architectures of the same window, {accuracy - test.max():+.2f} against the best of them",
             highlight=False,
         )
     _cli.console.print(f"→ {args.run / next(iter(rows))}", highlight=False)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import _cli
-import torch
 import tyro
 
 from supernet import checkpoint, data, distributed, spaces, spos
@@ -77,12 +76,8 @@ def run(args: Args) -> None:
         images.classes,
     )
     lr = args.lr if args.lr is not None else _cli.default_lr(args.batch_size)
-    fit = FitConfig(
-        args.epochs, args.batch_size, lr, warmup_epochs=args.warmup_epochs, clip=args.clip, seed=args.seed
-    )
-    cfg = spos.Config(
-        fit, args.sampling, args.flops_bins, args.kernels or _cli.default_kernels(device)
-    )
+    fit = FitConfig(args.epochs, args.batch_size, lr, warmup_epochs=args.warmup_epochs, clip=args.clip, seed=args.seed)
+    cfg = spos.Config(fit, args.sampling, args.flops_bins, args.kernels or _cli.default_kernels(device))
     settings = dataclasses.replace(args, data=name, space=space.name, lr=lr, kernels=cfg.kernels)
     if distributed.rank() == 0:
         prepare(args, settings, space)
