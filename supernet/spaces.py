@@ -68,7 +68,7 @@ def _bottlenecks(kernels: Sequence[int], expansions: Sequence[int]) -> tuple[Cho
     return tuple(Choice("ib", kernel=k, expand=e) for k in kernels for e in expansions)
 
 
-def _mobile_candidates(expansions: Sequence[int], kernels: Sequence[int] = (3, 5, 7)):
+def _mobile_candidates(kernels: Sequence[int], expansions: Sequence[int]):
     """PAD-NAS Table 2: layer 1 has e = 1 only; no Identity in the first layer of a group."""
 
     def candidates(group: int, repeat: int, cin: int, cout: int) -> tuple[Choice, ...]:
@@ -84,7 +84,7 @@ MOBILE_GROUPS = {
     "basic": [(16, 1, 1), (32, 4, 2), (40, 4, 2), (80, 4, 2), (96, 4, 1), (192, 4, 2), (320, 1, 1)],
     "large": [(16, 1, 1), (24, 4, 2), (40, 4, 2), (80, 4, 2), (96, 4, 1), (192, 4, 2), (320, 1, 1)],
 }
-SMALL_GROUPS = [(16, 1, 1), (24, 3, 1), (48, 4, 2), (96, 3, 2)]
+SMALL_GROUPS = [(16, 1, 1), (24, 3, 2), (48, 3, 2)]
 
 
 def mobile(
@@ -93,20 +93,22 @@ def mobile(
     """PAD-NAS Tables 1 and 2: 22 searched inverted bottlenecks.
 
     ``basic``: k ∈ {3,5,7} × e ∈ {3,6}; ``large``: e ∈ {1..6}; ``v3``: basic with squeeze-excite and
-    hard-swish (Table 4). ``small`` is our preset for 28² and 32² images: the same candidates, 11 layers.
+    hard-swish (Table 4). ``small`` is our preset for 28² and 32² images: 7 layers, k ∈ {3,5} × e ∈ {1,2,4}, since
+    a 7×7 kernel covers all of a late layer there and e = 1 gives the search cheap layers to choose.
     """
     large, v3 = variant == "large", variant == "v3"
+    expansions = range(1, 7) if large else (1, 2, 4) if small else (3, 6)
     groups = SMALL_GROUPS if small else MOBILE_GROUPS["large" if large else "basic"]
     return _space(
         "mobile" + ("" if variant == "basic" else f"-{variant}") + ("-small" if small else ""),
         groups,
-        _mobile_candidates(range(1, 7) if large else (3, 6)),
+        _mobile_candidates((3, 5) if small else (3, 5, 7), expansions),
         stem_channels=16 if large or small else 32,
         channels=channels,
         resolution=resolution,
         classes=classes,
         stem_stride=2,
-        head_channels=256 if small else 1280,
+        head_channels=128 if small else 1280,
         act="hard_swish" if v3 else "relu6",
         squeeze_excite=v3,
         init="kaiming",

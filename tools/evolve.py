@@ -244,8 +244,8 @@ def write_front(
     chance = np.array([100 * r.accuracy for r in random])
     if len(chance) > 1:
         _cli.console.print(
-            f"best {100 * front[best].accuracy:.2f} % one-shot, against {chance.mean():.2f} ± {chance.std(ddof=1):.2f} % "
-            f"of {len(random)} random architectures in the same window (the best of them {chance.max():.2f} %)",
+            f"best {100 * front[best].accuracy:.2f} % one-shot, against {chance.mean():.2f} ± {chance.std(ddof=1):.2f} "
+            f"% of {len(random)} random architectures of the same window (their best: {chance.max():.2f} %)",
             highlight=False,
         )
     _cli.console.print(f"→ {args.run / 'front.json'}, {picture}", highlight=False)

@@ -213,8 +213,8 @@ def show(args: Args, rows: dict[str, dict], controls: Sequence[str]) -> None:
         first = next(name for name in rows if name not in controls)
         accuracy = 100 * rows[first]["test_accuracy"]
         _cli.console.print(
-            f"{first}: {accuracy - test.mean():+.2f} points of test accuracy against the mean of {len(controls)} random "
-            f"architectures of the same window, {accuracy - test.max():+.2f} against the best of them",
+            f"{first}: {accuracy - test.mean():+.2f} points of test accuracy against the mean of {len(controls)} "
+            f"random architectures of the same window, {accuracy - test.max():+.2f} against the best of them",
             highlight=False,
         )
     _cli.console.print(f"→ {args.run / next(iter(rows))}", highlight=False)

@@ -1,0 +1,262 @@
+"""The CPU kernels of every instruction set that this machine has, against plain PyTorch."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import reference
+import torch
+from torch.nn import functional as F
+
+ops = pytest.importorskip("supernet.ops", reason="the extension is not built", exc_type=ImportError)
+_C = pytest.importorskip("supernet._C")
+
+BEST = _C.build_info()["cpu_capability"]
+CAPABILITIES = ("generic", "avx2", "avx512")
+DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+# Largest error of a whole tensor relative to its L2 norm
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1.2e-2}
+# (N, C, H, W): one vector and less, tails, images smaller than the kernel, several bands, batch 1
+SHAPES = ((2, 19, 9, 7), (1, 16, 8, 8), (3, 40, 14, 14), (2, 5, 3, 2), (1, 33, 29, 31), (2, 8, 1, 1))
+
+
+@pytest.fixture(params=CAPABILITIES[: CAPABILITIES.index(BEST) + 1])
+def capability(request):
+    """Each instruction set in turn."""
+    _C.set_cpu_capability(request.param)
+    yield request.param
+    _C.set_cpu_capability(BEST)
+
+
+def error(got, want, floor=1e-3):
+    want = want.detach().double()
+    return ((got.detach().double() - want).norm() / want.norm().clamp_min(floor)).item()
+
+
+def channels_last(*shape, dtype=torch.float32):
+    return torch.randn(*shape, dtype=torch.float64).to(dtype).to(memory_format=torch.channels_last)
+
+
+def grads(y, inputs, grad):
+    return torch.autograd.grad(y, inputs, grad)
+
+
+def at_threads(fn):
+    """The tensors that fn returns with 1, 2 and 3 threads."""
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(fn())
+    finally:
+        torch.set_num_threads(before)
+    return results
+
+
+# --- depthwise_conv2d ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("k", [1, 3, 5, 7])
+def test_depthwise(capability, k, stride):
+    for shape in (*SHAPES, (1, 128, 70, 61)):  # the last one is cut into bands
+        for dtype in DTYPES:
+            if shape[1] == 128 and dtype != torch.float32:
+                continue
+            x = channels_last(*shape, dtype=dtype).requires_grad_()
+            weight = (torch.randn(shape[1], 1, k, k) / k).to(dtype).requires_grad_()
+            y = ops.depthwise_conv2d(x, weight, stride=stride)
+            assert y.is_contiguous(memory_format=torch.channels_last)
+            inputs = reference.to([x, weight], torch.float64)
+            want = F.conv2d(*inputs, None, stride, k // 2, 1, shape[1])
+            grad = torch.randn_like(want).to(dtype)
+            named = zip(
+                ("output", "x", "weight"),
+                (y, *grads(y, [x, weight], grad)),
+                (want, *grads(want, inputs, grad.double())),
+                strict=True,
+            )
+            for name, g, w in named:
+                assert g.shape == w.shape
+                assert g.dtype == dtype
+                assert error(g, w) <= TOLERANCE[dtype], (name, shape, dtype)
+
+
+def test_depthwise_computes_only_what_is_needed(capability):
+    x, weight = channels_last(2, 20, 9, 9), torch.randn(20, 1, 5, 5)
+    grad = torch.randn_like(x)
+    both = torch.ops.supernet.depthwise_conv2d_backward(grad, x, weight, 1, [True, True])
+    for needed in ([True, False], [False, True]):
+        got = torch.ops.supernet.depthwise_conv2d_backward(grad, x, weight, 1, needed)
+        for want, g, wanted in zip(both, got, needed, strict=True):
+            assert g.equal(want) if wanted else g is None
+
+
+def test_depthwise_gradcheck(capability):
+    for k, stride in ((3, 1), (5, 2), (7, 2), (3, 3)):
+        x = channels_last(2, 3, 5, 6, dtype=torch.float64).requires_grad_()
+        weight = torch.randn(3, 1, k, k, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(
+            lambda x, w, s=stride: ops.depthwise_conv2d(x, w, stride=s), (x, weight), fast_mode=True
+        )
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own
+def test_depthwise_opcheck():
+    x, weight = channels_last(2, 5, 6, 7).requires_grad_(), torch.randn(5, 1, 3, 3, requires_grad=True)
+    op = torch.ops.supernet
+    torch.library.opcheck(op.depthwise_conv2d.default, (x, weight, 2))
+    args = (channels_last(2, 5, 3, 4), x.detach(), weight.detach(), 2, [True, True])
+    torch.library.opcheck(op.depthwise_conv2d_backward.default, args)
+
+
+def test_depthwise_empty_batch_and_layouts():
+    weight = torch.randn(4, 1, 3, 3, requires_grad=True)
+    x = torch.randn(0, 4, 5, 5, requires_grad=True)
+    y = ops.depthwise_conv2d(x, weight, stride=2)
+    assert y.shape == (0, 4, 3, 3)
+    y.sum().backward()
+    assert weight.grad.eq(0).all()
+    assert x.grad.shape == x.shape
+    dense = torch.randn(2, 4, 6, 5)
+    strided = torch.repeat_interleave(dense, 2, dim=3)[..., ::2]
+    want = F.conv2d(dense, weight, None, 1, 1, 1, 4)
+    for x in (dense, strided):
+        assert error(ops.depthwise_conv2d(x, weight), want) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "stride", "message"),
+    [
+        ((2, 4, 5), (4, 1, 3, 3), 1, "x should be a 4d tensor [N, C, H, W], got 3d"),
+        ((2, 4, 5, 5), (3, 1, 3, 3), 1, "weight should have shape [4, 1, k, k] for x with 4 channels"),
+        ((2, 4, 5, 5), (4, 1, 2, 2), 1, "weight should have a square kernel of 1, 3, 5 or 7, got 2x2"),
+        ((2, 4, 5, 5), (4, 1, 3, 3), 0, "stride should be at least 1, got 0"),
+    ],
+)  # fmt: skip
+def test_depthwise_refusals(x, weight, stride, message):
+    with pytest.raises(RuntimeError) as caught:
+        ops.depthwise_conv2d(torch.zeros(x), torch.zeros(weight), stride=stride)
+    assert str(caught.value).startswith(f"depthwise_conv2d: {message}")
+
+
+# --- dw_separable_train -------------------------------------------------------------------------------------
+
+
+def separable_case(shape, outputs, k, dtype, affine=True):
+    """x, dw_weight, dw_gamma, dw_beta, pw_weight, pw_gamma, pw_beta: leaves of type dtype."""
+    c = shape[1]
+
+    def vectors(n):
+        return [torch.rand(n) + 0.5, torch.rand(n) - 0.5] if affine else [None, None]
+
+    weights = torch.randn(c, 1, k, k) / k, torch.randn(outputs, c, 1, 1) / c**0.5
+    case = [channels_last(*shape), weights[0], *vectors(c), weights[1], *vectors(outputs)]
+    return [v if v is None else v.to(dtype).requires_grad_() for v in case]
+
+
+def flat(result):
+    y, *stats = result
+    return [y, *(s for pair in stats for s in pair)]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("k", [1, 3, 5, 7])
+def test_separable_train(capability, k, stride):
+    acts = [("relu6", "none"), ("none", "relu"), ("hard_swish", "relu6"), ("relu", "hard_swish")]
+    # Outputs: one vector and less, two, three, and more with a tail
+    for i, (shape, outputs) in enumerate(zip(SHAPES[:5], (6, 16, 48, 33, 70), strict=True)):
+        mid_act, out_act = acts[(i + k) % 4]
+        options = {"stride": stride, "mid_act": mid_act, "out_act": out_act, "eps": 1e-3}
+        for dtype in DTYPES:
+            args = separable_case(shape, outputs, k, dtype, affine=i != 3)
+            twins = reference.to(args, torch.float64)
+            got = flat(ops.dw_separable_train(*args, **options))
+            want = flat(reference.dw_separable_train(*twins, **options))
+            grad = torch.randn_like(want[0]).to(dtype)
+            leaves = [[a for a in each if a is not None] for each in (args, twins)]
+            got += grads(got[0], leaves[0], grad)
+            want += grads(want[0], leaves[1], grad.double())
+            # Gradients that a following batch norm makes vanish are what is left of large terms: their errors
+            # are judged against the gradient that came in.
+            floor = grad.double().norm().item() / 10
+            for j, (g, w) in enumerate(zip(got, want, strict=True)):
+                limit = TOLERANCE[dtype] * (7 if dtype == torch.bfloat16 else 2)  # rounded six times
+                assert error(g, w, floor if j > 4 else 1e-3) <= limit, (j, shape, dtype, options)
+
+
+def test_separable_train_statistics_do_not_cancel(capability):
+    """A mean 1000 times the deviation: the plain sum of squares would leave no digit of the variance."""
+    x = (channels_last(4, 20, 20, 20) + 1000).requires_grad_(False)
+    ones, eye = torch.ones(20, 1, 1, 1), torch.eye(20)[..., None, None]
+    _, (mean, var), (pw_mean, pw_var) = ops.dw_separable_train(
+        x, ones, None, None, eye, None, None, eps=1e-3, mid_act="none"
+    )
+    want = x.double().var((0, 2, 3), correction=0)
+    assert error(mean, x.double().mean((0, 2, 3))) < 1e-6
+    assert error(var, want) < 1e-4
+    assert pw_mean.abs().max() < 1e-3
+    assert error(pw_var, want / (want + 1e-3)) < 1e-4
+
+
+def test_separable_train_without_the_input_gradient(capability):
+    args = separable_case((2, 20, 9, 7), 8, 3, torch.float32)
+    args[0].requires_grad_(False)
+    ops.dw_separable_train(*args, eps=1e-3)[0].square().sum().backward()
+    assert all(a.grad is not None for a in args[1:])
+
+
+def test_separable_train_gradcheck(capability):
+    for i, act in enumerate(("none", "relu", "relu6", "hard_swish")):
+        args = separable_case((2, 3, 5, 4), 2, (3, 5)[i % 2], torch.float64, affine=i > 0)
+        assert torch.autograd.gradcheck(
+            lambda *a, i=i, act=act: ops.dw_separable_train(
+                *a, eps=0.1, stride=1 + i // 2, mid_act=act, out_act=act
+            )[0],
+            args,
+            fast_mode=True,
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_separable_train_does_not_depend_on_the_threads(dtype):
+    args = separable_case((13, 24, 19, 17), 20, 5, dtype)
+    grad = channels_last(13, 20, 10, 9, dtype=dtype)
+
+    def run():
+        result = flat(ops.dw_separable_train(*args, eps=1e-3, stride=2, mid_act="relu6"))
+        return *result, *grads(result[0], args, grad)
+
+    first, *others = at_threads(run)
+    for other in others:
+        assert all(a.equal(b) for a, b in zip(first, other, strict=True))
+
+
+# --- what holds for all -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_depthwise_gradients_do_not_depend_on_the_threads(dtype):
+    x, weight = channels_last(13, 24, 9, 9, dtype=dtype), torch.randn(24, 1, 5, 5).to(dtype)
+    grad = channels_last(13, 24, 5, 5, dtype=dtype)
+    first, *others = at_threads(
+        lambda: (
+            torch.ops.supernet.depthwise_conv2d(x, weight, 2),
+            *torch.ops.supernet.depthwise_conv2d_backward(grad, x, weight, 2, [True, True]),
+        )
+    )
+    for other in others:
+        assert all(a.equal(b) for a, b in zip(first, other, strict=True))
+
+
+def test_the_environment_names_the_capability():
+    code = "from supernet import _C; print(_C.build_info()['cpu_capability'])"
+
+    def run(value):
+        env = {**os.environ, "SUPERNET_CPU_CAPABILITY": value}
+        script = "import torch\n" + code
+        return subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+
+    assert run("generic").stdout.strip() == "generic"
+    assert "SUPERNET_CPU_CAPABILITY should be generic, avx2 or avx512, got 'sse'" in run("sse").stderr
