@@ -56,8 +56,8 @@ void activate_(Activation act, Tensor& z) {
   }
 }
 
-// The gradient through an activation. `z` is its input; for relu and relu6, whose gradient is read off either,
-// its output serves too. May write to `buffer`, which can be grad or z.
+// The gradient through an activation. `z` is its input; for relu and relu6, whose gradient is read off
+// either, its output serves too. May write to `buffer`, which can be grad or z.
 Tensor activate_backward(Activation act, const Tensor& grad, const Tensor& z, Tensor buffer) {
   switch (act) {
     case Activation::none:

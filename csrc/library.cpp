@@ -1,11 +1,12 @@
 // Every schema of the project, and the Python module that says what was built.
-// Kernels register themselves at the end of their own files; supernet/ops.py adds shape inference and autograd.
+// Kernels register themselves at the end of their files; supernet/ops.py adds shape inference and autograd.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/library.h>
 #include <torch/version.h>
 
 #include "build_info.h"
+#include "cpu/kernels.h"
 
 TORCH_LIBRARY(supernet, m) {
   m.def(
@@ -14,6 +15,11 @@ TORCH_LIBRARY(supernet, m) {
   m.def(
       "masked_conv2d_backward(Tensor grad, Tensor x, Tensor weight, Tensor? coefficients, int stride, "
       "int padding, int groups, bool[3] needed) -> (Tensor, Tensor, Tensor)");
+
+  m.def("depthwise_conv2d(Tensor x, Tensor weight, int stride) -> Tensor");
+  m.def(
+      "depthwise_conv2d_backward(Tensor grad, Tensor x, Tensor weight, int stride, bool[2] needed) "
+      "-> (Tensor, Tensor)");
 
   m.def("depth_mix(Tensor[] xs, Tensor p) -> Tensor");
   m.def("depth_mix_backward(Tensor grad, Tensor[] xs, Tensor p) -> (Tensor[], Tensor)");
@@ -55,7 +61,7 @@ py::dict build_info() {
   info["cuda"] = py::none();
   info["cuda_archs"] = py::list();
 #endif
-  info["cpu_capability"] = "generic";
+  info["cpu_capability"] = supernet::cpu::capability_name();
   return info;
 }
 
@@ -64,4 +70,5 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled operators; importing it registers torch.ops.supernet. Use supernet.ops.";
   m.def("build_info", &build_info, "What this extension was built with.");
+  m.def("set_cpu_capability", &supernet::cpu::set_capability, "The instruction set of the CPU kernels, for tests.");
 }

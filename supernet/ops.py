@@ -18,9 +18,7 @@ _BUILD = "build it in the project's folder with: pip install --no-build-isolatio
 try:
     from supernet import _C
 except ImportError as error:
-    raise ImportError(
-        f"supernet's compiled operators are missing or do not load ({error}); {_BUILD}"
-    ) from error
+    raise ImportError(f"supernet's compiled operators are missing or do not load ({error}); {_BUILD}") from error
 
 if _C.build_info()["torch"] != torch.__version__.split("+")[0]:
     raise ImportError(
@@ -31,6 +29,8 @@ if _C.build_info()["torch"] != torch.__version__.split("+")[0]:
 _ops = torch.ops.supernet
 _masked_conv2d = _ops.masked_conv2d.default
 _masked_conv2d_backward = _ops.masked_conv2d_backward.default
+_depthwise_conv2d = _ops.depthwise_conv2d.default
+_depthwise_conv2d_backward = _ops.depthwise_conv2d_backward.default
 _depth_mix = _ops.depth_mix.default
 _depth_mix_backward = _ops.depth_mix_backward.default
 _dw_separable = _ops.dw_separable.default
@@ -88,6 +88,22 @@ def masked_conv2d(
     return _masked_conv2d(x, weight, coefficients, out_channels, stride, padding, groups)
 
 
+def depthwise_conv2d(x: Tensor, weight: Tensor, *, stride: int = 1) -> Tensor:
+    """Depthwise k x k convolution with padding k // 2: on the CPU the forward and both gradients are our own.
+
+    Args:
+        x: ``[N, C, H, W]``.
+        weight: ``[C, 1, k, k]``, k 1, 3, 5 or 7, of x's type.
+
+    Returns:
+        ``[N, C, H', W']``, channels_last. Gradients do not depend on the number of threads.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        x, weight = _autocast(x, weight)
+    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    return _depthwise_conv2d(x, weight, stride)
+
+
 def depth_mix(xs: Sequence[Tensor], p: Tensor) -> Tensor:
     """The mixture ``y = sum_d p[d] * xs[d]`` in one pass.
 
@@ -134,9 +150,7 @@ def dw_separable(
     if torch.is_autocast_enabled(x.device.type):
         x, dw_weight, pw_weight = _autocast(x, dw_weight, pw_weight)
     x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-    return _dw_separable(
-        x, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride, mid_act, out_act
-    )
+    return _dw_separable(x, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride, mid_act, out_act)
 
 
 def dw_separable_train(
@@ -220,6 +234,17 @@ def _(grad, x, weight, coefficients, stride, padding, groups, needed):
     )
 
 
+@torch.library.register_fake("supernet::depthwise_conv2d")
+def _(x, weight, stride):
+    kernel = weight.shape[2]
+    return _conv_output(x, x.shape[1], kernel, stride, kernel // 2)
+
+
+@torch.library.register_fake("supernet::depthwise_conv2d_backward")
+def _(grad, x, weight, stride, needed):
+    return _like_channels_last(x) if needed[0] else None, _like(weight) if needed[1] else None
+
+
 @torch.library.register_fake("supernet::depth_mix")
 def _(xs, p):
     return torch.empty_like(xs[0])
@@ -237,9 +262,7 @@ def _(x, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride, m
 
 
 @torch.library.register_fake("supernet::dw_separable_train")
-def _(
-    x, dw_weight, dw_gamma, dw_beta, dw_eps, pw_weight, pw_gamma, pw_beta, pw_eps, stride, mid_act, out_act
-):
+def _(x, dw_weight, dw_gamma, dw_beta, dw_eps, pw_weight, pw_gamma, pw_beta, pw_eps, stride, mid_act, out_act):
     channels, outputs, kernel = x.shape[1], pw_weight.shape[0], dw_weight.shape[2]
     dw_out = _conv_output(x, channels, kernel, stride, kernel // 2)
     pw_out = _conv_output(x, outputs, kernel, stride, kernel // 2)
@@ -272,6 +295,16 @@ def _masked_conv2d_grads(ctx, grad):
     return *grads, None, None, None, None
 
 
+def _depthwise_conv2d_save(ctx, inputs, output):
+    x, weight, ctx.stride = inputs
+    ctx.save_for_backward(x, weight)
+
+
+@once_differentiable
+def _depthwise_conv2d_grads(ctx, grad):
+    return *_depthwise_conv2d_backward(grad, *ctx.saved_tensors, ctx.stride, ctx.needs_input_grad[:2]), None
+
+
 def _depth_mix_save(ctx, inputs, output):
     xs, p = inputs
     ctx.save_for_backward(*xs, p)
@@ -288,9 +321,7 @@ def _dw_separable_save(ctx, inputs, output):
 
 
 def _dw_separable_grads(ctx, grad):
-    raise RuntimeError(
-        "dw_separable is the inference form and has no gradient; train with dw_separable_train"
-    )
+    raise RuntimeError("dw_separable is the inference form and has no gradient; train with dw_separable_train")
 
 
 def _dw_separable_train_save(ctx, inputs, output):
@@ -321,6 +352,7 @@ def _register(name, backward, setup_context):
 
 
 _register("masked_conv2d", _masked_conv2d_grads, _masked_conv2d_save)
+_register("depthwise_conv2d", _depthwise_conv2d_grads, _depthwise_conv2d_save)
 _register("depth_mix", _depth_mix_grads, _depth_mix_save)
 _register("dw_separable", _dw_separable_grads, _dw_separable_save)
 _register("dw_separable_train", _dw_separable_train_grads, _dw_separable_train_save)

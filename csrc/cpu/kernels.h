@@ -1,0 +1,162 @@
+// What the CPU operators ask of their kernels, whatever the instruction set: plain arguments, no ATen.
+//
+// The kernels themselves (depthwise.h, matmul.h, batch_norm.h) are compiled once per instruction set, by
+// cpu_kernels_generic.cpp, cpu_kernels_avx2.cpp and cpu_kernels_avx512.cpp, each of which fills one table of
+// functions. kernels<S>() is the table of the best set that this processor and SUPERNET_CPU_CAPABILITY allow.
+//
+// S, the type computed in, is float or double. Images are channels_last: pixel after pixel, each `channels` long.
+#pragma once
+
+#include <c10/util/BFloat16.h>
+
+#include <cstdint>
+#include <string_view>
+
+#include "../activation.h"
+
+namespace supernet::cpu {
+
+// A depthwise convolution of one image. Transposed (stride > 1 only), it is the gradient with respect to the input:
+// `in` is then the output's gradient and `out` the input's. At stride 1 that is an ordinary convolution with the
+// taps reversed and padding kernel - 1 - padding.
+struct DepthwiseShape {
+  int64_t channels;
+  int64_t in_height, in_width;
+  int64_t out_height, out_width;
+  int64_t kernel, stride, padding;
+  bool transposed;
+};
+
+// Rows `first`, `first + 1`, … of an image.
+template <typename S>
+struct Band {
+  S* data;
+  int64_t first;
+};
+
+// What happens to a depthwise output before it is stored.
+template <typename S>
+struct DepthwiseEpilogue {
+  // Added, then activated: one value per channel, padded to whole vectors. Null: neither.
+  const S* bias = nullptr;
+  Activation act = Activation::none;
+  // Moments of the output about its first pixel, see Moments. Null: not wanted.
+  S* moments = nullptr;
+  // Rows of the input that memory holds from row 0 of this image on, those of further images included: these are
+  // prefetched. 0: the input is in the cache.
+  int64_t readable_rows = 0;
+  // The output goes to memory rather than to a buffer in the cache.
+  bool streams = false;
+};
+
+// Sums over a block of pixels, per channel: a shift (a value of the block itself), sum(x - shift) and
+// sum((x - shift)^2), each array padded to whole vectors. As the shift is one of the n values summed,
+// (mean - shift)^2 <= n var: the variance loses at most n roundings, whatever the mean.
+constexpr int64_t kMoments = 3;
+
+// One batch norm applied: z = scale * x + shift, y = act(z).
+template <typename S>
+struct Affine {
+  const S* scale;
+  const S* shift;
+  Activation act;
+};
+
+// Values that may be read behind the operands of matmul_transposed.
+constexpr int64_t kSlack = 64;
+
+template <typename S>
+struct Kernels {
+  int64_t vector; // lanes; "padded" below means rounded up to a multiple of it
+
+  // --- depthwise.h ---
+
+  // Weights [channels, 1, k, k] in the kernels' order, vector by vector: [padded / vector][k * k][vector].
+  // Scaled per channel where scale is not null.
+  void (*pack_depthwise)(const S* weight, const S* scale, int64_t channels, int64_t kernel, bool flip, S* packed);
+  // Output rows [begin, end).
+  void (*depthwise)(
+      const DepthwiseShape&, Band<const S> in, const S* packed, Band<S> out, int64_t begin, int64_t end,
+      const DepthwiseEpilogue<S>&);
+  // Adds the weight's gradient from output rows [begin, end) to sums, in the packed order. x, grad: whether these
+  // come from memory, where those of the next rows or images lie behind them, rather than from the cache.
+  void (*depthwise_weight_grad)(
+      const DepthwiseShape&, Band<const S> x, Band<const S> grad, int64_t begin, int64_t end, S* sums,
+      bool x_streams, bool grad_streams);
+
+  // --- matmul.h ---
+
+  // B [depth, columns] for `matmul`; b(k, j) = b[k * row + j * column] * scale[j]. Holds depth * padded columns.
+  void (*pack_matrix)(
+      const S* b, int64_t row, int64_t column, int64_t depth, int64_t columns, const S* scale, S* packed);
+  // C [rows, columns] = act(A B + bias), A [rows, depth] with rows `depth` apart; bias (padded) may be null.
+  void (*matmul)(
+      const S* a, int64_t rows, int64_t depth, const S* packed, int64_t columns, const S* bias, Activation act,
+      S* c);
+  // sums [rows, padded columns] += A^T B over `depth` pixels, A [depth, rows], B [depth, columns]. Reads up to
+  // kSlack values behind A and B, whatever they are.
+  void (*matmul_transposed)(
+      const S* a, int64_t rows, const S* b, int64_t columns, int64_t depth, S* sums);
+};
+
+// Rows of pixels that are stored as T and computed on as S.
+template <typename T, typename S>
+struct RowKernels {
+  void (*load)(const T* x, int64_t n, S* y);
+  void (*store)(const S* x, int64_t n, T* y);
+  // Moments of [rows, channels].
+  void (*moments)(const T* x, int64_t rows, int64_t channels, S* moments);
+  // y = act(scale * x + shift).
+  void (*normalise)(const T* x, int64_t rows, int64_t channels, const Affine<S>&, S* y);
+  void (*normalise_store)(const T* x, int64_t rows, int64_t channels, const Affine<S>&, T* y);
+  // Sums per channel of g = grad * act'(z), z = scale * x + shift, and of g * (x - mean): sums is [2][padded].
+  void (*reduce_grad)(
+      const T* grad, const T* x, int64_t rows, int64_t channels, const Affine<S>&, const S* mean, S* sums);
+  // The same, and grad becomes g.
+  void (*mask_and_reduce_grad)(
+      S* grad, const T* x, int64_t rows, int64_t channels, const Affine<S>&, const S* mean, S* sums);
+  // y = a * g + b * x + c, with abc = [3][padded].
+  void (*input_grad)(
+      const T* grad, const T* x, int64_t rows, int64_t channels, const Affine<S>&, const S* abc, S* y);
+  void (*input_grad_store)(
+      const T* grad, const T* x, int64_t rows, int64_t channels, const Affine<S>&, const S* abc, T* y);
+  void (*input_grad_of_values)(
+      const S* grad, const T* x, int64_t rows, int64_t channels, const Affine<S>&, const S* abc, S* y);
+};
+
+enum class Capability { generic, avx2, avx512 };
+
+// The instruction set in use and its name. SUPERNET_CPU_CAPABILITY (generic, avx2 or avx512), read once, may name
+// a lower one than the processor has.
+Capability capability();
+const char* capability_name();
+// For tests: takes a lower set, or the processor's best again, from now on.
+void set_capability(std::string_view name);
+
+template <typename S>
+const Kernels<S>& kernels();
+template <typename T, typename S>
+const RowKernels<T, S>& row_kernels();
+
+// The tables that the three files define.
+struct FloatTables {
+  Kernels<float> kernels;
+  RowKernels<float, float> rows;
+  RowKernels<c10::BFloat16, float> bfloat16_rows;
+};
+struct DoubleTables {
+  Kernels<double> kernels;
+  RowKernels<double, double> rows;
+};
+namespace generic {
+extern const FloatTables float_tables;
+extern const DoubleTables double_tables;
+} // namespace generic
+namespace avx2 {
+extern const FloatTables float_tables;
+}
+namespace avx512 {
+extern const FloatTables float_tables;
+}
+
+} // namespace supernet::cpu

@@ -1,0 +1,75 @@
+// What every kernel uses. Included inside each instruction set's translation unit, behind its target options.
+#pragma once
+
+#define SUPERNET_INLINE inline __attribute__((always_inline))
+// Before a loop of constant length: it vanishes early, so that arrays of vectors indexed by its counter stay in
+// registers.
+#if defined(__clang__)
+#define SUPERNET_UNROLL _Pragma("unroll")
+#else
+#define SUPERNET_UNROLL _Pragma("GCC unroll 64")
+#endif
+
+namespace supernet::cpu::SUPERNET_ISA {
+
+SUPERNET_INLINE void prefetch(const void* p) {
+#if defined(__x86_64__)
+  // GCC 12 deletes _mm_prefetch in functions that return nothing.
+  asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p)));
+#else
+  __builtin_prefetch(p);
+#endif
+}
+
+SUPERNET_INLINE void prefetch_to_write(const void* p) {
+#if defined(__x86_64__)
+  asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(p)));
+#else
+  __builtin_prefetch(p, 1);
+#endif
+}
+
+// Values in a cache line.
+template <typename S>
+constexpr int64_t kLine = 64 / sizeof(S);
+
+template <class V>
+int64_t padded_to(int64_t channels) {
+  return (channels + V::kSize - 1) / V::kSize * V::kSize;
+}
+
+template <class V, bool Tail, typename T>
+SUPERNET_INLINE V load(const T* p, typename V::Mask mask) {
+  if constexpr (Tail) {
+    return V::load(p, mask);
+  } else {
+    return V::load(p);
+  }
+}
+
+template <bool Tail, class V, typename T>
+SUPERNET_INLINE void store(V v, T* p, typename V::Mask mask) {
+  if constexpr (Tail) {
+    v.store(p, mask);
+  } else {
+    v.store(p);
+  }
+}
+
+template <class V>
+SUPERNET_INLINE V activate(Activation act, V z) {
+  using S = typename V::Scalar;
+  switch (act) {
+    case Activation::none:
+      return z;
+    case Activation::relu:
+      return V::max(V::zero(), z);
+    case Activation::relu6:
+      return V::min(V::set(S(6)), V::max(V::zero(), z));
+    case Activation::hard_swish:
+      return z * V::min(V::set(S(1)), V::max(V::zero(), V::fma(z, V::set(S(1) / 6), V::set(S(0.5)))));
+  }
+  return z;
+}
+
+} // namespace supernet::cpu::SUPERNET_ISA
