@@ -1,10 +1,7 @@
 // Checks and sizes of dw_separable, its training form and its backward, shared by every device.
 #pragma once
 
-#include <optional>
-
-#include "activation.h"
-#include "checks.h"
+#include "batch_norm_act.h"
 
 namespace supernet {
 
@@ -35,32 +32,6 @@ inline DwSeparableShape dw_separable_shape(
   const auto height = conv_out_size(op, x.size(2), k, stride, k / 2);
   const auto width = conv_out_size(op, x.size(3), k, stride, k / 2);
   return {channels, pw_weight.size(0), k / 2, height, width, x.size(0) * height * width};
-}
-
-// The training form: gamma and beta come together or not at all, and a variance needs two values.
-inline void check_batch_norm(
-    const char* op,
-    const char* gamma_name,
-    const std::optional<at::Tensor>& gamma,
-    const char* beta_name,
-    const std::optional<at::Tensor>& beta,
-    int64_t channels,
-    double eps,
-    const at::Tensor& x) {
-  TORCH_CHECK(
-      gamma.has_value() == beta.has_value(), op, ": ", gamma_name, " and ", beta_name,
-      " should be given together or both be None");
-  TORCH_CHECK(eps > 0, op, ": eps should be positive, got ", eps);
-  if (gamma.has_value()) {
-    check_channels(op, gamma_name, *gamma, channels, x);
-    check_channels(op, beta_name, *beta, channels, x);
-  }
-}
-
-inline void check_count(const char* op, const DwSeparableShape& s, const at::Tensor& x) {
-  TORCH_CHECK(
-      s.count > 1, op, ": batch statistics need more than one value per channel, x of shape ", x.sizes(),
-      " leaves ", s.count);
 }
 
 } // namespace supernet

@@ -231,7 +231,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
   const auto s = dw_separable_shape(op, x, dw_weight, pw_weight, stride);
   check_batch_norm(op, "dw_gamma", dw_gamma, "dw_beta", dw_beta, s.channels, dw_eps, x);
   check_batch_norm(op, "pw_gamma", pw_gamma, "pw_beta", pw_beta, s.out_channels, pw_eps, x);
-  check_count(op, s, x);
+  check_count(op, s.count, x);
   const auto mid = parse_activation(op, "mid_act", mid_act), out = parse_activation(op, "out_act", out_act);
   const at::AutoDispatchBelowAutograd guard;
 
@@ -276,7 +276,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
   const auto s = dw_separable_shape(op, x, dw_weight, pw_weight, stride);
   check_batch_norm(op, "dw_gamma", dw_gamma, "dw_beta", dw_beta, s.channels, dw_eps, x);
   check_batch_norm(op, "pw_gamma", pw_gamma, "pw_beta", pw_beta, s.out_channels, pw_eps, x);
-  check_count(op, s, x);
+  check_count(op, s.count, x);
   check_grad(op, grad, {x.size(0), s.out_channels, s.height, s.width}, x);
   const auto mid = parse_activation(op, "mid_act", mid_act), out = parse_activation(op, "out_act", out_act);
   const at::AutoDispatchBelowAutograd guard;

@@ -21,6 +21,13 @@ TORCH_LIBRARY(supernet, m) {
       "depthwise_conv2d_backward(Tensor grad, Tensor x, Tensor weight, int stride, bool[2] needed) "
       "-> (Tensor, Tensor)");
 
+  m.def(
+      "batch_norm_act_train(Tensor x, Tensor? gamma, Tensor? beta, float eps, str act) "
+      "-> (Tensor y, Tensor mean, Tensor var)");
+  m.def(
+      "batch_norm_act_backward(Tensor grad, Tensor x, Tensor? gamma, Tensor? beta, Tensor mean, Tensor var, "
+      "float eps, str act) -> (Tensor, Tensor, Tensor)");
+
   m.def("depth_mix(Tensor[] xs, Tensor p) -> Tensor");
   m.def("depth_mix_backward(Tensor grad, Tensor[] xs, Tensor p) -> (Tensor[], Tensor)");
 

@@ -160,9 +160,9 @@ class PooledStatistics:
 
 
 class ConvBN(nn.Module):
-    """Convolution, BN, activation."""
+    """Convolution, BN, activation: plain modules; our operator normalises and activates in one where it can."""
 
-    def __init__(self, spec: Conv, affine: bool, eps: float):
+    def __init__(self, spec: Conv, affine: bool, eps: float, kernels: str):
         super().__init__()
         self.conv = nn.Conv2d(
             spec.in_channels,
@@ -176,8 +176,21 @@ class ConvBN(nn.Module):
         self.bn = BatchNorm(spec.out_channels, eps=eps, affine=affine)
         self.act = nn.Identity() if spec.act == "none" else ACTIVATIONS[spec.act](inplace=True)
 
+        self.kernels, self.act_name = kernels, spec.act
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.bn(self.conv(x)))
+        if self.kernels == "eager":
+            return self.act(self.bn(self.conv(x)))
+        if not self.bn.training:
+            scale, shift = self.bn.folded()
+            weight = self.conv.weight * scale.view(-1, 1, 1, 1)
+            return self.act(F.conv2d(x, weight, shift, self.conv.stride, self.conv.padding, groups=self.conv.groups))
+        from supernet import ops  # only here and in Separable is the extension needed
+
+        x = self.conv(x)
+        y, stats = ops.batch_norm_act_train(x, self.bn.weight, self.bn.bias, eps=self.bn.eps, act=self.act_name)
+        self.bn.track(*stats, y.numel() // y.shape[1])
+        return y
 
 
 class Separable(nn.Module):
@@ -188,8 +201,8 @@ class Separable(nn.Module):
 
     def __init__(self, depthwise: Conv, pointwise: Conv, affine: bool, eps: float, kernels: str):
         super().__init__()
-        self.depthwise = ConvBN(depthwise, affine, eps)
-        self.pointwise = ConvBN(pointwise, affine, eps)
+        self.depthwise = ConvBN(depthwise, affine, eps, kernels)
+        self.pointwise = ConvBN(pointwise, affine, eps, kernels)
         self.acts = {"mid_act": depthwise.act, "out_act": pointwise.act}
         self.stride = depthwise.stride
         self.kernels = kernels
@@ -197,7 +210,7 @@ class Separable(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.kernels == "eager":
             return self.pointwise(self.depthwise(x))
-        from supernet import ops  # only here is the extension needed
+        from supernet import ops
 
         dw, pw = self.depthwise, self.pointwise
         if not dw.bn.training:
@@ -255,12 +268,12 @@ class InvertedBottleneck(nn.Module):
     def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):
         super().__init__()
         convs = self.convs(spec)
-        self.expand = ConvBN(convs["expand"], affine, eps) if "expand" in convs else nn.Identity()
+        self.expand = ConvBN(convs["expand"], affine, eps, kernels) if "expand" in convs else nn.Identity()
         if spec.squeeze_excite:
             self.separable = nn.Sequential(
-                ConvBN(convs["depthwise"], affine, eps),
+                ConvBN(convs["depthwise"], affine, eps, kernels),
                 SqueezeExcite(convs["reduce"], convs["excite"]),
-                ConvBN(convs["project"], affine, eps),
+                ConvBN(convs["project"], affine, eps, kernels),
             )
         else:
             self.separable = Separable(convs["depthwise"], convs["project"], affine, eps, kernels)
@@ -307,7 +320,7 @@ class Shuffle(nn.Module):
             conv = chain.pop(0)
             depthwise = conv.groups > 1
             layers.append(
-                Separable(conv, chain.pop(0), affine, eps, kernels) if depthwise else ConvBN(conv, affine, eps)
+                Separable(conv, chain.pop(0), affine, eps, kernels) if depthwise else ConvBN(conv, affine, eps, kernels)
             )
         self.branch = nn.Sequential(*layers)
 
@@ -352,7 +365,7 @@ class Stem(ConvBN):
         return {"conv": Conv(spec.in_channels, spec.out_channels, 3, spec.out_size, spec.stride, act=spec.act)}
 
     def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):
-        super().__init__(self.convs(spec)["conv"], affine, eps)
+        super().__init__(self.convs(spec)["conv"], affine, eps, kernels)
 
 
 class Head(nn.Module):
@@ -367,7 +380,7 @@ class Head(nn.Module):
 
     def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):
         super().__init__()
-        self.conv = ConvBN(self.convs(spec)["conv"], affine, eps)
+        self.conv = ConvBN(self.convs(spec)["conv"], affine, eps, kernels)
         self.dropout = nn.Dropout(spec.dropout)
         self.classifier = nn.Linear(spec.out_channels, spec.classes, bias=spec.bias)
 

@@ -35,6 +35,8 @@ _depth_mix = _ops.depth_mix.default
 _depth_mix_backward = _ops.depth_mix_backward.default
 _dw_separable = _ops.dw_separable.default
 _dw_separable_train = _ops.dw_separable_train.default
+_batch_norm_act_train = _ops.batch_norm_act_train.default
+_batch_norm_act_backward = _ops.batch_norm_act_backward.default
 _dw_separable_backward = _ops.dw_separable_backward.default
 
 Stats = tuple[Tensor, Tensor]
@@ -193,6 +195,27 @@ def dw_separable_train(
     return y, (dw_mean, dw_var), (pw_mean, pw_var)
 
 
+def batch_norm_act_train(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, *, eps: float, act: str = "none"
+) -> tuple[Tensor, Stats]:
+    """Batch norm by the batch's own statistics, then an activation, as one operator that keeps x alone.
+
+    Args:
+        x: ``[B, C, H, W]``; converted to channels_last once if it is not.
+        gamma, beta: ``[C]``, of x's type or float32, or both None.
+        act: ``relu``, ``relu6``, ``hard_swish`` or ``none``.
+
+    Returns:
+        ``(y, (mean, var))``: statistics as in `dw_separable_train`.
+
+    Raises:
+        RuntimeError: wrong shapes; fewer than two values per channel.
+    """
+    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    y, mean, var = _batch_norm_act_train(x, gamma, beta, eps, act)
+    return y, (mean, var)
+
+
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Casts to autocast's type, as autocast does for convolutions: float64 stays."""
     dtype = torch.get_autocast_dtype(tensors[0].device.type)
@@ -281,6 +304,16 @@ def _(
     )
 
 
+@torch.library.register_fake("supernet::batch_norm_act_train")
+def _(x, gamma, beta, eps, act):
+    return _like_channels_last(x), _stats(x, x.shape[1]), _stats(x, x.shape[1])
+
+
+@torch.library.register_fake("supernet::batch_norm_act_backward")
+def _(grad, x, gamma, beta, mean, var, eps, act):
+    return _like_channels_last(x), _like(gamma), _like(beta)
+
+
 # --- Gradients. ---------------------------------------------------------------------------------------------
 
 
@@ -347,6 +380,20 @@ def _dw_separable_train_grads(ctx, grad, *_):
     return x, dw_weight, dw_gamma, dw_beta, None, *pointwise, None, None, None, None
 
 
+def _batch_norm_act_save(ctx, inputs, output):
+    x, gamma, beta, *ctx.options = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, gamma, beta, *output[1:])
+
+
+@once_differentiable
+def _batch_norm_act_grads(ctx, grad, *_):
+    if grad is None:
+        return (None,) * 5
+    return (*_batch_norm_act_backward(grad, *ctx.saved_tensors, *ctx.options), None, None)
+
+
 def _register(name, backward, setup_context):
     torch.library.register_autograd(f"supernet::{name}", backward, setup_context=setup_context)
 
@@ -356,3 +403,4 @@ _register("depthwise_conv2d", _depthwise_conv2d_grads, _depthwise_conv2d_save)
 _register("depth_mix", _depth_mix_grads, _depth_mix_save)
 _register("dw_separable", _dw_separable_grads, _dw_separable_save)
 _register("dw_separable_train", _dw_separable_train_grads, _dw_separable_train_save)
+_register("batch_norm_act_train", _batch_norm_act_grads, _batch_norm_act_save)
