@@ -9,10 +9,10 @@ export MAX_JOBS ?= $(shell nproc)
 .PHONY: quickstart test test-long lint format bench clean
 
 quickstart: $(VENV)/built
-	$(BIN)/python tools/train_supernet.py --run $(RUN)
+	$(BIN)/python tools/train_supernet.py --run $(RUN) --epochs 3
 	$(BIN)/python tools/build_lut.py --run $(RUN)
-	$(BIN)/python tools/evolve.py --run $(RUN)
-	$(BIN)/python tools/retrain.py --run $(RUN) --pick best
+	$(BIN)/python tools/evolve.py --run $(RUN) --population 24 --iterations 10 --random 24 --val-limit 3000
+	$(BIN)/python tools/retrain.py --run $(RUN) --pick best --epochs 3
 
 test: $(VENV)/built
 	$(BIN)/python -m pytest

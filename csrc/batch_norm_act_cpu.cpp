@@ -1,5 +1,5 @@
-// batch_norm_act_train and its backward on the CPU: two passes over x each way, the second of which normalises and
-// activates at once; nothing but x is kept.
+// batch_norm_act_train and its backward on the CPU: two passes over x each way, the second of which
+// normalises and activates at once; nothing but x is kept.
 #include <ATen/Dispatch.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty_like.h>
@@ -15,17 +15,12 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-template <class F>
-void each_block(const cpu::PixelBlocks& blocks, const F& f) {
-  at::parallel_for(0, blocks.count, 1, [&](int64_t from, int64_t to) {
-    for (auto b = from; b < to; ++b) {
-      f(b, blocks.begin(b), blocks.length(b));
-    }
-  });
-}
-
 std::tuple<Tensor, Tensor, Tensor> batch_norm_act_train_cpu(
-    const Tensor& x, const OptionalTensor& gamma, const OptionalTensor& beta, double eps, std::string_view act) {
+    const Tensor& x,
+    const OptionalTensor& gamma,
+    const OptionalTensor& beta,
+    double eps,
+    std::string_view act) {
   constexpr auto op = "batch_norm_act_train";
   const auto count = batch_norm_act_count(op, x, gamma, beta, eps);
   const auto activation = parse_activation(op, "act", act);
@@ -39,18 +34,11 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_act_train_cpu(
     using S = cpu::Compute<scalar_t>;
     const auto& rows = cpu::row_kernels<scalar_t, S>();
     const cpu::PixelBlocks blocks(count, channels);
-    const auto padded = cpu::round_up(channels, cpu::kernels<S>().vector);
-    const auto moments = cpu::values<S>({blocks.count, cpu::kMoments, padded});
     const auto* from = in.const_data_ptr<scalar_t>();
     auto* to = y.data_ptr<scalar_t>();
-    auto* sums = moments.template data_ptr<S>();
-    each_block(blocks, [&](int64_t b, int64_t begin, int64_t n) {
-      rows.moments(from + begin * channels, n, channels, sums + b * cpu::kMoments * padded);
-    });
-    std::tie(mean, var) =
-        cpu::merge_moments(sums, blocks.count, channels, [&](int64_t b) { return blocks.length(b); });
+    std::tie(mean, var) = cpu::batch_moments(from, blocks, channels);
     const cpu::BatchNorm<S> bn(mean, var, gamma, beta, eps, count);
-    each_block(blocks, [&](int64_t, int64_t begin, int64_t n) {
+    blocks.each(cpu::Order::descending, [&](int64_t, int64_t begin, int64_t n) {
       rows.normalise_store(from + begin * channels, n, channels, bn.apply(activation), to + begin * channels);
     });
   });
@@ -75,33 +63,21 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_act_backward_cpu(
   const auto in = channels_last(x), g = channels_last(grad);
   const auto channels = x.size(1);
   auto grad_x = at::empty_like(in);
-  const auto options = x.options().dtype(accumulate_type(x)).memory_format(std::nullopt);
-  auto grad_gamma = at::empty({channels}, options), grad_beta = at::empty({channels}, options);
+  cpu::NormGradients grads(channels, x);
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), op, [&] {
     using S = cpu::Compute<scalar_t>;
     const auto& rows = cpu::row_kernels<scalar_t, S>();
     const cpu::PixelBlocks blocks(count, channels);
     const cpu::BatchNorm<S> bn(mean, var, gamma, beta, eps, count);
-    const auto all_sums = cpu::values<S>({blocks.count, 2 * bn.padded});
     const auto *from = in.const_data_ptr<scalar_t>(), *dy = g.const_data_ptr<scalar_t>();
     auto* to = grad_x.data_ptr<scalar_t>();
-    auto* sums = all_sums.template data_ptr<S>();
-    each_block(blocks, [&](int64_t b, int64_t begin, int64_t n) {
-      const auto at = begin * channels;
-      rows.reduce_grad(
-          dy + at, from + at, n, channels, bn.apply(activation), bn.mean.data(), sums + b * 2 * bn.padded);
-    });
-    const auto abc =
-        bn.gradient(sums, blocks.count, grad_gamma.data_ptr<S>(), grad_beta.data_ptr<S>());
-    each_block(blocks, [&](int64_t, int64_t begin, int64_t n) {
+    const auto abc = cpu::reduce_gradient(dy, from, blocks, bn, activation, grads);
+    blocks.each(cpu::Order::descending, [&](int64_t, int64_t begin, int64_t n) {
       const auto at = begin * channels;
       rows.input_grad_store(dy + at, from + at, n, channels, bn.apply(activation), abc.data(), to + at);
     });
   });
-  const auto as = [](const Tensor& t, const OptionalTensor& like) {
-    return like.has_value() ? t.to(like->scalar_type()) : Tensor();
-  };
-  return {grad_x, as(grad_gamma, gamma), as(grad_beta, beta)};
+  return {grad_x, grads.of_gamma(gamma), grads.of_beta(beta)};
 }
 
 } // namespace

@@ -1,17 +1,22 @@
-// Batch norms over [pixels, channels] on the CPU: from sums that the kernels take per block of pixels to the vectors
-// that they apply. Blocks follow from the sizes alone and are added up in one order, in double: results do not
-// depend on the number of threads.
+// Batch norms over [pixels, channels] on the CPU: from sums that the kernels take per block of pixels to the
+// vectors that they apply. Blocks follow from the sizes alone and are added up in one order, in double:
+// results do not depend on the number of threads.
 #pragma once
 
 #include <cmath>
 #include <optional>
 #include <vector>
 
+#include "checks.h"
 #include "depthwise_cpu.h"
 
 namespace supernet::cpu {
 
-// Pixels cut into blocks whose rows of `width` values stay in the L2 cache. Even blocks suit every matrix tile.
+// A pass that runs against the one before begins with what that one left in the cache.
+enum class Order { ascending, descending };
+
+// Pixels cut into blocks whose rows of `width` values stay in the L2 cache. Even blocks suit every matrix
+// tile.
 struct PixelBlocks {
   int64_t pixels, size, count;
 
@@ -27,6 +32,17 @@ struct PixelBlocks {
   }
   int64_t length(int64_t block) const {
     return std::min(size, pixels - block * size);
+  }
+
+  // Calls f(block, its first pixel, its pixels) for all, in parallel.
+  template <class F>
+  void each(Order order, const F& f) const {
+    at::parallel_for(0, count, 1, [&](int64_t from, int64_t to) {
+      for (auto i = from; i < to; ++i) {
+        const auto b = order == Order::ascending ? i : count - 1 - i;
+        f(b, begin(b), length(b));
+      }
+    });
   }
 };
 
@@ -97,8 +113,8 @@ struct BatchNorm {
   }
 };
 
-// Mean and biased variance per channel from the moments of blocks (sizes given by length(block)), merged as Chan,
-// Golub and LeVeque do (1979).
+// Mean and biased variance per channel from the moments of blocks (sizes given by length(block)), merged as
+// Chan, Golub and LeVeque do (1979).
 template <typename S, class Length>
 std::tuple<at::Tensor, at::Tensor> merge_moments(
     const S* moments, int64_t blocks, int64_t channels, const Length& length) {
@@ -122,6 +138,51 @@ std::tuple<at::Tensor, at::Tensor> merge_moments(
     out_var.template data_ptr<S>()[c] = static_cast<S>(std::max(m2[c], 0.0) / total);
   }
   return {out_mean, out_var};
+}
+
+// Mean and variance of [pixels, channels].
+template <typename T>
+std::tuple<at::Tensor, at::Tensor> batch_moments(const T* x, const PixelBlocks& blocks, int64_t channels) {
+  using S = Compute<T>;
+  const auto padded = round_up(channels, kernels<S>().vector);
+  const auto moments = values<S>({blocks.count, kMoments, padded});
+  auto* sums = moments.template data_ptr<S>();
+  blocks.each(Order::ascending, [&](int64_t b, int64_t begin, int64_t n) {
+    row_kernels<T, S>().moments(x + begin * channels, n, channels, sums + b * kMoments * padded);
+  });
+  return merge_moments(sums, blocks.count, channels, [&](int64_t b) { return blocks.length(b); });
+}
+
+// One batch norm's gradients, in the type computed in.
+struct NormGradients {
+  at::Tensor gamma, beta;
+
+  NormGradients(int64_t channels, const at::Tensor& x)
+      : gamma(at::empty({channels}, x.options().dtype(accumulate_type(x)).memory_format(std::nullopt))),
+        beta(at::empty({channels}, gamma.options())) {}
+
+  // As the operators return them: in the parameter's type, undefined without one.
+  at::Tensor of_gamma(const std::optional<at::Tensor>& like) const {
+    return like.has_value() ? gamma.to(like->scalar_type()) : at::Tensor();
+  }
+  at::Tensor of_beta(const std::optional<at::Tensor>& like) const {
+    return like.has_value() ? beta.to(like->scalar_type()) : at::Tensor();
+  }
+};
+
+// The pass of a batch norm's backward that only reads; returns what `input_grad` multiplies with.
+template <typename T, typename S>
+std::vector<S> reduce_gradient(
+    const T* grad, const T* x, const PixelBlocks& blocks, const BatchNorm<S>& bn, Activation act,
+    NormGradients& grads) {
+  const auto buffer = values<S>({blocks.count, 2 * bn.padded});
+  auto* sums = buffer.template data_ptr<S>();
+  blocks.each(Order::ascending, [&](int64_t b, int64_t begin, int64_t n) {
+    const auto at = begin * bn.channels;
+    row_kernels<T, S>().reduce_grad(
+        grad + at, x + at, n, bn.channels, bn.apply(act), bn.mean.data(), sums + b * 2 * bn.padded);
+  });
+  return bn.gradient(sums, blocks.count, grads.gamma.data_ptr<S>(), grads.beta.data_ptr<S>());
 }
 
 } // namespace supernet::cpu

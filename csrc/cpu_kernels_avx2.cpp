@@ -1,7 +1,8 @@
 // The CPU kernels for AVX2 and FMA.
 //
-// Every header of others comes before the target options: what it defines may be merged with copies from other
-// files, which must run on any processor. All that follows lives in a namespace of this instruction set.
+// Every header of others comes before the target options: what it defines may be merged with copies from
+// other files, which must run on any processor. All that follows lives in a namespace of this instruction
+// set.
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -26,7 +27,10 @@
 namespace supernet::cpu::avx2 {
 
 const FloatTables float_tables = {
-    make_kernels<FloatVec>(), make_row_kernels<FloatVec, float>(), make_row_kernels<FloatVec, c10::BFloat16>()};
+    make_kernels<FloatVec>(),
+    make_row_kernels<FloatVec, float>(),
+    make_row_kernels<FloatVec, c10::BFloat16>(),
+};
 
 } // namespace supernet::cpu::avx2
 

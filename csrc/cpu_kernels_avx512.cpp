@@ -1,7 +1,8 @@
 // The CPU kernels for AVX-512 (F, BW, DQ, VL).
 //
-// Every header of others comes before the target options: what it defines may be merged with copies from other
-// files, which must run on any processor. All that follows lives in a namespace of this instruction set.
+// Every header of others comes before the target options: what it defines may be merged with copies from
+// other files, which must run on any processor. All that follows lives in a namespace of this instruction
+// set.
 #if defined(__x86_64__)
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -16,7 +17,8 @@
 #include "cpu/kernels.h"
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), apply_to = function)
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
@@ -30,7 +32,10 @@
 namespace supernet::cpu::avx512 {
 
 const FloatTables float_tables = {
-    make_kernels<FloatVec>(), make_row_kernels<FloatVec, float>(), make_row_kernels<FloatVec, c10::BFloat16>()};
+    make_kernels<FloatVec>(),
+    make_row_kernels<FloatVec, float>(),
+    make_row_kernels<FloatVec, c10::BFloat16>(),
+};
 
 } // namespace supernet::cpu::avx512
 

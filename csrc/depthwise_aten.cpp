@@ -39,9 +39,11 @@ std::tuple<Tensor, Tensor> depthwise_conv2d_backward(
     return {needed[0] ? at::zeros_like(in) : Tensor(), needed[1] ? at::zeros_like(weight) : Tensor()};
   }
   auto [grad_x, grad_weight, unused] = at::convolution_backward(
-      channels_last(grad), in, weight, {}, {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0}, channels,
-      {needed[0], needed[1], false});
-  return {needed[0] ? channels_last(grad_x) : Tensor(), needed[1] ? in_layout_of(weight, grad_weight) : Tensor()};
+      channels_last(grad), in, weight, {}, {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0},
+      channels, {needed[0], needed[1], false});
+  return {
+      needed[0] ? channels_last(grad_x) : Tensor(),
+      needed[1] ? in_layout_of(weight, grad_weight) : Tensor()};
 }
 
 } // namespace

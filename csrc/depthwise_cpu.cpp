@@ -52,8 +52,11 @@ std::tuple<Tensor, Tensor> depthwise_conv2d_backward_cpu(
     using S = cpu::Compute<scalar_t>;
     const cpu::DepthwiseBatch<scalar_t> batch(x.size(0), geometry(x, weight, size, stride));
     batch.backward(
-        batch.gradient_rows(g.const_data_ptr<scalar_t>()), in.const_data_ptr<scalar_t>(), w.const_data_ptr<S>(),
-        needed[0] ? grad_x.data_ptr<scalar_t>() : nullptr, needed[1] ? grad_w.data_ptr<S>() : nullptr);
+        batch.gradient_rows(g.const_data_ptr<scalar_t>()),
+        in.const_data_ptr<scalar_t>(),
+        w.const_data_ptr<S>(),
+        needed[0] ? grad_x.data_ptr<scalar_t>() : nullptr,
+        needed[1] ? grad_w.data_ptr<S>() : nullptr);
   });
   if (needed[1]) {
     grad_w = in_layout_of(weight, grad_w.to(weight.scalar_type()));

@@ -1,5 +1,5 @@
-// Depthwise convolutions of whole batches on the CPU: the loops over images, bands and threads around the kernels.
-// float32 and float64 are computed in place, bfloat16 is widened band by band.
+// Depthwise convolutions of whole batches on the CPU: the loops over images, bands and threads around the
+// kernels. float32 and float64 are computed in place, bfloat16 is widened band by band.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -23,21 +23,35 @@ inline int64_t round_up(int64_t a, int64_t b) {
   return ceil_div(a, b) * b;
 }
 
-// A batch cut into bands of output rows, each small enough for the L2 cache, and the bands into chunks. Both follow
-// from the sizes alone: so do, whatever the number of threads, the sums that are taken per band or chunk.
+// A batch cut into bands: of an image's output rows, or of several small images. They follow from the sizes
+// alone: so do, whatever the number of threads, the sums that are taken per band.
 struct Bands {
+  int64_t batch, height; // images and their output rows
   int64_t rows; // of a band
-  int64_t per_image;
-  int64_t count;
+  int64_t images = 1; // of a band, more than one only if it has all of their rows
+  int64_t per_image, count;
 
-  // Values of one row, all that a band holds counted.
-  Bands(int64_t images, int64_t out_height, int64_t row_values) {
-    constexpr int64_t kValues = 256 * 1024;
-    rows = std::clamp<int64_t>(kValues / row_values, 1, out_height);
-    per_image = ceil_div(out_height, rows);
-    rows = ceil_div(out_height, per_image);
-    per_image = ceil_div(out_height, rows);
-    count = images * per_image;
+  // Bands have about `values` values, of which a row has `row_values`; several images only if `group` says
+  // so.
+  Bands(int64_t batch, int64_t height, int64_t row_values, int64_t values, bool group)
+      : batch(batch), height(height), rows(std::clamp<int64_t>(values / row_values, 1, height)) {
+    rows = ceil_div(height, ceil_div(height, rows));
+    per_image = ceil_div(height, rows);
+    if (group && per_image == 1) {
+      images = std::clamp<int64_t>(values / (row_values * height), 1, std::max<int64_t>(batch, 1));
+    }
+    count = ceil_div(batch, images) * per_image;
+  }
+
+  struct Band {
+    int64_t first, images; // images [first, first + images)
+    int64_t begin, end; // rows
+    bool last_rows; // of their images
+  };
+  Band band(int64_t b) const {
+    const auto first = b / per_image * images, begin = b % per_image * rows;
+    const auto end = std::min(begin + rows, height);
+    return {first, std::min(images, batch - first), begin, end, end == height};
   }
 };
 
@@ -60,6 +74,66 @@ at::Tensor values(at::IntArrayRef sizes) {
   return at::empty(sizes, at::TensorOptions().dtype(c10::CppTypeToScalarType<S>::value));
 }
 
+// Rows [begin, end) of `count` images in memory (all rows if more than one), as the type computed in: where
+// they are, or widened into a buffer.
+template <typename T, typename S = Compute<T>>
+Band<const S> rows_of(
+    const T* data,
+    int64_t images,
+    int64_t image,
+    int64_t count,
+    int64_t height,
+    int64_t row,
+    int64_t begin,
+    int64_t end,
+    Use use,
+    int64_t& readable) {
+  const T* at = data + image * height * row;
+  if constexpr (std::is_same_v<T, S>) {
+    readable = (images - image) * height;
+    return {at, 0};
+  } else {
+    const auto size = count * (end - begin) * row;
+    auto* buffer = scratch<S>(use, size);
+    row_kernels<T, S>().load(at + begin * row, size, buffer);
+    readable = 0;
+    return {buffer, begin};
+  }
+}
+
+// The input of a batch's depthwise convolution.
+template <typename T>
+class DepthwiseInput {
+ public:
+  DepthwiseInput(const T* x, int64_t images, const DepthwiseShape& shape)
+      : x_(x), images_(images), shape_(shape) {}
+
+  // The rows that output rows [begin, end) meet; `readable` as in DepthwiseEpilogue.
+  auto rows(int64_t image, int64_t begin, int64_t end, int64_t& readable) const {
+    const auto& s = shape_;
+    const auto first = std::clamp<int64_t>(begin * s.stride - s.padding, 0, s.in_height);
+    const auto last = std::clamp<int64_t>((end - 1) * s.stride - s.padding + s.kernel, first, s.in_height);
+    return rows_of(
+        x_, images_, image, 1, s.in_height, s.in_width * s.channels, first, last, Use::input, readable);
+  }
+
+  // The rows of a band: of several images all.
+  auto rows(const Bands::Band& b, int64_t& readable) const {
+    if (b.images == 1) {
+      return rows(b.first, b.begin, b.end, readable);
+    }
+    const auto& s = shape_;
+    return rows_of(
+        x_, images_, b.first, b.images, s.in_height, s.in_width * s.channels, 0, s.in_height, Use::input,
+        readable);
+  }
+
+ private:
+  const T* x_;
+  int64_t images_;
+  DepthwiseShape shape_;
+};
+
 template <typename T>
 class DepthwiseBatch {
  public:
@@ -68,7 +142,8 @@ class DepthwiseBatch {
   DepthwiseBatch(int64_t images, const DepthwiseShape& shape)
       : images_(images),
         shape_(shape),
-        bands_(images, shape.out_height, shape.channels * (shape.in_width * shape.stride + shape.out_width)),
+        bands_(images, shape.out_height, row_values(), 256 * 1024, false),
+        groups_(images, shape.out_height, row_values(), 64 * 1024, true),
         padded_(round_up(shape.channels, kernels<S>().vector)),
         x_row_(shape.in_width * shape.channels),
         y_row_(shape.out_width * shape.channels) {}
@@ -85,14 +160,14 @@ class DepthwiseBatch {
   void forward(const T* x, const S* weight, T* y, S* moments) const {
     const auto& k = kernels<S>();
     const auto packed = pack(weight, false);
+    const DepthwiseInput<T> input(x, images_, shape_);
     at::parallel_for(0, bands_.count, 1, [&](int64_t from, int64_t to) {
       for (auto b = from; b < to; ++b) {
-        const auto image = b / bands_.per_image;
-        const auto begin = b % bands_.per_image * bands_.rows, end = std::min(begin + bands_.rows, shape_.out_height);
+        const auto [image, images, begin, end, last] = bands_.band(b);
         DepthwiseEpilogue<S> epilogue;
         epilogue.streams = std::is_same_v<T, S>;
         epilogue.moments = moments ? moments + b * kMoments * padded_ : nullptr;
-        const auto in = input_rows(x, image, begin, end, epilogue.readable_rows);
+        const auto in = input.rows(image, begin, end, epilogue.readable_rows);
         T* out = y + (image * shape_.out_height + begin) * y_row_;
         if constexpr (std::is_same_v<T, S>) {
           k.depthwise(shape_, in, packed.template const_data_ptr<S>(), {out, begin}, begin, end, epilogue);
@@ -105,54 +180,50 @@ class DepthwiseBatch {
     });
   }
 
-  // The gradients of x and of the weight ([channels, k * k]), where not null. load(image, begin, end, readable)
-  // gives rows of the output's gradient as S, in a buffer that outlives the band (Use::gradient).
+  // The gradients of x and of the weight ([channels, k * k]), where not null. load(first image, images,
+  // begin, end, readable) gives rows of the output's gradient as S, of several images all rows, in a buffer
+  // that outlives the band (Use::gradient).
   template <class Load>
   void backward(const Load& load, const T* x, const S* weight, T* grad_x, S* grad_weight) const {
     const auto& k = kernels<S>();
     const auto taps = shape_.kernel * shape_.kernel;
-    const auto backward_shape = transposed();
-    const auto packed = grad_x ? pack(weight, !backward_shape.transposed) : at::Tensor();
+    const auto packed = grad_x ? pack(weight, shape_.stride == 1) : at::Tensor();
     // Sums of a chunk stay in the cache; together they stay small beside the images.
     const auto sums_size = padded_ * taps;
-    const auto chunks = std::min(bands_.count, std::clamp<int64_t>(512 * 1024 / sums_size, 8, 32));
+    const auto chunks = std::min(groups_.count, std::clamp<int64_t>(512 * 1024 / sums_size, 8, 32));
     const auto sums = at::zeros({chunks, sums_size}, values<S>({0}).options());
     auto* all_sums = sums.template data_ptr<S>();
+    const DepthwiseInput<T> input(x, images_, shape_);
 
-    parallel_chunks(bands_.count, chunks, [&](int64_t chunk, int64_t from, int64_t to) {
+    parallel_chunks(groups_.count, chunks, [&](int64_t chunk, int64_t from, int64_t to) {
       for (auto b = from; b < to; ++b) {
-        const auto image = b / bands_.per_image, band = b % bands_.per_image;
-        const auto begin = band * bands_.rows, end = std::min(begin + bands_.rows, shape_.out_height);
-        // The rows of x's gradient that this band writes, and the rows of the output's gradient that they need.
-        const auto x_begin = std::min(begin * shape_.stride, shape_.in_height);
+        const auto band = groups_.band(b);
+        // The rows of x's gradient that this band writes, and the rows of the output's gradient that they
+        // need.
+        const auto x_begin = std::min(band.begin * shape_.stride, shape_.in_height);
         const auto x_end =
-            band + 1 == bands_.per_image ? shape_.in_height : std::min(end * shape_.stride, shape_.in_height);
-        auto g_begin = begin, g_end = end;
+            band.last_rows ? shape_.in_height : std::min(band.end * shape_.stride, shape_.in_height);
+        auto g_begin = band.begin, g_end = band.end;
         if (grad_x) {
           const auto low = x_begin + shape_.padding - (shape_.kernel - 1);
-          g_begin = std::min(begin, low <= 0 ? 0 : ceil_div(low, shape_.stride));
-          g_end = std::max(end, std::min((x_end - 1 + shape_.padding) / shape_.stride + 1, shape_.out_height));
+          const auto high = (x_end - 1 + shape_.padding) / shape_.stride + 1;
+          g_begin = std::min(g_begin, low <= 0 ? 0 : ceil_div(low, shape_.stride));
+          g_end = std::max(g_end, std::min(high, shape_.out_height));
         }
         int64_t g_readable = 0, x_readable = 0;
-        const Band<const S> grad = load(image, g_begin, g_end, g_readable);
+        const Band<const S> grad = load(band.first, band.images, g_begin, g_end, g_readable);
         if (grad_weight) {
-          const auto in = input_rows(x, image, begin, end, x_readable);
+          const auto in = input.rows(band, x_readable);
           k.depthwise_weight_grad(
-              shape_, in, grad, begin, end, all_sums + chunk * sums_size, x_readable > 0, g_readable > 0);
+              shape_, in, grad, band.images, band.begin, band.end, all_sums + chunk * sums_size,
+              x_readable > 0, g_readable > 0);
         }
-        if (grad_x && x_begin < x_end) {
-          DepthwiseEpilogue<S> epilogue;
-          epilogue.readable_rows = g_readable;
-          epilogue.streams = std::is_same_v<T, S>;
-          T* out = grad_x + (image * shape_.in_height + x_begin) * x_row_;
-          const auto* w = packed.template const_data_ptr<S>();
-          if constexpr (std::is_same_v<T, S>) {
-            k.depthwise(backward_shape, grad, w, {out, x_begin}, x_begin, x_end, epilogue);
-          } else {
-            auto* buffer = scratch<S>(Use::output, (x_end - x_begin) * x_row_);
-            k.depthwise(backward_shape, grad, w, {buffer, x_begin}, x_begin, x_end, epilogue);
-            row_kernels<T, S>().store(buffer, (x_end - x_begin) * x_row_, out);
-          }
+        for (int64_t i = 0; i < band.images && grad_x && x_begin < x_end; ++i) {
+          const auto g_rows = i * shape_.out_height;
+          T* out = grad_x + ((band.first + i) * shape_.in_height + x_begin) * x_row_;
+          input_grad(
+              {grad.data + g_rows * y_row_, grad.first}, packed.template const_data_ptr<S>(), x_begin, x_end,
+              std::max<int64_t>(g_readable - g_rows, 0), out);
         }
       }
     });
@@ -172,18 +243,38 @@ class DepthwiseBatch {
 
   // load() for a gradient that lies in memory as it is.
   auto gradient_rows(const T* grad) const {
-    return [this, grad](int64_t image, int64_t begin, int64_t end, int64_t& readable) {
-      return rows_of(grad, image, shape_.out_height, y_row_, begin, end, readable, Use::gradient);
+    return [this, grad](int64_t first, int64_t count, int64_t begin, int64_t end, int64_t& readable) {
+      return rows_of(
+          grad, images_, first, count, shape_.out_height, y_row_, begin, end, Use::gradient, readable);
     };
   }
 
  private:
+  int64_t row_values() const {
+    return shape_.channels * (shape_.in_width * shape_.stride + shape_.out_width);
+  }
+
   at::Tensor pack(const S* weight, bool flip) const {
     const auto taps = shape_.kernel * shape_.kernel;
     auto packed = values<S>({padded_ * taps});
     kernels<S>().pack_depthwise(
         weight, nullptr, shape_.channels, shape_.kernel, flip, packed.template data_ptr<S>());
     return packed;
+  }
+
+  // Rows [begin, end) of one image of x's gradient.
+  void input_grad(
+      Band<const S> grad, const S* packed, int64_t begin, int64_t end, int64_t readable, T* out) const {
+    DepthwiseEpilogue<S> epilogue;
+    epilogue.readable_rows = readable;
+    epilogue.streams = std::is_same_v<T, S>;
+    if constexpr (std::is_same_v<T, S>) {
+      kernels<S>().depthwise(transposed(), grad, packed, {out, begin}, begin, end, epilogue);
+    } else {
+      auto* buffer = scratch<S>(Use::output, (end - begin) * x_row_);
+      kernels<S>().depthwise(transposed(), grad, packed, {buffer, begin}, begin, end, epilogue);
+      row_kernels<T, S>().store(buffer, (end - begin) * x_row_, out);
+    }
   }
 
   // The geometry from the output's gradient to x's.
@@ -200,32 +291,9 @@ class DepthwiseBatch {
     return t;
   }
 
-  // The rows of x that output rows [begin, end) meet.
-  Band<const S> input_rows(const T* x, int64_t image, int64_t begin, int64_t end, int64_t& readable) const {
-    const auto first = std::clamp<int64_t>(begin * shape_.stride - shape_.padding, 0, shape_.in_height);
-    const auto last = std::clamp<int64_t>(
-        (end - 1) * shape_.stride - shape_.padding + shape_.kernel, first, shape_.in_height);
-    return rows_of(x, image, shape_.in_height, x_row_, first, last, readable, Use::input);
-  }
-
-  Band<const S> rows_of(
-      const T* data, int64_t image, int64_t height, int64_t row, int64_t begin, int64_t end, int64_t& readable,
-      Use use) const {
-    const T* at = data + image * height * row;
-    if constexpr (std::is_same_v<T, S>) {
-      readable = (images_ - image) * height;
-      return {at, 0};
-    } else {
-      auto* buffer = scratch<S>(use, (end - begin) * row);
-      row_kernels<T, S>().load(at + begin * row, (end - begin) * row, buffer);
-      readable = 0;
-      return {buffer, begin};
-    }
-  }
-
   int64_t images_;
   DepthwiseShape shape_;
-  Bands bands_;
+  Bands bands_, groups_; // of forward and of backward
   int64_t padded_, x_row_, y_row_;
 };
 

@@ -1,17 +1,17 @@
 // dw_separable_train and its backward on the CPU.
 //
-// Forward: the depthwise convolution takes the statistics of its output as it goes; batch norm and activation are
-// applied to a block of pixels in the cache, which the pointwise product then reads, whose output's statistics are
-// taken while it is there too; the last pass normalises. Backward computes the normalised tensors again, block by
-// block. Of full size are read and written, forward: x, dw_out (twice), pw_out (twice), y; backward: grad and
-// pw_out (twice), dw_out (twice), its gradient (twice), x and grad_x.
+// Forward: the depthwise convolution takes the statistics of its output as it goes; batch norm and activation
+// are applied to a block of pixels in the cache, which the pointwise product then reads, whose output's
+// statistics are taken while it is there too; the last pass normalises. Backward computes the normalised
+// tensors again, block by block. Of full size are read and written, forward: x, dw_out (twice), pw_out
+// (twice), y; backward: grad and pw_out (twice), dw_out (twice), its gradient (twice), x and grad_x.
 #include <ATen/Dispatch.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include "batch_norm_cpu.h"
-#include "dw_separable.h"
+#include "dw_separable_cpu.h"
 #include "layout.h"
 
 namespace supernet {
@@ -24,29 +24,6 @@ using cpu::row_kernels;
 using cpu::scratch;
 using cpu::Use;
 
-cpu::DepthwiseShape depthwise_shape(const Tensor& x, const Tensor& weight, const DwSeparableShape& s, int64_t stride) {
-  const auto k = weight.size(2);
-  return {x.size(1), x.size(2), x.size(3), s.height, s.width, k, stride, k / 2, false};
-}
-
-Tensor empty_image(const Tensor& x, int64_t channels, const DwSeparableShape& s) {
-  return at::empty(
-      {x.size(0), channels, s.height, s.width}, x.options().memory_format(at::MemoryFormat::ChannelsLast));
-}
-
-// The pointwise weight [out, in] packed for products with pixels [n, in], or with their gradients [n, out].
-template <typename S>
-Tensor pack_pointwise(const Tensor& weight, const S* scale, bool for_gradient) {
-  const auto& k = kernels<S>();
-  const auto out = weight.size(0), in = weight.size(1);
-  const auto depth = for_gradient ? out : in, columns = for_gradient ? in : out;
-  auto packed = cpu::values<S>({depth * cpu::round_up(columns, k.vector)});
-  k.pack_matrix(
-      weight.const_data_ptr<S>(), for_gradient ? in : 1, for_gradient ? 1 : in, depth, columns, scale,
-      packed.template data_ptr<S>());
-  return packed;
-}
-
 template <typename T>
 struct Training {
   using S = cpu::Compute<T>;
@@ -58,22 +35,17 @@ struct Training {
   Tensor dw_weight, pw_weight; // as S, contiguous
 
   Training(
-      const Tensor& x, const DwSeparableShape& s, const Tensor& dw_weight, const Tensor& pw_weight, int64_t stride)
+      const Tensor& x,
+      const DwSeparableShape& s,
+      const Tensor& dw_weight,
+      const Tensor& pw_weight,
+      int64_t stride)
       : x(x),
         shape(s),
-        depthwise(x.size(0), depthwise_shape(x, dw_weight, s, stride)),
+        depthwise(x.size(0), cpu::geometry(x, dw_weight, s, stride)),
         blocks(s.count, s.channels + s.out_channels),
         dw_weight(dw_weight.to(accumulate_type(x)).contiguous()),
         pw_weight(pw_weight.to(accumulate_type(x)).contiguous()) {}
-
-  template <class F>
-  void each_block(const F& f) const {
-    at::parallel_for(0, blocks.count, 1, [&](int64_t from, int64_t to) {
-      for (auto b = from; b < to; ++b) {
-        f(b, blocks.begin(b), blocks.length(b));
-      }
-    });
-  }
 
   // Fills dw_out; returns its mean and variance.
   auto run_depthwise(Tensor& dw_out) const {
@@ -83,21 +55,22 @@ struct Training {
     depthwise.forward(
         x.const_data_ptr<T>(), dw_weight.const_data_ptr<S>(), dw_out.data_ptr<T>(), sums);
     return cpu::merge_moments(sums, bands.count, shape.channels, [&](int64_t b) {
-      const auto first = b % bands.per_image * bands.rows;
-      return std::min(bands.rows, shape.height - first) * shape.width;
+      const auto band = bands.band(b);
+      return (band.end - band.begin) * shape.width;
     });
   }
 
   // Fills pw_out from dw_out; returns its mean and variance.
-  auto run_pointwise(const Tensor& dw_out, const cpu::BatchNorm<S>& bn, Activation act, Tensor& pw_out) const {
+  auto run_pointwise(
+      const Tensor& dw_out, const cpu::BatchNorm<S>& bn, Activation act, Tensor& pw_out) const {
     const auto in = shape.channels, out = shape.out_channels;
     const auto padded = cpu::round_up(out, kernels<S>().vector);
-    const auto packed = pack_pointwise<S>(pw_weight, nullptr, false);
+    const auto packed = cpu::pack_pointwise<S>(pw_weight, nullptr, false);
     const auto moments = cpu::values<S>({blocks.count, cpu::kMoments, padded});
     const T* from = dw_out.const_data_ptr<T>();
     T* to = pw_out.data_ptr<T>();
     auto* sums = moments.template data_ptr<S>();
-    each_block([&](int64_t b, int64_t begin, int64_t n) {
+    blocks.each(cpu::Order::descending, [&](int64_t b, int64_t begin, int64_t n) {
       auto* middle = scratch<S>(Use::middle, n * in);
       row_kernels<T, S>().normalise(from + begin * in, n, in, bn.apply(act), middle);
       auto* product = as_values(to + begin * out, Use::output, n * out);
@@ -113,7 +86,7 @@ struct Training {
     const T* from = pw_out.const_data_ptr<T>();
     T* to = y.data_ptr<T>();
     const auto c = shape.out_channels;
-    each_block([&](int64_t, int64_t begin, int64_t n) {
+    blocks.each(cpu::Order::ascending, [&](int64_t, int64_t begin, int64_t n) {
       row_kernels<T, S>().normalise_store(from + begin * c, n, c, bn.apply(act), to + begin * c);
     });
   }
@@ -133,15 +106,6 @@ struct Training {
   }
 };
 
-// One batch norm's gradients, in the type computed in.
-struct NormGradients {
-  Tensor gamma, beta;
-
-  NormGradients(int64_t channels, const Tensor& x)
-      : gamma(at::empty({channels}, x.options().dtype(accumulate_type(x)).memory_format(std::nullopt))),
-        beta(at::empty_like(gamma)) {}
-};
-
 template <typename T>
 struct Backward : Training<T> {
   using Base = Training<T>;
@@ -151,32 +115,31 @@ struct Backward : Training<T> {
 
   using Base::Base;
 
-  // From the gradient of y to that of the depthwise part's output, through the pointwise part: `g_z`, behind its
-  // batch norm, with the sums for that one, [blocks][2][padded]; and the pointwise weight's gradient.
+  // From the gradient of y to that of the depthwise part's output, through the pointwise part: `g_z`, behind
+  // its batch norm, with the sums for that one, [blocks][2][padded]; and the pointwise weight's gradient.
   void through_pointwise(
-      const Tensor& grad, const Tensor& pw_out, const cpu::BatchNorm<S>& pw, Activation out_act,
-      const Tensor& dw_out, const cpu::BatchNorm<S>& dw, Activation mid_act, NormGradients& pw_grads, S* g_z,
-      S* dw_sums, Tensor& grad_weight) const {
+      const Tensor& grad,
+      const Tensor& pw_out,
+      const cpu::BatchNorm<S>& pw,
+      Activation out_act,
+      const Tensor& dw_out,
+      const cpu::BatchNorm<S>& dw,
+      Activation mid_act,
+      cpu::NormGradients& pw_grads,
+      S* g_z,
+      S* dw_sums,
+      Tensor& grad_weight) const {
     const auto in = shape.channels, out = shape.out_channels;
     const auto& rows = row_kernels<T, S>();
     const T *g = grad.const_data_ptr<T>(), *y = pw_out.const_data_ptr<T>(), *d = dw_out.const_data_ptr<T>();
-
-    const auto pw_sums = cpu::values<S>({blocks.count, 2 * pw.padded});
-    auto* sums = pw_sums.template data_ptr<S>();
-    this->each_block([&](int64_t b, int64_t begin, int64_t n) {
-      rows.reduce_grad(
-          g + begin * out, y + begin * out, n, out, pw.apply(out_act), pw.mean.data(), sums + b * 2 * pw.padded);
-    });
-    const auto abc = pw.gradient(
-        sums, blocks.count, pw_grads.gamma.data_ptr<S>(), pw_grads.beta.data_ptr<S>());
-
-    const auto packed = pack_pointwise<S>(this->pw_weight, nullptr, true);
+    const auto abc = cpu::reduce_gradient(g, y, blocks, pw, out_act, pw_grads);
+    const auto packed = cpu::pack_pointwise<S>(this->pw_weight, nullptr, true);
     const auto weight_size = out * dw.padded;
     const auto chunks = std::min(blocks.count, std::clamp<int64_t>(512 * 1024 / weight_size, 4, 16));
     const auto partial = at::zeros({chunks, out, dw.padded}, packed.options());
     auto* weight_sums = partial.template data_ptr<S>();
     cpu::parallel_chunks(blocks.count, chunks, [&](int64_t chunk, int64_t from, int64_t to) {
-      for (auto b = from; b < to; ++b) {
+      for (auto b = to - 1; b >= from; --b) {
         const auto begin = blocks.begin(b), n = blocks.length(b);
         auto* g_out = scratch<S>(Use::gradient, n * out + cpu::kSlack);
         rows.input_grad(g + begin * out, y + begin * out, n, out, pw.apply(out_act), abc.data(), g_out);
@@ -199,12 +162,11 @@ struct Backward : Training<T> {
       S* grad_weight) const {
     const T* d = dw_out.const_data_ptr<T>();
     const auto row = shape.width * shape.channels;
-    const auto load = [&](int64_t image, int64_t begin, int64_t end, int64_t& readable) {
-      const auto at = (image * shape.height + begin) * row;
-      auto* buffer = scratch<S>(Use::gradient, (end - begin) * row);
+    const auto load = [&](int64_t first, int64_t count, int64_t begin, int64_t end, int64_t& readable) {
+      const auto at = (first * shape.height + begin) * row, pixels = count * (end - begin) * shape.width;
+      auto* buffer = scratch<S>(Use::gradient, pixels * shape.channels);
       row_kernels<T, S>().input_grad_of_values(
-          g_z + at, d + at, (end - begin) * shape.width, shape.channels, dw.apply(Activation::none), abc.data(),
-          buffer);
+          g_z + at, d + at, pixels, shape.channels, dw.apply(Activation::none), abc.data(), buffer);
       readable = 0;
       return cpu::Band<const S>{buffer, begin};
     };
@@ -236,7 +198,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
   const at::AutoDispatchBelowAutograd guard;
 
   const auto in = channels_last(x);
-  auto dw_out = empty_image(x, s.channels, s), pw_out = empty_image(x, s.out_channels, s);
+  auto dw_out = cpu::empty_image(x, s.channels, s), pw_out = cpu::empty_image(x, s.out_channels, s);
   auto y = at::empty_like(pw_out);
   Tensor dw_mean, dw_var, pw_mean, pw_var;
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), op, [&] {
@@ -284,8 +246,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
   const auto in = channels_last(x), g = channels_last(grad);
   const auto dw_saved = channels_last(dw_out), pw_saved = channels_last(pw_out);
   auto grad_x = x_needed ? at::empty_like(in) : Tensor();
-  auto grad_dw = at::empty(dw_weight.sizes(), x.options().dtype(accumulate_type(x)).memory_format(std::nullopt));
-  NormGradients dw_grads(s.channels, x), pw_grads(s.out_channels, x);
+  auto grad_dw = at::empty(dw_weight.sizes(), dw_mean.options());
+  cpu::NormGradients dw_grads(s.channels, x), pw_grads(s.out_channels, x);
   Tensor grad_pw;
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), op, [&] {
     using S = cpu::Compute<scalar_t>;
@@ -305,17 +267,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
         grad_dw.data_ptr<S>());
   });
 
-  const auto as = [](const Tensor& t, const OptionalTensor& like) {
-    return like.has_value() ? t.to(like->scalar_type()) : Tensor();
-  };
   return {
       grad_x,
       in_layout_of(dw_weight, grad_dw.to(dw_weight.scalar_type())),
-      as(dw_grads.gamma, dw_gamma),
-      as(dw_grads.beta, dw_beta),
+      dw_grads.of_gamma(dw_gamma),
+      dw_grads.of_beta(dw_beta),
       in_layout_of(pw_weight, grad_pw.to(pw_weight.scalar_type())),
-      as(pw_grads.gamma, pw_gamma),
-      as(pw_grads.beta, pw_beta)};
+      pw_grads.of_gamma(pw_gamma),
+      pw_grads.of_beta(pw_beta)};
 }
 
 } // namespace

@@ -77,5 +77,5 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled operators; importing it registers torch.ops.supernet. Use supernet.ops.";
   m.def("build_info", &build_info, "What this extension was built with.");
-  m.def("set_cpu_capability", &supernet::cpu::set_capability, "The instruction set of the CPU kernels, for tests.");
+  m.def("set_cpu_capability", &supernet::cpu::set_capability, "The CPU kernels' instruction set, for tests.");
 }

@@ -5,6 +5,7 @@
 // of the scaled weight, dL/dW_k = c_k G_k and dL/dc_k = <W_k, G_k>: no tensor of the output's size is made.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty.h>
@@ -35,6 +36,29 @@ Tensor scaled_weight(const Tensor& weight, const Tensor& c) {
   return at::mul(weight, c).masked_fill_(c == 0, 0).to(weight.scalar_type());
 }
 
+// A depthwise convolution with the usual padding is an operator of its own, which every device has a form of.
+bool is_depthwise(const MaskedConvShape& s, const Tensor& weight, int64_t padding) {
+  return s.weight_in == 1 && s.groups == s.in_channels && s.groups == s.out_channels &&
+      padding == weight.size(2) / 2;
+}
+
+Tensor depthwise(const Tensor& x, const Tensor& weight, int64_t stride) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("supernet::depthwise_conv2d", "")
+                             .typed<Tensor(const Tensor&, const Tensor&, int64_t)>();
+  return op.call(x, weight, stride);
+}
+
+std::tuple<Tensor, Tensor> depthwise_backward(
+    const Tensor& grad, const Tensor& x, const Tensor& weight, int64_t stride, std::array<bool, 2> needed) {
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("supernet::depthwise_conv2d_backward", "")
+          .typed<std::tuple<Tensor, Tensor>(
+              const Tensor&, const Tensor&, const Tensor&, int64_t, std::array<bool, 2>)>();
+  return op.call(grad, x, weight, stride, needed);
+}
+
 Tensor masked_conv2d(
     const Tensor& x,
     const Tensor& weight,
@@ -52,6 +76,9 @@ Tensor masked_conv2d(
   auto w = active_weight(weight, s);
   if (coefficients.has_value()) {
     w = scaled_weight(w, per_output(*coefficients));
+  }
+  if (is_depthwise(s, weight, padding)) {
+    return depthwise(x, w, stride);
   }
   return channels_last(at::convolution(
       channels_last(x), w, {}, {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0}, s.groups));
@@ -77,14 +104,16 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward(
   const bool needs_weight = needed[1] || (needed[2] && c.defined());
 
   Tensor grad_x, grad_active;
+  const auto scaled = c.defined() ? scaled_weight(w, c) : w;
   if (x.size(0) == 0) {
     grad_x = needed[0] ? at::zeros_like(x) : Tensor();
     grad_active = needs_weight ? at::zeros_like(w) : Tensor();
+  } else if (is_depthwise(s, weight, padding)) {
+    std::tie(grad_x, grad_active) = depthwise_backward(grad, x, scaled, stride, {needed[0], needs_weight});
   } else {
     std::tie(grad_x, grad_active, std::ignore) = at::convolution_backward(
-        channels_last(grad), channels_last(x),
-        c.defined() ? scaled_weight(w, c) : w, {}, {stride, stride}, {padding, padding}, {1, 1}, false,
-        {0, 0}, s.groups, {needed[0], needs_weight, false});
+        channels_last(grad), channels_last(x), scaled, {}, {stride, stride}, {padding, padding}, {1, 1},
+        false, {0, 0}, s.groups, {needed[0], needs_weight, false});
   }
 
   Tensor grad_weight, grad_coefficients;

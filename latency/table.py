@@ -101,7 +101,7 @@ class LatencyTable:
             runs.
         """
         base = self.predict([layers.stem.key, layers.head.key])
-        table = [[self.predict([spec.key] if spec.convs else []) for spec in choices] for choices in layers.choices]
+        table = [[self.predict([spec.key] if spec.runs else []) for spec in choices] for choices in layers.choices]
         return base, table
 
     def to_json(self) -> dict[str, Any]:

@@ -80,8 +80,13 @@ class LayerSpec:
 
     @cached_property
     def convs(self) -> dict[str, Conv]:
-        """The convolutions by the name of the submodule that runs them; empty for Identity."""
+        """The convolutions by the name of the submodule that runs them; empty where there are none."""
         return OPS[self.op].convs(self)
+
+    @property
+    def runs(self) -> bool:
+        """Whether anything is executed: an Identity is not a layer of the network."""
+        return self.op != "identity"
 
     @property
     def flops(self) -> int:
@@ -357,6 +362,17 @@ class Identity(nn.Identity):
         super().__init__()
 
 
+class MaxPool(nn.MaxPool2d):
+    """k×k maximum: no weights."""
+
+    @staticmethod
+    def convs(spec: LayerSpec) -> dict[str, Conv]:
+        return {}
+
+    def __init__(self, spec: LayerSpec, **_):
+        super().__init__(spec.kernel, spec.stride, spec.kernel // 2)
+
+
 class Stem(ConvBN):
     """3×3 convolution, BN, activation."""
 
@@ -395,6 +411,7 @@ OPS: dict[str, type[nn.Module]] = {
     "shuffle": Shuffle,
     "xception": Xception,
     "identity": Identity,
+    "max_pool": MaxPool,
     "head": Head,
 }
 
@@ -449,7 +466,7 @@ def layers(space: Space) -> Layers:
 
 def lower(space: Space, arch: Arch) -> list[LayerSpec]:
     """The layers that run for ``arch``, in order; an Identity runs nothing and is left out."""
-    return [spec for spec in layers(space).pick(arch) if spec.convs]
+    return [spec for spec in layers(space).pick(arch) if spec.runs]
 
 
 def additive(space: Space, count: Literal["flops", "params"]) -> tuple[int, list[list[int]]]:

@@ -68,14 +68,24 @@ def _bottlenecks(kernels: Sequence[int], expansions: Sequence[int]) -> tuple[Cho
     return tuple(Choice("ib", kernel=k, expand=e) for k in kernels for e in expansions)
 
 
-def _mobile_candidates(kernels: Sequence[int], expansions: Sequence[int]):
+def _mobile_candidates(expansions: Sequence[int]):
     """PAD-NAS Table 2: layer 1 has e = 1 only; no Identity in the first layer of a group."""
 
     def candidates(group: int, repeat: int, cin: int, cout: int) -> tuple[Choice, ...]:
         if group == 0:
-            return _bottlenecks(kernels, (1,))
+            return _bottlenecks((3, 5, 7), (1,))
         identity = (Choice("identity"),) if repeat > 0 else ()
-        return identity + _bottlenecks(kernels, expansions)
+        return identity + _bottlenecks((3, 5, 7), expansions)
+
+    return candidates
+
+
+def _small_candidates(large: bool):
+    """Few candidates that differ, good and bad: at this size near-equal ones cannot be told apart."""
+    blocks = _bottlenecks((3, 5), (1, 2, 4)) if large else (Choice("ib", 3, 1), Choice("ib", 5, 4))
+
+    def candidates(group: int, repeat: int, cin: int, cout: int) -> tuple[Choice, ...]:
+        return (Choice("identity"), Choice("max_pool", 3), *blocks) if repeat > 0 else blocks
 
     return candidates
 
@@ -84,7 +94,7 @@ MOBILE_GROUPS = {
     "basic": [(16, 1, 1), (32, 4, 2), (40, 4, 2), (80, 4, 2), (96, 4, 1), (192, 4, 2), (320, 1, 1)],
     "large": [(16, 1, 1), (24, 4, 2), (40, 4, 2), (80, 4, 2), (96, 4, 1), (192, 4, 2), (320, 1, 1)],
 }
-SMALL_GROUPS = [(16, 1, 1), (24, 3, 2), (48, 3, 2)]
+SMALL_GROUPS = [(16, 3, 1), (32, 4, 2)]
 
 
 def mobile(
@@ -93,16 +103,16 @@ def mobile(
     """PAD-NAS Tables 1 and 2: 22 searched inverted bottlenecks.
 
     ``basic``: k ∈ {3,5,7} × e ∈ {3,6}; ``large``: e ∈ {1..6}; ``v3``: basic with squeeze-excite and
-    hard-swish (Table 4). ``small`` is our preset for 28² and 32² images: 7 layers, k ∈ {3,5} × e ∈ {1,2,4}, since
-    a 7×7 kernel covers all of a late layer there and e = 1 gives the search cheap layers to choose.
+    hard-swish (Table 4). ``small`` is our preset for 28² and 32² images: 7 layers, of which the first in each
+    group is k3_e1 or k5_e4 and the others may also be Identity or a 3×3 max pool; ``large`` there has
+    k ∈ {3,5} × e ∈ {1,2,4}.
     """
     large, v3 = variant == "large", variant == "v3"
-    expansions = range(1, 7) if large else (1, 2, 4) if small else (3, 6)
     groups = SMALL_GROUPS if small else MOBILE_GROUPS["large" if large else "basic"]
     return _space(
         "mobile" + ("" if variant == "basic" else f"-{variant}") + ("-small" if small else ""),
         groups,
-        _mobile_candidates((3, 5) if small else (3, 5, 7), expansions),
+        _small_candidates(large) if small else _mobile_candidates(range(1, 7) if large else (3, 6)),
         stem_channels=16 if large or small else 32,
         channels=channels,
         resolution=resolution,

@@ -39,6 +39,7 @@ class FitConfig:
     weight_decay: float = 4e-5  # on weights with more than one dimension only
     label_smoothing: float = 0.1
     clip: float = 0.0  # gradient norm; 0 is off
+    augment: bool = True
     seed: int = 0
     checkpoint_minutes: float = 10.0  # besides the one after every epoch
 
@@ -124,7 +125,7 @@ def fit(
                 seed=cfg.seed,
                 epoch=epoch,
                 start=start,
-                augment=True,
+                augment=cfg.augment,
                 drop_last=True,
                 rank=distributed.rank(),
                 world=distributed.world(),

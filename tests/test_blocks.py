@@ -79,7 +79,7 @@ def test_identity_runs_nothing_and_is_not_lowered():
 
 def test_keys_name_layers_uniquely():
     layers = blocks.layers(spaces.mobile("v3"))
-    specs = {spec for choices in layers.choices for spec in choices if spec.convs}
+    specs = {spec for choices in layers.choices for spec in choices if spec.runs}
     assert len({spec.key for spec in specs}) == len(specs)
 
 

@@ -83,7 +83,7 @@ def test_builds_a_table_that_is_right(folder, capsys):
     table = LatencyTable.load(folder / "lut.json", SPACE)
     specs = layers(SPACE)
     for spec in (specs.stem, *specs.choices[0], *specs.choices[1], specs.head):
-        if spec.convs:
+        if spec.runs:
             assert table.layer_ms(spec.key) == pytest.approx(spec.params / 1e3)
     assert not any("identity" in key for key in table.operations)
     assert table.scale == pytest.approx(1.2)

@@ -210,13 +210,11 @@ def test_separable_train_without_the_input_gradient(capability):
 def test_separable_train_gradcheck(capability):
     for i, act in enumerate(("none", "relu", "relu6", "hard_swish")):
         args = separable_case((2, 3, 5, 4), 2, (3, 5)[i % 2], torch.float64, affine=i > 0)
-        assert torch.autograd.gradcheck(
-            lambda *a, i=i, act=act: ops.dw_separable_train(
-                *a, eps=0.1, stride=1 + i // 2, mid_act=act, out_act=act
-            )[0],
-            args,
-            fast_mode=True,
-        )
+
+        def forward(*a, stride=1 + i // 2, act=act):
+            return ops.dw_separable_train(*a, eps=0.1, stride=stride, mid_act=act, out_act=act)[0]
+
+        assert torch.autograd.gradcheck(forward, args, fast_mode=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -227,6 +225,74 @@ def test_separable_train_does_not_depend_on_the_threads(dtype):
     def run():
         result = flat(ops.dw_separable_train(*args, eps=1e-3, stride=2, mid_act="relu6"))
         return *result, *grads(result[0], args, grad)
+
+    first, *others = at_threads(run)
+    for other in others:
+        assert all(a.equal(b) for a, b in zip(first, other, strict=True))
+
+
+# --- dw_separable, the inference form -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("k", [1, 3, 5, 7])
+def test_separable_inference(capability, k, stride):
+    acts = [("relu6", "none"), ("none", "relu"), ("hard_swish", "relu6"), ("relu", "hard_swish")]
+    # Several images a part, several bands an image, one; outputs as above
+    shapes = (*SHAPES[:5], (9, 70, 7, 7), (2, 200, 30, 23))
+    for i, (shape, outputs) in enumerate(zip(shapes, (6, 16, 48, 33, 70, 24, 130), strict=True)):
+        options = {"stride": stride, "mid_act": acts[(i + k) % 4][0], "out_act": acts[(i + k) % 4][1]}
+        for dtype in DTYPES:
+            args = [a.detach() for a in separable_case(shape, outputs, k, dtype)]
+            got = ops.dw_separable(*args, **options)
+            want = reference.dw_separable(*reference.to(args, torch.float64), **options)
+            assert got.dtype == dtype
+            assert got.is_contiguous(memory_format=torch.channels_last)
+            assert error(got, want) <= TOLERANCE[dtype], (shape, dtype, options)
+
+
+def test_separable_inference_mixes_types():
+    """bfloat16 images beside float32 batch norms, as autocast has them."""
+    args = [a.detach() for a in separable_case((2, 20, 9, 7), 12, 3, torch.bfloat16)]
+    mixed = [a.float() if a.dim() == 1 else a for a in args]
+    assert error(ops.dw_separable(*mixed), ops.dw_separable(*args)) < 1e-2
+
+
+# --- batch_norm_act_train -----------------------------------------------------------------------------------
+
+
+def batch_norm_twin(x, gamma, beta, act):
+    z = F.batch_norm(x, None, None, gamma, beta, training=True, eps=1e-3)
+    return reference.ACTIVATIONS[act](z), x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+
+
+@pytest.mark.parametrize("act", list(reference.ACTIVATIONS))
+def test_batch_norm_act(capability, act):
+    for i, shape in enumerate((*SHAPES, (3, 70, 24, 23))):
+        for dtype in DTYPES:
+            x = channels_last(*shape, dtype=dtype)
+            vectors = [torch.rand(shape[1]) + 0.5, torch.rand(shape[1]) - 0.5] if i % 2 else [None, None]
+            inputs = [v if v is None else v.to(dtype).requires_grad_() for v in (x, *vectors)]
+            twins = reference.to(inputs, torch.float64)
+            y, (mean, var) = ops.batch_norm_act_train(*inputs, eps=1e-3, act=act)
+            want = batch_norm_twin(*twins, act)
+            grad = torch.randn_like(want[0]).to(dtype)
+            leaves = [[a for a in each if a is not None] for each in (inputs, twins)]
+            got = (y, mean, var, *grads(y, leaves[0], grad))
+            want = (*want, *grads(want[0], leaves[1], grad.double()))
+            for j, (g, w) in enumerate(zip(got, want, strict=True)):
+                assert error(g, w, 0.1) <= TOLERANCE[dtype] * 3, (j, shape, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_batch_norm_act_does_not_depend_on_the_threads(dtype):
+    x, grad = (channels_last(13, 24, 31, 29, dtype=dtype) for _ in range(2))
+
+    def run():
+        y, mean, var = torch.ops.supernet.batch_norm_act_train(x, None, None, 1e-3, "relu")
+        return y, mean, var, torch.ops.supernet.batch_norm_act_backward(
+            grad, x, None, None, mean, var, 1e-3, "relu"
+        )[0]  # fmt: skip
 
     first, *others = at_threads(run)
     for other in others:
@@ -251,12 +317,12 @@ def test_depthwise_gradients_do_not_depend_on_the_threads(dtype):
 
 
 def test_the_environment_names_the_capability():
-    code = "from supernet import _C; print(_C.build_info()['cpu_capability'])"
+    code = "import torch; from supernet import _C; print(_C.build_info()['cpu_capability'])"
+    env = {**os.environ, "SUPERNET_CPU_CAPABILITY": "generic"}
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "generic"
 
-    def run(value):
-        env = {**os.environ, "SUPERNET_CPU_CAPABILITY": value}
-        script = "import torch\n" + code
-        return subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
 
-    assert run("generic").stdout.strip() == "generic"
-    assert "SUPERNET_CPU_CAPABILITY should be generic, avx2 or avx512, got 'sse'" in run("sse").stderr
+def test_refuses_an_unknown_capability():
+    with pytest.raises(RuntimeError, match="CPU capability should be generic, avx2 or avx512, got 'sse'"):
+        _C.set_cpu_capability("sse")

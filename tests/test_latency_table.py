@@ -30,7 +30,7 @@ def samples(ms: float, **fields) -> Samples:
 def latencies() -> dict[str, float]:
     """A different latency for every layer that runs."""
     specs = layers(SPACE)
-    keys = [s.key for s in (specs.stem, *(c for choices in specs.choices for c in choices), specs.head) if s.convs]
+    keys = [s.key for s in (specs.stem, *(c for choices in specs.choices for c in choices), specs.head) if s.runs]
     return {key: 0.1 + 0.01 * i**2 for i, key in enumerate(dict.fromkeys(keys))}
 
 

@@ -75,7 +75,8 @@ def run(args: Args) -> None:
         return
     table = build(args, space, output)
     show(table, space)
-    _cli.next_command(f"python tools/evolve.py{_cli.run_flag(args.run)} --lat-max {rounded(median_ms(table, space))}")
+    bound = rounded(_cli.default_bound(*extremes(table, space)))
+    _cli.next_command(f"python tools/evolve.py{_cli.run_flag(args.run)} --lat-max {bound}")
 
 
 def find_space(args: Args) -> Space:
@@ -236,7 +237,7 @@ def pinned(pin: bool, runtime: runtimes.Runtime):
 def unique(specs: Layers) -> list[LayerSpec]:
     """Every layer that runs anything, once; pruned choices too, so that the table serves the whole space."""
     flat = [specs.stem, *(spec for choices in specs.choices for spec in choices), specs.head]
-    return list({spec.key: spec for spec in flat if spec.convs}.values())
+    return list({spec.key: spec for spec in flat if spec.runs}.values())
 
 
 def shape(spec: LayerSpec) -> runtimes.Shape:
@@ -247,6 +248,13 @@ def draw(space: Space, n: int, seed: int) -> list[Arch]:
     """Up to ``n`` different architectures, fewer where the space has hardly more."""
     rng = np.random.default_rng(seed)
     return list(dict.fromkeys(space.sample(rng) for _ in range(20 * n)))[:n]
+
+
+def extremes(table: LatencyTable, space: Space) -> tuple[float, float]:
+    """Predicted latency of the fastest and of the slowest architecture."""
+    base, added = table.additive(layers(space))
+    chosen = [[ms[i] for i in open_] for ms, open_ in zip(added, space.allowed, strict=True)]
+    return base + sum(map(min, chosen)), base + sum(map(max, chosen))
 
 
 def median_ms(table: LatencyTable, space: Space) -> float:
@@ -272,11 +280,7 @@ def in_words(mape: float | None, spearman: float | None) -> str:
 
 def show(table: LatencyTable, space: Space) -> None:
     """What was measured, how well, and what it says about the space."""
-    base, added = table.additive(layers(space))
-    extremes = [
-        base + sum(pick(ms[i] for i in open_) for ms, open_ in zip(added, space.allowed, strict=True))
-        for pick in (min, max)
-    ]
+    low, high = extremes(table, space)
     quality, calibration = table.quality, table.calibration
     n, noisy = len(table.operations), sum(s.noisy for s in table.operations.values())
     preempted = sum(s.source == "cpu" for s in table.operations.values())
@@ -305,7 +309,7 @@ def show(table: LatencyTable, space: Space) -> None:
     )
     grid.add_row(
         "latency",
-        f"{rounded(extremes[0])} to {rounded(extremes[1])} ms over {space.name}; median of 1,000 random "
+        f"{rounded(low)} to {rounded(high)} ms over {space.name}; median of 1,000 random "
         f"architectures {rounded(median_ms(table, space))} ms",
     )
     _cli.console.print(grid)

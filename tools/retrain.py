@@ -44,6 +44,8 @@ class Args:
     """Largest gradient norm; 0 is off."""
     inherit: bool = False
     """Start from the supernet's weights instead of from scratch."""
+    augment: bool | None = None
+    """Random crops and flips; on from 30 epochs on: a short training does better without."""
     limit: int | None = None
     """Train on this many images only, stratified."""
     seed: int = 0
@@ -106,7 +108,7 @@ def pick(choice: str, front: dict) -> dict[str, dict]:
 
 def settings(args: Args) -> dict[str, Any]:
     """What shapes a trained network: another value is another training."""
-    names = ("epochs", "batch_size", "lr", "clip", "inherit", "limit", "seed")
+    names = ("epochs", "batch_size", "lr", "clip", "inherit", "augment", "limit", "seed")
     return {name: value for name, value in asdict(args).items() if name in names}
 
 
@@ -160,8 +162,15 @@ def train_one(args: Args, job: Job, quiet: bool) -> dict:
     network = Network(space, job.arch, kernels=_cli.default_kernels(device)).to(device)
     if args.inherit:
         network.inherit(_cli.load_supernet(args.run, space, device))
-    lr = args.lr if args.lr is not None else _cli.default_lr(args.batch_size)
-    cfg = FitConfig(args.epochs, args.batch_size, lr, schedule="cosine", clip=args.clip, seed=args.seed)
+    cfg = FitConfig(
+        args.epochs,
+        args.batch_size,
+        args.lr if args.lr is not None else _cli.default_lr(args.batch_size),
+        schedule="cosine",
+        clip=args.clip,
+        seed=args.seed,
+        augment=_cli.augments(args.augment, args.epochs),
+    )
     batches = {"seed": 0, "epoch": 0, "augment": False, "drop_last": False}
 
     def validate() -> dict:
@@ -188,7 +197,7 @@ def measure_all(space: Space, jobs: Sequence[Job], lut: LatencyTable) -> dict[st
 def show(args: Args, rows: dict[str, dict], controls: Sequence[str]) -> None:
     """One table: the picked networks, and mean ± standard deviation of the random ones."""
     table = Table(title="trained alone, tested once")
-    for column in ("", "predicted ms", "measured ms", "one-shot %", "test %", "MFLOPs", "k params"):
+    for column in ("", "LUT ms", "measured ms", "one-shot %", "test %", "MFLOPs", "k params"):
         table.add_column(column, justify="right" if column else "left")
     columns = (
         ("latency_ms", 1, "{:.4g}"),

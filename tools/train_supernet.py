@@ -39,6 +39,8 @@ class Args:
     """Paths drawn uniformly, or in a uniformly drawn bin of multiply-adds (SPOS's code)."""
     flops_bins: tuple[float, float, float] = (290e6, 360e6, 10e6)
     """From, to and width of the bins, multiply-adds."""
+    augment: bool | None = None
+    """Random crops and flips; on from 30 epochs on: a short training does better without."""
     limit: int | None = None
     """Train on this many images only, stratified."""
     resolution: int | None = None
@@ -76,9 +78,18 @@ def run(args: Args) -> None:
         images.classes,
     )
     lr = args.lr if args.lr is not None else _cli.default_lr(args.batch_size)
-    fit = FitConfig(args.epochs, args.batch_size, lr, warmup_epochs=args.warmup_epochs, clip=args.clip, seed=args.seed)
+    augment = _cli.augments(args.augment, args.epochs)
+    fit = FitConfig(
+        args.epochs,
+        args.batch_size,
+        lr,
+        warmup_epochs=args.warmup_epochs,
+        clip=args.clip,
+        seed=args.seed,
+        augment=augment,
+    )
     cfg = spos.Config(fit, args.sampling, args.flops_bins, args.kernels or _cli.default_kernels(device))
-    settings = dataclasses.replace(args, data=name, space=space.name, lr=lr, kernels=cfg.kernels)
+    settings = dataclasses.replace(args, data=name, space=space.name, lr=lr, kernels=cfg.kernels, augment=augment)
     if distributed.rank() == 0:
         prepare(args, settings, space)
         _cli.console.print(

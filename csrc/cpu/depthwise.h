@@ -1,8 +1,9 @@
 // Depthwise convolution of rows: forward, and transposed for the input's gradient.
 //
-// A tile is TW neighbouring outputs of one vector of channels, held in registers over all k * k taps. Each column of
-// the input is loaded once a row and multiplied into every output that it reaches; which, is known when compiling.
-// Tiles that stick out of the image test each column, a branch per k multiplications; others test nothing.
+// A tile is TW neighbouring outputs of one vector of channels, held in registers over all k * k taps. Each
+// column of the input is loaded once a row and multiplied into every output that it reaches; which, is known
+// when compiling. Tiles that stick out of the image test each column, a branch per k multiplications; others
+// test nothing.
 #pragma once
 
 #include "vector_ops.h"
@@ -165,14 +166,15 @@ void depthwise_row(
   const auto mask = V::mask(s.channels - vector_begin * V::kSize);
   const auto taps = taps_inside<Map>(s, row);
 
-  // While this row is computed, memory is asked for what the next one needs first, and for where it goes: in the
-  // order of the addresses, which the processor's own prefetcher then follows.
+  // While this row is computed, memory is asked for what the next one needs first, and for where it goes: in
+  // the order of the addresses, which the processor's own prefetcher then follows.
   const auto newest = Map::row(s, row, Map::newest_tap(s, row));
   const bool ahead = newest >= 0 && newest + Map::kFreshRows < epilogue.readable_rows;
   const int64_t tiles = (s.out_width - Map::first_out(s) + TW - 1) / TW;
   const int64_t tiles_before = vector_begin * tiles;
-  const S* next_in = in.data + (newest + 1 - in.first) * in_row + tiles_before * Map::kFreshRows * fresh * kLine<S>;
-  const S* next_out = out.data + (row + 1 - out.first) * s.out_width * pixel + tiles_before * TW * kLine<S>;
+  constexpr int64_t in_step = Map::kFreshRows * fresh * kLine<S>, out_step = TW * kLine<S>;
+  const S* next_in = in.data + (newest + 1 - in.first) * in_row + tiles_before * in_step;
+  const S* next_out = out.data + (row + 1 - out.first) * s.out_width * pixel + tiles_before * out_step;
 
   for (int64_t v = vector_begin; v < vector_end; ++v) {
     const S* weight = packed + v * K * K * V::kSize;
@@ -200,14 +202,14 @@ void depthwise_row(
         for (int j = 0; j < Map::kFreshRows * fresh; ++j) {
           prefetch(next_in + j * kLine<S>);
         }
-        next_in += Map::kFreshRows * fresh * kLine<S>;
+        next_in += in_step;
       }
       if (epilogue.streams) {
         SUPERNET_UNROLL
         for (int j = 0; j < TW; ++j) {
           prefetch_to_write(next_out + j * kLine<S>);
         }
-        next_out += TW * kLine<S>;
+        next_out += out_step;
       }
       const int64_t t_low = -o, t_high = s.out_width - o;
       if (epilogue.moments) {

@@ -57,23 +57,26 @@ void weight_grad_any(
     const DepthwiseShape& s,
     Band<const typename V::Scalar> x,
     Band<const typename V::Scalar> grad,
+    int64_t images,
     int64_t begin,
     int64_t end,
     typename V::Scalar* sums,
     bool,
     bool) {
   const int64_t k = s.kernel, pixel = s.channels;
+  const int64_t image = s.in_height * s.in_width * pixel, grad_image = s.out_height * s.out_width * pixel;
   for (int64_t c = 0; c < s.channels; c += V::kSize) {
     const auto mask = V::mask(s.channels - c);
     for (int64_t tap = 0; tap < k * k; ++tap) {
       V acc = V::zero();
-      for (int64_t row = begin; row < end; ++row) {
+      for (int64_t i = 0; i < images * (end - begin); ++i) {
+        const auto row = begin + i % (end - begin), n = i / (end - begin);
         const auto in_row = input_index(s, row, tap / k, s.in_height);
         for (int64_t o = 0; in_row >= 0 && o < s.out_width; ++o) {
           const auto column = input_index(s, o, tap % k, s.in_width);
           if (column >= 0) {
-            const auto* g = grad.data + ((row - grad.first) * s.out_width + o) * pixel + c;
-            const auto* value = x.data + ((in_row - x.first) * s.in_width + column) * pixel + c;
+            const auto* g = grad.data + n * grad_image + ((row - grad.first) * s.out_width + o) * pixel + c;
+            const auto* value = x.data + n * image + ((in_row - x.first) * s.in_width + column) * pixel + c;
             acc = V::fma(V::load(value, mask), V::load(g, mask), acc);
           }
         }
@@ -125,7 +128,8 @@ void depthwise(
 
 template <class V, int K>
 auto weight_grad_for(const DepthwiseShape& s) {
-  return s.stride == 1 ? weight_grad_rows_for<V, K, 1>(s.out_width) : weight_grad_rows_for<V, K, 2>(s.out_width);
+  return s.stride == 1 ? weight_grad_rows_for<V, K, 1>(s.out_width)
+                       : weight_grad_rows_for<V, K, 2>(s.out_width);
 }
 
 template <class V>
@@ -133,6 +137,7 @@ void depthwise_weight_grad(
     const DepthwiseShape& s,
     Band<const typename V::Scalar> x,
     Band<const typename V::Scalar> grad,
+    int64_t images,
     int64_t begin,
     int64_t end,
     typename V::Scalar* sums,
@@ -147,7 +152,7 @@ void depthwise_weight_grad(
                                : function;
     }
   }
-  function(s, x, grad, begin, end, sums, x_streams, grad_streams);
+  function(s, x, grad, images, begin, end, sums, x_streams, grad_streams);
 }
 
 } // namespace supernet::cpu::SUPERNET_ISA

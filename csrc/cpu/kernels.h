@@ -4,7 +4,8 @@
 // cpu_kernels_generic.cpp, cpu_kernels_avx2.cpp and cpu_kernels_avx512.cpp, each of which fills one table of
 // functions. kernels<S>() is the table of the best set that this processor and SUPERNET_CPU_CAPABILITY allow.
 //
-// S, the type computed in, is float or double. Images are channels_last: pixel after pixel, each `channels` long.
+// S, the type computed in, is float or double. Images are channels_last: pixel after pixel, each `channels`
+// long.
 #pragma once
 
 #include <c10/util/BFloat16.h>
@@ -16,9 +17,9 @@
 
 namespace supernet::cpu {
 
-// A depthwise convolution of one image. Transposed (stride > 1 only), it is the gradient with respect to the input:
-// `in` is then the output's gradient and `out` the input's. At stride 1 that is an ordinary convolution with the
-// taps reversed and padding kernel - 1 - padding.
+// A depthwise convolution of one image. Transposed (stride > 1 only), it is the gradient with respect to the
+// input: `in` is then the output's gradient and `out` the input's. At stride 1 that is an ordinary
+// convolution with the taps reversed and padding kernel - 1 - padding.
 struct DepthwiseShape {
   int64_t channels;
   int64_t in_height, in_width;
@@ -42,8 +43,8 @@ struct DepthwiseEpilogue {
   Activation act = Activation::none;
   // Moments of the output about its first pixel, see Moments. Null: not wanted.
   S* moments = nullptr;
-  // Rows of the input that memory holds from row 0 of this image on, those of further images included: these are
-  // prefetched. 0: the input is in the cache.
+  // Rows of the input that memory holds from row 0 of this image on, those of further images included: these
+  // are prefetched. 0: the input is in the cache.
   int64_t readable_rows = 0;
   // The output goes to memory rather than to a buffer in the cache.
   bool streams = false;
@@ -73,28 +74,31 @@ struct Kernels {
 
   // Weights [channels, 1, k, k] in the kernels' order, vector by vector: [padded / vector][k * k][vector].
   // Scaled per channel where scale is not null.
-  void (*pack_depthwise)(const S* weight, const S* scale, int64_t channels, int64_t kernel, bool flip, S* packed);
+  void (*pack_depthwise)(
+      const S* weight, const S* scale, int64_t channels, int64_t kernel, bool flip, S* packed);
   // Output rows [begin, end).
   void (*depthwise)(
       const DepthwiseShape&, Band<const S> in, const S* packed, Band<S> out, int64_t begin, int64_t end,
       const DepthwiseEpilogue<S>&);
-  // Adds the weight's gradient from output rows [begin, end) to sums, in the packed order. x, grad: whether these
-  // come from memory, where those of the next rows or images lie behind them, rather than from the cache.
+  // Adds the weight's gradient from output rows [begin, end) of `images` images to sums, in the packed order.
+  // More than one image lie behind each other, whole. x_streams, grad_streams: these come from memory, where
+  // those of the next rows or images lie behind them, rather than from the cache.
   void (*depthwise_weight_grad)(
-      const DepthwiseShape&, Band<const S> x, Band<const S> grad, int64_t begin, int64_t end, S* sums,
-      bool x_streams, bool grad_streams);
+      const DepthwiseShape&, Band<const S> x, Band<const S> grad, int64_t images, int64_t begin, int64_t end,
+      S* sums, bool x_streams, bool grad_streams);
 
   // --- matmul.h ---
 
-  // B [depth, columns] for `matmul`; b(k, j) = b[k * row + j * column] * scale[j]. Holds depth * padded columns.
+  // B [depth, columns] for `matmul`; b(k, j) = b[k * row + j * column] * scale[j]. Holds depth * padded
+  // columns.
   void (*pack_matrix)(
       const S* b, int64_t row, int64_t column, int64_t depth, int64_t columns, const S* scale, S* packed);
   // C [rows, columns] = act(A B + bias), A [rows, depth] with rows `depth` apart; bias (padded) may be null.
   void (*matmul)(
-      const S* a, int64_t rows, int64_t depth, const S* packed, int64_t columns, const S* bias, Activation act,
-      S* c);
-  // sums [rows, padded columns] += A^T B over `depth` pixels, A [depth, rows], B [depth, columns]. Reads up to
-  // kSlack values behind A and B, whatever they are.
+      const S* a, int64_t rows, int64_t depth, const S* packed, int64_t columns, const S* bias,
+      Activation act, S* c);
+  // sums [rows, padded columns] += A^T B over `depth` pixels, A [depth, rows], B [depth, columns]. Reads up
+  // to kSlack values behind A and B, whatever they are.
   void (*matmul_transposed)(
       const S* a, int64_t rows, const S* b, int64_t columns, int64_t depth, S* sums);
 };
@@ -109,7 +113,8 @@ struct RowKernels {
   // y = act(scale * x + shift).
   void (*normalise)(const T* x, int64_t rows, int64_t channels, const Affine<S>&, S* y);
   void (*normalise_store)(const T* x, int64_t rows, int64_t channels, const Affine<S>&, T* y);
-  // Sums per channel of g = grad * act'(z), z = scale * x + shift, and of g * (x - mean): sums is [2][padded].
+  // Sums per channel of g = grad * act'(z), z = scale * x + shift, and of g * (x - mean): sums is
+  // [2][padded].
   void (*reduce_grad)(
       const T* grad, const T* x, int64_t rows, int64_t channels, const Affine<S>&, const S* mean, S* sums);
   // The same, and grad becomes g.
@@ -126,8 +131,8 @@ struct RowKernels {
 
 enum class Capability { generic, avx2, avx512 };
 
-// The instruction set in use and its name. SUPERNET_CPU_CAPABILITY (generic, avx2 or avx512), read once, may name
-// a lower one than the processor has.
+// The instruction set in use and its name. SUPERNET_CPU_CAPABILITY (generic, avx2 or avx512), read once, may
+// name a lower one than the processor has.
 Capability capability();
 const char* capability_name();
 // For tests: takes a lower set, or the processor's best again, from now on.

@@ -1,7 +1,7 @@
 // Matrix products with a small, packed right side: the pointwise convolutions.
 //
-// A tile of the product stays in registers over the whole depth: per step NV vectors of B are loaded and one value
-// of A per row is broadcast. Rows beyond the end are computed from whatever A holds and not stored.
+// A tile of the product stays in registers over the whole depth: per step NV vectors of B are loaded and one
+// value of A per row is broadcast. Rows beyond the end are computed from whatever A holds and not stored.
 #pragma once
 
 #include "vector_ops.h"
@@ -13,8 +13,9 @@ inline int64_t panel_vectors(int64_t left) {
   return left % 2 == 1 && left >= 3 ? 3 : std::min<int64_t>(left, 2);
 }
 
-// acc += A B. A's value (row i, step k) is a[i * a_row + k * a_step]; B's vectors at b + k * b_step.
-template <class V, int NV, int Rows>
+// acc += A B. A's value (row i, step k) is a[i * a_row + k * a_step]; B's vectors at b + k * b_step. Of a
+// tile that is not Whole only the first `rows` rows are read and computed.
+template <class V, int NV, int Rows, bool Whole>
 SUPERNET_INLINE void multiply(
     V (&acc)[Rows][NV],
     const typename V::Scalar* a,
@@ -22,7 +23,8 @@ SUPERNET_INLINE void multiply(
     int64_t a_step,
     const typename V::Scalar* b,
     int64_t b_step,
-    int64_t depth) {
+    int64_t depth,
+    int64_t rows) {
   for (int64_t k = 0; k < depth; ++k) {
     V row[NV];
     SUPERNET_UNROLL
@@ -31,10 +33,12 @@ SUPERNET_INLINE void multiply(
     }
     SUPERNET_UNROLL
     for (int i = 0; i < Rows; ++i) {
-      const V value = V::set(a[i * a_row + k * a_step]);
-      SUPERNET_UNROLL
-      for (int v = 0; v < NV; ++v) {
-        acc[i][v] = V::fma(value, row[v], acc[i][v]);
+      if (Whole || i < rows) {
+        const V value = V::set(a[i * a_row + k * a_step]);
+        SUPERNET_UNROLL
+        for (int v = 0; v < NV; ++v) {
+          acc[i][v] = V::fma(value, row[v], acc[i][v]);
+        }
       }
     }
   }
@@ -61,27 +65,10 @@ void matmul_tile(
       acc[i][v] = start;
     }
   }
-  // Of a last, lower tile the rows behind the end are the last one again: A is read within its bounds.
   if (rows >= kRows) {
-    multiply<V, NV, kRows>(acc, a, depth, 1, packed, NV * V::kSize, depth);
+    multiply<V, NV, kRows, true>(acc, a, depth, 1, packed, NV * V::kSize, depth, rows);
   } else {
-    for (int64_t k = 0; k < depth; ++k) {
-      V row[NV];
-      SUPERNET_UNROLL
-      for (int v = 0; v < NV; ++v) {
-        row[v] = V::load(packed + (k * NV + v) * V::kSize);
-      }
-      SUPERNET_UNROLL
-      for (int i = 0; i < kRows; ++i) {
-        if (i < rows) {
-          const V value = V::set(a[i * depth + k]);
-          SUPERNET_UNROLL
-          for (int v = 0; v < NV; ++v) {
-            acc[i][v] = V::fma(value, row[v], acc[i][v]);
-          }
-        }
-      }
-    }
+    multiply<V, NV, kRows, false>(acc, a, depth, 1, packed, NV * V::kSize, depth, rows);
   }
   const auto mask = V::mask(columns - (NV - 1) * V::kSize);
   const bool whole = columns >= NV * V::kSize;
@@ -177,7 +164,7 @@ void matmul_transposed_tiles(
         acc[r][v] = V::zero();
       }
     }
-    multiply<V, NV, kRows>(acc, a + i, 1, rows, b, columns, depth);
+    multiply<V, NV, kRows, true>(acc, a + i, 1, rows, b, columns, depth, kRows);
     SUPERNET_UNROLL
     for (int r = 0; r < kRows; ++r) {
       if (i + r < rows) {

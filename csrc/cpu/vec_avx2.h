@@ -16,6 +16,7 @@ struct FloatVec {
   static constexpr int kSize = 8;
   // Depthwise tiles in registers: worth their code here.
   static constexpr bool kTiled = true;
+  static constexpr int kRegisters = 16;
   // Rows of a matrix tile of 1, 2 and 3 vectors: accumulators, one row of B and a broadcast fit 16 registers.
   static constexpr int kTileRows[] = {12, 6, 4};
 

@@ -13,6 +13,7 @@ struct FloatVec {
   static constexpr int kSize = 16;
   // Depthwise tiles in registers: worth their code here.
   static constexpr bool kTiled = true;
+  static constexpr int kRegisters = 32;
   // Rows of a matrix tile of 1, 2 and 3 vectors: accumulators, one row of B and a broadcast fit 32 registers.
   static constexpr int kTileRows[] = {28, 14, 9};
 

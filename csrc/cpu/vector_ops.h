@@ -2,8 +2,8 @@
 #pragma once
 
 #define SUPERNET_INLINE inline __attribute__((always_inline))
-// Before a loop of constant length: it vanishes early, so that arrays of vectors indexed by its counter stay in
-// registers.
+// Before a loop of constant length: it vanishes early, so that arrays of vectors indexed by its counter stay
+// in registers.
 #if defined(__clang__)
 #define SUPERNET_UNROLL _Pragma("unroll")
 #else
@@ -31,7 +31,7 @@ SUPERNET_INLINE void prefetch_to_write(const void* p) {
 
 // Values in a cache line.
 template <typename S>
-constexpr int64_t kLine = 64 / sizeof(S);
+constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(S));
 
 template <class V>
 int64_t padded_to(int64_t channels) {

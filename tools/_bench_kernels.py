@@ -1,0 +1,333 @@
+"""How much faster the operators are than plain PyTorch: one row per claim, measured side by side.
+
+Every case runs its forms in turn, in a shuffled order, round after round; both sides are channels_last, use one
+thread and the same allocator. What is compared is the median of the thread's CPU time.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from supernet import ops
+
+OURS = "ours"
+# (batch, channels, outputs of the pointwise part, height and width, stride): 28x28 images behind a stem, and 224x224
+SEPARABLE = (
+    (64, 24, 24, 28, 1),
+    (64, 48, 48, 28, 2),
+    (64, 96, 24, 14, 1),
+    (64, 144, 24, 14, 1),
+    (64, 96, 24, 14, 2),
+    (64, 192, 48, 7, 1),
+    (64, 576, 96, 7, 1),
+    (16, 32, 16, 112, 1),
+    (16, 96, 24, 56, 1),
+    (16, 144, 32, 28, 1),
+    (16, 576, 96, 14, 1),
+)
+DEPTHWISE = tuple((n, c, size, stride) for n, c, _, size, stride in SEPARABLE)
+IMAGES = ((64, 16, 28), (64, 96, 14), (64, 576, 7), (16, 96, 56), (16, 144, 28))
+# (batch, inputs, outputs, kernel, height and width, active share)
+PREFIXES = ((64, 96, 24, 1, 14, 0.5), (64, 192, 48, 1, 7, 0.75), (16, 64, 64, 3, 28, 0.5), (16, 144, 32, 1, 28, 0.5))
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a row is held to: a ratio to reach, or not to exceed where it is an overhead."""
+
+    gate: float
+    stretch: float
+    overhead: bool = False
+
+    def met(self, ratio: float) -> bool:
+        return ratio <= self.gate if self.overhead else ratio >= self.gate
+
+
+# By (row, form that we are compared with).
+GOALS = {
+    ("separable inference", "eager"): Goal(1.6, 2.0),
+    ("separable inference", "eager, BN folded"): Goal(1.3, 1.6),
+    ("separable inference, bfloat16", "ours, float32"): Goal(1.6, 2.0),
+    ("depthwise k3 fwd+bwd", "eager"): Goal(1.5, 2.0),
+    ("depthwise k5 fwd+bwd", "eager"): Goal(3.2, 5.0),
+    ("depthwise k7 fwd+bwd", "eager"): Goal(3.7, 6.0),
+    ("separable training k3", "eager"): Goal(1.4, 1.8),
+    ("separable training k5", "eager"): Goal(2.0, 2.5),
+    ("separable training k7", "eager"): Goal(2.5, 3.2),
+    ("BN + activation training", "eager"): Goal(1.5, 1.8),
+    ("depth mixture fwd+bwd", "sum"): Goal(2.6, 3.5),
+    ("depth mixture fwd+bwd", "stack"): Goal(4.3, 6.0),
+    ("prefix convolution fwd+bwd", "native width"): Goal(1.05, 1.02, overhead=True),
+    ("prefix depthwise fwd+bwd", "native width"): Goal(0.9, 0.6, overhead=True),
+    ("soft mask fwd+bwd", "plain"): Goal(1.12, 1.05, overhead=True),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One shape of one row: forms that compute the same, ``ours`` among them."""
+
+    row: str
+    shape: str
+    forms: dict[str, Callable[[], object]]
+
+
+def image(n: int, c: int, size: int, grad: bool = True) -> Tensor:
+    x = torch.randn(n, c, size, size).to(memory_format=torch.channels_last)
+    return x.requires_grad_(grad)
+
+
+def gradients(forward: Callable[[], Tensor], inputs: Sequence[Tensor]) -> Callable[[], object]:
+    """Forward and backward of one form."""
+    grad = torch.randn_like(forward())
+    return lambda: torch.autograd.grad(forward(), inputs, grad)
+
+
+def separable_modules(c: int, o: int, k: int, stride: int) -> nn.Sequential:
+    """Depthwise, BN, ReLU6, pointwise, BN."""
+    return nn.Sequential(
+        nn.Conv2d(c, c, k, stride, k // 2, groups=c, bias=False),
+        nn.BatchNorm2d(c),
+        nn.ReLU6(inplace=True),
+        nn.Conv2d(c, o, 1, bias=False),
+        nn.BatchNorm2d(o),
+    ).to(memory_format=torch.channels_last)
+
+
+def folded_batch_norm(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    scale = (bn.weight * torch.rsqrt(bn.running_var + bn.eps)).detach()
+    return scale, (bn.bias - bn.running_mean * scale).detach()
+
+
+def inference() -> Iterator[Case]:
+    for k in (3, 5, 7):
+        for n, c, o, size, stride in SEPARABLE:
+            eager = separable_modules(c, o, k, stride).eval()
+            folded = nn.Sequential(
+                torch.nn.utils.fuse_conv_bn_eval(eager[0], eager[1]),
+                eager[2],
+                torch.nn.utils.fuse_conv_bn_eval(eager[3], eager[4]),
+            )
+            dw, pw = eager[0].weight.detach(), eager[3].weight.detach()
+            bns = folded_batch_norm(eager[1]), folded_batch_norm(eager[4])
+            x = image(n, c, size, grad=False)
+
+            def ours(x=x, dw=dw, pw=pw, bns=bns, stride=stride):
+                return ops.dw_separable(x, dw, *bns[0], pw, *bns[1], stride=stride, mid_act="relu6")
+
+            low = [t.bfloat16() for t in (x, dw, pw)]
+            forms = {
+                OURS: ours,
+                "eager": lambda m=eager, x=x: m(x),
+                "eager, BN folded": lambda m=folded, x=x: m(x),
+            }
+            shape = f"k{k} s{stride} {n}x{c}x{size}x{size}->{o}"
+            yield Case("separable inference", shape, forms)
+            bfloat16 = {OURS: lambda f=ours, a=low: f(*a), "ours, float32": ours}
+            yield Case("separable inference, bfloat16", shape, bfloat16)
+
+
+def depthwise() -> Iterator[Case]:
+    for k in (3, 5, 7):
+        for n, c, size, stride in DEPTHWISE:
+            x, weight = image(n, c, size), torch.randn(c, 1, k, k, requires_grad=True)
+            forms = {
+                OURS: lambda x=x, w=weight, s=stride: ops.depthwise_conv2d(x, w, stride=s),
+                "eager": lambda x=x, w=weight, s=stride, k=k, c=c: F.conv2d(x, w, None, s, k // 2, 1, c),
+            }
+            yield Case(
+                f"depthwise k{k} fwd+bwd",
+                f"s{stride} {n}x{c}x{size}x{size}",
+                {name: gradients(form, [x, weight]) for name, form in forms.items()},
+            )
+
+
+def separable_training() -> Iterator[Case]:
+    for k in (3, 5, 7):
+        for n, c, o, size, stride in SEPARABLE:
+            eager, x = separable_modules(c, o, k, stride), image(n, c, size)
+            p = list(eager.parameters())
+
+            def ours(x=x, p=p, stride=stride):
+                return ops.dw_separable_train(x, *p, eps=1e-5, stride=stride, mid_act="relu6")[0]
+
+            forms = {OURS: gradients(ours, [x, *p]), "eager": gradients(lambda m=eager, x=x: m(x), [x, *p])}
+            yield Case(f"separable training k{k}", f"s{stride} {n}x{c}x{size}x{size}->{o}", forms)
+
+
+def batch_norm() -> Iterator[Case]:
+    for n, c, size in IMAGES:
+        x, bn = image(n, c, size), nn.BatchNorm2d(c)
+        inputs = [x, bn.weight, bn.bias]
+
+        def ours(x=x, bn=bn):
+            return ops.batch_norm_act_train(x, bn.weight, bn.bias, eps=bn.eps, act="relu6")[0]
+
+        forms = {OURS: ours, "eager": lambda x=x, bn=bn: F.relu6(bn(x), inplace=True)}
+        yield Case(
+            "BN + activation training",
+            f"{n}x{c}x{size}x{size}",
+            {name: gradients(form, inputs) for name, form in forms.items()},
+        )
+
+
+def depth_mixture() -> Iterator[Case]:
+    for n, c, size in IMAGES:
+        xs, p = [image(n, c, size) for _ in range(4)], torch.rand(4, requires_grad=True)
+        forms = {
+            OURS: lambda xs=xs, p=p: ops.depth_mix(xs, p),
+            "sum": lambda xs=xs, p=p: sum(w * x for w, x in zip(p, xs, strict=True)),
+            "stack": lambda xs=xs, p=p: (torch.stack(xs) * p[:, None, None, None, None]).sum(0),
+        }
+        yield Case(
+            "depth mixture fwd+bwd",
+            f"4 of {n}x{c}x{size}x{size}",
+            {name: gradients(form, [*xs, p]) for name, form in forms.items()},
+        )
+
+
+def masked() -> Iterator[Case]:
+    for n, c, o, k, size, share in PREFIXES:
+        inputs, outputs = int(c * share), int(o * share)
+        x, full = image(n, inputs, size), torch.randn(o, c, k, k, requires_grad=True)
+        own = full[:outputs, :inputs].detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+        coefficients = torch.rand(outputs, requires_grad=True)
+        options = {"out_channels": outputs, "padding": k // 2}
+        shape = f"k{k} {n}x{inputs} of {c}x{size}x{size}->{outputs} of {o}"
+
+        def plain(x=x, w=own, k=k):
+            return F.conv2d(x, w, None, 1, k // 2)
+
+        def prefix(x=x, w=full, options=options):
+            return ops.masked_conv2d(x, w, **options)
+
+        def soft(x=x, w=own, g=coefficients, options=options):
+            return ops.masked_conv2d(x, w, coefficients=g, **options)
+
+        native = gradients(plain, [x, own])
+        forms = {OURS: gradients(prefix, [x, full]), "native width": native}
+        yield Case("prefix convolution fwd+bwd", shape, forms)
+        yield Case("soft mask fwd+bwd", shape, {OURS: gradients(soft, [x, own, coefficients]), "plain": native})
+    for n, c, size, stride in DEPTHWISE:
+        width, k = c // 2, 5
+        x, full = image(n, width, size), torch.randn(c, 1, k, k, requires_grad=True)
+        own = full[:width].detach().clone().requires_grad_()
+
+        def ours(x=x, w=full, c=c, stride=stride):
+            return ops.masked_conv2d(x, w, groups=c, stride=stride, padding=2)
+
+        def depthwise_native(x=x, w=own, width=width, stride=stride):
+            return F.conv2d(x, w, None, stride, 2, 1, width)
+
+        forms = {OURS: gradients(ours, [x, full]), "native width": gradients(depthwise_native, [x, own])}
+        yield Case("prefix depthwise fwd+bwd", f"k{k} s{stride} {n}x{width} of {c}x{size}x{size}", forms)
+
+
+GROUPS = {
+    "inference": inference,
+    "depthwise": depthwise,
+    "training": separable_training,
+    "norm": batch_norm,
+    "mixture": depth_mixture,
+    "masked": masked,
+}
+
+
+def measure(case: Case, rounds: int) -> dict[str, float]:
+    """Median seconds of CPU time of each form."""
+    rng, times = random.Random(0), {name: [] for name in case.forms}
+    for form in case.forms.values():
+        form()
+        form()
+    for _ in range(rounds):
+        for name in rng.sample(list(case.forms), len(case.forms)):
+            start = time.thread_time()
+            case.forms[name]()
+            times[name].append(time.thread_time() - start)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def run(
+    rounds: int = 11, groups: Sequence[str] = tuple(GROUPS), advance: Callable[[str], None] = lambda case: None
+) -> list[dict]:
+    """Measures all cases of the groups; sets PyTorch to one thread.
+
+    Args:
+        rounds: how often every form runs.
+        groups: names out of ``GROUPS``.
+        advance: called with the name of each case when it is done.
+
+    Returns:
+        A dict for each case and each form that we are compared with: ``row``, ``shape``, ``against``, ``ratio``
+        (theirs / ours; ours / theirs where the goal is a small overhead), ``ours_ms``, ``theirs_ms``.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    results = []
+    for group in groups:
+        for case in GROUPS[group]():
+            with torch.inference_mode(group == "inference"):
+                seconds = measure(case, rounds)
+            ours = seconds.pop(OURS)
+            for against, theirs in seconds.items():
+                goal = GOALS.get((case.row, against))
+                results.append(
+                    {
+                        "row": case.row,
+                        "shape": case.shape,
+                        "against": against,
+                        "ratio": ours / theirs if goal and goal.overhead else theirs / ours,
+                        "ours_ms": 1e3 * ours,
+                        "theirs_ms": 1e3 * theirs,
+                    }
+                )
+            advance(f"{case.row} {case.shape}")
+    return results
+
+
+def summary(results: Sequence[dict]) -> list[dict]:
+    """One dict per row and comparison: the geometric mean over the shapes, the worst shape, the goal."""
+    rows: dict[tuple[str, str], list[float]] = {}
+    for result in results:
+        rows.setdefault((result["row"], result["against"]), []).append(result["ratio"])
+    out = []
+    for (row, against), ratios in rows.items():
+        goal = GOALS.get((row, against))
+        mean = math.exp(statistics.fmean(map(math.log, ratios)))
+        out.append(
+            {
+                "row": row,
+                "against": against,
+                "shapes": len(ratios),
+                "geomean": mean,
+                "worst": max(ratios) if goal and goal.overhead else min(ratios),
+                "gate": goal.gate if goal else None,
+                "stretch": goal.stretch if goal else None,
+                "met": goal.met(mean) if goal else None,
+            }
+        )
+    return out
+
+
+def table(results: Sequence[dict]) -> Table:
+    """The summary as a table to print."""
+    out = Table(title="Kernels against plain PyTorch: 1 thread, CPU time, geometric means over the shapes")
+    for column in ("", "against", "shapes", "ratio", "worst", "gate", "stretch", ""):
+        out.add_column(column, justify="left" if column in ("", "against") else "right")
+    for s in summary(results):
+        goal = [f"{s[key]:g}" if s[key] else "" for key in ("gate", "stretch")]
+        verdict = {True: "met", False: "missed", None: ""}[s["met"]]
+        out.add_row(
+            s["row"], s["against"], str(s["shapes"]), f"{s['geomean']:.2f}", f"{s['worst']:.2f}", *goal, verdict
+        )
+    return out
