@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import _cli
+import _cli  # isort: skip  (sets the environment that torch reads when it loads)
+import _bench_kernels
 import numpy as np
 import torch
 import tyro
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 
 from latency.measure import host, pin_core
 from supernet import spaces
+from supernet.errors import UserError
 from supernet.model import Supernet, run_path
 from supernet.progress import Bar
 from supernet.train import FitConfig, sgd
@@ -48,7 +50,7 @@ class Step:
 
 def step(args: Step) -> None:
     torch.set_num_threads(args.threads)
-    space = spaces.get(args.space, 1 if args.resolution < 96 else 3, args.resolution, 10)
+    space = spaces.get(args.space, 3, args.resolution, 10)  # NCHW and NHWC are the same thing for one channel
     x = torch.randn(args.batch_size, space.channels, space.resolution, space.resolution)
     y = torch.randint(space.classes, (args.batch_size,))
     forms = {
@@ -130,11 +132,36 @@ def report(output: Path | None, figures: dict) -> None:
         _cli.console.print(f"→ {output}", highlight=False)
 
 
-Args = Annotated[Step, tyro.conf.subcommand("step")]
+@dataclass(frozen=True)
+class Kernels:
+    """Every operator against plain PyTorch, one thread, by its CPU clock."""
+
+    rounds: int = 15
+    """Rounds in which every form of a case runs once, in a shuffled order."""
+    groups: tuple[str, ...] = tuple(_bench_kernels.GROUPS)
+    """Only these groups of rows."""
+    output: Path | None = None
+    """Write the figures here as JSON."""
 
 
-def run(args: Args) -> None:
-    step(args)
+def kernels(args: Kernels) -> None:
+    unknown = set(args.groups) - set(_bench_kernels.GROUPS)
+    if unknown:
+        raise UserError(f"unknown groups {', '.join(unknown)}: expected some of {', '.join(_bench_kernels.GROUPS)}")
+    with pin_core():
+        results = _bench_kernels.run(args.rounds, args.groups)
+    _cli.console.print(_bench_kernels.table(results))
+    report(args.output, {"kernels": _bench_kernels.summary(results), "cases": results, "threads": 1})
+
+
+Args = (
+    Annotated[Step, tyro.conf.subcommand("step", description=Step.__doc__)]
+    | Annotated[Kernels, tyro.conf.subcommand("kernels", description=Kernels.__doc__)]
+)
+
+
+def run(args: Step | Kernels) -> None:
+    step(args) if isinstance(args, Step) else kernels(args)
 
 
 if __name__ == "__main__":
