@@ -23,19 +23,7 @@ from tests.conftest import tiny_space
 
 ROOT = Path(__file__).parents[1]
 TRAIN = ("--data", "digits", "--batch-size", "32", "--limit", "320", "--epochs", "4")
-SEARCH = (
-    "--population",
-    "6",
-    "--iterations",
-    "3",
-    "--random",
-    "4",
-    "--recalibration",
-    "2",
-    "32",
-    "--val-limit",
-    "80",
-)
+SEARCH = ("--population", "5", "--iterations", "8", "--random", "4", "--recalibration", "4", "64")
 
 
 def command(tool: str, *args: object) -> list[str]:
@@ -174,8 +162,11 @@ def test_a_killed_search_finds_the_same_front(chain, copy):
     whole, _ = chain
     for name in ("search.json", "population.jsonl", "scores.jsonl", "front.json", "front.png"):
         (copy / name).unlink()
-    process = subprocess.Popen(command("evolve", "--run", copy, *SEARCH), cwd=ROOT, stdout=subprocess.DEVNULL)
-    kill_when(process, lambda: lines(copy / "population.jsonl") >= 6)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command("evolve", "--run", copy, *SEARCH), cwd=ROOT, **quiet)
+    kill_when(process, lambda: lines(copy / "population.jsonl") >= 5)  # the first of eight generations
+    assert lines(copy / "population.jsonl") < lines(whole / "population.jsonl")
+    assert not (copy / "front.json").exists()
     ok("evolve", "--run", copy, *SEARCH)
     for name in ("front.json", "population.jsonl"):
         assert (copy / name).read_text() == (whole / name).read_text(), name
