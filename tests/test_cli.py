@@ -24,6 +24,7 @@ from tests.conftest import tiny_space
 ROOT = Path(__file__).parents[1]
 TRAIN = ("--data", "digits", "--batch-size", "32", "--limit", "320", "--epochs", "4")
 SEARCH = ("--population", "5", "--iterations", "8", "--random", "4", "--recalibration", "4", "64")
+WIDE = (*SEARCH, "--lat-max", "70")  # every architecture of the tiny space: enough generations to be killed in
 
 
 def command(tool: str, *args: object) -> list[str]:
@@ -65,7 +66,7 @@ def chain(tmp_path_factory, space_file) -> tuple[Path, dict[str, str]]:
     printed = {
         "train": ok("train_supernet", "--run", folder, "--space", space_file, *TRAIN),
         "lut": ok("build_lut", "--run", folder, "--rounds", 10, "--check-archs", 2),
-        "evolve": ok("evolve", "--run", folder, *SEARCH),
+        "evolve": ok("evolve", "--run", folder, *WIDE),
         "retrain": ok("retrain", "--run", folder, "--controls", 2, "--epochs", 1, "--limit", 320, "--batch-size", 32),
     }
     return folder, printed
@@ -122,7 +123,7 @@ def test_finished_commands_are_idempotent(chain):
     before = {name: (folder / name).read_bytes() for name in names if name != "checkpoint.pt"}
     weights = checkpoint.load(folder / "checkpoint.pt", "")["model"]
     ok("train_supernet", "--run", folder, *TRAIN, "--space", json_space(folder))
-    ok("evolve", "--run", folder, *SEARCH)
+    ok("evolve", "--run", folder, *WIDE)
     assert {name: (folder / name).read_bytes() for name in before} == before
     again = checkpoint.load(folder / "checkpoint.pt", "")["model"]
     assert all(torch.equal(weights[name], again[name]) for name in weights)
@@ -163,11 +164,11 @@ def test_a_killed_search_finds_the_same_front(chain, copy):
     for name in ("search.json", "population.jsonl", "scores.jsonl", "front.json", "front.png"):
         (copy / name).unlink()
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command("evolve", "--run", copy, *SEARCH), cwd=ROOT, **quiet)
+    process = subprocess.Popen(command("evolve", "--run", copy, *WIDE), cwd=ROOT, **quiet)
     kill_when(process, lambda: lines(copy / "population.jsonl") >= 5)  # the first of eight generations
     assert lines(copy / "population.jsonl") < lines(whole / "population.jsonl")
     assert not (copy / "front.json").exists()
-    ok("evolve", "--run", copy, *SEARCH)
+    ok("evolve", "--run", copy, *WIDE)
     for name in ("front.json", "population.jsonl"):
         assert (copy / name).read_text() == (whole / name).read_text(), name
 
