@@ -73,9 +73,9 @@ def flops_binned_path(
     return pick
 
 
-def score(model: Supernet, data: TrainVal, arch: Arch, recalibration: tuple[int, int]) -> float:
+def score(model: Supernet, recalibration: list[torch.Tensor], data: TrainVal, arch: Arch) -> float:
     """One-shot accuracy: recalibrate BN on training images, evaluate on the validation split (SPOS §3.4)."""
-    recalibrate_bn(model, recalibration_images(data, *recalibration), arch)
+    recalibrate_bn(model, recalibration, arch)
     return evaluate(model, data.val.batches(512, seed=0, epoch=0, augment=False, drop_last=False), arch)
 
 
@@ -107,8 +107,10 @@ def run(space: Space, data: TrainVal, cfg: Config, folder: Path, device: torch.d
     rng = np.random.default_rng([cfg.fit.seed, 2**32])
     probes = [space.sample(rng) for _ in range(cfg.probes)]
 
+    recalibration = recalibration_images(data, *cfg.recalibration) if probes else []
+
     def validate() -> dict:
-        scores = [score(model, data, arch, cfg.recalibration) for arch in probes]
+        scores = [score(model, recalibration, data, arch) for arch in probes]
         return {"val_accuracy": float(np.mean(scores)), "val_probes": scores}
 
     fit(
