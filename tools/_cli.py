@@ -113,12 +113,12 @@ def default_kernels(device: torch.device) -> str:
 
 def default_lr(batch_size: int) -> float:
     """SPOS's 0.5 at batch 1024, by the square root of the batch, as short runs on small batches want it."""
-    return min(0.5, 0.08 * (batch_size / 64) ** 0.5)
+    return min(0.5, 0.2 * (batch_size / 64) ** 0.5)
 
 
 def default_bound(low: float, high: float) -> float:
-    """The latency bound where none is given: 30 % of the way from the fastest to the slowest architecture."""
-    return low + 0.3 * (high - low)
+    """The latency bound where none is given: 40 % of the way from the fastest to the slowest architecture."""
+    return low + 0.4 * (high - low)
 
 
 def augments(wish: bool | None, epochs: int) -> bool:

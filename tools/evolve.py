@@ -28,7 +28,7 @@ from supernet.space import Arch, Space
 @dataclass(frozen=True)
 class Args:
     lat_max: float | None = None
-    """Latency bound in ms; without one, 30 % of the way from the fastest to the slowest architecture."""
+    """Latency bound in ms; without one, 40 % of the way from the fastest to the slowest architecture."""
     lat_min: float = 0.0
     """Lower end of the latency window in ms."""
     flops_max: float = math.inf
@@ -90,12 +90,12 @@ def run(args: Args) -> None:
 
 
 def latency_bound(args: Args, space: Space, latency: AdditiveCost) -> float:
-    """The upper bound in ms: as given, or 30 % of the range; says where it does not bind."""
+    """The upper bound in ms: as given, or 40 % of the range; says where it does not bind."""
     low, high = latency.bounds(space)
     bound = args.lat_max
     if bound is None:
         bound = _cli.default_bound(low, high)
-        reason = "--lat-max is not given: 30 % of the way from the fastest to the slowest"
+        reason = "--lat-max is not given: 40 % of the way from the fastest to the slowest"
     elif bound < low:
         raise UserError(
             f"--lat-max {bound:g} ms is below the fastest architecture of {space.name}, {low:.4g} ms (the slowest "

@@ -39,7 +39,7 @@ class Args:
     batch_size: int = 64
     """Images per step."""
     lr: float | None = None
-    """Peak learning rate; 0.08 · sqrt(batch/64) up to 0.5."""
+    """Peak learning rate; 0.2 · sqrt(batch/64) up to 0.5."""
     clip: float = 0.0
     """Largest gradient norm; 0 is off."""
     inherit: bool = False

@@ -30,7 +30,7 @@ class Args:
     batch_size: int = 64
     """Images per step and process (SPOS on ImageNet: 1024)."""
     lr: float | None = None
-    """Peak learning rate; 0.08 · sqrt(batch/64) up to SPOS's 0.5."""
+    """Peak learning rate; 0.2 · sqrt(batch/64) up to SPOS's 0.5."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up."""
     clip: float = 0.0
