@@ -1,0 +1,307 @@
+"""What the CUDA kernels move through memory, counted by the runner of tests/simt, and the time this takes at best.
+
+The minimum reads every input once and writes every output once. Moved is what L2 delivers or takes: 32-byte sectors,
+each counted once per block (L1 serves a block's second look), so a halo that two blocks read counts twice. The time is
+the roofline's: the longer of moved bytes by bandwidth and operations by peak, for BATCH images. Counted is one image or
+two: what does not grow with the batch (weights, partial sums) weighs more than in training.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from supernet.errors import UserError
+from supernet.progress import Bar
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+from simt.runner import Out, Scratch, count
+
+BATCH = 64
+GOAL = 1.15  # moved / minimum
+SECTOR = 32
+TYPES = (torch.float32, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Device:
+    """Peaks of NVIDIA's data sheets (SXM, dense)."""
+
+    bandwidth: float
+    """Bytes per second."""
+    float32: float
+    """Operations per second outside of tensor cores, a multiply-add being two."""
+    tensor: float
+    """Operations per second of tensor cores on float16 and bfloat16."""
+
+
+DEVICES = {
+    "A100": Device(bandwidth=2.039e12, float32=19.5e12, tensor=312e12),
+    "H100": Device(bandwidth=3.35e12, float32=66.9e12, tensor=989.4e12),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call of the runner on some images."""
+
+    name: str
+    shape: str
+    images: int
+    file: str
+    function: str
+    arguments: dict
+    """In the function's order; what is no Scratch belongs to the minimum."""
+    operations: float
+    """Outside of tensor cores, a multiply-add being two."""
+    tensor_operations: float = 0
+    """On tensor cores."""
+    again: int = 0
+    """Bytes that the algorithm has to read a second time."""
+
+
+def tensor(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.rand(*shape, dtype=torch.float32).to(dtype)
+
+
+def depth_mix() -> Iterator[Case]:
+    images, depth, c, size = 2, 3, 96, 14
+    n = images * c * size * size
+    shape = f"{depth} × {c}×{size}²"
+    for dtype in TYPES:
+        kind = str(dtype).removeprefix("torch.")
+        xs = [tensor(n, dtype=dtype) for _ in range(depth)]
+        common = {"xs": xs, "p": tensor(depth)}
+        end = {"n": n, "depth": depth}
+        arguments = {**common, "y": Out((n,), dtype), **end}
+        yield Case("depth_mix", shape, images, "depth_mix", f"depth_mix_{kind}", arguments, 2 * depth * n)
+        tiles = math.ceil(n * dtype.itemsize / (256 * 4 * 16))
+        arguments = {
+            "grad": tensor(n, dtype=dtype),
+            **common,
+            "grad_xs": [Out((n,), dtype)] * depth,
+            "grad_p": Out((depth,)),
+            "partial": Scratch((depth, tiles)),
+            **end,
+        }
+        function = f"depth_mix_backward_{kind}"
+        yield Case("depth_mix backward", shape, images, "depth_mix", function, arguments, 3 * depth * n)
+
+
+def sizes(images: int, c: int, size: int, k: int, stride: int) -> dict:
+    """The last arguments of the depthwise kernels."""
+    out = (size - 1) // stride + 1
+    names = ("batch", "channels", "height", "width", "out_height", "out_width", "kernel", "stride")
+    return dict(zip(names, (images, c, size, size, out, out, k, stride), strict=True))
+
+
+def depthwise() -> Iterator[Case]:
+    images = 1
+    for dtype, (c, size, k, stride) in itertools.product(TYPES, ((96, 28, 3, 1), (96, 28, 5, 2), (144, 14, 7, 1))):
+        common = sizes(images, c, size, k, stride)
+        out = common["out_height"]
+        shape = f"{c}×{size}², k {k}, stride {stride}"
+        operations = 2 * images * c * out * out * k * k
+        partial = Scratch((images * out * out, 3 * c * k * k))  # more than any plan needs
+        x, grad = tensor(images, size, size, c, dtype=dtype), tensor(images, out, out, c, dtype=dtype)
+        y, weight = Out(tuple(grad.shape), dtype), tensor(c, k, k, dtype=dtype)
+        calls = {
+            "forward": {"x": x, "weight": weight, "y": y},
+            "forward_moments": {
+                "x": x,
+                "weight": weight,
+                "y": y,
+                "partial": partial,
+                "mean": Out((c,)),
+                "var": Out((c,)),
+            },
+            "input_gradient": {"grad": grad, "weight": weight, "grad_x": Out(tuple(x.shape), dtype)},
+            "weight_gradient": {"x": x, "grad": grad, "partial": partial, "grad_weight": Out((c, k, k), dtype)},
+        }
+        for name, arguments in calls.items():
+            function = f"{name}_{str(dtype).removeprefix('torch.')}"
+            title = f"depthwise {name.replace('_', ' ')}"
+            yield Case(title, shape, images, "depthwise", function, {**arguments, **common}, operations)
+
+
+def batch_norm_act() -> Iterator[Case]:
+    images, c, size = 1, 96, 28
+    pixels = images * size * size
+    for dtype in TYPES:
+        x = tensor(pixels, c, dtype=dtype)
+        moments = {"mean": tensor(c), "var": tensor(c)}
+        norm = {**moments, "gamma": tensor(c), "beta": tensor(c), "eps": 1e-5, "act": 2}
+        end = {"pixels": pixels, "channels": c}
+        out = Out((pixels, c), dtype)
+        calls = {
+            "statistics": {"x": x, "moments": Scratch((pixels, 3, c)), "mean": Out((c,)), "var": Out((c,))},
+            "forward": {"x": x, **norm, "y": out},
+            # It reads x and grad twice, for the sums and then for the gradient, so twice belongs to the minimum.
+            "backward": {
+                "grad": tensor(pixels, c, dtype=dtype),
+                "x": x,
+                **norm,
+                "partial": Scratch((pixels, 2, c)),
+                "sums": Scratch((2, c)),
+                "grad_x": out,
+                "grad_gamma": Out((c,)),
+                "grad_beta": Out((c,)),
+            },
+        }
+        for name, arguments in calls.items():
+            function = f"{name}_{str(dtype).removeprefix('torch.')}"
+            again = 2 * x.nbytes if name == "backward" else 0
+            arguments.update(end)
+            operations = 8 * pixels * c
+            yield Case(
+                f"batch_norm_act {name}",
+                f"{c}×{size}²",
+                images,
+                "batch_norm_act",
+                function,
+                arguments,
+                operations,
+                again=again,
+            )
+
+
+def masked_conv() -> Iterator[Case]:
+    """The convolution is cuDNN's; ours is the scaled weight, the same for any number of images."""
+    outputs, inputs, k = 96, 96, 3
+    for dtype in TYPES:
+        weight, scaled = tensor(outputs, inputs, k, k, dtype=dtype), Out((outputs, k, k, inputs), dtype)
+        end = dict(zip(("o", "i", "k", "active_o", "active_i"), (outputs, inputs, k, outputs, inputs), strict=True))
+        calls = {
+            "scale": {"weight": weight, "coefficients": tensor(outputs), "scaled": scaled},
+            "gradient": {
+                "scaled_grad": tensor(outputs, k, k, inputs, dtype=dtype),
+                "weight": weight,
+                "coefficients": tensor(outputs),
+                "grad_weight": Out(tuple(weight.shape), dtype),
+                "grad_coefficients": Out((outputs,)),
+            },
+        }
+        for name, arguments in calls.items():
+            function = f"{name}_{str(dtype).removeprefix('torch.')}"
+            shape = f"{outputs}×{inputs}×{k}×{k} weight"
+            arguments.update(end)
+            yield Case(f"masked_conv {name}", shape, BATCH, "masked_conv", function, arguments, 2 * weight.numel())
+
+
+def dw_separable() -> Iterator[Case]:
+    images = 1
+    for dtype, (c, o, size, k, stride) in itertools.product(
+        TYPES, ((96, 24, 28, 3, 1), (144, 32, 28, 5, 2), (192, 64, 14, 3, 1))
+    ):
+        end = sizes(images, c, size, k, stride)
+        out = end["out_height"]
+        pixels, cores = images * out * out, dtype != torch.float32
+        arguments = {
+            "x": tensor(images, size, size, c, dtype=dtype),
+            "dw_weight": tensor(c, k, k, dtype=dtype),
+            "dw_scale": tensor(c),
+            "dw_shift": tensor(c),
+            "pw_weight": tensor(o, c, dtype=dtype),
+            "pw_scale": tensor(o),
+            "pw_shift": tensor(o),
+            "y": Out((images, out, out, o), dtype),
+            "mid_act": 2,
+            "out_act": 0,
+            "outputs": o,
+            **end,
+        }
+        yield Case(
+            "dw_separable",
+            f"{c}→{o}×{size}², k {k}, stride {stride}",
+            images,
+            "dw_separable",
+            f"fused_{str(dtype).removeprefix('torch.')}",
+            arguments,
+            2 * pixels * c * (k * k if cores else k * k + o),
+            tensor_operations=2 * pixels * c * o if cores else 0,
+        )
+
+
+GROUPS: dict[str, Callable[[], Iterator[Case]]] = {
+    "depth_mix": depth_mix,
+    "depthwise": depthwise,
+    "batch_norm_act": batch_norm_act,
+    "masked_conv": masked_conv,
+    "dw_separable": dw_separable,
+}
+
+
+def minimum(value) -> int:
+    """Bytes of an argument that have to be moved."""
+    if isinstance(value, list | tuple):
+        return sum(map(minimum, value))
+    if isinstance(value, Scratch):
+        return 0
+    if isinstance(value, Out):
+        return math.prod(value.shape) * value.dtype.itemsize
+    return value.nbytes if isinstance(value, torch.Tensor) else 0
+
+
+def measure(case: Case) -> dict:
+    loads, stores = count(case.file, case.function, **case.arguments)
+    least = sum(map(minimum, case.arguments.values())) + case.again
+    moved = SECTOR * (loads.block_sectors + stores.block_sectors)
+    scale = BATCH / case.images
+    times = {}
+    for name, device in DEVICES.items():
+        memory = moved * scale / device.bandwidth
+        compute = scale * (case.operations / device.float32 + case.tensor_operations / device.tensor)
+        times[name] = {"us": 1e6 * max(memory, compute), "bound": "memory" if memory >= compute else "compute"}
+    return {
+        "name": case.name,
+        "function": case.function,
+        "shape": case.shape,
+        "images": case.images,
+        "minimum": least,
+        "moved": moved,
+        "ratio": moved / least,
+        "sectors_per_load": loads.sectors / loads.requests,
+        "sectors_per_store": stores.sectors / stores.requests,
+        "operations": case.operations,
+        "times": times,
+    }
+
+
+def run(groups: Sequence[str]) -> list[dict]:
+    if not shutil.which("g++"):
+        raise UserError("cuda-model compiles the kernels for the CPU and found no g++: install one")
+    cases = [case for group in groups for case in GROUPS[group]()]
+    results = []
+    with Bar("cuda-model", len(cases), unit="kernels") as bar:
+        for case in cases:
+            results.append(measure(case))
+            bar.advance()
+    return results
+
+
+def table(results: Sequence[dict]) -> Table:
+    out = Table(title=f"CUDA kernels, roofline times for {BATCH} images")
+    columns = ("kernel", "type", "image", "moved/least", "sectors per load", "per store", *DEVICES)
+    for i, column in enumerate(columns):
+        out.add_column(column, justify="right" if i > 2 else "left")
+    for r in results:
+        missed = " !" if r["ratio"] > GOAL else ""
+        out.add_row(
+            r["name"],
+            r["function"].rsplit("_", 1)[1],
+            r["shape"],
+            f"{r['ratio']:.2f}{missed}",
+            f"{r['sectors_per_load']:.1f}",
+            f"{r['sectors_per_store']:.1f}",
+            *(f"{t['us']:.1f} µs ({t['bound']})" for t in r["times"].values()),
+        )
+    out.caption = f"goal: moved/least ≤ {GOAL}; ! missed"
+    return out
