@@ -55,7 +55,7 @@ class Config:
     search_epochs: int
     weight_epochs: int = 0  # the first epochs of the search that train weights only
     arch_lr: float = 1e-3
-    coefficient: float = 1.0  # of the budget's term, whose costs are shares of the limit
+    coefficient: float = 0.1  # of the budget's term, whose costs are shares of the limit
     stop_gap: float = 0.3  # between the two largest probabilities: then the layer is settled; above 1 is never
     kernels: Literal["fused", "eager"] = "fused"
     recalibration: tuple[int, int] = field(default=(8, 128))  # batches, images per batch, to score during the search
