@@ -1,7 +1,7 @@
 """DSNAS on real images: what a step costs, direct against retrained, progressive stop, and SPOS with fine-tuning.
 
-Every finished cell is kept in RUN: the same command continues. Accuracies are those of one half of the validation split;
-SPOS selects on the other half, DSNAS on neither. The test set stays closed.
+Every finished cell is kept in RUN: the same command continues. Accuracies are those of one half of the validation
+split; SPOS selects on the other half, DSNAS on neither. The test set stays closed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Args:
     """Images; fashion-mnist where it can be had, else the bundled digits."""
     data_root: Path = Path("data")
     """Where image sets lie."""
-    limit: int = 6000
+    limit: int = 5000
     """Training images, stratified."""
     epochs: int = 12
     """Of every arm: DSNAS search and child, SPOS and fine-tuning, training from scratch."""
@@ -135,12 +135,8 @@ def step_costs(rounds: int) -> dict:
                 times[key].append(1e3 * (time.thread_time() - start))
     forms: dict = {}
     for (name, n), values in times.items():
-        cost = {
-            "ms": float(np.mean(values)),
-            "ms_interval": interval(values),
-            "mb": float(np.mean(memory[name, n])) / 1e6,
-        }
-        forms.setdefault(name, {})[str(n)] = cost
+        figures = {"ms": float(np.mean(values)), "ms_interval": interval(values)}
+        forms.setdefault(name, {})[str(n)] = {**figures, "mb": float(np.mean(memory[name, n])) / 1e6}
     return {"forms": forms}
 
 
@@ -272,7 +268,7 @@ def interval(values: Sequence[float]) -> float | None:
 def mean(values: Sequence[float], form: str = "{:.2f}") -> str:
     """Mean ± 95 % interval."""
     half = interval(values)
-    return form.format(np.mean(values)) + ("" if half is None else " ± " + form.format(half))
+    return form.format(np.mean(values)) + ("" if half is None else f" ± {half:.2f}")
 
 
 def show(costs: dict, arms: Sequence[dict[str, dict]]) -> None:
