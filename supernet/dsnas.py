@@ -101,7 +101,7 @@ class Distribution:
     """
 
     def __init__(self, parent: Parent, cfg: Config, per_epoch: int):
-        self.parent, self.cfg, self.per_epoch = parent, cfg, per_epoch
+        self.parent, self.cfg, self.per_epoch, self.epoch = parent, cfg, per_epoch, 0
         self.allowed = parent.space.allowed
         self.alpha = [nn.init.normal_(torch.empty(len(open_)), 1, 0.01).requires_grad_() for open_ in self.allowed]
         self.adam = torch.optim.Adam(self.alpha, lr=cfg.arch_lr, betas=(0.5, 0.999))
