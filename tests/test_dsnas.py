@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -16,6 +17,7 @@ import torch
 import train_supernet
 from torch.nn import functional as F
 
+from latency.table import LatencyTable
 from supernet import blocks, checkpoint, dsnas
 from supernet.data import TrainVal
 from supernet.errors import UserError
@@ -24,6 +26,7 @@ from supernet.soft_mixture import SoftMixture, concrete_weights, softmax_weights
 from supernet.train import FitConfig, evaluate, fit
 from tests.conftest import tiny_space
 from tests.test_cli import ROOT, ok, refused
+from tests.test_latency_table import samples
 from tests.test_train import images
 
 CPU = torch.device("cpu")
@@ -488,7 +491,19 @@ def test_one_command_gives_a_network(tmp_path, space_file):
 
 def test_a_latency_budget_and_the_test_of_the_child_as_it_is(tmp_path, space_file):
     lut, folder = tmp_path / "lut.json", tmp_path / "run"
-    ok("build_lut", "--space", space_file, "--output", lut, "--rounds", 10, "--check-archs", 2, "--quiet")
+    every = blocks.layers(SPACE)
+    keys = [spec.key for spec in (every.stem, *itertools.chain(*every.choices), every.head) if spec.runs]
+    table = LatencyTable(
+        space={"name": SPACE.name, "fingerprint": SPACE.fingerprint},
+        device={},
+        runtime={"name": "torch", "options": {}},
+        batch=1,
+        threads=1,
+        input=(1, 28, 28),
+        protocol={},
+        operations={key: samples(0.1 + 0.01 * i) for i, key in enumerate(dict.fromkeys(keys))},
+    )
+    checkpoint.write_json(lut, table.to_json())
     latency = train_supernet.Dsnas(lut=str(lut)).costs(SPACE)["latency_ms"]
     low, high = latency.bounds(SPACE)
     with pytest.raises(UserError, match=f"attains {low:.9g} to {high:.9g}"):
