@@ -6,7 +6,7 @@ import os
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 
 def start(device: torch.device) -> None:
@@ -37,11 +37,15 @@ def average_gradients(model: nn.Module) -> None:
     All ranks took the same path, so all have the same gradients at hand: one all-reduce of the path, not of the
     supernet (ten times less traffic than DDP with ``find_unused_parameters``).
     """
+    average([p.grad for p in model.parameters() if p.grad is not None])
+
+
+def average(tensors: list[Tensor]) -> None:
+    """Average tensors over the ranks, in place, by one all-reduce; every rank gives tensors of the same shapes."""
     if world() == 1:
         return
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([g.reshape(-1) for g in gradients])
+    flat = torch.cat([t.reshape(-1) for t in tensors])
     dist.all_reduce(flat)
     flat /= world()
-    for g, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        g.copy_(mean.view_as(g))
+    for t, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        t.copy_(mean.view_as(t))

@@ -130,6 +130,7 @@ def load_network(folder: str | Path, kernels: str = "eager") -> Network:
     meta = state.get("meta", {})
     if meta.get("kind") != "network":
         raise UserError(f"{path} holds no network but {meta.get('kind')}; {advice}")
-    network = Network(Space.from_json(meta["space"], str(path)), tuple(meta["arch"]), kernels=kernels)
+    space, arch = Space.from_json(meta["space"], str(path)), tuple(meta["arch"])
+    network = Network(space, arch, eps=meta.get("eps", 1e-5), kernels=kernels)
     network.load_state_dict(state["model"])
     return network.eval()

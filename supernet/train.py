@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,19 @@ class FitConfig:
     checkpoint_minutes: float = 10.0  # besides the one after every epoch
 
 
+class Search(Protocol):
+    """What a method learns besides the weights; it is in the checkpoint with them."""
+
+    def update(self, step: int) -> None:
+        """Called after the weights' step; the gradients of this batch still stand."""
+
+    def state_dict(self) -> dict:
+        """Tensors and plain values."""
+
+    def load_state_dict(self, state: dict) -> None:
+        """The inverse."""
+
+
 def sgd(model: nn.Module, cfg: FitConfig) -> torch.optim.SGD:
     """SGD that decays matrices and kernels, not biases and BN. Parameters without a gradient are left alone."""
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -71,6 +84,7 @@ def fit(
     folder: Path,
     *,
     meta: dict,
+    search: Search | None = None,
     validate: Callable[[], dict] | None = None,
     label: str = "training",
     quiet: bool = False,
@@ -82,6 +96,7 @@ def fit(
 
     Args:
         meta: plain values that a reader of ``checkpoint.pt`` needs (space, options).
+        search: what else is learnt, updated after every step.
         validate: called after each epoch; its numbers go into ``metrics.jsonl``.
 
     Returns:
@@ -101,6 +116,8 @@ def fit(
         state = checkpoint.load(path, "start again with --restart")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        if search is not None:
+            search.load_state_dict(state["search"])
         step, sums = state["step"], state["sums"]
     leader = distributed.rank() == 0
     if leader:
@@ -114,6 +131,8 @@ def fit(
                 "step": step,
                 "sums": sums,
             }
+            if search is not None:
+                state["search"] = search.state_dict()
             checkpoint.save(path, {**state, "finished": step == total, "meta": meta})
 
     model.train()
@@ -145,6 +164,8 @@ def fit(
                 if cfg.clip:
                     nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], cfg.clip)
                 optimizer.step()
+                if search is not None:
+                    search.update(step)
                 step += 1
                 loss_sum += loss.detach()
                 hits += (logits.detach().argmax(1) == y).sum()

@@ -69,7 +69,8 @@ def load_supernet(run: Path, space: Space, device: torch.device) -> Supernet:
     space.require(meta["space"]["fingerprint"], str(run / "checkpoint.pt"))
     if not state["finished"]:
         raise UserError(f"the supernet in {run} is not trained to the end (step {state['step']}); {advice}")
-    supernet = Supernet(space, affine=meta["affine"], kernels=default_kernels(device))
+    options = {"affine": meta["affine"], "eps": meta.get("eps", 1e-5), "kernels": default_kernels(device)}
+    supernet = Supernet(space, **options)
     try:
         supernet.load_state_dict(state["model"])
     except RuntimeError as error:

@@ -35,7 +35,7 @@ class Args:
     controls: int = 4
     """Random architectures of the same window to train beside it."""
     epochs: int = 12
-    """Passes over the training images (SPOS on ImageNet: 240)."""
+    """Passes over the training images (SPOS on ImageNet: 240); 0 with --inherit tests the weights as they are."""
     batch_size: int = 64
     """Images per step."""
     lr: float | None = None
@@ -60,6 +60,17 @@ class Args:
     """No progress."""
 
 
+# Of the table at the end: heading, key of the result, factor, form. A run without a latency table has fewer.
+COLUMNS = (
+    ("LUT ms", "latency_ms", 1, "{:.4g}"),
+    ("measured ms", "measured_latency_ms", 1, "{:.4g}"),
+    ("one-shot %", "one_shot_accuracy", 100, "{:.2f}"),
+    ("test %", "test_accuracy", 100, "{:.2f}"),
+    ("MFLOPs", "flops", 1e-6, "{:.2f}"),
+    ("k params", "params", 1e-3, "{:.1f}"),
+)
+
+
 @dataclass(frozen=True)
 class Job:
     """One network to train, in a process of its own."""
@@ -71,6 +82,8 @@ class Job:
 
 
 def run(args: Args) -> None:
+    if args.epochs == 0 and not args.inherit:
+        raise UserError("--epochs 0 trains nothing: expected --inherit with it, or at least one epoch")
     space = _cli.load_space(args.run)
     front = _cli.load_front(args.run, space)
     picked = pick(args.pick, front)
@@ -84,11 +97,10 @@ def run(args: Args) -> None:
         prepare(args, job)
 
     results = train_all(args, jobs, at_once)
-    lut = LatencyTable.load(args.run / "lut.json", space)
-    measured = measure_all(space, jobs, lut)
-    rows = {
-        job.name: {**entries[job.name], **results[job.name], "measured_latency_ms": measured[job.name]} for job in jobs
-    }
+    rows = {job.name: {**entries[job.name], **results[job.name]} for job in jobs}
+    if all("latency_ms" in entry for entry in entries.values()):
+        measured = measure_all(space, jobs, LatencyTable.load(args.run / "lut.json", space))
+        rows = {name: {**row, "measured_latency_ms": measured[name]} for name, row in rows.items()}
     for job in jobs:
         checkpoint.write_json(job.folder / "result.json", {"settings": settings(args), **rows[job.name]})
     show(args, rows, list(controls))
@@ -158,10 +170,12 @@ def train_one(args: Args, job: Job, quiet: bool) -> dict:
         torch.set_num_threads(job.threads)
     space = _cli.load_space(args.run)
     images = _cli.open_images(args.run, args.data_root, limit=args.limit)
+    supernet = _cli.load_supernet(args.run, space, device)
+    eps = supernet.options["eps"]
     torch.manual_seed(args.seed)
-    network = Network(space, job.arch, kernels=_cli.default_kernels(device)).to(device)
+    network = Network(space, job.arch, eps=eps, kernels=_cli.default_kernels(device)).to(device)
     if args.inherit:
-        network.inherit(_cli.load_supernet(args.run, space, device))
+        network.inherit(supernet)
     cfg = FitConfig(
         args.epochs,
         args.batch_size,
@@ -176,12 +190,16 @@ def train_one(args: Args, job: Job, quiet: bool) -> dict:
     def validate() -> dict:
         return {"val_accuracy": evaluate(network, images.val.batches(512, **batches))}
 
-    meta = {"kind": "network", "space": space.to_json(), "arch": list(job.arch)}
-    options = {"meta": meta, "validate": validate, "label": job.name, "quiet": quiet}
-    log = fit(network, images.train, lambda step: None, cfg, job.folder, **options)
+    meta = {"kind": "network", "space": space.to_json(), "arch": list(job.arch), "eps": eps}
+    if args.epochs > 0:
+        options = {"meta": meta, "validate": validate, "label": job.name, "quiet": quiet}
+        val = fit(network, images.train, lambda step: None, cfg, job.folder, **options)[-1]["val_accuracy"]
+    else:
+        val = validate()["val_accuracy"]
+        checkpoint.save(job.folder / "checkpoint.pt", {"model": network.state_dict(), "finished": True, "meta": meta})
     test = _cli.open_test_images(args.run, args.data_root)
     accuracy = evaluate(network, test.batches(512, **batches))
-    return {"val_accuracy": log[-1]["val_accuracy"], "test_accuracy": accuracy, "test_images": len(test)}
+    return {"val_accuracy": val, "test_accuracy": accuracy, "test_images": len(test)}
 
 
 def measure_all(space: Space, jobs: Sequence[Job], lut: LatencyTable) -> dict[str, float]:
@@ -196,23 +214,16 @@ def measure_all(space: Space, jobs: Sequence[Job], lut: LatencyTable) -> dict[st
 
 def show(args: Args, rows: dict[str, dict], controls: Sequence[str]) -> None:
     """One table: the picked networks, and mean ± standard deviation of the random ones."""
-    table = Table(title="trained alone, tested once")
-    for column in ("", "LUT ms", "measured ms", "one-shot %", "test %", "MFLOPs", "k params"):
-        table.add_column(column, justify="right" if column else "left")
-    columns = (
-        ("latency_ms", 1, "{:.4g}"),
-        ("measured_latency_ms", 1, "{:.4g}"),
-        ("one_shot_accuracy", 100, "{:.2f}"),
-        ("test_accuracy", 100, "{:.2f}"),
-        ("flops", 1e-6, "{:.2f}"),
-        ("params", 1e-3, "{:.1f}"),
-    )
+    columns = [column for column in COLUMNS if all(column[1] in row for row in rows.values())]
+    table = Table("", title=f"{'trained alone' if args.epochs else 'weights of the supernet'}, tested once")
+    for column in columns:
+        table.add_column(column[0], justify="right")
     for name, row in rows.items():
         if name not in controls:
-            table.add_row(name, *(form.format(scale * row[key]) for key, scale, form in columns))
+            table.add_row(name, *(form.format(scale * row[key]) for _, key, scale, form in columns))
     if len(controls) > 1:
         cells = []
-        for key, scale, form in columns:
+        for _, key, scale, form in columns:
             values = np.array([scale * rows[name][key] for name in controls])
             cells.append(f"{form.format(values.mean())} ± {form.format(values.std(ddof=1))}")
         table.add_row(f"{len(controls)} random", *cells, end_section=True)

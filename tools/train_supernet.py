@@ -1,22 +1,36 @@
-"""Train a weight-sharing supernet on your images (SPOS: one uniform path per step)."""
+"""Train a weight-sharing supernet on your images. --method M --help lists the options of method M."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import math
 import shutil
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import _cli
+import numpy as np
+import torch
 import tyro
 
-from supernet import checkpoint, data, distributed, spaces, spos
+from latency.table import LatencyTable
+from search.costs import AdditiveCost, Window
+from supernet import blocks, checkpoint, data, distributed, dsnas, spaces, spos
+from supernet.errors import UserError
+from supernet.space import Arch, Space
 from supernet.train import FitConfig
 
 
 @dataclass(frozen=True)
 class Args:
+    """What every method takes. A method adds its flags, how they become its Config, and its run."""
+
+    method: Literal["spos", "dsnas"] = "spos"
+    """spos: one uniform path per step; dsnas: architecture and weights together, ready to use."""
     run: Path = Path("runs/default")
     """Folder of the run; the same command continues a run that was stopped."""
     data: Annotated[str | None, tyro.conf.arg(metavar="|".join(data.NAMES))] = None
@@ -35,10 +49,6 @@ class Args:
     """Epochs of linear warm-up."""
     clip: float = 0.0
     """Largest gradient norm; 0 is off."""
-    sampling: Literal["uniform", "flops"] = "uniform"
-    """Paths drawn uniformly, or in a uniformly drawn bin of multiply-adds (SPOS's code)."""
-    flops_bins: tuple[float, float, float] = (290e6, 360e6, 10e6)
-    """From, to and width of the bins, multiply-adds."""
     augment: bool | None = None
     """Random crops and flips; on from 30 epochs on: a short training does better without."""
     limit: int | None = None
@@ -59,7 +69,146 @@ class Args:
     """No progress."""
 
 
-def run(args: Args) -> None:
+@dataclass(frozen=True)
+class Spos(Args):
+    """SPOS: the supernet that searches score architectures on."""
+
+    sampling: Literal["uniform", "flops"] = "uniform"
+    """Paths drawn uniformly, or in a uniformly drawn bin of multiply-adds (SPOS's code)."""
+    flops_bins: tuple[float, float, float] = (290e6, 360e6, 10e6)
+    """From, to and width of the bins, multiply-adds."""
+
+    def config(self, space: Space, fit: FitConfig, kernels: str) -> spos.Config:
+        """The method's Config; refuses what cannot be before anything is written."""
+        return spos.Config(fit, self.sampling, self.flops_bins, kernels)
+
+    def train(self, space: Space, images: data.TrainVal, cfg: spos.Config, device: torch.device) -> None:
+        """Train in the run folder, or continue there; tell what came out and the next command."""
+        spos.run(space, images, cfg, self.run, device, self.quiet)
+        if distributed.rank() == 0:
+            last = checkpoint.JsonLines(self.run / "metrics.jsonl").read()[-1]
+            _cli.console.print(
+                f"trained: loss {last['loss']:.3f}, one-shot accuracy of {cfg.probes} random architectures "
+                f"{100 * last['val_accuracy']:.1f} % → {self.run / 'checkpoint.pt'}",
+                highlight=False,
+            )
+            _cli.next_command(f"python tools/build_lut.py{_cli.run_flag(self.run)}")
+
+
+@dataclass(frozen=True)
+class Dsnas(Args):
+    """DSNAS: architecture and weights together; the child keeps its weights."""
+
+    flops_max: float | None = None
+    """Most multiply-adds of the child."""
+    lat_max: float | None = None
+    """Largest latency of the child in ms, instead; needs --lut."""
+    lut: str | None = None
+    """Latency table of the space, from tools/build_lut.py."""
+    search_epochs: int | None = None
+    """Epochs until the child is fixed and goes on alone; a third of --epochs (the paper: 80 of 240)."""
+    weight_epochs: int = 0
+    """The first epochs of the search that train weights only."""
+    arch_lr: float = 1e-3
+    """Adam's rate for the distribution over architectures; short searches need more."""
+    coefficient: float = 0.1
+    """Of the budget's term in the loss of paths that break the budget."""
+    stop_gap: float = 0.3
+    """A layer is settled where its two largest probabilities are so far apart; above 1 is never."""
+    retrain: bool = False
+    """Train the child from scratch too, as long, to measure the gap."""
+
+    def config(self, space: Space, fit: FitConfig, kernels: str) -> dsnas.Config:
+        name, limit = self.bound()
+        cost = self.costs(space)[name]
+        Window(space, {name: cost}, {name: (0.0, limit)})  # refuses a limit out of reach
+        return dsnas.Config(
+            dataclasses.replace(fit, schedule="cosine"),
+            dsnas.Budget(cost.base, cost.table, limit),
+            self.search_epochs if self.search_epochs is not None else -(-fit.epochs // 3),
+            self.weight_epochs,
+            self.arch_lr,
+            self.coefficient,
+            self.stop_gap,
+            kernels,
+        )
+
+    def bound(self) -> tuple[str, float]:
+        """The cost that is bounded, and its limit."""
+        if self.lat_max is None:
+            return "flops", math.inf if self.flops_max is None else self.flops_max
+        if self.flops_max is not None or self.lut is None:
+            raise UserError(
+                "--lat-max takes the place of --flops-max and needs --lut FILE: build the table of the space with "
+                "python tools/build_lut.py --space SPACE --output FILE"
+            )
+        return "latency_ms", self.lat_max
+
+    def costs(self, space: Space) -> dict[str, AdditiveCost]:
+        """Multiply-adds, parameters, and latency where there is a table."""
+        counts = {count: AdditiveCost(*reversed(blocks.additive(space, count))) for count in ("flops", "params")}
+        if self.lut is None:
+            return counts
+        latency = LatencyTable.load(self.lut, space).additive(blocks.layers(space))
+        return {"latency_ms": AdditiveCost(*reversed(latency)), **counts}
+
+    def train(self, space: Space, images: data.TrainVal, cfg: dsnas.Config, device: torch.device) -> None:
+        child = dsnas.run(space, images, cfg, self.run, device, self.quiet)
+        if self.retrain:
+            scratch = dsnas.retrain(space, images, child.arch, cfg, self.run / "retrained", device, self.quiet)
+        if distributed.rank() > 0:
+            return
+        if self.lut is not None and not (self.run / "lut.json").exists():
+            shutil.copy(self.lut, self.run / "lut.json")
+        self.write_front(space, child.arch)
+        found = checkpoint.read_json(self.run / "arch.json", "child", "run the same command again")
+        name, limit = self.bound()
+        accuracy = 100 * found["val_accuracy"]
+        _cli.console.print(
+            f"child: {found['layers']}; {name} {found['cost']:.6g} (at most {limit:g}); validation accuracy "
+            f"{accuracy:.2f} % with the weights of the search → {self.run / 'child'}",
+            highlight=False,
+        )
+        if self.retrain:
+            gap = 100 * scratch - accuracy
+            _cli.console.print(f"from scratch, as long: {100 * scratch:.2f} %, {gap:+.2f} points", highlight=False)
+        flag = _cli.run_flag(self.run)
+        _cli.next_command(f"python tools/retrain.py --inherit --epochs 0 --controls 0{flag}  # test it as it is")
+
+    def write_front(self, space: Space, arch: Arch) -> None:
+        """The child as a front of one, beside random architectures of the same bound, as ``retrain.py`` reads it."""
+        (name, limit), costs = self.bound(), self.costs(space)
+        window = Window(space, costs, {name: (0.0, limit)})
+        random = window.sample(np.random.default_rng([self.seed, 1]), 8, [arch], 2000)
+
+        def entry(z: Arch) -> dict:
+            return {"arch": list(z), "layers": space.describe(z), **{cost: float(f(z)) for cost, f in costs.items()}}
+
+        checkpoint.write_json(
+            self.run / "front.json",
+            {
+                "schema": 1,
+                "space": {"name": space.name, "fingerprint": space.fingerprint},
+                "bounds": {name: [0.0, limit if math.isfinite(limit) else None]},
+                "best": 0,
+                "knee": 0,
+                "front": [entry(arch)],
+                "random": [entry(z) for z in random],
+            },
+        )
+
+
+METHODS = {"spos": Spos, "dsnas": Dsnas}
+
+
+def chosen(argv: Sequence[str]) -> type[Args]:
+    """The options of the method that ``--method`` names; a name that is none is left to the real parser."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--method", default="spos")
+    return METHODS.get(parser.parse_known_args(argv)[0].method, Spos)
+
+
+def run(args: Spos | Dsnas) -> None:
     device = _cli.device(args.device)
     distributed.start(device)
     name, reason = (args.data, "") if args.data else data.default_name(args.data_root)
@@ -77,19 +226,19 @@ def run(args: Args) -> None:
         images.resolution,
         images.classes,
     )
-    lr = args.lr if args.lr is not None else _cli.default_lr(args.batch_size)
-    augment = _cli.augments(args.augment, args.epochs)
     fit = FitConfig(
         args.epochs,
         args.batch_size,
-        lr,
+        args.lr if args.lr is not None else _cli.default_lr(args.batch_size),
         warmup_epochs=args.warmup_epochs,
         clip=args.clip,
         seed=args.seed,
-        augment=augment,
+        augment=_cli.augments(args.augment, args.epochs),
     )
-    cfg = spos.Config(fit, args.sampling, args.flops_bins, args.kernels or _cli.default_kernels(device))
-    settings = dataclasses.replace(args, data=name, space=space.name, lr=lr, kernels=cfg.kernels, augment=augment)
+    cfg = args.config(space, fit, args.kernels or _cli.default_kernels(device))
+    settings = dataclasses.replace(
+        args, data=name, space=space.name, lr=fit.lr, kernels=cfg.kernels, augment=fit.augment
+    )
     if distributed.rank() == 0:
         prepare(args, settings, space)
         _cli.console.print(
@@ -98,15 +247,7 @@ def run(args: Args) -> None:
             f"validation images, {images.channels}×{images.resolution}²; {args.run}",
             highlight=False,
         )
-    spos.run(space, images, cfg, args.run, device, args.quiet)
-    if distributed.rank() == 0:
-        last = checkpoint.JsonLines(args.run / "metrics.jsonl").read()[-1]
-        _cli.console.print(
-            f"trained: loss {last['loss']:.3f}, one-shot accuracy of {cfg.probes} random architectures "
-            f"{100 * last['val_accuracy']:.1f} % → {args.run / 'checkpoint.pt'}",
-            highlight=False,
-        )
-        _cli.next_command(f"python tools/build_lut.py{_cli.run_flag(args.run)}")
+    args.train(space, images, cfg, device)
     distributed.stop()
 
 
@@ -124,4 +265,4 @@ def prepare(args: Args, settings: Args, space) -> None:
 
 
 if __name__ == "__main__":
-    _cli.main(run, Args)
+    _cli.main(run, chosen(sys.argv[1:]))
