@@ -1,22 +1,31 @@
-"""Train a weight-sharing supernet on your images (SPOS: one uniform path per step)."""
+"""Train a weight-sharing supernet on your images. --method M --help lists the options of method M."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import shutil
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import _cli
+import torch
 import tyro
 
 from supernet import checkpoint, data, distributed, spaces, spos
+from supernet.space import Space
 from supernet.train import FitConfig
 
 
 @dataclass(frozen=True)
 class Args:
+    """What every method takes. A method adds its flags, how they become its Config, and its run."""
+
+    method: Literal["spos"] = "spos"
+    """spos: one uniform path per step."""
     run: Path = Path("runs/default")
     """Folder of the run; the same command continues a run that was stopped."""
     data: Annotated[str | None, tyro.conf.arg(metavar="|".join(data.NAMES))] = None
@@ -35,10 +44,6 @@ class Args:
     """Epochs of linear warm-up."""
     clip: float = 0.0
     """Largest gradient norm; 0 is off."""
-    sampling: Literal["uniform", "flops"] = "uniform"
-    """Paths drawn uniformly, or in a uniformly drawn bin of multiply-adds (SPOS's code)."""
-    flops_bins: tuple[float, float, float] = (290e6, 360e6, 10e6)
-    """From, to and width of the bins, multiply-adds."""
     augment: bool | None = None
     """Random crops and flips; on from 30 epochs on: a short training does better without."""
     limit: int | None = None
@@ -59,7 +64,43 @@ class Args:
     """No progress."""
 
 
-def run(args: Args) -> None:
+@dataclass(frozen=True)
+class Spos(Args):
+    """SPOS: the supernet that searches score architectures on."""
+
+    sampling: Literal["uniform", "flops"] = "uniform"
+    """Paths drawn uniformly, or in a uniformly drawn bin of multiply-adds (SPOS's code)."""
+    flops_bins: tuple[float, float, float] = (290e6, 360e6, 10e6)
+    """From, to and width of the bins, multiply-adds."""
+
+    def config(self, space: Space, fit: FitConfig, kernels: str) -> spos.Config:
+        """The method's Config; refuses what cannot be before anything is written."""
+        return spos.Config(fit, self.sampling, self.flops_bins, kernels)
+
+    def train(self, space: Space, images: data.TrainVal, cfg: spos.Config, device: torch.device) -> None:
+        """Train in the run folder, or continue there; tell what came out and the next command."""
+        spos.run(space, images, cfg, self.run, device, self.quiet)
+        if distributed.rank() == 0:
+            last = checkpoint.JsonLines(self.run / "metrics.jsonl").read()[-1]
+            _cli.console.print(
+                f"trained: loss {last['loss']:.3f}, one-shot accuracy of {cfg.probes} random architectures "
+                f"{100 * last['val_accuracy']:.1f} % → {self.run / 'checkpoint.pt'}",
+                highlight=False,
+            )
+            _cli.next_command(f"python tools/build_lut.py{_cli.run_flag(self.run)}")
+
+
+METHODS = {"spos": Spos}
+
+
+def chosen(argv: Sequence[str]) -> type[Args]:
+    """The options of the method that ``--method`` names; a name that is none is left to the real parser."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--method", default="spos")
+    return METHODS.get(parser.parse_known_args(argv)[0].method, Spos)
+
+
+def run(args: Spos) -> None:
     device = _cli.device(args.device)
     distributed.start(device)
     name, reason = (args.data, "") if args.data else data.default_name(args.data_root)
@@ -77,19 +118,19 @@ def run(args: Args) -> None:
         images.resolution,
         images.classes,
     )
-    lr = args.lr if args.lr is not None else _cli.default_lr(args.batch_size)
-    augment = _cli.augments(args.augment, args.epochs)
     fit = FitConfig(
         args.epochs,
         args.batch_size,
-        lr,
+        args.lr if args.lr is not None else _cli.default_lr(args.batch_size),
         warmup_epochs=args.warmup_epochs,
         clip=args.clip,
         seed=args.seed,
-        augment=augment,
+        augment=_cli.augments(args.augment, args.epochs),
     )
-    cfg = spos.Config(fit, args.sampling, args.flops_bins, args.kernels or _cli.default_kernels(device))
-    settings = dataclasses.replace(args, data=name, space=space.name, lr=lr, kernels=cfg.kernels, augment=augment)
+    cfg = args.config(space, fit, args.kernels or _cli.default_kernels(device))
+    settings = dataclasses.replace(
+        args, data=name, space=space.name, lr=fit.lr, kernels=cfg.kernels, augment=fit.augment
+    )
     if distributed.rank() == 0:
         prepare(args, settings, space)
         _cli.console.print(
@@ -98,15 +139,7 @@ def run(args: Args) -> None:
             f"validation images, {images.channels}×{images.resolution}²; {args.run}",
             highlight=False,
         )
-    spos.run(space, images, cfg, args.run, device, args.quiet)
-    if distributed.rank() == 0:
-        last = checkpoint.JsonLines(args.run / "metrics.jsonl").read()[-1]
-        _cli.console.print(
-            f"trained: loss {last['loss']:.3f}, one-shot accuracy of {cfg.probes} random architectures "
-            f"{100 * last['val_accuracy']:.1f} % → {args.run / 'checkpoint.pt'}",
-            highlight=False,
-        )
-        _cli.next_command(f"python tools/build_lut.py{_cli.run_flag(args.run)}")
+    args.train(space, images, cfg, device)
     distributed.stop()
 
 
@@ -124,4 +157,4 @@ def prepare(args: Args, settings: Args, space) -> None:
 
 
 if __name__ == "__main__":
-    _cli.main(run, Args)
+    _cli.main(run, chosen(sys.argv[1:]))
