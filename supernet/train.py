@@ -220,8 +220,9 @@ def recalibrate_bn(model: Model, batches: Iterable[Tensor], arch: Arch | None = 
         if any(bn.pool.n == 0 for bn in norms):
             raise UserError("no images to recalibrate BN with: expected at least one batch")
         for bn in norms:
-            bn.running_mean.copy_(bn.pool.mean)
-            bn.running_var.copy_(bn.pool.var)
+            width = len(bn.pool.mean)  # of a layer that ran at a part of its width the first channels
+            bn.running_mean[:width].copy_(bn.pool.mean)
+            bn.running_var[:width].copy_(bn.pool.var)
         done = True
     finally:
         for bn, (mean, var, count) in zip(norms, before, strict=True):
