@@ -255,9 +255,10 @@ class Slice(nn.Module):
 def path(space: Space, stages: nn.ModuleList, head: nn.Module, arch: Arch) -> list[Slice]:
     """The slices of the shared blocks and head that run for ``arch``."""
     specs = Stages(space)
-    blocks = specs.blocks(arch)
-    chosen = [Slice(s, own) for stage, specs_ in zip(stages, blocks, strict=True) for s, own in zip(stage, specs_)]
-    return [*chosen, Slice(head, specs.head(blocks[-1][-1].out_channels))]
+    chosen = []
+    for shared, own in zip(stages, specs.blocks(arch), strict=True):
+        chosen += map(Slice, shared, own)  # ends with the shorter one: deeper blocks do not run
+    return [*chosen, Slice(head, specs.pick(arch)[-1])]
 
 
 def require_staged(space: Space) -> None:

@@ -150,11 +150,11 @@ def fit(
                 hits += (logits.detach().argmax(1) == y).sum()
                 seen = len(x) * (step - epoch * per_epoch)
                 if step % 20 == 0 or step == (epoch + 1) * per_epoch:
-                    _require_finite(loss_sum, step, cfg)
+                    require_finite(loss_sum, step, cfg)
                     text = f"epoch {epoch + 1}/{cfg.epochs} loss {loss_sum.item() / (step - epoch * per_epoch):.3f}"
                     bar.advance(step - bar.count, work=(step - bar.count) * len(x) * distributed.world(), text=text)
                 if time.monotonic() - last_save > 60 * cfg.checkpoint_minutes:
-                    _require_finite(loss_sum, step, cfg)
+                    require_finite(loss_sum, step, cfg)
                     sums = [loss_sum.item(), int(hits)]
                     save()
                     last_save = time.monotonic()
@@ -171,7 +171,8 @@ def fit(
     return log.read()
 
 
-def _require_finite(loss: Tensor, step: int, cfg: FitConfig) -> None:
+def require_finite(loss: Tensor, step: int, cfg: FitConfig) -> None:
+    """Stop before a loss that is not finite gets into a checkpoint."""
     if not torch.isfinite(loss):
         raise UserError(
             f"the loss became {loss.item()} before step {step}: lower the learning rate (--lr, now {cfg.lr:g}) or set "

@@ -237,7 +237,7 @@ def pinned(pin: bool, runtime: runtimes.Runtime):
 
 
 def unique(specs: Layers | Stages) -> list[LayerSpec]:
-    """Every layer that runs anything, once; of single layers pruned choices too, so that the table serves the whole space."""
+    """Every layer that runs anything, once; a gene's pruned layers too, so that the table serves the whole space."""
     return list({spec.key: spec for spec in specs.every() if spec.runs}.values())
 
 
