@@ -246,8 +246,8 @@ def markdown(result: dict) -> str:
     lines = [
         "# NSS: elite against expanded space",
         "",
-        f"`python experiments/nss.py --seeds {result['seeds']}{' --quick' if settings['quick'] else ''}`: residual-small, "
-        f"{settings['data'] or 'the default images'}, {settings['limit']:,} for training, searches of "
+        f"`python experiments/nss.py --seeds {result['seeds']}{' --quick' if settings['quick'] else ''}`: "
+        f"residual-small, {settings['data'] or 'the default images'}, {settings['limit']:,} for training, searches of "
         f"{settings['search_epochs']} epochs, networks trained alone for {settings['epochs']}; {machine['cpu']}, one "
         f"core, {machine['cpu_minutes']:.0f} CPU minutes.",
         "",
