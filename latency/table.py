@@ -16,7 +16,7 @@ from supernet.errors import UserError
 from supernet.space import Space
 
 if TYPE_CHECKING:
-    from supernet.blocks import Layers
+    from supernet.blocks import Layers, LayerSpec
 
 SCHEMA = 1
 
@@ -90,6 +90,10 @@ class LatencyTable:
         """Latency of the network that consists of these layers, ms."""
         return self.scale * math.fsum(self.layer_ms(key) for key in keys)
 
+    def price(self, spec: LayerSpec) -> float:
+        """What one layer adds to the latency of a network, ms; 0 for an Identity: nothing runs."""
+        return self.predict([spec.key] if spec.runs else [])
+
     def additive(self, layers: Layers) -> tuple[float, list[list[float]]]:
         """What each decision adds to the network: ``predict`` of any architecture without a lookup.
 
@@ -101,7 +105,7 @@ class LatencyTable:
             runs.
         """
         base = self.predict([layers.stem.key, layers.head.key])
-        table = [[self.predict([spec.key] if spec.runs else []) for spec in choices] for choices in layers.choices]
+        table = [[self.price(spec) for spec in choices] for choices in layers.choices]
         return base, table
 
     def to_json(self) -> dict[str, Any]:

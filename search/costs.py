@@ -5,12 +5,14 @@ parameters) may show it by two attributes, and then what the space can attain is
 
     base   float, the part that every architecture pays
     table  table[i][j], what choice j of gene i adds
+
+In a space of stages a layer's cost depends on two genes; then ``AdditiveCost`` also says on which.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,21 +30,32 @@ ENUMERABLE = 4096
 class AdditiveCost:
     """base + Σ_i table[i][arch[i]], correctly rounded, so that it does not depend on the order of the genes.
 
-    ``table[i][j]`` belongs to choice j of gene i, open or not: pruning a space does not change its costs.
+    ``table[i][j]`` belongs to choice j of gene i, open or not: pruning a space does not change its costs. With
+    ``genes`` table i has an axis for each of ``genes[i]`` instead.
 
     >>> latency = AdditiveCost([[0.1, 0.3], [0.2, 0.6]], base=1.0)
     >>> latency((1, 0))
     1.5
+    >>> AdditiveCost([np.array([[1, 2], [3, 4]])], genes=[(0, 1)])((1, 0))
+    3.0
     """
 
     table: Sequence[Sequence[float]]
     base: float = 0.0
+    genes: Sequence[tuple[int, ...]] | None = None
 
     def __call__(self, arch: Arch) -> float:
+        if self.genes is not None:
+            return math.fsum((self.base, *(t[tuple(arch[g] for g in gs)] for t, gs in self._factors())))
         return math.fsum((self.base, *(row[i] for row, i in zip(self.table, arch, strict=True))))
+
+    def _factors(self) -> Iterable[tuple[np.ndarray, tuple[int, ...]]]:
+        return zip(self.table, self.genes, strict=True)
 
     def bounds(self, space: Space) -> tuple[float, float]:
         """The smallest and the largest value among the open architectures of ``space``, exactly."""
+        if self.genes is not None:
+            return self._extreme(space, np.argmin), self._extreme(space, np.argmax)
         rows = list(self.table)
         if [len(row) for row in rows] != [len(gene.choices) for gene in space.genes]:
             raise UserError(
@@ -56,9 +69,41 @@ class AdditiveCost:
         low, high = (math.fsum((self.base, *map(pick, open_rows))) for pick in (min, max))
         return low, high
 
+    def _extreme(self, space: Space, pick: Callable[..., np.ndarray]) -> float:
+        """The cost of the cheapest (argmin) or dearest (argmax) architecture.
+
+        Genes are optimised away one after the other, each given those that share a table with it; the last one
+        then settles those before it.
+        """
+        factors = []
+        for table, genes in self._factors():
+            factors.append((np.asarray(table, float)[np.ix_(*(space.allowed[g] for g in genes))], genes))
+            if not np.isfinite(factors[-1][0]).all():
+                raise UserError(f"the cost table of {', '.join(space.genes[g].name for g in genes)} is not finite")
+        best = []
+        for gene in range(len(space.genes)):
+            mine = [factor for factor in factors if gene in factor[1]]
+            factors = [factor for factor in factors if gene not in factor[1]]
+            others = tuple(sorted({g for _, genes in mine for g in genes} - {gene}))
+            total = sum(_aligned(table, genes, (gene, *others)) for table, genes in mine)
+            best.append((pick(total, axis=0), others))
+            factors.append((np.take_along_axis(total, best[-1][0][None], 0)[0], others))
+        place = [0] * len(best)
+        for gene, (choice, others) in reversed(list(enumerate(best))):
+            place[gene] = int(choice[tuple(place[g] for g in others)])
+        return self(tuple(open_[i] for open_, i in zip(space.allowed, place, strict=True)))
+
+
+def _aligned(table: np.ndarray, genes: tuple[int, ...], axes: tuple[int, ...]) -> np.ndarray:
+    """``table`` with an axis for each of ``axes``, of length 1 where it has none."""
+    order = [genes.index(g) for g in axes if g in genes]
+    return table.transpose(order).reshape([table.shape[genes.index(g)] if g in genes else 1 for g in axes])
+
 
 def attainable(space: Space, cost: Cost) -> tuple[float, float] | None:
     """Exact minimum and maximum of ``cost`` over ``space`` if the cost has a table, else None: not known."""
+    if isinstance(cost, AdditiveCost):
+        return cost.bounds(space)
     table = getattr(cost, "table", None)
     return None if table is None else AdditiveCost(table, getattr(cost, "base", 0.0)).bounds(space)
 

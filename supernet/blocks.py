@@ -7,15 +7,20 @@ network itself cannot disagree. ``lower(space, arch)`` gives the layers of an ar
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supernet.space import Arch, Space
+
+if TYPE_CHECKING:
+    from supernet.residual import Stages
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hard_swish": nn.Hardswish}
 
@@ -125,13 +130,14 @@ class BatchNorm(nn.BatchNorm2d):
         """Take the statistics of a batch that a fused operator computed.
 
         Args:
-            mean, var: ``[C]``, the biased variance. n: values per channel that they come from.
+            mean, var: ``[C]`` or of the first channels, the biased variance. n: values per channel.
         """
         if self.pool is not None:
             self.pool.add(n, mean, var)
         else:
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(var.to(self.running_var.dtype) * (n / max(n - 1, 1)), self.momentum)
+            c = len(mean)  # of a layer that runs at a part of its width the first channels
+            self.running_mean[:c].lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var[:c].lerp_(var.to(self.running_var.dtype) * (n / max(n - 1, 1)), self.momentum)
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Inference as ``x * scale + shift``: two vectors ``[C]``."""
@@ -151,8 +157,12 @@ class PooledStatistics:
         self.m2 = torch.zeros_like(self.mean)
 
     def add(self, n: int, mean: Tensor, var: Tensor) -> None:
-        """Merge a batch of ``n`` values per channel with this mean and biased variance."""
+        """Merge a batch of ``n`` values per channel with this mean and biased variance.
+
+        They may be those of the first channels, each time of the same; then only these are kept.
+        """
         mean, var = mean.double(), var.double()
+        self.mean, self.m2 = self.mean[: len(mean)], self.m2[: len(mean)]
         total, delta = self.n + n, mean - self.mean
         self.m2 += var * n + delta**2 * (self.n * n / total)  # the second term is the between-batch one
         self.mean += delta * (n / total)
@@ -416,6 +426,9 @@ OPS: dict[str, type[nn.Module]] = {
 }
 
 
+Price = Callable[[LayerSpec], float]
+
+
 @dataclass(frozen=True)
 class Layers:
     """Every layer of a space: ``choices[i][j]`` is choice ``j`` of gene ``i``, open or pruned."""
@@ -428,9 +441,21 @@ class Layers:
         """Stem, the chosen layers, head."""
         return [self.stem, *(layer[i] for layer, i in zip(self.choices, arch, strict=True)), self.head]
 
+    def every(self) -> Iterator[LayerSpec]:
+        """All that could run, pruned choices too."""
+        return itertools.chain((self.stem,), *self.choices, (self.head,))
 
-def layers(space: Space) -> Layers:
+    def priced(self, price: Price) -> tuple[list[list[float]], float, None]:
+        """What each decision costs, as ``search.costs.AdditiveCost`` takes it: table, base, genes of the tables."""
+        return [[price(s) for s in choices] for choices in self.choices], price(self.stem) + price(self.head), None
+
+
+def layers(space: Space) -> Layers | Stages:
     """Lay ``space`` out: sizes follow from the strides, whatever is chosen."""
+    if space.staged:
+        from supernet.residual import Stages  # built of this module's classes
+
+        return Stages(space)
     stem = LayerSpec("stem", space.channels, space.stem_channels, space.resolution, space.stem_stride, act=space.act)
     size, choices = stem.out_size, []
     for gene in space.genes:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from supernet import checkpoint
+from supernet import checkpoint, residual
 from supernet.blocks import BatchNorm, layers
 from supernet.errors import UserError
 from supernet.space import Arch, Space
@@ -16,6 +16,8 @@ from supernet.space import Arch, Space
 
 class Supernet(nn.Module):
     """Every open choice of ``space`` with weights of its own; a forward pass runs one path.
+
+    In a space of stages the depths and widths share them instead (``supernet.residual``).
 
     Args:
         affine: learn BN's scale and shift. SPOS trains its supernet without.
@@ -29,16 +31,21 @@ class Supernet(nn.Module):
         self.space, self.options = space, options
         specs = layers(space)
         self.stem = specs.stem.build(**options)
-        # Keyed by the choice's index: a pruned space loads the weights of the full one by name.
-        self.layers = nn.ModuleList(
-            nn.ModuleDict({str(i): choices[i].build(**options) for i in open_})
-            for choices, open_ in zip(specs.choices, space.allowed, strict=True)
-        )
-        self.head = specs.head.build(**options)
+        if space.staged:
+            self.layers, self.head = specs.build(**options)
+        else:
+            # Keyed by the choice's index: a pruned space loads the weights of the full one by name.
+            self.layers = nn.ModuleList(
+                nn.ModuleDict({str(i): choices[i].build(**options) for i in open_})
+                for choices, open_ in zip(specs.choices, space.allowed, strict=True)
+            )
+            self.head = specs.head.build(**options)
         initialise(self, space.init)
 
     def path(self, arch: Arch) -> list[nn.Module]:
         """The modules that run for ``arch``, in order."""
+        if self.space.staged:
+            return [self.stem, *residual.path(self.space, self.layers, self.head, arch)]
         chosen = [choices[str(i)] for choices, i in zip(self.layers, arch, strict=True)]
         return [self.stem, *chosen, self.head]
 

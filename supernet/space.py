@@ -25,24 +25,31 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Choice:
-    """A candidate operation: ``op`` is a key of ``blocks.OPS``; kernel and expansion where they mean something."""
+    """A candidate operation: ``op`` is a key of ``blocks.OPS``; kernel and expansion where they mean something.
+
+    Or a size of a stage: ``op`` is ``depth`` or ``width``, and ``count`` that many blocks or channels.
+    """
 
     op: str
     kernel: int = 0
     expand: int = 0
+    count: int = 0
 
     @property
     def name(self) -> str:
-        """Short and unique within a gene: ``identity``, ``k3_e6``, ``shuffle_k5``."""
+        """Short and unique within a gene: ``identity``, ``k3_e6``, ``shuffle_k5``, ``depth3``, ``width24``."""
         kernel = f"k{self.kernel}" if self.kernel else ""
         expand = f"e{self.expand}" if self.expand else ""
-        op = "" if self.op == "ib" else self.op
+        op = "" if self.op == "ib" else f"{self.op}{self.count}" if self.count else self.op
         return "_".join(part for part in (op, kernel, expand) if part)
 
 
 @dataclass(frozen=True)
 class Gene:
-    """One decision: which of ``choices`` runs between ``in_channels`` and ``out_channels`` at ``stride``."""
+    """One decision: which of ``choices`` runs between ``in_channels`` and ``out_channels`` at ``stride``.
+
+    In a space of stages the choices are a stage's depths or its widths, and the channels the largest ones.
+    """
 
     name: str
     choices: tuple[Choice, ...]
@@ -55,6 +62,7 @@ class Gene:
 class Space:
     """A family of networks: a fixed stem and head around one searched layer per gene.
 
+    Or around stages of identical blocks, each with a gene for its depth and one for its width (``staged``).
     ``allowed[i]`` holds the indices into ``genes[i].choices`` that are still open, ascending.
     """
 
@@ -82,6 +90,11 @@ class Space:
                     f"space {self.name}: gene {gene.name} allows {list(open_)}; expected ascending indices "
                     f"below {len(gene.choices)}, at least one"
                 )
+
+    @property
+    def staged(self) -> bool:
+        """Whether the genes are, in turn, the depth and the width of each stage (``supernet.residual``)."""
+        return self.genes[0].choices[0].op == "depth"
 
     @property
     def size(self) -> int:
@@ -142,13 +155,17 @@ class Space:
     @property
     def fingerprint(self) -> str:
         """16 hex digits that name what indices mean: everything but ``allowed``, which pruning changes."""
-        fields = dataclasses.asdict(self)
+        fields = self._fields()
         del fields["allowed"]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict:
         """A plain dict; ``from_json`` is its inverse."""
-        return {"schema": SCHEMA, "fingerprint": self.fingerprint, **dataclasses.asdict(self)}
+        return {"schema": SCHEMA, "fingerprint": self.fingerprint, **self._fields()}
+
+    def _fields(self) -> dict:
+        """``count`` stands only where it means something: files and fingerprints are older than it."""
+        return dataclasses.asdict(self, dict_factory=lambda items: {k: v for k, v in items if (k, v) != ("count", 0)})
 
     @classmethod
     def from_json(cls, data: object, source: str = "space") -> Space:

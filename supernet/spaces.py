@@ -1,4 +1,4 @@
-"""The spaces by name: ``shufflenet`` (SPOS), ``mobile`` (PAD-NAS) and their small-image presets. No torch."""
+"""The spaces by name: ``shufflenet`` (SPOS), ``mobile`` (PAD-NAS), ``residual`` (NSS) and their presets. No torch."""
 
 from __future__ import annotations
 
@@ -125,7 +125,62 @@ def mobile(
     )
 
 
+def residual(
+    channels: int = 3,
+    resolution: int = 32,
+    classes: int = 10,
+    *,
+    name: str = "residual",
+    depth: int = 16,
+    width: int = 512,
+    step: int = 1,
+    strides: Sequence[int] = (1, 2, 2),
+    stem_stride: int = 1,
+) -> Space:
+    """NSS's expanded space (supplementary A): 3 stages of basic residual blocks, 16 · 512 networks each.
+
+    Args:
+        depth: every stage has 1 to so many blocks.
+        width: and step, 2·step, … up to so many channels.
+        strides: of the first block of each stage; the paper does not give them, (1, 2, 2) reach its 32 GFLOPs.
+    """
+    depths = tuple(Choice("depth", count=d) for d in range(1, depth + 1))
+    widths = tuple(Choice("width", count=w) for w in range(step, width + 1, step))
+    genes, cin = [], 16
+    for i, stride in enumerate(strides):
+        genes += [
+            Gene(f"stage{i}.depth", depths, cin, width, stride),
+            Gene(f"stage{i}.width", widths, cin, width, stride),
+        ]
+        cin = width
+    return Space(
+        name=name,
+        channels=channels,
+        resolution=resolution,
+        classes=classes,
+        stem_channels=16,
+        stem_stride=stem_stride,
+        head_channels=0,
+        act="relu",
+        genes=tuple(genes),
+        allowed=tuple(tuple(range(len(gene.choices))) for gene in genes),
+    )
+
+
+def residual_small(channels: int = 1, resolution: int = 28, classes: int = 10) -> Space:
+    """NSS's blocks for 28² and 32² images on two cores: up to 4 blocks of 2, 4, … 32 channels. Our preset."""
+    return residual(channels, resolution, classes, name="residual-small", depth=4, width=32, step=2, stem_stride=2)
+
+
+def residual_medium(channels: int = 3, resolution: int = 32, classes: int = 10) -> Space:
+    """NSS's space up to 8 blocks of 8, 16, … 128 channels. Our preset."""
+    return residual(channels, resolution, classes, name="residual-medium", depth=8, width=128, step=8)
+
+
 SPACES: dict[str, Callable[..., Space]] = {
+    "residual": residual,
+    "residual-medium": residual_medium,
+    "residual-small": residual_small,
     "shufflenet": shufflenet,
     "shufflenet-small": shufflenet_small,
     **{

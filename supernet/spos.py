@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from supernet.blocks import additive
+from supernet.blocks import layers
 from supernet.data import TrainVal
 from supernet.errors import UserError
 from supernet.model import Supernet
@@ -50,10 +50,10 @@ def flops_binned_path(
     low, high, width = bins
     if not 0 < width <= high - low:
         raise UserError(f"FLOPs bins from {low:g} to {high:g} in steps of {width:g}: expected 0 < step ≤ to − from")
-    base, table = additive(space, "flops")
+    specs = layers(space)
 
     def flops(arch: Arch) -> int:
-        return base + sum(row[i] for row, i in zip(table, arch, strict=True))
+        return sum(spec.flops for spec in specs.pick(arch))
 
     rng = np.random.default_rng(seed)
     sample = [flops(space.sample(rng)) for _ in range(2000)]

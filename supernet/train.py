@@ -171,11 +171,11 @@ def fit(
                 hits += (logits.detach().argmax(1) == y).sum()
                 seen = len(x) * (step - epoch * per_epoch)
                 if step % 20 == 0 or step == (epoch + 1) * per_epoch:
-                    _require_finite(loss_sum, step, cfg)
+                    require_finite(loss_sum, step, cfg)
                     text = f"epoch {epoch + 1}/{cfg.epochs} loss {loss_sum.item() / (step - epoch * per_epoch):.3f}"
                     bar.advance(step - bar.count, work=(step - bar.count) * len(x) * distributed.world(), text=text)
                 if time.monotonic() - last_save > 60 * cfg.checkpoint_minutes:
-                    _require_finite(loss_sum, step, cfg)
+                    require_finite(loss_sum, step, cfg)
                     sums = [loss_sum.item(), int(hits)]
                     save()
                     last_save = time.monotonic()
@@ -192,7 +192,8 @@ def fit(
     return log.read()
 
 
-def _require_finite(loss: Tensor, step: int, cfg: FitConfig) -> None:
+def require_finite(loss: Tensor, step: int, cfg: FitConfig) -> None:
+    """Stop before a loss that is not finite gets into a checkpoint."""
     if not torch.isfinite(loss):
         raise UserError(
             f"the loss became {loss.item()} before step {step}: lower the learning rate (--lr, now {cfg.lr:g}) or set "
@@ -241,8 +242,9 @@ def recalibrate_bn(model: Model, batches: Iterable[Tensor], arch: Arch | None = 
         if any(bn.pool.n == 0 for bn in norms):
             raise UserError("no images to recalibrate BN with: expected at least one batch")
         for bn in norms:
-            bn.running_mean.copy_(bn.pool.mean)
-            bn.running_var.copy_(bn.pool.var)
+            width = len(bn.pool.mean)  # of a layer that ran at a part of its width the first channels
+            bn.running_mean[:width].copy_(bn.pool.mean)
+            bn.running_var[:width].copy_(bn.pool.var)
         done = True
     finally:
         for bn, (mean, var, count) in zip(norms, before, strict=True):

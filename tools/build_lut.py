@@ -20,11 +20,13 @@ from torch import nn
 from latency import runtimes
 from latency.measure import Protocol, Samples, host, pin_core
 from latency.table import Check, LatencyTable, calibrate, report
+from search.costs import AdditiveCost
 from supernet import checkpoint, spaces
 from supernet.blocks import Layers, LayerSpec, layers, lower
 from supernet.errors import UserError
 from supernet.model import Network
 from supernet.progress import Bar
+from supernet.residual import Stages
 from supernet.space import Arch, Space
 from supernet.train import recalibrate_bn
 
@@ -234,10 +236,9 @@ def pinned(pin: bool, runtime: runtimes.Runtime):
     return pin_core() if pin and runtime.threads == 1 else nullcontext()
 
 
-def unique(specs: Layers) -> list[LayerSpec]:
-    """Every layer that runs anything, once; pruned choices too, so that the table serves the whole space."""
-    flat = [specs.stem, *(spec for choices in specs.choices for spec in choices), specs.head]
-    return list({spec.key: spec for spec in flat if spec.runs}.values())
+def unique(specs: Layers | Stages) -> list[LayerSpec]:
+    """Every layer that runs anything, once; a gene's pruned layers too, so that the table serves the whole space."""
+    return list({spec.key: spec for spec in specs.every() if spec.runs}.values())
 
 
 def shape(spec: LayerSpec) -> runtimes.Shape:
@@ -252,18 +253,14 @@ def draw(space: Space, n: int, seed: int) -> list[Arch]:
 
 def extremes(table: LatencyTable, space: Space) -> tuple[float, float]:
     """Predicted latency of the fastest and of the slowest architecture."""
-    base, added = table.additive(layers(space))
-    chosen = [[ms[i] for i in open_] for ms, open_ in zip(added, space.allowed, strict=True)]
-    return base + sum(map(min, chosen)), base + sum(map(max, chosen))
+    return AdditiveCost(*layers(space).priced(table.price)).bounds(space)
 
 
 def median_ms(table: LatencyTable, space: Space) -> float:
     """Predicted latency of the median of 1,000 random architectures."""
-    base, added = table.additive(layers(space))
+    latency = AdditiveCost(*layers(space).priced(table.price))
     rng = np.random.default_rng(0)
-    return statistics.median(
-        base + sum(ms[i] for ms, i in zip(added, space.sample(rng), strict=True)) for _ in range(1000)
-    )
+    return statistics.median(latency(space.sample(rng)) for _ in range(1000))
 
 
 def rounded(ms: float) -> str:

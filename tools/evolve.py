@@ -66,10 +66,11 @@ def run(args: Args) -> None:
     lut_path = args.lut or args.run / "lut.json"
     lut = LatencyTable.load(lut_path, space)
     supernet = _cli.load_supernet(args.run, space, _cli.device(args.device))
+    specs = blocks.layers(space)
     costs = {
-        "latency": AdditiveCost(*reversed(lut.additive(blocks.layers(space)))),
-        "flops": AdditiveCost(*reversed(blocks.additive(space, "flops"))),
-        "params": AdditiveCost(*reversed(blocks.additive(space, "params"))),
+        "latency": AdditiveCost(*specs.priced(lut.price)),
+        "flops": AdditiveCost(*specs.priced(lambda spec: spec.flops)),
+        "params": AdditiveCost(*specs.priced(lambda spec: spec.params)),
     }
     window = (args.lat_min, latency_bound(args, space, costs["latency"]))
     bounds = {"latency": window, "flops": (0.0, args.flops_max), "params": (0.0, args.params_max)}

@@ -19,7 +19,8 @@ import tyro
 
 from latency.table import LatencyTable
 from search.costs import AdditiveCost, Window
-from supernet import blocks, checkpoint, data, distributed, dsnas, spaces, spos
+from supernet import blocks, checkpoint, data, distributed, dsnas, nss, residual, spaces, spos
+from supernet.blocks import Price
 from supernet.errors import UserError
 from supernet.space import Arch, Space
 from supernet.train import FitConfig
@@ -29,8 +30,9 @@ from supernet.train import FitConfig
 class Args:
     """What every method takes. A method adds its flags, how they become its Config, and its run."""
 
-    method: Literal["spos", "dsnas"] = "spos"
-    """spos: one uniform path per step; dsnas: architecture and weights together, ready to use."""
+    method: Literal["spos", "dsnas", "nss"] = "spos"
+    """spos: one uniform path per step; dsnas: architecture and weights together, ready to use; nss: spaces of residual
+    networks that are good for a cost."""
     run: Path = Path("runs/default")
     """Folder of the run; the same command continues a run that was stopped."""
     data: Annotated[str | None, tyro.conf.arg(metavar="|".join(data.NAMES))] = None
@@ -198,7 +200,76 @@ class Dsnas(Args):
         )
 
 
-METHODS = {"spos": Spos, "dsnas": Dsnas}
+@dataclass(frozen=True)
+class Nss(Args):
+    """NSS: spaces of residual networks that are good for a cost; each is then a --space of its own."""
+
+    method: Literal["spos", "dsnas", "nss"] = "nss"
+    space: str | None = "residual-small"
+    """residual, residual-medium, residual-small, or a .json of such a space."""
+    lr: float | None = 0.025
+    """Peak learning rate; it ends at 0.001."""
+    clip: float = 5.0
+    """Largest gradient norm; 0 is off."""
+    targets: Annotated[str, tyro.conf.arg(metavar="T,T,…")] = ""
+    """Average cost of each elite space to be found: multiply-adds, or ms with --lut; else thirds of what is there."""
+    lut: Path | None = None
+    """Latency table of the space: targets are milliseconds."""
+    depth_range: int | None = None
+    """Depths in one range; a quarter of the open ones, at least 2 (the paper: 4 of 16)."""
+    width_range: int | None = None
+    """Widths in one range; a sixteenth of the open ones, at least 4 (the paper: 32 of 512)."""
+    warmup: float = 0.3
+    """Share of the epochs that train weights alone."""
+    theta_lr: float | None = None
+    """Adam's rate for the probabilities; DARTS's 3e-4, more in runs shorter than the paper's."""
+
+    def config(self, space: Space, fit: FitConfig, kernels: str) -> nss.Config:
+        """The method's Config; refuses what cannot be before anything is written."""
+        residual.require_staged(space)
+        fit = dataclasses.replace(fit, schedule="cosine", weight_decay=3e-4, label_smoothing=0.0)
+        depths, widths = (len(open_) for open_ in space.allowed[:2])
+        ranges = (self.depth_range or max(2, depths // 4), self.width_range or max(4, widths // 16))
+        cfg = nss.Config(fit, (), ranges, self.warmup, theta_lr=self.theta_lr, kernels=kernels)
+        cost = nss.SpaceCost.of(space, nss.split(space, ranges), self.price(space))
+        try:
+            targets = [float(target) for target in self.targets.split(",") if target]
+        except ValueError as error:
+            raise UserError(f"--targets {self.targets}: expected numbers with commas between ({error})") from error
+        low, high = cost.all().min(), cost.all().max()
+        targets = targets or [float(f"{low * (high / low) ** (i / 4):.2g}") for i in (1, 2, 3)]
+        nss.require_attainable(cost, targets, cfg.tolerance, space)
+        return dataclasses.replace(cfg, targets=tuple(targets))
+
+    def price(self, space: Space) -> Price:
+        """What a layer costs, in the unit of the targets."""
+        return LatencyTable.load(self.lut, space).price if self.lut else lambda spec: spec.flops
+
+    def train(self, space: Space, images: data.TrainVal, cfg: nss.Config, device: torch.device) -> None:
+        """Search every target in the run folder, or continue there; tell what came out and the next command."""
+        unit, scale = ("ms", 1.0) if self.lut else ("MFLOPs", 1e-6)
+        elites = nss.run(space, images, cfg, self.run, device, self.quiet, self.price(space))
+        if distributed.rank() > 0:
+            return
+        for target, elite in zip(cfg.targets, elites, strict=True):
+            folder = nss.folder_of(self.run, target)
+            result = checkpoint.read_json(folder / "probabilities.json", "result", "run it again")
+            cost, most_probable = scale * result["cost"], scale * result["argmax_cost"]
+            genes = "  ".join(
+                f"{gene.name} {gene.choices[open_[0]].count}–{gene.choices[open_[-1]].count}"
+                for gene, open_ in zip(elite.genes, elite.allowed, strict=True)
+            )
+            _cli.console.print(
+                f"{scale * target:.4g} {unit}: {elite.size:,} networks of {cost:.4g} {unit} on average (the most "
+                f"probable space: {most_probable:.4g}): {genes} → {folder / 'space.json'}",
+                highlight=False,
+                soft_wrap=True,
+            )
+        first = nss.folder_of(self.run, cfg.targets[0])
+        _cli.next_command(f"python tools/train_supernet.py --space {first / 'space.json'} --run {first / 'supernet'}")
+
+
+METHODS = {"spos": Spos, "dsnas": Dsnas, "nss": Nss}
 
 
 def chosen(argv: Sequence[str]) -> type[Args]:
@@ -208,7 +279,7 @@ def chosen(argv: Sequence[str]) -> type[Args]:
     return METHODS.get(parser.parse_known_args(argv)[0].method, Spos)
 
 
-def run(args: Spos | Dsnas) -> None:
+def run(args: Spos | Dsnas | Nss) -> None:
     device = _cli.device(args.device)
     distributed.start(device)
     name, reason = (args.data, "") if args.data else data.default_name(args.data_root)

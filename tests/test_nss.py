@@ -1,0 +1,319 @@
+"""NSS: masks, mixtures and costs against their definitions, a killed search against a whole one, the real command."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_cli import TRAIN, ok, refused
+from test_residual import small
+from test_train import Killed, images
+from torch import nn
+from torch.nn import functional as F
+
+from supernet import blocks, checkpoint, nss
+from supernet.data import TrainVal
+from supernet.errors import UserError
+from supernet.model import Supernet
+from supernet.space import Space
+from supernet.train import FitConfig
+
+CPU = torch.device("cpu")
+
+
+def multiply_adds(spec: blocks.LayerSpec) -> int:
+    return spec.flops
+
+
+def supernet(space: Space, kernels: str = "fused") -> Supernet:
+    """With BN parameters that matter: a bias would show in a channel that is off."""
+    model = Supernet(space, affine=True, kernels=kernels)
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.uniform_(m.bias, -0.5, 0.5)
+    return model
+
+
+def thetas(ranges: nss.Ranges, dtype=torch.float32, scale: float = 1.0) -> list[torch.Tensor]:
+    return [(scale * torch.randn(len(options), dtype=dtype)).requires_grad_() for options in ranges]
+
+
+def mixture(model: Supernet, x: torch.Tensor, sample: nss.Sample) -> torch.Tensor:
+    """The definition, in plain functions: every width and depth a network of its own, padded, weighted and added."""
+
+    def bn(layer, y, w):
+        return F.batch_norm(y, None, None, layer.bn.weight[:w], layer.bn.bias[:w], True)
+
+    def conv(layer, x, w):
+        weight = layer.conv.weight[:w, : x.shape[1]]
+        return bn(layer, F.conv2d(x, weight, stride=layer.conv.stride, padding=layer.conv.padding), w)
+
+    def mixed(weights, outputs, channels):
+        return sum(p * F.pad(y, (0, 0, 0, 0, 0, channels - y.shape[1])) for p, y in zip(weights, outputs, strict=True))
+
+    x = conv(model.stem, x, 16).relu()
+    for i, stage in enumerate(model.layers):
+        (p, g), (depths, widths) = sample.weights[2 * i : 2 * i + 2], sample.sizes[2 * i : 2 * i + 2]
+        channels, outputs = max(widths), []
+        for d, block in enumerate(stage[: max(depths)], 1):
+            h = mixed(g, [conv(block.first, x, w).relu() for w in widths], channels)
+            shortcuts = [x[:, :w] if d > 1 else conv(block.shortcut, x, w) for w in widths]
+            branches = [conv(block.second, h, w) for w in widths]
+            x = mixed(g, [(b + s).relu() for b, s in zip(branches, shortcuts, strict=True)], channels)
+            if d in depths:
+                outputs.append(x)
+        x = mixed(p, outputs, channels)
+    x = x.mean((2, 3))
+    return x @ model.head.classifier.weight[:, : x.shape[1]].T + model.head.classifier.bias
+
+
+@pytest.mark.parametrize("kernels", ["fused", "eager"])
+def test_soft_masks_equal_the_mixture_of_separate_networks(kernels):
+    space = small(depth=4)
+    ranges = nss.split(space, (2, 2))
+    model = supernet(space, kernels).train()
+    x = torch.randn(6, 2, 9, 9)
+    for seed in range(4):
+        sample = nss.draw(space, ranges, thetas(ranges), 1.0, (seed,))
+        torch.testing.assert_close(nss.forward(model, x, sample), mixture(model, x, sample), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_one_hot_masks_equal_slicing(training):
+    space = small(depth=4)
+    ranges = nss.split(space, (2, 2))
+    model, x = supernet(space).train(training), torch.randn(6, 2, 9, 9)
+    for chosen in itertools.islice(itertools.product(*(range(len(options)) for options in ranges)), 0, 64, 7):
+        sample = nss.draw(space, ranges, thetas(ranges), 1.0, chosen)
+        hot = [F.one_hot(torch.tensor(b), len(options)).float() for b, options in zip(chosen, ranges, strict=True)]
+        counts = [sizes[b] for sizes, b in zip(sample.sizes, chosen, strict=True)]
+        arch = tuple(
+            [c.count for c in gene.choices].index(count) for gene, count in zip(space.genes, counts, strict=True)
+        )
+        assert all(i in options[b] for i, options, b in zip(arch, ranges, chosen, strict=True))
+        with torch.no_grad():
+            soft = nss.forward(model, x, nss.Sample(tuple(hot), sample.sizes))
+            torch.testing.assert_close(soft, model(x, arch), rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_of_theta():
+    """Through masks, mixtures and the cost: what Adam gets is the derivative of the loss."""
+    space = small(depth=4, resolution=5)
+    ranges = nss.split(space, (2, 2))
+    model, cost = supernet(space).double().train(), nss.SpaceCost.of(space, ranges, multiply_adds)
+    cfg = nss.Config(FitConfig(1), (3e4,))
+    search = nss.Search(space, ranges, cost, cfg, None, CPU, True)
+    x, y = torch.randn(4, 2, 5, 5, dtype=torch.double), torch.arange(4)
+    model.requires_grad_(False)
+
+    def loss(*theta):
+        sample = nss.draw(space, ranges, theta, 2.0, (3,))
+        return search.theta_loss(model, sample, (x, y), target=3e4, weight=2.0)
+
+    theta = thetas(ranges, torch.double)
+    assert torch.autograd.gradcheck(loss, theta, eps=1e-6, atol=1e-5)
+    loss(*theta).backward()
+    assert all(t.grad.abs().max() > 1e-6 for t in theta)
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_expected_cost_equals_enumeration(pruned):
+    """Over every network space, its probability and the mean over its architectures."""
+    space = small(depth=4)
+    if pruned:
+        space = space.restrict([{0, 1, 3}, {1, 2, 3}, {0, 2}, {0, 1, 2, 3}, {0, 1, 2, 3}, {2, 3}])
+    ranges = nss.split(space, (2, 2))
+    cost = nss.SpaceCost.of(space, ranges, multiply_adds)
+    weights = [F.softmax(t.detach().double(), 0) for t in thetas(ranges)]
+    total, costs = 0.0, {}
+    for chosen in itertools.product(*(range(len(options)) for options in ranges)):
+        own = space.restrict([options[b] for options, b in zip(ranges, chosen, strict=True)])
+        costs[chosen] = np.mean([blocks.flops(own, arch) for arch in own.enumerate()])
+        total += costs[chosen] * np.prod([float(w[b]) for w, b in zip(weights, chosen, strict=True)])
+    assert float(cost.expected(weights)) == pytest.approx(total, rel=1e-12)
+    assert dict(np.ndenumerate(cost.all())) == pytest.approx(costs, rel=1e-12)
+
+
+def test_the_elite_space_is_the_most_probable_one_that_meets_the_target():
+    space = small(depth=4)
+    ranges = nss.split(space, (2, 2))
+    cost = nss.SpaceCost.of(space, ranges, multiply_adds)
+    theta = thetas(ranges)
+    log_p = [F.log_softmax(t.detach(), 0) for t in theta]
+    argmax = [int(t.argmax()) for t in theta]
+    costs = cost.all()
+    for target in np.quantile(costs, [0.0, 0.3, 0.7, 1.0]):
+        meets = [i for i in np.ndindex(costs.shape) if abs(costs[i] / target - 1) <= 0.1]
+        expected = max(meets, key=lambda i: sum(float(p[b]) for p, b in zip(log_p, i, strict=True)))
+        assert nss.elite(ranges, theta, cost, target, 0.1) == list(expected)
+    assert nss.elite(ranges, theta, cost, float(costs[tuple(argmax)]), 0.1) == argmax
+
+
+def test_samples_are_uniform_within_a_range_and_functions_of_their_key():
+    space = small(width=16, step=1)
+    ranges = nss.split(space, (3, 4))
+    theta = thetas(ranges)
+    a, b, c = (nss.draw(space, ranges, theta, 1.0, key) for key in ((0, 1), (0, 1), (0, 2)))
+    assert a.sizes == b.sizes
+    assert all(torch.equal(x, y) for x, y in zip(a.weights, b.weights, strict=True))
+    assert any(not torch.equal(x, y) for x, y in zip(a.weights, c.weights, strict=True))
+    n = 800
+    seen = np.array([nss.draw(space, ranges, theta, 1.0, (5, i)).sizes[1] for i in range(n)])
+    for column, start in zip(seen.T, (1, 5, 9, 13), strict=True):
+        counts = np.bincount(column, minlength=start + 4)[start:]
+        assert counts.sum() == n
+        assert ((counts - n / 4) ** 2 / (n / 4)).sum() < 21.1  # χ², 3 degrees of freedom: p = 1e-4
+
+
+def test_warm_up_enables_everything_first_and_nothing_last():
+    space = small(depth=4)
+    ranges = nss.split(space, (2, 2))
+    sample = nss.draw(space, ranges, thetas(ranges), 1.0, (0,))
+    assert nss.enable(sample, space, 1.0, (0,)).sizes == ((4,), (8,)) * 3
+    assert nss.enable(sample, space, 0.0, (0,)) == sample
+    full = [len(sizes) == 1 for i in range(400) for sizes in nss.enable(sample, space, 0.25, (i,)).sizes]
+    assert np.mean(full) == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / len(full)) ** 0.5)
+
+
+# --- the whole search
+
+
+def config(targets=(60e3,), epochs=4, **fit) -> nss.Config:
+    fit = FitConfig(epochs, batch_size=20, lr=0.05, schedule="cosine", clip=5.0, checkpoint_minutes=0, **fit)
+    return nss.Config(fit, tuple(targets), ranges=(2, 2), warmup=0.5)
+
+
+def toy() -> tuple[Space, TrainVal]:
+    train = images(120)
+    space = small(depth=4, channels=1, resolution=14, classes=10)
+    return space, TrainVal(train, train, 10, 1, 14, tuple("0123456789"))
+
+
+def middle(space: Space) -> float:
+    return float(np.median(nss.SpaceCost.of(space, nss.split(space, (2, 2)), multiply_adds).all()))
+
+
+def test_the_two_halves_share_no_image():
+    train = images(120).take(np.arange(10, 101))
+    weights, theta = nss.halves(train, 0)
+    assert sorted([*weights.index, *theta.index]) == sorted(train.index)
+    assert len(theta) == 45
+
+
+@pytest.mark.parametrize("kill_at", [4, 10])  # forward passes: in the warm-up, and in the search
+def test_n_plus_n_steps_equal_2n_steps(tmp_path, monkeypatch, kill_at):
+    """Weights, momentum, Θ, Adam's state, log and elite space of a killed run: bit for bit the same."""
+    space, data = toy()
+    cfg = config((middle(space),))
+    whole = nss.run(space, data, cfg, tmp_path / "whole", CPU, quiet=True)
+    real, calls = nss.forward, itertools.count()
+
+    def killed_once(*args):
+        if next(calls) == kill_at:
+            raise Killed
+        return real(*args)
+
+    monkeypatch.setattr(nss, "forward", killed_once)
+    with pytest.raises(Killed):
+        nss.run(space, data, cfg, tmp_path / "parts", CPU, quiet=True)
+    assert nss.run(space, data, cfg, tmp_path / "parts", CPU, quiet=True) == whole
+    own = nss.folder_of(Path(), middle(space))
+    a, b = (checkpoint.load(tmp_path / part / own / "checkpoint.pt", "") for part in ("whole", "parts"))
+    assert a["step"] == b["step"] == 12
+    for name in ("model", "theta"):
+        assert all(torch.equal(x, y) for x, y in zip(a[name].values(), b[name].values(), strict=True)), name
+    for name, parts in (("optimizer", ["momentum_buffer"]), ("adam", ["exp_avg", "exp_avg_sq", "step"])):
+        for x, y in zip(a[name]["state"].values(), b[name]["state"].values(), strict=True):
+            assert all(torch.equal(x[part], y[part]) for part in parts), name
+    for file in ("metrics.jsonl", "space.json", "probabilities.json"):
+        assert (tmp_path / "whole" / own / file).read_bytes() == (tmp_path / "parts" / own / file).read_bytes()
+    assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "parts/metrics.jsonl").read_bytes()
+
+
+def test_theta_rests_in_the_warm_up_and_the_cost_term_moves_it(tmp_path):
+    space, data = toy()
+    low, high = np.quantile(nss.SpaceCost.of(space, nss.split(space, (2, 2)), multiply_adds).all(), [0.0, 1.0])
+    cfg = config((float(low), float(high)), epochs=8)
+    small_one, large_one = nss.run(space, data, cfg, tmp_path, CPU, quiet=True)
+    state = checkpoint.load(tmp_path / "checkpoint.pt", "")
+    assert all((logits == 0).all() for logits in state["theta"].values())
+    probabilities = [
+        json.loads((nss.folder_of(tmp_path, target) / "probabilities.json").read_text())["genes"]
+        for target in (low, high)
+    ]
+    for a, b in zip(*probabilities, strict=True):
+        assert a["probabilities"][0] > b["probabilities"][0], a["gene"]
+    assert blocks.flops(small_one, small_one.enumerate()[-1]) < blocks.flops(large_one, large_one.enumerate()[0])
+    for found in (small_one, large_one):
+        assert found.fingerprint == space.fingerprint
+        assert all(len(open_) == 2 for open_ in found.allowed)
+
+
+def test_a_price_of_one_s_own_is_the_cost(tmp_path):
+    """Any price of a layer, as of a latency table: here layers count 1, so only depths matter."""
+    space, data = toy()
+    cost = nss.SpaceCost.of(space, nss.split(space, (2, 2)), lambda spec: 1.0)
+    assert (cost.all().min(), cost.all().max()) == (2 + 3 * 1.5, 2 + 3 * 3.5)
+    found = nss.run(space, data, config((12.5,), epochs=2), tmp_path, CPU, True, price=lambda spec: 1.0)[0]
+    assert [found.allowed[gene] for gene in (0, 2, 4)] == [(2, 3)] * 3
+
+
+def test_what_cannot_be_is_refused_with_what_can(tmp_path):
+    space, data = toy()
+    for targets, message in (((1e3,), r"cost .* to .*, the nearest"), ((), "expected one or more"), ((-1,), "above 0")):
+        with pytest.raises(UserError, match=message):
+            nss.run(space, data, config(targets), tmp_path, CPU, quiet=True)
+    with pytest.raises(UserError, match="at least 1"):
+        nss.split(space, (0, 2))
+    with pytest.raises(UserError, match="larger"):
+        nss.split(small(depth=32, width=64, step=1), (1, 1))
+    assert not list(tmp_path.iterdir())
+
+
+# --- the real command
+
+
+def digits_space(folder: Path) -> tuple[Path, float]:
+    """A tiny space of stages for the bundled digits, and a cost in its middle."""
+    space = small(depth=4, channels=1, resolution=28, classes=10)
+    path = folder / "residual.json"
+    path.write_text(json.dumps(space.to_json()))
+    return path, float(f"{middle(space):.3g}")
+
+
+def test_search_then_supernet_table_and_evolution_on_the_elite_space(tmp_path):
+    space, target = digits_space(tmp_path)
+    run = tmp_path / "nss"
+    command = ("--method", "nss", "--run", run, "--space", space, "--width-range", 2, *TRAIN, "--epochs", 3)
+    printed = ok("train_supernet", *command, "--targets", f"{target:g},{2 * target:g}")
+    folders = [nss.folder_of(run, t) for t in (target, 2 * target)]
+    for folder, t in zip(folders, (target, 2 * target), strict=True):
+        assert (folder / "probabilities.png").read_bytes().startswith(b"\x89PNG")
+        found, report = Space.load(folder / "space.json"), json.loads((folder / "probabilities.json").read_text())
+        mean = np.mean([blocks.flops(found, arch) for arch in found.enumerate()])
+        assert report["cost"] == pytest.approx(mean, rel=1e-9)
+        assert abs(mean / t - 1) <= 0.1
+        for gene in report["genes"]:
+            assert sum(gene["probabilities"]) == pytest.approx(1, abs=1e-5)
+    assert f"--space {folders[0] / 'space.json'}" in printed
+
+    elite = tmp_path / "elite"
+    ok("train_supernet", "--run", elite, "--space", folders[0] / "space.json", *TRAIN, "--epochs", 1)
+    ok("build_lut", "--run", elite, "--rounds", 10, "--check-archs", 2)
+    ok("evolve", "--run", elite, "--population", 4, "--iterations", 2, "--random", 2, "--val-limit", 60)
+    found = Space.load(folders[0] / "space.json")
+    assert all(tuple(entry["arch"]) in found for entry in json.loads((elite / "front.json").read_text())["front"])
+
+
+def test_impossible_targets_are_refused_before_anything_is_written(tmp_path):
+    space, target = digits_space(tmp_path)
+    command = ("--method", "nss", "--run", tmp_path / "run", "--space", space, "--data", "digits")
+    assert "the nearest" in refused("train_supernet", *command, "--targets", f"{target:g},1e12")
+    assert "expected numbers" in refused("train_supernet", *command, "--targets", "many")
+    assert "gene per layer" in refused("train_supernet", *command, "--space", "mobile-small")
+    assert not (tmp_path / "run").exists()
