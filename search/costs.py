@@ -1,10 +1,7 @@
 """Costs of an architecture, and the windows that a search must keep them in. No torch.
 
-A cost is any ``Callable[[Arch], float]``. One that adds up over genes (the sum of a latency table, FLOPs,
-parameters) may show it by two attributes, and then what the space can attain is known exactly:
-
-    base   float, the part that every architecture pays
-    table  table[i][j], what choice j of gene i adds
+A cost is any ``Callable[[Arch], float]``. One that has ``bounds(space)`` says exactly what a space can attain:
+``AdditiveCost`` (the sum of a latency table, FLOPs, parameters) and ``MaxCost`` (peak activations).
 """
 
 from __future__ import annotations
@@ -43,24 +40,49 @@ class AdditiveCost:
 
     def bounds(self, space: Space) -> tuple[float, float]:
         """The smallest and the largest value among the open architectures of ``space``, exactly."""
-        rows = list(self.table)
-        if [len(row) for row in rows] != [len(gene.choices) for gene in space.genes]:
-            raise UserError(
-                f"the cost table has {[len(row) for row in rows]} choices per gene, "
-                f"space {space.name} has {[len(gene.choices) for gene in space.genes]}"
-            )
-        open_rows = [[row[i] for i in open_] for row, open_ in zip(rows, space.allowed, strict=True)]
-        for gene, row in zip(space.genes, open_rows, strict=True):
-            if not all(math.isfinite(value) for value in row):
-                raise UserError(f"the cost table of gene {gene.name} is not finite: {row}")
-        low, high = (math.fsum((self.base, *map(pick, open_rows))) for pick in (min, max))
+        rows = _open_rows(self.table, space)
+        low, high = (math.fsum((self.base, *map(pick, rows))) for pick in (min, max))
         return low, high
 
 
+@dataclass(frozen=True)
+class MaxCost:
+    """The largest of base and table[i][arch[i]]: what the most demanding layer needs, such as peak memory.
+
+    >>> MaxCost([[1, 8], [2, 6]], base=3)((0, 1))
+    6
+    """
+
+    table: Sequence[Sequence[float]]
+    base: float = 0.0
+
+    def __call__(self, arch: Arch) -> float:
+        return max(self.base, *(row[i] for row, i in zip(self.table, arch, strict=True)))
+
+    def bounds(self, space: Space) -> tuple[float, float]:
+        """The smallest and the largest value among the open architectures of ``space``, exactly."""
+        rows = _open_rows(self.table, space)
+        return max(self.base, *map(min, rows)), max(self.base, *map(max, rows))
+
+
+def _open_rows(table: Sequence[Sequence[float]], space: Space) -> list[list[float]]:
+    """The entries of the open choices, gene by gene; a UserError if the table is of another space or not finite."""
+    if [len(row) for row in table] != [len(gene.choices) for gene in space.genes]:
+        raise UserError(
+            f"the cost table has {[len(row) for row in table]} choices per gene, "
+            f"space {space.name} has {[len(gene.choices) for gene in space.genes]}"
+        )
+    rows = [[row[i] for i in open_] for row, open_ in zip(table, space.allowed, strict=True)]
+    for gene, row in zip(space.genes, rows, strict=True):
+        if not all(math.isfinite(value) for value in row):
+            raise UserError(f"the cost table of gene {gene.name} is not finite: {row}")
+    return rows
+
+
 def attainable(space: Space, cost: Cost) -> tuple[float, float] | None:
-    """Exact minimum and maximum of ``cost`` over ``space`` if the cost has a table, else None: not known."""
-    table = getattr(cost, "table", None)
-    return None if table is None else AdditiveCost(table, getattr(cost, "base", 0.0)).bounds(space)
+    """Exact minimum and maximum of ``cost`` over ``space`` if the cost has ``bounds``, else None: not known."""
+    bounds = getattr(cost, "bounds", None)
+    return None if bounds is None else bounds(space)
 
 
 class Window:

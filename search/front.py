@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from search.ces import Record
+from search.ask_tell import Record
 
 
 def knee(front: Sequence[Record], cost: str) -> int:

@@ -21,7 +21,9 @@ TORCH_FREE = (
     "supernet.errors",
     "search.nsga2",
     "search.costs",
+    "search.ask_tell",
     "search.ces",
+    "search.evolution",
 )
 
 
