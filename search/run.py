@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from search.ask_tell import Record, Search
-from search.evaluator import Evaluator
-from supernet import checkpoint
+from search.evaluator import Evaluator, Mode
+from supernet import checkpoint, spos
+from supernet.data import TrainVal
 from supernet.errors import UserError
+from supernet.model import Supernet
 from supernet.progress import Bar
 from supernet.space import Arch
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a supernet's architectures are scored."""
+
+    bn: Mode = "recalibrated"
+    recalibration: tuple[int, int] = (8, 128)  # batches, images per batch
+    val_limit: int | None = None  # validation images, stratified
+    seed: int = 0  # of the draw of these
+    workers: int = 1
+
+    def evaluator(self, supernet: Supernet, data: TrainVal) -> Evaluator:
+        """Fixed recalibration images, one fixed validation split in memory."""
+        val = data.val if self.val_limit is None else data.val.subset(self.val_limit, seed=self.seed)
+        return Evaluator(
+            supernet,
+            spos.recalibration_images(data, *self.recalibration),
+            list(val.batches(512, seed=0, epoch=0, augment=False, drop_last=False)),
+            self.workers,
+            mode=self.bn,
+        )
+
+    def identity(self, checkpoint: Path) -> dict:
+        """All that a score depends on besides the architecture, in plain JSON."""
+        weights = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16]
+        fields = {name: value for name, value in asdict(self).items() if name != "workers"}
+        return {"checkpoint": weights, **fields, "recalibration": list(self.recalibration)}
 
 
 class SearchRun:

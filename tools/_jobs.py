@@ -18,13 +18,20 @@ def run(
     progress: Callable[[], int],
     done: Callable[[str, Any], None] = lambda name, result: None,
 ) -> dict[str, Any]:
-    """``function(*jobs[name])`` for every name, ``at_once`` of them at a time.
+    """``function(*jobs[name])`` for every name, ``at_once`` of them at a time; a single one in this process.
 
     Args:
         progress: units of the bar that are done, read once a second from what the jobs leave in files.
         done: called with a name and its result as soon as there is one.
     """
     results: dict[str, Any] = {}
+    if at_once == 1:
+        with bar:
+            for name, arguments in jobs.items():
+                results[name] = function(*arguments)
+                done(name, results[name])
+                bar.advance(progress() - bar.count)
+        return results
     with ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn")) as pool, bar:
         names: dict[Future, str] = {pool.submit(function, *arguments): name for name, arguments in jobs.items()}
         try:

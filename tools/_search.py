@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Sequence
@@ -19,11 +18,10 @@ from latency.table import LatencyTable
 from search import front as fronts
 from search.ask_tell import Record
 from search.costs import AdditiveCost, Cost, MaxCost
-from search.evaluator import Evaluator, Mode
-from search.run import SearchRun, write_front
-from supernet import blocks, spos
+from search.evaluator import Mode
+from search.run import Scoring, SearchRun, write_front
+from supernet import blocks
 from supernet.errors import UserError
-from supernet.model import Supernet
 from supernet.space import Space
 
 Bounds = dict[str, tuple[float, float]]
@@ -136,27 +134,9 @@ def _latency_bound(space: Space, latency: AdditiveCost, low: float, bound: float
     return bound
 
 
-def evaluator(args: SearchArgs, supernet: Supernet, images) -> Evaluator:
-    """What scores architectures: fixed recalibration images, one fixed validation split in memory."""
-    val = images.val if args.val_limit is None else images.val.subset(args.val_limit, seed=args.seed)
-    return Evaluator(
-        supernet,
-        spos.recalibration_images(images, *args.recalibration),
-        list(val.batches(512, seed=0, epoch=0, augment=False, drop_last=False)),
-        args.workers,
-        mode=args.bn,
-    )
-
-
-def scored_with(args: SearchArgs, run: Path) -> dict:
-    """All that a score depends on besides the architecture."""
-    weights = hashlib.sha256((run / "checkpoint.pt").read_bytes()).hexdigest()[:16]
-    return {
-        "checkpoint": weights,
-        "recalibration": list(args.recalibration),
-        "val_limit": args.val_limit,
-        "bn": args.bn,
-    }
+def scoring(args: SearchArgs) -> Scoring:
+    """How architectures are scored."""
+    return Scoring(args.bn, args.recalibration, args.val_limit, args.seed, args.workers)
 
 
 def write(folder: Path, found: SearchRun, random: Sequence[Record], luts: dict[str, LatencyTable]) -> None:

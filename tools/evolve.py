@@ -40,8 +40,9 @@ def run(args: Args) -> None:
     search = algorithm(space, costs, bounds, _search.objectives(args, luts), budget)
 
     images = _cli.open_images(args.run, args.data_root)
-    evaluator = _search.evaluator(args, supernet, images)
-    found = SearchRun(args.run, search, evaluator, _search.scored_with(args, args.run))
+    scoring = _search.scoring(args)
+    evaluator = scoring.evaluator(supernet, images)
+    found = SearchRun(args.run, search, evaluator, scoring.identity(args.run / "checkpoint.pt"))
     if found.note:
         _cli.console.print(found.note, highlight=False)
     random = search.window.sample(np.random.default_rng([args.seed, 1]), args.random, (), 2000)

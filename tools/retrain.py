@@ -72,6 +72,7 @@ class Job:
 def run(args: Args) -> None:
     space = _cli.load_space(args.run)
     front = _cli.load_front(args.run, space)
+    lut = LatencyTable.load(args.run / "lut.json", space)
     picked = pick(args.pick, front)
     controls = {f"random-{i}": entry for i, entry in enumerate(front["random"][: args.controls])}
     entries = {**picked, **controls}
@@ -83,7 +84,6 @@ def run(args: Args) -> None:
         prepare(args, job)
 
     results = train_all(args, jobs, at_once)
-    lut = LatencyTable.load(args.run / "lut.json", space)
     measured = measure_all(space, jobs, lut)
     rows = {
         job.name: {**entries[job.name], **results[job.name], "measured_latency_ms": measured[job.name]} for job in jobs
