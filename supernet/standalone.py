@@ -31,10 +31,11 @@ def train(
 
     Args:
         supernet: start from its weights instead of from scratch.
-        validate: called after each epoch; its numbers are logged. By default the accuracy on the validation split.
+        validate: called after each epoch; its numbers are logged. By default ``val_accuracy``, on the validation
+            split.
 
     Returns:
-        The network, and the last line of its log: loss, accuracy, val_accuracy.
+        The network, and the last line of its log: epoch, loss, accuracy, and what ``validate`` gave.
     """
     torch.manual_seed(cfg.seed)
     network = Network(space, arch, kernels=kernels).to(device)
