@@ -1,19 +1,16 @@
 """Costs of an architecture, and the windows that a search must keep them in. No torch.
 
-A cost is any ``Callable[[Arch], float]``. One that adds up over genes (the sum of a latency table, FLOPs,
-parameters) may show it by two attributes, and then what the space can attain is known exactly:
-
-    base   float, the part that every architecture pays
-    table  table[i][j], what choice j of gene i adds
-
-In a space of stages a layer's cost depends on two genes; then ``AdditiveCost`` also says on which.
+A cost is any ``Callable[[Arch], float]``. One that has ``bounds(space)`` says exactly what a space can attain:
+``AdditiveCost`` (the sum of a latency table, FLOPs, parameters) and ``MaxCost`` (peak activations).
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -27,47 +24,33 @@ ENUMERABLE = 4096
 
 
 @dataclass(frozen=True)
-class AdditiveCost:
-    """base + Σ_i table[i][arch[i]], correctly rounded, so that it does not depend on the order of the genes.
+class TableCost:
+    """A cost that ``_combine`` makes of a base and one entry of every table.
 
-    ``table[i][j]`` belongs to choice j of gene i, open or not: pruning a space does not change its costs. With
-    ``genes`` table i has an axis for each of ``genes[i]`` instead.
-
-    >>> latency = AdditiveCost([[0.1, 0.3], [0.2, 0.6]], base=1.0)
-    >>> latency((1, 0))
-    1.5
-    >>> AdditiveCost([np.array([[1, 2], [3, 4]])], genes=[(0, 1)])((1, 0))
-    3.0
+    ``table[i][j]`` belongs to choice j of gene i, open or not: pruning a space does not change its costs. Where a
+    layer's cost depends on several genes (the depth and the width of a stage), ``genes[i]`` names those of table i,
+    which then has an axis for each.
     """
 
     table: Sequence[Sequence[float]]
     base: float = 0.0
     genes: Sequence[tuple[int, ...]] | None = None
 
-    def __call__(self, arch: Arch) -> float:
-        if self.genes is not None:
-            return math.fsum((self.base, *(t[tuple(arch[g] for g in gs)] for t, gs in self._factors())))
-        return math.fsum((self.base, *(row[i] for row, i in zip(self.table, arch, strict=True))))
+    _combine: ClassVar[Callable[[np.ndarray, np.ndarray], np.ndarray]]
 
-    def _factors(self) -> Iterable[tuple[np.ndarray, tuple[int, ...]]]:
-        return zip(self.table, self.genes, strict=True)
+    def _entries(self, arch: Arch) -> Iterator[float]:
+        if self.genes is None:
+            return (row[i] for row, i in zip(self.table, arch, strict=True))
+        return (table[tuple(arch[g] for g in genes)] for table, genes in zip(self.table, self.genes, strict=True))
 
     def bounds(self, space: Space) -> tuple[float, float]:
         """The smallest and the largest value among the open architectures of ``space``, exactly."""
-        if self.genes is not None:
-            return self._extreme(space, np.argmin), self._extreme(space, np.argmax)
-        rows = list(self.table)
-        if [len(row) for row in rows] != [len(gene.choices) for gene in space.genes]:
+        if self.genes is None and [len(row) for row in self.table] != [len(gene.choices) for gene in space.genes]:
             raise UserError(
-                f"the cost table has {[len(row) for row in rows]} choices per gene, "
+                f"the cost table has {[len(row) for row in self.table]} choices per gene, "
                 f"space {space.name} has {[len(gene.choices) for gene in space.genes]}"
             )
-        open_rows = [[row[i] for i in open_] for row, open_ in zip(rows, space.allowed, strict=True)]
-        for gene, row in zip(space.genes, open_rows, strict=True):
-            if not all(math.isfinite(value) for value in row):
-                raise UserError(f"the cost table of gene {gene.name} is not finite: {row}")
-        low, high = (math.fsum((self.base, *map(pick, open_rows))) for pick in (min, max))
-        return low, high
+        return self._extreme(space, np.argmin), self._extreme(space, np.argmax)
 
     def _extreme(self, space: Space, pick: Callable[..., np.ndarray]) -> float:
         """The cost of the cheapest (argmin) or dearest (argmax) architecture.
@@ -76,18 +59,19 @@ class AdditiveCost:
         then settles those before it.
         """
         factors = []
-        for table, genes in self._factors():
+        for table, genes in zip(self.table, self.genes or [(i,) for i in range(len(self.table))], strict=True):
             factors.append((np.asarray(table, float)[np.ix_(*(space.allowed[g] for g in genes))], genes))
             if not np.isfinite(factors[-1][0]).all():
-                raise UserError(f"the cost table of {', '.join(space.genes[g].name for g in genes)} is not finite")
+                names = ", ".join(space.genes[g].name for g in genes)
+                raise UserError(f"the cost table of gene {names} is not finite: {factors[-1][0].tolist()}")
         best = []
         for gene in range(len(space.genes)):
             mine = [factor for factor in factors if gene in factor[1]]
             factors = [factor for factor in factors if gene not in factor[1]]
             others = tuple(sorted({g for _, genes in mine for g in genes} - {gene}))
-            total = sum(_aligned(table, genes, (gene, *others)) for table, genes in mine)
-            best.append((pick(total, axis=0), others))
-            factors.append((np.take_along_axis(total, best[-1][0][None], 0)[0], others))
+            whole = functools.reduce(type(self)._combine, (_aligned(t, genes, (gene, *others)) for t, genes in mine))
+            best.append((pick(whole, axis=0), others))
+            factors.append((np.take_along_axis(whole, best[-1][0][None], 0)[0], others))
         place = [0] * len(best)
         for gene, (choice, others) in reversed(list(enumerate(best))):
             place[gene] = int(choice[tuple(place[g] for g in others)])
@@ -100,12 +84,39 @@ def _aligned(table: np.ndarray, genes: tuple[int, ...], axes: tuple[int, ...]) -
     return table.transpose(order).reshape([table.shape[genes.index(g)] if g in genes else 1 for g in axes])
 
 
+class AdditiveCost(TableCost):
+    """base + Σ_i table[i][arch[i]], correctly rounded, so that it does not depend on the order of the genes.
+
+    >>> latency = AdditiveCost([[0.1, 0.3], [0.2, 0.6]], base=1.0)
+    >>> latency((1, 0))
+    1.5
+    >>> AdditiveCost([np.array([[1, 2], [3, 4]])], genes=[(0, 1)])((1, 0))
+    3.0
+    """
+
+    _combine = np.add
+
+    def __call__(self, arch: Arch) -> float:
+        return math.fsum((self.base, *self._entries(arch)))
+
+
+class MaxCost(TableCost):
+    """The largest of base and table[i][arch[i]]: what the most demanding layer needs, such as peak memory.
+
+    >>> MaxCost([[1, 8], [2, 6]], base=3)((0, 1))
+    6
+    """
+
+    _combine = np.maximum
+
+    def __call__(self, arch: Arch) -> float:
+        return max(self.base, *self._entries(arch))
+
+
 def attainable(space: Space, cost: Cost) -> tuple[float, float] | None:
-    """Exact minimum and maximum of ``cost`` over ``space`` if the cost has a table, else None: not known."""
-    if isinstance(cost, AdditiveCost):
-        return cost.bounds(space)
-    table = getattr(cost, "table", None)
-    return None if table is None else AdditiveCost(table, getattr(cost, "base", 0.0)).bounds(space)
+    """Exact minimum and maximum of ``cost`` over ``space`` if the cost has ``bounds``, else None: not known."""
+    bounds = getattr(cost, "bounds", None)
+    return None if bounds is None else bounds(space)
 
 
 class Window:

@@ -1,31 +1,83 @@
-"""Scores architectures with a supernet's weights: recalibrate BN, then validation accuracy (SPOS §3.4)."""
+"""Scores architectures with a supernet's weights (SPOS §3.4), a whole generation at once.
+
+A layer's output and its BN statistics depend on the layers before it only. So the architectures of a call form
+a prefix tree, and every batch passes each node of the tree once, depth first: what is in memory is the one
+path that is being walked, ``depth × batch``.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from threading import local
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from supernet.model import Supernet
+from supernet.blocks import BatchNorm, LayerSpec, PooledStatistics, layers
+from supernet.errors import UserError
+from supernet.model import Supernet, batch_norms
 from supernet.progress import Bar
 from supernet.space import Arch
-from supernet.train import evaluate, recalibrate_bn
+
+Mode = Literal["recalibrated", "batch", "inherited"]
+
+
+@dataclass(eq=False)
+class Node:
+    """One layer behind one prefix."""
+
+    module: nn.Module
+    norms: list[BatchNorm]
+    pools: list[PooledStatistics]  # of this prefix, one per BN
+    children: dict[LayerSpec, Node] = field(default_factory=dict)
+    arch: Arch | None = None  # of a head: the architecture that ends here
+    hits: int | Tensor = 0  # of a head
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Node:
+        norms = list(batch_norms([module]))
+        return cls(module, norms, [PooledStatistics(bn.num_features, bn.running_mean.device) for bn in norms])
+
+    def __iter__(self) -> Iterator[Node]:
+        """This node and all below it."""
+        yield self
+        for child in self.children.values():
+            yield from child
+
+
+def prefix_tree(supernet: Supernet, archs: Sequence[Arch]) -> Node:
+    """The stem, below it a node for every distinct prefix of the layers of ``archs``; the heads are the leaves."""
+    root, specs = Node.of(supernet.stem), layers(supernet.space)
+    for arch in archs:
+        node = root
+        for spec, module in list(zip(specs.pick(arch), supernet.path(arch), strict=True))[1:]:
+            if spec not in node.children:
+                node.children[spec] = Node.of(module)
+            node = node.children[spec]
+        node.arch = arch
+    return root
 
 
 class Evaluator:
     """One-shot accuracy on a fixed validation split, each architecture once.
 
+    BN normalises a score by ``mode``:
+
+        recalibrated  the pooled mean and variance of the path on the recalibration images (``recalibrate_bn``)
+        batch         mean and variance of each validation batch
+        inherited     the running averages that training left in the supernet
+
     On the CPU the architectures of a call are shared between ``workers`` threads of one core each, which beats
-    one network on all cores at the sizes of a search; each thread has a copy of the supernet, whose BN
-    statistics it overwrites. Scores do not depend on the number of workers.
+    one network on all cores at the sizes of a search; neighbours in the tree stay together. Every worker has a
+    copy of the supernet. Scores do not depend on the number of workers, nor on who shares a call.
 
     Args:
         recalibration: batches of training images, not augmented; the same for every architecture.
-        validation: batches of images and labels; iterated once per architecture.
+        validation: batches of images and labels; iterated once per call and worker.
     """
 
     def __init__(
@@ -34,30 +86,111 @@ class Evaluator:
         recalibration: Sequence[Tensor],
         validation: Sequence[tuple[Tensor, Tensor]],
         workers: int = 1,
+        mode: Mode = "recalibrated",
     ):
-        self.supernet, self.recalibration, self.validation = supernet, recalibration, validation
-        self.workers = workers if next(supernet.parameters()).device.type == "cpu" else 1
+        if mode not in get_args(Mode):
+            raise UserError(f"unknown BN mode {mode!r}: expected one of {', '.join(get_args(Mode))}")
+        if not len(validation) or (mode == "recalibrated" and not len(recalibration)):
+            raise UserError("nothing to score with: expected validation batches, and images to recalibrate BN with")
+        self.device = next(supernet.parameters()).device
+        if self.device.type != "cpu":
+            workers = 1
+        self.models = [copy.deepcopy(supernet).eval() for _ in range(workers)]
+        self.recalibration, self.validation, self.mode = recalibration, validation, mode
+        self.images = sum(len(y) for _, y in validation)
         self.scores: dict[Arch, float] = {}
-        self._thread = local()
+        self.runs = self.separate_runs = 0  # of a layer on all images; what one by one they would be
+        self.peak_bytes = 0  # of the activations on one worker's path
 
     def __call__(self, archs: Sequence[Arch], bar: Bar | None = None) -> list[float]:
         """Accuracies in [0, 1], in the order of ``archs``."""
-        new = [arch for arch in dict.fromkeys(archs) if arch not in self.scores]
+        new = sorted({arch for arch in archs if arch not in self.scores})
+        parts = [new[i[0] : i[-1] + 1] for i in np.array_split(np.arange(len(new)), len(self.models)) if len(i)]
         threads = torch.get_num_threads()
-        with ThreadPoolExecutor(self.workers, initializer=self._start) as pool:
-            for arch, score in zip(new, pool.map(self._score, new), strict=True):
-                self.scores[arch] = score
+        start = (lambda: torch.set_num_threads(1)) if len(self.models) > 1 else None
+        with ThreadPoolExecutor(len(self.models), initializer=start) as pool:
+            jobs = [pool.submit(self._score, model, part) for model, part in zip(self.models, parts, strict=False)]
+            for job in as_completed(jobs):
+                scores = job.result()
+                self.scores |= scores
                 if bar is not None:
-                    bar.advance(text=f"best {100 * max(self.scores.values()):.2f} %")
+                    bar.advance(len(scores), text=f"best {100 * max(self.scores.values()):.2f} %")
         torch.set_num_threads(threads)
         return [self.scores[arch] for arch in archs]
 
-    def _start(self) -> None:
-        self._thread.supernet = copy.deepcopy(self.supernet) if self.workers > 1 else self.supernet
-        if self.workers > 1:
-            torch.set_num_threads(1)
+    @property
+    def summary(self) -> str:
+        """One line on what sharing saved and what memory it took."""
+        fewer = self.separate_runs / max(self.runs, 1)
+        return (
+            f"{len(self.scores)} architectures, BN {self.mode}; {fewer:.2f} times fewer layer runs by shared prefixes; "
+            f"activations take at most {self.peak_bytes / 2**20:.1f} MiB per worker (depth × batch)"
+        )
 
-    def _score(self, arch: Arch) -> float:
-        model = self._thread.supernet
-        recalibrate_bn(model, self.recalibration, arch)
-        return evaluate(model, self.validation, arch)
+    @torch.inference_mode()
+    def _score(self, model: Supernet, archs: Sequence[Arch]) -> dict[Arch, float]:
+        """The accuracies of distinct architectures."""
+        tree = prefix_tree(model, archs)
+        norms = list(batch_norms([model]))
+        if self.mode == "recalibrated":
+            for bn in norms:
+                bn.train()
+            for x in self.recalibration:
+                self._walk(tree, _channels_last(x, self.device), _pool)
+        for bn in norms:
+            bn.train(self.mode == "batch")
+        layer = _recalibrated if self.mode == "recalibrated" else _as_it_is
+        for x, y in self.validation:
+            self._walk(tree, _channels_last(x, self.device), layer, y.to(self.device))
+        nodes = list(tree)
+        self.runs += len(nodes)
+        self.separate_runs += sum(len(model.path(arch)) for arch in archs)
+        return {node.arch: int(node.hits) / self.images for node in nodes if node.arch is not None}
+
+    def _walk(
+        self,
+        node: Node,
+        x: Tensor,
+        layer: Callable[[Node, Tensor], Tensor],
+        labels: Tensor | None = None,
+        live: int = 0,
+    ) -> None:
+        """Pass a batch through ``node`` and all below it, depth first; with labels, count the hits of the heads.
+
+        Args:
+            live: bytes of the activations that wait above.
+        """
+        y = layer(node, x)
+        if y is not x:
+            live += y.nbytes
+            self.peak_bytes = max(self.peak_bytes, live)
+        if labels is not None and node.arch is not None:
+            node.hits += (y.argmax(1) == labels).sum()
+        for child in node.children.values():
+            self._walk(child, y, layer, labels, live)
+
+
+def _pool(node: Node, x: Tensor) -> Tensor:
+    """The layer in training mode, its statistics added to those of its prefix: what ``recalibrate_bn`` does."""
+    for bn, pool in zip(node.norms, node.pools, strict=True):
+        bn.pool = pool
+    y = node.module(x)
+    for bn in node.norms:
+        bn.pool = None
+    return y
+
+
+def _recalibrated(node: Node, x: Tensor) -> Tensor:
+    """The layer in eval mode with the statistics of its prefix."""
+    for bn, pool in zip(node.norms, node.pools, strict=True):
+        bn.running_mean[: len(pool.mean)].copy_(pool.mean)  # of a layer that runs at a part of its width the first
+        bn.running_var[: len(pool.mean)].copy_(pool.var)
+    return node.module(x)
+
+
+def _as_it_is(node: Node, x: Tensor) -> Tensor:
+    return node.module(x)
+
+
+def _channels_last(x: Tensor, device: torch.device) -> Tensor:
+    return x.to(device).contiguous(memory_format=torch.channels_last)

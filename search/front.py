@@ -7,7 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from search.ces import Record
+from search.ask_tell import Record
+
+LABELS = {
+    "latency": "predicted latency (ms)",
+    "flops": "multiply-adds",
+    "params": "parameters",
+    "activations": "values alive at the peak",
+}
 
 
 def knee(front: Sequence[Record], cost: str) -> int:
@@ -35,30 +42,34 @@ def plot(
     random: Sequence[Record],
     bound: tuple[float, float],
     title: str,
+    objectives: Sequence[str] = ("latency",),
 ) -> None:
-    """Draw accuracy over latency: everything scored, random architectures of the same window, the front."""
+    """Draw accuracy over the first objective: everything scored, random ones of the same window, the front."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    cost, *others = objectives
 
     def xy(records: Sequence[Record]) -> tuple[list[float], list[float]]:
-        return [r.costs["latency"] for r in records], [100 * r.accuracy for r in records]
+        return [r.costs[cost] for r in records], [100 * r.accuracy for r in records]
 
     axes.scatter(*xy(scored), s=10, color="0.75", label=f"scored by the search ({len(scored)})", linewidths=0)
     label = f"random, same window ({len(random)})"
     axes.scatter(*xy(random), s=22, color="tab:orange", marker="x", label=label, linewidths=1.2)
-    axes.plot(*xy(front), color="tab:blue", marker="o", markersize=4, linewidth=1.2, label=f"front ({len(front)})")
-    for index, name in ((best(front), "best"), (knee(front, "latency"), "knee")):
-        point = (front[index].costs["latency"], 100 * front[index].accuracy)
+    line = "" if others else "-"  # with more costs the front is no line in this plane
+    style = {"color": "tab:blue", "marker": "o", "markersize": 4, "linewidth": 1.2, "linestyle": line}
+    axes.plot(*xy(front), **style, label=f"front ({len(front)})")
+    for index, name in ((best(front), "best"), (knee(front, cost), "knee")):
+        point = (front[index].costs[cost], 100 * front[index].accuracy)
         axes.annotate(name, point, (0, 7), textcoords="offset points", ha="center", fontsize=9, color="tab:blue")
     slowest = max(xy([*scored, *random])[0])
     for end in bound:
         if 0 < end <= 1.1 * slowest:  # a bound far away would squeeze the rest
             axes.axvline(end, color="0.4", linestyle=":", linewidth=1)
-    axes.set(xlabel="predicted latency (ms)", ylabel="one-shot accuracy (%)", title=title)
+    axes.set(xlabel=LABELS.get(cost, f"{cost} (ms)"), ylabel="one-shot accuracy (%)", title=title)
     axes.margins(y=0.08)
     axes.grid(alpha=0.2)
     axes.legend(fontsize=8, loc="lower right")

@@ -103,9 +103,38 @@ class LayerSpec:
         """Trainable parameters of the stand-alone layer, BN's affine ones included."""
         return sum(conv.params for conv in self.convs.values())
 
+    @property
+    def activations(self) -> int:
+        """Values alive at the peak, for one image: input and output of one convolution (or of the layer, where
+        it has none), and what a skip or another branch keeps beside them. BN and activation run in place.
+        """
+        whole = self.in_channels * self.size**2
+        peak = 0 if self.convs else whole + self.out_channels * self.out_size**2
+        for name, conv in self.convs.items():
+            source = conv.in_channels * (self.size if conv.stride > 1 else conv.size) ** 2
+            peak = max(peak, source + conv.out_channels * conv.size**2 + _kept(self, name))
+        return peak
+
     def build(self, affine: bool = True, eps: float = 1e-5, kernels: str = "fused") -> nn.Module:
         """The layer as a module. ``kernels``: ``fused`` runs our operators, ``eager`` plain PyTorch."""
         return OPS[self.op](self, affine=affine, eps=eps, kernels=kernels)
+
+
+def _kept(spec: LayerSpec, conv: str) -> int:
+    """Values that wait, for one image, while the convolution named ``conv`` of the layer runs."""
+    whole = spec.in_channels * spec.size**2
+    if spec.op == "ib":
+        skip = spec.stride == 1 and spec.in_channels == spec.out_channels
+        return whole if skip and conv != next(iter(spec.convs)) else 0
+    if spec.op in ("shuffle", "xception"):
+        if spec.stride == 1:
+            return whole // 2  # the half that passes
+        if conv == "project_depthwise":
+            return 0  # reads what the main branch waits for
+        return whole if conv == "project" else spec.in_channels * spec.out_size**2
+    if spec.op in ("residual", "residual_first"):  # the input waits for the sum, then the main branch for the shortcut
+        return {"first": 0, "second": whole, "shortcut": spec.out_channels * spec.out_size**2}[conv]
+    return 0
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -501,9 +530,21 @@ def additive(space: Space, count: Literal["flops", "params"]) -> tuple[int, list
     return base, [[getattr(spec, count) for spec in choices] for choices in all_layers.choices]
 
 
+def peaks(space: Space) -> tuple[int, list[list[int]]]:
+    """Peak activations of stem and head, and of choice ``j`` of gene ``i`` at ``[i][j]``; 0 where nothing runs."""
+    all_layers = layers(space)
+    table = [[spec.activations if spec.runs else 0 for spec in choices] for choices in all_layers.choices]
+    return max(all_layers.stem.activations, all_layers.head.activations), table
+
+
 def flops(space: Space, arch: Arch) -> int:
     """Multiply-adds for one image."""
     return sum(spec.flops for spec in lower(space, arch))
+
+
+def activations(space: Space, arch: Arch) -> int:
+    """Values alive at the peak, for one image: the largest of any layer."""
+    return max(spec.activations for spec in lower(space, arch))
 
 
 def params(space: Space, arch: Arch) -> int:

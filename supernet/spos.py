@@ -96,10 +96,25 @@ def meta(space: Space, cfg: Config) -> dict:
     }
 
 
-def run(space: Space, data: TrainVal, cfg: Config, folder: Path, device: torch.device, quiet: bool = False) -> Supernet:
-    """Train the supernet of ``space`` in ``folder``, or continue there. Returns it trained."""
+def run(
+    space: Space,
+    data: TrainVal,
+    cfg: Config,
+    folder: Path,
+    device: torch.device,
+    quiet: bool = False,
+    inherit: Supernet | None = None,
+) -> Supernet:
+    """Train the supernet of ``space`` in ``folder``, or continue there. Returns it trained.
+
+    Args:
+        inherit: a supernet of the same space with more open choices, whose weights it starts from.
+    """
     torch.manual_seed(cfg.fit.seed)
     model = Supernet(space, affine=False, kernels=cfg.kernels).to(device)
+    if inherit is not None:
+        weights = inherit.state_dict()
+        model.load_state_dict({name: weights[name] for name in model.state_dict()})
     if cfg.sampling == "uniform":
         pick = uniform_path(space, cfg.fit.seed)
     else:

@@ -110,3 +110,21 @@ def test_pooled_statistics_equal_two_passes():
     together = torch.cat(chunks)
     torch.testing.assert_close(pool.mean, together.mean(0), rtol=1e-12, atol=0)
     torch.testing.assert_close(pool.var, together.var(0), rtol=1e-12, atol=0)
+
+
+def test_peak_activations():
+    """By hand: MobileNetV2's peak is the depthwise of its second block, 96 channels from 112² to 56²."""
+    space = spaces.get("mobile", 3, 224, 1000)
+    arch = tuple(
+        next(i for i, c in enumerate(g.choices) if (c.kernel, c.expand) == ((3, 1) if n == 0 else (3, 6)))
+        for n, g in enumerate(space.genes)
+    )
+    assert blocks.activations(space, arch) == 96 * (112**2 + 56**2)
+    base, table = blocks.peaks(space)
+    assert max(base, *(row[i] for row, i in zip(table, arch, strict=True))) == blocks.activations(space, arch)
+    # A skip keeps the input beside a depthwise convolution on 6 times as many channels.
+    assert LayerSpec("ib", 8, 8, 10, kernel=3, expand=6).activations == (48 + 48 + 8) * 100
+    assert LayerSpec("ib", 8, 12, 10, 2, kernel=3, expand=6).activations == 48 * 100 + 48 * 25
+    assert LayerSpec("max_pool", 8, 8, 10, kernel=3).activations == 2 * 8 * 100
+    # Shuffle at stride 1: half of 16 channels passes; 8 → 8 channels in each convolution.
+    assert LayerSpec("shuffle", 16, 16, 10, kernel=3).activations == (8 + 8 + 8) * 100

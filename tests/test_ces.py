@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pymoo.indicators.hv import HV
 
 from search import ces as ces_module
 from search import nsga2
@@ -140,7 +141,9 @@ def test_history_counts_and_never_gets_worse():
     assert search.notes == []
     assert search.front() == sorted(search.front(), key=lambda record: record.costs["latency"])
     both = problem.run(problem.search({}, ("latency", "flops"), population=8, iterations=2))
-    assert both.history[-1]["hypervolume"] is None
+    F = np.array([(-r.accuracy, r.costs["latency"], r.costs["flops"]) for r in both.records()])
+    expected = HV(ref_point=F[:8].max(axis=0)).do(F)
+    assert both.history[-1]["hypervolume"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_seed_decides_everything():

@@ -276,3 +276,35 @@ def test_restart_deletes_runs_only(tmp_path):
 def test_picks_that_do_not_exist(chain):
     for choice in ("worst", "999", "-1"):
         assert "expected best, knee, all" in refused("retrain", "--run", chain[0], f"--pick={choice}")
+
+
+# --- other algorithms, objectives and devices
+
+
+@pytest.mark.parametrize("algorithm", ["spos", "random"])
+def test_other_algorithms_share_the_scores_and_the_log(copy, algorithm):
+    scored = lines(copy / "scores.jsonl")
+    printed = ok("evolve", "--run", copy, *SEARCH, "--lat-max", 70, "--algorithm", algorithm)
+    assert "a new search (the search state was made with algorithm = CES" in " ".join(printed.split())
+    front = json.loads((copy / "front.json").read_text())
+    assert front["algorithm"] == {"spos": "SPOS evolution", "random": "random search"}[algorithm]
+    assert front["evaluated"] == lines(copy / "population.jsonl") == 40
+    assert lines(copy / "scores.jsonl") == scored  # the chain has scored the whole tiny space
+
+
+def test_several_devices_and_objectives(copy):
+    table = json.loads((copy / "lut.json").read_text())
+    for samples in table["operations"].values():
+        samples["median_ms"] *= 3
+    (copy / "slow.json").write_text(json.dumps(table))
+    both = ("--lut", copy / "lut.json", "--lut", copy / "slow.json", "--lat-max", 70, "--lat-max", 200)
+    ok("evolve", "--run", copy, *SEARCH, *both, "--objectives", "latency", "params", "activations")
+    front = json.loads((copy / "front.json").read_text())
+    assert front["objectives"] == ["latency", "latency-2", "params", "activations"]
+    assert [device["cost"] for device in front["devices"]] == ["latency", "latency-2"]
+    for entry in front["front"]:
+        assert entry["latency-2_ms"] == pytest.approx(3 * entry["latency_ms"])
+        assert entry["activations"] > 0
+    assert "--lat-max is given 1 times, for 2" in refused("evolve", "--run", copy, *both[:6])
+    (copy / "lut.json").unlink()
+    ok("evolve", "--run", copy, *SEARCH, "--objectives", "flops")  # needs no table

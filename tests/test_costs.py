@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search import costs
-from search.costs import AdditiveCost, Window, attainable
+from search.costs import AdditiveCost, MaxCost, Window, attainable
 from supernet.errors import UserError
 from supernet.space import Choice, Gene, Space
 
@@ -37,15 +37,17 @@ def test_attainable_is_exact_for_additive_costs(allowed, seed):
     assert attainable(space, cost) == (min(values), max(values))
 
 
-def test_anything_with_a_table_is_additive():
-    class Latency:
-        table = ((1.0, 2.0), (3.0, 5.0))
-        base = 0.5
+@given(allowed=allowed_lists, seed=st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_attainable_is_exact_for_the_cost_of_the_largest_layer(allowed, seed):
+    space = toy_space(len(allowed), 5, tuple(allowed))
+    cost = MaxCost(random_cost(len(allowed), 5, seed).table, base=2.0)
+    values = [cost(arch) for arch in space.enumerate()]
+    assert values == [max(2.0, *(cost.table[i][j] for i, j in enumerate(arch))) for arch in space.enumerate()]
+    assert attainable(space, cost) == (min(values), max(values))
 
-        def __call__(self, arch):
-            return self.base + sum(row[i] for row, i in zip(self.table, arch, strict=True))
 
-    assert attainable(toy_space(2, 2), Latency()) == (4.5, 7.5)
+def test_any_function_is_a_cost_but_its_range_is_not_known():
     assert attainable(toy_space(2, 2), lambda arch: 1.0) is None
 
 

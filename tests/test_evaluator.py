@@ -1,36 +1,112 @@
+"""A generation at once against one architecture at a time: scores, statistics, memory, memoisation."""
+
 import numpy as np
 import pytest
 import torch
 
-from search.evaluator import Evaluator
-from supernet.model import Supernet
+from search import evaluator as evaluator_module
+from search.evaluator import Evaluator, prefix_tree
+from supernet.blocks import layers
+from supernet.errors import UserError
+from supernet.model import Supernet, batch_norms
 from supernet.train import evaluate, recalibrate_bn
 from tests.conftest import tiny_space
 
 
-def setup(n=64):
-    space = tiny_space()
+def images(space, n=32):
+    """Recalibration batches, and validation batches of which the last is short."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(n, 1, 14, 14, generator=generator)
+    x = torch.randn(n, space.channels, space.resolution, space.resolution, generator=generator)
     y = torch.randint(10, (n,), generator=generator)
-    return (
-        space,
-        Supernet(space).train(),
-        list(x.split(16))[:2],
-        list(zip(x.split(16), y.split(16), strict=True)),
-    )
+    return list(x.split(8))[:2], list(zip(x.split(12), y.split(12), strict=True))
+
+
+def setup(space=None, kernels="fused"):
+    space = space or tiny_space()
+    return space, Supernet(space, kernels=kernels).train(), *images(space)
+
+
+def population(space, n=8, seed=0):
+    """Random architectures, half of them relatives of the others: prefixes of every length are shared."""
+    rng = np.random.default_rng(seed)
+    archs = [space.sample(rng) for _ in range(n // 2)]
+    cuts = rng.integers(len(space.genes), size=n - n // 2)
+    return archs + [(*archs[i % len(archs)][:cut], *space.sample(rng)[cut:]) for i, cut in enumerate(cuts)]
+
+
+@pytest.mark.parametrize("kernels", ["fused", "eager"])
+def test_a_generation_scores_as_one_by_one(small_space, kernels):
+    space, supernet, recalibration, validation = setup(small_space, kernels)
+    archs = population(space)
+    scores = Evaluator(supernet, recalibration, validation)(archs)
+    for arch, score in zip(archs, scores, strict=True):
+        recalibrate_bn(supernet, recalibration, arch)
+        assert score == pytest.approx(evaluate(supernet, validation, arch), abs=1e-12)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_scores_equal_recalibrating_and_evaluating_the_extracted_network(workers):
+def test_scores_equal_those_of_the_extracted_network_in_plain_pytorch(workers):
     space, supernet, recalibration, validation = setup()
-    rng = np.random.default_rng(0)
-    archs = [space.sample(rng) for _ in range(12)]
+    archs = population(space)
     scores = Evaluator(supernet, recalibration, validation, workers)(archs)
     for arch, score in zip(archs, scores, strict=True):
         network = supernet.extract(arch)
         recalibrate_bn(network, recalibration)
-        assert score == pytest.approx(evaluate(network, validation), abs=1.5 / 64)  # one image may lie on the line
+        assert score == pytest.approx(evaluate(network, validation), abs=1.5 / 32)  # one image may lie on the line
+
+
+@pytest.mark.parametrize("kernels", ["fused", "eager"])
+def test_statistics_of_a_prefix_are_those_of_recalibrate_bn(small_space, kernels):
+    space, supernet, recalibration, validation = setup(small_space, kernels)
+    archs = population(space, 6)
+    model = Evaluator(supernet, recalibration, validation).models[0]
+    tree = prefix_tree(model, sorted(set(archs)))
+    for bn in batch_norms([model]):
+        bn.train()
+    with torch.inference_mode():
+        for x in recalibration:
+            Evaluator._walk(Evaluator(supernet, [x], validation), tree, x.contiguous(), evaluator_module._pool)
+    for arch in archs:
+        recalibrate_bn(supernet, recalibration, arch)
+        node, path = tree, [tree]
+        for spec in layers(space).pick(arch)[1:]:
+            node = node.children[spec]
+            path.append(node)
+        assert node.arch == arch
+        for module, node in zip(supernet.path(arch), path, strict=True):
+            for bn, pool in zip(batch_norms([module]), node.pools, strict=True):
+                assert pool.n > 0
+                c = len(pool.mean)  # of a layer at a part of its width the first channels
+                torch.testing.assert_close(pool.mean.float(), bn.running_mean[:c], rtol=1e-5, atol=1e-6)
+                torch.testing.assert_close(pool.var.float(), bn.running_var[:c], rtol=1e-5, atol=1e-6)
+
+
+def test_modes_of_bn():
+    """Against the same network with plain PyTorch's BN: its running averages, or training mode."""
+    space, supernet, _, validation = setup()
+    archs = population(space, 8)
+    for arch in archs:  # leave running averages behind
+        supernet(validation[0][0], arch)
+    inherited = Evaluator(supernet, [], validation, mode="inherited")(archs)
+    batch = Evaluator(supernet, [], validation, mode="batch")(archs)
+    for arch, of_supernet, of_batch in zip(archs, inherited, batch, strict=True):
+        network = supernet.extract(arch).eval()
+        assert of_supernet == pytest.approx(evaluate(network, validation), abs=1.5 / 32)
+        for bn in batch_norms([network]):
+            bn.train()
+        with torch.no_grad():
+            hits = sum(int((network(x).argmax(1) == y).sum()) for x, y in validation)
+        assert of_batch == pytest.approx(hits / 32, abs=1.5 / 32)
+    assert inherited != batch
+
+
+def test_the_supernet_is_left_as_it_was():
+    space, supernet, recalibration, validation = setup()
+    before = {name: value.clone() for name, value in supernet.state_dict().items()}
+    for mode in ("recalibrated", "batch", "inherited"):
+        Evaluator(supernet, recalibration, validation, mode=mode)(population(space))
+    assert supernet.training
+    assert all(torch.equal(value, before[name]) for name, value in supernet.state_dict().items())
 
 
 def test_workers_do_not_change_scores_or_the_number_of_threads():
@@ -40,6 +116,39 @@ def test_workers_do_not_change_scores_or_the_number_of_threads():
     one, many = (Evaluator(supernet, recalibration, validation, workers)(archs) for workers in (1, 4))
     assert one == many
     assert torch.get_num_threads() == threads
+
+
+def test_each_prefix_runs_once():
+    space, supernet, recalibration, validation = setup()
+    archs = population(space)
+    calls = []
+    evaluator = Evaluator(supernet, recalibration, validation)
+    for module in (m for choices in evaluator.models[0].layers for m in choices.values()):
+        module.register_forward_hook(lambda *_: calls.append(1))
+    evaluator(archs)
+    prefixes = {arch[:depth] for arch in archs for depth in range(1, len(arch) + 1)}
+    assert len(calls) == len(prefixes) * (len(recalibration) + len(validation))
+    assert evaluator.runs == 1 + len(prefixes) + len(set(archs))
+    assert evaluator.separate_runs == len(set(archs)) * (len(space.genes) + 2)
+
+
+def test_memory_is_that_of_one_path():
+    space, supernet, recalibration, validation = setup()
+    archs = space.enumerate()
+
+    def path_bytes(arch):
+        x, sizes = max((x for x, _ in validation), key=len), []
+        for module in supernet.path(arch):
+            y = module(x)
+            sizes.append(0 if y is x else y.nbytes)
+            x = y
+        return sum(sizes)
+
+    evaluator = Evaluator(supernet, recalibration, validation)
+    evaluator(archs)
+    with torch.no_grad():
+        assert evaluator.peak_bytes == max(path_bytes(arch) for arch in archs)
+    assert f"{evaluator.peak_bytes / 2**20:.1f} MiB" in evaluator.summary
 
 
 def test_each_architecture_is_scored_once():
@@ -52,8 +161,20 @@ def test_each_architecture_is_scored_once():
             return super().__iter__()
 
     evaluator = Evaluator(supernet, recalibration, Counting(validation))
-    a, b = space.enumerate()[:2]
+    a, b, c = space.enumerate()[:3]
+    runs.clear()
     first = evaluator([a, b, a])
     assert evaluator([b, a]) == [first[1], first[0]]
     assert first[0] == first[2]
+    assert len(runs) == 1
+    evaluator([a, c])
     assert len(runs) == 2
+
+
+def test_refusals():
+    _, supernet, recalibration, validation = setup()
+    with pytest.raises(UserError, match="unknown BN mode 'none': expected one of recalibrated, batch, inherited"):
+        Evaluator(supernet, recalibration, validation, mode="none")
+    for arguments in ((recalibration, []), ([], validation)):
+        with pytest.raises(UserError, match="nothing to score with"):
+            Evaluator(supernet, *arguments)

@@ -1,7 +1,7 @@
 import pytest
 
 from search import front
-from search.ces import Record
+from search.ask_tell import Record
 
 
 def records(points):

@@ -17,6 +17,7 @@ from typing import Annotated
 import _cli  # isort: skip  (sets the environment that torch reads when it loads)
 import _bench_cuda_model
 import _bench_kernels
+import _bench_population
 import numpy as np
 import torch
 import tyro
@@ -174,15 +175,40 @@ def cuda_model(args: CudaModel) -> None:
     report(args.output, {"cuda_model": results})
 
 
+@dataclass(frozen=True)
+class Population:
+    """A recorded CES population scored at once against one architecture at a time, one thread."""
+
+    population: Path = _bench_population.POPULATION
+    """The recorded generations."""
+    images: int = 1500
+    """Of the validation split."""
+    recalibration: tuple[int, int] = (4, 128)
+    """Batches and images per batch that BN is recalibrated with."""
+    generations: int = 4
+    """How many of the recorded generations, evenly spaced."""
+    output: Path | None = None
+    """Write the figures here as JSON."""
+
+
+def population(args: Population) -> None:
+    torch.set_num_threads(1)
+    with pin_core():
+        result = _bench_population.run(args.population, args.images, args.recalibration, args.generations)
+    _cli.console.print(_bench_population.table(result))
+    report(args.output, {"population": result, "threads": 1})
+
+
 Args = (
     Annotated[Step, tyro.conf.subcommand("step", description=Step.__doc__)]
     | Annotated[Kernels, tyro.conf.subcommand("kernels", description=Kernels.__doc__)]
     | Annotated[CudaModel, tyro.conf.subcommand("cuda-model", description=CudaModel.__doc__)]
+    | Annotated[Population, tyro.conf.subcommand("population", description=Population.__doc__)]
 )
 
 
-def run(args: Step | Kernels | CudaModel) -> None:
-    {Step: step, Kernels: kernels, CudaModel: cuda_model}[type(args)](args)
+def run(args: Step | Kernels | CudaModel | Population) -> None:
+    {Step: step, Kernels: kernels, CudaModel: cuda_model, Population: population}[type(args)](args)
 
 
 if __name__ == "__main__":

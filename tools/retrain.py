@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import _cli
+import _jobs
 import numpy as np
 import torch
 from rich.table import Table
 
 from latency import measure, runtimes
 from latency.table import LatencyTable
-from supernet import checkpoint
+from supernet import checkpoint, standalone
 from supernet.errors import UserError
-from supernet.model import Network, load_network
+from supernet.model import load_network
 from supernet.progress import Bar
 from supernet.space import Arch, Space
-from supernet.train import FitConfig, evaluate, fit
+from supernet.train import FitConfig, evaluate
 
 
 @dataclass(frozen=True)
@@ -143,23 +142,14 @@ def train_all(args: Args, jobs: Sequence[Job], at_once: int) -> dict[str, dict]:
     """Train the networks in ``at_once`` processes; one bar over all their epochs."""
     if at_once == 1:
         return {job.name: train_one(args, job, args.quiet) for job in jobs}
-    logs = {job.name: checkpoint.JsonLines(job.folder / "metrics.jsonl") for job in jobs}
-    results: dict[str, dict] = {}
-    with (
-        ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn")) as pool,
-        Bar("retrain", args.epochs * len(jobs), unit="epochs", quiet=args.quiet) as bar,
-    ):
-        names: dict[Future, str] = {pool.submit(train_one, args, job, True): job.name for job in jobs}
-        try:
-            while names:
-                finished, _ = wait(names, timeout=1, return_when=FIRST_COMPLETED)
-                results |= {names.pop(future): future.result() for future in finished}
-                epochs = sum(len(log.read()) for log in logs.values())
-                bar.advance(epochs - bar.count, text=f"{len(results)}/{len(jobs)} networks")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return results
+    logs = [checkpoint.JsonLines(job.folder / "metrics.jsonl") for job in jobs]
+    return _jobs.run(
+        train_one,
+        {job.name: (args, job, True) for job in jobs},
+        at_once,
+        Bar("retrain", args.epochs * len(jobs), unit="epochs", quiet=args.quiet),
+        lambda: sum(len(log.read()) for log in logs),
+    )
 
 
 def train_one(args: Args, job: Job, quiet: bool) -> dict:
@@ -171,11 +161,6 @@ def train_one(args: Args, job: Job, quiet: bool) -> dict:
     space = _cli.load_space(args.run)
     images = _cli.open_images(args.run, args.data_root, limit=args.limit)
     supernet = _cli.load_supernet(args.run, space, device)
-    eps = supernet.options["eps"]
-    torch.manual_seed(args.seed)
-    network = Network(space, job.arch, eps=eps, kernels=_cli.default_kernels(device)).to(device)
-    if args.inherit:
-        network.inherit(supernet)
     cfg = FitConfig(
         args.epochs,
         args.batch_size,
@@ -185,21 +170,22 @@ def train_one(args: Args, job: Job, quiet: bool) -> dict:
         seed=args.seed,
         augment=_cli.augments(args.augment, args.epochs),
     )
-    batches = {"seed": 0, "epoch": 0, "augment": False, "drop_last": False}
-
-    def validate() -> dict:
-        return {"val_accuracy": evaluate(network, images.val.batches(512, **batches))}
-
-    meta = {"kind": "network", "space": space.to_json(), "arch": list(job.arch), "eps": eps}
-    if args.epochs > 0:
-        options = {"meta": meta, "validate": validate, "label": job.name, "quiet": quiet}
-        val = fit(network, images.train, lambda step: None, cfg, job.folder, **options)[-1]["val_accuracy"]
-    else:
-        val = validate()["val_accuracy"]
-        checkpoint.save(job.folder / "checkpoint.pt", {"model": network.state_dict(), "finished": True, "meta": meta})
+    network, last = standalone.train(
+        space,
+        job.arch,
+        images,
+        cfg,
+        job.folder,
+        device,
+        kernels=_cli.default_kernels(device),
+        supernet=supernet if args.inherit else None,
+        eps=supernet.options["eps"],
+        label=job.name,
+        quiet=quiet,
+    )
     test = _cli.open_test_images(args.run, args.data_root)
-    accuracy = evaluate(network, test.batches(512, **batches))
-    return {"val_accuracy": val, "test_accuracy": accuracy, "test_images": len(test)}
+    accuracy = evaluate(network, test.batches(512, seed=0, epoch=0, augment=False, drop_last=False))
+    return {"val_accuracy": last["val_accuracy"], "test_accuracy": accuracy, "test_images": len(test)}
 
 
 def measure_all(space: Space, jobs: Sequence[Job], lut: LatencyTable) -> dict[str, float]:

@@ -1,0 +1,138 @@
+"""What the experiments share: three disjoint sets of images, networks trained alone once, finished cells kept."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1] / "tools"))
+
+import _cli  # isort: skip  (sets the environment that torch reads when it loads)
+import numpy as np
+import torch
+
+from supernet import checkpoint, data, standalone
+from supernet.data import TrainVal
+from supernet.images import ImageSet
+from supernet.progress import Bar
+from supernet.space import Arch, Space
+from supernet.train import FitConfig, evaluate
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Images:
+    """How the training part of a data set is cut; the test part stays closed."""
+
+    name: str = "fashion-mnist"
+    root: str = "data"
+    train: int = 10_000  # trained on, by supernets and by networks alone
+    search: int = 3_000  # one-shot accuracies; nothing is trained on them
+    truth: int = 10_000  # what networks trained alone are judged on; disjoint from the others
+
+
+@functools.cache
+def open_images(images: Images) -> tuple[TrainVal, ImageSet]:
+    """Training and search images, and those for the truth."""
+    opened = data.open_train(images.name, Path(images.root), seed=0, val_fraction=0.3, limit=images.train)
+    search = opened.val.subset(min(images.search, len(opened.val) // 2), seed=0)
+    rest = opened.val.take(np.flatnonzero(~np.isin(opened.val.index, search.index)))
+    parts = (opened.train, search, opened.classes, opened.channels, opened.resolution, opened.class_names)
+    return TrainVal(*parts), rest.subset(images.truth, seed=0)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How a network is trained alone."""
+
+    images: Images
+    epochs: int
+    batch_size: int = 64
+    lr: float = 0.08
+
+
+class Truth:
+    """Accuracies of networks trained alone, each architecture, budget and seed once: lines of ``truth.jsonl``.
+
+    A folder shared by several experiments shares them.
+    """
+
+    def __init__(self, folder: Path, space: Space, budget: Budget, jobs: int, quiet: bool):
+        self.folder, self.space, self.budget, self.jobs, self.quiet = folder, space, budget, jobs, quiet
+        self.log = checkpoint.JsonLines(folder / "truth.jsonl")
+        identity = {"space": space.fingerprint, **asdict(budget)}
+        identity["images"] = {name: value for name, value in identity["images"].items() if name != "root"}
+        self.identity = json.loads(json.dumps(identity))
+
+    def known(self) -> dict[tuple[Arch, int], float]:
+        lines = [line for line in self.log.read() if line["budget"] == self.identity]
+        return {(tuple(line["arch"]), line["seed"]): line["accuracy"] for line in lines}
+
+    def __call__(self, archs: Sequence[Arch], seeds: Sequence[int], label: str = "alone") -> np.ndarray:
+        """Accuracies [architectures, seeds] on the truth images."""
+        known = self.known()
+        wanted = [(arch, seed) for seed in seeds for arch in dict.fromkeys(archs)]
+        left = [pair for pair in wanted if pair not in known]
+        at_once = min(self.jobs, len(left))
+        with Bar(label, len(wanted), done=len(wanted) - len(left), unit="networks", quiet=self.quiet) as bar:
+            if at_once > 1:
+                with ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn")) as pool:
+                    jobs = {
+                        pool.submit(train_alone, self.folder, self.space, self.budget, *pair): pair for pair in left
+                    }
+                    for job in as_completed(jobs):
+                        self._keep(*jobs[job], job.result(), known)
+                        bar.advance()
+            else:
+                for pair in left:
+                    self._keep(*pair, train_alone(self.folder, self.space, self.budget, *pair), known)
+                    bar.advance()
+        return np.array([[known[arch, seed] for seed in seeds] for arch in archs])
+
+    def _keep(self, arch: Arch, seed: int, accuracy: float, known: dict) -> None:
+        self.log.append({"budget": self.identity, "arch": list(arch), "seed": seed, "accuracy": accuracy})
+        known[arch, seed] = accuracy
+
+
+def train_alone(folder: Path, space: Space, budget: Budget, arch: Arch, seed: int) -> float:
+    """Train one network on one thread; its accuracy on the truth images."""
+    _cli.keep_memory()
+    torch.set_num_threads(1)
+    images, judging = open_images(budget.images)
+    key = hashlib.sha256(repr((space.fingerprint, budget, arch, seed)).encode()).hexdigest()[:16]
+    cfg = FitConfig(budget.epochs, budget.batch_size, budget.lr, schedule="cosine", augment=False, seed=seed)
+    batches = {"seed": 0, "epoch": 0, "augment": False, "drop_last": False}
+    silent = {"validate": lambda network: {}, "quiet": True}
+    network, _ = standalone.train(space, arch, images, cfg, folder / key, CPU, kernels="fused", **silent)
+    accuracy = evaluate(network, judging.batches(512, **batches))
+    shutil.rmtree(folder / key)
+    return accuracy
+
+
+def cell(path: Path, compute: Callable[[], Any]) -> Any:
+    """What ``path`` holds, else what ``compute`` gives, kept there."""
+    if not path.exists():
+        checkpoint.write_json(path, compute())
+    return checkpoint.read_json(path, "cell of the experiment", "run it again")
+
+
+def command() -> str:
+    """The command line, for the results."""
+    return " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+
+
+def mean_sd(values: Sequence[float], scale: float = 1.0) -> str:
+    """``74.91 ± 0.11``."""
+    values = scale * np.asarray(values, float)
+    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}" if len(values) > 1 else f"{values.mean():.2f}"

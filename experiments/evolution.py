@@ -1,0 +1,206 @@
+"""CES against SPOS's evolution and random search, at equal evaluations of the same supernet.
+
+On one trained supernet each algorithm searches several times. Told are the best one-shot accuracy within the bound,
+the hypervolume of the front, and of the operation distribution its variance between runs and its sparsity (PAD-NAS,
+Figure 7). With the truth table (``truth_table.py``) also the exact regret: the algorithms search the table's 64
+networks, by one-shot accuracy and by the table itself, where they see half of the training seeds and are judged on
+the others. Every finished search is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import _common
+import evolve
+import numpy as np
+import torch
+from _common import _cli
+from rich.table import Table
+
+from search import distribution
+from search.ask_tell import Search
+from search.costs import AdditiveCost
+from search.run import Scoring, SearchRun
+from supernet import blocks, checkpoint, spaces, spos
+from supernet.errors import UserError
+from supernet.space import Arch, Space
+from supernet.train import FitConfig
+
+CPU = torch.device("cpu")
+RANK = 9  # architectures up to this nondomination rank are counted, as PAD-NAS does
+
+
+@dataclass(frozen=True)
+class Args:
+    run: Path = Path("runs/experiments")
+    """Folder of the supernet and of the finished searches."""
+    output: Path = Path("docs/results/evolution.json")
+    """The results."""
+    table: Path | None = None
+    """The truth table, for the exact regret; docs/results/truth_table.json where there is one."""
+    space: str = "mobile-large-small"
+    """A space that holds bad operations and is too large to be listed."""
+    runs: int = 5
+    """Searches per algorithm, seeds 0, 1, …"""
+    population: int = 32
+    """Architectures per iteration."""
+    iterations: int = 12
+    """Iterations, the random first one included."""
+    share: float = 0.5
+    """The bound on multiply-adds, of the way from the smallest to the largest network."""
+    epochs: int = 12
+    """Of the supernet."""
+    train: int = 10_000
+    """Training images, stratified."""
+    data: str = "fashion-mnist"
+    """Images."""
+    data_root: Path = Path("data")
+    """Where image sets lie."""
+    threshold: float = 0.01
+    """Of the operation distribution's sparsity."""
+    workers: int = os.cpu_count() or 1
+    """Threads that score architectures side by side."""
+    quick: bool = False
+    """A tiny run: shows that it works, tells nothing."""
+    quiet: bool = False
+    """No progress."""
+
+
+def run(args: Args) -> None:
+    images = _common.Images(args.data, str(args.data_root), args.train)
+    if args.quick:
+        images = _common.Images(args.data, str(args.data_root), 320, 200, 300)
+        args = dataclasses.replace(args, runs=2, population=6, iterations=2, epochs=1)
+    data, _ = images.open()
+    space = spaces.get(args.space, data.channels, data.resolution, data.classes)
+    results = {"schema": 1, "command": _common.command()}
+    results["one_shot"] = on_supernet(args, space, data)
+    path = args.table or args.output.parent / "truth_table.json"
+    if args.table or path.exists():
+        results["regret"] = on_table(args, path, data)
+    checkpoint.write_json(args.output, results)
+    show(results)
+    _cli.console.print(f"→ {args.output}", highlight=False)
+
+
+def supernet_of(args: Args, space: Space, data):
+    """The supernet of ``space``, trained here or found finished."""
+    folder = args.run / f"evolution-{space.name}-{space.size}"
+    cfg = spos.Config(FitConfig(args.epochs, lr=0.08, augment=False), recalibration=(4, 128))
+    return folder, spos.run(space, data, cfg, folder, CPU, args.quiet)
+
+
+def on_supernet(args: Args, space: Space, data) -> dict:
+    """Every algorithm on the supernet, ``runs`` times."""
+    _, model = supernet_of(args, space, data)
+    flops = AdditiveCost(*reversed(blocks.additive(space, "flops")))
+    low, high = flops.bounds(space)
+    bounds = {"flops": (0.0, low + args.share * (high - low))}
+    scoring = Scoring(recalibration=(4, 128), workers=args.workers)
+    evaluator, scored_with = scoring.evaluator(model, data), scoring.identity(folder / "checkpoint.pt")
+    rows = {}
+    for name, (algorithm, config) in evolve.ALGORITHMS.items():
+        cells = []
+        for seed in range(args.runs):
+            budget = config(population=args.population, iterations=args.iterations, seed=seed)
+
+            def search(budget=budget, algorithm=algorithm, name=name, seed=seed) -> dict:
+                found = algorithm(space, {"flops": flops}, bounds, ["flops"], budget)
+                # The evaluator's memory is shared: an algorithm gets no score that another would not get.
+                SearchRun(folder / f"{name}-{seed}", found, evaluator, scored_with).run(quiet=args.quiet)
+                p = distribution.estimate(space, [record.arch for record in found.front(RANK)])
+                return {"budget": dataclasses.asdict(budget), "history": found.history, "distribution": p}
+
+            path = folder / f"{name}-{seed}-{args.population}x{args.iterations}-{args.share:g}.json"
+            cells.append(_common.cell(path, search))
+        rows[name] = summarise(space, cells, args.threshold)
+    return rows
+
+
+def summarise(space: Space, cells: Sequence[dict], threshold: float) -> dict:
+    last = [cell["history"][-1] for cell in cells]
+    open_ = [[cell["distribution"][j][i] for j, layer in enumerate(space.allowed) for i in layer] for cell in cells]
+    return {
+        "evaluated": [entry["evaluated"] for entry in last],
+        "best_accuracy": [entry["best_accuracy"] for entry in last],
+        "variance_of_distribution": float(np.var(open_, axis=0, ddof=1).mean()),
+        "sparsity": [distribution.sparsity(space, cell["distribution"], threshold) for cell in cells],
+    }
+
+
+def on_table(args: Args, path: Path, data) -> dict:
+    """Regret in accuracy on the truth table's networks: by one-shot accuracy, and by half of the table's seeds."""
+    known = checkpoint.read_json(path, "truth table", "run python experiments/truth_table.py")
+    space = Space.from_json(known["space"], str(path))
+    archs = [tuple(arch) for arch in known["archs"]]
+    if set(archs) != set(space.enumerate()) or len(known["accuracies"][0]) < 2:
+        raise UserError(f"{path} is not a whole table with two seeds or more; run python experiments/truth_table.py")
+    accuracies = np.array(known["accuracies"])
+    _, model = supernet_of(args, space, data)
+    evaluator = Scoring(recalibration=(4, 128), workers=args.workers).evaluator(model, data)
+    half = accuracies.shape[1] // 2
+    rows: dict[str, dict] = {}
+    for mine, judging in ((slice(0, half), slice(half, None)), (slice(half, None), slice(0, half))):
+        seen = dict(zip(archs, accuracies[:, mine].mean(axis=1), strict=True))
+        truth = dict(zip(archs, accuracies[:, judging].mean(axis=1), strict=True))
+        sources: dict[str, Callable[[Sequence[Arch]], list[float]]] = {
+            "one-shot": evaluator,
+            "table": lambda asked, seen=seen: [seen[arch] for arch in asked],
+        }
+        for source, score in sources.items():
+            for name, (algorithm, config) in evolve.ALGORITHMS.items():
+                for seed in range(args.runs):
+                    regret = search_table(algorithm, config(population=6, iterations=4, seed=seed), space, score, truth)
+                    rows.setdefault(f"{source}, {name}", {"regret": []})["regret"].append(regret)
+        everything = {"one-shot": dict(zip(archs, evaluator(archs), strict=True)), "table": seen}
+        for source, scores in everything.items():
+            best = max(scores, key=scores.__getitem__)
+            regret = max(truth.values()) - truth[best]
+            rows.setdefault(f"{source}, all 64", {"regret": []})["regret"].append(regret)
+        chance = max(truth.values()) - float(np.mean(list(truth.values())))
+        rows.setdefault("a random network", {"regret": []})["regret"].append(chance)
+    return rows
+
+
+def search_table(
+    algorithm: type[Search],
+    budget,
+    space: Space,
+    score: Callable[[Sequence[Arch]], list[float]],
+    truth: dict[Arch, float],
+) -> float:
+    """How much worse the network that a search selects is than the best one."""
+    flops = AdditiveCost(*reversed(blocks.additive(space, "flops")))
+    search = algorithm(space, {"flops": flops}, {}, ["flops"], budget)
+    while not search.done:
+        archs = search.ask()
+        search.tell(archs, score(archs))
+    selected = max(search.records(), key=lambda record: record.accuracy).arch
+    return max(truth.values()) - truth[selected]
+
+
+def show(results: dict) -> None:
+    table = Table(title="one supernet, equal evaluations")
+    for column in ("", "evaluations", "best one-shot %", "variance of p", "sparsity"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, row in results["one_shot"].items():
+        best, sparsity = _common.mean_sd(row["best_accuracy"], 100), _common.mean_sd(row["sparsity"])
+        evaluated = str(max(row["evaluated"]))
+        table.add_row(name, evaluated, best, f"{row['variance_of_distribution']:.4f}", sparsity)
+    _cli.console.print(table)
+    if "regret" in results:
+        table = Table(title="regret in points on the truth table, 24 evaluations")
+        table.add_column("")
+        table.add_column("mean ± SD", justify="right")
+        for name, row in results["regret"].items():
+            table.add_row(name, _common.mean_sd(row["regret"], 100))
+        _cli.console.print(table)
+
+
+if __name__ == "__main__":
+    _cli.main(run, Args)

@@ -1,0 +1,71 @@
+"""The operation distribution of PAD-NAS (§3.2): estimated from architectures, pruned, and drawn. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from supernet.errors import UserError
+from supernet.space import Arch, Space
+
+Distribution = list[list[float]]  # p[j][i]: probability of choice i at gene j; 0 where it is closed
+
+
+def estimate(space: Space, archs: Sequence[Arch]) -> Distribution:
+    """p[j][i]: how often choice i stands at gene j among ``archs``, normalised.
+
+    >>> from supernet.space import Choice, Gene
+    >>> gene = Gene("layer", (Choice("ib", 3, 1), Choice("ib", 3, 6)), 8, 8, 1)
+    >>> space = Space("tiny", 3, 8, 10, 8, 1, 16, "relu6", (gene, gene), ((0, 1), (0, 1)))
+    >>> estimate(space, [(0, 0), (0, 1), (0, 1), (0, 1)])
+    [[1.0, 0.0], [0.25, 0.75]]
+    """
+    if not archs:
+        raise UserError("no architectures to estimate the operation distribution from")
+    columns = zip(space.genes, zip(*archs, strict=True), strict=True)
+    return [(np.bincount(column, minlength=len(gene.choices)) / len(archs)).tolist() for gene, column in columns]
+
+
+def prune(space: Space, p: Distribution, threshold: float) -> Space:
+    """``space`` without the operations whose probability is at most ``threshold`` (line 7 of Algorithm 1).
+
+    A layer keeps its most frequent operation whatever the threshold.
+    """
+    keep = []
+    for open_, row in zip(space.allowed, p, strict=True):
+        most = max(open_, key=lambda i: row[i])  # the first of equals
+        keep.append([i for i in open_ if row[i] > threshold or i == most])
+    return space.restrict(keep)
+
+
+def sparsity(space: Space, p: Distribution, threshold: float) -> float:
+    """The share of open operations that ``prune`` would remove."""
+    return 1 - sum(map(len, prune(space, p, threshold).allowed)) / sum(map(len, space.allowed))
+
+
+def heat_map(path: Path, space: Space, p: Distribution, pruned: Space, title: str) -> None:
+    """Draw layer × operation: the probability; a cross where it is pruned, grey where it was closed before."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(choice.name for gene in space.genes for choice in gene.choices))
+    image = np.full((len(names), len(space.genes)), np.nan)
+    figure = Figure(figsize=(2.5 + 0.35 * len(space.genes), 1.8 + 0.28 * len(names)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_facecolor("0.85")
+    for j, (gene, open_) in enumerate(zip(space.genes, space.allowed, strict=True)):
+        for i in open_:
+            row = names.index(gene.choices[i].name)
+            image[row, j] = p[j][i]
+            if i not in pruned.allowed[j]:
+                axes.plot(j, row, marker="x", color="tab:red", markersize=5)
+    shown = axes.imshow(np.ma.masked_invalid(image), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(space.genes)), [gene.name.removeprefix("layer") for gene in space.genes], fontsize=7)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set_xlabel("layer")
+    axes.set_title(title, fontsize=9)
+    figure.colorbar(shown, ax=axes, label="probability")
+    figure.savefig(path)

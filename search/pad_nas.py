@@ -1,0 +1,150 @@
+"""PAD-NAS, Algorithm 1: search, prune the operations that the good architectures do without, fine-tune, again.
+
+X. Xia et al., "Progressive Automatic Design of Search Space for One-Shot Neural Architecture Search", §3.2. A run
+is a folder with one run folder per supernet, ``supernet-1`` to ``supernet-(M - 1)``, so every tool works on each.
+With M = 2 this is the paper's I-Supernet, with M = 3 its P-Supernet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from search import distribution
+from search.ask_tell import Record
+from search.ces import CES, CESConfig
+from search.costs import Cost
+from search.distribution import Distribution
+from search.run import Scoring, SearchRun
+from supernet import checkpoint, spos
+from supernet.data import TrainVal
+from supernet.errors import UserError
+from supernet.space import Space
+from supernet.train import FitConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """The paper: M = 4, (120, 80, 40) epochs at lr (.5, .1, .1), P_th = 1 %, ranks below 10."""
+
+    fit: FitConfig  # of every supernet, but for epochs and rate
+    epochs: tuple[int, ...] = (120, 80, 40)  # of the initial supernet and each pruned one: M is one more
+    lr: float = 0.5  # of the initial supernet
+    fine_tune_lr: float = 0.1
+    threshold: float = 0.01  # P_th
+    rank: int = 10  # architectures of a nondomination rank below it are counted; the Pareto front has 1
+    ces: CESConfig = field(default_factory=CESConfig)
+    scoring: Scoring = field(default_factory=Scoring)
+    random: int = 32  # architectures drawn from each space's window, to compare with
+    kernels: str = "fused"
+
+    def __post_init__(self) -> None:
+        for name, fine, expected in (
+            ("epochs", self.epochs and min(self.epochs) >= 1, "one number or more, each at least 1"),
+            ("threshold", 0 <= self.threshold < 1, "a probability below 1"),
+            ("rank", self.rank >= 2, "at least 2: the Pareto front has rank 1"),
+        ):
+            if not fine:
+                raise UserError(f"PAD-NAS: {name} is {getattr(self, name)}; expected {expected}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A supernet, the search on it, and what pruning left."""
+
+    number: int  # 1 to M - 1
+    folder: Path
+    found: SearchRun
+    random: list[Record]
+    p: Distribution
+    pruned: Space  # the next supernet's; of the last stage what a further one would get
+    seconds: dict[str, float] = field(compare=False)  # by step, of the process that finished it
+
+    @property
+    def space(self) -> Space:
+        return self.found.search.space
+
+
+def run(
+    space: Space,
+    data: TrainVal,
+    cfg: Config,
+    costs: Mapping[str, Cost],
+    bounds: Mapping[str, tuple[float, float]],
+    objectives: Sequence[str],
+    folder: Path,
+    device: torch.device,
+    settings: Mapping,
+    quiet: bool = False,
+) -> Iterator[Stage]:
+    """Run Algorithm 1 in ``folder``, or continue there: every training and every search resumes by itself.
+
+    Args:
+        costs, bounds, objectives: of every search, as ``CES`` has them.
+        settings: ``config.json`` of each supernet's folder.
+
+    Yields:
+        Each stage when its search has ended; the next begins when it is asked for.
+    """
+    supernet = None
+    for number, epochs in enumerate(cfg.epochs, start=1):
+        here = folder / f"supernet-{number}"
+        began = time.monotonic()
+        checkpoint.write_json(here / "space.json", space.to_json())
+        checkpoint.write_json(here / "config.json", {**settings, "epochs": epochs})
+        # Lines 1 and 8: train the supernet; a pruned one inherits the weights and starts a new optimiser.
+        fit = dataclasses.replace(cfg.fit, epochs=epochs, lr=cfg.lr if number == 1 else cfg.fine_tune_lr)
+        how = spos.Config(fit, kernels=cfg.kernels, recalibration=cfg.scoring.recalibration)
+        supernet = spos.run(space, data, how, here, device, quiet, inherit=supernet)
+        trained = time.monotonic()
+
+        # Lines 3 and 10: search.
+        search = CES(space, costs, bounds, objectives, cfg.ces)
+        scored_with = cfg.scoring.identity(here / "checkpoint.pt")
+        found = SearchRun(here, search, cfg.scoring.evaluator(supernet, data), scored_with)
+        random = search.window.sample(np.random.default_rng([cfg.ces.seed, 1]), cfg.random, (), cfg.ces.max_draws)
+        found.run(random, quiet)
+        searched = time.monotonic()
+
+        # Lines 4 to 7: count the operations of the good architectures, remove the rare ones.
+        good = [record.arch for record in search.front(max_rank=cfg.rank - 1)]
+        p = distribution.estimate(space, good)
+        pruned = distribution.prune(space, p, cfg.threshold)
+        seconds = {"training": trained - began, "search": searched - trained}
+        stage = Stage(number, here, found, [found.record(arch) for arch in random], p, pruned, seconds)
+        _save(stage, len(good), cfg)
+        yield stage
+        space = pruned
+
+
+def _save(stage: Stage, counted: int, cfg: Config) -> None:
+    """``stage.json`` and ``distribution.png`` in the folder of the supernet."""
+    path, seconds = stage.folder / "stage.json", stage.seconds
+    if path.exists():  # finished before: what this process did was to look
+        old = checkpoint.read_json(path, "stage of PAD-NAS", "run it again")["seconds"]
+        seconds = {step: max(taken, old[step]) for step, taken in seconds.items()}
+    names = [[choice.name for choice in gene.choices] for gene in stage.space.genes]
+    title = f"supernet {stage.number}: {stage.space.size:.3g} architectures, pruned to {stage.pruned.size:.3g}"
+    distribution.heat_map(stage.folder / "distribution.png", stage.space, stage.p, stage.pruned, title)
+    checkpoint.write_json(
+        path,
+        {
+            "schema": 1,
+            "stage": stage.number,
+            "size": stage.space.size,
+            "pruned_size": stage.pruned.size,
+            "pruned_space": stage.pruned.to_json(),
+            "threshold": cfg.threshold,
+            "architectures_counted": counted,
+            "distribution": [dict(zip(row, p, strict=True)) for row, p in zip(names, stage.p, strict=True)],
+            "random_mean": float(np.mean([r.accuracy for r in stage.random])) if stage.random else None,
+            "best": max(record.accuracy for record in stage.found.search.front()),
+            "seconds": seconds,
+        },
+    )

@@ -1,0 +1,221 @@
+"""PAD-NAS at tiny size: Algorithm 1 recomputed from its logs, weights inherited, interrupted everywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from search import pad_nas
+from search.ces import CESConfig
+from search.costs import AdditiveCost
+from search.evaluator import Evaluator
+from search.run import Scoring
+from supernet import blocks, checkpoint, spos
+from supernet.data import TrainVal
+from supernet.errors import UserError
+from supernet.model import Supernet
+from supernet.space import Space
+from supernet.train import FitConfig
+from tests.conftest import tiny_space
+from tests.test_cli import ROOT, command, kill_when, lines, ok, refused, space_file  # noqa: F401 -- a fixture
+from tests.test_train import images
+
+CPU = torch.device("cpu")
+DATA = TrainVal(images(96), images(60, seed=1), 10, 1, 14, tuple(map(str, range(10))))
+CONFIG = pad_nas.Config(
+    FitConfig(epochs=1, batch_size=32, augment=False),
+    epochs=(2, 1, 1),
+    lr=0.05,
+    fine_tune_lr=0.01,
+    threshold=0.1,
+    rank=3,
+    ces=CESConfig(6, 3),
+    scoring=Scoring(recalibration=(2, 16)),
+    random=3,
+)
+
+
+def run(folder, config=CONFIG, stop=None):
+    """All stages, or those before ``stop``."""
+    space = tiny_space()
+    costs = {"flops": AdditiveCost(*reversed(blocks.additive(space, "flops")))}
+    stages = []
+    for stage in pad_nas.run(space, DATA, config, costs, {}, ["flops"], folder, CPU, {}, quiet=True):
+        stages.append(stage)
+        if stage.number == stop:
+            break
+    return stages
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("pad_nas")
+    return folder, run(folder)
+
+
+def test_algorithm_1_from_its_logs(whole):
+    """Ranks, frequencies and pruning once more, from what each search logged."""
+    _, stages = whole
+    assert [stage.number for stage in stages] == [1, 2, 3]
+    allowed = tiny_space().allowed
+    for stage in stages:
+        assert Space.load(stage.folder / "space.json").allowed == allowed
+        log = checkpoint.JsonLines(stage.folder / "population.jsonl").read()
+        points = {tuple(line["arch"]): (-line["accuracy"], line["costs"]["flops"]) for line in log}
+        assert 6 <= len(points) <= 18
+        left, good = dict(points), []
+        for _ in range(2):  # nondomination ranks 1 and 2: below 3
+            front = [
+                a
+                for a, f in left.items()
+                if not any(g != f and all(x <= y for x, y in zip(g, f, strict=True)) for g in left.values())
+            ]
+            good += front
+            left = {a: f for a, f in left.items() if a not in front}
+        expected = []
+        for j, open_ in enumerate(allowed):
+            share = {i: sum(a[j] == i for a in good) / len(good) for i in open_}
+            assert stage.p[j] == pytest.approx([share.get(i, 0) for i in range(len(stage.p[j]))])
+            expected.append(tuple(i for i in open_ if share[i] > 0.1))
+        assert all(expected)
+        assert stage.pruned.allowed == tuple(expected)
+        allowed = tuple(expected)
+        saved = json.loads((stage.folder / "stage.json").read_text())
+        assert saved["size"] == stage.space.size == np.prod([len(open_) for open_ in stage.space.allowed])
+        assert saved["pruned_size"] == stage.pruned.size
+        assert saved["architectures_counted"] == len(good)
+        assert all(sum(layer.values()) == pytest.approx(1) for layer in saved["distribution"])
+        assert (stage.folder / "distribution.png").read_bytes().startswith(b"\x89PNG")
+    assert stages[1].space.size < stages[0].space.size
+
+
+def test_a_pruned_supernet_starts_from_the_weights_of_the_one_before(tmp_path):
+    space = tiny_space()
+    before = Supernet(space)
+    pruned = space.restrict([(1,), (0, 2), (3,)])
+    still = spos.Config(FitConfig(epochs=1, batch_size=32, lr=0.0), probes=0)
+    after = spos.run(pruned, DATA, still, tmp_path, CPU, quiet=True, inherit=before)
+    inherited = dict(before.named_parameters())
+    for name, weight in after.named_parameters():
+        assert torch.equal(weight, inherited[name]), name
+    assert sum(p.numel() for p in after.parameters()) < sum(p.numel() for p in before.parameters())
+
+
+def test_the_optimiser_is_fresh(whole):
+    """Momentum of a fine-tuned supernet after its one epoch holds this stage's parameters only."""
+    _, stages = whole
+    for stage in stages:
+        state = checkpoint.load(stage.folder / "checkpoint.pt", "")
+        parameters = list(Supernet(stage.space).parameters())
+        assert sum(len(group["params"]) for group in state["optimizer"]["param_groups"]) == len(parameters)
+        assert state["step"] == (2 if stage.number == 1 else 1) * 3
+
+
+@pytest.mark.parametrize("calls", [1, 3, 5])
+def test_a_stopped_run_ends_with_the_same_front(whole, tmp_path, monkeypatch, calls):
+    """Interrupted in one of the searches; ``tests/test_train.py`` does so in training."""
+    original, count = Evaluator.__call__, []
+
+    def failing(self, archs, bar=None):
+        count.append(1)
+        if len(count) == calls:
+            raise KeyboardInterrupt
+        return original(self, archs, bar)
+
+    monkeypatch.setattr(Evaluator, "__call__", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    monkeypatch.undo()
+    same(whole[1], run(tmp_path))
+
+
+def test_stopped_between_stages_and_run_again_when_finished(whole, tmp_path):
+    run(tmp_path, stop=1)
+    same(whole[1], run(tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json*")}
+    same(whole[1], run(tmp_path))
+    for path, content in before.items():
+        assert path.read_bytes() == content or path.name == "stage.json"
+
+
+def same(expected, found):
+    assert len(expected) == len(found)
+    for a, b in zip(expected, found, strict=True):
+        assert a.found.search.records() == b.found.search.records()
+        assert (a.random, a.p, a.pruned) == (b.random, b.p, b.pruned)
+        for name in ("population.jsonl", "metrics.jsonl"):
+            mine, its = (checkpoint.JsonLines(stage.folder / name).read() for stage in (a, b))
+            timeless = [
+                [{k: v for k, v in line.items() if k != "images_per_second"} for line in x] for x in (mine, its)
+            ]
+            assert timeless[0] == timeless[1]
+
+
+def test_impossible_settings():
+    for change, message in (
+        ({"epochs": ()}, "epochs is"),
+        ({"epochs": (2, 0)}, "epochs is"),
+        ({"threshold": 1.0}, "threshold is 1.0; expected a probability below 1"),
+        ({"rank": 1}, "rank is 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pad_nas.Config(FitConfig(1), **change)
+
+
+# --- the command
+
+SMALL = ("--data", "digits", "--limit", 160, "--batch-size", 32, "--epochs", 2, 1, "--population", 4)
+SMALL += ("--iterations", 3, "--random", 2, "--recalibration", 2, 32, "--workers", 1, "--threshold", 0.1)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, space_file) -> tuple[Path, str]:  # noqa: F811
+    folder = tmp_path_factory.mktemp("tool") / "run"
+    printed = ok("pad_nas", "--run", folder, "--space", space_file, *SMALL, "--objectives", "flops")
+    return folder, printed
+
+
+def test_one_command_makes_the_whole_run(finished):
+    folder, printed = finished
+    assert f"next: python tools/retrain.py --pick best --run {folder / 'supernet-2'}" in printed
+    front = json.loads((folder / "supernet-2" / "front.json").read_text())
+    space = Space.load(folder / "supernet-2" / "space.json")
+    assert [space.check(entry["arch"]) for entry in front["front"]]
+    assert space.size <= Space.load(folder / "supernet-1" / "space.json").size
+    assert (folder / "supernet-1" / "distribution.png").exists()
+
+
+def test_killed_and_continued(finished, tmp_path, space_file):  # noqa: F811
+    whole, _ = finished
+    folder = tmp_path / "killed"
+    arguments = ("--run", folder, "--space", space_file, *SMALL, "--objectives", "flops", "--quiet")
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(
+        command("pad_nas", *arguments), cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, **quiet
+    )
+    kill_when(process, lambda: lines(folder / "supernet-1" / "population.jsonl") >= 4)
+    assert not (folder / "supernet-2" / "front.json").exists()
+    ok("pad_nas", *arguments)
+    for name in ("supernet-1/front.json", "supernet-2/front.json", "supernet-2/population.jsonl"):
+        assert (folder / name).read_text() == (whole / name).read_text(), name
+
+
+def test_refusals_before_any_training(finished, tmp_path, space_file):  # noqa: F811
+    table = ROOT / "tests" / "nowhere.json"
+    fresh = ("--run", tmp_path / "run", "--space", space_file, *SMALL)
+    assert "no latency table at" in refused("pad_nas", *fresh, "--lut", table)
+    message = refused("pad_nas", *fresh, "--objectives", "flops", "--flops-max", 10)
+    assert "cannot be met" in message
+    assert not (tmp_path / "run" / "supernet-1").exists()
+    shutil.rmtree(tmp_path / "run")
+    assert "large, v3" in refused("pad_nas", "--run", tmp_path / "other", *SMALL, "--space", "tiny")
+    message = refused("pad_nas", "--run", finished[0], "--space", space_file, *SMALL, "--objectives", "params")
+    assert "objectives" in message

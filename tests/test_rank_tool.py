@@ -1,0 +1,80 @@
+"""rank.py as people type it: fresh, continued from its cache, every BN mode; and retrain.py keeps the test set."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from supernet import data
+from tests.test_cli import TRAIN, ok, refused, space_file  # noqa: F401 -- space_file is a fixture
+
+ROOT = Path(__file__).parents[1]
+BUDGET = ("--jobs", 1, "--epochs", 1, "--limit", 320, "--batch-size", 32, "--recalibration", 2, 32)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, space_file) -> Path:  # noqa: F811
+    folder = tmp_path_factory.mktemp("rank") / "run"
+    ok("train_supernet", "--run", folder, "--space", space_file, *TRAIN)
+    return folder
+
+
+def test_ranks_caches_and_extends(run):
+    printed = ok("rank", "--run", run, "--n", 4, *BUDGET, "--bn", "recalibrated", "batch", "inherited")
+    assert "Kendall" in printed
+    result = json.loads((run / "rank" / "rank.json").read_text())
+    assert set(result["one_shot"]) == {"recalibrated", "batch", "inherited"}
+    assert len(set(map(tuple, result["archs"]))) == 4
+    assert (run / "rank" / "batch.png").read_bytes().startswith(b"\x89PNG")
+    log = run / "rank" / "trained.jsonl"
+    before = log.read_text()
+    assert len(before.splitlines()) == 4
+    assert sorted(path.name for path in (run / "rank").iterdir() if path.is_dir()) == []
+
+    ok("rank", "--run", run, "--n", 4, *BUDGET)
+    assert log.read_text() == before  # nothing is trained twice
+    ok("rank", "--run", run, "--n", 4, *BUDGET, "--seeds", 2)
+    assert log.read_text().startswith(before)
+    assert len(log.read_text().splitlines()) == 8
+    again = json.loads((run / "rank" / "rank.json").read_text())
+    assert [seeds[0] for seeds in again["trained_alone"]] == [seeds[0] for seeds in result["trained_alone"]]
+    assert any(name.startswith("ceiling") for name in again["rankings"])
+
+
+def test_files_and_refusals(run, tmp_path):
+    listed = tmp_path / "archs.json"
+    archs = json.loads((run / "rank" / "rank.json").read_text())["archs"] if (run / "rank").exists() else []
+    archs = archs or [[0, 1, 2], [1, 1, 1], [2, 0, 3]]
+    listed.write_text(json.dumps(archs[:3]))
+    ok("rank", "--run", run, "--pick", listed, *BUDGET)
+    listed.write_text(json.dumps([[0, 1, 2]]))
+    assert "a ranking needs three or more" in refused("rank", "--run", run, "--pick", listed, *BUDGET)
+    listed.write_text(json.dumps([[99, 1, 2]]))
+    assert "allows" in refused("rank", "--run", run, "--pick", listed, *BUDGET)
+    listed.write_text("{}{")
+    assert "not a readable" in refused("rank", "--run", run, "--pick", listed, *BUDGET)
+    assert "expected uniform, front" in refused("rank", "--run", run, "--pick", "best", *BUDGET)
+    assert "run python tools/evolve.py" in refused("rank", "--run", run, "--pick", "front", *BUDGET)
+    assert "train_supernet.py" in refused("rank", "--run", tmp_path / "none", *BUDGET)
+
+
+def test_the_halves_are_disjoint_and_cover_the_validation_split():
+    sys.path.insert(0, str(ROOT / "tools"))
+    import rank
+
+    val = data.open_train("digits", Path("data")).val
+    first, second = rank.halves(val)
+    assert sorted([*first.index, *second.index]) == sorted(val.index)
+    assert abs(len(first) - len(second)) <= 1
+    counts = [np.bincount(half.labels, minlength=10) for half in (first, second)]
+    assert np.abs(counts[0] - counts[1]).max() <= 2
+
+
+@pytest.mark.parametrize("tool", ["rank", "evolve", "pad_nas"])
+def test_only_retrain_opens_the_test_set(tool):
+    assert "open_test" not in (ROOT / "tools" / f"{tool}.py").read_text()
+    assert "open_test" in (ROOT / "tools" / "retrain.py").read_text()

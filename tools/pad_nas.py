@@ -1,0 +1,128 @@
+"""PAD-NAS: train a supernet, search it, prune the operations that good networks do without, fine-tune, and again."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import _cli
+import _search
+import build_lut
+import tyro
+from rich.table import Table
+
+from search import pad_nas
+from search.ces import CES, CESConfig
+from supernet import checkpoint, data, spaces
+from supernet.errors import UserError
+from supernet.space import Space
+from supernet.train import FitConfig
+
+VARIANTS = {"basic": "mobile", "large": "mobile-large", "v3": "mobile-v3"}
+
+
+@dataclass(frozen=True)
+class Args(_search.SearchArgs):
+    run: Path = Path("runs/pad_nas")
+    """Folder of the run; the same command continues a run that was stopped."""
+    data: Annotated[str | None, tyro.conf.arg(metavar="|".join(data.NAMES))] = None
+    """Images; fashion-mnist where it can be had, else the bundled digits."""
+    space: str = "basic"
+    """basic, large or v3: the paper's operation sets, for small images their small presets; or a space .json."""
+    epochs: tuple[int, ...] = (12, 8, 4)
+    """Of the initial supernet, then of each fine-tuning: M is one more (the paper: 120 80 40)."""
+    batch_size: int = 64
+    """Images per step (the paper: 1024)."""
+    lr: float | None = None
+    """Peak rate of the initial supernet; 0.08 · sqrt(batch/64) up to 0.5. Fine-tuning takes a fifth of it."""
+    threshold: float = 0.01
+    """Operations of at most this probability are removed."""
+    limit: int | None = None
+    """Train on this many images only, stratified."""
+    resolution: int | None = None
+    """Height and width in pixels, for --data folder; 224."""
+
+
+def run(args: Args) -> None:
+    device = _cli.device(args.device)
+    name, _ = (args.data, "") if args.data else data.default_name(args.data_root)
+    images = data.open_train(name, args.data_root, seed=args.seed, resolution=args.resolution, limit=args.limit)
+    space = find_space(args, images)
+    lr = args.lr if args.lr is not None else _cli.default_lr(args.batch_size)
+    augment = _cli.augments(None, max(args.epochs, default=0))
+    cfg = pad_nas.Config(
+        FitConfig(max(args.epochs, default=1), args.batch_size, lr, seed=args.seed, augment=augment),
+        args.epochs,
+        lr,
+        fine_tune_lr=lr / 5,
+        threshold=args.threshold,
+        ces=CESConfig(args.population, args.iterations, seed=args.seed),
+        scoring=_search.scoring(args),
+        random=args.random,
+        kernels=_cli.default_kernels(device),
+    )
+    settings = {"data": name, "seed": args.seed, "resolution": args.resolution, "limit": args.limit}
+    settings |= {"batch_size": args.batch_size, "lr": lr, "augment": augment}
+    prepare(args, settings, space)
+
+    # All that can be wrong is found before any training: the table, its layers, the window.
+    if "latency" in args.objectives and not args.lut and not (args.run / "lut.json").exists():
+        build_lut.build(build_lut.Args(run=args.run, quiet=args.quiet), space, args.run / "lut.json")
+    luts = _search.tables(args, args.run / "lut.json", space)
+    costs = _search.costs(space, luts)
+    bounds = _search.bounds(args, space, luts, costs)
+    objectives = _search.objectives(args, luts)
+    CES(space, costs, bounds, objectives, cfg.ces)
+
+    stages = []
+    for stage in pad_nas.run(space, images, cfg, costs, bounds, objectives, args.run, device, settings, args.quiet):
+        if luts:
+            checkpoint.write_json(stage.folder / "lut.json", luts["latency"].to_json())
+        _search.write(stage.folder, stage.found, stage.random, luts)
+        stages.append(stage)
+    show(stages)
+    _cli.next_command(f"python tools/retrain.py --pick best --run {stages[-1].folder}")
+
+
+def find_space(args: Args, images: data.TrainVal) -> Space:
+    """The operation set by its name in the paper, as the preset for these images; or what --space names."""
+    name = args.space
+    if not name.endswith(".json") and name not in (*VARIANTS, *spaces.SPACES):
+        raise UserError(f"--space {name}: expected {', '.join(VARIANTS)}, or a space .json file")
+    if name in VARIANTS:
+        name = VARIANTS[name] + ("-small" if images.resolution < 96 else "")
+    return spaces.get(name, images.channels, images.resolution, images.classes)
+
+
+def prepare(args: Args, settings: dict, space: Space) -> None:
+    """The run folder: new, or the one to continue; a UserError if it holds another run."""
+    others = ("run", "data_root", "device", "workers", "quiet", "lut")
+    wanted = {name: value for name, value in dataclasses.asdict(args).items() if name not in others}
+    finite = {name: None if value == float("inf") else value for name, value in wanted.items()}
+    config = {**finite, **settings, "space": space.name, "fingerprint": space.fingerprint}
+    if not checkpoint.same_config(args.run / "config.json", config, "use another --run folder, or delete this one"):
+        checkpoint.write_json(args.run / "space.json", space.to_json())
+        checkpoint.write_json(args.run / "config.json", config)
+
+
+def show(stages: list[pad_nas.Stage]) -> None:
+    table = Table(title="PAD-NAS: one row per supernet")
+    for column in ("", "architectures", "open operations", "best one-shot %", "random one-shot %", "training s"):
+        table.add_column(column, justify="right" if column else "left")
+    for stage in stages:
+        random = [100 * record.accuracy for record in stage.random]
+        table.add_row(
+            stage.folder.name,
+            f"{stage.space.size:.3g}",
+            str(sum(map(len, stage.space.allowed))),
+            f"{100 * max(record.accuracy for record in stage.found.search.front()):.2f}",
+            f"{sum(random) / len(random):.2f}" if random else "",
+            f"{stage.seconds['training']:.0f}",
+        )
+    _cli.console.print(table)
+
+
+if __name__ == "__main__":
+    _cli.main(run, Args)
