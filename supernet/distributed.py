@@ -31,6 +31,12 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def wait() -> None:
+    """Until all processes are here; nothing without torchrun."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
 def average_gradients(model: nn.Module) -> None:
     """Average the gradients that exist over the ranks.
 

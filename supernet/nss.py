@@ -42,7 +42,7 @@ class Config:
     ranges: tuple[int, int] = (4, 32)  # depths and widths in one range
     warmup: float = 0.3  # share of the epochs that train weights only, all channels and blocks enabled at random
     temperature: tuple[float, float] = (5.0, 0.001)  # of Gumbel-softmax, from the first to the last step, linear
-    cost_weight: float = 1.0  # λ; doubled after each epoch whose most probable space is off by more
+    cost_weight: float = 1.0  # λ; doubled after each epoch whose most probable space is off by more than
     tolerance: float = 0.1  # of the target
     lr_min: float = 0.001
     theta_lr: float | None = None  # Adam; None: DARTS's 3e-4, more in short runs
@@ -215,7 +215,7 @@ def halves(train: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
 
 def folder_of(folder: Path, target: float) -> Path:
     """Where the elite space for ``target`` goes."""
-    return folder / f"elite-{target:g}"
+    return folder / f"elite-{target:.9g}"
 
 
 def run(
@@ -298,6 +298,7 @@ class Search:
         Returns:
             Θ, one vector of logits per gene, and the last λ.
         """
+        distributed.wait()  # rank 0 writes what all begin with
         cfg, fit, leader = self.cfg, self.cfg.fit, distributed.rank() == 0
         torch.manual_seed(fit.seed)
         model = Supernet(self.space, affine=True, kernels=cfg.kernels).to(self.device)

@@ -222,7 +222,7 @@ class Nss(Args):
     warmup: float = 0.3
     """Share of the epochs that train weights alone."""
     theta_lr: float | None = None
-    """Adam's rate for the probabilities; DARTS's 3e-4, more in runs shorter than the paper's."""
+    """Adam's rate for the probabilities; DARTS's 3e-4, more in short runs."""
 
     def config(self, space: Space, fit: FitConfig, kernels: str) -> nss.Config:
         """The method's Config; refuses what cannot be before anything is written."""
