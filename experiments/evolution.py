@@ -97,7 +97,7 @@ def supernet_of(args: Args, space: Space, data):
 
 def on_supernet(args: Args, space: Space, data) -> dict:
     """Every algorithm on the supernet, ``runs`` times."""
-    _, model = supernet_of(args, space, data)
+    folder, model = supernet_of(args, space, data)
     flops = AdditiveCost(*reversed(blocks.additive(space, "flops")))
     low, high = flops.bounds(space)
     bounds = {"flops": (0.0, low + args.share * (high - low))}
