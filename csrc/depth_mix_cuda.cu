@@ -9,7 +9,6 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
-#include <algorithm>
 #include <limits>
 
 #include "depth_mix.h"
@@ -29,21 +28,11 @@ cuda::Pointers<T, kMaxDepth> pointers(const std::vector<Tensor>& tensors) {
   return out;
 }
 
-bool is_aligned(const Tensor& t) {
-  return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0;
-}
-
-bool all_aligned(const std::vector<Tensor>& tensors) {
-  return std::all_of(tensors.begin(), tensors.end(), is_aligned);
-}
-
 template <typename T>
-unsigned tile_count(int64_t n) {
-  const auto tiles = (n + cuda::kTile<T> - 1) / cuda::kTile<T>;
+void check_launch(int64_t n) {
   TORCH_CHECK(
-      tiles <= std::numeric_limits<int32_t>::max(), "depth_mix: ", n,
+      cuda::depth_mix_tiles<T>(n) <= std::numeric_limits<int32_t>::max(), "depth_mix: ", n,
       " elements are more than one launch holds");
-  return static_cast<unsigned>(tiles);
 }
 
 Tensor depth_mix_cuda(at::TensorList xs, const Tensor& p) {
@@ -59,10 +48,10 @@ Tensor depth_mix_cuda(at::TensorList xs, const Tensor& p) {
   }
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, y.scalar_type(), "depth_mix", [&] {
     using acc_t = at::opmath_type<scalar_t>;
-    cuda::depth_mix_kernel<scalar_t, acc_t, kMaxDepth>
-        <<<tile_count<scalar_t>(n), cuda::kThreads, 0, c10::cuda::getCurrentCUDAStream()>>>(
-            pointers<const scalar_t>(inputs), weights.const_data_ptr<acc_t>(), y.data_ptr<scalar_t>(), n,
-            static_cast<int>(xs.size()), all_aligned(inputs));
+    check_launch<scalar_t>(n);
+    cuda::depth_mix(
+        pointers<const scalar_t>(inputs), weights.const_data_ptr<acc_t>(), y.data_ptr<scalar_t>(), n,
+        static_cast<int>(xs.size()), c10::cuda::getCurrentCUDAStream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return y;
@@ -90,16 +79,12 @@ std::tuple<std::vector<Tensor>, Tensor> depth_mix_backward_cuda(
   auto grad_p = at::empty({depth}, weights.options());
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, g.scalar_type(), "depth_mix_backward", [&] {
     using acc_t = at::opmath_type<scalar_t>;
-    const auto stream = c10::cuda::getCurrentCUDAStream();
-    const auto tiles = tile_count<scalar_t>(n);
-    auto partial = at::empty({depth, tiles}, weights.options());
-    cuda::depth_mix_backward_kernel<scalar_t, acc_t, kMaxDepth><<<tiles, cuda::kThreads, 0, stream>>>(
+    check_launch<scalar_t>(n);
+    auto partial = at::empty({depth, cuda::depth_mix_tiles<scalar_t>(n)}, weights.options());
+    cuda::depth_mix_backward(
         g.const_data_ptr<scalar_t>(), pointers<const scalar_t>(inputs), weights.const_data_ptr<acc_t>(),
-        pointers<scalar_t>(grad_xs), partial.data_ptr<acc_t>(), n, static_cast<int>(depth),
-        is_aligned(g) && all_aligned(inputs));
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
-    cuda::depth_mix_sum_kernel<acc_t><<<static_cast<unsigned>(depth), cuda::kThreads, 0, stream>>>(
-        partial.const_data_ptr<acc_t>(), grad_p.data_ptr<acc_t>(), tiles);
+        pointers<scalar_t>(grad_xs), grad_p.data_ptr<acc_t>(), partial.data_ptr<acc_t>(), n,
+        static_cast<int>(depth), c10::cuda::getCurrentCUDAStream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return {grad_xs, grad_p.to(p.scalar_type())};
