@@ -23,9 +23,10 @@
 #include <mma.h>
 
 #include <type_traits>
-#define SUPERNET_SHARED(type, name, count) __shared__ type name[count]
+// On 32 bytes, for Vec and for WarpTile.
+#define SUPERNET_SHARED(type, name, count) __shared__ __align__(32) type name[count]
 #define SUPERNET_DYNAMIC_SHARED(type, name)                              \
-  extern __shared__ __align__(16) unsigned char supernet_shared_bytes[]; \
+  extern __shared__ __align__(32) unsigned char supernet_shared_bytes[]; \
   type* const name = reinterpret_cast<type*>(supernet_shared_bytes)
 #else
 #include "simt.h"

@@ -1,0 +1,224 @@
+"""Runs CUDA kernels on the CPU from a test (simt.h says how they run).
+
+To prove another kernel:
+
+1. Keep the rules at the top of ``csrc/cuda_common.cuh``, with a host function in the ``*_kernels.cuh`` that plans and
+   launches, e.g. ``template <typename T> void scale(const T* x, T* y, int64_t n, float factor, Stream stream)``.
+2. Name what the tests call in ``tests/simt/NAME.cpp``::
+
+       #include "scale_kernels.cuh"
+       #include "export.h"
+       SIMT_EXPORT(scale_float32, supernet::cuda::scale<float>)
+
+3. Call it with the arguments in its order, the stream left out::
+
+       y = run("NAME", "scale_float32", x=x, y=Out(x.shape, x.dtype), n=x.numel(), factor=2.0)["y"]
+
+   A tensor is an input; ``Out`` an output, which must be written whole; ``Scratch`` a workspace; a list of these a
+   struct of pointers; None a null pointer; bool, int, float and enumerators (as int) themselves.
+
+``run`` takes every order of threads and blocks, with results equal to the bit, or raises Failure, which names thread,
+block and buffer. tests/test_ptxas.py compiles the same files with nvcc. A call may wait 5 million times in all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from simt.execute import execute
+
+HERE = Path(__file__).resolve().parent
+CSRC = HERE.parents[1] / "csrc"
+BUILD = HERE.parents[1] / "build" / "simt"
+TORCH_INCLUDE = Path(torch.__file__).parent / "include"
+FLAGS = "-std=c++20 -shared -fPIC -g1 -Wall -Wextra -Werror -Wno-unknown-pragmas -fvisibility=hidden -fno-gnu-unique"
+ORDERS = (("forward", 0), ("reverse", 0), ("random", 1), ("random", 2))
+
+
+class Failure(AssertionError):
+    """A kernel did what it must not."""
+
+
+@dataclass(frozen=True)
+class Out:
+    """An output of this shape; every element has to be written."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    kind = "out"
+
+
+@dataclass(frozen=True)
+class Scratch(Out):
+    """A workspace: starts as NaN, and may stay so."""
+
+    kind = "scratch"
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What the warps' requests to global memory move, in one direction."""
+
+    requests: int
+    """One instruction of one warp is a request."""
+    sectors: int
+    """32-byte sectors of all requests."""
+    asked: int
+    """Bytes that the lanes asked for."""
+    block_sectors: int
+    """Sectors with each counted once per block: what L2 delivers when L1 holds a block's working set."""
+
+
+def sources(path: Path) -> dict[Path, bytes]:
+    """The file and what it includes of ours."""
+    found: dict[Path, bytes] = {}
+    todo = [path]
+    while todo:
+        path = todo.pop()
+        if path not in found:
+            found[path] = path.read_bytes()
+            names = re.findall(rb'^#include "(.+)"', found[path], re.MULTILINE)
+            todo += [folder / n.decode() for n in names for folder in (HERE, CSRC) if (folder / n.decode()).exists()]
+    return found
+
+
+@cache
+def build(name: str, flags: str = "-O1") -> str:
+    """Compile ``name``.cpp into a shared library, once for each content of its sources. Gives its path."""
+    compiler = os.environ.get("CXX", "g++")
+    command = [compiler, *FLAGS.split(), *flags.split(), "-isystem", str(TORCH_INCLUDE), f"-I{CSRC}", f"-I{HERE}"]
+    digest = hashlib.sha256(" ".join([*command, torch.__version__]).encode())
+    for path, text in sorted(sources(HERE / f"{name}.cpp").items()):
+        digest.update(str(path).encode() + text)
+    library = BUILD / f"{name}-{digest.hexdigest()[:16]}.so"
+    if not library.exists():
+        BUILD.mkdir(parents=True, exist_ok=True)
+        part = library.with_suffix(f".{os.getpid()}.part")
+        done = subprocess.run([*command, str(HERE / f"{name}.cpp"), "-o", str(part)], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{name}.cpp does not compile for the runner:\n{done.stderr}")
+        part.replace(library)
+    return str(library)
+
+
+def described(value):
+    """An argument as execute() takes it."""
+    if isinstance(value, torch.Tensor):
+        data = bytes(value.detach().contiguous().flatten().view(torch.uint8).numpy())
+        return {"kind": "in", "bytes": base64.b64encode(data).decode(), "itemsize": value.itemsize}
+    if isinstance(value, Out):
+        return {"kind": value.kind, "bytes": math.prod(value.shape) * value.dtype.itemsize, "itemsize": value.dtype.itemsize}
+    if isinstance(value, list | tuple):
+        return [described(each) for each in value]
+    return value
+
+
+def run(file: str, function: str, *, offset: int = 0, limit: float = 60, flags: str = "-O1", **arguments) -> dict:
+    """Call ``function`` of ``file``.cpp in every order. Gives the outputs by name (in a list: as a list).
+
+    Args:
+        offset: elements by which every buffer lies behind a multiple of 16 bytes.
+        limit: seconds after which a launch that has not ended counts as one that never will.
+    """
+    library = build(file, flags)
+    data = {name: described(value) for name, value in arguments.items()}
+    results = []
+    for order, seed in ORDERS:
+        settings = {"order": order, "seed": seed, "offset": offset, "counting": False, "limit": limit}
+        result = execute(library, function, data, settings)
+        if result["failure"]:
+            raise Failure(f"{function}: {result['failure']} (threads in {order} order)")
+        results.append(outputs(function, arguments, result["outputs"]))
+    for (order, _), other in zip(ORDERS[1:], results[1:], strict=True):
+        for name, raw in flat(results[0]).items():
+            if not torch.equal(bits(raw), bits(flat(other)[name])):
+                raise Failure(f"{function}: '{name}' depends on the order of threads: {order} differs from forward")
+    return results[0]
+
+
+def run_asan(file: str, function: str, *, offset: int = 0, **arguments) -> None:
+    """The same with AddressSanitizer, in a process of its own, in one order."""
+    library = build(file, "-O1 -fsanitize=address")
+    call = {
+        "library": library,
+        "function": function,
+        "arguments": {name: described(value) for name, value in arguments.items()},
+        "settings": {"order": "forward", "seed": 0, "offset": offset, "counting": False, "limit": 60},
+    }
+    asan = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": asan.stdout.strip(),
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+    }
+    done = subprocess.run(
+        [sys.executable, "-S", str(HERE / "execute.py")],
+        input=json.dumps(call),
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    report = re.search("AddressSanitizer: .*", done.stderr)
+    if done.returncode or report:
+        raise Failure(f"{function}: {report.group() if report else done.stderr}")
+    result = json.loads(done.stdout)
+    if result["failure"]:
+        raise Failure(f"{function}: {result['failure']}")
+
+
+def count(file: str, function: str, **arguments) -> tuple[Traffic, Traffic]:
+    """What one call loads from and stores to global memory."""
+    data = {name: described(value) for name, value in arguments.items()}
+    settings = {"order": "forward", "seed": 0, "offset": 0, "counting": True, "limit": 600}
+    result = execute(build(file), function, data, settings)
+    if result["failure"]:
+        raise Failure(f"{function}: {result['failure']}")
+    counts = result["counts"]
+    return Traffic(*counts[1:5]), Traffic(*counts[5:9])
+
+
+def outputs(function: str, arguments: dict, raw: dict[str, str]) -> dict:
+    """The outputs as tensors. Raises Failure if an element holds what was there before."""
+
+    def tensor(name: str, out: Out) -> torch.Tensor:
+        data = torch.frombuffer(bytearray(base64.b64decode(raw[name])), dtype=torch.uint8)
+        untouched = (data.view(-1, out.dtype.itemsize) == 0xFF).all(1)
+        if untouched.any():
+            raise Failure(
+                f"{function}: {int(untouched.sum())} elements of '{name}' were not written, or from memory that was "
+                f"not; the first is {int(untouched.nonzero()[0])}"
+            )
+        return data.view(out.dtype).view(out.shape)
+
+    result = {}
+    for name, value in arguments.items():
+        if isinstance(value, Out) and value.kind == "out":
+            result[name] = tensor(name, value)
+        elif isinstance(value, list | tuple) and any(isinstance(v, Out) and v.kind == "out" for v in value):
+            result[name] = [tensor(f"{name}[{i}]", each) for i, each in enumerate(value)]
+    return result
+
+
+def flat(results: dict) -> dict[str, torch.Tensor]:
+    """Lists taken apart."""
+    out = {}
+    for name, value in results.items():
+        each = {f"{name}[{i}]": v for i, v in enumerate(value)} if isinstance(value, list) else {name: value}
+        out.update(each)
+    return out
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.flatten().view(torch.uint8)
