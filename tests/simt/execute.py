@@ -41,7 +41,7 @@ def execute(library: str, function: str, arguments: dict, settings: dict) -> dic
             raise MemoryError(f"{name}: {size} bytes are more than the runner's arena holds")
         if data is not None:
             ctypes.memmove(base, data, size)
-            lib.simt_make_readonly(ctypes.c_void_p(base))
+            lib.simt_make_last_readonly()
         if buffer["kind"] == "out":
             outputs[name] = (base, size)
         return lib.simt_pointer(ctypes.c_void_p(base))
@@ -60,7 +60,7 @@ def execute(library: str, function: str, arguments: dict, settings: dict) -> dic
 
     slots = [pack(name, value) for name, value in arguments.items()]
     failure = lib[function]((ctypes.c_int64 * len(slots))(*slots), ctypes.c_size_t(len(slots)))
-    counts = (ctypes.c_int64 * 9)()
+    counts = (ctypes.c_int64 * 8)()
     lib.simt_counts(counts)
     return {
         "failure": failure and failure.decode(),

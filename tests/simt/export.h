@@ -70,46 +70,38 @@ const char* call(void (*function)(Params...), const int64_t* arguments, size_t c
 // Forgets all buffers and counts, and says how the next call runs.
 SIMT_PUBLIC void simt_reset(int order, int64_t seed, bool counting, double limit) {
   using namespace simt;
-  if (!s.arena) {
-    s.arena = static_cast<char*>(
-        mmap(nullptr, 2 * kArena, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  if (!memory.arena) {
+    memory.arena = reserve(2 * kArena);
   }
-  for (const auto& r : s.buffers) {
-    mmap(r.low, r.high - r.low, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-  }
-  s.buffers.clear();
-  s.buffer_of.assign(kArena / kPage, -1);
-  s.used = 0;
+  reserve(memory.used, memory.arena);
+  memory.used = 0;
+  memory.buffers.clear();
+  memory.buffer_of.assign(kArena / kPage, -1);
+  memory.counting = counting;
+  memory.counts[0] = memory.counts[1] = {};
   s.thread_order = static_cast<Order>(order);
   s.rng.seed(seed);
-  s.counting = counting;
-  s.counts[0] = s.counts[1] = {};
-  s.steps = 0;
   s.limit = limit;
+  s.steps = 0;
 }
 
-// A buffer of 0xff, `offset` bytes behind a multiple of 16, as near to its first or last page's border as that allows.
+// A buffer `offset` bytes behind a multiple of 16; null if there is no room.
 SIMT_PUBLIC void* simt_allocate(const char* name, size_t bytes, size_t offset, bool at_end) {
   using namespace simt;
-  const size_t room = (bytes + offset + 15) / 16 * 16;
-  const size_t pages = (room + kPage - 1) / kPage * kPage;
-  if (s.used + pages + 2 * kPage > kArena) {
+  if (memory.used + bytes + offset + 4 * kPage > kArena) {
     return nullptr;
   }
-  char* const low = s.arena + s.used + kPage;
-  char* const base = (at_end ? low + pages - room : low) + offset;
-  s.used += pages + 2 * kPage;
-  mprotect(low, pages, PROT_READ | PROT_WRITE);
-  const Region region = {name, base, bytes, low, low + pages, nullptr, 0};
-  poison(region);
-  std::fill_n(s.buffer_of.begin() + (low - s.arena) / kPage - 1, pages / kPage + 2, int(s.buffers.size()));
-  s.buffers.push_back(region);
-  return base;
+  const size_t first = memory.used + kPage;
+  memory.buffers.push_back(make_region(name, memory.arena + first, bytes, 16, offset, at_end));
+  memory.used = memory.buffers.back().high - memory.arena + kPage;
+  for (size_t page = first / kPage - 1; page < memory.used / kPage; ++page) {
+    memory.buffer_of[page] = static_cast<int>(memory.buffers.size()) - 1;
+  }
+  return memory.buffers.back().base;
 }
 
-SIMT_PUBLIC void simt_make_readonly(void* base) {
-  using namespace simt;
-  const auto& r = *std::find_if(s.buffers.begin(), s.buffers.end(), [&](auto& b) { return b.base == base; });
+SIMT_PUBLIC void simt_make_last_readonly() {
+  const auto& r = simt::memory.buffers.back();
   mprotect(r.low, r.high - r.low, PROT_READ);
 }
 
@@ -118,11 +110,10 @@ SIMT_PUBLIC void* simt_pointer(void* base) {
   return static_cast<char*>(base) + simt::kArena;
 }
 
-// Waits of threads; then of loads and of stores: warp requests, their 32-byte sectors, bytes asked for, and sectors
-// with each counted once in a block.
+// Of loads and of stores: warp requests, their 32-byte sectors, bytes asked for, and sectors with each counted once in
+// a block.
 SIMT_PUBLIC void simt_counts(int64_t* out) {
-  *out++ = simt::s.steps;
-  for (const auto& c : simt::s.counts) {
+  for (const auto& c : simt::memory.counts) {
     for (const auto value : {c.requests, c.sectors, c.bytes, c.block_sectors}) {
       *out++ = value;
     }

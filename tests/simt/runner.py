@@ -185,8 +185,7 @@ def count(file: str, function: str, **arguments) -> tuple[Traffic, Traffic]:
     result = execute(build(file), function, data, settings)
     if result["failure"]:
         raise Failure(f"{function}: {result['failure']}")
-    counts = result["counts"]
-    return Traffic(*counts[1:5]), Traffic(*counts[5:9])
+    return Traffic(*result["counts"][:4]), Traffic(*result["counts"][4:])
 
 
 def outputs(function: str, arguments: dict, raw: dict[str, str]) -> dict:

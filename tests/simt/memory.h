@@ -1,0 +1,166 @@
+// The memory of kernels on the runner. It is made to tell: all of it holds 0xff, a NaN, before a launch or block; no
+// page before or behind a buffer may be touched; inputs cannot be written. What a kernel is given as a global pointer
+// points nowhere: only load() and store() know (by access()) where the memory is, check the bounds to the byte, and
+// count.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "fiber.h"
+
+namespace simt {
+
+constexpr size_t kArena = size_t(1) << 30;
+
+[[noreturn]] void fail(const std::string& what); // in simt.h
+
+// A buffer in pages of its own, between two that nobody may touch.
+struct Region {
+  std::string name;
+  char* base;
+  size_t bytes;
+  char *low, *high; // its pages
+  const void* key; // of a shared variable: what names it
+  int launch; // in which it was declared last
+};
+
+struct Counts {
+  int64_t requests, sectors, bytes, block_sectors;
+};
+
+struct Memory {
+  char* arena = nullptr; // global memory lies here; what kernels are given lies kArena above, and is not mapped
+  size_t used = 0;
+  std::vector<int> buffer_of; // by page of the arena
+  std::vector<Region> buffers, shared;
+  bool counting = false;
+  Counts counts[2] = {}; // loads, stores
+  // The block's requests: sectors by warp, place in the code, how often a lane came there, load or store.
+  std::map<std::tuple<unsigned, void*, int, bool>, std::set<size_t>> requests;
+  std::map<std::pair<unsigned, void*>, int> visits; // by thread
+};
+inline Memory memory;
+
+inline void poison(const Region& r) {
+  ASAN_UNPOISON_MEMORY_REGION(r.low, r.high - r.low);
+  std::memset(r.low, 0xff, r.high - r.low);
+  ASAN_POISON_MEMORY_REGION(r.low, r.base - r.low);
+  ASAN_POISON_MEMORY_REGION(r.base + r.bytes, r.high - r.base - r.bytes);
+}
+
+inline char* reserve(size_t bytes, char* where = nullptr) {
+  const int fixed = where ? MAP_FIXED : 0;
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed;
+  return static_cast<char*>(mmap(where, bytes, PROT_NONE, flags, -1, 0));
+}
+
+// `bytes` in pages from `low` on, `offset` behind a multiple of `alignment`, as near to one border as that allows.
+inline Region make_region(const char* name, char* low, size_t bytes, size_t alignment, size_t offset, bool at_end) {
+  const size_t room = (bytes + offset + alignment - 1) / alignment * alignment;
+  const size_t pages = (room + kPage - 1) / kPage * kPage;
+  mprotect(low, pages, PROT_READ | PROT_WRITE);
+  const Region region = {name, (at_end ? low + pages - room : low) + offset, bytes, low, low + pages, nullptr, 0};
+  poison(region);
+  return region;
+}
+
+// The block's instance of a shared variable, known by the address of a static one in its place.
+inline void* shared_variable(const void* key, const char* name, size_t bytes, int launch) {
+  auto& all = memory.shared;
+  auto it = std::find_if(all.begin(), all.end(), [&](auto& r) { return r.key == key && r.bytes == bytes; });
+  if (it == all.end()) {
+    it = all.insert(it, make_region(name, reserve(bytes + 3 * kPage) + kPage, bytes, 32, 0, true));
+    it->key = key;
+  }
+  if (it->launch != launch) {
+    it->launch = launch;
+    poison(*it);
+  }
+  return it->base;
+}
+
+// A new block finds nothing in its shared memory.
+inline void begin_block(int launch) {
+  for (const auto& r : memory.shared) {
+    if (r.launch == launch) {
+      poison(r);
+    }
+  }
+}
+
+inline void end_block() {
+  for ([[maybe_unused]] const auto& r : memory.shared) {
+#ifndef __SANITIZE_ADDRESS__ // which knows of the bytes up to the next page already
+    if (std::any_of(r.base + r.bytes, r.high, [](char c) { return c != '\xff'; })) {
+      fail("writes behind the end of '" + r.name + "'");
+    }
+#endif
+  }
+  std::set<std::pair<size_t, bool>> of_block;
+  for (const auto& [request, sectors] : memory.requests) {
+    const bool write = std::get<3>(request);
+    auto& counts = memory.counts[write];
+    counts.requests += 1;
+    counts.sectors += sectors.size();
+    for (const auto sector : sectors) {
+      counts.block_sectors += of_block.insert({sector, write}).second;
+    }
+  }
+  memory.requests.clear();
+  memory.visits.clear();
+}
+
+// What an access that is not allowed touched, in words.
+inline std::string describe(const char* p) {
+  for (const auto* regions : {&memory.buffers, &memory.shared}) {
+    for (const auto& r : *regions) {
+      if (p >= r.base + r.bytes && p < r.high + kPage) {
+        return std::to_string(p - r.base - r.bytes + 1) + " bytes behind the end of '" + r.name + "'";
+      }
+      if (p < r.base && p >= r.low - kPage) {
+        return std::to_string(r.base - p) + " bytes in front of '" + r.name + "'";
+      }
+      if (p >= r.base && p < r.base + r.bytes) {
+        return "the input '" + r.name + "'";
+      }
+    }
+  }
+  const bool global = p >= memory.arena + kArena && p < memory.arena + 2 * kArena;
+  return global ? "global memory otherwise than by load() and store()" : "unknown memory";
+}
+
+// Where the memory of a global pointer is. A warp's request is what its lanes do at one place in the code, each coming
+// there for the n-th time.
+__attribute__((noinline)) inline char*
+access(const void* pointer, size_t bytes, size_t alignment, bool write, unsigned thread) {
+  const char* const verb = write ? "writes " : "reads ";
+  const auto offset = static_cast<size_t>(static_cast<const char*>(pointer) - memory.arena - kArena);
+  if (offset >= kArena || memory.buffer_of[offset / kPage] < 0) {
+    fail(verb + std::string(pointer ? "what is no buffer" : "at a null pointer"));
+  }
+  char* const p = memory.arena + offset;
+  const auto& r = memory.buffers[memory.buffer_of[offset / kPage]];
+  if (p < r.base || p + bytes > r.base + r.bytes) {
+    fail(verb + describe(p < r.base ? p : p + bytes - 1));
+  }
+  if (offset % alignment) {
+    fail(verb + std::to_string(bytes) + " bytes of '" + r.name + "' at once where they are not aligned");
+  }
+  if (memory.counting) {
+    auto* const place = __builtin_return_address(0);
+    auto& request = memory.requests[{thread / 32, place, memory.visits[{thread, place}]++, write}];
+    for (size_t sector = offset / 32; sector <= (offset + bytes - 1) / 32; ++sector) {
+      request.insert(sector);
+    }
+    memory.counts[write].bytes += bytes;
+  }
+  return p;
+}
+
+} // namespace simt
