@@ -1,0 +1,24 @@
+// What the other operators use of depthwise_conv2d on CUDA.
+#pragma once
+
+#include "depthwise.h"
+
+namespace supernet {
+
+// Whether there are own kernels: float32, float16 and bfloat16, kernel 3, 5 or 7, stride 1 or 2.
+bool has_depthwise_cuda(const at::Tensor& x, const at::Tensor& weight, int64_t stride);
+
+at::Tensor depthwise_conv2d_cuda(const at::Tensor& x, const at::Tensor& weight, int64_t stride);
+
+std::tuple<at::Tensor, at::Tensor> depthwise_conv2d_backward_cuda(
+    const at::Tensor& grad,
+    const at::Tensor& x,
+    const at::Tensor& weight,
+    int64_t stride,
+    std::array<bool, 2> needed);
+
+// The output with its mean and biased variance per channel; only where has_depthwise_cuda.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> depthwise_statistics_cuda(
+    const at::Tensor& x, const at::Tensor& weight, int64_t stride);
+
+} // namespace supernet
