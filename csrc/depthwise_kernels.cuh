@@ -249,20 +249,20 @@ __device__ void load_taps(const T* weight, int channels, int channel, bool align
   }
 }
 
-// sums[j] += what one source row gives to output j of a strip. `row` points to the strip's first source element,
-// `taps` to the row's first tap, [K][32], both at this thread's channels.
-template <typename Window, typename T>
-__device__ __forceinline__ void add_row(float (&sums)[kStrip][kQuad], const T* row, const float* taps) {
+// sums[j] += what one source row gives to output j of a strip. `row` points to the strip's first source element, kNext
+// elements from pixel to pixel, `taps` to the row's first tap, [K][kChannels], both at this thread's channels.
+template <typename Window, int kNext, int kChannels, int kOutputs, typename T>
+__device__ __forceinline__ void add_row(float (&sums)[kOutputs][kQuad], const T* row, const float* taps) {
   Quad weight[Window::kernel];
 #pragma unroll
   for (int k = 0; k < Window::kernel; ++k) {
-    weight[k] = load_quad(taps + k * kDepthwiseChannels);
+    weight[k] = load_quad(taps + k * kChannels);
   }
 #pragma unroll
-  for (int i = 0; i < Window::span(kStrip); ++i) {
-    const Quad x = load_quad(row + i * kPixel<T>);
+  for (int i = 0; i < Window::span(kOutputs); ++i) {
+    const Quad x = load_quad(row + i * kNext);
 #pragma unroll
-    for (int j = 0; j < kStrip; ++j) {
+    for (int j = 0; j < kOutputs; ++j) {
       const int k = Window::tap(i, j);
       if (0 <= k && k < Window::kernel) {
 #pragma unroll
@@ -321,7 +321,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 5) depthwise_kernel(
       if (on) {
         for (int i = Window::begin(row); i < Window::end(row); ++i) {
           const int slot = head + i < slots ? head + i : head + i - slots;
-          add_row<Window>(
+          add_row<Window, kPixel<T>, kDepthwiseChannels>(
               sums, ring + (slot * width + Window::advance(strip * kStrip)) * kPixel<T> + quad,
               taps + Window::tap(i, row) * K * kDepthwiseChannels + quad);
         }
