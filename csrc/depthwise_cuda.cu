@@ -12,7 +12,6 @@
 
 #include <limits>
 
-#include "depthwise_kernels.cuh"
 #include "layout.h"
 
 namespace supernet {
@@ -20,20 +19,10 @@ namespace {
 
 using at::Tensor;
 
-cuda::DepthwiseSize depthwise_size(
-    const char* op, const Tensor& x, const Tensor& weight, std::pair<int64_t, int64_t> out, int64_t stride) {
-  const auto blocks = x.size(0) * x.size(2) * x.size(3) * ((x.size(1) + 31) / 32);
-  TORCH_CHECK(
-      blocks <= std::numeric_limits<int32_t>::max(), op, ": x of shape ", x.sizes(), " is more than one launch holds");
-  const auto as_int = [](int64_t value) { return static_cast<int>(value); };
-  return {
-      x.size(0),          as_int(x.size(1)),  as_int(x.size(2)),      as_int(x.size(3)),
-      as_int(out.first),  as_int(out.second), as_int(weight.size(2)), as_int(stride)};
-}
-
-Tensor empty_output(const Tensor& x, std::pair<int64_t, int64_t> out) {
+Tensor empty_output(const Tensor& x, const cuda::DepthwiseSize& size) {
   return at::empty(
-      {x.size(0), x.size(1), out.first, out.second}, x.options().memory_format(at::MemoryFormat::ChannelsLast));
+      {x.size(0), x.size(1), size.out_height, size.out_width},
+      x.options().memory_format(at::MemoryFormat::ChannelsLast));
 }
 
 Tensor empty_floats(at::IntArrayRef shape, const Tensor& x) {
@@ -42,21 +31,31 @@ Tensor empty_floats(at::IntArrayRef shape, const Tensor& x) {
 
 } // namespace
 
+cuda::DepthwiseSize depthwise_size_cuda(const char* op, const Tensor& x, const Tensor& weight, int64_t stride) {
+  const auto [out_height, out_width] = depthwise_shape(op, x, weight, stride);
+  const auto blocks = x.size(0) * x.size(2) * x.size(3) * ((x.size(1) + 31) / 32);
+  TORCH_CHECK(
+      blocks <= std::numeric_limits<int32_t>::max(), op, ": x of shape ", x.sizes(), " is more than one launch holds");
+  const auto as_int = [](int64_t value) { return static_cast<int>(value); };
+  return {
+      x.size(0), as_int(x.size(1)), as_int(x.size(2)), as_int(x.size(3)), as_int(out_height), as_int(out_width),
+      as_int(weight.size(2)), as_int(stride)};
+}
+
 bool has_depthwise_cuda(const Tensor& x, const Tensor& weight, int64_t stride) {
   return x.numel() > 0 && x.scalar_type() != at::kDouble && weight.size(2) > 1 && stride <= 2;
 }
 
 Tensor depthwise_conv2d_cuda(const Tensor& x, const Tensor& weight, int64_t stride) {
   constexpr auto op = "depthwise_conv2d";
-  const auto out = depthwise_shape(op, x, weight, stride);
+  const auto size = depthwise_size_cuda(op, x, weight, stride);
   const c10::cuda::CUDAGuard device(x.device());
   const at::AutoDispatchBelowAutograd guard;
   if (!has_depthwise_cuda(x, weight, stride)) {
     return aten::depthwise_conv2d(x, weight, stride);
   }
-  const auto size = depthwise_size(op, x, weight, out, stride);
   const auto in = channels_last(x), w = weight.contiguous();
-  auto y = empty_output(x, out);
+  auto y = empty_output(x, size);
   AT_DISPATCH_REDUCED_FLOATING_TYPES_AND(at::kFloat, x.scalar_type(), op, [&] {
     cuda::depthwise_forward<scalar_t>(
         size, in.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(), y.data_ptr<scalar_t>(), nullptr,
@@ -69,11 +68,10 @@ Tensor depthwise_conv2d_cuda(const Tensor& x, const Tensor& weight, int64_t stri
 std::tuple<Tensor, Tensor, Tensor> depthwise_statistics_cuda(
     const Tensor& x, const Tensor& weight, int64_t stride) {
   constexpr auto op = "depthwise_conv2d";
-  const auto out = depthwise_shape(op, x, weight, stride);
+  const auto size = depthwise_size_cuda(op, x, weight, stride);
   const c10::cuda::CUDAGuard device(x.device());
-  const auto size = depthwise_size(op, x, weight, out, stride);
   const auto in = channels_last(x), w = weight.contiguous();
-  auto y = empty_output(x, out), mean = empty_floats({x.size(1)}, x), var = at::empty_like(mean);
+  auto y = empty_output(x, size), mean = empty_floats({x.size(1)}, x), var = at::empty_like(mean);
   AT_DISPATCH_REDUCED_FLOATING_TYPES_AND(at::kFloat, x.scalar_type(), op, [&] {
     const auto stream = c10::cuda::getCurrentCUDAStream();
     const auto parts = cuda::depthwise_moment_parts<scalar_t>(size);
@@ -92,14 +90,13 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_statistics_cuda(
 std::tuple<Tensor, Tensor> depthwise_conv2d_backward_cuda(
     const Tensor& grad, const Tensor& x, const Tensor& weight, int64_t stride, std::array<bool, 2> needed) {
   constexpr auto op = "depthwise_conv2d_backward";
-  const auto out = depthwise_shape(op, x, weight, stride);
-  check_grad(op, grad, {x.size(0), x.size(1), out.first, out.second}, x);
+  const auto size = depthwise_size_cuda(op, x, weight, stride);
+  check_grad(op, grad, {x.size(0), x.size(1), size.out_height, size.out_width}, x);
   const c10::cuda::CUDAGuard device(x.device());
   const at::AutoDispatchBelowAutograd guard;
   if (!has_depthwise_cuda(x, weight, stride)) {
     return aten::depthwise_conv2d_backward(grad, x, weight, stride, needed);
   }
-  const auto size = depthwise_size(op, x, weight, out, stride);
   const auto in = channels_last(x), g = channels_last(grad), w = weight.contiguous();
   Tensor grad_x, grad_weight;
   AT_DISPATCH_REDUCED_FLOATING_TYPES_AND(at::kFloat, x.scalar_type(), op, [&] {

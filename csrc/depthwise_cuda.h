@@ -2,8 +2,13 @@
 #pragma once
 
 #include "depthwise.h"
+#include "depthwise_kernels.cuh"
 
 namespace supernet {
+
+// Checks x and weight, and that a launch holds them.
+cuda::DepthwiseSize depthwise_size_cuda(
+    const char* op, const at::Tensor& x, const at::Tensor& weight, int64_t stride);
 
 // Whether there are own kernels: float32, float16 and bfloat16, kernel 3, 5 or 7, stride 1 or 2.
 bool has_depthwise_cuda(const at::Tensor& x, const at::Tensor& weight, int64_t stride);
