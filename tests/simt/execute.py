@@ -24,7 +24,8 @@ def execute(library: str, function: str, arguments: dict, settings: dict) -> dic
     """
     lib = ctypes.CDLL(library)
     lib.simt_allocate.restype = lib.simt_pointer.restype = ctypes.c_void_p
-    lib[function].restype = ctypes.c_char_p
+    call = getattr(lib, function)
+    call.restype = ctypes.c_char_p
     order = ORDERS[settings["order"]]
     lib.simt_reset(order, ctypes.c_int64(settings["seed"]), settings["counting"], ctypes.c_double(settings["limit"]))
     # The border of the pages lies right in front of the buffers in one order, right behind them in the others.
@@ -59,7 +60,7 @@ def execute(library: str, function: str, arguments: dict, settings: dict) -> dic
         return int(value)
 
     slots = [pack(name, value) for name, value in arguments.items()]
-    failure = lib[function]((ctypes.c_int64 * len(slots))(*slots), ctypes.c_size_t(len(slots)))
+    failure = call((ctypes.c_int64 * len(slots))(*slots), ctypes.c_size_t(len(slots)))
     counts = (ctypes.c_int64 * 8)()
     lib.simt_counts(counts)
     return {

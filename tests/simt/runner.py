@@ -36,14 +36,13 @@ from functools import cache
 from pathlib import Path
 
 import torch
-
 from simt.execute import execute
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
 BUILD = HERE.parents[1] / "build" / "simt"
 TORCH_INCLUDE = Path(torch.__file__).parent / "include"
-FLAGS = "-std=c++20 -shared -fPIC -g1 -Wall -Wextra -Werror -Wno-unknown-pragmas -fvisibility=hidden -fno-gnu-unique"
+FLAGS = "-std=c++20 -shared -fPIC -Wall -Wextra -Werror -Wno-unknown-pragmas -fvisibility=hidden -fno-gnu-unique"
 ORDERS = (("forward", 0), ("reverse", 0), ("random", 1), ("random", 2))
 
 
@@ -119,7 +118,11 @@ def described(value):
         data = bytes(value.detach().contiguous().flatten().view(torch.uint8).numpy())
         return {"kind": "in", "bytes": base64.b64encode(data).decode(), "itemsize": value.itemsize}
     if isinstance(value, Out):
-        return {"kind": value.kind, "bytes": math.prod(value.shape) * value.dtype.itemsize, "itemsize": value.dtype.itemsize}
+        return {
+            "kind": value.kind,
+            "bytes": math.prod(value.shape) * value.dtype.itemsize,
+            "itemsize": value.dtype.itemsize,
+        }
     if isinstance(value, list | tuple):
         return [described(each) for each in value]
     return value

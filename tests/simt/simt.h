@@ -284,7 +284,7 @@ inline void run_block() {
   if (!s.failure.empty()) {
     throw Failure{s.failure};
   }
-  end_block();
+  end_block(s.launches);
 }
 
 inline void on_signal(int signal, siginfo_t* info, [[maybe_unused]] void* context) {

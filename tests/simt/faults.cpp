@@ -1,0 +1,219 @@
+// A kernel that is right, and the same with one fault each: tests/test_simt.py shows that the runner sees them.
+#include "cuda_common.cuh"
+#include "export.h"
+
+namespace {
+
+using namespace supernet::cuda;
+
+constexpr int kThreads = 64;
+
+enum class Fault {
+  none,
+  missing_barrier,
+  write_after_read,
+  exit_before_barrier,
+  two_barriers,
+  exit_before_shuffle,
+  partial_mask,
+  read_behind,
+  read_in_front,
+  write_behind,
+  write_input,
+  raw_pointer,
+  null_pointer,
+  misaligned,
+  shared_just_behind,
+  shared_behind,
+  local_behind,
+  unwritten,
+  uninitialised_shared,
+  spinning,
+};
+
+// y is x with each block of kThreads reversed, and 0 added in roundabout ways.
+template <Fault fault>
+__global__ void reverse_kernel(const float* x, float* y, int64_t n) {
+  SUPERNET_SHARED(float, tile, kThreads);
+  SUPERNET_SHARED(float, three, 3); // its end is not that of a page
+  const int t = threadIdx.x;
+  const int64_t i = int64_t(blockIdx.x) * kThreads + t;
+  if (fault != Fault::uninitialised_shared || t != 5) {
+    int64_t from = i;
+    if (fault == Fault::read_behind && i == n - 1) {
+      from = n;
+    } else if (fault == Fault::read_in_front && i == 0) {
+      from = -1;
+    }
+    tile[t] = fault == Fault::raw_pointer ? x[from] : load(x + from);
+  }
+  if (fault == Fault::exit_before_barrier && t == 63) {
+    return;
+  }
+  if (fault == Fault::two_barriers && t < 32) {
+    __syncthreads();
+  } else if (fault != Fault::missing_barrier) {
+    __syncthreads();
+  }
+  float value = tile[kThreads - 1 - t];
+  if (fault != Fault::write_after_read) {
+    __syncthreads();
+  }
+  tile[t] = 0;
+  __syncthreads();
+  if (fault == Fault::exit_before_shuffle && t == 40) {
+    return;
+  }
+  const unsigned mask = fault == Fault::partial_mask ? 0xffffu : kFullMask;
+  value += __shfl_xor_sync(mask, tile[t], 1);
+  volatile float local[4] = {};
+  const volatile int behind = 4; // not for the compiler to see
+  if (fault == Fault::local_behind && t == 3) {
+    local[behind] = 1;
+  }
+  if (fault == Fault::shared_just_behind && t == 3) {
+    three[behind - 1] = 1;
+  } else if (fault == Fault::shared_behind && t == 3) {
+    tile[kThreads + behind] = 1;
+  } else if (fault == Fault::write_input && t == 3) {
+    store(const_cast<float*>(x), 1.f);
+  } else if (fault == Fault::null_pointer && t == 3) {
+    value += load(static_cast<const float*>(nullptr));
+  } else if (fault == Fault::misaligned && t == 3) {
+    value += load_vec(x + 1).v[0];
+  }
+  while (fault == Fault::spinning && *static_cast<volatile float*>(tile) == 0) {
+  }
+  if (fault == Fault::unwritten && i == 70) {
+    return;
+  }
+  store(y + (fault == Fault::write_behind && i == n - 1 ? n : i), value + local[0]);
+}
+
+template <Fault fault>
+void reverse(const float* x, float* y, int64_t n, Stream stream) {
+  launch(reverse_kernel<fault>, static_cast<unsigned>(n / kThreads), kThreads, 0, stream, x, y, n);
+}
+
+// Every intrinsic on t: rows of `out` of 64 integers.
+__global__ void intrinsics_kernel(int* out) {
+  SUPERNET_DYNAMIC_SHARED(int, row);
+  const int t = threadIdx.x;
+  row[t] = t;
+  __syncwarp();
+  const int values[] = {
+      __shfl_sync(kFullMask, t, 3),
+      __shfl_sync(kFullMask, t, 9, 8),
+      __shfl_up_sync(kFullMask, t, 2),
+      __shfl_up_sync(kFullMask, t, 2, 16),
+      __shfl_down_sync(kFullMask, t, 5),
+      __shfl_down_sync(kFullMask, t, 5, 8),
+      __shfl_xor_sync(kFullMask, t, 17),
+      static_cast<int>(__shfl_down_sync(kFullMask, t * 0.5, 1) * 2),
+      static_cast<int>(__ballot_sync(kFullMask, t % 32 < 3)),
+      __any_sync(kFullMask, t == 40),
+      __all_sync(kFullMask, t < 32),
+      __syncthreads_count(t % 3 == 0),
+      __syncthreads_or(t == 63),
+      __syncthreads_and(t != 63),
+      static_cast<int>(warp_sum(float(row[t ^ 1]))),
+      static_cast<int>(block_sum(double(t), reinterpret_cast<double*>(row + 64))),
+  };
+  for (unsigned k = 0; k < sizeof(values) / sizeof(int); ++k) {
+    store(out + 64 * k + t, values[k]);
+  }
+}
+
+void intrinsics(int* out, Stream stream) {
+  launch(intrinsics_kernel, 1, 64, 64 * sizeof(int) + 2 * sizeof(double), stream, out);
+}
+
+// c = a · b + a · b of 16×16 tiles, b as kB says.
+template <typename T, Major kB>
+__global__ void tile_kernel(const T* a, const T* b, float* c, bool forget_barrier) {
+  using Tile = WarpTile<T, kB>;
+  constexpr int kStride = 16 + Vec<T>::size;
+  SUPERNET_SHARED(T, shared_a, 16 * kStride);
+  SUPERNET_SHARED(T, shared_b, 16 * kStride);
+  SUPERNET_SHARED(float, shared_c, 16 * 20);
+  for (int i = threadIdx.x; i < 256; i += 32) {
+    shared_a[i / 16 * kStride + i % 16] = load(a + i);
+    shared_b[i / 16 * kStride + i % 16] = load(b + i);
+  }
+  if (!forget_barrier) {
+    __syncwarp();
+  }
+  typename Tile::A tile_a;
+  typename Tile::B tile_b;
+  typename Tile::C tile_c;
+  Tile::fill_zero(tile_c);
+  Tile::load_a(tile_a, shared_a, kStride);
+  Tile::load_b(tile_b, shared_b, kStride);
+  Tile::mma(tile_c, tile_a, tile_b);
+  Tile::mma(tile_c, tile_a, tile_b);
+  Tile::store_accumulators(shared_c, 20, tile_c);
+  __syncwarp();
+  for (int i = threadIdx.x; i < 256; i += 32) {
+    store(c + i, shared_c[i / 16 * 20 + i % 16]);
+  }
+}
+
+template <typename T, Major kB>
+void tile(const T* a, const T* b, float* c, bool forget_barrier, Stream stream) {
+  launch(tile_kernel<T, kB>, 1, 32, 0, stream, a, b, c, forget_barrier);
+}
+
+// What warps ask of memory: each thread reads x[stride * t] (16 bytes of it if wide), writes y[t], four times over.
+__global__ void traffic_kernel(const float* x, float* y, int stride, bool wide) {
+  const int t = threadIdx.x;
+  for (int i = 0; i < 4; ++i) {
+    store(y + t, wide ? load_vec(x + stride * t).v[0] : load(x + stride * t));
+  }
+}
+
+void traffic(const float* x, float* y, int stride, bool wide, Stream stream) {
+  launch(traffic_kernel, 2, 64, 0, stream, x, y, stride, wide);
+}
+
+__global__ void barriers_kernel(int times) {
+  for (int i = 0; i < times; ++i) {
+    __syncthreads();
+  }
+}
+
+void launch_of(int grid_x, int grid_y, int block, int dynamic_bytes, int barriers, Stream stream) {
+  launch(
+      barriers_kernel, dim3(grid_x, grid_y), block, static_cast<size_t>(dynamic_bytes), stream, barriers);
+}
+
+} // namespace
+
+#define FAULT(name) SIMT_EXPORT(reverse_##name, reverse<Fault::name>)
+FAULT(none)
+FAULT(missing_barrier)
+FAULT(write_after_read)
+FAULT(exit_before_barrier)
+FAULT(two_barriers)
+FAULT(exit_before_shuffle)
+FAULT(partial_mask)
+FAULT(read_behind)
+FAULT(read_in_front)
+FAULT(write_behind)
+FAULT(write_input)
+FAULT(raw_pointer)
+FAULT(null_pointer)
+FAULT(misaligned)
+FAULT(shared_just_behind)
+FAULT(shared_behind)
+FAULT(local_behind)
+FAULT(unwritten)
+FAULT(uninitialised_shared)
+FAULT(spinning)
+SIMT_EXPORT(intrinsics, intrinsics)
+SIMT_EXPORT(tile_float16_row, tile<c10::Half, Major::row>)
+SIMT_EXPORT(tile_float16_column, tile<c10::Half, Major::column>)
+SIMT_EXPORT(tile_bfloat16_row, tile<c10::BFloat16, Major::row>)
+SIMT_EXPORT(tile_bfloat16_column, tile<c10::BFloat16, Major::column>)
+SIMT_EXPORT(tile_float32_row, tile<float, Major::row>)
+SIMT_EXPORT(traffic, traffic)
+SIMT_EXPORT(launch_of, launch_of)

@@ -1,0 +1,144 @@
+"""The runner of CUDA kernels on the CPU (tests/simt): it computes what CUDA does, and sees what a kernel does wrong."""
+
+from functools import partial
+
+import pytest
+import torch
+from simt.runner import Failure, Out, Traffic, count, run, run_asan
+
+FAULTS = {
+    "missing_barrier": "elements of 'y' were not written, or from memory that was not",
+    "write_after_read": "'y' depends on the order of threads",
+    "exit_before_barrier": "divergent barrier: 1 threads returned; 63 threads wait at faults.cpp:",
+    "two_barriers": "divergent barrier: 32 threads wait at faults.cpp:.*; 32 threads wait at faults.cpp:",
+    "exit_before_shuffle": "divergent shuffle, vote or __syncwarp: 33 threads returned; 31 threads wait at",
+    "partial_mask": "a mask that is not full",
+    "read_behind": r"reads 4 bytes behind the end of 'x', in thread 63 of block \(2,0,0\)",
+    "read_in_front": r"reads 4 bytes in front of 'x', in thread 0 of block \(0,0,0\)",
+    "write_behind": r"writes 4 bytes behind the end of 'y', in thread 63 of block \(2,0,0\)",
+    "write_input": "writes the input 'x', in thread 3",
+    "raw_pointer": r"reads global memory otherwise than by load\(\) and store\(\)",
+    "null_pointer": "reads at a null pointer",
+    "misaligned": "reads 16 bytes of 'x' at once where they are not aligned",
+    "shared_just_behind": "writes behind the end of 'three'",
+    "shared_behind": "writes .* bytes behind the end of 'tile', in thread 3",
+    "unwritten": "1 elements of 'y' were not written, or from memory that was not; the first is 70",
+    "uninitialised_shared": "3 elements of 'y' were not written, or from memory that was not; the first is 58",
+    "spinning": r"no end: does it wait in a loop for another thread\?",
+}
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.randn(3 * 64)
+
+
+def reverse(fault: str, x: torch.Tensor, **options) -> torch.Tensor:
+    return run("faults", f"reverse_{fault}", x=x, y=Out(x.shape), n=x.numel(), **options)["y"]
+
+
+def test_a_kernel_without_fault_passes(x):
+    assert torch.equal(reverse("none", x), x.view(3, 64).flip(1).flatten())
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_caught(fault, x):
+    with pytest.raises(Failure, match=FAULTS[fault]):
+        reverse(fault, x, limit=0.2)
+
+
+def test_the_runner_goes_on_after_a_fault(x):
+    for fault in ("shared_behind", "two_barriers", "read_behind"):
+        with pytest.raises(Failure):
+            reverse(fault, x)
+        test_a_kernel_without_fault_passes(x)
+
+
+def test_asan_sees_what_pages_do_not(x):
+    arguments = {"x": x, "y": Out(x.shape), "n": x.numel()}
+    run_asan("faults", "reverse_none", **arguments)
+    for fault, kind in {"shared_just_behind": "use-after-poison", "local_behind": "stack-buffer-overflow"}.items():
+        with pytest.raises(Failure, match=kind):
+            run_asan("faults", f"reverse_{fault}", **arguments)
+
+
+def test_the_fibers_that_other_processors_use(x):
+    y = reverse("none", x, flags="-O1 -DSIMT_UCONTEXT")
+    assert torch.equal(y, x.view(3, 64).flip(1).flatten())
+
+
+def test_intrinsics():
+    """Against the definitions in the CUDA C++ programming guide."""
+    lanes = [list(range(32)), list(range(32, 64))]
+
+    def shuffle(source, width=32):
+        """source(place in the segment) gives the place to read from; outside of the segment a lane keeps its own."""
+        out = []
+        for warp in lanes:
+            for lane in range(32):
+                place = source(lane % width)
+                out.append(warp[lane - lane % width + place if 0 <= place < width else lane])
+        return out
+
+    rows = run("faults", "intrinsics", out=Out((16, 64), torch.int32))["out"].tolist()
+    assert rows[0] == [3] * 32 + [35] * 32
+    assert rows[1] == shuffle(lambda _: 1, 8)  # 9 modulo 8
+    assert rows[2] == shuffle(lambda p: p - 2)
+    assert rows[3] == shuffle(lambda p: p - 2, 16)
+    assert rows[4] == shuffle(lambda p: p + 5)
+    assert rows[5] == shuffle(lambda p: p + 5, 8)
+    assert rows[6] == shuffle(lambda p: p ^ 17)
+    assert rows[7] == shuffle(lambda p: p + 1)
+    assert rows[8] == [0b111] * 64
+    assert rows[9] == [0] * 32 + [1] * 32
+    assert rows[10] == [1] * 32 + [0] * 32
+    assert rows[11] == [22] * 64
+    assert rows[12] == [1] * 64
+    assert rows[13] == [0] * 64
+    assert (rows[14][0], rows[14][32]) == (sum(lanes[0]), sum(lanes[1]))
+    assert rows[15][0] == sum(range(64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("layout", ["row", "column"])
+def test_a_warp_multiplies_tiles(dtype, layout):
+    if dtype == torch.float32 and layout == "column":
+        pytest.skip("one layout is enough where no tensor core is meant")
+    a, b = torch.randn(2, 16, 16).to(dtype)
+    expected = 2 * a.double() @ (b.double() if layout == "row" else b.double().T)
+    call = partial(run, "faults", f"tile_{str(dtype).removeprefix('torch.')}_{layout}", a=a, b=b, c=Out((16, 16)))
+    torch.testing.assert_close(call(forget_barrier=False)["c"].double(), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(Failure, match="'c'"):
+        call(forget_barrier=True)
+
+
+@pytest.mark.parametrize(
+    ("launch", "message"),
+    [
+        ((0, 1, 32, 0, 0), "a launch of no block"),
+        ((1, 65536, 32, 0, 0), "a grid beyond CUDA's limits"),
+        ((1, 1, 48, 0, 0), "a block that is not 1 to 32 whole warps"),
+        ((1, 1, 1056, 0, 0), "a block that is not 1 to 32 whole warps"),
+        ((100, 1, 1024, 0, 50), "more than 5 million waits of threads"),
+    ],
+)
+def test_a_launch_beyond_the_limits_is_refused(launch, message):
+    names = ("grid_x", "grid_y", "block", "dynamic_bytes", "barriers")
+    with pytest.raises(Failure, match=message):
+        run("faults", "launch_of", **dict(zip(names, launch, strict=True)))
+
+
+def test_the_number_of_arguments_is_checked(x):
+    with pytest.raises(Failure, match="expected 3 arguments, got 2"):
+        run("faults", "reverse_none", x=x, y=Out(x.shape))
+
+
+def test_sectors_are_counted():
+    """By hand: 2 blocks of 2 warps, 4 loads and 4 stores of each lane."""
+    y = Out((64,))
+    loads, stores = count("faults", "traffic", x=torch.zeros(64), y=y, stride=1, wide=False)
+    assert loads == stores == Traffic(requests=16, sectors=64, asked=2048, block_sectors=16)
+    loads, _ = count("faults", "traffic", x=torch.zeros(64 * 16), y=y, stride=16, wide=False)
+    assert loads == Traffic(requests=16, sectors=512, asked=2048, block_sectors=128)  # a sector for each float
+    loads, _ = count("faults", "traffic", x=torch.zeros(64 * 4), y=y, stride=4, wide=True)
+    assert loads == Traffic(requests=16, sectors=256, asked=8192, block_sectors=64)
