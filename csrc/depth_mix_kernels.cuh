@@ -53,9 +53,10 @@ __global__ void __launch_bounds__(kMixThreads)
   }
 }
 
-// grad_xs[d] = p[d] * grad, and partial[d * tiles + tile] = <grad, xs[d]> over the tile.
+// grad_xs[d] = p[d] * grad, and partial[d * tiles + tile] = <grad, xs[d]> over the tile. (Left alone ptxas takes 115
+// registers for half; asked for three blocks on a multiprocessor 77, asked for four it spills.)
 template <typename T, typename Acc, int kMax>
-__global__ void __launch_bounds__(kMixThreads) depth_mix_backward_kernel(
+__global__ void __launch_bounds__(kMixThreads, 3) depth_mix_backward_kernel(
     const T* grad,
     Pointers<const T, kMax> xs,
     const Acc* p,

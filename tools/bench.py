@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated
 
 import _cli  # isort: skip  (sets the environment that torch reads when it loads)
+import _bench_cuda_model
 import _bench_kernels
 import numpy as np
 import torch
@@ -154,14 +155,34 @@ def kernels(args: Kernels) -> None:
     report(args.output, {"kernels": _bench_kernels.summary(results), "cases": results, "threads": 1})
 
 
+@dataclass(frozen=True)
+class CudaModel:
+    """What the CUDA kernels move, counted on the CPU, and the time that A100 and H100 need for it at best."""
+
+    groups: tuple[str, ...] = tuple(_bench_cuda_model.GROUPS)
+    """Only these operators."""
+    output: Path | None = None
+    """Write the figures here as JSON."""
+
+
+def cuda_model(args: CudaModel) -> None:
+    unknown = set(args.groups) - set(_bench_cuda_model.GROUPS)
+    if unknown:
+        raise UserError(f"unknown groups {', '.join(unknown)}: expected some of {', '.join(_bench_cuda_model.GROUPS)}")
+    results = _bench_cuda_model.run(args.groups)
+    _cli.console.print(_bench_cuda_model.table(results))
+    report(args.output, {"cuda_model": results})
+
+
 Args = (
     Annotated[Step, tyro.conf.subcommand("step", description=Step.__doc__)]
     | Annotated[Kernels, tyro.conf.subcommand("kernels", description=Kernels.__doc__)]
+    | Annotated[CudaModel, tyro.conf.subcommand("cuda-model", description=CudaModel.__doc__)]
 )
 
 
-def run(args: Step | Kernels) -> None:
-    step(args) if isinstance(args, Step) else kernels(args)
+def run(args: Step | Kernels | CudaModel) -> None:
+    {Step: step, Kernels: kernels, CudaModel: cuda_model}[type(args)](args)
 
 
 if __name__ == "__main__":
