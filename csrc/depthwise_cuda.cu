@@ -1,7 +1,6 @@
 // depthwise_conv2d on CUDA: launches of depthwise_kernels.cuh.
 #include "depthwise_cuda.h"
 
-#include <ATen/Dispatch.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -56,7 +55,7 @@ Tensor depthwise_conv2d_cuda(const Tensor& x, const Tensor& weight, int64_t stri
   }
   const auto in = channels_last(x), w = weight.contiguous();
   auto y = empty_output(x, size);
-  AT_DISPATCH_REDUCED_FLOATING_TYPES_AND(at::kFloat, x.scalar_type(), op, [&] {
+  SUPERNET_DISPATCH_DEPTHWISE(x.scalar_type(), op, [&] {
     cuda::depthwise_forward<scalar_t>(
         size, in.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(), y.data_ptr<scalar_t>(), nullptr,
         c10::cuda::getCurrentCUDAStream());
@@ -72,7 +71,7 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_statistics_cuda(
   const c10::cuda::CUDAGuard device(x.device());
   const auto in = channels_last(x), w = weight.contiguous();
   auto y = empty_output(x, size), mean = empty_floats({x.size(1)}, x), var = at::empty_like(mean);
-  AT_DISPATCH_REDUCED_FLOATING_TYPES_AND(at::kFloat, x.scalar_type(), op, [&] {
+  SUPERNET_DISPATCH_DEPTHWISE(x.scalar_type(), op, [&] {
     const auto stream = c10::cuda::getCurrentCUDAStream();
     const auto parts = cuda::depthwise_moment_parts<scalar_t>(size);
     auto moments = empty_floats({parts, 3, x.size(1)}, x);
@@ -99,7 +98,7 @@ std::tuple<Tensor, Tensor> depthwise_conv2d_backward_cuda(
   }
   const auto in = channels_last(x), g = channels_last(grad), w = weight.contiguous();
   Tensor grad_x, grad_weight;
-  AT_DISPATCH_REDUCED_FLOATING_TYPES_AND(at::kFloat, x.scalar_type(), op, [&] {
+  SUPERNET_DISPATCH_DEPTHWISE(x.scalar_type(), op, [&] {
     const auto stream = c10::cuda::getCurrentCUDAStream();
     if (needed[0]) {
       grad_x = at::empty_like(in);

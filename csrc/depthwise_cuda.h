@@ -1,8 +1,15 @@
 // What the other operators use of depthwise_conv2d on CUDA.
 #pragma once
 
+#include <ATen/Dispatch.h>
+
 #include "depthwise.h"
 #include "depthwise_kernels.cuh"
+
+// The types that the kernels are compiled for, as scalar_t.
+#define SUPERNET_DISPATCH_DEPTHWISE(type, name, ...) \
+  AT_DISPATCH_SWITCH(                                \
+      type, name, AT_DISPATCH_CASE(at::kFloat, __VA_ARGS__) AT_DISPATCH_CASE_REDUCED_FLOATING_TYPES(__VA_ARGS__))
 
 namespace supernet {
 

@@ -284,10 +284,10 @@ template <typename T, typename Window, bool kMoments>
 __global__ void __launch_bounds__(kDepthwiseThreads, 5) depthwise_kernel(
     const T* source, const T* weight, T* output, float* moments, DepthwisePlan p, bool weight_aligned) {
   constexpr int K = Window::kernel;
-  SUPERNET_SHARED(int, any, 1);
   SUPERNET_DYNAMIC_SHARED(float, taps);
+  int* const any = reinterpret_cast<int*>(taps + K * K * kDepthwiseChannels);
+  T* const ring = reinterpret_cast<T*>(any + 4); // on 16 bytes
   const int slots = Window::span(p.rows), width = Window::span(p.columns);
-  T* const ring = reinterpret_cast<T*>(taps + K * K * kDepthwiseChannels);
   T* const stage = ring + slots * width * kPixel<T>;
   const DepthwiseBlock b(p, blockIdx.x);
   source += b.image * p.source_height * p.source_width * p.channels;
@@ -465,15 +465,18 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 4) depthwise_weight_kernel(
 
 // ---- launches ----
 
+template <int K>
+constexpr size_t kTapBytes = (K * K * kDepthwiseChannels + 4) * sizeof(float); // and whether one is not 0
+
 template <typename T, int K, int kStride>
 DepthwisePlan depthwise_forward_plan(const DepthwiseSize& s) {
   return depthwise_plan<T, ForwardWindow<K, kStride>>(
-      s, false, K * K * kDepthwiseChannels * sizeof(float), kStrips * kDepthwiseChannels * sizeof(Moments<float>));
+      s, false, kTapBytes<K>, kStrips * kDepthwiseChannels * sizeof(Moments<float>));
 }
 
 template <typename T, int K, int kStride>
 DepthwisePlan depthwise_gradient_plan(const DepthwiseSize& s) {
-  return depthwise_plan<T, GradientWindow<K, kStride>>(s, true, K * K * kDepthwiseChannels * sizeof(float), 0);
+  return depthwise_plan<T, GradientWindow<K, kStride>>(s, true, kTapBytes<K>, 0);
 }
 
 template <typename T, int K, int kStride>

@@ -3,7 +3,6 @@
 // Inference is one launch of dw_separable_kernels.cuh. Training takes the depthwise convolution with its output's
 // statistics in one kernel, and the passes of batch_norm_act; the pointwise part goes to cuDNN. Only x and the two
 // outputs before batch norm are kept.
-#include <ATen/Dispatch.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/convolution_backward.h>
@@ -65,7 +64,7 @@ Tensor dw_separable_cuda(
   const Tensor scales[] = {floats(dw_scale), floats(dw_shift), floats(pw_scale), floats(pw_shift)};
   auto y = at::empty(
       {x.size(0), s.out_channels, s.height, s.width}, x.options().memory_format(at::MemoryFormat::ChannelsLast));
-  AT_DISPATCH_REDUCED_FLOATING_TYPES_AND(at::kFloat, x.scalar_type(), op, [&] {
+  SUPERNET_DISPATCH_DEPTHWISE(x.scalar_type(), op, [&] {
     cuda::dw_separable<scalar_t>(
         size, static_cast<int>(s.out_channels), in.const_data_ptr<scalar_t>(), dw.const_data_ptr<scalar_t>(),
         scales[0].const_data_ptr<float>(), scales[1].const_data_ptr<float>(), pw.const_data_ptr<scalar_t>(),
