@@ -1,11 +1,12 @@
 // What the device code shares. Two compilers read it: nvcc, and a host compiler with tests/simt/simt.h, which runs
-// each CUDA thread as a fiber on the CPU. The rules that a *_kernels.cuh keeps, so that both can:
+// each CUDA thread as a fiber on the CPU (tests/simt/runner.py says how to test a kernel there). The rules that a *_kernels.cuh keeps, so that both can:
 //
 //  - No ATen. Kernels, and the host function that plans and launches them from plain pointers, stand in the .cuh;
 //    the .cu beside it checks tensors, allocates and calls that function.
 //  - Global memory is read and written by load*() and store*() only: the runner counts, bounds and guards there.
 //    (A kernel's pointer is not even mapped on the runner.) Every element of an output is written.
-//  - Shared memory is declared by SUPERNET_SHARED and SUPERNET_DYNAMIC_SHARED and used directly. No sizeof(name).
+//  - Shared memory is declared by SUPERNET_SHARED and SUPERNET_DYNAMIC_SHARED and used directly. No sizeof(name); at
+//    most 48 KiB static and 64 KiB in all.
 //  - Launches go through launch(). Blocks are one-dimensional, of whole warps; at most 65535 blocks in y and z.
 //  - Intrinsics with _sync get kFullMask and are reached by the whole warp, barriers by the whole block: no return
 //    before one. No __activemask, no atomics on floats, no waiting for another block.

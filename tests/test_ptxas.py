@@ -24,8 +24,8 @@ GOLDEN = ROOT / "tests" / "data" / "ptxas.json"
 FILES = sorted(path.stem for path in (ROOT / "tests" / "simt").glob("*.cpp") if path.stem != "faults")
 # Per multiprocessor, from the CUDA C++ programming guide: warps, blocks, registers, bytes of shared memory.
 LIMITS = {"sm_80": (64, 32, 65536, 164 << 10), "sm_90": (64, 32, 65536, 228 << 10)}
-# Bytes of dynamic shared memory that a kernel is launched with at most, which ptxas does not know.
-DYNAMIC_SHARED: dict[str, int] = {}
+# Bytes of dynamic shared memory, which ptxas does not know: the most in the cases of `bench.py cuda-model`.
+DYNAMIC_SHARED = {"depthwise_kernel": 42624, "depthwise_weight_kernel": 36352, "dw_separable_kernel": 47568}
 
 spec = importlib.util.spec_from_file_location("supernet_setup", ROOT / "setup.py")
 setup = importlib.util.module_from_spec(spec)
@@ -116,7 +116,7 @@ def call(command: list[str]) -> str:
 
 
 @pytest.mark.skipif(toolkit() is None, reason="no CUDA toolkit")
-@pytest.mark.parametrize("arch", LIMITS)
+@pytest.mark.parametrize("arch", [pytest.param("sm_80", marks=pytest.mark.slow), "sm_90"])
 @pytest.mark.parametrize("file", FILES)
 def test_kernels_are_lean(file, arch, tmp_path):
     golden = json.loads(GOLDEN.read_text())

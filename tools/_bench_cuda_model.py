@@ -2,11 +2,13 @@
 
 The minimum reads every input once and writes every output once. Moved is what L2 delivers or takes: 32-byte sectors,
 each counted once per block (L1 serves a block's second look), so a halo that two blocks read counts twice. The time is
-the roofline's: the longer of moved bytes by bandwidth and operations by peak, for BATCH images.
+the roofline's: the longer of moved bytes by bandwidth and operations by peak, for BATCH images. Counted is one image or
+two: what does not grow with the batch (weights, partial sums) weighs more than in training.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 import sys
@@ -26,6 +28,7 @@ from simt.runner import Out, Scratch, count
 BATCH = 64
 GOAL = 1.15  # moved / minimum
 SECTOR = 32
+TYPES = (torch.float32, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,11 @@ class Case:
     arguments: dict
     """In the function's order; what is no Scratch belongs to the minimum."""
     operations: float
-    tensor_cores: bool = False
+    """Outside of tensor cores, a multiply-add being two."""
+    tensor_operations: float = 0
+    """On tensor cores."""
+    again: int = 0
+    """Bytes that the algorithm has to read a second time."""
 
 
 def tensor(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -69,12 +76,12 @@ def depth_mix() -> Iterator[Case]:
     images, depth, c, size = 2, 3, 96, 14
     n = images * c * size * size
     shape = f"{depth} × {c}×{size}²"
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in TYPES:
         kind = str(dtype).removeprefix("torch.")
         xs = [tensor(n, dtype=dtype) for _ in range(depth)]
         common = {"xs": xs, "p": tensor(depth)}
-        sizes = {"n": n, "depth": depth}
-        arguments = {**common, "y": Out((n,), dtype), **sizes}
+        end = {"n": n, "depth": depth}
+        arguments = {**common, "y": Out((n,), dtype), **end}
         yield Case("depth_mix", shape, images, "depth_mix", f"depth_mix_{kind}", arguments, 2 * depth * n)
         tiles = math.ceil(n * dtype.itemsize / (256 * 4 * 16))
         arguments = {
@@ -83,13 +90,153 @@ def depth_mix() -> Iterator[Case]:
             "grad_xs": [Out((n,), dtype)] * depth,
             "grad_p": Out((depth,)),
             "partial": Scratch((depth, tiles)),
-            **sizes,
+            **end,
         }
         function = f"depth_mix_backward_{kind}"
         yield Case("depth_mix backward", shape, images, "depth_mix", function, arguments, 3 * depth * n)
 
 
-GROUPS: dict[str, Callable[[], Iterator[Case]]] = {"depth_mix": depth_mix}
+def sizes(images: int, c: int, size: int, k: int, stride: int) -> dict:
+    """The last arguments of the depthwise kernels."""
+    out = (size - 1) // stride + 1
+    names = ("batch", "channels", "height", "width", "out_height", "out_width", "kernel", "stride")
+    return dict(zip(names, (images, c, size, size, out, out, k, stride), strict=True))
+
+
+def depthwise() -> Iterator[Case]:
+    images = 1
+    for dtype, (c, size, k, stride) in itertools.product(TYPES, ((96, 28, 3, 1), (96, 28, 5, 2), (144, 14, 7, 1))):
+        common = sizes(images, c, size, k, stride)
+        out = common["out_height"]
+        shape = f"{c}×{size}², k {k}, stride {stride}"
+        operations = 2 * images * c * out * out * k * k
+        partial = Scratch((images * out * out, 3 * c * k * k))  # more than any plan needs
+        x, grad = tensor(images, size, size, c, dtype=dtype), tensor(images, out, out, c, dtype=dtype)
+        y, weight = Out(tuple(grad.shape), dtype), tensor(c, k, k, dtype=dtype)
+        calls = {
+            "forward": {"x": x, "weight": weight, "y": y},
+            "forward_moments": {
+                "x": x,
+                "weight": weight,
+                "y": y,
+                "partial": partial,
+                "mean": Out((c,)),
+                "var": Out((c,)),
+            },
+            "input_gradient": {"grad": grad, "weight": weight, "grad_x": Out(tuple(x.shape), dtype)},
+            "weight_gradient": {"x": x, "grad": grad, "partial": partial, "grad_weight": Out((c, k, k), dtype)},
+        }
+        for name, arguments in calls.items():
+            function = f"{name}_{str(dtype).removeprefix('torch.')}"
+            title = f"depthwise {name.replace('_', ' ')}"
+            yield Case(title, shape, images, "depthwise", function, {**arguments, **common}, operations)
+
+
+def batch_norm_act() -> Iterator[Case]:
+    images, c, size = 1, 96, 28
+    pixels = images * size * size
+    for dtype in TYPES:
+        x = tensor(pixels, c, dtype=dtype)
+        moments = {"mean": tensor(c), "var": tensor(c)}
+        norm = {**moments, "gamma": tensor(c), "beta": tensor(c), "eps": 1e-5, "act": 2}
+        end = {"pixels": pixels, "channels": c}
+        out = Out((pixels, c), dtype)
+        calls = {
+            "statistics": {"x": x, "moments": Scratch((pixels, 3, c)), "mean": Out((c,)), "var": Out((c,))},
+            "forward": {"x": x, **norm, "y": out},
+            # It reads x and grad twice, for the sums and then for the gradient, so twice belongs to the minimum.
+            "backward": {
+                "grad": tensor(pixels, c, dtype=dtype),
+                "x": x,
+                **norm,
+                "partial": Scratch((pixels, 2, c)),
+                "sums": Scratch((2, c)),
+                "grad_x": out,
+                "grad_gamma": Out((c,)),
+                "grad_beta": Out((c,)),
+            },
+        }
+        for name, arguments in calls.items():
+            function = f"{name}_{str(dtype).removeprefix('torch.')}"
+            again = 2 * x.nbytes if name == "backward" else 0
+            arguments.update(end)
+            operations = 8 * pixels * c
+            yield Case(
+                f"batch_norm_act {name}",
+                f"{c}×{size}²",
+                images,
+                "batch_norm_act",
+                function,
+                arguments,
+                operations,
+                again=again,
+            )
+
+
+def masked_conv() -> Iterator[Case]:
+    """The convolution is cuDNN's; ours is the scaled weight, the same for any number of images."""
+    outputs, inputs, k = 96, 96, 3
+    for dtype in TYPES:
+        weight, scaled = tensor(outputs, inputs, k, k, dtype=dtype), Out((outputs, k, k, inputs), dtype)
+        end = dict(zip(("o", "i", "k", "active_o", "active_i"), (outputs, inputs, k, outputs, inputs), strict=True))
+        calls = {
+            "scale": {"weight": weight, "coefficients": tensor(outputs), "scaled": scaled},
+            "gradient": {
+                "scaled_grad": tensor(outputs, k, k, inputs, dtype=dtype),
+                "weight": weight,
+                "coefficients": tensor(outputs),
+                "grad_weight": Out(tuple(weight.shape), dtype),
+                "grad_coefficients": Out((outputs,)),
+            },
+        }
+        for name, arguments in calls.items():
+            function = f"{name}_{str(dtype).removeprefix('torch.')}"
+            shape = f"{outputs}×{inputs}×{k}×{k} weight"
+            arguments.update(end)
+            yield Case(f"masked_conv {name}", shape, BATCH, "masked_conv", function, arguments, 2 * weight.numel())
+
+
+def dw_separable() -> Iterator[Case]:
+    images = 1
+    for dtype, (c, o, size, k, stride) in itertools.product(
+        TYPES, ((96, 24, 28, 3, 1), (144, 32, 28, 5, 2), (192, 64, 14, 3, 1))
+    ):
+        end = sizes(images, c, size, k, stride)
+        out = end["out_height"]
+        pixels, cores = images * out * out, dtype != torch.float32
+        arguments = {
+            "x": tensor(images, size, size, c, dtype=dtype),
+            "dw_weight": tensor(c, k, k, dtype=dtype),
+            "dw_scale": tensor(c),
+            "dw_shift": tensor(c),
+            "pw_weight": tensor(o, c, dtype=dtype),
+            "pw_scale": tensor(o),
+            "pw_shift": tensor(o),
+            "y": Out((images, out, out, o), dtype),
+            "mid_act": 2,
+            "out_act": 0,
+            "outputs": o,
+            **end,
+        }
+        yield Case(
+            "dw_separable",
+            f"{c}→{o}×{size}², k {k}, stride {stride}",
+            images,
+            "dw_separable",
+            f"fused_{str(dtype).removeprefix('torch.')}",
+            arguments,
+            2 * pixels * c * (k * k if cores else k * k + o),
+            tensor_operations=2 * pixels * c * o if cores else 0,
+        )
+
+
+GROUPS: dict[str, Callable[[], Iterator[Case]]] = {
+    "depth_mix": depth_mix,
+    "depthwise": depthwise,
+    "batch_norm_act": batch_norm_act,
+    "masked_conv": masked_conv,
+    "dw_separable": dw_separable,
+}
 
 
 def minimum(value) -> int:
@@ -105,13 +252,13 @@ def minimum(value) -> int:
 
 def measure(case: Case) -> dict:
     loads, stores = count(case.file, case.function, **case.arguments)
-    least = sum(map(minimum, case.arguments.values()))
+    least = sum(map(minimum, case.arguments.values())) + case.again
     moved = SECTOR * (loads.block_sectors + stores.block_sectors)
     scale = BATCH / case.images
     times = {}
     for name, device in DEVICES.items():
         memory = moved * scale / device.bandwidth
-        compute = case.operations * scale / (device.tensor if case.tensor_cores else device.float32)
+        compute = scale * (case.operations / device.float32 + case.tensor_operations / device.tensor)
         times[name] = {"us": 1e6 * max(memory, compute), "bound": "memory" if memory >= compute else "compute"}
     return {
         "name": case.name,
