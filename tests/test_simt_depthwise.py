@@ -44,7 +44,7 @@ class Case:
         return run("depthwise", f"forward_{self.name}", x=self.x, weight=self.weight, y=out, **self.sizes, **kw)
 
     def moments(self, **kw):
-        n, h, w, c = self.grad.shape
+        c = self.x.shape[-1]
         arguments = {
             "x": self.x,
             "weight": self.weight,
