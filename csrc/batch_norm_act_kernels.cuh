@@ -1,5 +1,5 @@
-// Device code of batch_norm_act_train, for channels_last images, [pixels, channels]: the statistics, then batch norm and
-// activation in one pass; backward, the two sums per channel, then the gradient of the input.
+// Device code of batch_norm_act_train, for channels_last images, [pixels, channels]: the statistics, then batch
+// norm and activation in one pass; backward, the two sums per channel, then the gradient of the input.
 //
 // A thread keeps one vector of channels and walks over the pixels of its block, so the channels' values stay in
 // registers. Statistics are taken around a first value in the thread and merged by Chan's update: in the block as a
@@ -163,8 +163,8 @@ __global__ void __launch_bounds__(kNormThreads) norm_act_kernel(
 }
 
 // (The second launch bound, blocks that a multiprocessor should hold, lets ptxas do without spills.)
-// The gradient behind the batch norm, g = grad · act'(z), summed: partial[part][0][channel] = Σ g, the gradient of beta,
-// and partial[part][1][channel] = Σ g (x - mean) / sqrt(var + eps), that of gamma.
+// The gradient behind the batch norm, g = grad · act'(z), summed: partial[part][0][channel] = Σ g, the gradient of
+// beta, and partial[part][1][channel] = Σ g (x - mean) / sqrt(var + eps), that of gamma.
 template <typename T, typename Acc>
 __global__ void __launch_bounds__(kNormThreads, 2) norm_act_sums_kernel(
     const T* grad, const T* x, const Acc* mean, const Acc* var, const Acc* gamma, const Acc* beta, Acc eps,

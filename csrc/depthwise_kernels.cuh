@@ -374,8 +374,8 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 5) depthwise_kernel(
   }
 }
 
-// partial[block][channel][tap] = Σ grad · x over the parts of `per_block` neighbouring blocks of the plan. A thread sums
-// one row of taps for 4 channels; groups of threads share the pixels.
+// partial[block][channel][tap] = Σ grad · x over the parts of `per_block` neighbouring blocks of the plan. A thread
+// sums one row of taps for 4 channels; groups of threads share the pixels.
 template <typename T, int K, int kStride>
 __global__ void __launch_bounds__(kDepthwiseThreads, 4) depthwise_weight_kernel(
     const T* x, const T* grad, float* partial, DepthwisePlan p, int64_t per_block) {
@@ -453,7 +453,8 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 4) depthwise_weight_kernel(
   }
   __syncthreads();
   const int valid = min(kDepthwiseChannels, p.channels - chunk * kDepthwiseChannels) * K * K;
-  float* const to = partial + (blockIdx.x / p.chunks * p.channels + chunk * kDepthwiseChannels) * K * K;
+  float* const to =
+      partial + (int64_t(blockIdx.x / p.chunks) * p.channels + chunk * kDepthwiseChannels) * K * K;
   for (int i = threadIdx.x; i < valid; i += kDepthwiseThreads) {
     float sum = all[i];
     for (int other = 1; other < groups; ++other) {

@@ -1,9 +1,9 @@
 // Device code of dw_separable, the inference form, for channels_last images: one launch.
 //
-// A block computes up to 128 outputs of 64 pixels. It takes the channels in chunks of 64 bytes: a tile of x with its halo
-// into shared memory; depthwise convolution, scale, shift and activation of it, into shared memory again; and this times
-// the chunk's part of the pointwise weight, added up in registers, on tensor cores for half and bfloat16. The last step
-// scales, shifts, activates and stores. Nothing between x and y goes through global memory.
+// A block computes up to 128 outputs of 64 pixels. It takes the channels in chunks of 64 bytes: a tile of x with its
+// halo into shared memory; depthwise convolution, scale, shift and activation of it, into shared memory again; and this
+// times the chunk's part of the pointwise weight, added up in registers, on tensor cores for half and bfloat16. The
+// last step scales, shifts, activates and stores. Nothing between x and y goes through global memory.
 #pragma once
 
 #include "activation_kernels.cuh"

@@ -1,8 +1,8 @@
 // Device code of masked_conv2d: what happens to the weight before and after the convolution on its active part.
 //
-// Coefficients scale the weight, not the output: y_k = c_k (W_k * x) = (c_k W_k) * x. With G_k the gradient of the scaled
-// weight, dL/dW_k = c_k G_k and dL/dc_k = <W_k, G_k>: the epilogue costs a pass over the weight, and no tensor of the
-// output's size is read or written for it.
+// Coefficients scale the weight, not the output: y_k = c_k (W_k * x) = (c_k W_k) * x. With G_k the gradient of the
+// scaled weight, dL/dW_k = c_k G_k and dL/dc_k = <W_k, G_k>: the epilogue costs a pass over the weight, and no tensor of
+// the output's size is read or written for it.
 #pragma once
 
 #include "cuda_common.cuh"
@@ -34,7 +34,8 @@ __global__ void __launch_bounds__(kMaskThreads) scale_weight_kernel(
   for (int64_t e = threadIdx.x; e < count; e += kMaskThreads) {
     Acc value = 0;
     if (c != Acc(0)) {
-      value = c * static_cast<Acc>(load(weight + strides.offset(o, e % s.active_inputs, e / s.active_inputs, s.kernel)));
+      const int64_t at = strides.offset(o, e % s.active_inputs, e / s.active_inputs, s.kernel);
+      value = c * static_cast<Acc>(load(weight + at));
     }
     store(scaled + o * count + e, static_cast<T>(value));
   }
