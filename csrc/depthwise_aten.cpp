@@ -1,4 +1,4 @@
-// The form of depthwise_conv2d for every device, through ATen. depthwise_cpu.cpp overrides it.
+// The form of depthwise_conv2d for every device, through ATen. depthwise_cpu.cpp and depthwise_cuda.cu override it.
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/convolution_backward.h>
@@ -12,7 +12,7 @@
 #include "layout.h"
 
 namespace supernet {
-namespace {
+namespace aten {
 
 using at::Tensor;
 
@@ -46,11 +46,11 @@ std::tuple<Tensor, Tensor> depthwise_conv2d_backward(
       needed[1] ? in_layout_of(weight, grad_weight) : Tensor()};
 }
 
-} // namespace
+} // namespace aten
 
 TORCH_LIBRARY_IMPL(supernet, CompositeExplicitAutograd, m) {
-  m.impl("depthwise_conv2d", &depthwise_conv2d);
-  m.impl("depthwise_conv2d_backward", &depthwise_conv2d_backward);
+  m.impl("depthwise_conv2d", &aten::depthwise_conv2d);
+  m.impl("depthwise_conv2d_backward", &aten::depthwise_conv2d_backward);
 }
 
 } // namespace supernet

@@ -40,6 +40,10 @@ Tensor folded(const Tensor& weight, const Tensor& scale) {
   return at::mul(weight, scale.view({-1, 1, 1, 1})).to(weight.scalar_type());
 }
 
+} // namespace
+
+namespace aten {
+
 Tensor dw_separable(
     const Tensor& x,
     const Tensor& dw_weight,
@@ -172,12 +176,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
       as(g_pw_beta, pw_beta)};
 }
 
-} // namespace
+} // namespace aten
 
 TORCH_LIBRARY_IMPL(supernet, CompositeExplicitAutograd, m) {
-  m.impl("dw_separable", &dw_separable);
-  m.impl("dw_separable_train", &dw_separable_train);
-  m.impl("dw_separable_backward", &dw_separable_backward);
+  m.impl("dw_separable", &aten::dw_separable);
+  m.impl("dw_separable_train", &aten::dw_separable_train);
+  m.impl("dw_separable_backward", &aten::dw_separable_backward);
 }
 
 } // namespace supernet

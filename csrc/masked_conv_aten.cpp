@@ -22,10 +22,7 @@ namespace supernet {
 namespace {
 
 using at::Tensor;
-
-Tensor active_weight(const Tensor& weight, const MaskedConvShape& s) {
-  return weight.narrow(0, 0, s.out_channels).narrow(1, 0, s.weight_in);
-}
+using aten::active_weight;
 
 Tensor per_output(const Tensor& coefficients) {
   return coefficients.view({-1, 1, 1, 1});
@@ -59,6 +56,47 @@ std::tuple<Tensor, Tensor> depthwise_backward(
   return op.call(grad, x, weight, stride, needed);
 }
 
+} // namespace
+
+namespace aten {
+
+Tensor active_weight(const Tensor& weight, const MaskedConvShape& s) {
+  return weight.narrow(0, 0, s.out_channels).narrow(1, 0, s.weight_in);
+}
+
+Tensor active_convolution(
+    const Tensor& x, const Tensor& w, const MaskedConvShape& s, int64_t stride, int64_t padding) {
+  if (is_depthwise(s, w, padding)) {
+    return depthwise(x, w, stride);
+  }
+  return channels_last(at::convolution(
+      channels_last(x), w, {}, {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0}, s.groups));
+}
+
+std::tuple<Tensor, Tensor> active_convolution_backward(
+    const Tensor& grad,
+    const Tensor& x,
+    const Tensor& w,
+    const MaskedConvShape& s,
+    int64_t stride,
+    int64_t padding,
+    std::array<bool, 2> needed) {
+  if (x.size(0) == 0) {
+    return {needed[0] ? at::zeros_like(x) : Tensor(), needed[1] ? at::zeros_like(w) : Tensor()};
+  }
+  if (is_depthwise(s, w, padding)) {
+    return depthwise_backward(grad, x, w, stride, needed);
+  }
+  auto [grad_x, grad_w, unused] = at::convolution_backward(
+      channels_last(grad), channels_last(x), w, {}, {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0},
+      s.groups, {needed[0], needed[1], false});
+  return {grad_x, grad_w};
+}
+
+} // namespace aten
+
+namespace {
+
 Tensor masked_conv2d(
     const Tensor& x,
     const Tensor& weight,
@@ -77,11 +115,7 @@ Tensor masked_conv2d(
   if (coefficients.has_value()) {
     w = scaled_weight(w, per_output(*coefficients));
   }
-  if (is_depthwise(s, weight, padding)) {
-    return depthwise(x, w, stride);
-  }
-  return channels_last(at::convolution(
-      channels_last(x), w, {}, {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0}, s.groups));
+  return aten::active_convolution(x, w, s, stride, padding);
 }
 
 // Gradients of x, weight and coefficients; those not needed are undefined tensors.
@@ -103,18 +137,8 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward(
   const auto c = coefficients.has_value() ? per_output(*coefficients) : Tensor();
   const bool needs_weight = needed[1] || (needed[2] && c.defined());
 
-  Tensor grad_x, grad_active;
-  const auto scaled = c.defined() ? scaled_weight(w, c) : w;
-  if (x.size(0) == 0) {
-    grad_x = needed[0] ? at::zeros_like(x) : Tensor();
-    grad_active = needs_weight ? at::zeros_like(w) : Tensor();
-  } else if (is_depthwise(s, weight, padding)) {
-    std::tie(grad_x, grad_active) = depthwise_backward(grad, x, scaled, stride, {needed[0], needs_weight});
-  } else {
-    std::tie(grad_x, grad_active, std::ignore) = at::convolution_backward(
-        channels_last(grad), channels_last(x), scaled, {}, {stride, stride}, {padding, padding}, {1, 1},
-        false, {0, 0}, s.groups, {needed[0], needs_weight, false});
-  }
+  auto [grad_x, grad_active] = aten::active_convolution_backward(
+      grad, x, c.defined() ? scaled_weight(w, c) : w, s, stride, padding, {needed[0], needs_weight});
 
   Tensor grad_weight, grad_coefficients;
   if (needed[2] && c.defined()) {

@@ -39,3 +39,9 @@ def _one_thread():
     """Tests share the cores; results must not depend on the number of threads anyway."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _whole_float32():
+    """cuDNN rounds float32 to TF32 unless told otherwise."""
+    torch.backends.cudnn.conv.fp32_precision = "ieee"

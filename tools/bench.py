@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import _cli  # isort: skip  (sets the environment that torch reads when it loads)
 import _bench_cuda_model
@@ -136,12 +136,14 @@ def report(output: Path | None, figures: dict) -> None:
 
 @dataclass(frozen=True)
 class Kernels:
-    """Every operator against plain PyTorch, one thread, by its CPU clock."""
+    """Every operator against plain PyTorch: one thread by its CPU clock, or a GPU by CUDA events."""
 
     rounds: int = 15
     """Rounds in which every form of a case runs once, in a shuffled order."""
     groups: tuple[str, ...] = tuple(_bench_kernels.GROUPS)
     """Only these groups of rows."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to run."""
     output: Path | None = None
     """Write the figures here as JSON."""
 
@@ -150,10 +152,15 @@ def kernels(args: Kernels) -> None:
     unknown = set(args.groups) - set(_bench_kernels.GROUPS)
     if unknown:
         raise UserError(f"unknown groups {', '.join(unknown)}: expected some of {', '.join(_bench_kernels.GROUPS)}")
+    if args.device == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError("--device cuda needs a CUDA device, and PyTorch sees none: use --device cpu")
+        _cli.console.print(torch.cuda.get_device_name(), highlight=False)
     with pin_core():
-        results = _bench_kernels.run(args.rounds, args.groups)
-    _cli.console.print(_bench_kernels.table(results))
-    report(args.output, {"kernels": _bench_kernels.summary(results), "cases": results, "threads": 1})
+        results = _bench_kernels.run(args.rounds, args.groups, device=args.device)
+    _cli.console.print(_bench_kernels.table(results, args.device))
+    figures = {"kernels": _bench_kernels.summary(results, args.device), "cases": results, "threads": 1}
+    report(args.output, {**figures, "device": args.device})
 
 
 @dataclass(frozen=True)

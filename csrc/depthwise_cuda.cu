@@ -1,0 +1,127 @@
+// depthwise_conv2d on CUDA: launches of depthwise_kernels.cuh.
+#include "depthwise_cuda.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include <limits>
+
+#include "layout.h"
+
+namespace supernet {
+namespace {
+
+using at::Tensor;
+
+Tensor empty_output(const Tensor& x, const cuda::DepthwiseSize& size) {
+  return at::empty(
+      {x.size(0), x.size(1), size.out_height, size.out_width},
+      x.options().memory_format(at::MemoryFormat::ChannelsLast));
+}
+
+Tensor empty_floats(at::IntArrayRef shape, const Tensor& x) {
+  return at::empty(shape, x.options().dtype(at::kFloat).memory_format(at::MemoryFormat::Contiguous));
+}
+
+} // namespace
+
+cuda::DepthwiseSize depthwise_size_cuda(const char* op, const Tensor& x, const Tensor& weight, int64_t stride) {
+  const auto [out_height, out_width] = depthwise_shape(op, x, weight, stride);
+  const auto blocks = x.size(0) * x.size(2) * x.size(3) * ((x.size(1) + 31) / 32);
+  TORCH_CHECK(
+      blocks <= std::numeric_limits<int32_t>::max(), op, ": x of shape ", x.sizes(), " is more than one launch holds");
+  const auto as_int = [](int64_t value) { return static_cast<int>(value); };
+  return {
+      x.size(0), as_int(x.size(1)), as_int(x.size(2)), as_int(x.size(3)), as_int(out_height), as_int(out_width),
+      as_int(weight.size(2)), as_int(stride)};
+}
+
+bool has_depthwise_cuda(const Tensor& x, const Tensor& weight, int64_t stride) {
+  return x.numel() > 0 && x.scalar_type() != at::kDouble && weight.size(2) > 1 && stride <= 2;
+}
+
+Tensor depthwise_conv2d_cuda(const Tensor& x, const Tensor& weight, int64_t stride) {
+  constexpr auto op = "depthwise_conv2d";
+  const auto size = depthwise_size_cuda(op, x, weight, stride);
+  const c10::cuda::CUDAGuard device(x.device());
+  const at::AutoDispatchBelowAutograd guard;
+  if (!has_depthwise_cuda(x, weight, stride)) {
+    return aten::depthwise_conv2d(x, weight, stride);
+  }
+  const auto in = channels_last(x), w = weight.contiguous();
+  auto y = empty_output(x, size);
+  SUPERNET_DISPATCH_DEPTHWISE(x.scalar_type(), op, [&] {
+    cuda::depthwise_forward<scalar_t>(
+        size, in.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(), y.data_ptr<scalar_t>(), nullptr,
+        c10::cuda::getCurrentCUDAStream());
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+  });
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor> depthwise_statistics_cuda(
+    const Tensor& x, const Tensor& weight, int64_t stride) {
+  constexpr auto op = "depthwise_conv2d";
+  const auto size = depthwise_size_cuda(op, x, weight, stride);
+  const c10::cuda::CUDAGuard device(x.device());
+  const auto in = channels_last(x), w = weight.contiguous();
+  auto y = empty_output(x, size), mean = empty_floats({x.size(1)}, x), var = at::empty_like(mean);
+  SUPERNET_DISPATCH_DEPTHWISE(x.scalar_type(), op, [&] {
+    const auto stream = c10::cuda::getCurrentCUDAStream();
+    const auto parts = cuda::depthwise_moment_parts<scalar_t>(size);
+    auto moments = empty_floats({parts, 3, x.size(1)}, x);
+    cuda::depthwise_forward<scalar_t>(
+        size, in.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(), y.data_ptr<scalar_t>(),
+        moments.data_ptr<float>(), stream);
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    cuda::merge_moments<float>(
+        moments.const_data_ptr<float>(), parts, x.size(1), mean.data_ptr<float>(), var.data_ptr<float>(), stream);
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+  });
+  return {y, mean, var};
+}
+
+std::tuple<Tensor, Tensor> depthwise_conv2d_backward_cuda(
+    const Tensor& grad, const Tensor& x, const Tensor& weight, int64_t stride, std::array<bool, 2> needed) {
+  constexpr auto op = "depthwise_conv2d_backward";
+  const auto size = depthwise_size_cuda(op, x, weight, stride);
+  check_grad(op, grad, {x.size(0), x.size(1), size.out_height, size.out_width}, x);
+  const c10::cuda::CUDAGuard device(x.device());
+  const at::AutoDispatchBelowAutograd guard;
+  if (!has_depthwise_cuda(x, weight, stride)) {
+    return aten::depthwise_conv2d_backward(grad, x, weight, stride, needed);
+  }
+  const auto in = channels_last(x), g = channels_last(grad), w = weight.contiguous();
+  Tensor grad_x, grad_weight;
+  SUPERNET_DISPATCH_DEPTHWISE(x.scalar_type(), op, [&] {
+    const auto stream = c10::cuda::getCurrentCUDAStream();
+    if (needed[0]) {
+      grad_x = at::empty_like(in);
+      cuda::depthwise_input_gradient<scalar_t>(
+          size, g.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(), grad_x.data_ptr<scalar_t>(), stream);
+      C10_CUDA_KERNEL_LAUNCH_CHECK();
+    }
+    if (needed[1]) {
+      grad_weight = at::empty_like(w);
+      auto partial = empty_floats({cuda::depthwise_weight_parts<scalar_t>(size), w.numel()}, x);
+      cuda::depthwise_weight_gradient<scalar_t, scalar_t>(
+          size, in.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(), partial.data_ptr<float>(),
+          grad_weight.data_ptr<scalar_t>(), stream);
+      C10_CUDA_KERNEL_LAUNCH_CHECK();
+      grad_weight = in_layout_of(weight, grad_weight);
+    }
+  });
+  return {grad_x, grad_weight};
+}
+
+TORCH_LIBRARY_IMPL(supernet, CUDA, m) {
+  m.impl("depthwise_conv2d", &depthwise_conv2d_cuda);
+  m.impl("depthwise_conv2d_backward", &depthwise_conv2d_backward_cuda);
+}
+
+} // namespace supernet

@@ -1,0 +1,149 @@
+"""The CUDA kernels on a GPU: depthwise and batch norm against float64 on the CPU, and what holds for all operators.
+
+(tests/test_ops.py runs the others' matrix on both devices. Without a GPU tests/test_simt_*.py prove the same kernels.)
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+ops = pytest.importorskip("supernet.ops", reason="the extension is not built", exc_type=ImportError)
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
+# (N, C, H, W): one pixel, tails, images smaller than the kernel, several bands, tiles and chunks, batch 1
+SHAPES = ((1, 1, 1, 1), (2, 19, 9, 7), (3, 40, 14, 14), (2, 5, 3, 2), (1, 33, 57, 61), (64, 96, 7, 7))
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def _device():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    if ops.build_info()["cuda"] is None:
+        pytest.skip("the extension was built without CUDA")
+
+
+def on_gpu(*shape, dtype=torch.float32, grad=True):
+    t = torch.randn(shape, dtype=torch.float64).to("cuda", dtype)
+    if t.dim() == 4:
+        t = t.contiguous(memory_format=torch.channels_last)
+    return t.requires_grad_(grad)
+
+
+def close(got, want, dtype, factor=1.0):
+    error = (got.detach().double().cpu() - want).norm() / want.norm().clamp_min(1e-2)
+    assert error <= TOLERANCE[dtype] * factor, f"relative error {error:.1e}"
+
+
+def compare(fn, twin, inputs, dtype, factor=1.0):
+    exact = [t.detach().double().cpu().requires_grad_() for t in inputs]
+    got, want = fn(*inputs), twin(*exact)
+    close(got, want.detach(), dtype)
+    grad = torch.randn_like(want).to(dtype)
+    gots = torch.autograd.grad(got, inputs, grad.cuda())
+    wants = torch.autograd.grad(want, exact, grad.double())
+    for g, w in zip(gots, wants, strict=True):
+        close(g, w, dtype, factor)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("k", [1, 3, 5, 7])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_depthwise(dtype, k, stride):
+    for shape in SHAPES:
+        c = shape[1]
+        inputs = on_gpu(*shape, dtype=dtype), on_gpu(c, 1, k, k, dtype=dtype)
+        compare(
+            lambda x, w: ops.depthwise_conv2d(x, w, stride=stride),
+            lambda x, w, c=c: F.conv2d(x, w, None, stride, k // 2, 1, c),
+            inputs,
+            dtype,
+        )
+
+
+@pytest.mark.parametrize("act", ["none", "relu", "relu6", "hard_swish"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_batch_norm_act(dtype, act):
+    acts = {"none": lambda z: z, "relu": F.relu, "relu6": F.relu6, "hard_swish": F.hardswish}
+    for shape in SHAPES[1:]:
+        inputs = on_gpu(*shape, dtype=dtype), on_gpu(shape[1]), on_gpu(shape[1])
+        compare(
+            lambda *a: ops.batch_norm_act_train(*a, eps=1e-3, act=act)[0],
+            lambda x, g, b: acts[act](F.batch_norm(x, None, None, g, b, training=True, eps=1e-3)),
+            inputs,
+            dtype,
+            factor=5,  # relu's gradient jumps where rounding decides
+        )
+
+
+def steps(dtype=torch.float16):
+    """Forward and backward of every operator, by name, each with a function of its first input."""
+    c, o = 48, 24
+    x, dw, pw = on_gpu(8, c, 14, 14, dtype=dtype), on_gpu(c, 1, 5, 5, dtype=dtype), on_gpu(o, c, 1, 1, dtype=dtype)
+    dense, soft = on_gpu(32, 64, 3, 3, dtype=dtype), on_gpu(32)
+    norms = [on_gpu(n) for n in (c, c, o, o)]
+    p = on_gpu(2)
+
+    def differentiated(fn, *parameters):
+        def call(x):
+            y = fn(x, *parameters)
+            return [y, *torch.autograd.grad(y.float().square().sum(), [x, *parameters])]
+
+        return call
+
+    def separable_train(x, dw, a, b, pw, *pw_norm):
+        return ops.dw_separable_train(x, dw, a, b, pw, *pw_norm, eps=1e-3, mid_act="relu6")[0]
+
+    def inference(x):
+        folded = [t.detach() for t in (dw, *norms[:2], pw, *norms[2:])]
+        return [ops.dw_separable(x.detach(), *folded, mid_act="relu6")]
+
+    return x, {
+        "depthwise": differentiated(lambda x, w: ops.depthwise_conv2d(x, w, stride=2), dw),
+        "norm": differentiated(lambda x, g, b: ops.batch_norm_act_train(x, g, b, eps=1e-3)[0], *norms[:2]),
+        "masked": differentiated(lambda x, w, c: ops.masked_conv2d(x, w, coefficients=c, padding=1), dense, soft),
+        "mixture": differentiated(lambda x, p: ops.depth_mix([x, 2 * x.detach()], p), p),
+        "separable": differentiated(separable_train, dw, *norms[:2], pw, *norms[2:]),
+        "inference": inference,
+    }
+
+
+OPERATORS = ("depthwise", "norm", "masked", "mixture", "separable", "inference")
+
+
+@pytest.mark.parametrize("name", [n for n in OPERATORS if n not in ("masked", "separable")])  # those call cuDNN
+def test_the_same_bits_from_run_to_run(name):
+    x, calls = steps()
+    for a, b in zip(calls[name](x), calls[name](x), strict=True):
+        assert a.equal(b)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_captured_in_a_graph(name):
+    """No synchronisation, no pageable copy, and the capturing stream is the one that is used."""
+    x, calls = steps()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        calls[name](x)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = calls[name](x)
+    with torch.no_grad():
+        x.copy_(torch.randn_like(x))
+    graph.replay()
+    for got, want in zip(captured, calls[name](x), strict=True):
+        close(got, want.detach().double().cpu(), torch.float16)
+
+
+def test_inference_is_one_launch():
+    x, calls = steps()
+    calls["inference"](x)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        calls["inference"](x)
+        torch.cuda.synchronize()
+    kernels = [e.name for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    assert len(kernels) == 1, kernels
