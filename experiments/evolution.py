@@ -23,7 +23,7 @@ from _common import _cli
 from rich.table import Table
 
 from search import distribution
-from search.ask_tell import Search
+from search.ask_tell import Budget, Search
 from search.costs import AdditiveCost
 from search.run import Scoring, SearchRun
 from supernet import blocks, checkpoint, spaces, spos
@@ -76,7 +76,7 @@ def run(args: Args) -> None:
     if args.quick:
         images = _common.Images(args.data, str(args.data_root), 320, 200, 300)
         args = dataclasses.replace(args, runs=2, population=6, iterations=2, epochs=1)
-    data, _ = images.open()
+    data, _ = _common.open_images(images)
     space = spaces.get(args.space, data.channels, data.resolution, data.classes)
     results = {"schema": 1, "command": _common.command()}
     results["one_shot"] = on_supernet(args, space, data)
@@ -169,7 +169,7 @@ def on_table(args: Args, path: Path, data) -> dict:
 
 def search_table(
     algorithm: type[Search],
-    budget,
+    budget: Budget,
     space: Space,
     score: Callable[[Sequence[Arch]], list[float]],
     truth: dict[Arch, float],

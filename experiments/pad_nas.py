@@ -87,7 +87,7 @@ def run(args: Args) -> None:
         images = _common.Images(args.data, str(args.data_root), 320, 200, 300)
         small = {"seeds": 1, "n": 4, "random": 3, "epochs": (1, 1, 1), "alone": 1, "population": 6, "iterations": 2}
         args = dataclasses.replace(args, **small, threshold=0.2)
-    opened, _ = images.open()
+    opened, _ = _common.open_images(images)
     space = spaces.get(args.space, opened.channels, opened.resolution, opened.classes)
     truth = _common.Truth(args.run, space, _common.Budget(images, args.alone), args.jobs, args.quiet)
     results = [one_seed(args, seed, space, opened, truth) for seed in range(args.seeds)]
@@ -254,10 +254,8 @@ def summarise(results: Sequence[dict]) -> dict:
         return {name: taus([result[part].get(name) for result in results]) for name in results[0][part]}
 
     def networks(part: str) -> dict[str, str]:
-        return {
-            name: _common.mean_sd([v for result in results for v in result[part][name]], 100)
-            for name in results[0][part]
-        }
+        values = {name: [v for result in results for v in result[part][name]] for name in results[0][part]}
+        return {name: _common.mean_sd(of, 100) for name, of in values.items()}
 
     return {
         "tau, common set": over("common_set"),

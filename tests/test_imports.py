@@ -25,6 +25,7 @@ TORCH_FREE = (
     "search.ces",
     "search.evolution",
 )
+DRAWING = ("search.front", "search.ranking", "search.distribution")
 
 
 def imported(path: Path) -> set[str]:
@@ -51,9 +52,7 @@ def test_only_ops_imports_the_extension():
     assert [f.name for f in users] == ["ops.py"]
 
 
-@pytest.mark.parametrize(
-    "module", [*TORCH_FREE, "search.front", "search.ranking", "search.distribution", "latency.table", "latency.measure"]
-)
+@pytest.mark.parametrize("module", [*TORCH_FREE, *DRAWING, "latency.table", "latency.measure"])
 def test_torch_free_modules(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -214,8 +213,7 @@ def test_refusals_before_any_training(finished, tmp_path, space_file):  # noqa: 
     assert "no latency table at" in refused("pad_nas", *fresh, "--lut", table)
     message = refused("pad_nas", *fresh, "--objectives", "flops", "--flops-max", 10)
     assert "cannot be met" in message
-    assert not (tmp_path / "run" / "supernet-1").exists()
-    shutil.rmtree(tmp_path / "run")
+    assert not (tmp_path / "run").exists()  # nothing half-written
     assert "large, v3" in refused("pad_nas", "--run", tmp_path / "other", *SMALL, "--space", "tiny")
     message = refused("pad_nas", "--run", finished[0], "--space", space_file, *SMALL, "--objectives", "params")
     assert "objectives" in message

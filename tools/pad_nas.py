@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -65,7 +66,9 @@ def run(args: Args) -> None:
     )
     settings = {"data": name, "seed": args.seed, "resolution": args.resolution, "limit": args.limit}
     settings |= {"batch_size": args.batch_size, "lr": lr, "augment": augment}
-    prepare(args, settings, space)
+    config = configuration(args, settings, space)
+    advice = "use another --run folder, or delete this one"
+    known = checkpoint.same_config(args.run / "config.json", config, advice)
 
     # All that can be wrong is found before any training: the table, its layers, the window.
     if "latency" in args.objectives and not args.lut and not (args.run / "lut.json").exists():
@@ -75,6 +78,9 @@ def run(args: Args) -> None:
     bounds = _search.bounds(args, space, luts, costs)
     objectives = _search.objectives(args, luts)
     CES(space, costs, bounds, objectives, cfg.ces)
+    if not known:
+        checkpoint.write_json(args.run / "space.json", space.to_json())
+        checkpoint.write_json(args.run / "config.json", config)
 
     stages = []
     for stage in pad_nas.run(space, images, cfg, costs, bounds, objectives, args.run, device, settings, args.quiet):
@@ -96,15 +102,12 @@ def find_space(args: Args, images: data.TrainVal) -> Space:
     return spaces.get(name, images.channels, images.resolution, images.classes)
 
 
-def prepare(args: Args, settings: dict, space: Space) -> None:
-    """The run folder: new, or the one to continue; a UserError if it holds another run."""
+def configuration(args: Args, settings: dict, space: Space) -> dict:
+    """All that shapes the run, in plain JSON, which has no infinity."""
     others = ("run", "data_root", "device", "workers", "quiet", "lut")
-    wanted = {name: value for name, value in dataclasses.asdict(args).items() if name not in others}
-    finite = {name: None if value == float("inf") else value for name, value in wanted.items()}
-    config = {**finite, **settings, "space": space.name, "fingerprint": space.fingerprint}
-    if not checkpoint.same_config(args.run / "config.json", config, "use another --run folder, or delete this one"):
-        checkpoint.write_json(args.run / "space.json", space.to_json())
-        checkpoint.write_json(args.run / "config.json", config)
+    given = {name: value for name, value in dataclasses.asdict(args).items() if name not in others}
+    finite = {name: None if value == math.inf else value for name, value in given.items()}
+    return {**finite, **settings, "space": space.name, "fingerprint": space.fingerprint}
 
 
 def show(stages: list[pad_nas.Stage]) -> None:
