@@ -1,5 +1,6 @@
 // What the device code shares. Two compilers read it: nvcc, and a host compiler with tests/simt/simt.h, which runs
-// each CUDA thread as a fiber on the CPU (tests/simt/runner.py says how to test a kernel there). The rules that a *_kernels.cuh keeps, so that both can:
+// each CUDA thread as a fiber on the CPU (tests/simt/runner.py says how to test a kernel there). The rules that a
+// *_kernels.cuh keeps, so that both can:
 //
 //  - No ATen. Kernels, and the host function that plans and launches them from plain pointers, stand in the .cuh;
 //    the .cu beside it checks tensors, allocates and calls that function.
