@@ -17,7 +17,7 @@ from rich.table import Table
 
 from latency import measure, runtimes
 from latency.table import LatencyTable
-from supernet import checkpoint, standalone
+from supernet import blocks, checkpoint, standalone
 from supernet.errors import UserError
 from supernet.model import load_network
 from supernet.progress import Bar
@@ -73,9 +73,11 @@ def run(args: Args) -> None:
     space = _cli.load_space(args.run)
     front = _cli.load_front(args.run, space)
     lut = LatencyTable.load(args.run / "lut.json", space)
-    picked = pick(args.pick, front)
     controls = {f"random-{i}": entry for i, entry in enumerate(front["random"][: args.controls])}
-    entries = {**picked, **controls}
+    entries = {
+        name: {"latency_ms": lut.predict(layer.key for layer in blocks.lower(space, entry["arch"])), **entry}
+        for name, entry in {**pick(args.pick, front), **controls}.items()
+    }
     device = _cli.device(args.device)
     at_once = min(args.jobs, len(entries)) if device.type == "cpu" else 1
     threads = max(1, (os.cpu_count() or 1) // at_once)
