@@ -93,13 +93,11 @@ def summarise(accuracies: np.ndarray, flops: np.ndarray) -> dict[str, float | st
         "best_percent": 100 * mean.max(),
         "mean_percent": 100 * mean.mean(),
         "sd_of_networks_points": 100 * mean.std(ddof=1),
-        "sd_of_seeds_points": 100 * float(np.sqrt(accuracies.var(axis=1, ddof=1).mean()))
-        if len(accuracies.T) > 1
-        else 0.0,
     }
     seeds = range(accuracies.shape[1])
     pairs = [ranking.kendall(accuracies[:, a], accuracies[:, b]) for a in seeds for b in range(a)]
     if pairs:
+        summary["sd_of_seeds_points"] = 100 * float(np.sqrt(accuracies.var(axis=1, ddof=1).mean()))
         summary["tau_of_one_seed_against_another"] = float(np.mean(pairs))
     of_flops = ranking.rank(flops, mean)
     summary["tau_of_multiply_adds"] = ranking.show(of_flops.tau, of_flops.tau_interval)

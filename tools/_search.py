@@ -69,8 +69,9 @@ class SearchArgs:
 
 
 def tables(args: SearchArgs, default: Path, space: Space) -> dict[str, LatencyTable]:
-    """The latency tables by the name of their cost: latency, latency-2, …; none where nothing asks for one."""
-    paths = args.lut or ((default,) if "latency" in args.objectives or args.lat_max or args.lat_min else ())
+    """The latency tables by the name of their cost: latency, latency-2, …; none where nothing needs one."""
+    needed = "latency" in args.objectives or args.lat_max or args.lat_min
+    paths = args.lut or ((default,) if needed or default.exists() else ())
     names = ["latency", *(f"latency-{i}" for i in range(2, len(paths) + 1))]
     return {name: LatencyTable.load(path, space) for name, path in zip(names, paths, strict=False)}
 
@@ -101,6 +102,8 @@ def bounds(args: SearchArgs, space: Space, luts: dict[str, LatencyTable], costs:
             )
     window = {}
     for i, (name, lut) in enumerate(luts.items()):
+        if "latency" not in args.objectives and not args.lat_max and not args.lat_min:
+            continue  # recorded, neither minimised nor bounded
         low = args.lat_min[i] if args.lat_min else 0.0
         high = _latency_bound(space, costs[name], low, args.lat_max[i] if args.lat_max else None, lut)
         window[name] = (low, high)

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from latency import measure, runtimes
 from latency.table import LatencyTable
-from supernet import checkpoint, standalone
+from supernet import blocks, checkpoint, standalone
 from supernet.errors import UserError
 from supernet.model import load_network
 from supernet.progress import Bar
@@ -85,9 +85,13 @@ def run(args: Args) -> None:
         raise UserError("--epochs 0 trains nothing: expected --inherit with it, or at least one epoch")
     space = _cli.load_space(args.run)
     front = _cli.load_front(args.run, space)
-    picked = pick(args.pick, front)
+    table = args.run / "lut.json"
+    lut = LatencyTable.load(table, space) if table.exists() else None  # a DSNAS run may have none
     controls = {f"random-{i}": entry for i, entry in enumerate(front["random"][: args.controls])}
-    entries = {**picked, **controls}
+    entries = {**pick(args.pick, front), **controls}
+    if lut is not None:
+        predicted = {n: lut.predict(layer.key for layer in blocks.lower(space, e["arch"])) for n, e in entries.items()}
+        entries = {name: {"latency_ms": predicted[name], **entry} for name, entry in entries.items()}
     device = _cli.device(args.device)
     at_once = min(args.jobs, len(entries)) if device.type == "cpu" else 1
     threads = max(1, (os.cpu_count() or 1) // at_once)
@@ -97,8 +101,8 @@ def run(args: Args) -> None:
 
     results = train_all(args, jobs, at_once)
     rows = {job.name: {**entries[job.name], **results[job.name]} for job in jobs}
-    if all("latency_ms" in entry for entry in entries.values()):
-        measured = measure_all(space, jobs, LatencyTable.load(args.run / "lut.json", space))
+    if lut is not None:
+        measured = measure_all(space, jobs, lut)
         rows = {name: {**row, "measured_latency_ms": measured[name]} for name, row in rows.items()}
     for job in jobs:
         checkpoint.write_json(job.folder / "result.json", {"settings": settings(args), **rows[job.name]})

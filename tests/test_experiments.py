@@ -1,0 +1,68 @@
+"""The experiments at tiny size: each runs, keeps its cells, and gives the same results when it is run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def experiment(name: str, *args: object) -> str:
+    command = [sys.executable, str(ROOT / "experiments" / f"{name}.py"), "--quick", "--data", "digits", *map(str, args)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.slow
+def test_truth_table(tmp_path):
+    output = tmp_path / "truth_table.json"
+    experiment("truth_table", "--run", tmp_path / "run", "--output", output, "--jobs", 1)
+    first = json.loads(output.read_text())
+    assert len(first["archs"]) == 8
+    assert all(len(row) == 2 and all(0 <= value <= 1 for value in row) for row in first["accuracies"])
+    log = (tmp_path / "run" / "truth.jsonl").read_text()
+    kept = log.splitlines()[:10]
+    (tmp_path / "run" / "truth.jsonl").write_text("\n".join(kept) + "\n" + log.splitlines()[10][:20])  # a kill
+    experiment("truth_table", "--run", tmp_path / "run", "--output", output, "--jobs", 1)
+    assert json.loads(output.read_text())["accuracies"] == first["accuracies"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "flag"), [("pad_nas", "--jobs"), ("evolution", "--workers")])
+def test_runs_and_is_repeatable(tmp_path, name, flag):
+    output = tmp_path / f"{name}.json"
+    arguments = ("--run", tmp_path / "run", "--output", output, flag, 1)
+    experiment(name, *arguments)
+    first = output.read_text()
+    experiment(name, *arguments)
+    assert output.read_text() == first
+
+
+def test_controls_keep_as_many_operations_as_pad_nas():
+    """Sizes layer by layer, nesting, and that the largest are the largest."""
+    code = """
+import sys
+sys.path.insert(0, "experiments")
+import pad_nas
+from supernet import blocks, spaces
+space = spaces.get("mobile-small", 1, 28, 10)
+stages = [space, space.restrict([{0}, {0, 2}, {1, 2, 3}, {1}, {3}, {0, 1}, {2}])]
+stages.append(stages[1].restrict([{0}, {0}, {1, 3}, {1}, {3}, {1}, {2}]))
+for nested in (pad_nas.at_random(stages, 0), pad_nas.keep_largest(stages)):
+    assert [list(map(len, s.allowed)) for s in nested] == [list(map(len, s.allowed)) for s in stages]
+    for outer, inner in zip(nested, nested[1:]):
+        assert all(set(b) <= set(a) for a, b in zip(outer.allowed, inner.allowed))
+_, flops = blocks.additive(space, "flops")
+for row, open_, kept in zip(flops, space.allowed, nested[-1].allowed):
+    assert min(row[i] for i in kept) >= max([row[i] for i in open_ if i not in kept], default=0)
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
