@@ -162,11 +162,11 @@ __global__ void __launch_bounds__(kNormThreads) norm_act_kernel(
   }
 }
 
-// (The second launch bound, blocks that a multiprocessor should hold, lets ptxas do without spills.)
+// (The second launch bound, blocks that a multiprocessor should hold, is the largest at which ptxas spills nothing.)
 // The gradient behind the batch norm, g = grad · act'(z), summed: partial[part][0][channel] = Σ g, the gradient of
 // beta, and partial[part][1][channel] = Σ g (x - mean) / sqrt(var + eps), that of gamma.
 template <typename T, typename Acc>
-__global__ void __launch_bounds__(kNormThreads, 2) norm_act_sums_kernel(
+__global__ void __launch_bounds__(kNormThreads, sizeof(Acc) > 4 ? 1 : 2) norm_act_sums_kernel(
     const T* grad, const T* x, const Acc* mean, const Acc* var, const Acc* gamma, const Acc* beta, Acc eps,
     Activation act, Acc* partial, NormPlan p) {
   constexpr int size = Vec<T>::size;
