@@ -415,6 +415,9 @@ OPS: dict[str, type[nn.Module]] = {
     "head": Head,
 }
 
+# Stem and head of the families that have their own, by the first choice of their first gene.
+ENDS: dict[str, tuple[str, str]] = {}
+
 
 @dataclass(frozen=True)
 class Layers:
@@ -431,7 +434,8 @@ class Layers:
 
 def layers(space: Space) -> Layers:
     """Lay ``space`` out: sizes follow from the strides, whatever is chosen."""
-    stem = LayerSpec("stem", space.channels, space.stem_channels, space.resolution, space.stem_stride, act=space.act)
+    stem_op, head_op = ENDS.get(space.genes[0].choices[0].op, ("stem", "head"))
+    stem = LayerSpec(stem_op, space.channels, space.stem_channels, space.resolution, space.stem_stride, act=space.act)
     size, choices = stem.out_size, []
     for gene in space.genes:
         choices.append(
@@ -452,7 +456,7 @@ def layers(space: Space) -> Layers:
         )
         size = choices[-1][0].out_size
     head = LayerSpec(
-        "head",
+        head_op,
         space.genes[-1].out_channels,
         space.head_channels,
         size,

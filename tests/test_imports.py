@@ -22,6 +22,7 @@ TORCH_FREE = (
     "search.nsga2",
     "search.costs",
     "search.ces",
+    "search.efficient_global",
 )
 
 
