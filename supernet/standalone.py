@@ -1,0 +1,61 @@
+"""An architecture trained alone: what retraining, ranking and the experiments have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from supernet.data import TrainVal
+from supernet.model import Network, Supernet
+from supernet.space import Arch, Space
+from supernet.train import FitConfig, evaluate, fit
+
+
+def train(
+    space: Space,
+    arch: Arch,
+    data: TrainVal,
+    cfg: FitConfig,
+    folder: Path,
+    device: torch.device,
+    *,
+    kernels: str,
+    supernet: Supernet | None = None,
+    label: str = "training",
+    quiet: bool = False,
+    validate: Callable[[Network], dict] | None = None,
+) -> tuple[Network, dict]:
+    """Train ``arch`` alone in ``folder``, or continue there.
+
+    Args:
+        supernet: start from its weights instead of from scratch.
+        validate: called after each epoch; its numbers are logged. By default the accuracy on the validation split.
+
+    Returns:
+        The network, and the last line of its log: loss, accuracy, val_accuracy.
+    """
+    torch.manual_seed(cfg.seed)
+    network = Network(space, arch, kernels=kernels).to(device)
+    if supernet is not None:
+        network.inherit(supernet)
+    batches = {"seed": 0, "epoch": 0, "augment": False, "drop_last": False}
+
+    def val_accuracy(network: Network) -> dict:
+        return {"val_accuracy": evaluate(network, data.val.batches(512, **batches))}
+
+    check = validate or val_accuracy
+    meta = {"kind": "network", "space": space.to_json(), "arch": list(arch)}
+    log = fit(
+        network,
+        data.train,
+        lambda step: None,
+        cfg,
+        folder,
+        meta=meta,
+        validate=lambda: check(network),
+        label=label,
+        quiet=quiet,
+    )
+    return network, log[-1]
