@@ -80,7 +80,11 @@ class Config:
                 raise UserError(f"{name} {getattr(self, name)}: expected at least 1")
 
 
-PRESETS = {"tiny": Config(), "mobile": Config(width=(16, 128))}
+PRESETS = {
+    "tiny": Config(),
+    "mobile": Config(width=(16, 128)),
+    "small": Config(depth=(5, 12), width=(6, 16), epochs=2, micro_epochs=2),  # ours, for two cores
+}
 
 
 @dataclass(frozen=True)
