@@ -41,7 +41,7 @@ def draw(path: Path, networks: Mapping[str, Sequence[Block]]) -> None:
             style = {"facecolor": colours[block.op], "edgecolor": "0.2", "linewidth": 0.4}
             axes.add_patch(Rectangle(corner, block.channels, block.size, **style))
             x += block.channels + gap
-        axes.set(xlim=(-gap, widest + gap * max(map(len, networks.values()))), ylim=(0, largest * 1.3))
+        axes.set(xlim=(-gap, widest + gap * max(map(len, networks.values()))), ylim=(-0.02 * largest, largest * 1.3))
         axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)

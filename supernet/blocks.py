@@ -33,6 +33,7 @@ class Conv:
     act: str = "none"
     norm: bool = True
     bias: bool = False
+    extra: int = 0  # parameters of what else belongs to it: a BN in front, a PReLU
 
     @property
     def flops(self) -> int:
@@ -41,9 +42,9 @@ class Conv:
 
     @property
     def params(self) -> int:
-        """Weights, bias, and the BN's scale and shift."""
+        """Weights, bias, the BN's scale and shift, and ``extra``."""
         weights = self.out_channels * (self.in_channels // self.groups) * self.kernel**2
-        return weights + self.out_channels * (self.bias + 2 * self.norm)
+        return weights + self.out_channels * (self.bias + 2 * self.norm) + self.extra
 
 
 @dataclass(frozen=True)

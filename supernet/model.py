@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from supernet import checkpoint, plain  # noqa: F401  plain adds its layers to those that spaces can name
+from supernet import checkpoint, ir_resnet, plain  # noqa: F401  the last two add their layers to blocks.OPS
 from supernet.blocks import BatchNorm, layers
 from supernet.errors import UserError
 from supernet.space import Arch, Space

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import math
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -115,7 +114,21 @@ def run(args: Args) -> None:
         finish(args, images, name, controller, image, device)
         _cli.next_command(f"python tools/build_lut.py --run {args.run}")
     else:
-        _cli.next_command(shlex.join(["python", *sys.argv, "--final-epochs", "600"]))
+        _cli.next_command(command(dataclasses.replace(args, final_epochs=600)))
+
+
+def command(args: Args) -> str:
+    """The command line of these arguments."""
+    words = ["python", "tools/global_nas.py"]
+    for field in dataclasses.fields(args):
+        value, flag = getattr(args, field.name), field.name.replace("_", "-")
+        if value == field.default or field.name == "restart":
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{'' if value else 'no-'}{flag}")
+        else:
+            words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return shlex.join(words)
 
 
 def configure(args: Args) -> Config:
