@@ -38,6 +38,7 @@ class Conv:
     act: str = "none"
     norm: bool = True
     bias: bool = False
+    extra: int = 0  # parameters of what else belongs to it: a BN in front, a PReLU
 
     @property
     def flops(self) -> int:
@@ -46,9 +47,9 @@ class Conv:
 
     @property
     def params(self) -> int:
-        """Weights, bias, and the BN's scale and shift."""
+        """Weights, bias, the BN's scale and shift, and ``extra``."""
         weights = self.out_channels * (self.in_channels // self.groups) * self.kernel**2
-        return weights + self.out_channels * (self.bias + 2 * self.norm)
+        return weights + self.out_channels * (self.bias + 2 * self.norm) + self.extra
 
 
 @dataclass(frozen=True)
@@ -454,6 +455,9 @@ OPS: dict[str, type[nn.Module]] = {
     "head": Head,
 }
 
+# Stem and head of the families that have their own, by the first choice of their first gene.
+ENDS: dict[str, tuple[str, str]] = {}
+
 
 Price = Callable[[LayerSpec], float]
 
@@ -485,7 +489,8 @@ def layers(space: Space) -> Layers | Stages:
         from supernet.residual import Stages  # built of this module's classes
 
         return Stages(space)
-    stem = LayerSpec("stem", space.channels, space.stem_channels, space.resolution, space.stem_stride, act=space.act)
+    stem_op, head_op = ENDS.get(space.genes[0].choices[0].op, ("stem", "head"))
+    stem = LayerSpec(stem_op, space.channels, space.stem_channels, space.resolution, space.stem_stride, act=space.act)
     size, choices = stem.out_size, []
     for gene in space.genes:
         choices.append(
@@ -506,7 +511,7 @@ def layers(space: Space) -> Layers | Stages:
         )
         size = choices[-1][0].out_size
     head = LayerSpec(
-        "head",
+        head_op,
         space.genes[-1].out_channels,
         space.head_channels,
         size,

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from supernet.errors import UserError
 
-SPLIT, SUBSET, ORDER, AUGMENT = range(4)  # what a random stream is for: the first part of its key
+SPLIT, SUBSET, ORDER, AUGMENT, CUTOUT = range(5)  # what a random stream is for: the first part of its key
 WHOLE_BYTES = 2**30  # tensors() keeps a set of at most this size
 Step = tuple[int, np.ndarray]  # the number of a global batch and the positions of its images
 
@@ -34,7 +34,7 @@ def _key(*key: int) -> int:
 
 
 def generator(*key: int) -> torch.Generator:
-    """The random stream of a key: integers >= 0, the first one of SPLIT, SUBSET, ORDER, AUGMENT."""
+    """The random stream of a key: integers >= 0, the first one of SPLIT, SUBSET, ORDER, AUGMENT, CUTOUT."""
     return torch.Generator().manual_seed(_key(*key))
 
 
@@ -74,7 +74,7 @@ class ImageSet(ABC):
 
     def __init__(self, labels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...], resolution: int):
         self.labels, self.mean, self.std, self.resolution = labels, mean, std, resolution
-        self.index, self.channels = np.arange(len(labels)), len(mean)
+        self.index, self.channels, self.cutout = np.arange(len(labels)), len(mean), 0
         self._whole: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -101,6 +101,15 @@ class ImageSet(ABC):
         if n >= len(self):
             return self
         return self.take(stratified(self.labels, proportional(self.labels, n), generator(SUBSET, seed)))
+
+    def with_cutout(self, side: int) -> ImageSet:
+        """The same set whose augmentation also blanks a square of ``side`` pixels around a random pixel (Cutout).
+
+        Blank is the mean colour. Near the border a part of the square lies outside of the image.
+        """
+        other = copy.copy(self)
+        other.cutout = side
+        return other
 
     def steps(self, batch_size: int, drop_last: bool, world: int = 1) -> int:
         """Batches in an epoch, for each of ``world`` processes with ``batch_size`` images each.
@@ -153,7 +162,18 @@ class ImageSet(ABC):
         order = torch.randperm(len(self), generator=generator(ORDER, seed, epoch)).numpy()
         size = batch_size * world
         plan = ((t, order[t * size : (t + 1) * size]) for t in range(start, steps))
-        return self._serve(plan, slice(rank, None, world), seed, epoch, augment)
+        mine = slice(rank, None, world)
+        served = self._serve(plan, mine, seed, epoch, augment)
+        if not (augment and self.cutout):
+            return served
+
+        def stream(t: int) -> torch.Generator:
+            return generator(CUTOUT, seed, epoch, t)
+
+        return (
+            (_cut_out(x, self.cutout, torch.randint(self.resolution, (2, size), generator=stream(t))[:, mine]), y)
+            for t, (x, y) in enumerate(served, start)
+        )
 
     def tensors(self) -> tuple[Tensor, Tensor] | None:
         """All images without augmentation, in the order of ``labels``: x and y as in ``batches``, kept.
@@ -167,6 +187,13 @@ class ImageSet(ABC):
             xs, ys = zip(*self._serve(enumerate(chunks), slice(None), 0, 0, False), strict=True)
             self._whole = torch.cat(xs).contiguous(memory_format=torch.channels_last), torch.cat(ys)
         return self._whole
+
+
+def _cut_out(x: Tensor, side: int, centre: Tensor) -> Tensor:
+    """Blank a square in each image, in place. centre: int64 [2, B or more], down and right."""
+    pixel = torch.arange(x.shape[-1])
+    down, right = ((pixel >= c) & (pixel < c + side) for c in centre[:, : len(x), None] - side // 2)
+    return x.masked_fill_((down[:, :, None] & right[:, None, :])[:, None], 0.0)
 
 
 class MemoryImages(ImageSet):

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from supernet import checkpoint, residual
+from supernet import checkpoint, ir_resnet, plain, residual  # noqa: F401  they add their layers to blocks.OPS
 from supernet.blocks import BatchNorm, layers
 from supernet.errors import UserError
 from supernet.space import Arch, Space
@@ -105,7 +105,8 @@ def batch_norms(path: list[nn.Module]) -> Iterator[BatchNorm]:
 
 @torch.no_grad()
 def initialise(model: nn.Module, scheme: str) -> None:
-    """``spos``: SPOS's code (first conv N(0, .01), other convs N(0, 1/fan), BN bias 1e-4); ``kaiming``: MobileNetV2's.
+    """``spos``: SPOS's code (first conv N(0, .01), other convs N(0, 1/fan), BN bias 1e-4); ``kaiming``: MobileNetV2's;
+    ``pytorch``: as the modules initialise themselves.
 
     Convolution weights become channels_last.
     """
@@ -113,14 +114,14 @@ def initialise(model: nn.Module, scheme: str) -> None:
         if isinstance(m, nn.Conv2d):
             if scheme == "kaiming":
                 nn.init.kaiming_normal_(m.weight, mode="fan_out")
-            else:
+            elif scheme == "spos":
                 nn.init.normal_(m.weight, 0, 0.01 if name.startswith("stem") else 1.0 / m.weight.shape[1])
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
             m.weight.data = m.weight.data.contiguous(memory_format=torch.channels_last)
         elif isinstance(m, nn.BatchNorm2d) and m.affine:
             nn.init.constant_(m.bias, 1e-4 if scheme == "spos" else 0.0)
-        elif isinstance(m, nn.Linear):
+        elif isinstance(m, nn.Linear) and scheme != "pytorch":
             nn.init.normal_(m.weight, 0, 0.01)
             if m.bias is not None:
                 nn.init.zeros_(m.bias)

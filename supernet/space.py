@@ -79,7 +79,7 @@ class Space:
     squeeze_excite: bool = False
     dropout: float = 0.0
     classifier_bias: bool = True
-    init: str = "kaiming"  # kaiming | spos
+    init: str = "kaiming"  # kaiming | spos | pytorch
 
     def __post_init__(self) -> None:
         if len(self.allowed) != len(self.genes):

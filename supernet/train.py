@@ -85,6 +85,7 @@ def fit(
     *,
     meta: dict,
     search: Search | None = None,
+    logits_of: Callable[[Tensor, Tensor], Tensor] | None = None,
     validate: Callable[[], dict] | None = None,
     label: str = "training",
     quiet: bool = False,
@@ -97,6 +98,7 @@ def fit(
     Args:
         meta: plain values that a reader of ``checkpoint.pt`` needs (space, options).
         search: what else is learnt, updated after every step.
+        logits_of: logits from images and labels, for a loss with a margin; ``model(images, arch)`` without.
         validate: called after each epoch; its numbers go into ``metrics.jsonl``.
 
     Returns:
@@ -157,7 +159,7 @@ def fit(
                     group["lr"] = learning_rate(cfg, step, per_epoch)
                 torch.manual_seed(hash((cfg.seed, step)) % 2**63)  # dropout
                 optimizer.zero_grad(set_to_none=True)  # what is not on the path keeps grad None, and its weights
-                logits = model(x, pick_arch(step))
+                logits = model(x, pick_arch(step)) if logits_of is None else logits_of(x, y)
                 loss = F.cross_entropy(logits, y, label_smoothing=cfg.label_smoothing)
                 loss.backward()
                 distributed.average_gradients(model)

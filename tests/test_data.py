@@ -267,6 +267,33 @@ def test_shifts_and_flips_are_uniform():
     assert abs(mirrored[inside].flatten(1).any(1).float().mean() - 0.5) < 0.02
 
 
+def test_cutout_blanks_one_square_per_image():
+    images = torch.full((400, 12, 12, 3), 255, dtype=torch.uint8)
+    white = MemoryImages(images, np.zeros(400, np.int64), (0.5,) * 3, (0.25,) * 3, 0, False)  # white is 2, blank 0
+    for untouched in (epoch(white, 50), epoch(white.with_cutout(4), 50, augment=False)):
+        assert all((x == 2).all() for x, _ in untouched)
+    x = torch.cat([x for x, _ in epoch(white.with_cutout(4), 50)])
+    blank = x[:, 0] == 0
+    assert ((x == 0) == blank[:, None]).all()
+    rows, columns = blank.any(2), blank.any(1)
+    assert (blank == rows[:, :, None] & columns[:, None, :]).all()  # a rectangle
+    # A centre at pixel c covers c - 2 to c + 1 of 0 to 11: a full side from 2 to 10, cut at the border elsewhere.
+    side = rows.sum(1)
+    assert set(side.tolist()) == {2, 3, 4}
+    assert 0.65 < (side == 4).double().mean() < 0.85  # 9 of 12 centres
+    assert (rows[:, 1:].int() - rows[:, :-1].int() == 1).sum(1).max() == 1  # without gaps
+
+
+def test_cutout_is_stateless(digits):
+    cut = digits.train.with_cutout(4)
+    whole = epoch(cut, 8)
+    assert_same(epoch(cut, 8, start=5), whole[5:])
+    for rank in range(2):
+        part = epoch(cut, 4, rank=rank, world=2)
+        assert_same(part, [(x[rank::2], y[rank::2]) for x, y in whole])
+    assert (digits.train.cutout, cut.take(np.arange(5)).cutout) == (0, 4)
+
+
 def test_the_global_generators_are_left_alone(digits, folder):
     def state():
         return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002

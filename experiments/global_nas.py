@@ -1,0 +1,296 @@
+"""Efficient Global NAS on real images: a full search, its gain over random networks, and the ranking study.
+
+Hypotheses, written down before the run: the found network beats the mean of random networks of the same space
+(RI > 0, §4.1), and dynamic training ranks better than static training of the same total epochs (§3.2) and better than
+the same budgets in random order. Every finished training is kept in RUN: the same command continues. The search and
+the study see the training and validation splits; the found and the random networks are tested once each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+
+import _cli  # isort: skip  (sets the environment that torch reads when it loads)
+import _jobs
+import global_nas
+import numpy as np
+import torch
+
+from latency.measure import host
+from search.drawing import draw
+from search.dynamic_ranking import Study, study
+from search.efficient_global import Candidate, relative_improvement, sample
+from supernet import blocks, checkpoint, data, standalone
+from supernet.progress import Bar
+from supernet.train import evaluate
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Args:
+    run: Path = Path("runs/experiment-global-nas")
+    """Folder of the trainings."""
+    output: Path = Path("docs/results")
+    """Where global_nas.json, .md and .png go."""
+    data: str | None = None
+    """Images; fashion-mnist where it can be had, else the bundled digits."""
+    data_root: Path = Path("data")
+    """Where image sets lie."""
+    limit: int = 4000
+    """Training images, stratified."""
+    depth: tuple[int, int] = (5, 10)
+    """Fewest and most layers (the paper: 10 to 100)."""
+    width: tuple[int, int] = (6, 16)
+    """Fewest and most channels at full resolution (the paper: 16 to 64)."""
+    epochs: int = 2
+    """Of the first candidate of the macro search (the paper: 10), and of the micro search."""
+    final_epochs: int = 20
+    """Of the found network and of the random ones (the paper: 600)."""
+    random: int = 10
+    """Random networks that the found one is compared with."""
+    seeds: int = 3
+    """Trainings of the found network."""
+    study: int = 40
+    """Random networks of the ranking study."""
+    budgets: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
+    """Epochs of the study's trainings, each with a schedule of its own; two of the last are the truth."""
+    jobs: int = os.cpu_count() or 1
+    """Networks trained side by side, one thread each."""
+    quick: bool = False
+    """Everything tiny, on digits: does it run at all?"""
+
+
+def run(args: Args) -> None:
+    torch.set_num_threads(1)
+    if args.quick:
+        tiny = {"data": "digits", "limit": 192, "depth": (3, 4), "width": (2, 4), "epochs": 1, "final_epochs": 1}
+        args = dataclasses.replace(args, **tiny, random=2, seeds=1, study=4, budgets=(1, 2))
+    args = dataclasses.replace(args, data=args.data or data.default_name(args.data_root)[0])
+    ignored = ("run", "output", "data_root", "jobs", "random", "seeds", "study", "quick")  # these only add trainings
+    config = {k: v for k, v in dataclasses.asdict(args).items() if k not in ignored}
+    if not checkpoint.same_config(args.run / "config.json", config, "use another --run"):
+        checkpoint.write_json(args.run / "config.json", config)
+
+    search = search_args(args)
+    global_nas.run(search)
+    arch = checkpoint.read_json(search.run / "arch.json", "result", "delete the run")
+    found = Candidate(**{k: tuple(v) if isinstance(v, list) else v for k, v in arch["found"].items()})
+    results = train_all(args, {**final_jobs(args, found), **study_jobs(args)})
+    summary = {
+        "settings": dataclasses.asdict(dataclasses.replace(args, run="", output="", data_root="")),
+        "machine": {**host(), "torch": torch.__version__, "load": os.getloadavg()[0]},
+        "search": arch,
+        "comparison": compare(args, results),
+        "study": dataclasses.asdict(judge(args, results)),
+    }
+    write(args, summary, found)
+
+
+def search_args(args: Args) -> global_nas.Args:
+    """The search, as its own command would run it."""
+    return global_nas.Args(
+        run=args.run / "search",
+        data=args.data,
+        data_root=args.data_root,
+        depth=args.depth,
+        width=args.width,
+        epochs=args.epochs,
+        micro_epochs=args.epochs,
+        final_epochs=0,
+        limit=args.limit,
+    )
+
+
+# --- trainings
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network to train, and whether it is tested."""
+
+    candidate: Candidate
+    seed: int
+    test: bool
+
+
+def final_jobs(args: Args, found: Candidate) -> dict[str, Job]:
+    """The found network with several seeds, and random networks, trained for equally long."""
+    rng = np.random.default_rng([0, 1])
+    config = global_nas.configure(search_args(args))
+    jobs = {
+        f"found-{seed}": Job(dataclasses.replace(found, epochs=args.final_epochs), seed, True)
+        for seed in range(args.seeds)
+    }
+    jobs |= {f"random-{i}": Job(sample(rng, config, args.final_epochs), 0, True) for i in range(args.random)}
+    return jobs
+
+
+def study_jobs(args: Args) -> dict[str, Job]:
+    """Every network of the study with every budget, and twice more with the longest."""
+    rng = np.random.default_rng([0, 2])
+    config = global_nas.configure(search_args(args))
+    jobs = {}
+    for i in range(args.study):
+        network = sample(rng, config, 0)
+        for seed, budgets in ((0, args.budgets), (1, args.budgets[-1:]), (2, args.budgets[-1:])):
+            for epochs in budgets:
+                jobs[f"study-{i}-{epochs}-{seed}"] = Job(dataclasses.replace(network, epochs=epochs), seed, False)
+    return jobs
+
+
+def train_all(args: Args, jobs: dict[str, Job]) -> dict[str, dict]:
+    """The result of every job by name; those of an earlier run are read."""
+    results = {name: json.loads(path(args, name).read_text()) for name in jobs if path(args, name).exists()}
+    todo = {name: (args, name, job) for name, job in jobs.items() if name not in results}
+    finished: list[str] = []
+    if todo:
+        bar = Bar("trainings", len(jobs), done=len(results), unit="trainings")
+        already = len(results)
+        results |= _jobs.run(
+            train_one,
+            todo,
+            min(args.jobs, len(todo)),
+            bar,
+            progress=lambda: already + len(finished),
+            done=lambda name, result: finished.append(name),
+        )
+    return results
+
+
+def path(args: Args, name: str) -> Path:
+    return args.run / "trainings" / name / "result.json"
+
+
+@functools.cache
+def images(name: str, root: Path, limit: int, cutout: int) -> data.TrainVal:
+    opened = data.open_train(name, root, limit=limit)
+    return dataclasses.replace(opened, train=opened.train.with_cutout(min(cutout, opened.resolution * 4 // 7)))
+
+
+def train_one(args: Args, name: str, job: Job) -> dict[str, Any]:
+    """Train one network as the search does; its last epoch counts, as nothing is selected here."""
+    _cli.keep_memory()
+    torch.set_num_threads(1)
+    opened = images(args.data, args.data_root, args.limit, 16)
+    space, arch = global_nas.network(job.candidate, (opened.channels, opened.resolution, opened.classes))
+    settings = dataclasses.replace(search_args(args), seed=job.seed)
+    cfg = global_nas.fit_config(settings, job.candidate.epochs)
+    folder = path(args, name).parent
+    network, last = standalone.train(space, arch, opened, cfg, folder, CPU, kernels="fused", label=name, quiet=True)
+    result = {
+        "candidate": dataclasses.asdict(job.candidate),
+        "params": blocks.params(space, arch),
+        "flops": blocks.flops(space, arch),
+        "val_accuracy": last["val_accuracy"],
+    }
+    if job.test:
+        test = data.open_test(args.data, args.data_root)
+        batches = test.batches(512, seed=0, epoch=0, augment=False, drop_last=False)
+        result["test_accuracy"] = evaluate(network, batches)
+    checkpoint.write_json(path(args, name), result)
+    (folder / "checkpoint.pt").unlink()
+    return result
+
+
+# --- what came out
+
+
+def compare(args: Args, results: dict[str, dict]) -> dict[str, Any]:
+    """Found against random: test accuracies in per cent, RI, sizes."""
+    found = [results[f"found-{seed}"] for seed in range(args.seeds)]
+    random = [results[f"random-{i}"] for i in range(args.random)]
+    accuracies = {
+        "found": [100 * r["test_accuracy"] for r in found],
+        "random": [100 * r["test_accuracy"] for r in random],
+    }
+    ri = [relative_improvement(accuracy, accuracies["random"]) for accuracy in accuracies["found"]]
+    sizes = {"found_params": found[0]["params"], "random_params": [r["params"] for r in random]}
+    return {**accuracies, "ri": ri, **sizes}
+
+
+def judge(args: Args, results: dict[str, dict]) -> Study:
+    """The ranking study on validation accuracies; the truth is a full training with another seed."""
+
+    def accuracy(i: int, epochs: int, seed: int) -> float:
+        return results[f"study-{i}-{epochs}-{seed}"]["val_accuracy"]
+
+    networks, longest = range(args.study), args.budgets[-1]
+    return study(
+        [results[f"study-{i}-{longest}-0"]["params"] for i in networks],
+        args.budgets,
+        [[accuracy(i, epochs, 0) for epochs in args.budgets] for i in networks],
+        final=[accuracy(i, longest, 1) for i in networks],
+        again=[accuracy(i, longest, 2) for i in networks],
+    )
+
+
+def write(args: Args, summary: dict[str, Any], found: Candidate) -> None:
+    """``global_nas.json``, the tables as ``global_nas.md``, the picture."""
+    args.output.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_json(args.output / "global_nas.json", summary)
+    opened = images(args.data, args.data_root, args.limit, 16)
+    shape = (opened.channels, opened.resolution, opened.classes)
+    draw(args.output / "global_nas.png", {args.data: global_nas.drawn(*global_nas.network(found, shape))})
+    text = "\n\n".join(
+        [in_words(args, summary), comparison_table(summary["comparison"]), study_table(summary["study"])]
+    )
+    (args.output / "global_nas.md").write_text(text + "\n")
+    _cli.console.print(text, highlight=False, markup=False)
+    _cli.console.print(f"→ {args.output / 'global_nas.md'}, .json, .png", highlight=False)
+
+
+def in_words(args: Args, summary: dict[str, Any]) -> str:
+    arch = summary["search"]
+    return (
+        f"{args.data}, {args.limit} training images, {args.depth[0]} to {args.depth[1]} layers, {args.width[0]} to "
+        f"{args.width[1]} channels, E from {args.epochs}; final trainings of {args.final_epochs} epochs. The search "
+        f"trained {arch['trained']} candidates for {arch['epochs']} epochs in all."
+    )
+
+
+def comparison_table(c: dict[str, Any]) -> str:
+    rows = [
+        ("found", c["found"], f"{c['found_params'] / 1e3:.1f}"),
+        (f"{len(c['random'])} random", c["random"], spread([p / 1e3 for p in c["random_params"]], 1)),
+    ]
+    lines = ["| network | test % | k params |", "|---|---|---|"]
+    lines += [f"| {name} | {spread(accuracies, 2)} | {size} |" for name, accuracies, size in rows]
+    best = max(c["random"])
+    lines.append(f"\nRI {spread(c['ri'], 2)} over trainings of the found network; best random network {best:.2f} %.")
+    return "\n".join(lines)
+
+
+def study_table(s: dict[str, Any]) -> str:
+    def cell(rho: float | None) -> str:
+        return "—" if rho is None else f"{rho:.2f}"
+
+    mean, interval = f"{s['dynamic_epochs']:.1f}", s["permuted_interval"] or (None, None)
+    rows = [(f"static, {epochs} epochs", str(epochs), cell(rho)) for epochs, rho in s["static"].items()]
+    rows.append(("dynamic", mean, cell(s["dynamic"])))
+    rows.append(("its budgets permuted", mean, f"{cell(s['permuted'])} [{', '.join(map(cell, interval))}]"))
+    rows.append(("parameters", "0", cell(s["params"])))
+    rows.append(("ceiling: another full training", "", cell(s["ceiling"])))
+    lines = [f"| ranking of {s['n']} networks | epochs per network | Spearman ρ |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean ± standard deviation."""
+    if len(values) < 2:
+        return f"{values[0]:.{digits}f}"
+    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+if __name__ == "__main__":
+    _cli.main(run, Args)

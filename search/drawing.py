@@ -1,0 +1,51 @@
+"""Found networks as Figure 1 of Efficient Global NAS: a block per layer. No torch.
+
+Height is the resolution, width the number of channels, colour the operation with its kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer: pixels per side and channels of its output, and the name of its operation."""
+
+    size: int
+    channels: int
+    op: str
+
+
+def draw(path: Path, networks: Mapping[str, Sequence[Block]]) -> None:
+    """Write a picture (by the suffix of ``path``) with a row for each network."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch, Rectangle
+
+    figure = Figure(figsize=(10, 1.6 * len(networks) + 0.8), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    rows = figure.subplots(len(networks), 1, squeeze=False)[:, 0]
+    ops = sorted({block.op for blocks in networks.values() for block in blocks})
+    colours = {op: f"C{i}" for i, op in enumerate(ops)}
+    widest = max(sum(block.channels for block in blocks) for blocks in networks.values())
+    for axes, (name, blocks) in zip(rows, networks.items(), strict=True):
+        largest, gap = max(block.size for block in blocks), 0.004 * widest
+        x = 0.0
+        for before, block in zip((None, *blocks), blocks, strict=False):
+            if before is None or before.size != block.size:
+                axes.text(x, largest * 1.06, f"{block.size}²·{block.channels}", fontsize=7, va="bottom")
+            corner = (x, (largest - block.size) / 2)
+            style = {"facecolor": colours[block.op], "edgecolor": "0.2", "linewidth": 0.4}
+            axes.add_patch(Rectangle(corner, block.channels, block.size, **style))
+            x += block.channels + gap
+        axes.set(xlim=(-gap, widest + gap * max(map(len, networks.values()))), ylim=(-0.02 * largest, largest * 1.3))
+        axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    figure.legend(
+        handles=[Patch(facecolor=colours[op], label=op) for op in ops], loc="outside lower center", ncols=4, fontsize=8
+    )
+    figure.savefig(path)

@@ -1,0 +1,97 @@
+"""Protocols of face recognition on embeddings: 1:1 verification, TAR at a FAR, rank-k identification. No torch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from supernet.errors import UserError
+
+
+def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine of every row of ``a`` [N, E] with the same row of ``b``: [N]."""
+    return (unit(a) * unit(b)).sum(1)
+
+
+def unit(a: np.ndarray) -> np.ndarray:
+    """Rows scaled to length 1."""
+    return a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12)
+
+
+def accuracy(scores: np.ndarray, same: np.ndarray, folds: int = 10) -> tuple[float, float]:
+    """1:1 verification as LFW has it: each fold judged by the threshold that is best on the other folds.
+
+    Args:
+        scores: [N], larger means more alike, in the order of the pairs file. same: bool [N].
+        folds: consecutive parts of equal size.
+
+    Returns:
+        Mean and standard deviation of the folds' accuracies in [0, 1].
+
+    Raises:
+        UserError: fewer pairs than folds, or pairs of one kind only.
+    """
+    scores, same = _checked(scores, same)
+    if not 2 <= folds <= len(scores):
+        raise UserError(
+            f"{len(scores)} pairs for {folds} folds: expected at least one pair in each of two or more folds"
+        )
+    parts = np.array_split(np.arange(len(scores)), folds)
+    accuracies = []
+    for part in parts:
+        others = np.setdiff1d(np.arange(len(scores)), part)
+        threshold = best_threshold(scores[others], same[others])
+        accuracies.append(np.mean((scores[part] >= threshold) == same[part]))
+    return float(np.mean(accuracies)), float(np.std(accuracies))
+
+
+def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
+    """The threshold t with the most pairs right, a pair being called the same where its score is ≥ t.
+
+    Half-way between two neighbouring scores; among equally good ones the lowest.
+    """
+    order = np.argsort(scores, kind="stable")
+    ascending, hits = scores[order], same[order]
+    # With the threshold below position i: the different ones before i and the same ones from i on are right.
+    right = np.concatenate([[0], np.cumsum(~hits)]) + hits.sum() - np.concatenate([[0], np.cumsum(hits)])
+    edges = np.concatenate([[-np.inf], (ascending[1:] + ascending[:-1]) / 2, [np.inf]])
+    distinct = np.concatenate([[True], ascending[1:] > ascending[:-1], [True]])
+    return float(edges[distinct][np.argmax(right[distinct])])
+
+
+def tar_at_far(scores: np.ndarray, same: np.ndarray, far: float) -> float:
+    """Share of same pairs above the lowest threshold that lets at most ``far`` of the different pairs through.
+
+    Raises:
+        UserError: fewer than 1 / far different pairs, which cannot tell such a rate; pairs of one kind only.
+    """
+    scores, same = _checked(scores, same)
+    impostors = np.sort(scores[~same])[::-1]
+    if len(impostors) * far < 1:
+        raise UserError(
+            f"{len(impostors)} different pairs cannot show a FAR of {far:g}: expected at least {1 / far:.0f}"
+        )
+    allowed = int(np.floor(len(impostors) * far + 1e-9))
+    threshold = impostors[allowed] if allowed < len(impostors) else -np.inf  # accept what is above it
+    return float(np.mean(scores[same] > threshold))
+
+
+def rank_k(probes: np.ndarray, of: np.ndarray, gallery: np.ndarray, identities: np.ndarray, k: int) -> float:
+    """Share of probes that find their identity among the ``k`` most similar gallery images.
+
+    Args:
+        probes: [P, E] of the identities ``of`` [P]. gallery: [G, E] of ``identities`` [G].
+
+    Raises:
+        UserError: k is not in [1, G].
+    """
+    if not 1 <= k <= len(gallery):
+        raise UserError(f"rank {k} in a gallery of {len(gallery)} images: expected 1 to {len(gallery)}")
+    closest = np.argsort(-(unit(probes) @ unit(gallery).T), axis=1, kind="stable")[:, :k]
+    return float(np.mean((identities[closest] == of[:, None]).any(1)))
+
+
+def _checked(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scores, same = np.asarray(scores, float), np.asarray(same, bool)
+    if scores.shape != same.shape or not 0 < same.sum() < len(same):
+        raise UserError(f"expected pairs of the same and of different identities, got {same.sum()} and {(~same).sum()}")
+    return scores, same

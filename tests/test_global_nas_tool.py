@@ -1,0 +1,170 @@
+"""The command: found, drawn and tested once; killed and continued; bounds kept; bad input refused."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import global_nas
+import pytest
+from global_nas import Args
+
+from search.drawing import Block, draw
+from supernet import blocks, data, plain
+from supernet.errors import UserError
+from supernet.model import load_network
+from supernet.train import evaluate
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "data": "digits",
+    "depth": (3, 4),
+    "width": (2, 4),
+    "epochs": 1,
+    "micro_epochs": 1,
+    "limit": 192,
+    "final_epochs": 1,
+    "quiet": True,
+}
+
+
+def arguments(run: Path, **options) -> Args:
+    return Args(run=run, **{**TINY, **options})
+
+
+def records(run: Path) -> list[dict]:
+    return json.loads((run / "search.json").read_text())["records"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    global_nas.run(arguments(run))
+    return run
+
+
+def test_what_a_run_leaves(finished):
+    found = json.loads((finished / "arch.json").read_text())
+    assert found["trained"] == len(records(finished)) == len(list((finished / "candidates").iterdir()))
+    assert not list(finished.glob("candidates/*/checkpoint.pt"))
+    assert (finished / "network.png").read_bytes()[:4] == b"\x89PNG"
+    result = json.loads((finished / "final-1" / "result.json").read_text())
+    network = load_network(finished / "final-1")
+    assert sum(p.numel() for p in network.parameters()) == result["params"] == found["params"]
+    test = data.open_test("digits", Path("data"))
+    again = evaluate(network, test.batches(64, seed=0, epoch=0, augment=False, drop_last=False))
+    assert again == pytest.approx(result["test_accuracy"], abs=2 / len(test))
+
+
+def test_selection_never_opens_the_test_part(tmp_path, monkeypatch):
+    def refuse(*args, **options):
+        raise AssertionError("opened")
+
+    monkeypatch.setattr(data, "open_test", refuse)
+    global_nas.run(arguments(tmp_path / "run", depth=(3, 3), final_epochs=0))
+    assert records(tmp_path / "run")
+
+
+def test_a_finished_run_trains_and_tests_nothing_again(finished, monkeypatch, capsys):
+    monkeypatch.setattr(global_nas.standalone, "train", None)
+    monkeypatch.setattr(data, "open_test", None)
+    global_nas.run(arguments(finished))
+    assert "test images" in capsys.readouterr().out
+
+
+def test_a_killed_search_continues_without_training_a_candidate_twice(finished, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    flags = ["--data digits --depth 3 4 --width 2 4 --epochs 1 --micro-epochs 1 --limit 192 --final-epochs 1 --quiet"]
+    command = [sys.executable, "tools/global_nas.py", "--run", str(run), *flags[0].split()]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (run / "search.json").exists() or len(records(run)) < 3:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = len(records(run))
+    assert not (run / "final-1" / "result.json").exists()
+
+    trained, train = [], global_nas.standalone.train
+
+    def counting(space, arch, images, cfg, folder, *args, **options):
+        trained.append(folder.name)
+        return train(space, arch, images, cfg, folder, *args, **options)
+
+    monkeypatch.setattr(global_nas.standalone, "train", counting)
+    global_nas.run(arguments(run))
+    whole = records(finished)
+    assert records(run) == whole  # the same accuracies, bit for bit
+    assert trained == [*(f"{i:03d}" for i in range(done, len(whole))), "final-1"]
+
+
+def test_candidates_beyond_a_bound_are_not_trained(finished, tmp_path):
+    def flops(record: dict) -> int:
+        c = record["candidate"]
+        return blocks.flops(plain.space(c["depth"], c["width"], 1, 28, 10), plain.arch(c["ops"], c["kernels"]))
+
+    bound = sorted(map(flops, records(finished)))[len(records(finished)) // 2]
+    run = tmp_path / "run"
+    global_nas.run(arguments(run, flops_max=bound, final_epochs=0))
+    assert max(map(flops, records(run))) <= bound < max(map(flops, records(finished)))
+
+
+def test_latencies_are_measured_as_layers_come_up(tmp_path, monkeypatch):
+    quick = dataclasses.replace(global_nas.GrowingTable.__init__.__globals__["Protocol"](), rounds=10)
+    monkeypatch.setitem(global_nas.GrowingTable.__init__.__globals__, "Protocol", lambda: quick)
+    run, options = tmp_path / "run", {"depth": (3, 3), "width": (2, 2), "final_epochs": 0}
+    with pytest.raises(UserError, match=r"exclude every candidate.*latency in ms ≤ 1e-06"):
+        global_nas.run(arguments(run, **options, latency_max=1e-6))
+    assert not (run / "candidates").exists()
+    table = json.loads((run / "lut.json").read_text())
+    global_nas.run(arguments(run, **options, latency_max=1e3, restart=True))
+    assert len(records(run)) > 1
+    grown = json.loads((run / "lut.json").read_text())
+    keys = {spec.key for spec in blocks.lower(plain.space(3, 2, 1, 28, 10), (0, 0, 0))}
+    assert keys <= set(table["operations"])
+    assert any("conv_k3" in key for key in grown["operations"])
+    assert not any("conv_k3" in key for key in table["operations"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"params_max": 10}, "exclude every candidate: the smallest, L 3 C 2, breaks parameters ≤ 10"),
+        ({"depth": (2, 4)}, "depth from 2 to 4"),
+        ({"epochs": 0}, "epochs 0: expected at least 1"),
+        ({"limit": 30}, "lower the batch size"),
+        ({"data": "cats"}, "expected a data set among"),
+        ({"final_epochs": -1}, "final-epochs -1"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        global_nas.run(arguments(tmp_path / "run", **options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_search_does_not_continue_here(finished):
+    with pytest.raises(UserError, match="seed: 0 → 1"):
+        global_nas.run(arguments(finished, seed=1))
+
+
+def test_exit_code_2_and_one_line():
+    command = [sys.executable, "tools/global_nas.py", "--data", "digits", "--flops-max", "1"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "exclude every candidate" in result.stderr
+
+
+def test_drawing_of_several_networks(tmp_path):
+    rows = {"a": [Block(28, 4, "Sep 3×3"), Block(14, 8, "Conv 5×5")], "b": [Block(28, 6, "Sep 3×3")]}
+    draw(tmp_path / "networks.svg", rows)
+    text = (tmp_path / "networks.svg").read_text()
+    assert text.lstrip().startswith("<?xml")
+    assert text.count("clip-path") >= 3  # one block each

@@ -1,0 +1,258 @@
+"""Efficient Global NAS: find depth, width, operations and kernels of a plain network, then train it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import _cli
+import _greedy
+import torch
+import tyro
+from _growing_table import GrowingTable
+
+from search.drawing import Block, draw
+from search.efficient_global import PRESETS, Candidate, Config, EfficientGlobal
+from supernet import blocks, checkpoint, data, plain, standalone
+from supernet.errors import UserError
+from supernet.space import Arch, Space
+from supernet.train import FitConfig, evaluate
+
+
+@dataclass(frozen=True)
+class Args:
+    run: Path = Path("runs/global-nas")
+    """Folder of the run; the same command continues a run that was stopped."""
+    data: Annotated[str | None, tyro.conf.arg(metavar="|".join(data.NAMES))] = None
+    """Images; fashion-mnist where it can be had, else the bundled digits."""
+    data_root: Path = Path("data")
+    """Where image sets lie, or the folder that holds train/ and val/ for --data folder."""
+    preset: Literal["small", "tiny", "mobile"] = "small"
+    """Bounds and epochs: the paper's tiny or mobile (GPU-days), or small ones for two cores."""
+    depth: tuple[int, int] | None = None
+    """Fewest and most layers; that of the preset."""
+    width: tuple[int, int] | None = None
+    """Fewest and most channels at full resolution; that of the preset."""
+    epochs: int | None = None
+    """Of the first candidate; each layer more adds 1, each step of width 2. That of the preset."""
+    micro_epochs: int | None = None
+    """Of candidates for operations and kernels; that of the preset."""
+    flops_max: float = math.inf
+    """Bound on multiply-adds: a candidate beyond it is not trained."""
+    params_max: float = math.inf
+    """Bound on parameters."""
+    latency_max: float = math.inf
+    """Bound on the predicted latency in ms on this machine: layers are measured as they come up."""
+    final_epochs: int = 30
+    """Of the found network (the paper: 600); 0 leaves the training out."""
+    macro_width: bool = False
+    """Train the found network at the width of the macro search, as the paper's reported networks."""
+    batch_size: int = 64
+    """Images per step."""
+    lr: float = 0.025
+    """Peak learning rate."""
+    cutout: int | None = None
+    """Side of the blanked square in pixels; 16, at most 4/7 of the image."""
+    augment: bool = True
+    """Random crops, flips (not of characters) and cutout."""
+    limit: int | None = None
+    """Train on this many images only, stratified."""
+    resolution: int | None = None
+    """Height and width in pixels, for --data folder; 224."""
+    seed: int = 0
+    """Of the split, the weights and the augmentation."""
+    device: str | None = None
+    """cpu, cuda, …; CUDA where there is one."""
+    restart: bool = False
+    """Throw the run in --run away and start again."""
+    quiet: bool = False
+    """No progress."""
+
+
+def run(args: Args) -> None:
+    device = _cli.device(args.device)
+    name, reason = (args.data, "") if args.data else data.default_name(args.data_root)
+    images = data.open_train(
+        name, args.data_root, seed=args.seed, resolution=args.resolution, workers=0, limit=args.limit
+    )
+    images.train.steps(args.batch_size, drop_last=True)
+    cutout = min(16, images.resolution * 4 // 7) if args.cutout is None else args.cutout
+    images = dataclasses.replace(images, train=images.train.with_cutout(cutout))
+    config = configure(args)
+    image = (images.channels, images.resolution, images.classes)
+
+    ignored = ("run", "data_root", "final_epochs", "macro_width", "device", "restart", "quiet")
+    settings = {k: v for k, v in dataclasses.asdict(args).items() if k not in ignored}
+    settings |= {"data": name, "cutout": cutout, **dataclasses.asdict(config)}
+    settings |= {k: v if math.isfinite(v) else None for k, v in settings.items() if k.endswith("_max")}
+    controller = make_controller(args, config, image)  # refuses impossible bounds before anything is written
+    _greedy.prepare(args.run, settings, args.restart)
+    _cli.console.print(
+        f"{config.depth[0]} to {config.depth[1]} layers, {config.width[0]} to {config.width[1]} channels; "
+        f"[bold]{name}[/bold]{reason and f' ({reason})'}: {len(images.train):,} training, {len(images.val):,} "
+        f"validation images, {images.channels}×{images.resolution}²; {args.run}",
+        highlight=False,
+    )
+    if math.isfinite(args.latency_max):
+        controller = make_controller(args, config, image, latency(args, config, image))
+
+    def train(candidate: Candidate, folder: Path, label: str) -> tuple[float, float]:
+        space, arch = network(candidate, image)
+        options = {"kernels": _cli.default_kernels(device), "label": label, "quiet": args.quiet}
+        standalone.train(space, arch, images, fit_config(args, candidate.epochs), folder, device, **options)
+        log = checkpoint.JsonLines(folder / "metrics.jsonl").read()
+        return tuple(100 * max(line[key] for line in log) for key in ("accuracy", "val_accuracy"))
+
+    found = _greedy.search(controller, args.run, train)
+    report(args, controller, found, image)
+    if args.final_epochs:
+        finish(args, images, name, controller, image, device)
+        _cli.next_command(f"python tools/build_lut.py --run {args.run}")
+    else:
+        _cli.next_command(command(dataclasses.replace(args, final_epochs=600)))
+
+
+def command(args: Args) -> str:
+    """The command line of these arguments."""
+    words = ["python", "tools/global_nas.py"]
+    for field in dataclasses.fields(args):
+        value, flag = getattr(args, field.name), field.name.replace("_", "-")
+        if value == field.default or field.name == "restart":
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{'' if value else 'no-'}{flag}")
+        else:
+            words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return shlex.join(words)
+
+
+def configure(args: Args) -> Config:
+    """The preset with what the command line says."""
+    if args.final_epochs < 0:
+        raise UserError(f"--final-epochs {args.final_epochs}: expected at least 0")
+    given = {name: getattr(args, name) for name in ("depth", "width", "epochs", "micro_epochs")}
+    return dataclasses.replace(PRESETS[args.preset], **{k: v for k, v in given.items() if v is not None})
+
+
+def network(candidate: Candidate, image: tuple[int, int, int]) -> tuple[Space, Arch]:
+    """The candidate as the rest of the project knows networks."""
+    return plain.space(candidate.depth, candidate.width, *image), plain.arch(candidate.ops, candidate.kernels)
+
+
+def make_controller(
+    args: Args, config: Config, image: tuple[int, int, int], table: GrowingTable | None = None
+) -> EfficientGlobal:
+    """The search with its costs; without a table no bound on the latency."""
+
+    @functools.cache
+    def params(candidate: Candidate) -> int:
+        return blocks.params(*network(candidate, image))
+
+    costs = {"multiply-adds": lambda c: blocks.flops(*network(c, image)), "parameters": params}
+    bounds = {"multiply-adds": args.flops_max, "parameters": args.params_max}
+    if table is not None:
+        costs["latency in ms"] = lambda c: table.predict(blocks.lower(*network(c, image)))
+        bounds["latency in ms"] = args.latency_max
+    return EfficientGlobal(config, params, costs, bounds)
+
+
+def latency(args: Args, config: Config, image: tuple[int, int, int]) -> GrowingTable:
+    """Latencies on this machine, kept in the run."""
+    corners = [
+        (config.depth[0], config.width[0]),
+        (config.depth[0], config.width[1]),
+        (2 * config.depth[0], config.width[0]),
+    ]
+    networks = [(plain.space(*corner, *image), (0,) * corner[0]) for corner in corners]
+    return GrowingTable(args.run / "lut.json", networks, args.quiet)
+
+
+def fit_config(args: Args, epochs: int) -> FitConfig:
+    """§4.1: SGD, momentum .9, weight decay 3e-4, a cosine to 0; the authors' code clips gradients at 5."""
+    return FitConfig(
+        epochs,
+        args.batch_size,
+        args.lr,
+        schedule="cosine",
+        weight_decay=3e-4,
+        label_smoothing=0.0,
+        clip=5.0,
+        augment=args.augment,
+        seed=args.seed,
+    )
+
+
+def report(args: Args, controller: EfficientGlobal, found: Candidate, image: tuple[int, int, int]) -> None:
+    """``arch.json``, ``space.json`` and the picture of what was found."""
+    space, arch = network(found, image)
+    checkpoint.write_json(args.run / "space.json", space.to_json())
+    counts = {"params": blocks.params(space, arch), "flops": blocks.flops(space, arch)}
+    checkpoint.write_json(
+        args.run / "arch.json",
+        {
+            "schema": 1,
+            "space": {"name": space.name, "fingerprint": space.fingerprint},
+            "arch": list(arch),
+            "found": dataclasses.asdict(found),
+            "macro": dataclasses.asdict(controller.macro),
+            "trained": len(controller.records),
+            "skipped": len(controller.skipped),
+            "epochs": sum(record.candidate.epochs for record in controller.records),
+            **counts,
+        },
+    )
+    picture = args.run / "network.png"
+    draw(picture, {found.describe(): drawn(space, arch)})
+    _cli.console.print(
+        f"found [bold]{found.describe()}[/bold]: {counts['params'] / 1e3:.1f} k parameters, "
+        f"{counts['flops'] / 1e6:.2f} M multiply-adds, after {len(controller.records)} candidates → "
+        f"{args.run / 'arch.json'}, {picture}",
+        highlight=False,
+    )
+
+
+def drawn(space: Space, arch: Arch) -> list[Block]:
+    """The layers between stem and head, to be drawn."""
+    specs = blocks.layers(space).pick(arch)[1:-1]
+    return [Block(s.out_size, s.out_channels, f"{s.op.capitalize()} {s.kernel}×{s.kernel}") for s in specs]
+
+
+def finish(
+    args: Args,
+    images: data.TrainVal,
+    name: str,
+    controller: EfficientGlobal,
+    image: tuple[int, int, int],
+    device: torch.device,
+) -> None:
+    """Train the found network from scratch; the test set is opened once, after its last epoch."""
+    found = controller.found
+    if args.macro_width:
+        found = dataclasses.replace(found, width=controller.macro.width)
+    folder = args.run / f"final-{args.final_epochs}{'-macro-width' if args.macro_width else ''}"
+    space, arch = network(found, image)
+    result = folder / "result.json"
+    if not result.exists():
+        options = {"kernels": _cli.default_kernels(device), "label": folder.name, "quiet": args.quiet}
+        cfg = fit_config(args, args.final_epochs)
+        trained, last = standalone.train(space, arch, images, cfg, folder, device, **options)
+        test = data.open_test(name, args.data_root, resolution=args.resolution)
+        accuracy = evaluate(trained, test.batches(512, seed=0, epoch=0, augment=False, drop_last=False))
+        row: dict[str, Any] = {"found": dataclasses.asdict(found), "params": blocks.params(space, arch)}
+        row |= {"val_accuracy": last["val_accuracy"], "test_accuracy": accuracy, "test_images": len(test)}
+        checkpoint.write_json(result, row)
+    row = checkpoint.read_json(result, "result", "delete it and run the same command again")
+    _cli.console.print(
+        f"{found.describe()} after {args.final_epochs} epochs: [bold]{100 * row['test_accuracy']:.2f} %[/bold] of "
+        f"{row['test_images']:,} test images, {row['params'] / 1e3:.1f} k parameters → {folder}",
+        highlight=False,
+    )
+
+
+if __name__ == "__main__":
+    _cli.main(run, Args)
