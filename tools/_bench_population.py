@@ -18,11 +18,10 @@ from rich.table import Table
 from torch import Tensor
 
 from search.evaluator import Evaluator
-from supernet import spaces
 from supernet.errors import UserError
 from supernet.model import Supernet
 from supernet.progress import Bar
-from supernet.space import Arch
+from supernet.space import Arch, Space
 from supernet.train import evaluate, recalibrate_bn
 
 POPULATION = Path(__file__).parents[1] / "docs" / "bench" / "ces_population.json"
@@ -32,8 +31,7 @@ BASE = "one by one, eager"
 def run(path: Path, images: int, recalibration: tuple[int, int], generations: int) -> dict:
     """Seconds (wall and CPU) of each form on each generation, and what sharing saved."""
     recorded = json.loads(path.read_text())
-    space = spaces.get(recorded["space"]["name"], 1, 28, 10)
-    space.require(recorded["space"]["fingerprint"], str(path))
+    space = Space.from_json(recorded["space"], str(path))
     chosen = [[tuple(arch) for arch in archs] for archs in recorded["generations"]]
     step = max(1, len(chosen) // generations)
     chosen = chosen[step - 1 :: step]
