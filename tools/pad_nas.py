@@ -37,7 +37,7 @@ class Args(_search.SearchArgs):
     batch_size: int = 64
     """Images per step (the paper: 1024)."""
     lr: float | None = None
-    """Peak rate of the initial supernet; 0.08 · sqrt(batch/64) up to 0.5. Fine-tuning takes a fifth of it."""
+    """Peak rate of the initial supernet; 0.2 · sqrt(batch/64) up to 0.5. Fine-tuning takes a fifth of it."""
     threshold: float = 0.01
     """Operations of at most this probability are removed."""
     limit: int | None = None

@@ -50,7 +50,7 @@ class Args:
     batch_size: int = 64
     """Images per step."""
     lr: float | None = None
-    """Peak learning rate; 0.08 · sqrt(batch/64) up to 0.5."""
+    """Peak learning rate; 0.2 · sqrt(batch/64) up to 0.5."""
     limit: int | None = None
     """Train on this many images only, stratified."""
     recalibration: tuple[int, int] = (8, 128)
