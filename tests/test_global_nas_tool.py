@@ -11,6 +11,7 @@ from pathlib import Path
 
 import global_nas
 import pytest
+import tyro
 from global_nas import Args
 
 from search.drawing import Block, draw
@@ -166,3 +167,11 @@ def test_drawing_of_several_networks(tmp_path):
     text = (tmp_path / "networks.svg").read_text()
     assert text.lstrip().startswith("<?xml")
     assert text.count("clip-path") >= 3  # one block each
+
+
+def test_the_next_command_is_this_one_with_more_epochs(tmp_path):
+    args = arguments(tmp_path, augment=False, flops_max=2e6, restart=True)
+    words = global_nas.command(dataclasses.replace(args, final_epochs=600)).split()
+    assert words[:2] == ["python", "tools/global_nas.py"]
+    again = tyro.cli(Args, args=words[2:])
+    assert again == dataclasses.replace(args, final_epochs=600, restart=False)

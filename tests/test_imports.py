@@ -23,6 +23,8 @@ TORCH_FREE = (
     "search.costs",
     "search.ces",
     "search.efficient_global",
+    "search.drawing",
+    "search.verification",
 )
 
 
