@@ -29,14 +29,10 @@ def stages(depth: int) -> tuple[int, ...]:
     """
     if depth < 12 or depth % 2:
         raise UserError(f"an IR-ResNet of depth {depth}: expected an even number from 12 on (two layers in each block)")
-    blocks = depth // 2 - 1
-    counts, ends = [], 0
-    for i in range(len(SHARES)):
-        left = len(SHARES) - 1 - i  # stages that need a block yet
-        end = round(blocks * sum(SHARES[: i + 1]) / sum(SHARES))
-        end = min(max(end, ends + 1), blocks - left)
-        counts.append(end - ends)
-        ends = end
+    counts = [1] * len(SHARES)
+    while sum(counts) < depth // 2 - 1:  # one after the other (Sainte-Laguë): a deeper network only adds blocks
+        stage = max(range(len(SHARES)), key=lambda i: SHARES[i] / (2 * counts[i] + 1))
+        counts[stage] += 1
     return tuple(counts)
 
 

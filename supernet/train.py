@@ -85,10 +85,10 @@ def fit(
     *,
     meta: dict,
     search: Search | None = None,
-    logits_of: Callable[[Tensor, Tensor], Tensor] | None = None,
     validate: Callable[[], dict] | None = None,
     label: str = "training",
     quiet: bool = False,
+    logits_of: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> list[dict]:
     """Train ``model`` on the path that ``pick_arch(step)`` names at each step; continue where ``folder`` stopped.
 
@@ -98,8 +98,8 @@ def fit(
     Args:
         meta: plain values that a reader of ``checkpoint.pt`` needs (space, options).
         search: what else is learnt, updated after every step.
-        logits_of: logits from images and labels, for a loss with a margin; ``model(images, arch)`` without.
         validate: called after each epoch; its numbers go into ``metrics.jsonl``.
+        logits_of: logits from images and labels, for a loss with a margin; ``model(images, arch)`` without.
 
     Returns:
         One dict per epoch: loss, accuracy, images/s and what ``validate`` gave.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import global_nas
 import pytest
+import tyro
 from global_nas import Args
 
 from search.drawing import Block, draw
@@ -78,16 +79,14 @@ def test_a_finished_run_trains_and_tests_nothing_again(finished, monkeypatch, ca
 
 def test_a_killed_search_continues_without_training_a_candidate_twice(finished, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    flags = ["--data digits --depth 3 4 --width 2 4 --epochs 1 --micro-epochs 1 --limit 192 --final-epochs 1 --quiet"]
-    command = [sys.executable, "tools/global_nas.py", "--run", str(run), *flags[0].split()]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (run / "search.json").exists() or len(records(run)) < 3:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    flags = "--data digits --depth 3 4 --width 2 4 --epochs 1 --micro-epochs 1 --limit 192 --final-epochs 1 --quiet"
+    command = [sys.executable, "tools/global_nas.py", "--run", str(run), *flags.split()]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and (not (run / "search.json").exists() or len(records(run)) < 3):
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
     done = len(records(run))
     assert not (run / "final-1" / "result.json").exists()
 
@@ -168,3 +167,11 @@ def test_drawing_of_several_networks(tmp_path):
     text = (tmp_path / "networks.svg").read_text()
     assert text.lstrip().startswith("<?xml")
     assert text.count("clip-path") >= 3  # one block each
+
+
+def test_the_next_command_is_this_one_with_more_epochs(tmp_path):
+    args = arguments(tmp_path, augment=False, flops_max=2e6, restart=True)
+    words = global_nas.command(dataclasses.replace(args, final_epochs=600)).split()
+    assert words[:2] == ["python", "tools/global_nas.py"]
+    again = tyro.cli(Args, args=words[2:])
+    assert again == dataclasses.replace(args, final_epochs=600, restart=False)

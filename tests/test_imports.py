@@ -25,6 +25,8 @@ TORCH_FREE = (
     "search.ces",
     "search.evolution",
     "search.efficient_global",
+    "search.drawing",
+    "search.verification",
 )
 DRAWING = ("search.front", "search.ranking", "search.distribution")
 

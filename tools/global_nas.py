@@ -112,9 +112,10 @@ def run(args: Args) -> None:
     report(args, controller, found, image)
     if args.final_epochs:
         finish(args, images, name, controller, image, device)
-        _cli.next_command(f"python tools/build_lut.py --run {args.run}")
-    else:
+    if args.final_epochs < 600:
         _cli.next_command(command(dataclasses.replace(args, final_epochs=600)))
+    else:
+        _cli.next_command(f"python tools/build_lut.py --run {args.run}")
 
 
 def command(args: Args) -> str:
