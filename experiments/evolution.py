@@ -81,7 +81,7 @@ def run(args: Args) -> None:
     results = {"schema": 1, "command": _common.command()}
     results["one_shot"] = on_supernet(args, space, data)
     path = args.table or args.output.parent / "truth_table.json"
-    if args.table or path.exists():
+    if args.table or (path.exists() and not args.quick):  # a quick table is not whole
         results["regret"] = on_table(args, path, data)
     checkpoint.write_json(args.output, results)
     show(results)

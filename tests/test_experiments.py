@@ -35,6 +35,35 @@ def test_truth_table(tmp_path):
     assert json.loads(output.read_text())["accuracies"] == first["accuracies"]
 
 
+def whole_table(path: Path) -> Path:
+    """A table of all 64 networks with made-up accuracies."""
+    code = """
+import json, sys
+sys.path.insert(0, "experiments")
+import truth_table
+space = truth_table.truth_space()
+archs = space.enumerate()
+accuracies = [[sum(arch) / 20 + seed / 1000 for seed in range(4)] for arch in archs]
+print(json.dumps({"space": space.to_json(), "archs": archs, "accuracies": accuracies}))
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    path.write_text(result.stdout)
+    return path
+
+
+@pytest.mark.slow
+def test_regret_on_a_truth_table(tmp_path):
+    """Where the table's seeds agree on the order, all of it has no regret, and no search is below that."""
+    output = tmp_path / "evolution.json"
+    table = whole_table(tmp_path / "table.json")
+    experiment("evolution", "--run", tmp_path / "run", "--output", output, "--workers", 1, "--table", table)
+    regret = {name: row["regret"] for name, row in json.loads(output.read_text())["regret"].items()}
+    assert regret["table, all 64"] == [0, 0]
+    assert len(regret["table, ces"]) == 2 * 2
+    assert all(value >= 0 for values in regret.values() for value in values)
+    assert sum(regret["table, ces"]) / 4 < sum(regret["a random network"]) / 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "flag"), [("pad_nas", "--jobs"), ("evolution", "--workers")])
 def test_runs_and_is_repeatable(tmp_path, name, flag):
