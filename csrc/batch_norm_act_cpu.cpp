@@ -77,7 +77,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_act_backward_cpu(
       rows.input_grad_store(dy + at, from + at, n, channels, bn.apply(activation), abc.data(), to + at);
     });
   });
-  return {grad_x, grads.of_gamma(gamma), grads.of_beta(beta)};
+  return {grad_x, gradient_for(gamma, grads.gamma), gradient_for(beta, grads.beta)};
 }
 
 } // namespace

@@ -75,7 +75,8 @@ struct Training {
       row_kernels<T, S>().normalise(from + begin * in, n, in, bn.apply(act), middle);
       auto* product = as_values(to + begin * out, Use::output, n * out);
       kernels<S>().matmul(
-          middle, n, in, packed.template const_data_ptr<S>(), out, nullptr, Activation::none, product);
+          middle, n, in, packed.template const_data_ptr<S>(), out, nullptr, Activation::none, nullptr,
+          product);
       row_kernels<S, S>().moments(product, n, out, sums + b * cpu::kMoments * padded);
       store(product, n * out, to + begin * out);
     });
@@ -148,7 +149,8 @@ struct Backward : Training<T> {
         kernels<S>().matmul_transposed(g_out, out, middle, in, n, weight_sums + chunk * weight_size);
         S* g_mid = g_z + begin * in;
         kernels<S>().matmul(
-            g_out, n, out, packed.template const_data_ptr<S>(), in, nullptr, Activation::none, g_mid);
+            g_out, n, out, packed.template const_data_ptr<S>(), in, nullptr, Activation::none, nullptr,
+            g_mid);
         rows.mask_and_reduce_grad(
             g_mid, d + begin * in, n, in, dw.apply(mid_act), dw.mean.data(), dw_sums + b * 2 * dw.padded);
       }
@@ -190,11 +192,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
     std::string_view mid_act,
     std::string_view out_act) {
   constexpr auto op = "dw_separable_train";
-  const auto s = dw_separable_shape(op, x, dw_weight, pw_weight, stride);
-  check_batch_norm(op, "dw_gamma", dw_gamma, "dw_beta", dw_beta, s.channels, dw_eps, x);
-  check_batch_norm(op, "pw_gamma", pw_gamma, "pw_beta", pw_beta, s.out_channels, pw_eps, x);
-  check_count(op, s.count, x);
-  const auto mid = parse_activation(op, "mid_act", mid_act), out = parse_activation(op, "out_act", out_act);
+  const auto [s, mid, out] = check_dw_separable_train(
+      op, x, dw_weight, dw_gamma, dw_beta, dw_eps, pw_weight, pw_gamma, pw_beta, pw_eps, stride, mid_act,
+      out_act);
   const at::AutoDispatchBelowAutograd guard;
 
   const auto in = channels_last(x);
@@ -235,12 +235,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
     std::string_view out_act,
     bool x_needed) {
   constexpr auto op = "dw_separable_backward";
-  const auto s = dw_separable_shape(op, x, dw_weight, pw_weight, stride);
-  check_batch_norm(op, "dw_gamma", dw_gamma, "dw_beta", dw_beta, s.channels, dw_eps, x);
-  check_batch_norm(op, "pw_gamma", pw_gamma, "pw_beta", pw_beta, s.out_channels, pw_eps, x);
-  check_count(op, s.count, x);
+  const auto [s, mid, out] = check_dw_separable_train(
+      op, x, dw_weight, dw_gamma, dw_beta, dw_eps, pw_weight, pw_gamma, pw_beta, pw_eps, stride, mid_act,
+      out_act);
   check_grad(op, grad, {x.size(0), s.out_channels, s.height, s.width}, x);
-  const auto mid = parse_activation(op, "mid_act", mid_act), out = parse_activation(op, "out_act", out_act);
   const at::AutoDispatchBelowAutograd guard;
 
   const auto in = channels_last(x), g = channels_last(grad);
@@ -270,11 +268,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
   return {
       grad_x,
       in_layout_of(dw_weight, grad_dw.to(dw_weight.scalar_type())),
-      dw_grads.of_gamma(dw_gamma),
-      dw_grads.of_beta(dw_beta),
+      gradient_for(dw_gamma, dw_grads.gamma),
+      gradient_for(dw_beta, dw_grads.beta),
       in_layout_of(pw_weight, grad_pw.to(pw_weight.scalar_type())),
-      pw_grads.of_gamma(pw_gamma),
-      pw_grads.of_beta(pw_beta)};
+      gradient_for(pw_gamma, pw_grads.gamma),
+      gradient_for(pw_beta, pw_grads.beta)};
 }
 
 } // namespace

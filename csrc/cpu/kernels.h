@@ -93,10 +93,11 @@ struct Kernels {
   // columns.
   void (*pack_matrix)(
       const S* b, int64_t row, int64_t column, int64_t depth, int64_t columns, const S* scale, S* packed);
-  // C [rows, columns] = act(A B + bias), A [rows, depth] with rows `depth` apart; bias (padded) may be null.
+  // C [rows, columns] = act(A B + bias) + residual, A [rows, depth] with rows `depth` apart; bias (padded) and
+  // residual [rows, columns] may be null.
   void (*matmul)(
       const S* a, int64_t rows, int64_t depth, const S* packed, int64_t columns, const S* bias,
-      Activation act, S* c);
+      Activation act, const S* residual, S* c);
   // sums [rows, padded columns] += A^T B over `depth` pixels, A [depth, rows], B [depth, columns]. Reads up
   // to kSlack values behind A and B, whatever they are.
   void (*matmul_transposed)(
