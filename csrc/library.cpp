@@ -45,6 +45,11 @@ TORCH_LIBRARY(supernet, m) {
       "Tensor? pw_gamma, Tensor? pw_beta, Tensor pw_mean, Tensor pw_var, float pw_eps, int stride, "
       "str mid_act, str out_act, bool x_needed) -> (Tensor x, Tensor dw_weight, Tensor dw_gamma, "
       "Tensor dw_beta, Tensor pw_weight, Tensor pw_gamma, Tensor pw_beta)");
+
+  m.def(
+      "inverted_bottleneck(Tensor x, Tensor expand_weight, Tensor expand_scale, Tensor expand_shift, "
+      "Tensor dw_weight, Tensor dw_scale, Tensor dw_shift, Tensor pw_weight, Tensor pw_scale, "
+      "Tensor pw_shift, bool residual, int stride, str act) -> Tensor");
 }
 
 namespace {

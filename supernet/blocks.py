@@ -283,10 +283,23 @@ class InvertedBottleneck(nn.Module):
         else:
             self.separable = Separable(convs["depthwise"], convs["project"], affine, eps, kernels)
         self.skip = spec.stride == 1 and spec.in_channels == spec.out_channels
+        # Squeeze-and-excite needs all of the depthwise output before any of it is projected: not one operator.
+        self.fused = kernels == "fused" and spec.expand > 1 and not spec.squeeze_excite
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.fused and not self.expand.bn.training:
+            return self.infer(x)
         y = self.separable(self.expand(x))
         return x + y if self.skip else y
+
+    def infer(self, x: Tensor) -> Tensor:
+        from supernet import ops
+
+        convs = self.expand, self.separable.depthwise, self.separable.pointwise
+        folded = (t for c in convs for t in (c.conv.weight, *c.bn.folded()))
+        return ops.inverted_bottleneck(
+            x, *folded, residual=self.skip, stride=self.separable.stride, act=self.expand.act_name
+        )
 
 
 class Shuffle(nn.Module):

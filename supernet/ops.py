@@ -35,6 +35,7 @@ _depth_mix = _ops.depth_mix.default
 _depth_mix_backward = _ops.depth_mix_backward.default
 _dw_separable = _ops.dw_separable.default
 _dw_separable_train = _ops.dw_separable_train.default
+_inverted_bottleneck = _ops.inverted_bottleneck.default
 _batch_norm_act_train = _ops.batch_norm_act_train.default
 _batch_norm_act_backward = _ops.batch_norm_act_backward.default
 _dw_separable_backward = _ops.dw_separable_backward.default
@@ -195,6 +196,47 @@ def dw_separable_train(
     return y, (dw_mean, dw_var), (pw_mean, pw_var)
 
 
+def inverted_bottleneck(
+    x: Tensor,
+    expand_weight: Tensor,
+    expand_scale: Tensor,
+    expand_shift: Tensor,
+    dw_weight: Tensor,
+    dw_scale: Tensor,
+    dw_shift: Tensor,
+    pw_weight: Tensor,
+    pw_scale: Tensor,
+    pw_shift: Tensor,
+    *,
+    residual: bool = False,
+    stride: int = 1,
+    act: str = "relu6",
+) -> Tensor:
+    """Pointwise 1 x 1, affine, activation, then `dw_separable` with the same activation: for inference.
+
+    On the CPU the expanded image never reaches memory.
+
+    Args:
+        x: ``[N, C, H, W]``.
+        expand_weight: ``[M, C, 1, 1]``; expand_scale, expand_shift: ``[M]``, of x's type or float32.
+        dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride: as in `dw_separable`, from M channels.
+        residual: add x to the result; needs stride 1 and as many outputs as inputs.
+        act: behind the expansion and behind the depthwise part: ``relu``, ``relu6``, ``hard_swish`` or ``none``.
+
+    Returns:
+        ``[N, O, H', W']``, channels_last. It has no gradient: backward raises.
+
+    Source: MobileNetV2 (arXiv:1801.04381, section 3.2).
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        x, expand_weight, dw_weight, pw_weight = _autocast(x, expand_weight, dw_weight, pw_weight)
+    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    return _inverted_bottleneck(
+        *(x, expand_weight, expand_scale, expand_shift, dw_weight, dw_scale, dw_shift),
+        *(pw_weight, pw_scale, pw_shift, residual, stride, act),
+    )
+
+
 def batch_norm_act_train(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, *, eps: float, act: str = "none"
 ) -> tuple[Tensor, Stats]:
@@ -284,6 +326,13 @@ def _(x, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride, m
     return _conv_output(x, pw_weight.shape[0], kernel, stride, kernel // 2)
 
 
+@torch.library.register_fake("supernet::inverted_bottleneck")
+def _(x, expand_weight, expand_scale, expand_shift, dw_weight, dw_scale, dw_shift, pw_weight, *rest):
+    *_, stride, _ = rest
+    kernel = dw_weight.shape[2]
+    return _conv_output(x, pw_weight.shape[0], kernel, stride, kernel // 2)
+
+
 @torch.library.register_fake("supernet::dw_separable_train")
 def _(x, dw_weight, dw_gamma, dw_beta, dw_eps, pw_weight, pw_gamma, pw_beta, pw_eps, stride, mid_act, out_act):
     channels, outputs, kernel = x.shape[1], pw_weight.shape[0], dw_weight.shape[2]
@@ -349,12 +398,15 @@ def _depth_mix_grads(ctx, grad):
     return _depth_mix_backward(grad, xs, p)
 
 
-def _dw_separable_save(ctx, inputs, output):
+def _inference_save(ctx, inputs, output):
     pass
 
 
-def _dw_separable_grads(ctx, grad):
-    raise RuntimeError("dw_separable is the inference form and has no gradient; train with dw_separable_train")
+def _refuse(name: str):
+    def grads(ctx, grad):
+        raise RuntimeError(f"{name} is the inference form and has no gradient; train with {name}_train")
+
+    return grads
 
 
 def _dw_separable_train_save(ctx, inputs, output):
@@ -401,6 +453,7 @@ def _register(name, backward, setup_context):
 _register("masked_conv2d", _masked_conv2d_grads, _masked_conv2d_save)
 _register("depthwise_conv2d", _depthwise_conv2d_grads, _depthwise_conv2d_save)
 _register("depth_mix", _depth_mix_grads, _depth_mix_save)
-_register("dw_separable", _dw_separable_grads, _dw_separable_save)
+_register("dw_separable", _refuse("dw_separable"), _inference_save)
+_register("inverted_bottleneck", _refuse("inverted_bottleneck"), _inference_save)
 _register("dw_separable_train", _dw_separable_train_grads, _dw_separable_train_save)
 _register("batch_norm_act_train", _batch_norm_act_grads, _batch_norm_act_save)

@@ -258,6 +258,64 @@ def test_separable_inference_mixes_types():
     assert error(ops.dw_separable(*mixed), ops.dw_separable(*args)) < 1e-2
 
 
+# --- inverted_bottleneck -----------------------------------------------------------------------------------
+
+
+def bottleneck_case(shape, mid, outputs, k, dtype, affine=True):
+    """x and weight, gamma, beta of the three convolutions: leaves of type dtype."""
+    x, *separable = separable_case((1, mid, 1, 1), outputs, k, dtype, affine)
+    expand = torch.randn(mid, shape[1], 1, 1, dtype=torch.float64) / shape[1] ** 0.5
+    vectors = [torch.rand(mid) + 0.5, torch.rand(mid) - 0.5] if affine else [None, None]
+    case = [channels_last(*shape), expand, *vectors]
+    return [v if v is None else v.to(dtype).requires_grad_() for v in case] + separable
+
+
+# (N, C, H, W), mid: one vector and less, tails, several images a band, several bands an image through which the
+# expanded rows slide, an image smaller than the kernel, batch 1
+BOTTLENECKS = (
+    ((2, 5, 9, 7), 19),
+    ((1, 16, 8, 8), 96),
+    ((5, 24, 7, 7), 40),
+    ((2, 12, 41, 33), 100),
+    ((1, 3, 2, 1), 6),
+    ((1, 20, 70, 9), 200),
+)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("k", [1, 3, 5, 7])
+def test_inverted_bottleneck(capability, k, stride):
+    for i, (shape, mid) in enumerate(BOTTLENECKS):
+        residual = stride == 1 and i % 3 > 0
+        options = {"stride": stride, "act": list(reference.ACTIVATIONS)[(i + k) % 4], "residual": residual}
+        for dtype in DTYPES:
+            outputs = shape[1] if residual else (6, 16, 48, 33, 70, 24)[i]
+            args = [a.detach() for a in bottleneck_case(shape, mid, outputs, k, dtype)]
+            got = ops.inverted_bottleneck(*args, **options)
+            want = reference.inverted_bottleneck(*reference.to(args, torch.float64), **options)
+            assert got.dtype == dtype
+            assert got.is_contiguous(memory_format=torch.channels_last)
+            assert error(got, want) <= TOLERANCE[dtype], (shape, dtype, options)
+
+
+def test_inverted_bottleneck_does_not_depend_on_the_threads():
+    args = [a.detach() for a in bottleneck_case((3, 12, 41, 33), 100, 20, 5, torch.float32)]
+    first, *others = at_threads(lambda: ops.inverted_bottleneck(*args, stride=2))
+    assert all(first.equal(other) for other in others)
+
+
+def through_aten(name, *args):
+    """The form for every device, here that of one without kernels of its own."""
+    kernel = torch.library.get_kernel(f"supernet::{name}", "XPU")
+    return kernel.call_boxed(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args)
+
+
+def test_inverted_bottleneck_through_aten():
+    args = [a.detach() for a in bottleneck_case((2, 12, 9, 7), 40, 12, 3, torch.float32)]
+    got = through_aten("inverted_bottleneck", *args, True, 1, "relu6")
+    assert error(got, ops.inverted_bottleneck(*args, residual=True)) < 1e-5
+
+
 # --- batch_norm_act_train -----------------------------------------------------------------------------------
 
 

@@ -608,14 +608,14 @@ REFUSALS = [
     ),
     (
         "dw_separable",
-        "dw_weight should have shape [4, 1, k, k] for x with 4 channels, got [3, 1, 3, 3]",
+        "dw_weight should have shape [4, 1, k, k] for 4 channels, got [3, 1, 3, 3]",
         lambda: separable(dw=DW[:3]),
     ),
     ("dw_separable", f"x {IMAGE}, got 3d", lambda: separable(x=X[0])),
     ("dw_separable", f"dw_weight {KERNEL}, got 2x2", lambda: separable(dw=DW[..., :2, :2])),
     (
         "dw_separable",
-        "pw_weight should have shape [out, 4, 1, 1] for x with 4 channels, got [6, 3, 1, 1]",
+        "pw_weight should have shape [out, 4, 1, 1] for 4 channels, got [6, 3, 1, 1]",
         lambda: separable(pw=PW[:, :3]),
     ),
     ("dw_separable", "dw_scale should have shape [4], got [6]", lambda: separable(dw_scale=V6)),
