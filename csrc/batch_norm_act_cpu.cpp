@@ -39,7 +39,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_act_train_cpu(
     std::tie(mean, var) = cpu::batch_moments(from, blocks, channels);
     const cpu::BatchNorm<S> bn(mean, var, gamma, beta, eps, count);
     blocks.each(cpu::Order::descending, [&](int64_t, int64_t begin, int64_t n) {
-      rows.normalise_store(from + begin * channels, n, channels, bn.apply(activation), to + begin * channels);
+      const auto at = begin * channels;
+      rows.normalise_store(from + at, n, channels, bn.apply(activation), nullptr, to + at);
     });
   });
   return {y, mean, var};

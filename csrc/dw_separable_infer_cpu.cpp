@@ -27,7 +27,7 @@ void infer(
   const cpu::FoldedDepthwise<T> depthwise(dw, geometry, call.mid_act);
   const cpu::FoldedPointwise<T> pointwise(pw, call.out_act);
   const auto batch = x.size(0), row = s.width * s.channels;
-  const cpu::DepthwiseInput<T> input(x.const_data_ptr<T>(), batch, geometry);
+  const cpu::DepthwiseInput<T> input(x.const_data_ptr<T>(), batch, geometry, nullptr);
   T* to = y.data_ptr<T>();
   const cpu::Bands bands(batch, s.height, row, 24 * 1024, true);
   at::parallel_for(0, bands.count, 1, [&](int64_t from, int64_t until) {

@@ -61,4 +61,31 @@ inline InvertedBottleneck check_inverted_bottleneck(
   return call;
 }
 
+// The training form, forward and backward: batch norms by the statistics of the batch.
+inline InvertedBottleneck check_inverted_bottleneck_train(
+    const char* op,
+    const at::Tensor& x,
+    const at::Tensor& expand_weight,
+    const std::optional<at::Tensor>& expand_gamma,
+    const std::optional<at::Tensor>& expand_beta,
+    const at::Tensor& dw_weight,
+    const std::optional<at::Tensor>& dw_gamma,
+    const std::optional<at::Tensor>& dw_beta,
+    const at::Tensor& pw_weight,
+    const std::optional<at::Tensor>& pw_gamma,
+    const std::optional<at::Tensor>& pw_beta,
+    double eps,
+    bool residual,
+    int64_t stride,
+    std::string_view act) {
+  const auto call =
+      inverted_bottleneck_call(op, x, expand_weight, dw_weight, pw_weight, residual, stride, act);
+  const auto& s = call.shape;
+  check_batch_norm(op, "expand_gamma", expand_gamma, "expand_beta", expand_beta, s.channels, eps, x);
+  check_batch_norm(op, "dw_gamma", dw_gamma, "dw_beta", dw_beta, s.channels, eps, x);
+  check_batch_norm(op, "pw_gamma", pw_gamma, "pw_beta", pw_beta, s.out_channels, eps, x);
+  check_count(op, s.count, x);
+  return call;
+}
+
 } // namespace supernet

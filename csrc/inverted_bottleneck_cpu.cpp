@@ -31,7 +31,7 @@ class ExpandedRows {
   ExpandedRows(const Tensor& x, const cpu::DepthwiseShape& s, const cpu::FoldedPointwise<T>& expand, int64_t band)
       : x_(x.const_data_ptr<T>()),
         batch_(x.size(0)),
-        in_row_(s.in_width * x.size(1)),
+        in_channels_(x.size(1)),
         shape_(s),
         expand_(expand),
         capacity_(std::min(
@@ -70,13 +70,14 @@ class ExpandedRows {
  private:
   void expand(int64_t image, int64_t images, int64_t begin, int64_t end, S* out) const {
     int64_t readable = 0;
-    const auto in =
-        cpu::rows_of(x_, batch_, image, images, shape_.in_height, in_row_, begin, end, Use::input, readable);
-    expand_(in.data + (begin - in.first) * in_row_, images * (end - begin) * shape_.in_width, nullptr, out);
+    const auto in = cpu::rows_of(
+        x_, batch_, image, images, shape_.in_height, shape_.in_width, in_channels_, nullptr, begin, end,
+        Use::input, readable);
+    expand_(in.data + (begin - in.first) * shape_.in_width * in_channels_, images * (end - begin) * shape_.in_width, nullptr, out);
   }
 
   const T* x_;
-  int64_t batch_, in_row_;
+  int64_t batch_, in_channels_;
   cpu::DepthwiseShape shape_;
   const cpu::FoldedPointwise<T>& expand_;
   int64_t capacity_;
@@ -95,9 +96,8 @@ void infer(
     Tensor& y) {
   using S = cpu::Compute<T>;
   const auto& s = call.shape;
-  const auto k = dw.weight.size(2), batch = x.size(0);
-  const cpu::DepthwiseShape geometry{
-      s.channels, x.size(2), x.size(3), s.height, s.width, k, stride, k / 2, false};
+  const auto batch = x.size(0);
+  const auto geometry = cpu::geometry(x, dw.weight, s, stride);
   const cpu::FoldedPointwise<T> expansion(expand, call.act), projection(pw, Activation::none);
   const cpu::FoldedDepthwise<T> depthwise(dw, geometry, call.act);
   const auto row = s.width * s.channels, out_row = s.width * s.out_channels;
@@ -118,8 +118,8 @@ void infer(
       if (residual) {
         int64_t readable = 0;
         const auto rows_in = cpu::rows_of(
-            x.const_data_ptr<T>(), batch, band.first, band.images, s.height, out_row, band.begin, band.end,
-            Use::gradient, readable);
+            x.const_data_ptr<T>(), batch, band.first, band.images, s.height, s.width, s.out_channels, nullptr,
+            band.begin, band.end, Use::gradient, readable);
         skip = rows_in.data + (band.begin - rows_in.first) * out_row;
       }
       projection.store(

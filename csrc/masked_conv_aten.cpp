@@ -59,6 +59,28 @@ std::tuple<Tensor, Tensor> depthwise_backward(
   return op.call(grad, x, weight, stride, needed);
 }
 
+// So is a dense 1x1 convolution.
+bool is_pointwise(const MaskedConvShape& s, const Tensor& weight, int64_t stride, int64_t padding) {
+  return weight.size(2) == 1 && s.groups == 1 && stride == 1 && padding == 0;
+}
+
+Tensor pointwise(const Tensor& x, const Tensor& weight) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("supernet::pointwise_conv2d", "")
+                             .typed<Tensor(const Tensor&, const Tensor&)>();
+  return op.call(x, weight);
+}
+
+std::tuple<Tensor, Tensor> pointwise_backward(
+    const Tensor& grad, const Tensor& x, const Tensor& weight, std::array<bool, 2> needed) {
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("supernet::pointwise_conv2d_backward", "")
+          .typed<std::tuple<Tensor, Tensor>(
+              const Tensor&, const Tensor&, const Tensor&, std::array<bool, 2>)>();
+  return op.call(grad, x, weight, needed);
+}
+
 Tensor masked_conv2d(
     const Tensor& x,
     const Tensor& weight,
@@ -79,6 +101,9 @@ Tensor masked_conv2d(
   }
   if (is_depthwise(s, weight, padding)) {
     return depthwise(x, w, stride);
+  }
+  if (is_pointwise(s, weight, stride, padding)) {
+    return pointwise(x, w);
   }
   return channels_last(at::convolution(
       channels_last(x), w, {}, {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0}, s.groups));
@@ -110,6 +135,8 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward(
     grad_active = needs_weight ? at::zeros_like(w) : Tensor();
   } else if (is_depthwise(s, weight, padding)) {
     std::tie(grad_x, grad_active) = depthwise_backward(grad, x, scaled, stride, {needed[0], needs_weight});
+  } else if (is_pointwise(s, weight, stride, padding)) {
+    std::tie(grad_x, grad_active) = pointwise_backward(grad, x, scaled, {needed[0], needs_weight});
   } else {
     std::tie(grad_x, grad_active, std::ignore) = at::convolution_backward(
         channels_last(grad), channels_last(x), scaled, {}, {stride, stride}, {padding, padding}, {1, 1},

@@ -24,20 +24,29 @@ class PointwiseBatch {
     return blocks_;
   }
 
-  // y, and its mean and variance. x is read through `prologue` where that is not null.
-  std::tuple<at::Tensor, at::Tensor> forward(const T* x, const Affine<S>* prologue, T* y) const {
-    const auto padded = round_up(out_, kernels<S>().vector);
+  // y; x is read through `prologue` where that is not null. finish(block, n, values) is called for each block of
+  // y, in the cache.
+  template <class Finish>
+  void forward(const T* x, const Affine<S>* prologue, T* y, const Finish& finish) const {
     const auto packed = pack_pointwise<S>(weight_, nullptr, false);
-    const auto moments = values<S>({blocks_.count, kMoments, padded});
-    auto* sums = moments.template data_ptr<S>();
     blocks_.each(Order::descending, [&](int64_t b, int64_t begin, int64_t n) {
       const S* in = load(x, prologue, begin, n, 0);
       T* to = y + begin * out_;
       S* product = as_values(to, n * out_);
       kernels<S>().matmul(
           in, n, in_, packed.template const_data_ptr<S>(), out_, nullptr, Activation::none, nullptr, product);
-      row_kernels<S, S>().moments(product, n, out_, sums + b * kMoments * padded);
+      finish(b, n, product);
       store(product, n * out_, to);
+    });
+  }
+
+  // y, and its mean and variance.
+  std::tuple<at::Tensor, at::Tensor> forward_moments(const T* x, const Affine<S>* prologue, T* y) const {
+    const auto padded = round_up(out_, kernels<S>().vector);
+    const auto moments = values<S>({blocks_.count, kMoments, padded});
+    auto* sums = moments.template data_ptr<S>();
+    forward(x, prologue, y, [&](int64_t b, int64_t n, const S* product) {
+      row_kernels<S, S>().moments(product, n, out_, sums + b * kMoments * padded);
     });
     return merge_moments(sums, blocks_.count, out_, [&](int64_t b) { return blocks_.length(b); });
   }

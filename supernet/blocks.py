@@ -287,19 +287,24 @@ class InvertedBottleneck(nn.Module):
         self.fused = kernels == "fused" and spec.expand > 1 and not spec.squeeze_excite
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.fused and not self.expand.bn.training:
-            return self.infer(x)
+        if self.fused:
+            return self.operator(x)
         y = self.separable(self.expand(x))
         return x + y if self.skip else y
 
-    def infer(self, x: Tensor) -> Tensor:
+    def operator(self, x: Tensor) -> Tensor:
         from supernet import ops
 
         convs = self.expand, self.separable.depthwise, self.separable.pointwise
-        folded = (t for c in convs for t in (c.conv.weight, *c.bn.folded()))
-        return ops.inverted_bottleneck(
-            x, *folded, residual=self.skip, stride=self.separable.stride, act=self.expand.act_name
-        )
+        options = {"residual": self.skip, "stride": self.separable.stride, "act": self.expand.act_name}
+        if not self.expand.bn.training:
+            folded = (t for c in convs for t in (c.conv.weight, *c.bn.folded()))
+            return ops.inverted_bottleneck(x, *folded, **options)
+        parameters = (t for c in convs for t in (c.conv.weight, c.bn.weight, c.bn.bias))
+        y, *stats = ops.inverted_bottleneck_train(x, *parameters, eps=self.expand.bn.eps, **options)
+        for conv, pixels_of, batch_stats in zip(convs, (x, y, y), stats, strict=True):
+            conv.bn.track(*batch_stats, pixels_of.numel() // pixels_of.shape[1])
+        return y
 
 
 class Shuffle(nn.Module):

@@ -89,6 +89,14 @@ def inverted_bottleneck(
     return x + y if residual else y
 
 
+def inverted_bottleneck_train(
+    x, expand_weight, expand_gamma, expand_beta, *separable, eps, residual=False, stride=1, act="relu6"
+):
+    y, expand_stats = batch_norm(F.conv2d(x, expand_weight), expand_gamma, expand_beta, eps)
+    y, *stats = dw_separable_train(ACTIVATIONS[act](y), *separable, eps=eps, stride=stride, mid_act=act)
+    return x + y if residual else y, expand_stats, *stats
+
+
 def to(value, dtype, device="cpu"):
     """A leaf copy of a tensor (or of each in a list) that wants gradients if the original does."""
     if isinstance(value, list | tuple):
