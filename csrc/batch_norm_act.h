@@ -34,6 +34,11 @@ inline void check_count(const char* op, int64_t count, const at::Tensor& x) {
       count);
 }
 
+// A gradient as the operators return it: in the parameter's type, undefined without one.
+inline at::Tensor gradient_for(const std::optional<at::Tensor>& parameter, const at::Tensor& grad) {
+  return parameter.has_value() ? grad.to(parameter->scalar_type()) : at::Tensor();
+}
+
 // Values per channel of the image x.
 inline int64_t batch_norm_act_count(
     const char* op,

@@ -45,11 +45,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_act_backward(
     g = aten::activate_backward(activation, g, z, z);
   }
   auto [grad_x, grad_gamma, grad_beta] = bn.backward(g, in, mean, var);
-  if (gamma.has_value()) {
-    grad_gamma = grad_gamma.to(gamma->scalar_type());
-    grad_beta = grad_beta.to(beta->scalar_type());
-  }
-  return {grad_x, grad_gamma, grad_beta};
+  return {grad_x, gradient_for(gamma, grad_gamma), gradient_for(beta, grad_beta)};
 }
 
 } // namespace

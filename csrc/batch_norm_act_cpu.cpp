@@ -39,7 +39,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_act_train_cpu(
     std::tie(mean, var) = cpu::batch_moments(from, blocks, channels);
     const cpu::BatchNorm<S> bn(mean, var, gamma, beta, eps, count);
     blocks.each(cpu::Order::descending, [&](int64_t, int64_t begin, int64_t n) {
-      rows.normalise_store(from + begin * channels, n, channels, bn.apply(activation), to + begin * channels);
+      const auto at = begin * channels;
+      rows.normalise_store(from + at, n, channels, bn.apply(activation), nullptr, to + at);
     });
   });
   return {y, mean, var};
@@ -77,7 +78,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_act_backward_cpu(
       rows.input_grad_store(dy + at, from + at, n, channels, bn.apply(activation), abc.data(), to + at);
     });
   });
-  return {grad_x, grads.of_gamma(gamma), grads.of_beta(beta)};
+  return {grad_x, gradient_for(gamma, grads.gamma), gradient_for(beta, grads.beta)};
 }
 
 } // namespace

@@ -7,7 +7,7 @@
 #include <optional>
 #include <vector>
 
-#include "checks.h"
+#include "batch_norm_act.h"
 #include "depthwise_cpu.h"
 
 namespace supernet::cpu {
@@ -160,14 +160,6 @@ struct NormGradients {
   NormGradients(int64_t channels, const at::Tensor& x)
       : gamma(at::empty({channels}, x.options().dtype(accumulate_type(x)).memory_format(std::nullopt))),
         beta(at::empty({channels}, gamma.options())) {}
-
-  // As the operators return them: in the parameter's type, undefined without one.
-  at::Tensor of_gamma(const std::optional<at::Tensor>& like) const {
-    return like.has_value() ? gamma.to(like->scalar_type()) : at::Tensor();
-  }
-  at::Tensor of_beta(const std::optional<at::Tensor>& like) const {
-    return like.has_value() ? beta.to(like->scalar_type()) : at::Tensor();
-  }
 };
 
 // The pass of a batch norm's backward that only reads; returns what `input_grad` multiplies with.

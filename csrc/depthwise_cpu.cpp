@@ -33,7 +33,8 @@ Tensor depthwise_conv2d_cpu(const Tensor& x, const Tensor& weight, int64_t strid
     using S = cpu::Compute<scalar_t>;
     const auto w = weight.to(accumulate_type(x)).contiguous();
     const cpu::DepthwiseBatch<scalar_t> batch(x.size(0), geometry(x, weight, size, stride));
-    batch.forward(in.const_data_ptr<scalar_t>(), w.const_data_ptr<S>(), y.data_ptr<scalar_t>(), nullptr);
+    batch.forward(
+        in.const_data_ptr<scalar_t>(), nullptr, w.const_data_ptr<S>(), y.data_ptr<scalar_t>(), nullptr);
   });
   return y;
 }
@@ -54,9 +55,11 @@ std::tuple<Tensor, Tensor> depthwise_conv2d_backward_cpu(
     batch.backward(
         batch.gradient_rows(g.const_data_ptr<scalar_t>()),
         in.const_data_ptr<scalar_t>(),
+        nullptr,
         w.const_data_ptr<S>(),
         needed[0] ? grad_x.data_ptr<scalar_t>() : nullptr,
-        needed[1] ? grad_w.data_ptr<S>() : nullptr);
+        needed[1] ? grad_w.data_ptr<S>() : nullptr,
+        cpu::nothing_more);
   });
   if (needed[1]) {
     grad_w = in_layout_of(weight, grad_w.to(weight.scalar_type()));

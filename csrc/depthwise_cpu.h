@@ -75,38 +75,49 @@ at::Tensor values(at::IntArrayRef sizes) {
 }
 
 // Rows [begin, end) of `count` images in memory (all rows if more than one), as the type computed in: where
-// they are, or widened into a buffer.
-template <typename T, typename S = Compute<T>>
-Band<const S> rows_of(
+// they are, or widened into a buffer, through `prologue` where that is not null.
+template <typename T>
+Band<const Compute<T>> rows_of(
     const T* data,
     int64_t images,
     int64_t image,
     int64_t count,
     int64_t height,
-    int64_t row,
+    int64_t width,
+    int64_t channels,
+    const Affine<Compute<T>>* prologue,
     int64_t begin,
     int64_t end,
     Use use,
     int64_t& readable) {
+  using S = Compute<T>;
+  const auto row = width * channels, pixels = count * (end - begin) * width;
   const T* at = data + image * height * row;
   if constexpr (std::is_same_v<T, S>) {
-    readable = (images - image) * height;
-    return {at, 0};
-  } else {
-    const auto size = count * (end - begin) * row;
-    auto* buffer = scratch<S>(use, size);
-    row_kernels<T, S>().load(at + begin * row, size, buffer);
-    readable = 0;
-    return {buffer, begin};
+    if (!prologue) {
+      readable = (images - image) * height;
+      return {at, 0};
+    }
   }
+  auto* buffer = scratch<S>(use, pixels * channels);
+  if (prologue) {
+    row_kernels<T, S>().normalise(at + begin * row, pixels, channels, *prologue, buffer);
+  } else {
+    row_kernels<T, S>().load(at + begin * row, pixels * channels, buffer);
+  }
+  readable = 0;
+  return {buffer, begin};
 }
 
 // The input of a batch's depthwise convolution.
 template <typename T>
 class DepthwiseInput {
  public:
-  DepthwiseInput(const T* x, int64_t images, const DepthwiseShape& shape)
-      : x_(x), images_(images), shape_(shape) {}
+  using S = Compute<T>;
+
+  // Batch norm and activation are applied on reading where `prologue` is not null.
+  DepthwiseInput(const T* x, int64_t images, const DepthwiseShape& shape, const Affine<S>* prologue)
+      : x_(x), images_(images), shape_(shape), prologue_(prologue) {}
 
   // The rows that output rows [begin, end) meet; `readable` as in DepthwiseEpilogue.
   auto rows(int64_t image, int64_t begin, int64_t end, int64_t& readable) const {
@@ -114,7 +125,8 @@ class DepthwiseInput {
     const auto first = std::clamp<int64_t>(begin * s.stride - s.padding, 0, s.in_height);
     const auto last = std::clamp<int64_t>((end - 1) * s.stride - s.padding + s.kernel, first, s.in_height);
     return rows_of(
-        x_, images_, image, 1, s.in_height, s.in_width * s.channels, first, last, Use::input, readable);
+        x_, images_, image, 1, s.in_height, s.in_width, s.channels, prologue_, first, last, Use::input,
+        readable);
   }
 
   // The rows of a band: of several images all.
@@ -124,15 +136,19 @@ class DepthwiseInput {
     }
     const auto& s = shape_;
     return rows_of(
-        x_, images_, b.first, b.images, s.in_height, s.in_width * s.channels, 0, s.in_height, Use::input,
-        readable);
+        x_, images_, b.first, b.images, s.in_height, s.in_width, s.channels, prologue_, 0, s.in_height,
+        Use::input, readable);
   }
 
  private:
   const T* x_;
   int64_t images_;
   DepthwiseShape shape_;
+  const Affine<S>* prologue_;
 };
+
+// For DepthwiseBatch::backward when nothing happens to x's gradient.
+constexpr auto nothing_more = [](auto&&...) {};
 
 template <typename T>
 class DepthwiseBatch {
@@ -148,19 +164,24 @@ class DepthwiseBatch {
         x_row_(shape.in_width * shape.channels),
         y_row_(shape.out_width * shape.channels) {}
 
+  // Of forward and of backward.
   const Bands& bands() const {
     return bands_;
+  }
+  const Bands& groups() const {
+    return groups_;
   }
   // Channels, rounded up to whole vectors.
   int64_t padded() const {
     return padded_;
   }
 
-  // y; and where moments is not null, those of every band: [bands][kMoments][padded].
-  void forward(const T* x, const S* weight, T* y, S* moments) const {
+  // y; and where moments is not null, those of every band: [bands][kMoments][padded]. x is read through
+  // `prologue` where that is not null.
+  void forward(const T* x, const Affine<S>* prologue, const S* weight, T* y, S* moments) const {
     const auto& k = kernels<S>();
     const auto packed = pack(weight, false);
-    const DepthwiseInput<T> input(x, images_, shape_);
+    const DepthwiseInput<T> input(x, images_, shape_, prologue);
     at::parallel_for(0, bands_.count, 1, [&](int64_t from, int64_t to) {
       for (auto b = from; b < to; ++b) {
         const auto [image, images, begin, end, last] = bands_.band(b);
@@ -182,9 +203,13 @@ class DepthwiseBatch {
 
   // The gradients of x and of the weight ([channels, k * k]), where not null. load(first image, images,
   // begin, end, readable) gives rows of the output's gradient as S, of several images all rows, in a buffer
-  // that outlives the band (Use::gradient).
-  template <class Load>
-  void backward(const Load& load, const T* x, const S* weight, T* grad_x, S* grad_weight) const {
+  // that outlives the band (Use::gradient). x is read through `prologue` where that is not null; its gradient
+  // stops behind that. finish(band, first pixel, pixels, values) is called for what a band wrote of it, in the
+  // cache.
+  template <class Load, typename G, class Finish>
+  void backward(
+      const Load& load, const T* x, const Affine<S>* prologue, const S* weight, G* grad_x, S* grad_weight,
+      const Finish& finish) const {
     const auto& k = kernels<S>();
     const auto taps = shape_.kernel * shape_.kernel;
     const auto packed = grad_x ? pack(weight, shape_.stride == 1) : at::Tensor();
@@ -193,7 +218,7 @@ class DepthwiseBatch {
     const auto chunks = std::min(groups_.count, std::clamp<int64_t>(512 * 1024 / sums_size, 8, 32));
     const auto sums = at::zeros({chunks, sums_size}, values<S>({0}).options());
     auto* all_sums = sums.template data_ptr<S>();
-    const DepthwiseInput<T> input(x, images_, shape_);
+    const DepthwiseInput<T> input(x, images_, shape_, prologue);
 
     parallel_chunks(groups_.count, chunks, [&](int64_t chunk, int64_t from, int64_t to) {
       for (auto b = from; b < to; ++b) {
@@ -220,10 +245,15 @@ class DepthwiseBatch {
         }
         for (int64_t i = 0; i < band.images && grad_x && x_begin < x_end; ++i) {
           const auto g_rows = i * shape_.out_height;
-          T* out = grad_x + ((band.first + i) * shape_.in_height + x_begin) * x_row_;
+          G* out = grad_x + ((band.first + i) * shape_.in_height + x_begin) * x_row_;
           input_grad(
               {grad.data + g_rows * y_row_, grad.first}, packed.template const_data_ptr<S>(), x_begin, x_end,
               std::max<int64_t>(g_readable - g_rows, 0), out);
+        }
+        if (grad_x) {
+          const auto pixel = (band.first * shape_.in_height + x_begin) * shape_.in_width;
+          finish(
+              b, pixel, band.images * (x_end - x_begin) * shape_.in_width, grad_x + pixel * shape_.channels);
         }
       }
     });
@@ -245,7 +275,8 @@ class DepthwiseBatch {
   auto gradient_rows(const T* grad) const {
     return [this, grad](int64_t first, int64_t count, int64_t begin, int64_t end, int64_t& readable) {
       return rows_of(
-          grad, images_, first, count, shape_.out_height, y_row_, begin, end, Use::gradient, readable);
+          grad, images_, first, count, shape_.out_height, shape_.out_width, shape_.channels, nullptr, begin,
+          end, Use::gradient, readable);
     };
   }
 
@@ -263,17 +294,18 @@ class DepthwiseBatch {
   }
 
   // Rows [begin, end) of one image of x's gradient.
+  template <typename G>
   void input_grad(
-      Band<const S> grad, const S* packed, int64_t begin, int64_t end, int64_t readable, T* out) const {
+      Band<const S> grad, const S* packed, int64_t begin, int64_t end, int64_t readable, G* out) const {
     DepthwiseEpilogue<S> epilogue;
     epilogue.readable_rows = readable;
-    epilogue.streams = std::is_same_v<T, S>;
-    if constexpr (std::is_same_v<T, S>) {
+    epilogue.streams = std::is_same_v<G, S>;
+    if constexpr (std::is_same_v<G, S>) {
       kernels<S>().depthwise(transposed(), grad, packed, {out, begin}, begin, end, epilogue);
     } else {
       auto* buffer = scratch<S>(Use::output, (end - begin) * x_row_);
       kernels<S>().depthwise(transposed(), grad, packed, {buffer, begin}, begin, end, epilogue);
-      row_kernels<T, S>().store(buffer, (end - begin) * x_row_, out);
+      row_kernels<G, S>().store(buffer, (end - begin) * x_row_, out);
     }
   }
 

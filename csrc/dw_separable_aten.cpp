@@ -56,12 +56,8 @@ Tensor dw_separable(
     std::string_view mid_act,
     std::string_view out_act) {
   constexpr auto op = "dw_separable";
-  const auto s = dw_separable_shape(op, x, dw_weight, pw_weight, stride);
-  check_channels(op, "dw_scale", dw_scale, s.channels, x);
-  check_channels(op, "dw_shift", dw_shift, s.channels, x);
-  check_channels(op, "pw_scale", pw_scale, s.out_channels, x);
-  check_channels(op, "pw_shift", pw_shift, s.out_channels, x);
-  const auto mid = parse_activation(op, "mid_act", mid_act), out = parse_activation(op, "out_act", out_act);
+  const auto [s, mid, out] = check_dw_separable(
+      op, x, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride, mid_act, out_act);
   const at::AutoDispatchBelowAutograd guard;
   if (x.size(0) == 0) {
     return at::empty(
@@ -89,11 +85,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
     std::string_view mid_act,
     std::string_view out_act) {
   constexpr auto op = "dw_separable_train";
-  const auto s = dw_separable_shape(op, x, dw_weight, pw_weight, stride);
-  check_batch_norm(op, "dw_gamma", dw_gamma, "dw_beta", dw_beta, s.channels, dw_eps, x);
-  check_batch_norm(op, "pw_gamma", pw_gamma, "pw_beta", pw_beta, s.out_channels, pw_eps, x);
-  check_count(op, s.count, x);
-  const auto mid = parse_activation(op, "mid_act", mid_act), out = parse_activation(op, "out_act", out_act);
+  const auto [s, mid, out] = check_dw_separable_train(
+      op, x, dw_weight, dw_gamma, dw_beta, dw_eps, pw_weight, pw_gamma, pw_beta, pw_eps, stride, mid_act,
+      out_act);
   const at::AutoDispatchBelowAutograd guard;
 
   const BatchNorm dw(x, dw_gamma, dw_beta, dw_eps), pw(x, pw_gamma, pw_beta, pw_eps);
@@ -129,12 +123,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
     std::string_view out_act,
     bool x_needed) {
   constexpr auto op = "dw_separable_backward";
-  const auto s = dw_separable_shape(op, x, dw_weight, pw_weight, stride);
-  check_batch_norm(op, "dw_gamma", dw_gamma, "dw_beta", dw_beta, s.channels, dw_eps, x);
-  check_batch_norm(op, "pw_gamma", pw_gamma, "pw_beta", pw_beta, s.out_channels, pw_eps, x);
-  check_count(op, s.count, x);
+  const auto [s, mid, out] = check_dw_separable_train(
+      op, x, dw_weight, dw_gamma, dw_beta, dw_eps, pw_weight, pw_gamma, pw_beta, pw_eps, stride, mid_act,
+      out_act);
   check_grad(op, grad, {x.size(0), s.out_channels, s.height, s.width}, x);
-  const auto mid = parse_activation(op, "mid_act", mid_act), out = parse_activation(op, "out_act", out_act);
   const at::AutoDispatchBelowAutograd guard;
 
   const BatchNorm dw(x, dw_gamma, dw_beta, dw_eps), pw(x, pw_gamma, pw_beta, pw_eps);
@@ -163,17 +155,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
       g, channels_last(x), dw_weight, {}, {stride, stride}, {s.padding, s.padding}, {1, 1}, false, {0, 0},
       s.channels, {x_needed, true, false});
 
-  const auto as = [](const Tensor& g, const OptionalTensor& like) {
-    return like.has_value() ? g.to(like->scalar_type()) : Tensor();
-  };
   return {
       g,
       in_layout_of(dw_weight, g_dw_weight),
-      as(g_dw_gamma, dw_gamma),
-      as(g_dw_beta, dw_beta),
+      gradient_for(dw_gamma, g_dw_gamma),
+      gradient_for(dw_beta, g_dw_beta),
       in_layout_of(pw_weight, g_pw_weight),
-      as(g_pw_gamma, pw_gamma),
-      as(g_pw_beta, pw_beta)};
+      gradient_for(pw_gamma, g_pw_gamma),
+      gradient_for(pw_beta, g_pw_beta)};
 }
 
 } // namespace aten

@@ -9,7 +9,7 @@ namespace supernet::cpu {
 inline DepthwiseShape geometry(
     const at::Tensor& x, const at::Tensor& weight, const DwSeparableShape& s, int64_t stride) {
   const auto k = weight.size(2);
-  return {x.size(1), x.size(2), x.size(3), s.height, s.width, k, stride, k / 2, false};
+  return {s.channels, x.size(2), x.size(3), s.height, s.width, k, stride, k / 2, false};
 }
 
 inline at::Tensor empty_image(const at::Tensor& x, int64_t channels, const DwSeparableShape& s) {

@@ -56,6 +56,28 @@ std::tuple<Tensor, Tensor> depthwise_backward(
   return op.call(grad, x, weight, stride, needed);
 }
 
+// A dense 1x1 convolution is an operator of its own, as a depthwise one is.
+bool is_pointwise(const MaskedConvShape& s, const Tensor& weight, int64_t stride, int64_t padding) {
+  return weight.size(2) == 1 && s.groups == 1 && stride == 1 && padding == 0;
+}
+
+Tensor pointwise(const Tensor& x, const Tensor& weight) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("supernet::pointwise_conv2d", "")
+                             .typed<Tensor(const Tensor&, const Tensor&)>();
+  return op.call(x, weight);
+}
+
+std::tuple<Tensor, Tensor> pointwise_backward(
+    const Tensor& grad, const Tensor& x, const Tensor& weight, std::array<bool, 2> needed) {
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("supernet::pointwise_conv2d_backward", "")
+          .typed<std::tuple<Tensor, Tensor>(
+              const Tensor&, const Tensor&, const Tensor&, std::array<bool, 2>)>();
+  return op.call(grad, x, weight, needed);
+}
+
 } // namespace
 
 namespace aten {
@@ -68,6 +90,9 @@ Tensor active_convolution(
     const Tensor& x, const Tensor& w, const MaskedConvShape& s, int64_t stride, int64_t padding) {
   if (is_depthwise(s, w, padding)) {
     return depthwise(x, w, stride);
+  }
+  if (is_pointwise(s, w, stride, padding)) {
+    return pointwise(x, w);
   }
   return channels_last(at::convolution(
       channels_last(x), w, {}, {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0}, s.groups));
@@ -86,6 +111,9 @@ std::tuple<Tensor, Tensor> active_convolution_backward(
   }
   if (is_depthwise(s, w, padding)) {
     return depthwise_backward(grad, x, w, stride, needed);
+  }
+  if (is_pointwise(s, w, stride, padding)) {
+    return pointwise_backward(grad, x, w, needed);
   }
   auto [grad_x, grad_w, unused] = at::convolution_backward(
       channels_last(grad), channels_last(x), w, {}, {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0},

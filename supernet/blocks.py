@@ -323,10 +323,28 @@ class InvertedBottleneck(nn.Module):
         else:
             self.separable = Separable(convs["depthwise"], convs["project"], affine, eps, kernels)
         self.skip = spec.stride == 1 and spec.in_channels == spec.out_channels
+        # Squeeze-and-excite needs all of the depthwise output before any of it is projected: not one operator.
+        self.fused = kernels == "fused" and spec.expand > 1 and not spec.squeeze_excite
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.fused:
+            return self.operator(x)
         y = self.separable(self.expand(x))
         return x + y if self.skip else y
+
+    def operator(self, x: Tensor) -> Tensor:
+        from supernet import ops
+
+        convs = self.expand, self.separable.depthwise, self.separable.pointwise
+        options = {"residual": self.skip, "stride": self.separable.stride, "act": self.expand.act_name}
+        if not self.expand.bn.training:
+            folded = (t for c in convs for t in (c.conv.weight, *c.bn.folded()))
+            return ops.inverted_bottleneck(x, *folded, **options)
+        parameters = (t for c in convs for t in (c.conv.weight, c.bn.weight, c.bn.bias))
+        y, *stats = ops.inverted_bottleneck_train(x, *parameters, eps=self.expand.bn.eps, **options)
+        for conv, pixels_of, batch_stats in zip(convs, (x, y, y), stats, strict=True):
+            conv.bn.track(*batch_stats, pixels_of.numel() // pixels_of.shape[1])
+        return y
 
 
 class Shuffle(nn.Module):

@@ -1,4 +1,4 @@
-"""The compiled operators, with their shapes, their shape inference and their gradients.
+"""The compiled operators, with their shapes and their shape inference; csrc/autograd.cpp has their gradients.
 
 The only module that imports the extension. The convolutions work on ``[N, C, H, W]`` tensors in
 ``channels_last`` memory; an input in another layout is converted once, at entry. float32, bfloat16 and
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 _BUILD = "build it in the project's folder with: pip install --no-build-isolation -e ."
 
@@ -28,16 +27,13 @@ if _C.build_info()["torch"] != torch.__version__.split("+")[0]:
 
 _ops = torch.ops.supernet
 _masked_conv2d = _ops.masked_conv2d.default
-_masked_conv2d_backward = _ops.masked_conv2d_backward.default
 _depthwise_conv2d = _ops.depthwise_conv2d.default
-_depthwise_conv2d_backward = _ops.depthwise_conv2d_backward.default
 _depth_mix = _ops.depth_mix.default
-_depth_mix_backward = _ops.depth_mix_backward.default
 _dw_separable = _ops.dw_separable.default
 _dw_separable_train = _ops.dw_separable_train.default
+_inverted_bottleneck = _ops.inverted_bottleneck.default
+_inverted_bottleneck_train = _ops.inverted_bottleneck_train.default
 _batch_norm_act_train = _ops.batch_norm_act_train.default
-_batch_norm_act_backward = _ops.batch_norm_act_backward.default
-_dw_separable_backward = _ops.dw_separable_backward.default
 
 Stats = tuple[Tensor, Tensor]
 
@@ -195,6 +191,90 @@ def dw_separable_train(
     return y, (dw_mean, dw_var), (pw_mean, pw_var)
 
 
+def inverted_bottleneck(
+    x: Tensor,
+    expand_weight: Tensor,
+    expand_scale: Tensor,
+    expand_shift: Tensor,
+    dw_weight: Tensor,
+    dw_scale: Tensor,
+    dw_shift: Tensor,
+    pw_weight: Tensor,
+    pw_scale: Tensor,
+    pw_shift: Tensor,
+    *,
+    residual: bool = False,
+    stride: int = 1,
+    act: str = "relu6",
+) -> Tensor:
+    """Pointwise 1 x 1, affine, activation, then `dw_separable` with the same activation: for inference.
+
+    On the CPU the expanded image never reaches memory.
+
+    Args:
+        x: ``[N, C, H, W]``.
+        expand_weight: ``[M, C, 1, 1]``; expand_scale, expand_shift: ``[M]``, of x's type or float32.
+        dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride: as in `dw_separable`, from M channels.
+        residual: add x to the result; needs stride 1 and as many outputs as inputs.
+        act: behind the expansion and behind the depthwise part: ``relu``, ``relu6``, ``hard_swish`` or ``none``.
+
+    Returns:
+        ``[N, O, H', W']``, channels_last. It has no gradient: backward raises.
+
+    Source: MobileNetV2 (arXiv:1801.04381, section 3.2).
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        x, expand_weight, dw_weight, pw_weight = _autocast(x, expand_weight, dw_weight, pw_weight)
+    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    return _inverted_bottleneck(
+        *(x, expand_weight, expand_scale, expand_shift, dw_weight, dw_scale, dw_shift),
+        *(pw_weight, pw_scale, pw_shift, residual, stride, act),
+    )
+
+
+def inverted_bottleneck_train(
+    x: Tensor,
+    expand_weight: Tensor,
+    expand_gamma: Tensor | None,
+    expand_beta: Tensor | None,
+    dw_weight: Tensor,
+    dw_gamma: Tensor | None,
+    dw_beta: Tensor | None,
+    pw_weight: Tensor,
+    pw_gamma: Tensor | None,
+    pw_beta: Tensor | None,
+    *,
+    eps: float,
+    residual: bool = False,
+    stride: int = 1,
+    act: str = "relu6",
+) -> tuple[Tensor, Stats, Stats, Stats]:
+    """`inverted_bottleneck` with batch norms that normalise by the batch: for training.
+
+    Keeps x and the three tensors before the batch norms for backward, which computes the rest again.
+
+    Args:
+        x, weights, residual, stride, act: as in `inverted_bottleneck`.
+        expand_gamma, expand_beta, …: of the three batch norms, of x's type or float32, or both None (batch norm
+            without affine).
+        eps: of all three.
+
+    Returns:
+        ``(y, expand's, depthwise's, projection's (mean, var))``: statistics as in `dw_separable_train`.
+
+    Raises:
+        RuntimeError: also if a channel has fewer than two values, as then its variance means nothing.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        x, expand_weight, dw_weight, pw_weight = _autocast(x, expand_weight, dw_weight, pw_weight)
+    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    y, _, _, _, *stats = _inverted_bottleneck_train(
+        *(x, expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta),
+        *(pw_weight, pw_gamma, pw_beta, eps, residual, stride, act),
+    )
+    return y, tuple(stats[:2]), tuple(stats[2:4]), tuple(stats[4:])
+
+
 def batch_norm_act_train(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, *, eps: float, act: str = "none"
 ) -> tuple[Tensor, Stats]:
@@ -284,6 +364,13 @@ def _(x, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride, m
     return _conv_output(x, pw_weight.shape[0], kernel, stride, kernel // 2)
 
 
+@torch.library.register_fake("supernet::inverted_bottleneck")
+def _(x, expand_weight, expand_scale, expand_shift, dw_weight, dw_scale, dw_shift, pw_weight, *rest):
+    *_, stride, _ = rest
+    kernel = dw_weight.shape[2]
+    return _conv_output(x, pw_weight.shape[0], kernel, stride, kernel // 2)
+
+
 @torch.library.register_fake("supernet::dw_separable_train")
 def _(x, dw_weight, dw_gamma, dw_beta, dw_eps, pw_weight, pw_gamma, pw_beta, pw_eps, stride, mid_act, out_act):
     channels, outputs, kernel = x.shape[1], pw_weight.shape[0], dw_weight.shape[2]
@@ -304,6 +391,31 @@ def _(
     )
 
 
+@torch.library.register_fake("supernet::inverted_bottleneck_train")
+def _(
+    x, expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta, pw_weight, pw_gamma, pw_beta,
+    eps, residual, stride, act,
+):  # fmt: skip
+    channels, outputs, kernel = expand_weight.shape[0], pw_weight.shape[0], dw_weight.shape[2]
+    expand_out = _conv_output(x, channels, 1, 1, 0)
+    dw_out, pw_out = (_conv_output(x, c, kernel, stride, kernel // 2) for c in (channels, outputs))
+    stats = [_stats(x, c) for c in (channels, channels, channels, channels, outputs, outputs)]
+    return torch.empty_like(pw_out), expand_out, dw_out, pw_out, *stats
+
+
+@torch.library.register_fake("supernet::inverted_bottleneck_backward")
+def _(
+    grad, x, expand_out, dw_out, pw_out, expand_weight, expand_gamma, expand_beta, expand_mean, expand_var,
+    dw_weight, dw_gamma, dw_beta, dw_mean, dw_var, pw_weight, pw_gamma, pw_beta, pw_mean, pw_var, eps, residual,
+    stride, act, x_needed,
+):  # fmt: skip
+    parameters = (
+        *(expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta),
+        *(pw_weight, pw_gamma, pw_beta),
+    )
+    return _like_channels_last(x) if x_needed else None, *(_like(t) for t in parameters)
+
+
 @torch.library.register_fake("supernet::batch_norm_act_train")
 def _(x, gamma, beta, eps, act):
     return _like_channels_last(x), _stats(x, x.shape[1]), _stats(x, x.shape[1])
@@ -312,95 +424,3 @@ def _(x, gamma, beta, eps, act):
 @torch.library.register_fake("supernet::batch_norm_act_backward")
 def _(grad, x, gamma, beta, mean, var, eps, act):
     return _like_channels_last(x), _like(gamma), _like(beta)
-
-
-# --- Gradients. ---------------------------------------------------------------------------------------------
-
-
-def _masked_conv2d_save(ctx, inputs, output):
-    x, weight, coefficients, _, *ctx.numbers = inputs
-    ctx.save_for_backward(x, weight, coefficients)
-
-
-@once_differentiable
-def _masked_conv2d_grads(ctx, grad):
-    grads = _masked_conv2d_backward(grad, *ctx.saved_tensors, *ctx.numbers, ctx.needs_input_grad[:3])
-    return *grads, None, None, None, None
-
-
-def _depthwise_conv2d_save(ctx, inputs, output):
-    x, weight, ctx.stride = inputs
-    ctx.save_for_backward(x, weight)
-
-
-@once_differentiable
-def _depthwise_conv2d_grads(ctx, grad):
-    return *_depthwise_conv2d_backward(grad, *ctx.saved_tensors, ctx.stride, ctx.needs_input_grad[:2]), None
-
-
-def _depth_mix_save(ctx, inputs, output):
-    xs, p = inputs
-    ctx.save_for_backward(*xs, p)
-
-
-@once_differentiable
-def _depth_mix_grads(ctx, grad):
-    *xs, p = ctx.saved_tensors
-    return _depth_mix_backward(grad, xs, p)
-
-
-def _dw_separable_save(ctx, inputs, output):
-    pass
-
-
-def _dw_separable_grads(ctx, grad):
-    raise RuntimeError("dw_separable is the inference form and has no gradient; train with dw_separable_train")
-
-
-def _dw_separable_train_save(ctx, inputs, output):
-    x, dw_weight, dw_gamma, dw_beta, dw_eps, pw_weight, pw_gamma, pw_beta, pw_eps, *ctx.options = inputs
-    ctx.eps = dw_eps, pw_eps
-    _, dw_out, pw_out, *stats = output
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)  # else backward gets zeros of the size of each of them
-    ctx.save_for_backward(
-        x, dw_out, pw_out, dw_weight, dw_gamma, dw_beta, *stats[:2], pw_weight, pw_gamma, pw_beta, *stats[2:]
-    )
-
-
-@once_differentiable
-def _dw_separable_train_grads(ctx, grad, *_):
-    if grad is None:
-        return (None,) * 12
-    saved = ctx.saved_tensors
-    dw_eps, pw_eps = ctx.eps
-    x, dw_weight, dw_gamma, dw_beta, *pointwise = _dw_separable_backward(
-        grad, *saved[:8], dw_eps, *saved[8:], pw_eps, *ctx.options, ctx.needs_input_grad[0]
-    )
-    return x, dw_weight, dw_gamma, dw_beta, None, *pointwise, None, None, None, None
-
-
-def _batch_norm_act_save(ctx, inputs, output):
-    x, gamma, beta, *ctx.options = inputs
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, gamma, beta, *output[1:])
-
-
-@once_differentiable
-def _batch_norm_act_grads(ctx, grad, *_):
-    if grad is None:
-        return (None,) * 5
-    return (*_batch_norm_act_backward(grad, *ctx.saved_tensors, *ctx.options), None, None)
-
-
-def _register(name, backward, setup_context):
-    torch.library.register_autograd(f"supernet::{name}", backward, setup_context=setup_context)
-
-
-_register("masked_conv2d", _masked_conv2d_grads, _masked_conv2d_save)
-_register("depthwise_conv2d", _depthwise_conv2d_grads, _depthwise_conv2d_save)
-_register("depth_mix", _depth_mix_grads, _depth_mix_save)
-_register("dw_separable", _dw_separable_grads, _dw_separable_save)
-_register("dw_separable_train", _dw_separable_train_grads, _dw_separable_train_save)
-_register("batch_norm_act_train", _batch_norm_act_grads, _batch_norm_act_save)

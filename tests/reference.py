@@ -31,6 +31,17 @@ def depth_mix(xs, p):
     return sum(weight * x for weight, x in zip(p, xs, strict=True))
 
 
+def affine(y, scale, shift):
+    return y * scale[:, None, None] + shift[:, None, None]
+
+
+def batch_norm(y, gamma, beta, eps):
+    mean = y.mean((0, 2, 3))
+    var = y.var((0, 2, 3), correction=0)
+    y = (y - mean[:, None, None]) / (var + eps).sqrt()[:, None, None]
+    return y if gamma is None else affine(y, gamma, beta), (mean.detach(), var.detach())
+
+
 def dw_separable(
     x,
     dw_weight,
@@ -44,9 +55,6 @@ def dw_separable(
     mid_act="relu",
     out_act="none",
 ):
-    def affine(y, scale, shift):
-        return y * scale[:, None, None] + shift[:, None, None]
-
     y = F.conv2d(x, dw_weight, None, stride, dw_weight.shape[2] // 2, 1, x.shape[1])
     y = ACTIVATIONS[mid_act](affine(y, dw_scale, dw_shift))
     return ACTIVATIONS[out_act](affine(F.conv2d(y, pw_weight), pw_scale, pw_shift))
@@ -66,19 +74,27 @@ def dw_separable_train(
     mid_act="relu",
     out_act="none",
 ):
-    def batch_norm(y, gamma, beta):
-        mean = y.mean((0, 2, 3))
-        var = y.var((0, 2, 3), correction=0)
-        y = (y - mean[:, None, None]) / (var + eps).sqrt()[:, None, None]
-        if gamma is not None:
-            y = y * gamma[:, None, None] + beta[:, None, None]
-        return y, (mean.detach(), var.detach())
-
     y = F.conv2d(x, dw_weight, None, stride, dw_weight.shape[2] // 2, 1, x.shape[1])
-    y, dw_stats = batch_norm(y, dw_gamma, dw_beta)
+    y, dw_stats = batch_norm(y, dw_gamma, dw_beta, eps)
     y = F.conv2d(ACTIVATIONS[mid_act](y), pw_weight)
-    y, pw_stats = batch_norm(y, pw_gamma, pw_beta)
+    y, pw_stats = batch_norm(y, pw_gamma, pw_beta, eps)
     return ACTIVATIONS[out_act](y), dw_stats, pw_stats
+
+
+def inverted_bottleneck(
+    x, expand_weight, expand_scale, expand_shift, *separable, residual=False, stride=1, act="relu6"
+):
+    y = ACTIVATIONS[act](affine(F.conv2d(x, expand_weight), expand_scale, expand_shift))
+    y = dw_separable(y, *separable, stride=stride, mid_act=act)
+    return x + y if residual else y
+
+
+def inverted_bottleneck_train(
+    x, expand_weight, expand_gamma, expand_beta, *separable, eps, residual=False, stride=1, act="relu6"
+):
+    y, expand_stats = batch_norm(F.conv2d(x, expand_weight), expand_gamma, expand_beta, eps)
+    y, *stats = dw_separable_train(ACTIVATIONS[act](y), *separable, eps=eps, stride=stride, mid_act=act)
+    return x + y if residual else y, expand_stats, *stats
 
 
 def to(value, dtype, device="cpu"):

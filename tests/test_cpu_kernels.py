@@ -161,6 +161,27 @@ def flat(result):
     return [y, *(s for pair in stats for s in pair)]
 
 
+def compare_training(name, args, options, outputs, roundings):
+    """Outputs (y and statistics, so many) and gradients of a training operator with those of its twin.
+
+    ``roundings``: what bfloat16's tolerance is multiplied by, for the tensors of full size that are rounded to it.
+    """
+    dtype = args[0].dtype
+    twins = reference.to(args, torch.float64)
+    got = flat(getattr(ops, name)(*args, **options))
+    want = flat(getattr(reference, name)(*twins, **options))
+    grad = torch.randn_like(want[0]).to(dtype)
+    leaves = [[a for a in each if a is not None] for each in (args, twins)]
+    got += grads(got[0], leaves[0], grad)
+    want += grads(want[0], leaves[1], grad.double())
+    # Gradients that a following batch norm makes vanish are what is left of large terms: their errors are judged
+    # against the gradient that came in.
+    floor = grad.double().norm().item() / 10
+    for j, (g, w) in enumerate(zip(got, want, strict=True)):
+        limit = TOLERANCE[dtype] * (roundings if dtype == torch.bfloat16 else 2)
+        assert error(g, w, floor if j >= outputs else 1e-3) <= limit, (j, args[0].shape, dtype, options)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("k", [1, 3, 5, 7])
 def test_separable_train(capability, k, stride):
@@ -171,19 +192,7 @@ def test_separable_train(capability, k, stride):
         options = {"stride": stride, "mid_act": mid_act, "out_act": out_act, "eps": 1e-3}
         for dtype in DTYPES:
             args = separable_case(shape, outputs, k, dtype, affine=i != 3)
-            twins = reference.to(args, torch.float64)
-            got = flat(ops.dw_separable_train(*args, **options))
-            want = flat(reference.dw_separable_train(*twins, **options))
-            grad = torch.randn_like(want[0]).to(dtype)
-            leaves = [[a for a in each if a is not None] for each in (args, twins)]
-            got += grads(got[0], leaves[0], grad)
-            want += grads(want[0], leaves[1], grad.double())
-            # Gradients that a following batch norm makes vanish are what is left of large terms: their errors
-            # are judged against the gradient that came in.
-            floor = grad.double().norm().item() / 10
-            for j, (g, w) in enumerate(zip(got, want, strict=True)):
-                limit = TOLERANCE[dtype] * (7 if dtype == torch.bfloat16 else 2)  # rounded six times
-                assert error(g, w, floor if j > 4 else 1e-3) <= limit, (j, shape, dtype, options)
+            compare_training("dw_separable_train", args, options, 5, roundings=7)
 
 
 def test_separable_train_statistics_do_not_cancel(capability):
@@ -256,6 +265,149 @@ def test_separable_inference_mixes_types():
     args = [a.detach() for a in separable_case((2, 20, 9, 7), 12, 3, torch.bfloat16)]
     mixed = [a.float() if a.dim() == 1 else a for a in args]
     assert error(ops.dw_separable(*mixed), ops.dw_separable(*args)) < 1e-2
+
+
+# --- masked_conv2d's pointwise form, depth_mix ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_pointwise(capability, soft):
+    """Fewer outputs than inputs and more, tails, more than one block of pixels."""
+    for shape, outputs in ((SHAPES[0], 6), (SHAPES[1], 48), (SHAPES[3], 33), ((3, 70, 24, 23), 100)):
+        for dtype in DTYPES:
+            x = channels_last(*shape, dtype=dtype).requires_grad_()
+            weight = (torch.randn(outputs + 3, shape[1] + 2, 1, 1) / shape[1] ** 0.5).to(dtype).requires_grad_()
+            c = (torch.arange(outputs) % 4 / 2).to(dtype).requires_grad_() if soft else None
+            twins = reference.to([x, weight, c], torch.float64)
+            y = ops.masked_conv2d(x, weight, out_channels=outputs, coefficients=c)
+            want = reference.masked_conv2d(twins[0], twins[1], out_channels=outputs, coefficients=twins[2])
+            grad = torch.randn_like(want).to(dtype)
+            leaves = [[t for t in each if t is not None] for each in ((x, weight, c), twins)]
+            got, want = (y, *grads(y, leaves[0], grad)), (want, *grads(want, leaves[1], grad.double()))
+            for j, (g, w) in enumerate(zip(got, want, strict=True)):
+                assert error(g, w) <= TOLERANCE[dtype] * 2, (j, shape, dtype)
+
+
+def test_depth_mix(capability):
+    for n in (3, 64, 6001):  # values: less than a vector, whole groups of them, several blocks and a tail
+        for dtype in DTYPES:
+            xs = [torch.randn(n, dtype=torch.float64).to(dtype).requires_grad_() for _ in range(4)]
+            p = torch.tensor([0.3, 0.0, -1.5, 1.0], dtype=dtype, requires_grad=True)
+            y, grad = ops.depth_mix(xs, p), torch.randn(n, dtype=torch.float64).to(dtype)
+            *twins, q = reference.to([*xs, p], torch.float64)
+            want = reference.depth_mix(twins, q)
+            got = (y, *grads(y, [*xs, p], grad))
+            want = (want, *grads(want, [*twins, q], grad.double()))
+            assert all(error(g, w) <= TOLERANCE[dtype] for g, w in zip(got, want, strict=True)), (n, dtype)
+
+
+# --- inverted_bottleneck -----------------------------------------------------------------------------------
+
+
+def bottleneck_case(shape, mid, outputs, k, dtype, affine=True):
+    """x and weight, gamma, beta of the three convolutions: leaves of type dtype."""
+    separable = separable_case((1, mid, 1, 1), outputs, k, dtype, affine)[1:]
+    expand = torch.randn(mid, shape[1], 1, 1, dtype=torch.float64) / shape[1] ** 0.5
+    vectors = [torch.rand(mid) + 0.5, torch.rand(mid) - 0.5] if affine else [None, None]
+    case = [channels_last(*shape), expand, *vectors]
+    return [v if v is None else v.to(dtype).requires_grad_() for v in case] + separable
+
+
+# (N, C, H, W), mid: one vector and less, tails, several images a band, several bands an image through which the
+# expanded rows slide, an image smaller than the kernel, batch 1
+BOTTLENECKS = (
+    ((2, 5, 9, 7), 19),
+    ((1, 16, 8, 8), 96),
+    ((5, 24, 7, 7), 40),
+    ((2, 12, 41, 33), 100),
+    ((3, 3, 2, 1), 6),
+    ((1, 20, 70, 9), 200),
+)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("k", [1, 3, 5, 7])
+def test_inverted_bottleneck(capability, k, stride):
+    for i, (shape, mid) in enumerate(BOTTLENECKS):
+        residual = stride == 1 and i % 3 > 0
+        options = {"stride": stride, "act": list(reference.ACTIVATIONS)[(i + k) % 4], "residual": residual}
+        for dtype in DTYPES:
+            outputs = shape[1] if residual else (6, 16, 48, 33, 70, 24)[i]
+            args = [a.detach() for a in bottleneck_case(shape, mid, outputs, k, dtype)]
+            got = ops.inverted_bottleneck(*args, **options)
+            want = reference.inverted_bottleneck(*reference.to(args, torch.float64), **options)
+            assert got.dtype == dtype
+            assert got.is_contiguous(memory_format=torch.channels_last)
+            assert error(got, want) <= TOLERANCE[dtype], (shape, dtype, options)
+
+
+def test_inverted_bottleneck_does_not_depend_on_the_threads():
+    args = [a.detach() for a in bottleneck_case((3, 12, 41, 33), 100, 20, 5, torch.float32)]
+    first, *others = at_threads(lambda: ops.inverted_bottleneck(*args, stride=2))
+    assert all(first.equal(other) for other in others)
+
+
+def through_aten(name, *args):
+    """The form for every device, here that of one without kernels of its own."""
+    kernel = torch.library.get_kernel(f"supernet::{name}", "XPU")
+    return kernel.call_boxed(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args)
+
+
+def test_inverted_bottleneck_through_aten():
+    args = [a.detach() for a in bottleneck_case((2, 12, 9, 7), 40, 12, 3, torch.float32)]
+    got = through_aten("inverted_bottleneck", *args, True, 1, "relu6")
+    assert error(got, ops.inverted_bottleneck(*args, residual=True)) < 1e-5
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("k", [1, 3, 5, 7])
+def test_inverted_bottleneck_train(capability, k, stride):
+    for i, (shape, mid) in enumerate(BOTTLENECKS[:5]):
+        residual = stride == 1 and i % 3 > 0
+        options = {"stride": stride, "act": list(reference.ACTIVATIONS)[(i + k) % 4], "residual": residual, "eps": 0.1}
+        for dtype in DTYPES:
+            args = bottleneck_case(shape, mid, shape[1] if residual else 33, k, dtype, affine=i != 2)
+            compare_training("inverted_bottleneck_train", args, options, 7, roundings=12)
+
+
+def test_inverted_bottleneck_train_gradcheck(capability):
+    for i, act in enumerate(("none", "relu", "relu6", "hard_swish")):
+        args = bottleneck_case((2, 3, 5, 4), 5, 3, (3, 5)[i % 2], torch.float64, affine=i > 0)
+
+        def forward(*a, stride=1 + i // 2, act=act):
+            return ops.inverted_bottleneck_train(*a, eps=0.1, stride=stride, act=act, residual=stride == 1)[0]
+
+        assert torch.autograd.gradcheck(forward, args, fast_mode=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_inverted_bottleneck_train_does_not_depend_on_the_threads(dtype):
+    args = bottleneck_case((13, 12, 19, 17), 40, 12, 5, dtype)
+    grad = channels_last(13, 12, 19, 17, dtype=dtype)
+
+    def run():
+        result = flat(ops.inverted_bottleneck_train(*args, eps=1e-3, residual=True))
+        return *result, *grads(result[0], args, grad)
+
+    first, *others = at_threads(run)
+    for other in others:
+        assert all(a.equal(b) for a, b in zip(first, other, strict=True))
+
+
+def test_inverted_bottleneck_train_through_aten():
+    for act, residual in (("relu6", True), ("hard_swish", False)):
+        args = [a.detach() for a in bottleneck_case((2, 12, 9, 7), 40, 12, 3, torch.float64)]
+        call = (*args, 1e-3, residual, 1, act)
+        got, want = (
+            through_aten("inverted_bottleneck_train", *call),
+            torch.ops.supernet.inverted_bottleneck_train(*call),
+        )
+        _, *outs, em, ev, dm, dv, pm, pv = want
+        saved = (*args[1:4], em, ev, *args[4:7], dm, dv, *args[7:], pm, pv)
+        backward = (channels_last(2, 12, 9, 7, dtype=torch.float64), args[0], *outs, *saved, *call[-4:], True)
+        got += through_aten("inverted_bottleneck_backward", *backward)
+        want += torch.ops.supernet.inverted_bottleneck_backward(*backward)
+        assert all(error(g, w) < 1e-9 for g, w in zip(got, want, strict=True))
 
 
 # --- batch_norm_act_train -----------------------------------------------------------------------------------

@@ -386,6 +386,9 @@ def test_dw_separable_inference_has_no_gradient():
     y = ops.dw_separable(*args)
     with pytest.raises(RuntimeError, match=r"dw_separable is the inference form .* dw_separable_train"):
         y.sum().backward()
+    y = ops.inverted_bottleneck(torch.randn(2, 4, 5, 5, requires_grad=True), *BOTTLENECK[1:])
+    with pytest.raises(RuntimeError, match=r"inverted_bottleneck is the inference form"):
+        y.sum().backward()
 
 
 # --- all of them --------------------------------------------------------------------------------------------
@@ -434,6 +437,15 @@ def opcheck_cases(device):
     yield "dw_separable", (*folded, 1, "relu", "none")
     yield "dw_separable_train", (x, dw, *c4, 1e-3, pw, *c3, 1e-3, 1, "relu", "relu6")
     yield "dw_separable_train", (nchw, dw, None, None, 1e-3, pw, None, None, 1e-3, 2, "hard_swish", "none")
+    block = [v.detach().to(device).requires_grad_() for v in BOTTLENECK]
+    yield "inverted_bottleneck", (*[v.detach() for v in block], False, 1, "relu6")
+    yield "inverted_bottleneck_train", (*block, 1e-3, False, 2, "hard_swish")
+    yield "inverted_bottleneck_train", (*[v if v.dim() == 4 else None for v in block], 1e-3, False, 1, "relu6")
+    block = [v.detach() for v in block]
+    _, *outs = torch.ops.supernet.inverted_bottleneck_train(*block, 1e-3, False, 1, "relu")
+    saved = [v for i in range(3) for v in (*block[3 * i + 1 : 3 * i + 4], *outs[3 + 2 * i : 5 + 2 * i])]
+    g = torch.randn(2, 6, 5, 5, device=device)
+    yield "inverted_bottleneck_backward", (g, block[0], *outs[:3], *saved, 1e-3, False, 1, "relu", True)
     out = torch.ops.supernet.dw_separable_train(x, dw, *c4, 1e-3, pw, *c3, 1e-3, 1, "relu", "none")
     _, dw_out, pw_out, *s = (o.detach() for o in out)
     x, dw, pw, *c = (v.detach() for v in (x, dw, pw, *c4, *c3))
@@ -456,7 +468,7 @@ def test_gradients_can_be_taken_once():
     x = torch.randn(1, 2, 3, 3, requires_grad=True)
     weight = torch.randn(2, 2, 1, 1, requires_grad=True)
     (grad,) = torch.autograd.grad(ops.masked_conv2d(x, weight).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"once_differentiable|differentiate twice"):
+    with pytest.raises(RuntimeError, match="derivative for supernet::masked_conv2d_backward is not implemented"):
         grad.sum().backward()
 
 
@@ -482,6 +494,10 @@ def test_empty_batch(device):
         3,
         3,
     )
+    empty = [x.detach(), *(v.to(device) for v in BOTTLENECK[1:])]
+    assert ops.inverted_bottleneck(*empty, stride=2).shape == (0, 6, 3, 3)
+    with pytest.raises(RuntimeError, match=r"more than one value per channel, x of shape \[0, 4, 5, 5\]"):
+        ops.inverted_bottleneck_train(*empty, eps=1e-3)
     with pytest.raises(RuntimeError, match=r"more than one value per channel, x of shape \[0, 4, 5, 5\]"):
         ops.dw_separable_train(x, dw, None, None, pw, None, None, eps=1e-3)
 
@@ -507,6 +523,17 @@ def test_torch_compile_sees_one_operator():
 
 X, W = torch.zeros(2, 4, 5, 5), torch.zeros(16, 8, 3, 3)
 DW, PW, V4, V6 = torch.zeros(4, 1, 3, 3), torch.zeros(6, 4, 1, 1), torch.ones(4), torch.ones(6)
+
+
+# x and weight, scale, shift of expansion (to 8 channels), depthwise and projection (to 6)
+BOTTLENECK = [X, torch.ones(8, 4, 1, 1), *[torch.ones(8)] * 2, torch.ones(8, 1, 3, 3), *[torch.ones(8)] * 2]
+BOTTLENECK += [torch.ones(6, 8, 1, 1), V6, V6]
+
+
+def bottleneck(change=None, train=False, **kw):
+    """One of them changed: {position: tensor}."""
+    args = [(change or {}).get(i, v) for i, v in enumerate(BOTTLENECK)]
+    return ops.inverted_bottleneck_train(*args, eps=1e-3, **kw) if train else ops.inverted_bottleneck(*args, **kw)
 
 
 def separable(x=X, dw=DW, dw_scale=V4, dw_shift=V4, pw=PW, pw_scale=V6, pw_shift=V6, **kw):
@@ -608,14 +635,14 @@ REFUSALS = [
     ),
     (
         "dw_separable",
-        "dw_weight should have shape [4, 1, k, k] for x with 4 channels, got [3, 1, 3, 3]",
+        "dw_weight should have shape [4, 1, k, k] for 4 channels, got [3, 1, 3, 3]",
         lambda: separable(dw=DW[:3]),
     ),
     ("dw_separable", f"x {IMAGE}, got 3d", lambda: separable(x=X[0])),
     ("dw_separable", f"dw_weight {KERNEL}, got 2x2", lambda: separable(dw=DW[..., :2, :2])),
     (
         "dw_separable",
-        "pw_weight should have shape [out, 4, 1, 1] for x with 4 channels, got [6, 3, 1, 1]",
+        "pw_weight should have shape [out, 4, 1, 1] for 4 channels, got [6, 3, 1, 1]",
         lambda: separable(pw=PW[:, :3]),
     ),
     ("dw_separable", "dw_scale should have shape [4], got [6]", lambda: separable(dw_scale=V6)),
@@ -639,6 +666,39 @@ REFUSALS = [
         "dw_separable_train",
         "pw_weight is BFloat16, the input is Float",
         lambda: separable_train(pw=PW.bfloat16()),
+    ),
+    ("inverted_bottleneck", f"x {IMAGE}, got 3d", lambda: bottleneck({0: X[0]})),
+    (
+        "inverted_bottleneck",
+        "expand_weight should have shape [mid, 4, 1, 1] for x with 4 channels, got [8, 3, 1, 1]",
+        lambda: bottleneck({1: zeros(8, 3, 1, 1)}),
+    ),
+    ("inverted_bottleneck", "expand_scale should have shape [8], got [6]", lambda: bottleneck({2: V6})),
+    (
+        "inverted_bottleneck",
+        "dw_weight should have shape [8, 1, k, k] for 8 channels, got [4, 1, 3, 3]",
+        lambda: bottleneck({4: DW}),
+    ),
+    (
+        "inverted_bottleneck",
+        "a residual needs stride 1 and as many outputs as inputs, got stride 1 and 4 -> 6 channels",
+        lambda: bottleneck(residual=True),
+    ),
+    ("inverted_bottleneck", f"act {ACTS_ARE}, got 'gelu'", lambda: bottleneck(act="gelu")),
+    (
+        "inverted_bottleneck",
+        "pw_weight is Double, the input is Float",
+        lambda: bottleneck({7: zeros(6, 8, 1, 1).double()}),
+    ),
+    (
+        "inverted_bottleneck_train",
+        "expand_gamma and expand_beta should be given together or both be None",
+        lambda: bottleneck({2: None}, train=True),
+    ),
+    (
+        "inverted_bottleneck_train",
+        "batch statistics need more than one value per channel, x of shape [1, 4, 1, 1] leaves 1",
+        lambda: bottleneck({0: X[:1, :, :1, :1]}, train=True),
     ),
 ]
 

@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from rich.table import Table
@@ -36,6 +37,19 @@ SEPARABLE = (
     (16, 144, 32, 28, 1),
     (16, 576, 96, 14, 1),
 )
+# (batch, channels, expanded, outputs, height and width, stride, kernel)
+BOTTLENECKS = (
+    (64, 24, 96, 24, 28, 1, 3),
+    (64, 24, 96, 48, 28, 2, 5),
+    (64, 24, 144, 24, 14, 1, 5),
+    (64, 48, 192, 48, 7, 1, 7),
+    (64, 96, 576, 96, 7, 1, 3),
+    (16, 16, 96, 24, 112, 2, 3),
+    (16, 24, 144, 24, 56, 1, 5),
+    (16, 32, 192, 32, 28, 1, 7),
+    (16, 96, 576, 96, 14, 1, 3),
+    (16, 160, 960, 160, 7, 1, 5),
+)
 DEPTHWISE = tuple((n, c, size, stride) for n, c, _, size, stride in SEPARABLE)
 IMAGES = ((64, 16, 28), (64, 96, 14), (64, 576, 7), (16, 96, 56), (16, 144, 28))
 # (batch, inputs, outputs, kernel, height and width, active share)
@@ -58,7 +72,12 @@ class Goal:
 GOALS = {
     ("separable inference", "eager"): Goal(1.6, 2.0),
     ("separable inference", "eager, BN folded"): Goal(1.3, 1.6),
+    ("separable inference", "frozen inductor"): Goal(1.15, 1.4),
     ("separable inference, bfloat16", "ours, float32"): Goal(1.6, 2.0),
+    ("inverted bottleneck inference", "eager"): Goal(2.4, 3.0),
+    ("inverted bottleneck inference", "eager, BN folded"): Goal(2.0, 2.5),
+    ("inverted bottleneck inference", "frozen inductor"): Goal(1.5, 2.0),
+    ("inverted bottleneck inference, bfloat16", "ours, float32"): Goal(1.6, 2.0),
     ("depthwise k3 fwd+bwd", "eager"): Goal(1.5, 2.0),
     ("depthwise k5 fwd+bwd", "eager"): Goal(3.2, 5.0),
     ("depthwise k7 fwd+bwd", "eager"): Goal(3.7, 6.0),
@@ -76,11 +95,42 @@ GOALS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One shape of one row: forms that compute the same, ``ours`` among them."""
+    """One shape of one row: forms that compute the same, ``ours`` among them.
+
+    ``flops`` are those of the convolutions, two a multiply-add; ``bytes`` are of the tensors that every form has to
+    read and write once: inputs and outputs, and in training their gradients. 0: not counted.
+    """
 
     row: str
     shape: str
     forms: dict[str, Callable[[], object]]
+    flops: float = 0.0
+    bytes: float = 0.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one core of this machine reaches: multiply-adds in a large matrix product, a copy in memory."""
+
+    flops: float  # per second
+    bandwidth: float  # bytes per second, read and written
+
+    @classmethod
+    def measure(cls) -> Limits:
+        a, b, c = (torch.randn(1024, 1024) for _ in range(3))
+        x, y = torch.randn(1 << 26), torch.empty(1 << 26)
+        product, copy = (fastest(f) for f in (lambda: torch.mm(a, b, out=c), lambda: y.copy_(x)))
+        return cls(2 * 1024**3 / product, 8 * (1 << 26) / copy)
+
+
+def fastest(form: Callable[[], object], times: int = 10) -> float:
+    """Seconds of CPU time, the fewest of some runs."""
+    seconds = []
+    for _ in range(times):
+        start = time.thread_time()
+        form()
+        seconds.append(time.thread_time() - start)
+    return min(seconds)
 
 
 def image(n: int, c: int, size: int, grad: bool = True) -> Tensor:
@@ -94,48 +144,94 @@ def gradients(forward: Callable[[], Tensor], inputs: Sequence[Tensor]) -> Callab
     return lambda: torch.autograd.grad(forward(), inputs, grad)
 
 
-def separable_modules(c: int, o: int, k: int, stride: int) -> nn.Sequential:
+class Branch(nn.Module):
+    """Convolutions, batch norms and activations; x is added to what comes out where ``residual``."""
+
+    def __init__(self, layers: Sequence[nn.Module], residual: bool = False):
+        super().__init__()
+        self.layers, self.residual = nn.Sequential(*layers), residual
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layers(x)
+        return x + y if self.residual else y
+
+    def folded(self) -> Branch:
+        """The batch norms folded into the convolutions."""
+        layers = list(self.layers)
+        fused = [
+            torch.nn.utils.fuse_conv_bn_eval(layer, layers[i + 1]) if isinstance(layer, nn.Conv2d) else layer
+            for i, layer in enumerate(layers)
+            if not isinstance(layer, nn.BatchNorm2d)
+        ]
+        return Branch(fused, self.residual).eval()
+
+    def affine(self) -> list[Tensor]:
+        """Weight, scale and shift of each convolution, as our inference operators take them."""
+        out = []
+        for conv, bn in zip(self.layers, self.layers[1:], strict=False):
+            if isinstance(conv, nn.Conv2d):
+                scale = (bn.weight * torch.rsqrt(bn.running_var + bn.eps)).detach()
+                out += [conv.weight.detach(), scale, (bn.bias - bn.running_mean * scale).detach()]
+        return out
+
+
+def separable_layers(c: int, o: int, k: int, stride: int) -> list[nn.Module]:
     """Depthwise, BN, ReLU6, pointwise, BN."""
-    return nn.Sequential(
-        nn.Conv2d(c, c, k, stride, k // 2, groups=c, bias=False),
-        nn.BatchNorm2d(c),
-        nn.ReLU6(inplace=True),
-        nn.Conv2d(c, o, 1, bias=False),
-        nn.BatchNorm2d(o),
-    ).to(memory_format=torch.channels_last)
+    depthwise = nn.Conv2d(c, c, k, stride, k // 2, groups=c, bias=False)
+    pointwise = nn.Conv2d(c, o, 1, bias=False)
+    return [depthwise, nn.BatchNorm2d(c), nn.ReLU6(inplace=True), pointwise, nn.BatchNorm2d(o)]
 
 
-def folded_batch_norm(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    scale = (bn.weight * torch.rsqrt(bn.running_var + bn.eps)).detach()
-    return scale, (bn.bias - bn.running_mean * scale).detach()
+def bottleneck_layers(c: int, m: int, o: int, k: int, stride: int) -> list[nn.Module]:
+    """Expansion, BN, ReLU6 and `separable_layers`."""
+    expand = nn.Conv2d(c, m, 1, bias=False), nn.BatchNorm2d(m), nn.ReLU6(inplace=True)
+    return [*expand, *separable_layers(m, o, k, stride)]
+
+
+def separable_flops(n: int, c: int, o: int, k: int, size: int, stride: int) -> float:
+    return 2.0 * n * (size // stride) ** 2 * c * (k * k + o)
+
+
+def inference_cases(row: str, shape: str, branch: Branch, x: Tensor, ours: Callable, flops: float) -> Iterator[Case]:
+    """float32 against PyTorch's forms, bfloat16 against our own float32. ``ours`` takes x and ``affine()``."""
+    branch.eval()
+    parameters, folded = branch.affine(), branch.folded()
+    torch.compiler.reset()
+    frozen = torch.compile(folded, options={"freezing": True})
+    forms = {
+        OURS: lambda: ours(x, *parameters),
+        "eager": lambda: branch(x),
+        "eager, BN folded": lambda: folded(x),
+        "frozen inductor": lambda: frozen(x),
+    }
+    values = x.numel() + ours(x, *parameters).numel()
+    yield Case(row, shape, forms, flops, 4 * values)
+    low = [t.bfloat16() if t.dim() == 4 else t for t in (x, *parameters)]
+    yield Case(f"{row}, bfloat16", shape, {OURS: lambda: ours(*low), "ours, float32": forms[OURS]}, flops, 2 * values)
 
 
 def inference() -> Iterator[Case]:
     for k in (3, 5, 7):
         for n, c, o, size, stride in SEPARABLE:
-            eager = separable_modules(c, o, k, stride).eval()
-            folded = nn.Sequential(
-                torch.nn.utils.fuse_conv_bn_eval(eager[0], eager[1]),
-                eager[2],
-                torch.nn.utils.fuse_conv_bn_eval(eager[3], eager[4]),
+            yield from inference_cases(
+                "separable inference",
+                f"k{k} s{stride} {n}x{c}x{size}x{size}->{o}",
+                Branch(separable_layers(c, o, k, stride)),
+                image(n, c, size, grad=False),
+                partial(ops.dw_separable, stride=stride, mid_act="relu6"),
+                separable_flops(n, c, o, k, size, stride),
             )
-            dw, pw = eager[0].weight.detach(), eager[3].weight.detach()
-            bns = folded_batch_norm(eager[1]), folded_batch_norm(eager[4])
-            x = image(n, c, size, grad=False)
-
-            def ours(x=x, dw=dw, pw=pw, bns=bns, stride=stride):
-                return ops.dw_separable(x, dw, *bns[0], pw, *bns[1], stride=stride, mid_act="relu6")
-
-            low = [t.bfloat16() for t in (x, dw, pw)]
-            forms = {
-                OURS: ours,
-                "eager": lambda m=eager, x=x: m(x),
-                "eager, BN folded": lambda m=folded, x=x: m(x),
-            }
-            shape = f"k{k} s{stride} {n}x{c}x{size}x{size}->{o}"
-            yield Case("separable inference", shape, forms)
-            bfloat16 = {OURS: lambda f=ours, a=low: f(*a), "ours, float32": ours}
-            yield Case("separable inference, bfloat16", shape, bfloat16)
+    for n, c, m, o, size, stride, k in BOTTLENECKS:
+        residual = stride == 1 and c == o
+        yield from inference_cases(
+            "inverted bottleneck inference",
+            f"k{k} s{stride} {n}x{c}x{size}x{size}->{m}->{o}",
+            Branch(bottleneck_layers(c, m, o, k, stride), residual),
+            image(n, c, size, grad=False),
+            partial(ops.inverted_bottleneck, residual=residual, stride=stride, act="relu6"),
+            2 * n * size**2 * c * m + separable_flops(n, m, o, k, size, stride),
+        )
 
 
 def depthwise() -> Iterator[Case]:
@@ -150,20 +246,42 @@ def depthwise() -> Iterator[Case]:
                 f"depthwise k{k} fwd+bwd",
                 f"s{stride} {n}x{c}x{size}x{size}",
                 {name: gradients(form, [x, weight]) for name, form in forms.items()},
+                6.0 * n * (size // stride) ** 2 * c * k * k,
+                4 * (3 * x.numel() + 2 * x.numel() // stride**2),
             )
 
 
-def separable_training() -> Iterator[Case]:
+def training_case(row: str, shape: str, branch: Branch, x: Tensor, ours: Callable[..., tuple], flops: float) -> Case:
+    """Forward and backward. Inputs and outputs move once, and so do the gradients of both."""
+    p = list(branch.parameters())
+    forms = {
+        OURS: gradients(lambda: ours(x, *p, eps=1e-5)[0], [x, *p]),
+        "eager": gradients(lambda: branch(x), [x, *p]),
+    }
+    return Case(row, shape, forms, 3 * flops, 4 * (3 * x.numel() + 2 * branch(x).numel()))
+
+
+def training() -> Iterator[Case]:
     for k in (3, 5, 7):
         for n, c, o, size, stride in SEPARABLE:
-            eager, x = separable_modules(c, o, k, stride), image(n, c, size)
-            p = list(eager.parameters())
-
-            def ours(x=x, p=p, stride=stride):
-                return ops.dw_separable_train(x, *p, eps=1e-5, stride=stride, mid_act="relu6")[0]
-
-            forms = {OURS: gradients(ours, [x, *p]), "eager": gradients(lambda m=eager, x=x: m(x), [x, *p])}
-            yield Case(f"separable training k{k}", f"s{stride} {n}x{c}x{size}x{size}->{o}", forms)
+            yield training_case(
+                f"separable training k{k}",
+                f"s{stride} {n}x{c}x{size}x{size}->{o}",
+                Branch(separable_layers(c, o, k, stride)),
+                image(n, c, size),
+                partial(ops.dw_separable_train, stride=stride, mid_act="relu6"),
+                separable_flops(n, c, o, k, size, stride),
+            )
+    for n, c, m, o, size, stride, k in BOTTLENECKS:
+        residual = stride == 1 and c == o
+        yield training_case(
+            "inverted bottleneck training",
+            f"k{k} s{stride} {n}x{c}x{size}x{size}->{m}->{o}",
+            Branch(bottleneck_layers(c, m, o, k, stride), residual),
+            image(n, c, size),
+            partial(ops.inverted_bottleneck_train, residual=residual, stride=stride, act="relu6"),
+            2 * n * size**2 * c * m + separable_flops(n, m, o, k, size, stride),
+        )
 
 
 def batch_norm() -> Iterator[Case]:
@@ -179,6 +297,7 @@ def batch_norm() -> Iterator[Case]:
             "BN + activation training",
             f"{n}x{c}x{size}x{size}",
             {name: gradients(form, inputs) for name, form in forms.items()},
+            bytes=4 * 5 * x.numel(),
         )
 
 
@@ -194,6 +313,7 @@ def depth_mixture() -> Iterator[Case]:
             "depth mixture fwd+bwd",
             f"4 of {n}x{c}x{size}x{size}",
             {name: gradients(form, [*xs, p]) for name, form in forms.items()},
+            bytes=4 * (3 * len(xs) + 2) * xs[0].numel(),
         )
 
 
@@ -237,7 +357,7 @@ def masked() -> Iterator[Case]:
 GROUPS = {
     "inference": inference,
     "depthwise": depthwise,
-    "training": separable_training,
+    "training": training,
     "norm": batch_norm,
     "mixture": depth_mixture,
     "masked": masked,
@@ -303,11 +423,12 @@ def run(
 
     Returns:
         A dict for each case and each form that we are compared with: ``row``, ``shape``, ``against``, ``ratio``
-        (theirs / ours; ours / theirs where the goal is a small overhead), ``ours_ms``, ``theirs_ms``.
+        (theirs / ours; ours / theirs where the goal is a small overhead), ``ours_ms``, ``theirs_ms``, and the shares
+        of the machine's `Limits` that ours reaches, ``of_flops`` and ``of_bandwidth`` (0: not counted).
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    results = []
+    limits, results = Limits.measure(), []  # of this machine's CPU
     for group in groups:
         for case in made_on(device, GROUPS[group]()):
             with torch.inference_mode(group == "inference"):
@@ -323,6 +444,8 @@ def run(
                         "ratio": ours / theirs if goal and goal.overhead else theirs / ours,
                         "ours_ms": 1e3 * ours,
                         "theirs_ms": 1e3 * theirs,
+                        "of_flops": case.flops / ours / limits.flops if device == "cpu" else 0.0,
+                        "of_bandwidth": case.bytes / ours / limits.bandwidth if device == "cpu" else 0.0,
                     }
                 )
             advance(f"{case.row} {case.shape}")
@@ -330,15 +453,15 @@ def run(
 
 
 def summary(results: Sequence[dict], device: str = "cpu") -> list[dict]:
-    """One dict per row and comparison: the geometric mean over the shapes, the worst shape, the goal on the CPU."""
-    rows: dict[tuple[str, str], list[float]] = {}
+    """One dict per row and comparison: geometric means over the shapes, the worst shape, the goal on the CPU."""
+    rows: dict[tuple[str, str], list[dict]] = {}
     for result in results:
-        rows.setdefault((result["row"], result["against"]), []).append(result["ratio"])
+        rows.setdefault((result["row"], result["against"]), []).append(result)
     out = []
-    for (row, against), ratios in rows.items():
-        known = GOALS.get((row, against))
+    for (row, against), cases in rows.items():
+        known, ratios = GOALS.get((row, against)), [case["ratio"] for case in cases]
         goal = known if device == "cpu" else None
-        mean = math.exp(statistics.fmean(map(math.log, ratios)))
+        mean = geometric_mean(ratios)
         out.append(
             {
                 "row": row,
@@ -349,21 +472,26 @@ def summary(results: Sequence[dict], device: str = "cpu") -> list[dict]:
                 "gate": goal.gate if goal else None,
                 "stretch": goal.stretch if goal else None,
                 "met": goal.met(mean) if goal else None,
+                **{key: geometric_mean([case[key] for case in cases]) for key in ("of_flops", "of_bandwidth")},
             }
         )
     return out
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    return math.exp(statistics.fmean(map(math.log, values))) if all(values) else 0.0
 
 
 def table(results: Sequence[dict], device: str = "cpu") -> Table:
     """The summary as a table to print."""
     clock = "1 thread, CPU time" if device == "cpu" else "CUDA events"
     out = Table(title=f"Kernels against plain PyTorch: {clock}, geometric means over the shapes")
-    for column in ("", "against", "shapes", "ratio", "worst", "gate", "stretch", ""):
+    for column in ("", "against", "shapes", "ratio", "worst", "gate", "stretch", "", "of FMA", "of copy"):
         out.add_column(column, justify="left" if column in ("", "against") else "right")
     for s in summary(results, device):
         goal = [f"{s[key]:g}" if s[key] else "" for key in ("gate", "stretch")]
         verdict = {True: "met", False: "missed", None: ""}[s["met"]]
-        out.add_row(
-            s["row"], s["against"], str(s["shapes"]), f"{s['geomean']:.2f}", f"{s['worst']:.2f}", *goal, verdict
-        )
+        ratios = f"{s['geomean']:.2f}", f"{s['worst']:.2f}"
+        shares = [f"{s[key]:.0%}" if s[key] else "" for key in ("of_flops", "of_bandwidth")]
+        out.add_row(s["row"], s["against"], str(s["shapes"]), *ratios, *goal, verdict, *shares)
     return out

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import os
 import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,9 +28,11 @@ from torch.nn import functional as F
 
 from latency.measure import host, pin_core
 from supernet import spaces
+from supernet.blocks import additive
 from supernet.errors import UserError
 from supernet.model import Supernet, run_path
 from supernet.progress import Bar
+from supernet.space import Space
 from supernet.train import FitConfig, sgd
 
 
@@ -50,32 +54,60 @@ class Step:
     """Write the figures here as JSON."""
 
 
-def step(args: Step) -> None:
+# A supernet and whether its images are NCHW, by the name of the form.
+FORMS: dict[str, Callable[[Space], Supernet]] = {
+    "ours": lambda space: Supernet(space, kernels="fused"),
+    "eager channels_last": lambda space: Supernet(space, kernels="eager"),
+    "eager NCHW": lambda space: Supernet(space, kernels="eager").to(memory_format=torch.contiguous_format),
+}
+
+
+def steppers(args: Step, names: Iterable[str] = FORMS) -> tuple[Space, dict[str, Callable]]:
+    """The space, and one whole SGD step on a path for each form."""
     torch.set_num_threads(args.threads)
     space = spaces.get(args.space, 3, args.resolution, 10)  # NCHW and NHWC are the same thing for one channel
     x = torch.randn(args.batch_size, space.channels, space.resolution, space.resolution)
     y = torch.randint(space.classes, (args.batch_size,))
-    forms = {
-        "ours": Supernet(space, kernels="fused"),
-        "eager channels_last": Supernet(space, kernels="eager"),
-        "eager NCHW": Supernet(space, kernels="eager").to(memory_format=torch.contiguous_format),
-    }
-    steps = {name: stepper(model, x, y, name == "eager NCHW") for name, model in forms.items()}
+    return space, {name: stepper(FORMS[name](space), x, y, name == "eager NCHW") for name in names}
+
+
+def step(args: Step) -> None:
+    memory = {name: in_own_process(step_memory, args, name) for name in FORMS}
+    space, steps = steppers(args)
     rng = np.random.default_rng(0)
     clock = time.thread_time if args.threads == 1 else time.perf_counter
     with Bar("step", args.rounds * len(steps), unit="steps") as bar:
         times = interleave(steps, [space.sample(rng) for _ in range(args.rounds)], clock, bar)
     table = Table(title=f"{space.name}, batch {args.batch_size}, {args.threads} thread(s), {args.rounds} paths")
-    for column in ("", "ms per step", "images/s", "ours is faster by"):
+    for column in ("", "ms per step", "images/s", "ours is faster by", "peak MiB"):
         table.add_column(column, justify="right" if column else "left")
     ratios = {}
     for name, seconds in times.items():
         median = statistics.median(seconds)
         # The paths differ in cost; the ratio is taken path by path.
         ratios[name] = statistics.median(t / own for t, own in zip(seconds, times["ours"], strict=True))
-        table.add_row(name, f"{1e3 * median:.1f}", f"{args.batch_size / median:.0f}", f"{ratios[name]:.2f}×")
+        speed = f"{1e3 * median:.1f}", f"{args.batch_size / median:.0f}", f"{ratios[name]:.2f}×"
+        table.add_row(name, *speed, f"{memory[name]:.0f}")
     _cli.console.print(table)
-    report(args.output, {"step": {"ratios": ratios, "seconds": times}, "threads": args.threads})
+    report(
+        args.output,
+        {"step": {"ratios": ratios, "peak_memory_mib": memory, "seconds": times}, "threads": args.threads},
+    )
+
+
+def step_memory(args: Step, name: str) -> float:
+    """MiB that the first step on the path with the most multiply-adds adds to the process's largest size."""
+    space, steps = steppers(args, [name])
+    arch = tuple(max(range(len(adds)), key=adds.__getitem__) for adds in additive(space, "flops")[1])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    steps[name](arch)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def in_own_process(function: Callable, *args):
+    """What ``function`` returns when run in a fresh process, whose memory nothing else has touched."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
 
 
 def stepper(model: Supernet, x: torch.Tensor, y: torch.Tensor, nchw: bool) -> Callable:

@@ -73,7 +73,33 @@ struct Transposed {
   }
 };
 
-// One row of taps into a tile. x is column 0 of the tile, which may lie outside; columns [low, high) do not.
+// Calls f(column of the input, tap i, output t) for all that meet in one row of taps of a tile. x is column 0
+// of the tile, which may lie outside; columns [low, high) do not.
+template <class V, class Map, int TW, bool Tail, bool Checked, class F>
+SUPERNET_INLINE void for_each_meeting(
+    const typename V::Scalar* x,
+    int64_t pixel,
+    int64_t low,
+    int64_t high,
+    typename V::Mask mask,
+    const F& f) {
+  constexpr int K = Map::kKernel, columns = Map::columns(TW);
+  SUPERNET_UNROLL
+  for (int j = 0; j < columns; ++j) {
+    if (!Checked || (j >= low && j < high)) {
+      const V column = load<V, Tail>(x + j * pixel, mask);
+      SUPERNET_UNROLL
+      for (int i = 0; i < K; ++i) {
+        const int t = Map::out(j, i);
+        if (t >= 0 && t < TW) {
+          f(column, i, t);
+        }
+      }
+    }
+  }
+}
+
+// One row of taps into a tile.
 template <class V, class Map, int TW, bool Tail, bool Checked>
 SUPERNET_INLINE void add_taps(
     V (&acc)[TW],
@@ -83,25 +109,15 @@ SUPERNET_INLINE void add_taps(
     int64_t high,
     const typename V::Scalar* weight,
     typename V::Mask mask) {
-  constexpr int K = Map::kKernel, columns = Map::columns(TW);
+  constexpr int K = Map::kKernel;
   V taps[K];
   SUPERNET_UNROLL
   for (int i = 0; i < K; ++i) {
     taps[i] = V::load(weight + i * V::kSize);
   }
-  SUPERNET_UNROLL
-  for (int j = 0; j < columns; ++j) {
-    if (!Checked || (j >= low && j < high)) {
-      const V column = load<V, Tail>(x + j * pixel, mask);
-      SUPERNET_UNROLL
-      for (int i = 0; i < K; ++i) {
-        const int t = Map::out(j, i);
-        if (t >= 0 && t < TW) {
-          acc[t] = V::fma(column, taps[i], acc[t]);
-        }
-      }
-    }
-  }
+  for_each_meeting<V, Map, TW, Tail, Checked>(
+      x, pixel, low, high, mask,
+      [&](V column, int i, int t) SUPERNET_LAMBDA { acc[t] = V::fma(column, taps[i], acc[t]); });
 }
 
 template <class V, int TW>

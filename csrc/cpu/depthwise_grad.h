@@ -66,19 +66,13 @@ void weight_grad_taps(
           const int64_t in = top + r;
           if (in >= 0 && in < s.in_height) {
             const Scalar* x_at = x.data + i * image + (in - x.first) * in_row + column * pixel + channel;
-            SUPERNET_UNROLL
-            for (int j = 0; j < columns; ++j) {
-              if (whole || (j >= low && j < high)) {
-                const V value = load<V, Tail>(x_at + j * pixel, mask);
-                SUPERNET_UNROLL
-                for (int k = 0; k < K; ++k) {
-                  const int t = Map::out(j, k);
-                  if (t >= 0 && t < TW) {
-                    const int tap = r * K + k;
-                    acc[tap] = V::fma(value, g[t], acc[tap]);
-                  }
-                }
-              }
+            const auto add = [&](V value, int k, int t) SUPERNET_LAMBDA {
+              acc[r * K + k] = V::fma(value, g[t], acc[r * K + k]);
+            };
+            if (whole) {
+              for_each_meeting<V, Map, TW, Tail, false>(x_at, pixel, low, high, mask, add);
+            } else {
+              for_each_meeting<V, Map, TW, Tail, true>(x_at, pixel, low, high, mask, add);
             }
           }
         }

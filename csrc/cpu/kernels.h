@@ -93,10 +93,11 @@ struct Kernels {
   // columns.
   void (*pack_matrix)(
       const S* b, int64_t row, int64_t column, int64_t depth, int64_t columns, const S* scale, S* packed);
-  // C [rows, columns] = act(A B + bias), A [rows, depth] with rows `depth` apart; bias (padded) may be null.
+  // C [rows, columns] = act(A B + bias) + residual, A [rows, depth] with rows `depth` apart; bias (padded) and
+  // residual [rows, columns] may be null.
   void (*matmul)(
       const S* a, int64_t rows, int64_t depth, const S* packed, int64_t columns, const S* bias,
-      Activation act, S* c);
+      Activation act, const S* residual, S* c);
   // sums [rows, padded columns] += A^T B over `depth` pixels, A [depth, rows], B [depth, columns]. Reads up
   // to kSlack values behind A and B, whatever they are.
   void (*matmul_transposed)(
@@ -112,7 +113,9 @@ struct RowKernels {
   void (*moments)(const T* x, int64_t rows, int64_t channels, S* moments);
   // y = act(scale * x + shift).
   void (*normalise)(const T* x, int64_t rows, int64_t channels, const Affine<S>&, S* y);
-  void (*normalise_store)(const T* x, int64_t rows, int64_t channels, const Affine<S>&, T* y);
+  // y = act(scale * x + shift) + residual, which may be null.
+  void (*normalise_store)(
+      const T* x, int64_t rows, int64_t channels, const Affine<S>&, const T* residual, T* y);
   // Sums per channel of g = grad * act'(z), z = scale * x + shift, and of g * (x - mean): sums is
   // [2][padded].
   void (*reduce_grad)(
@@ -127,6 +130,10 @@ struct RowKernels {
       const T* grad, const T* x, int64_t rows, int64_t channels, const Affine<S>&, const S* abc, T* y);
   void (*input_grad_of_values)(
       const S* grad, const T* x, int64_t rows, int64_t channels, const Affine<S>&, const S* abc, S* y);
+  // y = sum_d p[d] xs[d] over n values; where p[d] is 0, xs[d] is not read.
+  void (*mix)(const T* const* xs, const S* p, int64_t depth, int64_t n, T* y);
+  // grad_x = p grad, 0 where p is; returns <grad, x>.
+  S (*mix_grad)(const T* grad, const T* x, S p, int64_t n, T* grad_x);
 };
 
 enum class Capability { generic, avx2, avx512 };

@@ -52,6 +52,7 @@ void matmul_tile(
     const typename V::Scalar* packed,
     const typename V::Scalar* bias,
     Activation act,
+    const typename V::Scalar* residual,
     typename V::Scalar* c,
     int64_t c_row,
     int64_t columns) {
@@ -77,11 +78,14 @@ void matmul_tile(
     if (i < rows) {
       SUPERNET_UNROLL
       for (int v = 0; v < NV; ++v) {
-        const V value = activate(act, acc[i][v]);
+        const auto at = i * c_row + v * V::kSize;
+        V value = activate(act, acc[i][v]);
         if (v + 1 < NV || whole) {
-          value.store(c + i * c_row + v * V::kSize);
+          value = residual ? value + V::load(residual + at) : value;
+          value.store(c + at);
         } else {
-          value.store(c + i * c_row + v * V::kSize, mask);
+          value = residual ? value + V::load(residual + at, mask) : value;
+          value.store(c + at, mask);
         }
       }
     }
@@ -97,16 +101,17 @@ void matmul(
     int64_t columns,
     const typename V::Scalar* bias,
     Activation act,
+    const typename V::Scalar* residual,
     typename V::Scalar* c) {
   const auto vectors = (columns + V::kSize - 1) / V::kSize;
   // Tiles of one height share their rows of A while these are in the L1 cache.
   const auto pass = [&](auto&& tile, int64_t height, int64_t first, int64_t count, int64_t width) {
     for (int64_t i = 0; i < rows; i += height) {
       for (int64_t v = first; v < first + count; v += width) {
-        const auto column = v * V::kSize;
+        const auto column = v * V::kSize, at = i * columns + column;
         tile(
             a + i * depth, rows - i, depth, packed + column * depth, bias ? bias + column : nullptr, act,
-            c + i * columns + column, columns, columns - column);
+            residual ? residual + at : nullptr, c + at, columns, columns - column);
       }
     }
   };

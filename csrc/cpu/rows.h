@@ -138,21 +138,51 @@ void moments(const T* x, int64_t rows, int64_t channels, typename V::Scalar* out
   for_each_vector<V>(rows, channels, body, reads(x));
 }
 
-// y = act(scale * x + shift)
-template <class V, typename T, typename To>
-void normalise(
-    const T* x, int64_t rows, int64_t channels, const Affine<typename V::Scalar>& bn, To* y) {
+// y = act(scale * x + shift), and residual where it is added
+template <class V, bool Residual, typename T, typename To>
+SUPERNET_INLINE void normalise_rows(
+    const T* x,
+    int64_t rows,
+    int64_t channels,
+    const Affine<typename V::Scalar>& bn,
+    const T* residual,
+    To* y) {
   with_activation(bn.act, [&](auto act) {
     const auto body = [&](auto tail, int64_t c, auto mask, int64_t begin, int64_t end) {
       constexpr bool kTail = decltype(tail)::value;
       const V scale = V::load(bn.scale + c), shift = V::load(bn.shift + c);
       for (auto r = begin; r < end; ++r) {
-        const V z = V::fma(load<V, kTail>(x + r * channels + c, mask), scale, shift);
-        store<kTail>(activate(decltype(act)::value, z), y + r * channels + c, mask);
+        const auto i = r * channels + c;
+        V z = activate(decltype(act)::value, V::fma(load<V, kTail>(x + i, mask), scale, shift));
+        if constexpr (Residual) {
+          z = z + load<V, kTail>(residual + i, mask);
+        }
+        store<kTail>(z, y + i, mask);
       }
     };
     for_each_vector<V>(rows, channels, body, reads(x), writes(y));
   });
+}
+
+template <class V, typename T>
+void normalise(
+    const T* x, int64_t rows, int64_t channels, const Affine<typename V::Scalar>& bn, typename V::Scalar* y) {
+  normalise_rows<V, false, T>(x, rows, channels, bn, nullptr, y);
+}
+
+template <class V, typename T>
+void normalise_store(
+    const T* x,
+    int64_t rows,
+    int64_t channels,
+    const Affine<typename V::Scalar>& bn,
+    const T* residual,
+    T* y) {
+  if (residual) {
+    normalise_rows<V, true, T>(x, rows, channels, bn, residual, y);
+  } else {
+    normalise_rows<V, false, T>(x, rows, channels, bn, residual, y);
+  }
 }
 
 // Sums of g = grad * act'(z) and of g * (x - mean), z = scale * x + shift; g into `masked` where not null.

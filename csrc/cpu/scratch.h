@@ -10,7 +10,7 @@
 namespace supernet::cpu {
 
 // What a thread keeps between calls for each use: buffers of different uses may be held at the same time.
-enum class Use { input, output, gradient, middle, count };
+enum class Use { input, output, gradient, middle, expanded, count };
 
 // At least `n` values, aligned to a cache line, undefined; valid until the thread asks for the same use
 // again.

@@ -4,6 +4,7 @@
 #include "depthwise_any.h"
 #include "depthwise_grad.h"
 #include "matmul.h"
+#include "mix.h"
 #include "rows.h"
 
 namespace supernet::cpu::SUPERNET_ISA {
@@ -28,13 +29,15 @@ constexpr RowKernels<T, typename V::Scalar> make_row_kernels() {
       &convert<V, T, S>,
       &convert<V, S, T>,
       &moments<V, T>,
-      &normalise<V, T, S>,
-      &normalise<V, T, T>,
+      &normalise<V, T>,
+      &normalise_store<V, T>,
       &reduce_grad_of<V, T>,
       &mask_and_reduce_grad<V, T>,
       &input_grad<V, T, T, S>,
       &input_grad<V, T, T, T>,
       &input_grad<V, S, T, S>,
+      &mix<V, T>,
+      &mix_grad<V, T>,
   };
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #define SUPERNET_INLINE inline __attribute__((always_inline))
+#define SUPERNET_LAMBDA __attribute__((always_inline))
 // Before a loop of constant length: it vanishes early, so that arrays of vectors indexed by its counter stay
 // in registers.
 #if defined(__clang__)
