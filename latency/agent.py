@@ -219,12 +219,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time the files of a bundle on this device.")
     command = parser.add_subparsers(dest="command", required=True).add_parser("run")
     command.add_argument("bundle", type=Path, help="the unpacked bundle")
-    command.add_argument("--cores", type=measure.parse_cores, help="cores to stay on: 4, 4-7 or 0,2")
+    command.add_argument("--cores", help="cores to stay on: 4, 4-7 or 0,2")
     command.add_argument("-o", "--output", type=Path, default=Path("samples.json"))
     command.add_argument("--quiet", action="store_true", help="no progress")
     args = parser.parse_args()
     try:
-        run(args.bundle, args.cores, args.output, args.quiet)
+        cores = measure.parse_cores(args.cores) if args.cores else None
+        run(args.bundle, cores, args.output, args.quiet)
     except UserError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

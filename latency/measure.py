@@ -227,14 +227,14 @@ def parse_cores(text: str) -> set[int]:
     """``4``, ``4-7`` or ``0,2`` as numbers of cores.
 
     Raises:
-        ValueError: anything else.
+        UserError: anything else.
     """
-    cores = set()
+    cores: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
+        if not first.isdigit() or not (last or first).isdigit() or int(last or first) < int(first):
+            raise UserError(f"--cores {text}: expected cores such as 4, 4-7 or 0,2")
         cores |= set(range(int(first), int(last or first) + 1))
-    if not cores:
-        raise ValueError(text)
     return cores
 
 

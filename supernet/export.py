@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -111,8 +112,10 @@ def to_tflite(modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int 
     with tempfile.TemporaryDirectory() as folder:
         for i, file in enumerate(to_pt2(modules, shapes, batch)):
             Path(folder, f"{i}.pt2").write_bytes(file)
-        script = Path(__file__).with_name("convert_tflite.py")
-        done = subprocess.run([LITERT_PYTHON, script, folder], capture_output=True, text=True)
+        # As text and from that folder: beside the script lie modules named like packages of the converter's.
+        script = Path(__file__).with_name("convert_tflite.py").read_text()
+        command = [str(LITERT_PYTHON.absolute()), "-c", script, folder]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip() or "no message").splitlines()[-1]
             raise UserError(f"the TFLite converter failed ({reason}): make it again with `make litert`")
@@ -207,9 +210,8 @@ def export(
         )
     text = json.dumps(metadata)
     if name == "pt2":
-        safetensors = require("safetensors.torch", "test")
         weights = {key: value.contiguous() for key, value in network.state_dict().items()}
-        weights = safetensors.save(weights, metadata={METADATA_KEY: text})
+        weights = safetensors.torch.save(weights, metadata={METADATA_KEY: text})
         checkpoint.write_atomically(path.with_suffix(".safetensors"), lambda out: out.write(weights))
         file = _with_metadata_pt2(file, text)
     elif name == "onnx":
@@ -252,7 +254,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
             model = require("onnx", "onnx").load(path)
             return json.loads({entry.key: entry.value for entry in model.metadata_props}[METADATA_KEY])
         if path.suffix == ".safetensors":
-            with require("safetensors", "test").safe_open(path, "pt") as file:
+            with safetensors.safe_open(path, "pt") as file:
                 return json.loads(file.metadata()[METADATA_KEY])
         return json.loads(path.with_suffix(".json").read_text())
     except UserError:

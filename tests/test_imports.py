@@ -23,6 +23,7 @@ TORCH_FREE = (
     "search.costs",
     "search.ces",
 )
+LATENCY = ("latency.table", "latency.measure", "latency.agent", "latency.bundle")
 
 
 def imported(path: Path) -> set[str]:
@@ -49,7 +50,7 @@ def test_only_ops_imports_the_extension():
     assert [f.name for f in users] == ["ops.py"]
 
 
-@pytest.mark.parametrize("module", [*TORCH_FREE, "search.front", "latency.table", "latency.measure"])
+@pytest.mark.parametrize("module", [*TORCH_FREE, "search.front", *LATENCY])
 def test_torch_free_modules(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

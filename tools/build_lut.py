@@ -357,10 +357,7 @@ def pinned(args: Args, runtime: Runtime):
     """One core for one thread, or those that were asked for."""
     if isinstance(runtime, remote.AdbRuntime):
         return nullcontext()
-    try:
-        cores = parse_cores(args.cores) if args.cores else None
-    except ValueError as error:
-        raise UserError(f"--cores {args.cores}: expected cores such as 4, 4-7 or 0,2") from error
+    cores = parse_cores(args.cores) if args.cores else None
     return pin_core(cores) if cores or (args.pin and runtime.threads == 1) else nullcontext()
 
 
