@@ -15,8 +15,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,7 @@ def run(folder: Path, cores: set[int] | None, output: Path, quiet: bool = False)
     manifest = read_bundle(folder)
     header, runtime = manifest["header"], manifest["header"]["runtime"]
     threads = header["threads"]
-    with measure.pin_core(cores) if threads == 1 or cores else unpinned() as core:
+    with measure.pin_core(cores) if threads == 1 or cores else nullcontext() as core:
         header["device"] = dict(measure.host(), core=core)
         header["runtime"] = dict(runtime, **describe(runtime["name"]))
         samples = {"schema": SCHEMA, "finished": False, "header": header, "layers": {}, "networks": {}}
@@ -182,11 +182,6 @@ def write(path: Path, data: Any) -> None:
         os.replace(str(temporary), str(path))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another with -o") from error
-
-
-@contextmanager
-def unpinned() -> Iterator[None]:
-    yield None
 
 
 class Lines:

@@ -24,6 +24,8 @@ from supernet.errors import UserError
 from supernet.export import FORMATS, OPSET, Shape, sample_input
 from supernet.model import Network
 from supernet.progress import Bar
+from supernet.space import Arch, Space
+from supernet.train import recalibrate_bn
 
 CONVERTED_AT_ONCE = 12  # layers in one call of a converter: a kill loses one call, and each has a fixed cost
 
@@ -264,6 +266,26 @@ def get(name: str, **options: Any) -> Runtime:
 def of_table(table: LatencyTable) -> Runtime:
     """The runtime that ``table`` was measured with, to measure something else the same way."""
     return get(table.runtime["name"], **table.runtime["options"], batch=table.batch, threads=table.threads)
+
+
+def whole(space: Space, arch: Arch, kernels: str, seed: int = 0) -> Network:
+    """An untrained network whose BN keeps values in range: denormal numbers would take longer."""
+    torch.manual_seed(seed)
+    network = Network(space, arch, kernels=kernels)
+    recalibrate_bn(network, [torch.randn(8, space.channels, space.resolution, space.resolution)])
+    return network
+
+
+def measure_whole(space: Space, table: LatencyTable, archs: Sequence[Arch]) -> dict[Arch, Samples]:
+    """Whole networks as the table was measured, against one another; nothing if that was on another machine."""
+    runtime = of_table(table)
+    if any(table.device.get(name) != value for name, value in measure.host().items()):
+        return {}
+    shape = (space.channels, space.resolution, space.resolution)
+    modules = [(str(arch), whole(space, arch, runtime.kernels), shape) for arch in archs]
+    with measure.pin_core() if runtime.threads == 1 else nullcontext():
+        samples = time_modules(runtime, modules, measure.Protocol(**table.protocol))
+    return {arch: samples[str(arch)] for arch in archs}
 
 
 def time_modules(

@@ -90,6 +90,18 @@ class LatencyTable:
         """Latency of the network that consists of these layers, ms."""
         return self.scale * math.fsum(self.layer_ms(key) for key in keys)
 
+    def doubt(self, bound: float) -> str | None:
+        """Why a prediction around ``bound`` ms is an extrapolation: no network there was ever measured; else None."""
+        if self.calibration is None:
+            return f"{self.source} was never checked on whole networks"
+        measured = [c.measured_ms for c in (*self.calibration.fitted_on, *self.calibration.held_out)]
+        if min(measured) <= bound <= max(measured):
+            return None
+        return (
+            f"{bound:.4g} ms lies outside of what {self.source} was checked on, {min(measured):.4g} to "
+            f"{max(measured):.4g} ms"
+        )
+
     def additive(self, layers: Layers) -> tuple[float, list[list[float]]]:
         """What each decision adds to the network: ``predict`` of any architecture without a lookup.
 

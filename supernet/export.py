@@ -29,7 +29,7 @@ OPSET = 18  # of ONNX: the exporter's own, so nothing is rewritten by a version 
 IR_VERSION = 10  # of ONNX: what runtimes since 2024 read
 TOLERANCE = 1e-4  # largest difference of a logit, of the largest logit; float32, BN folded into convolutions
 METADATA_KEY = "supernet"
-LITERT_PYTHON = Path(".venv-litert/bin/python")  # made by `make litert`
+LITERT_PYTHON = Path(__file__).resolve().parents[1] / ".venv-litert/bin/python"  # made by `make litert`
 
 Shape = tuple[int, int, int]  # of one image or feature map: channels, height, width
 
@@ -114,7 +114,7 @@ def to_tflite(modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int 
             Path(folder, f"{i}.pt2").write_bytes(file)
         # As text and from that folder: beside the script lie modules named like packages of the converter's.
         script = Path(__file__).with_name("convert_tflite.py").read_text()
-        command = [str(LITERT_PYTHON.absolute()), "-c", script, folder]
+        command = [str(LITERT_PYTHON), "-c", script, folder]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip() or "no message").splitlines()[-1]

@@ -459,7 +459,8 @@ def test_adb_refusals(phone, tmp_path, monkeypatch):
     ("flags", "says"),
     [
         (("--emit", "bundle.tar", "--runtime", "torch"), "stays on this machine"),
-        (("--device", "warp"), "--runtime torch" if HAS_ONNX else "unknown device"),
+        (("--device", "warp"), "expected cpu, cuda, cuda-graph, ssh://user@host or adb"),
+        (("--device", "cuda", "--runtime", "onnxruntime"), "--runtime torch"),
         (("--cores", "a"), "expected cores"),
         (("--device", "ssh://pi@pi", "--check", "run/lut.json"), "no latency table"),
     ],

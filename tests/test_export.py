@@ -122,5 +122,5 @@ def test_foreign_files_have_no_metadata(tmp_path, suffix):
         pytest.skip("needs the extra [onnx]")
     path = tmp_path / f"net.{suffix}"
     path.write_bytes(b"something else")
-    with pytest.raises(UserError, match="no network that tools/export.py wrote"):
+    with pytest.raises(UserError, match=r"no network that tools/export\.py wrote"):
         export.read_metadata(path)

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import _cli
 import _table
 import numpy as np
-import torch
 from rich.table import Table
 
 from latency import agent, bundle, remote, runtimes
@@ -25,10 +24,8 @@ from latency.table import Check, LatencyTable, calibrate, report
 from supernet import checkpoint, spaces
 from supernet.blocks import Layers, LayerSpec, layers, lower
 from supernet.errors import UserError
-from supernet.model import Network
 from supernet.progress import Bar
 from supernet.space import Arch, Space
-from supernet.train import recalibrate_bn
 
 FIT_ARCHS = 5  # whole networks that the scale is fitted on
 HOPELESS = 10  # times the gate: half of all layers differ by more between two halves of their visits
@@ -92,12 +89,15 @@ def run(args: Args) -> None:
 def finish(args: Args, space: Space, output: Path, table: LatencyTable) -> None:
     """Write the table unless it is worth nothing, and show it."""
     median, gate = table.quality["median_aa"], table.protocol["gate"]
+    partial = output.with_suffix(".partial.json")
     if median > HOPELESS * gate:
+        partial.unlink(missing_ok=True)
         raise UserError(
             f"the clock is too noisy: half of the layers differ by over {100 * median:.0f} % between two halves of "
             f"their visits, {100 * gate:g} % is the aim; close what else runs and build again ({output} is untouched)"
         )
     checkpoint.write_json(output, table.to_json())
+    partial.unlink(missing_ok=True)
     _cli.console.print(f"latency table → {output}", highlight=False)
     _table.show(table, space)
     bound = _table.rounded(_cli.default_bound(*_table.extremes(table, space)))
@@ -140,7 +140,6 @@ def build(args: Args, space: Space, output: Path) -> LatencyTable:
         networks = whole_networks(args, space, runtime, archs_of(args, space))
         timed(args, runtime, networks, protocol, "whole networks", partial.networks, partial.save)
     table = table_of(space, header, partial.layers, partial.networks, protocol)
-    partial.path.unlink()
     forget_networks(runtime)
     return table
 
@@ -204,6 +203,8 @@ def settings(space: Space, runtime: Runtime, protocol: Protocol) -> dict[str, An
 
 def find_runtime(args: Args, output: Path) -> Runtime:
     """What runs the layers. Converted ones are kept in ``converted/`` beside the table."""
+    if args.device not in ("cpu", "cuda", "cuda-graph", "adb") and not args.device.startswith("ssh://"):
+        raise UserError(f"--device {args.device}: expected cpu, cuda, cuda-graph, ssh://user@host or adb")
     cache = output.parent / "converted"
     if args.device == "adb":
         if args.runtime not in (None, "litert"):
@@ -313,7 +314,7 @@ def whole_networks(args: Args, space: Space, runtime: Runtime, archs: list[Arch]
     """Networks to be measured whole, interleaved with one another."""
     shape = (space.channels, space.resolution, space.resolution)
     for arch in archs:
-        yield Layer(",".join(map(str, arch)), whole(space, arch, runtime.kernels, args.seed), shape)
+        yield Layer(",".join(map(str, arch)), runtimes.whole(space, arch, runtime.kernels, args.seed), shape)
 
 
 def unique_layers(space: Space, runtime: Runtime) -> Iterable[Layer]:
@@ -325,14 +326,6 @@ def unique_layers(space: Space, runtime: Runtime) -> Iterable[Layer]:
 def archs_of(args: Args, space: Space, seed: int | None = None) -> list[Arch]:
     """The architectures to be measured whole: the first five fit the scale, the others check it."""
     return draw(space, FIT_ARCHS + args.check_archs, args.seed if seed is None else seed)
-
-
-def whole(space: Space, arch: Arch, kernels: str, seed: int) -> Network:
-    """An untrained network whose BN keeps values in range: denormal numbers would take longer."""
-    torch.manual_seed(seed)
-    network = Network(space, arch, kernels=kernels)
-    recalibrate_bn(network, [torch.randn(8, space.channels, space.resolution, space.resolution)])
-    return network
 
 
 def timed(
