@@ -6,11 +6,11 @@ RUN ?= runs/quickstart
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*)
 export MAX_JOBS ?= $(shell nproc)
 
-.PHONY: quickstart test test-long lint format bench clean
+.PHONY: quickstart test test-long lint format bench litert clean
 
 quickstart: $(VENV)/built
 	$(BIN)/python tools/train_supernet.py --run $(RUN) --epochs 3
-	$(BIN)/python tools/build_lut.py --run $(RUN)
+	$(BIN)/python tools/build_lut.py --run $(RUN) --runtime torch
 	$(BIN)/python tools/evolve.py --run $(RUN) --population 24 --iterations 10 --random 24 --val-limit 3000
 	$(BIN)/python tools/retrain.py --run $(RUN) --pick best --epochs 3
 
@@ -30,6 +30,12 @@ format: $(VENV)/installed
 
 bench: $(VENV)/built
 	$(BIN)/python tools/bench.py step
+
+# TFLite: its converter needs older packages than ours, so it gets an environment of its own (1.1 GB); the runtime ours.
+litert: $(VENV)/installed
+	test -x .venv-litert/bin/python || $(PYTHON) -m venv .venv-litert
+	.venv-litert/bin/python -m pip install --quiet $$(grep '^torch==' constraints.txt) litert-torch==0.10.0 ai-edge-litert==2.3.0
+	$(BIN)/python -m pip install --quiet -c constraints.txt ai-edge-litert==2.3.0
 
 # The environment: exactly the versions that were tested.
 $(VENV)/installed: constraints.txt pyproject.toml

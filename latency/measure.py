@@ -1,4 +1,4 @@
-"""How latencies are timed, whatever runs them. No torch: the standard library only.
+"""How latencies are timed, whatever runs them. No torch: the standard library only, and Python 3.8 reads it.
 
 Everything is timed in shuffled round-robin rounds, so that a drift of the machine meets every key alike. A
 visit is a few milliseconds of one key; a key's latency is the median over its visits. Its odd and even rounds
@@ -14,7 +14,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from supernet.errors import UserError
 
 # Runs something n times; gives wall and CPU nanoseconds in all. CPU is None where it cannot be told (several
 # threads, an accelerator).
-Timer = Callable[[int], "tuple[float, float | None]"]
+Timer = "Callable[[int], tuple[float, float | None]]"
 # One visit, milliseconds for one run: wall, CPU. A list in JSON.
-Visit = Sequence["float | None"]
+Visit = "Sequence[float | None]"
 # progress(label, total, done) opens a bar that has advance(n).
-Progress = Callable[[str, int, int], AbstractContextManager]
+Progress = "Callable[[str, int, int], AbstractContextManager]"
 
 
 @dataclass(frozen=True)
@@ -200,21 +200,42 @@ class _Silent:
 
 
 @contextmanager
-def pin_core() -> Iterator[int | None]:
-    """Keep this thread, and those it starts from here on, on one core.
+def pin_core(cores: set[int] | None = None) -> Iterator[int | str | None]:
+    """Keep this thread, and those it starts from here on, on one core, or on ``cores``.
 
-    Takes the core with the highest clock among those it may use, the last of equals: the first serves most
-    interrupts. Gives its number, None where the system does not pin.
+    By itself it takes the core with the highest clock among those it may use, the last of equals: the first serves
+    most interrupts. Gives its number, several as text, None where the system does not pin.
+
+    Raises:
+        UserError: cores that this machine does not have.
     """
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-    core = max(before, key=lambda core: (_max_khz(core), core), default=None)
-    if core is not None:
-        os.sched_setaffinity(0, {core})
+    if cores and not cores <= before:
+        raise UserError(f"expected cores among {sorted(before)}, got {sorted(cores)}")
+    if not cores:
+        cores = set(sorted(before, key=lambda core: (_max_khz(core), core))[-1:])
+    if cores:
+        os.sched_setaffinity(0, cores)
     try:
-        yield core
+        yield min(cores) if len(cores) == 1 else ",".join(map(str, sorted(cores))) or None
     finally:
-        if core is not None:
+        if cores:
             os.sched_setaffinity(0, before)
+
+
+def parse_cores(text: str) -> set[int]:
+    """``4``, ``4-7`` or ``0,2`` as numbers of cores.
+
+    Raises:
+        UserError: anything else.
+    """
+    cores: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not first.isdigit() or not (last or first).isdigit() or int(last or first) < int(first):
+            raise UserError(f"--cores {text}: expected cores such as 4, 4-7 or 0,2")
+        cores |= set(range(int(first), int(last or first) + 1))
+    return cores
 
 
 def _max_khz(core: int) -> int:
@@ -232,6 +253,8 @@ def host() -> dict[str, Any]:
             if line.lower().startswith(("model name", "hardware")):
                 model = line.partition(":")[2].strip() or model
                 break
+        else:  # boards name themselves here
+            model = Path("/proc/device-tree/model").read_text().strip("\0\n ") or model
     except OSError:
         pass
     return {"cpu": model, "cores": os.cpu_count(), "platform": f"{platform.system()} {platform.machine()}"}

@@ -1,21 +1,41 @@
-"""What runs a layer: one small protocol, and plain PyTorch as the first to speak it."""
+"""What runs a layer: one small protocol, spoken by plain PyTorch and by runtimes that take converted files."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+import hashlib
+import importlib.metadata
+import importlib.util
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
 
-from latency import measure
+from latency import agent, measure
 from latency.measure import Clock, Samples, Timer
 from latency.table import LatencyTable
+from supernet import checkpoint
 from supernet.errors import UserError
+from supernet.export import FORMATS, OPSET, Shape, sample_input
+from supernet.model import Network
+from supernet.progress import Bar
+from supernet.space import Arch, Space
+from supernet.train import recalibrate_bn
 
-Shape = tuple[int, int, int]  # of one image or feature map: channels, height, width
+CONVERTED_AT_ONCE = 12  # layers in one call of a converter: a kill loses one call, and each has a fixed cost
+
+
+class Layer(NamedTuple):
+    """What is timed under ``key``: a module of one layer or of a whole network, in eval mode."""
+
+    key: str
+    module: nn.Module
+    shape: Shape
 
 
 class Runtime(Protocol):
@@ -29,8 +49,8 @@ class Runtime(Protocol):
     def describe(self) -> dict[str, Any]:
         """All that its latencies depend on. ``options`` are the arguments that make this runtime again."""
 
-    def prepare(self, module: nn.Module, shape: Shape) -> Any:
-        """What runs ``module`` on inputs ``[batch, *shape]``. Leaves the module as it is."""
+    def prepare(self, layer: Layer) -> Any:
+        """What runs the layer on inputs ``[batch, *shape]``. Leaves the module as it is."""
 
     def timer(self, artefact: Any) -> Timer:
         """A timer of what ``prepare`` made."""
@@ -47,7 +67,7 @@ class TorchRuntime:
 
     Args:
         kernels: ``eager`` plain PyTorch, ``fused`` our operators.
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu``, ``cuda``, or ``cuda-graph``: there a layer is captured once and replayed, free of launches.
         batch: images in one run.
         threads: of the CPU. With one, time that the process did not get the CPU can be told and left out.
         clock: of the CPU; times on CUDA come from its events.
@@ -65,9 +85,9 @@ class TorchRuntime:
     ):
         if kernels not in ("eager", "fused"):
             raise UserError(f"unknown kernels {kernels!r}: expected eager or fused")
-        if device not in ("cpu", "cuda"):
-            raise UserError(f"unknown device {device!r}: expected cpu or cuda")
-        if device == "cuda" and not torch.cuda.is_available():
+        if device not in ("cpu", "cuda", "cuda-graph"):
+            raise UserError(f"unknown device {device!r}: expected cpu, cuda or cuda-graph")
+        if device != "cpu" and not torch.cuda.is_available():
             raise UserError("torch sees no CUDA device here: measure with --device cpu")
         if batch < 1 or threads < 1:
             raise UserError(f"expected at least 1 image and 1 thread, got batch {batch} and threads {threads}")
@@ -88,17 +108,23 @@ class TorchRuntime:
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "onednn": torch.backends.mkldnn.is_available(),
         }
-        if self.device == "cuda":
+        if self.device != "cpu":
             text |= {"cuda": torch.version.cuda, "gpu": torch.cuda.get_device_name()}
         return text
 
     @torch.inference_mode()
-    def prepare(self, module: nn.Module, shape: Shape) -> Callable[[], Any]:
-        module = copy.deepcopy(module).eval().to(self.device, memory_format=torch.channels_last)
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(self.batch, *shape, generator=generator).to(self.device, memory_format=torch.channels_last)
+    def prepare(self, layer: Layer) -> Callable[[], Any]:
+        where = {"device": self.device.partition("-")[0], "memory_format": torch.channels_last}
+        module = copy.deepcopy(layer.module).eval().to(**where)
+        x = sample_input(layer.shape, self.batch).to(**where)
         module(x)  # what cannot run fails here, not under the clock
-        return lambda: module(x)
+        if self.device != "cuda-graph":
+            return lambda: module(x)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            module(x)
+        return graph.replay
 
     def timer(self, artefact: Callable[[], Any]) -> Timer:
         host = measure.stopwatch(artefact, self.clock)
@@ -134,7 +160,96 @@ def cuda_timer(call: Callable[[], Any], least: int = 50) -> Timer:
     return timer
 
 
-RUNTIMES: dict[str, Callable[..., Runtime]] = {"torch": TorchRuntime}
+class FileRuntime:
+    """A runtime that executes converted files on this machine's CPU: onnxruntime, litert or executorch.
+
+    The same converters as of ``supernet.export``, the same loaders as of ``latency.agent``: what a table says holds for
+    the exported network and is comparable with a device's.
+
+    Args:
+        cache: folder that keeps converted layers; none keeps them for this process only.
+    """
+
+    kernels = "eager"
+
+    def __init__(
+        self,
+        name: str,
+        kernels: str = "eager",
+        device: str = "cpu",
+        batch: int = 1,
+        threads: int = 1,
+        cache: Path | None = None,
+    ):
+        if (kernels, device) != ("eager", "cpu"):
+            raise UserError(
+                f"{name} runs on the CPU with kernels of its own: use --runtime torch for {kernels}, {device}"
+            )
+        if batch < 1 or threads < 1:
+            raise UserError(f"expected at least 1 image and 1 thread, got batch {batch} and threads {threads}")
+        self.name, self.batch, self.threads = name, batch, threads
+        self.suffix = SUFFIXES[name]
+        self._own = tempfile.TemporaryDirectory() if cache is None else None
+        self.cache = Path(self._own.name) if cache is None else cache
+
+    @property
+    def form(self) -> str:
+        """How files come to be: all that their content depends on besides the layer."""
+        packages = {name: importlib.metadata.version(name) for name in FORMATS[self.suffix].packages}
+        versions = ", ".join(f"{name} {version}" for name, version in packages.items())
+        opset = f"opset {OPSET}, " if self.suffix == "onnx" else ""
+        return f".{self.suffix} by torch {torch.__version__}, {opset}{versions or 'channels_last'}, BN folded"
+
+    def describe(self) -> dict[str, Any]:
+        try:
+            return {**agent.describe(self.name), "form": self.form}
+        except (UserError, importlib.metadata.PackageNotFoundError) as error:
+            raise UserError(f"{self.name} is not installed: pip install 'supernet[{EXTRAS[self.name]}]'") from error
+
+    def path(self, layer: Layer) -> Path:
+        """Where the converted layer lies. The name stands for everything but the values of the weights."""
+        weights = [(name, tuple(weight.shape)) for name, weight in layer.module.state_dict().items()]
+        content = repr((layer.key, layer.shape, self.batch, self.form, str(layer.module), weights))
+        folder = self.cache / "networks" if isinstance(layer.module, Network) else self.cache
+        return folder / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.{self.suffix}"
+
+    def convert(self, layers: Sequence[Layer], quiet: bool = True) -> dict[str, Path]:
+        """The files of the layers by key; those that are not there yet are made, several at once."""
+        paths = {layer.key: self.path(layer) for layer in layers}
+        missing = [layer for layer in layers if not paths[layer.key].exists()]
+        with Bar("converting", len(layers), done=len(layers) - len(missing), unit="layers", quiet=quiet) as bar:
+            for i in range(0, len(missing), CONVERTED_AT_ONCE):
+                part = missing[i : i + CONVERTED_AT_ONCE]
+                modules, shapes = [layer.module for layer in part], [layer.shape for layer in part]
+                for layer, file in zip(part, FORMATS[self.suffix].convert(modules, shapes, self.batch), strict=True):
+                    checkpoint.write_atomically(paths[layer.key], lambda out, file=file: out.write(file))
+                bar.advance(len(part))
+        return paths
+
+    def prepare(self, layer: Layer) -> Callable[[], Any]:
+        call = agent.LOADERS[self.name](self.convert([layer])[layer.key].read_bytes(), self.threads)
+        call()  # what cannot run fails here, not under the clock
+        return call
+
+    def timer(self, artefact: Callable[[], Any]) -> Timer:
+        return measure.stopwatch(artefact, agent.clock(self.threads))
+
+    def session(self) -> AbstractContextManager:
+        return nullcontext()
+
+
+SUFFIXES = {"onnxruntime": "onnx", "litert": "tflite", "executorch": "pte"}
+EXTRAS = {"onnxruntime": "onnx", "litert": "litert", "executorch": "executorch"}
+RUNTIMES: dict[str, Callable[..., Runtime]] = {
+    "torch": TorchRuntime,
+    **{name: partial(FileRuntime, name) for name in SUFFIXES},
+}
+
+
+def default() -> str:
+    """onnxruntime where it and the exporter are installed, else torch."""
+    there = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+    return "onnxruntime" if there else "torch"
 
 
 def get(name: str, **options: Any) -> Runtime:
@@ -153,18 +268,44 @@ def of_table(table: LatencyTable) -> Runtime:
     return get(table.runtime["name"], **table.runtime["options"], batch=table.batch, threads=table.threads)
 
 
+def whole(space: Space, arch: Arch, kernels: str, seed: int = 0) -> Network:
+    """An untrained network whose BN keeps values in range: denormal numbers would take longer."""
+    torch.manual_seed(seed)
+    network = Network(space, arch, kernels=kernels)
+    recalibrate_bn(network, [torch.randn(8, space.channels, space.resolution, space.resolution)])
+    return network
+
+
+def measure_whole(space: Space, table: LatencyTable, archs: Sequence[Arch]) -> dict[Arch, Samples]:
+    """Whole networks as the table was measured, against one another; nothing if that was on another machine."""
+    runtime = of_table(table)
+    if any(table.device.get(name) != value for name, value in measure.host().items()):
+        return {}
+    shape = (space.channels, space.resolution, space.resolution)
+    modules = [(str(arch), whole(space, arch, runtime.kernels), shape) for arch in archs]
+    with measure.pin_core() if runtime.threads == 1 else nullcontext():
+        samples = time_modules(runtime, modules, measure.Protocol(**table.protocol))
+    return {arch: samples[str(arch)] for arch in archs}
+
+
 def time_modules(
     runtime: Runtime,
     modules: Iterable[tuple[str, nn.Module, Shape]],
     protocol: measure.Protocol,
+    quiet: bool = True,
     **options: Any,
 ) -> dict[str, Samples]:
     """Time modules against one another.
 
     Args:
         modules: key, module and shape of its input, each.
+        quiet: no progress of converting.
         options: of ``measure.measure``.
     """
+    layers = (Layer(*module) for module in modules)
     with runtime.session():
-        timers = {key: runtime.timer(runtime.prepare(module, shape)) for key, module, shape in modules}
+        if isinstance(runtime, FileRuntime):
+            layers = list(layers)
+            runtime.convert(layers, quiet)
+        timers = {layer.key: runtime.timer(runtime.prepare(layer)) for layer in layers}
         return measure.measure(timers, protocol, **options)

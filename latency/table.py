@@ -94,6 +94,18 @@ class LatencyTable:
         """What one layer adds to the latency of a network, ms; 0 for an Identity: nothing runs."""
         return self.predict([spec.key] if spec.runs else [])
 
+    def doubt(self, bound: float) -> str | None:
+        """Why a prediction around ``bound`` ms is an extrapolation: no network there was ever measured; else None."""
+        if self.calibration is None:
+            return f"{self.source} was never checked on whole networks"
+        measured = [c.measured_ms for c in (*self.calibration.fitted_on, *self.calibration.held_out)]
+        if min(measured) <= bound <= max(measured):
+            return None
+        return (
+            f"{bound:.4g} ms lies outside of what {self.source} was checked on, {min(measured):.4g} to "
+            f"{max(measured):.4g} ms"
+        )
+
     def additive(self, layers: Layers) -> tuple[float, list[list[float]]]:
         """What each decision adds to the network: ``predict`` of any architecture without a lookup.
 

@@ -33,8 +33,8 @@ class Exact:
     def describe(self):
         return {"name": self.name, "options": {}, "version": "1"}
 
-    def prepare(self, module, shape):
-        return sum(p.numel() for p in module.parameters()) * (1.2 if isinstance(module, Network) else 1.0)
+    def prepare(self, layer):
+        return sum(p.numel() for p in layer.module.parameters()) * (1.2 if isinstance(layer.module, Network) else 1.0)
 
     def timer(self, artefact):
         def timer(n):
@@ -143,7 +143,7 @@ def test_check_repeats_and_writes_nothing(folder, capsys):
     command()
     before = (folder / "lut.json").read_bytes()
     capsys.readouterr()
-    command("--check", "--check-archs", 6, "--runtime", "torch")  # the table's own runtime counts
+    command("--check", folder / "lut.json", "--check-archs", 6, "--runtime", "torch")  # the table's own runtime counts
     out = capsys.readouterr().out
     assert "6 architectures: mean error of the prediction 0.0 %, Spearman 1.000" in out
     assert (folder / "lut.json").read_bytes() == before
@@ -154,7 +154,7 @@ def test_check_says_where_the_machine_differs(folder, capsys):
     command()
     data = json.loads((folder / "lut.json").read_text())
     write_json(folder / "lut.json", {**data, "device": {**data["device"], "cpu": "abacus"}})
-    command("--check")
+    command("--check", folder / "lut.json")
     assert "was measured on abacus" in " ".join(capsys.readouterr().out.split())
 
 
@@ -171,7 +171,7 @@ def test_no_run_yet(folder, capsys):
 
 
 def test_check_without_a_table(folder, capsys):
-    assert "no latency table" in refused(capsys, "--check")
+    assert "no latency table" in refused(capsys, "--check", folder / "lut.json")
 
 
 def test_check_of_another_space(folder, capsys):
@@ -179,7 +179,7 @@ def test_check_of_another_space(folder, capsys):
     capsys.readouterr()
     other = tiny_space(layers=4)
     write_json(folder / "space.json", other.to_json())
-    line = refused(capsys, "--check")
+    line = refused(capsys, "--check", folder / "lut.json")
     assert SPACE.fingerprint in line
     assert other.fingerprint in line
 

@@ -29,6 +29,7 @@ TORCH_FREE = (
     "search.verification",
 )
 DRAWING = ("search.front", "search.ranking", "search.distribution")
+LATENCY = ("latency.table", "latency.measure", "latency.agent", "latency.bundle")
 
 
 def imported(path: Path) -> set[str]:
@@ -55,7 +56,7 @@ def test_only_ops_imports_the_extension():
     assert [f.name for f in users] == ["ops.py"]
 
 
-@pytest.mark.parametrize("module", [*TORCH_FREE, *DRAWING, "latency.table", "latency.measure"])
+@pytest.mark.parametrize("module", [*TORCH_FREE, *DRAWING, *LATENCY])
 def test_torch_free_modules(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -226,3 +226,13 @@ def test_no_torch():
     """Importing the table must not cost seconds, nor drag torch onto a device."""
     code = "import latency.table, sys; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_doubt_outside_of_what_was_measured():
+    checks = tuple(Check((i, 1, 2), 1.0, ms, False) for i, ms in enumerate((2.0, 3.0, 4.0)))
+    lut = table(calibration=calibrate(checks[:2], checks[2:]))
+    assert lut.doubt(2.0) is None
+    assert lut.doubt(3.9) is None
+    assert "1.9 ms lies outside" in lut.doubt(1.9)
+    assert "2 to 4 ms" in lut.doubt(4.1)
+    assert "never checked" in table().doubt(3.0)

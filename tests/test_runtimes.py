@@ -11,9 +11,10 @@ from torch import nn
 
 from latency import runtimes
 from latency.measure import Clock, Protocol
-from latency.runtimes import TorchRuntime, time_modules
+from latency.runtimes import FileRuntime, Layer, TorchRuntime, time_modules
 from supernet.blocks import layers, lower
 from supernet.errors import UserError
+from supernet.export import run_onnx
 from supernet.model import Network
 
 
@@ -49,7 +50,7 @@ def probe():
 def test_runs_as_deployed(probe):
     runtime = TorchRuntime(batch=2, threads=2)
     with runtime.session():
-        timer = runtime.timer(runtime.prepare(probe, (2, 5, 7)))
+        timer = runtime.timer(runtime.prepare(Layer("probe", probe, (2, 5, 7))))
         wall, cpu = timer(3)
     assert wall > 0
     assert cpu is None  # two threads: one thread's clock would lie
@@ -72,7 +73,7 @@ def test_clocks_come_from_outside(probe):
     ticks = iter(range(0, 1000, 5))
     runtime = TorchRuntime(clock=Clock(lambda: next(ticks), lambda: next(ticks)))
     # cpu 0, wall 5, wall 10, cpu 15
-    assert runtime.timer(runtime.prepare(probe, (2, 5, 5)))(1) == (5, 15)
+    assert runtime.timer(runtime.prepare(Layer("probe", probe, (2, 5, 5))))(1) == (5, 15)
 
 
 @pytest.mark.parametrize("name", SMALL_SPACES)
@@ -80,9 +81,9 @@ def test_every_layer_runs_alone(name):
     """The input shape that a spec names is the one that its layer gets in the network."""
     space, runtime = SMALL_SPACES[name](), TorchRuntime()
     for spec in {s.key: s for s in layers(space).every()}.values():
-        module = spec.build(kernels=runtime.kernels)
+        layer = Layer(spec.key, spec.build(kernels=runtime.kernels), (spec.in_channels, spec.size, spec.size))
         with torch.inference_mode():
-            out = runtime.prepare(module, (spec.in_channels, spec.size, spec.size))()
+            out = runtime.prepare(layer)()
         image = (1, spec.out_channels, spec.out_size, spec.out_size)
         assert out.shape == ((1, spec.classes) if spec.classes else image)
         assert out.isfinite().all()
@@ -116,7 +117,7 @@ def test_describe_makes_the_runtime_again():
     ("options", "says"),
     [
         ({"kernels": "quick"}, "eager or fused"),
-        ({"device": "tpu"}, "cpu or cuda"),
+        ({"device": "tpu"}, "cpu, cuda or cuda-graph"),
         ({"batch": 0}, "at least 1"),
         ({"threads": 0}, "at least 1"),
     ],
@@ -127,7 +128,7 @@ def test_refuses(options, says):
 
 
 def test_unknown_runtime_names_those_there():
-    with pytest.raises(UserError, match=r"'abacus': expected one of torch"):
+    with pytest.raises(UserError, match=r"'abacus': expected one of .*onnxruntime.*torch"):
         runtimes.get("abacus")
 
 
@@ -172,9 +173,120 @@ def test_cuda_timer_queues_and_synchronises(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda():
-    runtime = TorchRuntime(device="cuda", batch=4)
-    timer = runtime.timer(runtime.prepare(nn.Conv2d(2, 3, 3), (2, 8, 8)))
+@pytest.mark.parametrize("device", ["cuda", "cuda-graph"])
+def test_cuda(device):
+    runtime = TorchRuntime(device=device, batch=4)
+    timer = runtime.timer(runtime.prepare(Layer("conv", nn.Conv2d(2, 3, 3), (2, 8, 8))))
     wall, cpu = timer(1)
     assert wall > 0
     assert cpu is None
+
+
+# --- converted files
+
+
+class Conversions:
+    """A stand-in for a converter that counts its calls; the files name the modules."""
+
+    packages = ()
+
+    def __init__(self):
+        self.calls = []
+
+    def convert(self, modules, shapes, batch):
+        self.calls.append(len(modules))
+        return [f"{module} {shape} {batch}".encode() for module, shape in zip(modules, shapes, strict=True)]
+
+
+@pytest.fixture
+def conversions(monkeypatch) -> Conversions:
+    stand_in = Conversions()
+    monkeypatch.setitem(runtimes.FORMATS, "onnx", stand_in)
+    monkeypatch.setattr(runtimes.agent, "LOADERS", {"onnxruntime": lambda file, threads: lambda: (file, threads)})
+    return stand_in
+
+
+def convolutions(*channels: int) -> list[Layer]:
+    return [Layer(f"conv{n}", nn.Conv2d(n, n, 1), (n, 4, 4)) for n in channels]
+
+
+def test_layers_are_converted_together_and_once(conversions, tmp_path):
+    runtime = FileRuntime("onnxruntime", threads=2, cache=tmp_path)
+    layers = convolutions(*range(1, 16))
+    paths = runtime.convert(layers)
+    assert conversions.calls == [12, 3]
+    assert {path.suffix for path in paths.values()} == {".onnx"}
+    again = FileRuntime("onnxruntime", threads=2, cache=tmp_path)
+    assert again.convert(layers) == paths
+    assert again.prepare(layers[4])() == (f"{layers[4].module} (5, 4, 4) 1".encode(), 2)
+    assert conversions.calls == [12, 3]
+    paths["conv3"].unlink()
+    again.convert(layers)
+    assert conversions.calls == [12, 3, 1]
+
+
+def test_a_converted_file_serves_its_own_layer_only(conversions, tmp_path):
+    runtime = FileRuntime("onnxruntime", cache=tmp_path)
+    (layer,) = convolutions(2)
+    space = tiny_space()
+    others = [
+        layer._replace(key="other"),
+        layer._replace(shape=(2, 5, 5)),
+        layer._replace(module=nn.Conv2d(2, 2, 1, bias=False)),
+        layer._replace(module=nn.Sequential(nn.Conv2d(2, 2, 1))),
+        Layer("0,1,2", Network(space, (0, 1, 2), kernels="eager"), (1, 14, 14)),
+    ]
+    paths = {runtime.path(layer), *map(runtime.path, others), FileRuntime("onnxruntime", batch=2).path(layer)}
+    assert len(paths) == 7
+    assert runtime.path(layer) == runtime.path(layer._replace(module=nn.Conv2d(2, 2, 1)))  # of other weights
+    assert runtime.path(others[-1]).parent.name == "networks"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"kernels": "fused"}, "--runtime torch"),
+        ({"device": "cuda"}, "--runtime torch"),
+        ({"batch": 0}, "at least 1"),
+        ({"threads": 0}, "at least 1"),
+    ],
+)
+def test_file_runtimes_refuse(options, says):
+    with pytest.raises(UserError, match=says):
+        runtimes.get("onnxruntime", **options)
+
+
+@pytest.mark.parametrize(("name", "extra"), [("onnxruntime", "onnx"), ("litert", "litert")])
+def test_a_missing_runtime_names_its_extra(monkeypatch, name, extra):
+    monkeypatch.setitem(sys.modules, runtimes.agent.RUNTIMES[name][0], None)
+    with pytest.raises(UserError, match=rf"supernet\[{extra}\]"):
+        runtimes.get(name).describe()
+
+
+def test_onnxruntime_is_the_default_where_it_is_whole(monkeypatch):
+    for missing, expected in ((None, "onnxruntime"), ("onnxruntime", "torch"), ("onnxscript", "torch")):
+        monkeypatch.setattr(runtimes.importlib.util, "find_spec", lambda name, missing=missing: name != missing)
+        assert runtimes.default() == expected
+
+
+def test_onnxruntime_runs_what_the_network_runs(tmp_path):
+    """Every layer of a space, converted at once, gives what the module gives."""
+    pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
+    pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
+    space = tiny_space(layers=2, act="hard_swish", squeeze_excite=True)
+    runtime = FileRuntime("onnxruntime", batch=2, cache=tmp_path)
+    specs = {s.key: s for choices in layers(space).choices for s in choices if s.runs}
+    jobs = [Layer(s.key, s.build(kernels="eager").eval(), (s.in_channels, s.size, s.size)) for s in specs.values()]
+    for job in jobs:
+        for module in job.module.modules():
+            if isinstance(module, nn.BatchNorm2d):  # that folding is not trivial
+                nn.init.uniform_(module.running_mean, -0.1, 0.1)
+                nn.init.uniform_(module.running_var, 0.5, 2)
+    files = runtime.convert(jobs)
+    for job in jobs:
+        x = torch.randn(2, *job.shape)
+        got = torch.from_numpy(run_onnx(files[job.key].read_bytes(), x.numpy()))
+        with torch.inference_mode():
+            torch.testing.assert_close(got, job.module(x), rtol=1e-4, atol=1e-5)
+    samples = time_modules(runtime, jobs[:2], Protocol(rounds=2, visit_ms=0.1, warmup_runs=1, warmup_ms=0, attempts=0))
+    assert all(sample.median_ms > 0 for sample in samples.values())

@@ -1,36 +1,35 @@
-"""Measure the latency of every candidate layer on this machine, and check the sums against whole networks."""
+"""Measure the latency of every candidate layer, here or on another device, and check the sums on whole networks."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import statistics
+import hashlib
+import shutil
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import _cli
+import _table
 import numpy as np
-import torch
 from rich.table import Table
-from torch import nn
 
-from latency import runtimes
-from latency.measure import Protocol, Samples, host, pin_core
+from latency import agent, bundle, remote, runtimes
+from latency.measure import Protocol, Samples, host, parse_cores, pin_core, summarise
+from latency.runtimes import FileRuntime, Layer, Runtime
 from latency.table import Check, LatencyTable, calibrate, report
-from search.costs import AdditiveCost
 from supernet import checkpoint, spaces
 from supernet.blocks import Layers, LayerSpec, layers, lower
 from supernet.errors import UserError
-from supernet.model import Network
 from supernet.progress import Bar
 from supernet.residual import Stages
 from supernet.space import Arch, Space
-from supernet.train import recalibrate_bn
 
 FIT_ARCHS = 5  # whole networks that the scale is fitted on
+HOPELESS = 10  # times the gate: half of all layers differ by more between two halves of their visits
 
 
 @dataclass(frozen=True)
@@ -41,22 +40,28 @@ class Args:
     """A space .json, or a name (at 1×28² where it ends in -small, else at 3×224²); that of the run."""
     output: Path | None = None
     """The table; lut.json in the run."""
-    runtime: str = "torch"
-    """What runs the layers."""
+    runtime: str | None = None
+    """torch, onnxruntime, litert or executorch; onnxruntime where it is installed."""
     kernels: Literal["eager", "fused"] = "eager"
-    """Plain PyTorch, as a saved network runs anywhere, or the project's operators."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where the layers run."""
+    """Of torch: plain PyTorch, as a saved network runs anywhere, or the project's operators."""
+    device: str = "cpu"
+    """cpu, cuda or cuda-graph (torch); ssh://user@host; adb: an Android device with benchmark_model."""
     batch: int = 1
     """Images in one run."""
     threads: int = 1
     """Of the CPU."""
     pin: bool = True
     """Stay on one core; with one thread only."""
+    cores: str | None = None
+    """Stay on these cores, e.g. 4 or 4-7, also on another device; the fastest one here."""
     rounds: int = 12
     """Visits of each layer, in shuffled order, 10 ms each; at least 10."""
-    check: bool = False
-    """Build nothing: measure whole networks and compare them with the table there is, as it was measured."""
+    emit: Path | None = None
+    """Measure nothing: write a bundle of converted layers with an agent that times them on any device."""
+    collect: Path | None = None
+    """Measure nothing: make the table from what the agent wrote."""
+    check: Path | None = None
+    """Build nothing: measure whole networks and compare them with this table, as it was measured."""
     check_archs: int = 8
     """Random architectures held out to state the error; five more fit the scale."""
     seed: int = 0
@@ -70,14 +75,33 @@ def run(args: Args) -> None:
         raise UserError(f"--rounds {args.rounds}: expected at least 10, fewer do not tell noise from latency")
     if args.check_archs < 2:
         raise UserError(f"--check-archs {args.check_archs}: expected at least 2")
+    if args.check and args.space is None and (args.check.parent / "space.json").exists():
+        args = dataclasses.replace(args, run=args.check.parent)
     space = find_space(args)
     output = args.output or args.run / "lut.json"
     if args.check:
-        check(args, space, LatencyTable.load(output, space))
-        return
-    table = build(args, space, output)
-    show(table, space)
-    bound = rounded(_cli.default_bound(*extremes(table, space)))
+        check(args, space, LatencyTable.load(args.check, space))
+    elif args.emit:
+        emit(args, space, output, args.emit)
+    else:
+        finish(args, space, output, collect(args, space) if args.collect else build(args, space, output))
+
+
+def finish(args: Args, space: Space, output: Path, table: LatencyTable) -> None:
+    """Write the table unless it is worth nothing, and show it."""
+    median, gate = table.quality["median_aa"], table.protocol["gate"]
+    partial = output.with_suffix(".partial.json")
+    if median > HOPELESS * gate:
+        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"the clock is too noisy: half of the layers differ by over {100 * median:.0f} % between two halves of "
+            f"their visits, {100 * gate:g} % is the aim; close what else runs and build again ({output} is untouched)"
+        )
+    checkpoint.write_json(output, table.to_json())
+    partial.unlink(missing_ok=True)
+    _cli.console.print(f"latency table → {output}", highlight=False)
+    _table.show(table, space)
+    bound = _table.rounded(_cli.default_bound(*_table.extremes(table, space)))
     _cli.next_command(f"python tools/evolve.py{_cli.run_flag(args.run)} --lat-max {bound}")
 
 
@@ -102,32 +126,114 @@ def find_space(args: Args) -> Space:
 
 def build(args: Args, space: Space, output: Path) -> LatencyTable:
     """Measure layers, then whole networks. A killed build leaves ``*.partial.json`` to continue from."""
-    runtime = runtimes.get(
-        args.runtime, kernels=args.kernels, device=args.device, batch=args.batch, threads=args.threads
-    )
-    protocol = Protocol(rounds=args.rounds)
-    with pinned(args.pin, runtime) as core:
+    if args.device.startswith("ssh://"):
+        return over_ssh(args, space, output)
+    runtime = find_runtime(args, output)
+    protocol = find_protocol(args)
+    with pinned(args, runtime) as core:
         header = {
-            "space": {"name": space.name, "fingerprint": space.fingerprint},
-            "device": {**host(), "core": core},
+            **settings(space, runtime, protocol),
+            "device": device(runtime, core),
             "runtime": runtime.describe(),
-            "batch": runtime.batch,
-            "threads": runtime.threads,
-            "input": (space.channels, space.resolution, space.resolution),
-            "protocol": dataclasses.asdict(protocol),
         }
         partial = Partial(output.with_suffix(".partial.json"), header)
-        specs = layers(space)
-        modules = ((s.key, s.build(kernels=runtime.kernels), shape(s)) for s in unique(specs))
-        operations = timed(args, runtime, modules, protocol, "layers", partial.layers, partial.save)
-        table = LatencyTable(**header, operations=operations)
-        archs = draw(space, FIT_ARCHS + args.check_archs, args.seed)
-        checks = measure_whole(args, space, table, runtime, archs, protocol, partial.networks, partial.save)
-    table = dataclasses.replace(table, calibration=calibrate(checks[:FIT_ARCHS], checks[FIT_ARCHS:]))
-    checkpoint.write_json(output, table.to_json())
-    partial.path.unlink()
-    _cli.console.print(f"latency table → {output}", highlight=False)
+        timed(args, runtime, unique_layers(space, runtime), protocol, "layers", partial.layers, partial.save)
+        networks = whole_networks(args, space, runtime, archs_of(args, space))
+        timed(args, runtime, networks, protocol, "whole networks", partial.networks, partial.save)
+    table = table_of(space, header, partial.layers, partial.networks, protocol)
+    forget_networks(runtime)
     return table
+
+
+def over_ssh(args: Args, space: Space, output: Path) -> LatencyTable:
+    """Emit, run and collect in one go; the device keeps what it has measured until then."""
+    with TemporaryDirectory() as folder:
+        packed, samples = Path(folder, "bundle.tar"), Path(folder, "samples.json")
+        emit(args, space, output, packed)
+        name = hashlib.sha256(packed.read_bytes()).hexdigest()[:16]
+        remote.over_ssh(packed, name, args.device, args.cores, samples, args.quiet)
+        table = collect(dataclasses.replace(args, collect=samples), space)
+    forget_networks(find_runtime(args, output))
+    return table
+
+
+def emit(args: Args, space: Space, output: Path, target: Path) -> None:
+    """Convert layers and whole networks, and pack them with the agent."""
+    runtime = find_runtime(args, output)
+    if not isinstance(runtime, FileRuntime):
+        raise UserError(
+            f"--runtime {runtime.name} cannot leave this machine: expected onnxruntime, litert or executorch"
+        )
+    header = {**settings(space, runtime, find_protocol(args)), "runtime": {"name": runtime.name, "form": runtime.form}}
+    layer_files = runtime.convert(list(unique_layers(space, runtime)), args.quiet)
+    networks = list(whole_networks(args, space, runtime, archs_of(args, space)))
+    network_files = runtime.convert(networks, args.quiet)
+    package = agent.RUNTIMES[runtime.name][1]
+    readme = bundle.README.format(package=package, flags=_cli.run_flag(args.run))
+    checkpoint.write_atomically(target, lambda file: bundle.write(file, header, layer_files, network_files, readme))
+    if args.emit:
+        forget_networks(runtime)
+        _cli.console.print(f"bundle → {target}; its README says what to do with it", highlight=False)
+
+
+def collect(args: Args, space: Space) -> LatencyTable:
+    """The table of the device that the agent ran on."""
+    specs = {spec.key for spec in unique(layers(space))}
+    samples = bundle.read_samples(args.collect, space.fingerprint, specs)
+    return table_of(space, samples.header, samples.layers, samples.networks, samples.protocol)
+
+
+def table_of(space: Space, header: dict, layers: dict, networks: dict, protocol: Protocol) -> LatencyTable:
+    """The table that visits make, calibrated on the first whole networks and checked on the others."""
+    header = {**header, "input": tuple(header["input"])}
+    table = LatencyTable(**header, operations={key: summarise(visits, protocol) for key, visits in layers.items()})
+    checks = checked(space, table, {key: summarise(visits, protocol) for key, visits in networks.items()})
+    return dataclasses.replace(table, calibration=calibrate(checks[:FIT_ARCHS], checks[FIT_ARCHS:]))
+
+
+def settings(space: Space, runtime: Runtime, protocol: Protocol) -> dict[str, Any]:
+    """What of a table's header does not depend on the device."""
+    return {
+        "space": {"name": space.name, "fingerprint": space.fingerprint},
+        "batch": runtime.batch,
+        "threads": runtime.threads,
+        "input": (space.channels, space.resolution, space.resolution),
+        "protocol": dataclasses.asdict(protocol),
+    }
+
+
+def find_runtime(args: Args, output: Path) -> Runtime:
+    """What runs the layers. Converted ones are kept in ``converted/`` beside the table."""
+    if args.device not in ("cpu", "cuda", "cuda-graph", "adb") and not args.device.startswith("ssh://"):
+        raise UserError(f"--device {args.device}: expected cpu, cuda, cuda-graph, ssh://user@host or adb")
+    cache = output.parent / "converted"
+    if args.device == "adb":
+        if args.runtime not in (None, "litert"):
+            raise UserError(f"--device adb runs litert's benchmark_model, not {args.runtime}: leave --runtime away")
+        return remote.AdbRuntime(args.batch, args.threads, args.cores, cache)
+    plain = args.kernels == "eager" and not args.device.startswith("cuda")
+    name = args.runtime or (runtimes.default() if plain else "torch")
+    options = {"kernels": args.kernels, "batch": args.batch, "threads": args.threads}
+    options["device"] = "cpu" if args.device.startswith("ssh://") else args.device
+    if name in runtimes.SUFFIXES:
+        options["cache"] = cache
+    return runtimes.get(name, **options)
+
+
+def find_protocol(args: Args) -> Protocol:
+    """A visit over adb is one call: benchmark_model warms up and takes the mean itself."""
+    return Protocol(rounds=args.rounds, chunks=1) if args.device == "adb" else Protocol(rounds=args.rounds)
+
+
+def device(runtime: Runtime, core: int | str | None) -> dict[str, Any]:
+    """What the table says of the machine that runs."""
+    return runtime.host() if isinstance(runtime, remote.AdbRuntime) else {**host(), "core": core}
+
+
+def forget_networks(runtime: Runtime) -> None:
+    """Whole networks take much space and serve one build; converted layers serve the next one too."""
+    if isinstance(runtime, FileRuntime):
+        shutil.rmtree(runtime.cache / "networks", ignore_errors=True)
 
 
 class Partial:
@@ -159,22 +265,25 @@ class Partial:
 
 def check(args: Args, space: Space, table: LatencyTable) -> None:
     """Measure architectures that the table has not seen, by its own runtime, and print the error."""
-    runtime = runtimes.of_table(table)
-    here = {**host(), "core": table.device.get("core")}
-    if (here, runtime.describe()) != (table.device, table.runtime):
-        _cli.console.print(
-            f"{table.source} was measured on {table.device['cpu']} with {table.runtime['name']} "
-            f"{table.runtime['version']}; this is {here['cpu']} with {runtime.describe()['version']}, or set "
-            "up differently",
-            style="yellow",
-            highlight=False,
-        )
+    if args.device.startswith("ssh://"):
+        raise UserError("a table is checked over ssh when it is built: run the same command without --check")
+    runtime = find_runtime(args, args.check) if args.device == "adb" else runtimes.of_table(table)
     seen = {c.arch for c in table.calibration.fitted_on} if table.calibration else set()
-    archs = [arch for arch in draw(space, FIT_ARCHS + args.check_archs, args.seed + 1) if arch not in seen]
-    archs = archs[: args.check_archs]
-    protocol = Protocol(rounds=args.rounds)
-    with pinned(args.pin, runtime):
-        checks = measure_whole(args, space, table, runtime, archs, protocol, {}, lambda: None)
+    archs = [arch for arch in archs_of(args, space, args.seed + 1) if arch not in seen][: args.check_archs]
+    protocol = find_protocol(args)
+    with pinned(args, runtime) as core:
+        here, described = device(runtime, core), runtime.describe()
+        if (here, described) != (table.device, table.runtime):
+            _cli.console.print(
+                f"{table.source} was measured on {table.device['cpu']} with {table.runtime['name']} "
+                f"{table.runtime['version']}; this is {here['cpu']} with {described['version']}, or set "
+                "up differently",
+                style="yellow",
+                highlight=False,
+            )
+        networks = whole_networks(args, space, runtime, archs)
+        samples = timed(args, runtime, networks, protocol, "whole networks", {}, lambda: None)
+    checks = checked(space, table, samples)
     grid = Table("architecture", "predicted ms", "measured ms", "error")
     for c in sorted(checks, key=lambda c: c.measured_ms):
         predicted = table.scale * c.sum_ms
@@ -182,42 +291,48 @@ def check(args: Args, space: Space, table: LatencyTable) -> None:
         grid.add_row(space.describe(c.arch), f"{predicted:.3f}", f"{c.measured_ms:.3f}", error)
     _cli.console.print(grid)
     errors = report([table.scale * c.sum_ms for c in checks], [c.measured_ms for c in checks])
-    _cli.console.print(f"{len(checks)} architectures: {in_words(*errors)}", highlight=False)
+    _cli.console.print(f"{len(checks)} architectures: {_table.in_words(*errors)}", highlight=False)
 
 
-def measure_whole(
-    args: Args,
-    space: Space,
-    table: LatencyTable,
-    runtime: runtimes.Runtime,
-    archs: list[Arch],
-    protocol: Protocol,
-    taken: dict[str, list],
-    save: Callable[[], None],
-) -> list[Check]:
-    """Time whole networks, interleaved with one another, beside what the table's layers add up to."""
-    keys = {arch: ",".join(map(str, arch)) for arch in archs}
-    modules = ((key, whole(space, arch, runtime.kernels, args.seed), table.input) for arch, key in keys.items())
-    samples = timed(args, runtime, modules, protocol, "whole networks", taken, save)
+def checked(space: Space, table: LatencyTable, samples: dict[str, Samples]) -> list[Check]:
+    """Whole networks beside what the table's layers add up to; keys are architectures, ``0,2,1``.
+
+    Raises:
+        UserError: a key that is no architecture of the space: samples come from another machine.
+    """
     raw = dataclasses.replace(table, calibration=None)
-    return [
-        Check(arch, raw.predict(s.key for s in lower(space, arch)), samples[key].median_ms, samples[key].noisy)
-        for arch, key in keys.items()
-    ]
+    checks = []
+    for key, sample in samples.items():
+        if not all(part.isdigit() for part in key.split(",")):
+            raise UserError(f"expected an architecture such as 0,2,1, got {key!r}: run the agent again")
+        arch = space.check([int(part) for part in key.split(",")])
+        layer_sum = raw.predict(spec.key for spec in lower(space, arch))
+        checks.append(Check(arch, layer_sum, sample.median_ms, sample.noisy))
+    return checks
 
 
-def whole(space: Space, arch: Arch, kernels: str, seed: int) -> Network:
-    """An untrained network whose BN keeps values in range: denormal numbers would take longer."""
-    torch.manual_seed(seed)
-    network = Network(space, arch, kernels=kernels)
-    recalibrate_bn(network, [torch.randn(8, space.channels, space.resolution, space.resolution)])
-    return network
+def whole_networks(args: Args, space: Space, runtime: Runtime, archs: list[Arch]) -> Iterable[Layer]:
+    """Networks to be measured whole, interleaved with one another."""
+    shape = (space.channels, space.resolution, space.resolution)
+    for arch in archs:
+        yield Layer(",".join(map(str, arch)), runtimes.whole(space, arch, runtime.kernels, args.seed), shape)
+
+
+def unique_layers(space: Space, runtime: Runtime) -> Iterable[Layer]:
+    """Every layer to be measured alone."""
+    for spec in unique(layers(space)):
+        yield Layer(spec.key, spec.build(kernels=runtime.kernels), (spec.in_channels, spec.size, spec.size))
+
+
+def archs_of(args: Args, space: Space, seed: int | None = None) -> list[Arch]:
+    """The architectures to be measured whole: the first five fit the scale, the others check it."""
+    return draw(space, FIT_ARCHS + args.check_archs, args.seed if seed is None else seed)
 
 
 def timed(
     args: Args,
-    runtime: runtimes.Runtime,
-    modules: Iterable[tuple[str, nn.Module, runtimes.Shape]],
+    runtime: Runtime,
+    modules: Iterable[Layer],
     protocol: Protocol,
     what: str,
     taken: dict[str, list],
@@ -228,12 +343,16 @@ def timed(
     def progress(label: str, total: int, done: int) -> Bar:
         return Bar(f"{what}: {label}", total, done=done, unit="visits", quiet=args.quiet)
 
-    return runtimes.time_modules(runtime, modules, protocol, taken=taken, save=save, progress=progress, seed=args.seed)
+    options = {"taken": taken, "save": save, "progress": progress, "seed": args.seed}
+    return runtimes.time_modules(runtime, modules, protocol, args.quiet, **options)
 
 
-def pinned(pin: bool, runtime: runtimes.Runtime):
-    """One core for one thread."""
-    return pin_core() if pin and runtime.threads == 1 else nullcontext()
+def pinned(args: Args, runtime: Runtime):
+    """One core for one thread, or those that were asked for."""
+    if isinstance(runtime, remote.AdbRuntime):
+        return nullcontext()
+    cores = parse_cores(args.cores) if args.cores else None
+    return pin_core(cores) if cores or (args.pin and runtime.threads == 1) else nullcontext()
 
 
 def unique(specs: Layers | Stages) -> list[LayerSpec]:
@@ -241,81 +360,10 @@ def unique(specs: Layers | Stages) -> list[LayerSpec]:
     return list({spec.key: spec for spec in specs.every() if spec.runs}.values())
 
 
-def shape(spec: LayerSpec) -> runtimes.Shape:
-    return spec.in_channels, spec.size, spec.size
-
-
 def draw(space: Space, n: int, seed: int) -> list[Arch]:
     """Up to ``n`` different architectures, fewer where the space has hardly more."""
     rng = np.random.default_rng(seed)
     return list(dict.fromkeys(space.sample(rng) for _ in range(20 * n)))[:n]
-
-
-def extremes(table: LatencyTable, space: Space) -> tuple[float, float]:
-    """Predicted latency of the fastest and of the slowest architecture."""
-    return AdditiveCost(*layers(space).priced(table.price)).bounds(space)
-
-
-def median_ms(table: LatencyTable, space: Space) -> float:
-    """Predicted latency of the median of 1,000 random architectures."""
-    latency = AdditiveCost(*layers(space).priced(table.price))
-    rng = np.random.default_rng(0)
-    return statistics.median(latency(space.sample(rng)) for _ in range(1000))
-
-
-def rounded(ms: float) -> str:
-    """Three significant digits, never as a power of ten."""
-    return f"{ms:.{max(0, 2 - math.floor(math.log10(ms)))}f}"
-
-
-def in_words(mape: float | None, spearman: float | None) -> str:
-    if mape is None:
-        return "no architecture left to check"
-    rank = "" if spearman is None else f", Spearman {spearman:.3f}"
-    return f"mean error of the prediction {100 * mape:.1f} %{rank}"
-
-
-def show(table: LatencyTable, space: Space) -> None:
-    """What was measured, how well, and what it says about the space."""
-    low, high = extremes(table, space)
-    quality, calibration = table.quality, table.calibration
-    n, noisy = len(table.operations), sum(s.noisy for s in table.operations.values())
-    preempted = sum(s.source == "cpu" for s in table.operations.values())
-    networks = (*calibration.fitted_on, *calibration.held_out)
-    error = in_words(calibration.held_out_mape, calibration.held_out_spearman)
-    core = "" if table.device["core"] is None else f", on core {table.device['core']}"
-    options = ", ".join(str(value) for value in table.runtime["options"].values())
-    grid = Table(show_header=False)
-    grid.add_row("device", f"{table.device['cpu']}, {table.device['cores']} cores{core}")
-    grid.add_row(
-        "runtime",
-        f"{table.runtime['name']} {table.runtime['version']} ({options}), batch {table.batch}, "
-        f"{table.threads} thread{'s' if table.threads > 1 else ''}",
-    )
-    grid.add_row(
-        "layers",
-        f"{n}, of them {noisy} noisy (halves differ by over {100 * table.protocol['gate']:g} %, "
-        f"median {100 * quality['median_aa']:.1f} %)"
-        + (f", {preempted} timed by the CPU clock: the machine was busy" if preempted else ""),
-    )
-    grid.add_row(
-        "check",
-        f"{error} on {len(calibration.held_out)} whole networks held out; scale {calibration.scale:.3f} from "
-        f"{len(calibration.fitted_on)}"
-        + (f"; {sum(c.noisy for c in networks)} of them noisy" if any(c.noisy for c in networks) else ""),
-    )
-    grid.add_row(
-        "latency",
-        f"{rounded(low)} to {rounded(high)} ms over {space.name}; median of 1,000 random "
-        f"architectures {rounded(median_ms(table, space))} ms",
-    )
-    _cli.console.print(grid)
-    if noisy > n / 5:
-        _cli.console.print(
-            "the machine was too busy for a good table: close what else runs, or move to a quiet machine, "
-            "and build it again",
-            style="yellow",
-        )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,233 @@
+"""Times the files of a bundle on the device that it was copied to. Needs no torch: numpy and one runtime.
+
+    python agent.py run bundle --cores 4 -o samples.json
+
+Reads Python 3.8. ``build_lut.py --emit`` packs it together with ``measure.py`` and ``errors.py``; the tables of this
+machine are measured by the same loaders.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latency import measure
+from supernet.errors import UserError
+
+SCHEMA = 1
+
+
+def load_onnxruntime(model: bytes, threads: int) -> Callable[[], Any]:
+    """What runs ``model`` once, on noise, into outputs that are there already; likewise below."""
+    ort = require("onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    for x in session.get_inputs():
+        binding.bind_ortvalue_input(x.name, ort.OrtValue.ortvalue_from_numpy(noise(x.shape)))
+    for y in session.get_outputs():
+        binding.bind_ortvalue_output(y.name, ort.OrtValue.ortvalue_from_shape_and_type(y.shape, np.float32))
+    return lambda: session.run_with_iobinding(binding)
+
+
+def load_litert(model: bytes, threads: int) -> Callable[[], Any]:
+    interpreter = require("litert").Interpreter(model_content=model, num_threads=threads)
+    interpreter.allocate_tensors()
+    for x in interpreter.get_input_details():
+        interpreter.set_tensor(x["index"], noise(x["shape"]))
+    return interpreter.invoke
+
+
+def load_executorch(model: bytes, threads: int) -> Callable[[], Any]:
+    """ExecuTorch runs from torch's tensors: with this runtime the device needs torch after all."""
+    method = require("executorch").Runtime.get().load_program(model).load_method("forward")
+    torch = importlib.import_module("torch")
+    # The only way from Python to the number of threads, whatever its name.
+    importlib.import_module("executorch.extension.pybindings.portable_lib")._unsafe_reset_threadpool(threads)
+    sizes = [method.metadata.input_tensor_meta(i).sizes() for i in range(method.metadata.num_inputs())]
+    inputs = [torch.from_numpy(noise(size)) for size in sizes]
+    return lambda: method.execute(inputs)
+
+
+LOADERS: dict[str, Callable[[bytes, int], Callable[[], Any]]] = {
+    "onnxruntime": load_onnxruntime,
+    "litert": load_litert,
+    "executorch": load_executorch,
+}
+# The module that runs, the package that brings it, what it delegates to.
+RUNTIMES = {
+    "onnxruntime": ("onnxruntime", "onnxruntime", "CPUExecutionProvider"),
+    "litert": ("ai_edge_litert.interpreter", "ai-edge-litert", "XNNPACK"),
+    "executorch": ("executorch.runtime", "executorch", "XNNPACK"),
+}
+
+
+def require(name: str) -> Any:
+    """The module of the runtime ``name``."""
+    module, package, _ = RUNTIMES[name]
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"{package} is not installed here: pip install {package}") from error
+
+
+def describe(name: str) -> dict[str, Any]:
+    """The runtime that is installed here, as a table names it."""
+    require(name)
+    from importlib.metadata import version
+
+    _, package, delegate = RUNTIMES[name]
+    return {"name": name, "options": {}, "version": version(package), "delegate": delegate}
+
+
+def noise(shape: Sequence[int]) -> np.ndarray:
+    """float32 ``[*shape]``, the same every time."""
+    return np.random.default_rng(0).standard_normal([int(n) for n in shape], dtype=np.float32)
+
+
+def clock(threads: int) -> measure.Clock:
+    """The CPU clock of this thread tells preemption only where it does all the work."""
+    return measure.Clock(cpu=time.thread_time_ns if threads == 1 else None)
+
+
+def read_bundle(folder: Path) -> dict[str, Any]:
+    """The manifest of an unpacked bundle, every file of it verified.
+
+    Raises:
+        UserError: no bundle, one of another schema, or half of one.
+    """
+    advice = "copy the bundle again and unpack it with tar xf"
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        if manifest["schema"] != SCHEMA:
+            raise UserError(
+                f"{folder}: expected a bundle of schema {SCHEMA}, found {manifest['schema']}; emit it again"
+            )
+        for name, checksum in manifest["files"].items():
+            path = folder / Path(name).name
+            if hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
+                raise UserError(f"{path} is damaged: {advice}")
+        header = manifest["header"]
+        manifest["protocol"] = measure.Protocol(**header["protocol"])
+        if header["runtime"]["name"] not in LOADERS or int(header["threads"]) < 1:
+            raise ValueError("unknown runtime")
+        if not set(manifest["layers"].values()) | set(manifest["networks"].values()) <= set(manifest["files"]):
+            raise ValueError("it names files that it does not hold")
+    except OSError as error:
+        raise UserError(f"{folder} is no whole bundle ({error.strerror}: {error.filename}): {advice}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder}/manifest.json is damaged ({error!r}): {advice}") from error
+    return manifest
+
+
+def run(folder: Path, cores: set[int] | None, output: Path, quiet: bool = False) -> None:
+    """Time layers and whole networks of a bundle; ``output`` is rewritten after each round and continues."""
+    manifest = read_bundle(folder)
+    header, runtime = manifest["header"], manifest["header"]["runtime"]
+    threads = header["threads"]
+    with measure.pin_core(cores) if threads == 1 or cores else nullcontext() as core:
+        header["device"] = dict(measure.host(), core=core)
+        header["runtime"] = dict(runtime, **describe(runtime["name"]))
+        samples = {"schema": SCHEMA, "finished": False, "header": header, "layers": {}, "networks": {}}
+        samples = continued(output, samples)
+
+        def save() -> None:
+            write(output, samples)
+
+        save()  # an unwritable folder shows before anything is measured
+        for part in ("layers", "networks"):
+            timers = {}
+            for key, name in manifest[part].items():
+                call = LOADERS[runtime["name"]]((folder / Path(name).name).read_bytes(), threads)
+                timers[key] = measure.stopwatch(call, clock(threads))
+
+            def progress(label: str, total: int, done: int, part: str = part) -> Lines:
+                return Lines(f"{part}: {label}", total, done, quiet)
+
+            measure.measure(timers, manifest["protocol"], taken=samples[part], save=save, progress=progress)
+        samples["finished"] = True
+        save()
+    print(f"samples -> {output}")
+
+
+def continued(output: Path, samples: dict[str, Any]) -> dict[str, Any]:
+    """The samples of an earlier run of the same bundle, device and runtime, if there are any."""
+    try:
+        old = json.loads(output.read_text())
+        if old["header"] == samples["header"] and all(isinstance(old[part], dict) for part in ("layers", "networks")):
+            return dict(old, finished=False)
+    except (OSError, KeyError, TypeError, ValueError):
+        pass
+    return samples
+
+
+def write(path: Path, data: Any) -> None:
+    """JSON, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(data))
+        os.replace(str(temporary), str(path))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another with -o") from error
+
+
+class Lines:
+    """Progress as a line every ten seconds, with the time left."""
+
+    def __init__(self, label: str, total: int, done: int, quiet: bool):
+        self.label, self.total, self.first, self.count, self.quiet = label, total, done, done, quiet
+        self.started = self.printed = time.monotonic()
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.print()
+
+    def advance(self, n: int) -> None:
+        self.count += n
+        if time.monotonic() - self.printed > 10:
+            self.print()
+
+    def print(self) -> None:
+        self.printed = time.monotonic()
+        left = (self.printed - self.started) / max(self.count - self.first, 1) * (self.total - self.count)
+        if not self.quiet:
+            print(f"{self.label}: {self.count}/{self.total}, {left:.0f} s left", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """The command line. Bad input ends in one line on stderr and exit code 2."""
+    parser = argparse.ArgumentParser(description="Time the files of a bundle on this device.")
+    command = parser.add_subparsers(dest="command", required=True).add_parser("run")
+    command.add_argument("bundle", type=Path, help="the unpacked bundle")
+    command.add_argument("--cores", help="cores to stay on: 4, 4-7 or 0,2")
+    command.add_argument("-o", "--output", type=Path, default=Path("samples.json"))
+    command.add_argument("--quiet", action="store_true", help="no progress")
+    args = parser.parse_args()
+    try:
+        cores = measure.parse_cores(args.cores) if args.cores else None
+        run(args.bundle, cores, args.output, args.quiet)
+    except UserError as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Converted layers and the agent on their way to a device, and the samples on their way back. No torch.
+
+A bundle is a tar of ``agent.py`` with the two modules that it imports, a README, and ``bundle/`` with ``manifest.json``
+and the files. Samples are the visits of ``measure`` beside the header of the table that they become.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from latency.agent import SCHEMA
+from latency.measure import Protocol, Visit
+from supernet.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+AGENT = {  # name in the bundle: file here
+    "agent.py": "latency/agent.py",
+    "latency/__init__.py": "latency/__init__.py",
+    "latency/measure.py": "latency/measure.py",
+    "supernet/__init__.py": "supernet/__init__.py",
+    "supernet/errors.py": "supernet/errors.py",
+}
+README = """\
+On the device (Python 3.8 or newer): python3 -m pip install numpy {package}
+tar xf this file, then: python3 agent.py run bundle -o samples.json   (--cores 4 keeps to core 4; continues if stopped)
+Back home: python tools/build_lut.py --collect samples.json{flags}
+"""
+
+
+def write(file: Any, header: dict, layers: Mapping[str, Path], networks: Mapping[str, Path], readme: str) -> None:
+    """Pack a bundle into the open binary ``file``: files by the key of their layer, or by architecture."""
+    paths = {path.name: path for path in (*layers.values(), *networks.values())}
+    manifest = {
+        "schema": SCHEMA,
+        "header": header,
+        "layers": {key: path.name for key, path in layers.items()},
+        "networks": {key: path.name for key, path in networks.items()},
+        "files": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()},
+    }
+    texts = {"README": readme, **{name: (ROOT / path).read_text() for name, path in AGENT.items()}}
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, text in {**texts, "bundle/manifest.json": json.dumps(manifest, indent=1)}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(text.encode())
+            tar.addfile(info, io.BytesIO(text.encode()))
+        for name, path in paths.items():
+            tar.add(path, f"bundle/{name}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """What came back: visits by the key of the layer, and by architecture."""
+
+    header: dict[str, Any]
+    layers: dict[str, list[Visit]]
+    networks: dict[str, list[Visit]]
+
+    @property
+    def protocol(self) -> Protocol:
+        return Protocol(**self.header["protocol"])
+
+
+HEADER = {"space": dict, "device": dict, "runtime": dict, "batch": int, "threads": int, "input": list, "protocol": dict}
+
+
+def read_samples(path: Path, fingerprint: str, keys: set[str]) -> Collected:
+    """The samples that the agent wrote, checked: they come from another machine.
+
+    Args:
+        fingerprint, keys: of the space and of its layers, which must all be there.
+
+    Raises:
+        UserError: no samples, unfinished ones, or of another schema, space or set of layers.
+    """
+    again = "run the agent again on the device; it continues"
+    try:
+        data = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read the samples {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} are no samples of the agent ({error}): copy them again") from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        raise UserError(f"{path}: expected samples of schema {SCHEMA}, found {found}; emit the bundle again")
+    if data.get("finished") is not True:
+        raise UserError(f"{path} is unfinished: {again}")
+    try:
+        header = {name: data["header"][name] for name in HEADER}
+        wrong = [name for name, kind in HEADER.items() if not isinstance(header[name], kind)]
+        if wrong or not isinstance(header["device"]["cpu"], str) or not isinstance(header["runtime"]["name"], str):
+            raise ValueError(f"header: {', '.join(wrong) or 'device, runtime'}")
+        found = header["space"]["fingerprint"]
+        if found != fingerprint:
+            raise UserError(f"{path} was measured for the space {found}, the space here is {fingerprint}")
+        collected = Collected(header, data["layers"], data["networks"])
+        _ = collected.protocol
+        for key, visits in {**collected.layers, **collected.networks}.items():
+            good = all(0 < wall < math.inf and (cpu is None or 0 < cpu < math.inf) for wall, cpu in visits)
+            if not good or len(visits) < 2:
+                raise ValueError(f"the visits of {key}")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): {again}") from error
+    if set(collected.layers) != keys:
+        odd = sorted(keys ^ set(collected.layers))
+        raise UserError(f"{path} does not hold the layers of this space ({len(odd)} differ, e.g. {odd[0]}): emit again")
+    return collected

@@ -1,0 +1,126 @@
+"""Files for other runtimes: round trips, numbers, metadata, and what is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from conftest import SMALL_SPACES, tiny_space
+from torch import nn
+
+from supernet import export
+from supernet.errors import UserError
+from supernet.model import Network, Supernet, batch_norms
+
+SPACE = tiny_space(act="hard_swish", squeeze_excite=True)
+ARCH = (0, 3, 2)
+METADATA = {"space": {"fingerprint": SPACE.fingerprint}, "arch": list(ARCH), "accuracy": {"test": 0.5}, "lut": None}
+NEEDS = {
+    "pt2": (),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "pte": ("executorch",),
+    "tflite": ("ai_edge_litert",),
+}
+
+
+def skip_without(suffix: str) -> None:
+    for name in NEEDS[suffix]:
+        pytest.importorskip(name, reason=f"needs {name}: an extra")
+    if suffix == "tflite" and not export.LITERT_PYTHON.exists():
+        pytest.skip("needs the converter's environment: make litert")
+
+
+@pytest.fixture(scope="module")
+def supernet() -> Supernet:
+    """A supernet whose BN layers do something."""
+    torch.manual_seed(1)
+    supernet = Supernet(SPACE, affine=True, kernels="eager").eval()
+    for bn in batch_norms(supernet.path(ARCH)):
+        for tensor, low, high in ((bn.running_mean, -0.2, 0.2), (bn.running_var, 0.5, 2), (bn.weight, 0.5, 2)):
+            nn.init.uniform_(tensor, low, high)
+    return supernet
+
+
+@pytest.mark.parametrize("suffix", export.FORMATS)
+def test_round_trip(supernet, tmp_path, suffix):
+    """The file gives the logits of the supernet's path, on images that the export did not see."""
+    skip_without(suffix)
+    path = tmp_path / f"net.{suffix}"
+    difference = export.export(supernet.extract(ARCH), lambda x: supernet(x, ARCH), path, (1, 14, 14), METADATA, 2)
+    assert 0 <= difference <= export.TOLERANCE
+    x = torch.rand(2, 1, 14, 14, generator=torch.Generator().manual_seed(7))
+    with torch.inference_mode():
+        expected = supernet(x, ARCH).numpy()
+    got = export.FORMATS[suffix].run(path.read_bytes(), x.numpy())
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert export.read_metadata(path) == METADATA
+    if suffix == "pt2":
+        weights = path.with_suffix(".safetensors")
+        again = Network(SPACE, ARCH, kernels="eager").eval()
+        again.load_state_dict(safetensors.torch.load_file(weights))
+        with torch.inference_mode():
+            assert torch.equal(again(x), supernet(x, ARCH))
+        assert export.read_metadata(weights) == METADATA
+
+
+@pytest.mark.parametrize("name", SMALL_SPACES)
+def test_every_space_exports(name, tmp_path):
+    """torch.export takes the first architecture of each space and the one with its last choices."""
+    space = SMALL_SPACES[name]()
+    shape = (space.channels, space.resolution, space.resolution)
+    for arch in (tuple(open_[0] for open_ in space.allowed), tuple(open_[-1] for open_ in space.allowed)):
+        supernet = Supernet(space, kernels="eager").eval()
+        path = tmp_path / "net.pt2"
+        export.export(supernet.extract(arch), lambda x, s=supernet, a=arch: s(x, a), path, shape, {})
+
+
+def test_other_numbers_are_refused(supernet, tmp_path):
+    path = tmp_path / "net.pt2"
+    for reference in (lambda x: supernet(x, ARCH) * 1.01, lambda x: supernet(x, ARCH) * float("nan")):
+        with pytest.raises(UserError, match="is not written: its logits differ"):
+            export.export(supernet.extract(ARCH), reference, path, (1, 14, 14), METADATA)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_formats(supernet, tmp_path):
+    with pytest.raises(UserError, match=r"ends in \.pt2, \.onnx, \.tflite, \.pte"):
+        export.export(supernet.extract(ARCH), supernet, tmp_path / "net.h5", (1, 14, 14), METADATA)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "module", "says"),
+    [("onnx", "onnx", r"supernet\[onnx\]"), ("pte", "executorch.exir", r"supernet\[executorch\]")],
+)
+def test_a_missing_extra_is_named(supernet, tmp_path, monkeypatch, suffix, module, says):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=says):
+        export.export(supernet.extract(ARCH), supernet, tmp_path / f"net.{suffix}", (1, 14, 14), METADATA)
+
+
+def test_without_the_tflite_converter(supernet, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "LITERT_PYTHON", tmp_path / "python")
+    with pytest.raises(UserError, match="make litert"):
+        export.export(supernet.extract(ARCH), supernet, tmp_path / "net.tflite", (1, 14, 14), METADATA)
+
+
+def test_a_converter_that_fails(supernet, monkeypatch, tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho Traceback >&2; echo 'RuntimeError: no such operator' >&2; exit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(export, "LITERT_PYTHON", python)
+    with pytest.raises(UserError, match="RuntimeError: no such operator"):
+        export.to_tflite([supernet.extract(ARCH)], [(1, 14, 14)])
+
+
+@pytest.mark.parametrize("suffix", ["pt2", "onnx", "safetensors", "pte"])
+def test_foreign_files_have_no_metadata(tmp_path, suffix):
+    if suffix == "onnx" and importlib.util.find_spec("onnx") is None:
+        pytest.skip("needs the extra [onnx]")
+    path = tmp_path / f"net.{suffix}"
+    path.write_bytes(b"something else")
+    with pytest.raises(UserError, match=r"no network that tools/export\.py wrote"):
+        export.read_metadata(path)

@@ -1,0 +1,74 @@
+"""timm takes found networks: its factory, its data configuration, its optimiser, a step of training."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import timm
+import torch
+from timm.data import resolve_data_config
+from timm.optim import create_optimizer_v2
+
+import supernet.timm
+from supernet import export, spaces
+from supernet.errors import UserError
+from supernet.model import Network
+
+NAME, ARCH = "supernet_mobile_small", [1, 0, 2, 1, 3, 0, 2]
+
+
+@pytest.fixture
+def arch_file(tmp_path):
+    path = tmp_path / "arch.json"
+    path.write_text(json.dumps({"arch": ARCH, "test_accuracy": 0.5}))
+    return str(path)
+
+
+def test_every_space_is_registered():
+    names = {f"supernet_{name.replace('-', '_')}" for name in spaces.SPACES}
+    assert names <= set(timm.list_models("supernet_*"))
+
+
+def test_exported_weights_come_back(arch_file, tmp_path):
+    """What export writes, ``create_model`` loads: the same logits bit for bit."""
+    space = spaces.get("mobile-small", 1, 28, 10)
+    network = Network(space, tuple(ARCH), kernels="eager").eval()
+    export.export(network, network, tmp_path / "net.pt2", (1, 28, 28), {})
+    model = timm.create_model(NAME, arch=arch_file, checkpoint_path=str(tmp_path / "net.safetensors")).eval()
+    x = torch.rand(2, 1, 28, 28)
+    with torch.inference_mode():
+        assert torch.equal(model(x), network(x))
+    assert resolve_data_config({}, model=model)["input_size"] == (1, 28, 28)
+
+
+def test_a_step_as_timms_training_script_takes_it(arch_file):
+    options = {"num_classes": 7, "in_chans": 3, "img_size": 32, "drop_rate": 0.1, "global_pool": None}
+    model = timm.create_model(NAME, arch=arch_file, bn_momentum=0.2, bn_eps=1e-3, scriptable=False, **options)
+    assert (model.num_classes, model.default_cfg["input_size"]) == (7, (3, 32, 32))
+    assert {(m.momentum, m.eps) for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {(0.2, 1e-3)}
+    assert model.head.dropout.p == 0.1
+    optimizer = create_optimizer_v2(model, opt="sgd", lr=0.1)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    loss = torch.nn.functional.cross_entropy(model(torch.rand(4, 3, 32, 32)), torch.tensor([0, 1, 2, 3]))
+    loss.backward()
+    optimizer.step()
+    assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters() if p.grad.abs().max() > 0)
+    model.reset_classifier(3)
+    assert model.eval()(torch.rand(1, 3, 32, 32)).shape == (1, 3)
+    assert model.get_classifier().out_features == 3
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(UserError, match="needs the architecture"):
+        timm.create_model(NAME)
+    with pytest.raises(UserError, match="7 genes, the architecture has 2"):
+        timm.create_model(NAME, arch=[0, 1])
+    with pytest.raises(UserError, match="checkpoint_path"):
+        timm.create_model(NAME, arch=ARCH, pretrained=True)
+    (tmp_path / "bad.json").write_text('{"arch": "0,1"}')
+    with pytest.raises(UserError, match="list of indices"):
+        timm.create_model(NAME, arch=str(tmp_path / "bad.json"))
+    with pytest.raises(UserError, match="no architecture at"):
+        timm.create_model(NAME, arch=str(tmp_path / "missing.json"))
+    assert supernet.timm.create("mobile-small", ARCH).arch == tuple(ARCH)

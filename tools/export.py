@@ -1,0 +1,115 @@
+"""Write a found network as a file for other runtimes: .pt2 (torch.export), .onnx, .tflite or .pte (ExecuTorch)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import _cli
+import torch
+from torch import Tensor, nn
+
+from latency import agent, measure
+from latency.runtimes import SUFFIXES
+from latency.table import LatencyTable
+from supernet import blocks, checkpoint, export, spos
+from supernet.errors import UserError
+from supernet.model import load_network
+from supernet.space import Arch, Space
+from supernet.train import recalibrate_bn
+
+RUNTIMES = {suffix: name for name, suffix in SUFFIXES.items()}  # that executes a file, and so has its latency
+
+
+@dataclass(frozen=True)
+class Args:
+    output: Path | None = None
+    """The file; its ending is the format (.pt2, .onnx, .tflite, .pte). RUN/PICK.onnx."""
+    pick: str = "best"
+    """Which network that retrain.py trained: the name of its folder in RUN."""
+    arch: tuple[int, ...] | None = None
+    """An architecture instead, with the supernet's weights; BN is recalibrated as in the search."""
+    run: Path = Path("runs/default")
+    """Folder of the run."""
+    batch: int = 1
+    """Images in one run; the file takes no other number."""
+    recalibration: tuple[int, int] = (8, 128)
+    """With --arch: batches and images per batch."""
+    data_root: Path = Path("data")
+    """Where image sets lie."""
+    timed: bool = True
+    """Measure the file where the table's runtime executes it."""
+
+
+def run(args: Args) -> None:
+    if args.batch < 1:
+        raise UserError(f"--batch {args.batch}: expected at least 1")
+    space = _cli.load_space(args.run)
+    name = "supernet" if args.arch else args.pick
+    path = args.output or args.run / f"{name}.onnx"
+    arch, network, reference, accuracy = from_supernet(args, space) if args.arch else trained(args, space)
+    lut = find_table(args.run, space)
+    promised = lut.predict(spec.key for spec in blocks.lower(space, arch)) if lut else None
+    shape = (space.channels, space.resolution, space.resolution)
+    metadata = {
+        "schema": 1,
+        "space": {"name": space.name, "fingerprint": space.fingerprint},
+        "arch": list(arch),
+        "layers": space.describe(arch),
+        "input": [args.batch, *shape],
+        "accuracy": accuracy,
+        "latency_ms": promised,
+        "lut": {"device": lut.device, "runtime": lut.runtime, "threads": lut.threads} if lut else None,
+    }
+    difference = export.export(network, reference, path, shape, metadata, args.batch)
+    _cli.console.print(
+        f"{path}: {path.stat().st_size / 1e6:.1f} MB, logits within {difference:.1e} of the largest "
+        f"(at most {export.TOLERANCE:g} is taken)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if args.timed and lut and RUNTIMES.get(path.suffix[1:]) == lut.runtime["name"] and args.batch == lut.batch:
+        show_latency(path, lut, promised)
+
+
+def trained(args: Args, space: Space) -> tuple[Arch, nn.Module, Callable[[Tensor], Tensor], dict[str, Any]]:
+    """A network that was trained alone: its architecture, itself, itself as reference, its accuracy."""
+    network = load_network(args.run / args.pick)
+    space.require(network.space.fingerprint, str(args.run / args.pick))
+    result = args.run / args.pick / "result.json"
+    read = checkpoint.read_json(result, "result", f"run python tools/retrain.py{_cli.run_flag(args.run)}")
+    return network.arch, network, network, {"test": read.get("test_accuracy"), "validation": read.get("val_accuracy")}
+
+
+def from_supernet(args: Args, space: Space) -> tuple[Arch, nn.Module, Callable[[Tensor], Tensor], dict[str, Any]]:
+    """An architecture with the supernet's weights; the reference is the supernet's own path."""
+    arch = space.check(args.arch)
+    supernet = _cli.load_supernet(args.run, space, torch.device("cpu")).eval()
+    images = _cli.open_images(args.run, args.data_root)
+    recalibrate_bn(supernet, spos.recalibration_images(images, *args.recalibration), arch)
+    return arch, supernet.extract(arch), lambda x: supernet(x, arch), {"test": None, "validation": None}
+
+
+def find_table(run: Path, space: Space) -> LatencyTable | None:
+    """The run's latency table, if there is one."""
+    return LatencyTable.load(run / "lut.json", space) if (run / "lut.json").exists() else None
+
+
+def show_latency(path: Path, lut: LatencyTable, promised: float) -> None:
+    """The file's latency beside what the table says, measured as the table was."""
+    call = agent.LOADERS[lut.runtime["name"]](path.read_bytes(), lut.threads)
+    with measure.pin_core():
+        timers = {"file": measure.stopwatch(call, agent.clock(lut.threads))}
+        sample = measure.measure(timers, measure.Protocol())["file"]
+    _cli.console.print(
+        f"{lut.runtime['name']} takes {sample.median_ms:.4g} ms here{' (noisy)' if sample.noisy else ''}, the table "
+        f"promised {promised:.4g} ms on {lut.device['cpu']} ({100 * (promised / sample.median_ms - 1):+.1f} %)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    _cli.main(run, Args)
