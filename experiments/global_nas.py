@@ -47,11 +47,11 @@ class Args:
     """Images; fashion-mnist where it can be had, else the bundled digits."""
     data_root: Path = Path("data")
     """Where image sets lie."""
-    limit: int = 4000
+    limit: int = 3000
     """Training images, stratified."""
     depth: tuple[int, int] = (5, 10)
     """Fewest and most layers (the paper: 10 to 100)."""
-    width: tuple[int, int] = (6, 16)
+    width: tuple[int, int] = (4, 12)
     """Fewest and most channels at full resolution (the paper: 16 to 64)."""
     epochs: int = 2
     """Of the first candidate of the macro search (the paper: 10), and of the micro search."""
@@ -63,7 +63,7 @@ class Args:
     """Trainings of the found network."""
     study: int = 40
     """Random networks of the ranking study."""
-    budgets: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
+    budgets: tuple[int, ...] = (1, 2, 3, 4, 6)
     """Epochs of the study's trainings, each with a schedule of its own; two of the last are the truth."""
     jobs: int = os.cpu_count() or 1
     """Networks trained side by side, one thread each."""
