@@ -304,7 +304,7 @@ def test_search_then_supernet_table_and_evolution_on_the_elite_space(tmp_path):
 
     elite = tmp_path / "elite"
     ok("train_supernet", "--run", elite, "--space", folders[0] / "space.json", *TRAIN, "--epochs", 1)
-    ok("build_lut", "--run", elite, "--rounds", 10, "--check-archs", 2)
+    ok("build_lut", "--run", elite, "--runtime", "torch", "--rounds", 10, "--check-archs", 2)
     ok("evolve", "--run", elite, "--population", 4, "--iterations", 2, "--random", 2, "--val-limit", 60)
     found = Space.load(folders[0] / "space.json")
     assert all(tuple(entry["arch"]) in found for entry in json.loads((elite / "front.json").read_text())["front"])
