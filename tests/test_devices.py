@@ -458,7 +458,7 @@ def test_adb_refusals(phone, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (("--emit", "bundle.tar", "--runtime", "torch"), "stays on this machine"),
+        (("--emit", "bundle.tar", "--runtime", "torch"), "cannot leave this machine"),
         (("--device", "warp"), "expected cpu, cuda, cuda-graph, ssh://user@host or adb"),
         (("--device", "cuda", "--runtime", "onnxruntime"), "--runtime torch"),
         (("--cores", "a"), "expected cores"),
