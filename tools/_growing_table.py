@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from build_lut import shape, whole
 
 from latency import runtimes
 from latency.measure import Protocol, host, pin_core
@@ -46,7 +45,8 @@ class GrowingTable:
         )
         sums = [self.predict(lower(*network)) for network in fit_on]
         measured = self._time(
-            {str(i): (lambda n=n: whole(*n, "eager", 0), self.table.input) for i, n in enumerate(fit_on)}, "networks"
+            {str(i): (lambda n=n: runtimes.whole(*n, "eager", 0), self.table.input) for i, n in enumerate(fit_on)},
+            "networks",
         )
         checks = [
             Check(arch, total, measured[str(i)].median_ms, measured[str(i)].noisy)
@@ -59,7 +59,10 @@ class GrowingTable:
         """Latency of the network that consists of these layers, ms."""
         missing = {spec.key: spec for spec in specs if spec.key not in self.table.operations}
         if missing:
-            layers = {key: (lambda s=spec: s.build(kernels="eager"), shape(spec)) for key, spec in missing.items()}
+            layers = {
+                key: (lambda s=spec: s.build(kernels="eager"), (spec.in_channels, spec.size, spec.size))
+                for key, spec in missing.items()
+            }
             operations = {**self.table.operations, **self._time(layers, "layers")}
             self.table = dataclasses.replace(self.table, operations=operations)
             if self.table.calibration is not None:
