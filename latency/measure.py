@@ -27,7 +27,7 @@ Timer = "Callable[[int], tuple[float, float | None]]"
 # One visit, milliseconds for one run: wall, CPU. A list in JSON.
 Visit = "Sequence[float | None]"
 # progress(label, total, done) opens a bar that has advance(n).
-Progress = "Callable[[str, int, int], AbstractContextManager]"
+Progress = "Callable[[str, int, int], ContextManager]"
 
 
 @dataclass(frozen=True)

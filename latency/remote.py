@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -117,9 +116,6 @@ class AdbRuntime(FileRuntime):
             return mean_us(text) * 1e3 * n, None
 
         return timer
-
-    def session(self) -> AbstractContextManager:
-        return nullcontext()
 
 
 def mean_us(text: str) -> float:

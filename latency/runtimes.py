@@ -167,7 +167,7 @@ class FileRuntime:
     the exported network and is comparable with a device's.
 
     Args:
-        cache: folder that keeps converted layers; none keeps them for this process only.
+        cache: folder that keeps converted layers; without one they last for a ``session``.
     """
 
     kernels = "eager"
@@ -189,8 +189,7 @@ class FileRuntime:
             raise UserError(f"expected at least 1 image and 1 thread, got batch {batch} and threads {threads}")
         self.name, self.batch, self.threads = name, batch, threads
         self.suffix = SUFFIXES[name]
-        self._own = tempfile.TemporaryDirectory() if cache is None else None
-        self.cache = Path(self._own.name) if cache is None else cache
+        self.cache = cache
 
     @property
     def form(self) -> str:
@@ -234,8 +233,17 @@ class FileRuntime:
     def timer(self, artefact: Callable[[], Any]) -> Timer:
         return measure.stopwatch(artefact, agent.clock(self.threads))
 
-    def session(self) -> AbstractContextManager:
-        return nullcontext()
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        if self.cache is not None:
+            yield
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            self.cache = Path(folder)
+            try:
+                yield
+            finally:
+                self.cache = None
 
 
 SUFFIXES = {"onnxruntime": "onnx", "litert": "tflite", "executorch": "pte"}

@@ -236,7 +236,11 @@ def test_a_converted_file_serves_its_own_layer_only(conversions, tmp_path):
         layer._replace(module=nn.Sequential(nn.Conv2d(2, 2, 1))),
         Layer("0,1,2", Network(space, (0, 1, 2), kernels="eager"), (1, 14, 14)),
     ]
-    paths = {runtime.path(layer), *map(runtime.path, others), FileRuntime("onnxruntime", batch=2).path(layer)}
+    paths = {
+        runtime.path(layer),
+        *map(runtime.path, others),
+        FileRuntime("onnxruntime", batch=2, cache=tmp_path).path(layer),
+    }
     assert len(paths) == 7
     assert runtime.path(layer) == runtime.path(layer._replace(module=nn.Conv2d(2, 2, 1)))  # of other weights
     assert runtime.path(others[-1]).parent.name == "networks"
@@ -261,6 +265,14 @@ def test_a_missing_runtime_names_its_extra(monkeypatch, name, extra):
     monkeypatch.setitem(sys.modules, runtimes.agent.RUNTIMES[name][0], None)
     with pytest.raises(UserError, match=rf"supernet\[{extra}\]"):
         runtimes.get(name).describe()
+
+
+def test_without_a_cache_files_last_for_a_session(conversions):
+    runtime = FileRuntime("onnxruntime")
+    with runtime.session():
+        paths = runtime.convert(convolutions(1, 2))
+        assert all(path.exists() for path in paths.values())
+    assert not any(path.exists() for path in paths.values())
 
 
 def test_onnxruntime_is_the_default_where_it_is_whole(monkeypatch):
