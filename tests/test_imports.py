@@ -24,6 +24,7 @@ TORCH_FREE = (
     "search.ask_tell",
     "search.ces",
     "search.evolution",
+    "search.stage_wise",
 )
 DRAWING = ("search.front", "search.ranking", "search.distribution")
 
