@@ -67,10 +67,6 @@ def test_counts_equal_those_of_the_network(module):
         network(torch.zeros(1, 2, 21, 21))
     assert 2 * blocks.flops(space, arch) == counter.get_total_flops()
     assert {spec.key for spec in blocks.lower(space, arch)} <= {spec.key for spec in blocks.layers(space).every()}
-    # Each activation that a hook sees at the end of a module is alive at once with nothing less than itself.
-    assert blocks.activations(space, arch) >= max(
-        s.out_channels * s.out_size**2 for s in blocks.lower(space, arch)[:-1]
-    )
 
 
 @pytest.mark.parametrize("module", SMALL)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
+import sys
+import types
+from contextlib import contextmanager
 from pathlib import Path
 
+import _carbon
 import pytest
+import stage_wise
 import torch
 
 from search import grown
@@ -95,8 +99,6 @@ def test_a_donor_is_where_every_network_starts(tmp_path, grows):
 
 
 def test_what_a_meter_says_is_kept(tmp_path, grows):
-    from contextlib import contextmanager
-
     @contextmanager
     def meter():
         spent = {}
@@ -176,28 +178,34 @@ def test_refusals_before_any_training(finished, tmp_path):
     message = refused("stage_wise", *fresh, "--module", "dense")
     assert "expected a module among residual, bottleneck, nasnet, got 'dense'" in message
     assert "multiply-adds excludes every candidate" in refused("stage_wise", *fresh, "--flops-max", 1000)
-    assert "at most 1 modules in a stage exclude every candidate" in refused("stage_wise", *fresh, "--depth-max", 1)
     donor = finished[0] / "networks" / "0-initial-1-1-1"
     message = refused("stage_wise", *fresh, "--donor", donor)
     assert "the donor has stages of 1-1-1 modules, but 3-3-3 are wanted of it" in message
-    if importlib.util.find_spec("codecarbon") is None:
-        assert "--carbon needs the extra carbon" in refused("stage_wise", *fresh, "--carbon")
     assert not (tmp_path / "run").exists()  # nothing half-written
-    assert "holds a run with other settings (width: 4 → 8)" in refused(
-        "stage_wise", "--run", finished[0], *SMALL, "--width", 8
-    )
 
 
-def test_settings_that_train_nothing(finished, tmp_path):
-    assert "--epochs 0 trains nothing" in refused("stage_wise", "--run", tmp_path / "run", *SMALL, "--epochs", 0)
+def test_more_refusals(finished, tmp_path, monkeypatch):
+    """Without a process for each."""
+    monkeypatch.setitem(sys.modules, "codecarbon", None)  # not to be imported, even where it is installed
+    small = {"data": "digits", "limit": 96, "batch_size": 32, "width": 4, "initial": 1, "iterations": 2}
+    small |= {"epochs": 2, "lr": 0.05, "device": "cpu", "run": tmp_path / "run"}
+    for change, message in (
+        ({"depth_max": 1}, "at most 1 modules in a stage exclude every candidate"),
+        ({"params_max": 10.0}, "a bound of 10 on parameters excludes every candidate"),
+        ({"epochs": 0}, "--epochs 0 trains nothing"),
+        ({"noise": -1}, "expected no negative number"),
+        ({"criterion": "vip"}, "--criterion vip: expected pls, inf-fs, il-fs"),
+        ({"batch_size": 200}, "lower the batch size"),
+        ({"module": "nasnet"}, "space nasnet-3x4 has 3 stages of 2 to 3 modules, asked for 1-1-1"),
+        ({"carbon": True}, "--carbon needs the extra carbon"),
+        ({"run": finished[0], "width": 8}, "width: 4 → 8"),
+    ):
+        with pytest.raises(UserError, match=message):
+            stage_wise.run(stage_wise.Args(**{**small, **change}))
+    assert not (tmp_path / "run").exists()
 
 
 def test_countries(monkeypatch):
-    import sys
-    import types
-
-    import _carbon
-
     monkeypatch.setitem(sys.modules, "codecarbon", types.ModuleType("codecarbon"))
     _carbon.require("DEU")
     with pytest.raises(UserError, match="--country Germany: expected an ISO code of three letters"):
