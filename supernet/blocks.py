@@ -21,6 +21,7 @@ from supernet.space import Arch, Space
 
 if TYPE_CHECKING:
     from supernet.residual import Stages
+    from supernet.stacks import Stacks
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hard_swish": nn.Hardswish}
 
@@ -66,8 +67,9 @@ class LayerSpec:
     act: str = "relu"
     squeeze_excite: bool = False
     classes: int = 0  # head only
-    bias: bool = False  # head only: of the classifier
+    bias: bool = False  # of a head's classifier or a stem's convolution
     dropout: float = 0.0  # head only
+    before: int = 0  # a NASNet cell only: channels of its other input, the output before the last one
 
     @cached_property
     def key(self) -> str:
@@ -77,6 +79,7 @@ class LayerSpec:
         parts += [f"e{self.expand}"] if self.expand else []
         parts += [f"s{self.stride}", self.act]
         parts += ["se"] if self.squeeze_excite else []
+        parts += [f"b{self.before}"] if self.before else []
         shape = f"{self.in_channels}x{self.size}x{self.size}->{self.out_channels}"
         return "_".join(parts) + f" {shape}" + (f"->{self.classes}" if self.classes else "")
 
@@ -133,8 +136,13 @@ def _kept(spec: LayerSpec, conv: str) -> int:
         if conv == "project_depthwise":
             return 0  # reads what the main branch waits for
         return whole if conv == "project" else spec.in_channels * spec.out_size**2
-    if spec.op in ("residual", "residual_first"):  # the input waits for the sum, then the main branch for the shortcut
+    if spec.op in ("residual", "residual_first", "basic"):
+        # The input waits for the sum, then the main branch for the shortcut.
         return {"first": 0, "second": whole, "shortcut": spec.out_channels * spec.out_size**2}[conv]
+    if spec.op == "bottleneck":
+        return {"reduce": 0, "shortcut": spec.out_channels * spec.out_size**2}.get(conv, whole)
+    if spec.op == "nasnet":  # at the last addition: four of the six parts of the output, both inputs, a branch
+        return 7 * spec.out_channels // 6 * spec.out_size**2
     return 0
 
 
@@ -228,6 +236,8 @@ class ConvBN(nn.Module):
             return self.act(self.bn(self.conv(x)))
         if not self.bn.training:
             scale, shift = self.bn.folded()
+            if self.conv.bias is not None:
+                shift = torch.addcmul(shift, self.conv.bias, scale)
             weight = self.conv.weight * scale.view(-1, 1, 1, 1)
             return self.act(F.conv2d(x, weight, shift, self.conv.stride, self.conv.padding, groups=self.conv.groups))
         from supernet import ops  # only here and in Separable is the extension needed
@@ -436,7 +446,8 @@ class Stem(ConvBN):
 
     @staticmethod
     def convs(spec: LayerSpec) -> dict[str, Conv]:
-        return {"conv": Conv(spec.in_channels, spec.out_channels, 3, spec.out_size, spec.stride, act=spec.act)}
+        cin, cout = spec.in_channels, spec.out_channels
+        return {"conv": Conv(cin, cout, 3, spec.out_size, spec.stride, act=spec.act, bias=spec.bias)}
 
     def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):
         super().__init__(self.convs(spec)["conv"], affine, eps, kernels)
@@ -501,12 +512,16 @@ class Layers:
         return [[price(s) for s in choices] for choices in self.choices], price(self.stem) + price(self.head), None
 
 
-def layers(space: Space) -> Layers | Stages:
+def layers(space: Space) -> Layers | Stages | Stacks:
     """Lay ``space`` out: sizes follow from the strides, whatever is chosen."""
     if space.staged:
         from supernet.residual import Stages  # built of this module's classes
 
         return Stages(space)
+    if space.stacked:
+        from supernet.stacks import Stacks
+
+        return Stacks(space)
     stem_op, head_op = ENDS.get(space.genes[0].choices[0].op, ("stem", "head"))
     stem = LayerSpec(stem_op, space.channels, space.stem_channels, space.resolution, space.stem_stride, act=space.act)
     size, choices = stem.out_size, []

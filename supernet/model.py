@@ -27,6 +27,10 @@ class Supernet(nn.Module):
 
     def __init__(self, space: Space, *, affine: bool = False, eps: float = 1e-5, kernels: str = "fused"):
         super().__init__()
+        if space.stacked:
+            raise UserError(
+                f"space {space.name} is searched network by network, not on a supernet: use python tools/stage_wise.py"
+            )
         options = {"affine": affine, "eps": eps, "kernels": kernels}
         self.space, self.options = space, options
         specs = layers(space)

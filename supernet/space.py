@@ -27,7 +27,8 @@ SCHEMA = 1
 class Choice:
     """A candidate operation: ``op`` is a key of ``blocks.OPS``; kernel and expansion where they mean something.
 
-    Or a size of a stage: ``op`` is ``depth`` or ``width``, and ``count`` that many blocks or channels.
+    Or a size of a stage: ``op`` is ``depth`` or ``width``, and ``count`` that many blocks or channels; or ``op`` is a
+    kind of module and ``count`` how many of them make the stage.
     """
 
     op: str
@@ -95,6 +96,11 @@ class Space:
     def staged(self) -> bool:
         """Whether the genes are, in turn, the depth and the width of each stage (``supernet.residual``)."""
         return self.genes[0].choices[0].op == "depth"
+
+    @property
+    def stacked(self) -> bool:
+        """Whether each gene is the number of modules of a stage (``supernet.stacks``)."""
+        return not self.staged and self.genes[0].choices[0].count > 0
 
     @property
     def size(self) -> int:

@@ -24,6 +24,7 @@ def train(
     *,
     kernels: str,
     supernet: Supernet | None = None,
+    start: Callable[[Network], None] | None = None,
     eps: float = 1e-5,
     label: str = "training",
     quiet: bool = False,
@@ -34,6 +35,7 @@ def train(
     Args:
         cfg: with 0 epochs the weights of ``supernet`` stay as they are.
         supernet: start from its weights instead of from scratch.
+        start: called with the fresh network, to give it weights from elsewhere.
         eps: of the BN layers.
         validate: called after each epoch; its numbers are logged. By default ``val_accuracy``, on the validation
             split.
@@ -45,6 +47,8 @@ def train(
     network = Network(space, arch, eps=eps, kernels=kernels).to(device)
     if supernet is not None:
         network.inherit(supernet)
+    if start is not None:
+        start(network)
     batches = {"seed": 0, "epoch": 0, "augment": False, "drop_last": False}
 
     def val_accuracy(network: Network) -> dict:

@@ -27,12 +27,15 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How weights are trained: SGD with momentum, one schedule from ``lr`` to 0 over all steps."""
+    """How weights are trained: SGD with momentum, one schedule from ``lr`` over all steps.
+
+    ``linear`` and ``cosine`` go to 0; ``step`` divides by 10 at a half and again at three quarters of the steps.
+    """
 
     epochs: int
     batch_size: int = 64
     lr: float = 0.1
-    schedule: Literal["linear", "cosine"] = "linear"
+    schedule: Literal["linear", "cosine", "step"] = "linear"
     warmup_epochs: float = 0.0
     momentum: float = 0.9
     nesterov: bool = False
@@ -68,11 +71,13 @@ def sgd(model: nn.Module, cfg: FitConfig) -> torch.optim.SGD:
 
 
 def learning_rate(cfg: FitConfig, step: int, steps_per_epoch: int) -> float:
-    """The rate of ``step`` (from 0): linear warm-up, then the schedule; it would reach 0 one step after the last."""
+    """The rate of ``step`` (from 0): linear warm-up, then the schedule; its 0 would be one step after the last."""
     warmup, total = cfg.warmup_epochs * steps_per_epoch, cfg.epochs * steps_per_epoch
     if step < warmup:
         return cfg.lr * (step + 1) / warmup
     t = (step - warmup) / max(total - warmup, 1)
+    if cfg.schedule == "step":
+        return cfg.lr / 10 ** ((t >= 0.5) + (t >= 0.75))
     return cfg.lr * (1 - t if cfg.schedule == "linear" else (1 + math.cos(math.pi * t)) / 2)
 
 

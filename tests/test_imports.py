@@ -27,6 +27,7 @@ TORCH_FREE = (
     "search.efficient_global",
     "search.drawing",
     "search.verification",
+    "search.stage_wise",
 )
 DRAWING = ("search.front", "search.ranking", "search.distribution")
 LATENCY = ("latency.table", "latency.measure", "latency.agent", "latency.bundle")

@@ -1,0 +1,178 @@
+"""How important a stage of a network is: the mean importance of the features that it gives out.
+
+Jordao et al., "Stage-Wise Neural Architecture Search", §III. Three criteria, each from features [images, features] and
+labels [images] to a score for each feature: PLS–VIP, which knows the labels, inf-FS, which does not, and il-FS.
+All of them are free of scale, so the scores of two networks may be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import eigh, solve
+from scipy.stats import rankdata
+from sklearn.cross_decomposition import PLSRegression
+from torch import Tensor
+from torch.nn import functional as F
+
+from supernet import stacks
+from supernet.errors import UserError
+from supernet.images import ImageSet
+from supernet.model import Network
+
+POOL = 8  # feature maps are pooled to so many times smaller ones
+MEMORY = 2**28  # bytes of pooled features that are kept, of all stages together
+
+Features = NDArray[np.floating]  # [images, features]
+
+
+def pls_vip(x: Features, y: NDArray[np.integer], components: int = 2) -> NDArray[np.float64]:
+    """Variable importance in projection (Mehmood et al. 2012), [features]: its squares average to 1."""
+    components = min(components, *x.shape)
+    # Growth is decided by differences in the third decimal: the default tolerance of 1e-6 moves them.
+    pls = PLSRegression(components, tol=1e-12, max_iter=5000).fit(x, np.eye(y.max() + 1)[y])
+    t, w, q = pls.x_scores_, pls.x_weights_, pls.y_loadings_  # [images | features | classes, components]
+    s = np.diag(t.T @ t @ q.T @ q)  # what each component explains of the labels
+    return np.sqrt(len(w) * (w / np.linalg.norm(w, axis=0)) ** 2 @ s / s.sum())
+
+
+def inf_fs(x: Features, y: NDArray[np.integer], alpha: float = 0.5, factor: float = 0.9) -> NDArray[np.float64]:
+    """Infinite feature selection (Roffo et al. 2015), [features]: the energy of all paths that start at a feature.
+
+    Takes no notice of ``y``. Memory for a few matrices [features, features].
+    """
+    sigma = np.std(x, axis=0, dtype=np.float64, ddof=1)
+    sigma = np.maximum.outer(sigma, sigma)
+    sigma -= sigma.min()
+    sigma /= sigma.max() or 1.0
+    edges = alpha * sigma + (1 - alpha) * (1 - np.abs(spearman(x)))
+    rho = eigh(edges, eigvals_only=True, subset_by_index=[len(edges) - 1] * 2)[0]
+    # The row sums of S = (I − rA)⁻¹ − I.
+    return solve(np.eye(len(edges)) - factor / rho * edges, np.ones(len(edges)), assume_a="sym") - 1
+
+
+def spearman(x: Features) -> NDArray[np.float64]:
+    """Rank correlations of all pairs of columns, [features, features]; 0 for one that is constant, but with itself."""
+    ranks = rankdata(x, axis=0)
+    ranks -= ranks.mean(axis=0)
+    norm = np.linalg.norm(ranks, axis=0)
+    ranks /= np.where(norm > 0, norm, 1.0)
+    correlations = ranks.T @ ranks
+    np.fill_diagonal(correlations, 1.0)
+    return correlations
+
+
+def il_fs(
+    x: Features, y: NDArray[np.integer], tokens: int = 4, rounds: int = 15, factor: float = 0.99
+) -> NDArray[np.float64]:
+    """Infinite latent feature selection (Roffo et al. 2017), [features].
+
+    A value's token says how far it lies from the mean of its own class, compared with all classes. PLSA with two
+    latent classes gives p, the probability that a feature is relevant. The graph of the features is ppᵀ.
+    """
+    counts = tokenise(x, y, tokens)  # n(token, feature)
+    # The start of the authors' code: relevant features have the low tokens, the more so the more of the lowest.
+    ramp = np.linspace(5000.0, 1.0, tokens)
+    p_token = np.stack([ramp, ramp[::-1]], axis=1) / ramp.sum()  # p(token | z), z = 0 relevant
+    p_z = np.stack([counts[0] / len(x), 1 - counts[0] / len(x)])  # p(z | feature)
+    for _ in range(rounds):
+        joint = p_token[:, :, None] * p_z  # [token, z, feature]
+        posterior = joint / joint.sum(axis=1, keepdims=True)  # p(z | token, feature)
+        expected = counts[:, None] * posterior
+        p_z = expected.sum(axis=0) / len(x)
+        p_token = expected.sum(axis=2) / np.maximum(expected.sum(axis=(0, 2)), np.finfo(float).tiny)
+        p_token = np.maximum(p_token, np.finfo(float).tiny)  # a token that nothing has left is no division by 0
+    p = p_z[0]
+    if not p.any():
+        return np.zeros_like(p)
+    # The row sums of (I − rppᵀ)⁻¹ − I = r/(1 − r‖p‖²) ppᵀ, with r = factor / ‖p‖².
+    return factor / (1 - factor) * p * p.sum() / (p @ p)
+
+
+def tokenise(x: Features, y: NDArray[np.integer], tokens: int) -> NDArray[np.float64]:
+    """How many values of a feature have a token, [tokens, features].
+
+    The token is the bin of t = (x − μ_y)² / Σ_c (x − μ_c)² among ``tokens`` equal ones from the feature's least t to
+    its greatest.
+    """
+    means = np.stack([x[y == c].mean(axis=0, dtype=np.float64) for c in np.unique(y)])  # [classes, features]
+    own = np.searchsorted(np.unique(y), y)
+    counts = np.empty((tokens, x.shape[1]))
+    for j, column in enumerate(np.ascontiguousarray(x.T, dtype=np.float64)):
+        far = (column[:, None] - means[:, j]) ** 2  # [images, classes]
+        total = far.sum(axis=1)
+        t = far[np.arange(len(column)), own] / np.where(total > 0, total, 1.0)  # a constant feature has t = 0
+        counts[:, j] = np.histogram(t, bins=tokens, range=(t.min(), t.max()))[0]
+    return counts
+
+
+CRITERIA: dict[str, Callable[[Features, NDArray[np.integer]], NDArray[np.float64]]] = {
+    "pls": pls_vip,
+    "inf-fs": inf_fs,
+    "il-fs": il_fs,
+}
+
+
+def importance(network: Network, images: ImageSet, criterion: str, limit: int | None = None) -> list[float]:
+    """The importance score α of each stage: the mean of its features' scores.
+
+    Args:
+        images: shown without augmentation. limit: a stratified draw of at most so many of them.
+
+    Raises:
+        UserError: an unknown criterion, or features that are not finite.
+    """
+    if criterion not in CRITERIA:
+        raise UserError(f"expected an importance criterion among {', '.join(CRITERIA)}, got {criterion!r}")
+    features, labels = stage_features(network, images, limit)
+    scores = []
+    for stage, x in enumerate(features, start=1):
+        if not np.isfinite(x).all():
+            raise UserError(f"stage {stage} gives features that are not finite: train with a lower learning rate")
+        scores.append(float(CRITERIA[criterion](x, labels).mean()))
+    return scores
+
+
+@torch.inference_mode()
+def stage_features(
+    network: Network, images: ImageSet, limit: int | None = None
+) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
+    """What the last addition of each stage gives, averaged to 8 times smaller maps and flattened.
+
+    Images pass in batches and only pooled features are kept: of so many images, a stratified draw, as ``MEMORY``
+    has room for.
+
+    Returns:
+        For each stage float32 [images, features], and the labels [images].
+    """
+    pooled: list[Tensor] = []
+
+    def pool(module, inputs, output: Tensor) -> None:
+        size = [-(-n // POOL) for n in output.shape[-2:]]
+        pooled.append(F.adaptive_avg_pool2d(output, size).flatten(1).float().cpu())
+
+    training, device = network.training, next(network.parameters()).device
+    handles = [stage[-1].addition.register_forward_hook(pool) for stage in stacks.stages(network)]
+    network.eval()
+    try:
+        shape = (1, images.channels, images.resolution, images.resolution)
+        network(torch.zeros(shape, device=device))
+        room = MEMORY // sum(x.nbytes for x in pooled)
+        images = images.subset(max(1, min(room, limit or len(images))), seed=0)
+        features = [np.empty((len(images), x.shape[1]), np.float32) for x in pooled]
+        labels, start = np.empty(len(images), np.int64), 0
+        for x, y in images.batches(128, seed=0, epoch=0, augment=False, drop_last=False):
+            pooled.clear()
+            network(x.to(device))
+            for kept, new in zip(features, pooled, strict=True):
+                kept[start : start + len(y)] = new.numpy()
+            labels[start : start + len(y)] = y.numpy()
+            start += len(y)
+    finally:
+        network.train(training)
+        for handle in handles:
+            handle.remove()
+    return features, labels

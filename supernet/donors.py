@@ -1,0 +1,118 @@
+"""Trained deeper networks to take weights from: a checkpoint of ours, or a ResNet of torchvision or timm."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from supernet import stacks
+from supernet.errors import UserError
+from supernet.model import Network, load_network
+
+# Both libraries' names of the parts of a bottleneck, and ours.
+PARTS = {
+    "conv1": "reduce.conv",
+    "bn1": "reduce.bn",
+    "conv2": "spatial.conv",
+    "bn2": "spatial.bn",
+    "conv3": "expand.conv",
+    "bn3": "expand.bn",
+    "downsample.0": "shortcut.conv",
+    "downsample.1": "shortcut.bn",
+}
+ENDS = {"conv1": "stem.conv", "bn1": "stem.bn", "fc": "head.classifier"}
+LIBRARIES = ("torchvision", "timm")
+
+
+def load(source: str) -> Network:
+    """The trained network that ``source`` names.
+
+    Args:
+        source: the folder of a network that was trained here; a file of torchvision's or timm's weights (.pth, or
+            .safetensors); or ``torchvision:resnet101``, ``timm:resnet152.a1h_in1k``, downloaded where missing.
+
+    Raises:
+        UserError: there is none, or it is no network of stages.
+    """
+    library, _, name = source.partition(":")
+    if library in LIBRARIES and name:
+        return from_resnet(download(library, name), source)
+    path = Path(source)
+    if path.suffix in (".pth", ".pt", ".safetensors") and path.name != "checkpoint.pt":
+        return from_resnet(read_weights(path), source)
+    network = load_network(path.parent if path.name == "checkpoint.pt" else path)
+    if not network.space.stacked:
+        raise UserError(
+            f"{source} is a network of the space {network.space.name}, not one of stages: take one that "
+            "tools/stage_wise.py has trained"
+        )
+    return network
+
+
+def from_resnet(weights: Mapping[str, Tensor], source: str) -> Network:
+    """A ResNet of bottlenecks, from a state dict with torchvision's names."""
+    renamed, stages = {}, {}
+    for key, value in weights.items():
+        if match := re.fullmatch(r"layer(\d+)\.(\d+)\.([a-z]+(?:\d|\.\d))\.(\w+)", key):
+            stage, module, part, tensor = int(match[1]), int(match[2]), match[3], match[4]
+            stages[stage] = max(stages.get(stage, 0), module + 1)
+            renamed[stage, module, f"{PARTS.get(part, part)}.{tensor}"] = value
+        elif match := re.fullmatch(r"(conv1|bn1|fc)\.(\w+)", key):
+            renamed[0, 0, f"{ENDS[match[1]]}.{match[2]}"] = value
+        else:
+            renamed[0, 0, key] = value
+    try:
+        modules = [stages[i] for i in range(1, max(stages) + 1)]
+        width, channels = renamed[0, 0, "stem.conv.weight"].shape[:2]
+        classes = len(renamed[0, 0, "head.classifier.weight"])
+        options = {"width": width, "stages": len(modules), "stem_stride": 4, "deepest": max(modules)}
+        space = stacks.space("bottleneck", channels, 224, classes, **options)
+        starts = [0, *torch.tensor(modules).cumsum(0).tolist()]
+        state = {
+            f"layers.{starts[stage - 1] + module}.{name}" if stage else name: value
+            for (stage, module, name), value in renamed.items()
+        }
+        network = Network(space, stacks.arch(space, modules), kernels="eager")
+        network.load_state_dict(state)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{source} does not hold the weights of a ResNet of bottlenecks as torchvision names them "
+            f"({str(error).splitlines()[0]}): take a resnet50, resnet101 or resnet152"
+        ) from error
+    return network.eval()
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict, without running any code in the file."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file raises whatever its bytes lead to
+        raise UserError(
+            f"cannot read the donor {path} ({str(error).splitlines()[0]}); give a file of weights"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} holds no weights by name; give a state dict of a ResNet")
+    return state
+
+
+def download(library: str, name: str) -> dict[str, Tensor]:
+    """The pretrained weights of a model of torchvision or timm, from its cache where they are there."""
+    try:
+        if library == "timm":
+            import timm
+
+            return timm.create_model(name, pretrained=True).state_dict()
+        import torchvision
+
+        return torchvision.models.get_model(name, weights="DEFAULT").state_dict()
+    except Exception as error:  # an unknown name, no network, a full disk: each library has its own ways
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"cannot get {library}'s {name} ({reason}); give the file of its weights instead") from error

@@ -1,0 +1,212 @@
+"""Stage-Wise NAS at tiny size: interrupted everywhere, from a donor, by the command, and every refusal."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import types
+from contextlib import contextmanager
+from pathlib import Path
+
+import _carbon
+import pytest
+import stage_wise
+import torch
+
+from search import grown
+from search.stage_wise import Config, StageWise
+from supernet import checkpoint, stacks, standalone
+from supernet.data import TrainVal
+from supernet.errors import UserError
+from supernet.model import Network, load_network
+from supernet.train import FitConfig, learning_rate
+from tests.test_cli import ROOT, command, kill_when, ok, refused
+from tests.test_train import images
+
+CPU = torch.device("cpu")
+DATA = TrainVal(images(64), images(40, seed=1), 10, 1, 14, tuple(map(str, range(10))))
+SPACE = stacks.space("residual", 1, 14, 10, width=4, stem_stride=2, deepest=4)
+CONFIG = Config(initial=1, step=1, iterations=3)
+TRAINING = grown.Training(FitConfig(epochs=1, batch_size=32, augment=False), further_epochs=1, images=40)
+
+
+@pytest.fixture
+def grows(monkeypatch):
+    """Importance that grows stages 2, then 1 and 2, then 3, whatever the networks have learnt."""
+
+    def importance(network, data, criterion, limit):
+        assert (criterion, limit) == ("pls", 40)
+        depths = stacks.depths(network.space, network.arch)
+        return {(2, 2, 2): [0, 1, 0], (2, 3, 2): [1, 1, 0], (3, 4, 2): [0, 0, 1]}.get(depths, [0.5, 0.5, 0.5])
+
+    monkeypatch.setattr(grown, "importance", importance)
+
+
+def run(folder: Path, stop: int | None = None, **options) -> list[dict]:
+    """The results, with ``stop`` up to an interruption in front of the training with this number."""
+    trainings, results, train = [], [], standalone.train
+
+    def counting(*args, **kwargs):
+        trainings.append(args)
+        if len(trainings) == stop:
+            raise KeyboardInterrupt
+        return train(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(standalone, "train", counting)
+        try:
+            for result in grown.run(StageWise(CONFIG), SPACE, DATA, TRAINING, folder, CPU, quiet=True, **options):
+                results.append(result)
+        except KeyboardInterrupt:
+            assert stop is not None
+    run.trainings = len(trainings)
+    return results
+
+
+def untimed(results: list[dict]) -> list[dict]:
+    return [{k: v for k, v in result.items() if k not in ("seconds", "whole")} for result in results]
+
+
+def test_2n_plus_1_networks_interrupted_at_each(tmp_path, grows):
+    whole = run(tmp_path / "whole")
+    assert run.trainings == 7
+    assert [tuple(r["modules"]) for r in whole if r["role"] == "Â"] == [(1, 2, 1), (2, 3, 1), (2, 3, 2)]
+    for number in range(1, 8):
+        before = run(tmp_path / "parts", stop=2)  # one network more each time
+        assert len(before) == number
+        assert run.trainings == (2 if number < 7 else 1)
+    after = run(tmp_path / "parts")
+    assert run.trainings == 0
+    assert untimed(after) == untimed(whole)
+    for result in whole:
+        log = checkpoint.JsonLines(tmp_path / "whole" / "networks" / result["name"] / "metrics.jsonl").read()
+        assert len(log) == (2 if result["role"] == "Â" else 1)  # candidates are trained further
+        assert log[-1]["val_accuracy"] == result["val_accuracy"]
+
+
+def test_a_donor_is_where_every_network_starts(tmp_path, grows):
+    """Without an epoch of training the networks are cut out of the donor."""
+    donor = Network(SPACE, stacks.arch(SPACE, (4, 4, 4)), kernels="eager")
+    still = grown.Training(FitConfig(epochs=0, batch_size=32), images=40)
+    for result in grown.run(StageWise(CONFIG), SPACE, DATA, still, tmp_path, CPU, donor=donor, quiet=True):
+        network = load_network(tmp_path / "networks" / result["name"])
+        for own, given in zip(stacks.stages(network), stacks.stages(donor), strict=True):
+            assert len(own) <= len(given)
+            for module, source in zip(own, given, strict=False):
+                assert all(torch.equal(v, source.state_dict()[k]) for k, v in module.state_dict().items())
+
+
+def test_what_a_meter_says_is_kept(tmp_path, grows):
+    @contextmanager
+    def meter():
+        spent = {}
+        yield spent
+        spent["energy_kwh"] = 0.25
+
+    assert all(result["energy_kwh"] == 0.25 for result in run(tmp_path, meter=meter))
+    assert all(result["energy_kwh"] == 0.25 for result in run(tmp_path))
+
+
+def test_the_vote_is_by_the_mean_probability():
+    networks = [Network(SPACE, stacks.arch(SPACE, (1, 1, d)), kernels="eager").eval() for d in (1, 2, 3)]
+    for network in networks:
+        torch.nn.init.normal_(network.head.classifier.weight)
+    x, y = DATA.val.tensors()
+    alone, together = grown.vote(networks, [(x[:25], y[:25]), (x[25:], y[25:])])
+    with torch.no_grad():
+        p = [torch.softmax(network(x), 1) for network in networks]
+    assert alone == pytest.approx([(q.argmax(1) == y).float().mean().item() for q in p])
+    assert together == pytest.approx((sum(p).argmax(1) == y).float().mean().item())
+
+
+def test_the_paper_s_schedule():
+    """§IV: .01, divided by 10 at epochs 100 and 150 of 200."""
+    cfg = FitConfig(200, lr=0.01, schedule="step")
+    rates = [learning_rate(cfg, epoch * 7, 7) for epoch in (0, 99, 100, 149, 150, 199)]
+    assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
+
+
+# --- the command
+
+SMALL = ("--data", "digits", "--limit", 96, "--batch-size", 32, "--width", 4, "--initial", 1, "--iterations", 2)
+SMALL += ("--epochs", 2, "--lr", 0.05)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("tool") / "run"
+    return folder, ok("stage_wise", "--run", folder, *SMALL)
+
+
+def test_one_command_makes_the_whole_run(finished):
+    folder, printed = finished
+    assert f"next: python tools/build_lut.py --run {folder}" in printed
+    assert "ensemble of all candidates" in printed
+    state = json.loads((folder / "search.json").read_text())
+    results = [json.loads(path.read_text()) for path in folder.glob("networks/*/result.json")]
+    assert {r["name"] for r in results} >= {"0-initial-1-1-1", "1-temporary-2-2-2"}
+    assert len(results) == len(state["records"])
+    found = json.loads((folder / "arch.json").read_text())
+    tested = json.loads((folder / "candidates.json").read_text())
+    assert found["test_accuracy"] == tested["test_accuracy"][found["name"]]
+    assert found["val_accuracy"] == max(r["val_accuracy"] for r in results if r["name"] in tested["test_accuracy"])
+    assert 0 <= tested["ensemble_test_accuracy"] <= 1
+    assert (folder / "depths.png").read_bytes().startswith(b"\x89PNG")
+    network = load_network(folder / "networks" / found["name"])
+    assert stacks.depths(network.space, network.arch) == tuple(found["modules"])
+
+
+def test_killed_and_continued(finished, tmp_path):
+    whole, _ = finished
+    arguments = ("--run", tmp_path / "killed", *SMALL, "--quiet")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command("stage_wise", *arguments), cwd=ROOT, env=environment, **quiet)
+    first = tmp_path / "killed" / "networks" / "0-initial-1-1-1"
+    kill_when(process, (first / "result.json").exists)
+    trained = (first / "checkpoint.pt").stat().st_mtime_ns
+    ok("stage_wise", *arguments)
+    assert (first / "checkpoint.pt").stat().st_mtime_ns == trained
+    for name in ("search.json", "arch.json", "candidates.json"):
+        assert (tmp_path / "killed" / name).read_text() == (whole / name).read_text(), name
+
+
+def test_refusals_before_any_training(finished, tmp_path):
+    fresh = ("--run", tmp_path / "run", *SMALL)
+    message = refused("stage_wise", *fresh, "--module", "dense")
+    assert "expected a module among residual, bottleneck, nasnet, got 'dense'" in message
+    assert "multiply-adds excludes every candidate" in refused("stage_wise", *fresh, "--flops-max", 1000)
+    donor = finished[0] / "networks" / "0-initial-1-1-1"
+    message = refused("stage_wise", *fresh, "--donor", donor)
+    assert "the donor has stages of 1-1-1 modules, but 3-3-3 are wanted of it" in message
+    assert not (tmp_path / "run").exists()  # nothing half-written
+
+
+def test_more_refusals(finished, tmp_path, monkeypatch):
+    """Without a process for each."""
+    monkeypatch.setitem(sys.modules, "codecarbon", None)  # not to be imported, even where it is installed
+    small = {"data": "digits", "limit": 96, "batch_size": 32, "width": 4, "initial": 1, "iterations": 2}
+    small |= {"epochs": 2, "lr": 0.05, "device": "cpu", "run": tmp_path / "run"}
+    for change, message in (
+        ({"depth_max": 1}, "at most 1 modules in a stage exclude every candidate"),
+        ({"params_max": 10.0}, "a bound of 10 on parameters excludes every candidate"),
+        ({"epochs": 0}, "--epochs 0 trains nothing"),
+        ({"noise": -1}, "expected no negative number"),
+        ({"criterion": "vip"}, "--criterion vip: expected pls, inf-fs, il-fs"),
+        ({"batch_size": 200}, "lower the batch size"),
+        ({"module": "nasnet"}, "space nasnet-3x4 has 3 stages of 2 to 3 modules, asked for 1-1-1"),
+        ({"carbon": True}, "--carbon needs the extra carbon"),
+        ({"run": finished[0], "width": 8}, "width: 4 → 8"),
+    ):
+        with pytest.raises(UserError, match=message):
+            stage_wise.run(stage_wise.Args(**{**small, **change}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_countries(monkeypatch):
+    monkeypatch.setitem(sys.modules, "codecarbon", types.ModuleType("codecarbon"))
+    _carbon.require("DEU")
+    with pytest.raises(UserError, match="--country Germany: expected an ISO code of three letters"):
+        _carbon.require("Germany")

@@ -1,0 +1,36 @@
+"""Energy and CO₂ of a training, by codecarbon, without any network access."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from supernet.errors import UserError
+
+
+def require(country: str) -> None:
+    """Refuse before any training what ``measure`` could not do."""
+    try:
+        import codecarbon  # noqa: F401
+    except ImportError as error:
+        raise UserError("--carbon needs the extra carbon: pip install 'supernet[carbon]', or leave it out") from error
+    if not (len(country) == 3 and country.isalpha() and country.isupper()):
+        raise UserError(f"--country {country}: expected an ISO code of three letters, as DEU or USA")
+
+
+@contextmanager
+def measure(country: str) -> Iterator[dict]:
+    """Measures what runs inside; afterwards the dict has ``energy_kwh`` of the machine and ``co2_kg``."""
+    from codecarbon import OfflineEmissionsTracker
+
+    tracker = OfflineEmissionsTracker(
+        country_iso_code=country, save_to_file=False, log_level="error", allow_multiple_runs=True
+    )
+    spent: dict[str, float] = {}
+    tracker.start()
+    try:
+        yield spent
+    finally:
+        emitted = tracker.stop()
+        if emitted is not None:
+            spent |= {"energy_kwh": tracker.final_emissions_data.energy_consumed, "co2_kg": emitted}
