@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supernet.blocks import ENDS, OPS, BatchNorm, Conv, ConvBN, LayerSpec
+from supernet.residual import PoolHead
 from supernet.space import Arch, Choice, Gene, Space
 
 # Choice 2·op + (k = 5) is operation op (0 Sep, 1 Conv) with kernel k.
@@ -109,21 +110,6 @@ class PlainConv(ConvBN):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.relu(x))
-
-
-class PoolHead(nn.Module):
-    """Global average pool, linear."""
-
-    @staticmethod
-    def convs(spec: LayerSpec) -> dict[str, Conv]:
-        return {"classifier": Conv(spec.in_channels, spec.classes, 1, 1, norm=False, bias=spec.bias)}
-
-    def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):
-        super().__init__()
-        self.classifier = nn.Linear(spec.in_channels, spec.classes, bias=spec.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
 OPS.update({"plain_stem": Stem, "sep": Sep, "conv": PlainConv, "pool_head": PoolHead})
