@@ -44,4 +44,6 @@ def _one_thread():
 @pytest.fixture(autouse=True)
 def _whole_float32():
     """cuDNN rounds float32 to TF32 unless told otherwise."""
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    if torch.cuda.is_available():
+        torch.backends.cudnn.conv.fp32_precision = "ieee"
+        torch.backends.cudnn.rnn.fp32_precision = "ieee"  # torch.export refuses two that differ
