@@ -15,7 +15,7 @@ from supernet import export, spaces
 from supernet.errors import UserError
 from supernet.model import Network
 
-NAME, ARCH = "supernet_mobile_small", [1, 0, 2, 1, 3, 0, 2]
+NAME, ARCH = "supernet_mobile_small", [1, 0, 1, 1, 3, 2]
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_step_as_timms_training_script_takes_it(arch_file):
 def test_refusals(tmp_path):
     with pytest.raises(UserError, match="needs the architecture"):
         timm.create_model(NAME)
-    with pytest.raises(UserError, match="7 genes, the architecture has 2"):
+    with pytest.raises(UserError, match="6 genes, the architecture has 2"):
         timm.create_model(NAME, arch=[0, 1])
     with pytest.raises(UserError, match="checkpoint_path"):
         timm.create_model(NAME, arch=ARCH, pretrained=True)
