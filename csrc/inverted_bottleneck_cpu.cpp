@@ -19,7 +19,7 @@ using cpu::scratch;
 using cpu::Use;
 
 // Values of expanded rows that a band is the first to need, and that are kept at most.
-constexpr int64_t kFresh = 16 * 1024, kKept = 64 * 1024;
+constexpr int64_t kFresh = 32 * 1024, kKept = 128 * 1024;
 
 // The expanded rows of one image (or of several small ones, then all rows) that the bands need, in a buffer
 // through which they slide: a row is expanded once.

@@ -75,7 +75,8 @@ class PoolHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Of a wider head the columns for x's channels: ``[B, w, H, W]`` to ``[B, classes]``."""
         x = F.adaptive_avg_pool2d(x, 1).flatten(1)
-        return F.linear(x, self.classifier.weight[:, : x.shape[1]], self.classifier.bias)
+        weight = self.classifier.weight
+        return F.linear(x, weight if x.shape[1] == weight.shape[1] else weight[:, : x.shape[1]], self.classifier.bias)
 
 
 OPS.update(residual=Residual, residual_first=Residual, pool_head=PoolHead)

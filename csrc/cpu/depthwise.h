@@ -74,19 +74,18 @@ struct Transposed {
 };
 
 // Calls f(column of the input, tap i, output t) for all that meet in one row of taps of a tile. x is column 0
-// of the tile, which may lie outside; columns [low, high) do not.
-template <class V, class Map, int TW, bool Tail, bool Checked, class F>
+// of the tile; of columns that are not inside(j) nothing is read.
+template <class V, class Map, int TW, bool Tail, class Inside, class F>
 SUPERNET_INLINE void for_each_meeting(
     const typename V::Scalar* x,
     int64_t pixel,
-    int64_t low,
-    int64_t high,
     typename V::Mask mask,
+    const Inside& inside,
     const F& f) {
   constexpr int K = Map::kKernel, columns = Map::columns(TW);
   SUPERNET_UNROLL
   for (int j = 0; j < columns; ++j) {
-    if (!Checked || (j >= low && j < high)) {
+    if (inside(j)) {
       const V column = load<V, Tail>(x + j * pixel, mask);
       SUPERNET_UNROLL
       for (int i = 0; i < K; ++i) {
@@ -99,7 +98,7 @@ SUPERNET_INLINE void for_each_meeting(
   }
 }
 
-// One row of taps into a tile.
+// One row of taps into a tile, which may stick out: columns [low, high) are inside.
 template <class V, class Map, int TW, bool Tail, bool Checked>
 SUPERNET_INLINE void add_taps(
     V (&acc)[TW],
@@ -115,8 +114,8 @@ SUPERNET_INLINE void add_taps(
   for (int i = 0; i < K; ++i) {
     taps[i] = V::load(weight + i * V::kSize);
   }
-  for_each_meeting<V, Map, TW, Tail, Checked>(
-      x, pixel, low, high, mask,
+  for_each_meeting<V, Map, TW, Tail>(
+      x, pixel, mask, [&](int j) SUPERNET_LAMBDA { return !Checked || (j >= low && j < high); },
       [&](V column, int i, int t) SUPERNET_LAMBDA { acc[t] = V::fma(column, taps[i], acc[t]); });
 }
 

@@ -66,14 +66,12 @@ void weight_grad_taps(
           const int64_t in = top + r;
           if (in >= 0 && in < s.in_height) {
             const Scalar* x_at = x.data + i * image + (in - x.first) * in_row + column * pixel + channel;
-            const auto add = [&](V value, int k, int t) SUPERNET_LAMBDA {
-              acc[r * K + k] = V::fma(value, g[t], acc[r * K + k]);
-            };
-            if (whole) {
-              for_each_meeting<V, Map, TW, Tail, false>(x_at, pixel, low, high, mask, add);
-            } else {
-              for_each_meeting<V, Map, TW, Tail, true>(x_at, pixel, low, high, mask, add);
-            }
+            // One copy of the loop for all tiles: a second one for those that are whole makes GCC spill.
+            for_each_meeting<V, Map, TW, Tail>(
+                x_at, pixel, mask, [&](int j) SUPERNET_LAMBDA { return whole || (j >= low && j < high); },
+                [&](V value, int k, int t) SUPERNET_LAMBDA {
+                  acc[r * K + k] = V::fma(value, g[t], acc[r * K + k]);
+                });
           }
         }
         // The next image, in the order of its addresses
