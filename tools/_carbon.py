@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,11 +21,15 @@ def require(country: str) -> None:
 
 @contextmanager
 def measure(country: str) -> Iterator[dict]:
-    """Measures what runs inside; afterwards the dict has ``energy_kwh`` of the machine and ``co2_kg``."""
+    """Measures what runs inside; afterwards the dict has ``energy_kwh`` of the machine and ``co2_kg``.
+
+    It stays empty where codecarbon fails: it says why on stderr, and the training is not lost.
+    """
     from codecarbon import OfflineEmissionsTracker
 
+    logging.getLogger("codecarbon").setLevel(logging.ERROR)  # log_level holds only once the tracker is there
     tracker = OfflineEmissionsTracker(
-        country_iso_code=country, save_to_file=False, log_level="error", allow_multiple_runs=True
+        country_iso_code=country, output_methods=[], log_level="error", allow_multiple_runs=True
     )
     spent: dict[str, float] = {}
     tracker.start()

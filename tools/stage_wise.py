@@ -189,7 +189,7 @@ def prepare(args: Args, settings: dict) -> None:
     if args.restart and args.run.exists():
         _cli.require_run_folder(args.run)
         shutil.rmtree(args.run)
-    ignored = ("run", "data_root", "noise", "device", "restart", "quiet")
+    ignored = ("run", "data_root", "noise", "carbon", "country", "device", "restart", "quiet")
     given = {k: v for k, v in dataclasses.asdict(args).items() if k not in ignored}
     finite = {k: None if v == math.inf else v for k, v in given.items()}
     config = {**finite, **settings}
@@ -266,7 +266,6 @@ def finish(
         highlight=False,
         soft_wrap=True,
     )
-    _cli.next_command(f"python tools/build_lut.py --run {args.run}")
 
 
 def show(args: Args, results: list[dict], tested: dict, noise: list[float] | None) -> None:
@@ -289,7 +288,8 @@ def show(args: Args, results: list[dict], tested: dict, noise: list[float] | Non
             "" if accuracy is None else f"{100 * accuracy:.2f}",
         ]
         if args.carbon:
-            row += [f"{least}{1e3 * result.get(key, math.nan):.3g}" for key in ("energy_kwh", "co2_kg")]
+            spent = [result.get(key) for key in ("energy_kwh", "co2_kg")]  # not there if it was not asked for then
+            row += ["" if value is None else f"{least}{1e3 * value:.3g}" for value in spent]
         table.add_row(*row)
     if noise is not None:
         table.add_section()
