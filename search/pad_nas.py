@@ -123,6 +123,11 @@ def run(
         space = pruned
 
 
+def size(space: Space) -> str:
+    """How many architectures are open: ``1,024``, ``6.64e+17``."""
+    return f"{space.size:,}" if space.size < 1e7 else f"{space.size:.3g}"
+
+
 def _save(stage: Stage, counted: int, cfg: Config) -> None:
     """``stage.json`` and ``distribution.png`` in the folder of the supernet."""
     path, seconds = stage.folder / "stage.json", stage.seconds
@@ -130,7 +135,7 @@ def _save(stage: Stage, counted: int, cfg: Config) -> None:
         old = checkpoint.read_json(path, "stage of PAD-NAS", "run it again")["seconds"]
         seconds = {step: max(taken, old[step]) for step, taken in seconds.items()}
     names = [[choice.name for choice in gene.choices] for gene in stage.space.genes]
-    title = f"supernet {stage.number}: {stage.space.size:.3g} architectures, pruned to {stage.pruned.size:.3g}"
+    title = f"supernet {stage.number}: {size(stage.space)} architectures\npruned to {size(stage.pruned)}"
     distribution.heat_map(stage.folder / "distribution.png", stage.space, stage.p, stage.pruned, title)
     checkpoint.write_json(
         path,
