@@ -43,6 +43,7 @@ class Config:
     scoring: Scoring = field(default_factory=Scoring)
     random: int = 32  # architectures drawn from each space's window, to compare with
     kernels: str = "fused"
+    probes: int = 4  # of each supernet, scored after each epoch
 
     def __post_init__(self) -> None:
         for name, fine, expected in (
@@ -100,7 +101,7 @@ def run(
         checkpoint.write_json(here / "config.json", {**settings, "epochs": epochs})
         # Lines 1 and 8: train the supernet; a pruned one inherits the weights and starts a new optimiser.
         fit = dataclasses.replace(cfg.fit, epochs=epochs, lr=cfg.lr if number == 1 else cfg.fine_tune_lr)
-        how = spos.Config(fit, kernels=cfg.kernels, recalibration=cfg.scoring.recalibration)
+        how = spos.Config(fit, kernels=cfg.kernels, probes=cfg.probes, recalibration=cfg.scoring.recalibration)
         supernet = spos.run(space, data, how, here, device, quiet, inherit=supernet)
         trained = time.monotonic()
 

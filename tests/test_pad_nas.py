@@ -247,6 +247,18 @@ def test_killed_and_continued(finished, tmp_path, space_file, table):  # noqa: F
         assert (folder / name).read_text() == (whole / name).read_text(), name
 
 
+def test_the_same_command_goes_on_to_retrain(finished, space_file, table):  # noqa: F811
+    folder, _ = finished
+    before = (folder / "supernet-2" / "front.json").read_text()
+    finish = ("--run", folder, "--space", space_file, *SMALL, "--lut", table, "--lat-max", 0.64, "--retrain", 1)
+    ok("pad_nas", *finish)
+    result = json.loads((folder / "supernet-2" / "best" / "result.json").read_text())
+    front = json.loads(before)
+    assert result["arch"] == front["front"][front["best"]]["arch"]
+    assert 0 <= result["test_accuracy"] <= 1
+    assert (folder / "supernet-2" / "front.json").read_text() == before
+
+
 def test_another_table_does_not_continue_a_run(finished, tmp_path, space_file):  # noqa: F811
     other = lut(Space.load(space_file))
     for samples in other["operations"].values():

@@ -13,6 +13,7 @@ from typing import Annotated
 import _cli
 import _search
 import build_lut
+import retrain
 import tyro
 from rich.table import Table
 
@@ -47,9 +48,13 @@ class Args(_search.SearchArgs):
     """Train on this many images only, stratified."""
     resolution: int | None = None
     """Height and width in pixels, for --data folder; 224."""
+    retrain: int = 0
+    """Epochs to train the best network of the last front alone, at the end; 0 leaves that to retrain.py."""
 
 
 def run(args: Args) -> None:
+    if args.retrain < 0:
+        raise UserError(f"--retrain {args.retrain}: expected a number of epochs, or 0")
     device = _cli.device(args.device)
     name, _ = (args.data, "") if args.data else data.default_name(args.data_root)
     images = data.open_train(name, args.data_root, seed=args.seed, resolution=args.resolution, limit=args.limit)
@@ -92,7 +97,11 @@ def run(args: Args) -> None:
         _search.write(stage.folder, stage.found, stage.random, luts)
         stages.append(stage)
     show(stages)
-    _cli.next_command(f"python tools/retrain.py --pick best --run {stages[-1].folder}")
+    if args.retrain:
+        shared = {name: getattr(args, name) for name in ("batch_size", "limit", "data_root", "device", "quiet")}
+        retrain.run(retrain.Args(run=stages[-1].folder, epochs=args.retrain, jobs=args.workers, **shared))
+    else:
+        _cli.next_command(f"python tools/retrain.py --pick best --run {stages[-1].folder}")
 
 
 def find_space(args: Args, images: data.TrainVal) -> Space:
@@ -107,7 +116,7 @@ def find_space(args: Args, images: data.TrainVal) -> Space:
 
 def configuration(args: Args, settings: dict, space: Space) -> dict:
     """All that shapes the run, in plain JSON, which has no infinity."""
-    others = ("run", "data_root", "device", "workers", "quiet", "lut")
+    others = ("run", "data_root", "device", "workers", "quiet", "lut", "retrain")
     given = {name: value for name, value in dataclasses.asdict(args).items() if name not in others}
     finite = {name: None if value == math.inf else value for name, value in given.items()}
     luts = [identity(path) for path in args.lut]
