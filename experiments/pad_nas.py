@@ -75,7 +75,7 @@ class Args:
     """Of CES."""
     iterations: int = 8
     """Of CES."""
-    threshold: float = 0.05
+    threshold: float = 0.07
     """Operations of at most this probability are removed; the paper's .01 is for a population of 2,560."""
     jobs: int = os.cpu_count() or 1
     """Networks trained side by side, one thread each."""
@@ -262,10 +262,13 @@ def finish(args: Args, result: dict) -> None:
     """Tables of means and standard deviations over the supernet seeds; what there is of one seed stands alone."""
     seeds = result["seeds"]
 
+    def mean_of(values: Sequence[float | None]) -> str:
+        known = [value for value in values if value is not None]
+        return _common.mean_sd(known) if known else ""
+
     def tau(part: str, name: str) -> str:
         rows = [seed[part].get(name) for seed in seeds]
-        values = [row["tau"] for row in rows if row is not None and row["tau"] is not None]
-        return _common.mean_sd(values) if values else ""
+        return mean_of([row["tau"] for row in rows if row is not None])
 
     def percent(part: str, name: str) -> str:
         values = [v for seed in seeds if name in seed[part] for v in np.atleast_1d(seed[part][name])]
@@ -280,7 +283,10 @@ def finish(args: Args, result: dict) -> None:
             for name in (*spaces_, "multiply-adds", "ceiling")
         },
         "paired difference of τ on the common set, 95 % interval": {
-            pair: {f"seed {seed['seed']}": ranking.show(*seed["paired_difference_of_tau"][pair]) for seed in seeds}
+            pair: {
+                **{f"seed {seed['seed']}": ranking.show(*seed["paired_difference_of_tau"][pair]) for seed in seeds},
+                "mean ± SD of the seeds": mean_of([seed["paired_difference_of_tau"][pair][0] for seed in seeds]),
+            }
             for pair in seeds[0]["paired_difference_of_tau"]
         },
         "the spaces": {
