@@ -41,9 +41,9 @@ class Images:
 
     name: str = "fashion-mnist"
     root: str = "data"
-    train: int = 4_000  # trained on, by supernets and by networks alone
-    search: int = 2_000  # one-shot accuracies; nothing is trained on them
-    truth: int = 6_000  # what networks trained alone are judged on; disjoint from the others
+    train: int = 10_000  # trained on, by supernets and by networks alone
+    search: int = 3_000  # one-shot accuracies; nothing is trained on them
+    truth: int = 10_000  # what networks trained alone are judged on; disjoint from the others
 
 
 @functools.cache

@@ -55,7 +55,7 @@ class Args:
     """The bound on multiply-adds, of the way from the smallest to the largest network."""
     epochs: int = 12
     """Of the supernet."""
-    train: int = 4_000
+    train: int = 10_000
     """Training images, stratified."""
     data: str = "fashion-mnist"
     """Images."""

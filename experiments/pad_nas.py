@@ -92,7 +92,7 @@ def run(args: Args) -> None:
         finish(args, checkpoint.read_json(args.output, "results", "run it without --redraw"))
         return
     clock = _common.Clock(args.run, "pad_nas")
-    images = _common.Images(args.data, str(args.data_root), args.train)
+    images = _common.Images(args.data, str(args.data_root), args.train, search=2_000, truth=6_000)
     if args.quick:
         images = _common.Images(args.data, str(args.data_root), 320, 200, 300)
         small = {"seeds": 1, "n": 4, "random": 3, "epochs": (1, 1, 1), "alone": 1, "population": 6, "iterations": 2}

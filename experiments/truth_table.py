@@ -33,7 +33,7 @@ class Args:
     """Trainings of each network, seeds 0, 1, …"""
     epochs: int = 3
     """Passes over the training images."""
-    train: int = 4_000
+    train: int = 10_000
     """Training images, stratified."""
     data: str = "fashion-mnist"
     """Images."""
