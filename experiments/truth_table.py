@@ -19,8 +19,8 @@ from search import ranking
 from supernet import blocks, checkpoint, spaces
 from supernet.space import Space
 
-# mobile-small: identity, max pool, k3_e1, k5_e4; the first layer of a group has k3_e1, k5_e4.
-KEEP = ((0,), (1, 3), (0, 3), (0, 1), (1, 3), (0, 3), (1, 2))
+# mobile-small: identity, max pool, k3_e1, k5_e4; the first layer of a group (0 and 2) has k3_e1, k5_e4.
+KEEP = ((0, 1), (0, 3), (0, 1), (1, 3), (0, 3), (1, 2))
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,19 @@ def test_truth_table(tmp_path):
     assert json.loads(output.read_text())["accuracies"] == first["accuracies"]
 
 
+def test_the_truth_table_holds_a_good_and_a_bad_operation_of_every_layer():
+    code = """
+import sys
+sys.path.insert(0, "experiments")
+import truth_table
+space = truth_table.truth_space()
+assert space.size == 64 == len(space.enumerate())
+assert all(len(open_) == 2 for open_ in space.allowed)
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def whole_table(path: Path) -> Path:
     """A table of all 64 networks with made-up accuracies."""
     code = """

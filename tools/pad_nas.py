@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ import build_lut
 import tyro
 from rich.table import Table
 
+from latency.table import LatencyTable
 from search import pad_nas
 from search.ces import CES, CESConfig
 from supernet import checkpoint, data, spaces
@@ -107,22 +110,29 @@ def configuration(args: Args, settings: dict, space: Space) -> dict:
     others = ("run", "data_root", "device", "workers", "quiet", "lut")
     given = {name: value for name, value in dataclasses.asdict(args).items() if name not in others}
     finite = {name: None if value == math.inf else value for name, value in given.items()}
-    return {**finite, **settings, "space": space.name, "fingerprint": space.fingerprint}
+    luts = [identity(path) for path in args.lut]
+    return {**finite, **settings, "space": space.name, "fingerprint": space.fingerprint, "lut": luts}
+
+
+def identity(path: Path) -> str:
+    """Tells a latency table from another: with it the run would be pruned in another way."""
+    table = LatencyTable.load(path).to_json()
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def show(stages: list[pad_nas.Stage]) -> None:
-    table = Table(title="PAD-NAS: one row per supernet")
-    for column in ("", "architectures", "open operations", "best one-shot %", "random one-shot %", "training s"):
+    table = Table(title="PAD-NAS: one row per supernet, one-shot accuracies")
+    for column in ("", "space", "operations", "best %", "random %", "training s", "search s"):
         table.add_column(column, justify="right" if column else "left")
     for stage in stages:
         random = [100 * record.accuracy for record in stage.random]
         table.add_row(
             stage.folder.name,
-            f"{stage.space.size:.3g}",
+            pad_nas.size(stage.space),
             str(sum(map(len, stage.space.allowed))),
             f"{100 * max(record.accuracy for record in stage.found.search.front()):.2f}",
             f"{sum(random) / len(random):.2f}" if random else "",
-            f"{stage.seconds['training']:.0f}",
+            *(f"{stage.seconds[step]:.0f}" for step in ("training", "search")),
         )
     _cli.console.print(table)
 
