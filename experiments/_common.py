@@ -184,7 +184,8 @@ def report(output: Path, result: dict, tables: Tables, draw: Callable[[Figure, d
 def markdown(result: dict, tables: Tables) -> str:
     """The command, the machine, the settings, and the tables."""
     machine = result["machine"]
-    settings = ", ".join(f"{name} {value}" for name, value in result["settings"].items())
+    lists = {k: " ".join(map(str, v)) for k, v in result["settings"].items() if isinstance(v, list | tuple)}
+    settings = ", ".join(f"{name} {value}" for name, value in {**result["settings"], **lists}.items())
     spent = f"{machine['cpu_minutes']:.3g} CPU minutes on {machine['cpu']}, torch {machine['torch']}"
     lines = [
         f"`{result['command']}`: {spent}.",
