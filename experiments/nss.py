@@ -300,8 +300,8 @@ def markdown(result: dict) -> str:
         f"Best of 5, elite minus expanded, over {len(differences)} pairs: {np.mean(differences):+.2f} points (95 % "
         f"interval {low:+.2f} to {high:+.2f}; negative is better). The most probable spaces were {off.min():.0f} to "
         f"{off.max():.0f} % off their targets; the elite ones are the most probable of those within 10 %. "
-        f"{np.sum(result['same_as_by_cost_alone'])} of {len(differences)} elite spaces are those that the cost term finds "
-        "alone, without images.",
+        f"{sum(map(sum, result['same_as_by_cost_alone']))} of {len(differences)} elite spaces are those that the cost "
+        "term finds alone, without images.",
         "",
         f"Within ±3 % of {settings['targets'][1] / 1e6:.2g} MFLOPs:",
         "",
