@@ -16,8 +16,7 @@ namespace supernet::cuda {
 constexpr int kDepthwiseThreads = 128;
 constexpr int kDepthwiseResident = 5; // blocks that a multiprocessor should hold: at most 96 registers
 constexpr int kDepthwiseChannels = 32; // of a block
-constexpr int kQuad = 4; // channels of a thread
-constexpr int kQuads = kDepthwiseChannels / kQuad;
+constexpr int kQuads = kDepthwiseChannels / kQuad; // a thread computes four channels
 constexpr int kStrip = 4; // outputs of a thread
 constexpr int kStrips = kDepthwiseThreads / kQuads; // of a block
 
@@ -179,11 +178,6 @@ __device__ __forceinline__ void for_vectors(int rows, int columns, Visit visit) 
   }
 }
 
-template <typename T>
-__device__ __forceinline__ Vec<T>& shared_vec(T* p) {
-  return *reinterpret_cast<Vec<T>*>(p);
-}
-
 // Rows of an image [height, width, channels] from `top` on to the slots of a ring from `slot` on; 0 outside the image.
 template <typename T>
 __device__ void load_rows(
@@ -197,38 +191,6 @@ __device__ void load_rows(
     shared_vec(ring + (at * columns + column) * kPixel<T> + v) =
         load_vec(pixel, channel + v, inside ? channels : 0, aligned);
   });
-}
-
-// Four neighbouring channels in shared memory as floats.
-struct Quad {
-  float v[kQuad];
-};
-
-template <typename T>
-__device__ __forceinline__ Quad load_quad(const T* shared) {
-  struct alignas(kQuad * sizeof(T)) Raw {
-    T v[kQuad];
-  };
-  const Raw raw = *reinterpret_cast<const Raw*>(shared);
-  Quad out;
-#pragma unroll
-  for (int c = 0; c < kQuad; ++c) {
-    out.v[c] = static_cast<float>(raw.v[c]);
-  }
-  return out;
-}
-
-template <typename T>
-__device__ __forceinline__ void store_quad(T* shared, const float (&value)[kQuad]) {
-  struct alignas(kQuad * sizeof(T)) Raw {
-    T v[kQuad];
-  };
-  Raw raw;
-#pragma unroll
-  for (int c = 0; c < kQuad; ++c) {
-    raw.v[c] = static_cast<T>(value[c]);
-  }
-  *reinterpret_cast<Raw*>(shared) = raw;
 }
 
 // The weight [channels, K, K] of 32 channels as floats [K * K][32]; 0 beyond the last. Says whether one is not 0, after
