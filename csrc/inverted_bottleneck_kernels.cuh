@@ -37,12 +37,13 @@ struct ExpandBlock {
   __device__ void load_image(const T* from) const {
     const DepthwiseSize& s = b.p.size;
     const int vectors = row / size - 1;
-#pragma unroll 1
+#pragma unroll 1 // here as below: the registers belong to the sums
     for (int i = threadIdx.x; i < rows * columns * vectors; i += kFusedThreads) {
       const int pixel = i / vectors, v = i % vectors * size;
       const int64_t at = (b.image * s.height + top + pixel / columns) * s.width + left + pixel % columns;
       shared_vec(x + pixel * row + v) = load_vec(from + at * b.p.inputs, v, b.p.inputs, b.p.x_aligned);
     }
+#pragma unroll 1
     for (int i = threadIdx.x; i < b.height * b.width * Fused::row / size; i += kFusedThreads) {
       shared_vec(b.tile + i * size) = Vec<T>{};
     }
@@ -57,6 +58,7 @@ struct ExpandBlock {
       const T* const source = from + int64_t(channel + min(c, left_over - 1)) * b.p.inputs;
       shared_vec(b.weight + c * row + v) = load_vec(source, v, c < left_over ? b.p.inputs : 0, b.p.expand_aligned);
     }
+#pragma unroll 1
     for (int c = threadIdx.x; c < 2 * chunk; c += kFusedThreads) {
       const int at = c % chunk;
       scale[c] = at < left_over ? load((c < chunk ? scales : shifts) + channel + at) : 0.f;

@@ -9,7 +9,13 @@ ACTS = ("none", "relu", "relu6", "hard_swish")  # in the order of activation.h
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 TOLERANCE = {"float32": 1e-6, "float16": 2e-3, "bfloat16": 1.5e-2}
 # (N, C, H, W, expanded, O): one pixel, no whole vectors or chunks, several tiles of an image, outputs for two blocks
-SHAPES = ((1, 1, 1, 1, 1, 1), (2, 9, 3, 5, 37, 17), (1, 24, 9, 6, 40, 24), (1, 8, 10, 19, 16, 33), (1, 16, 4, 4, 8, 136))
+SHAPES = (
+    (1, 1, 1, 1, 1, 1),
+    (2, 9, 3, 5, 37, 17),
+    (1, 24, 9, 6, 40, 24),
+    (1, 8, 10, 19, 16, 33),
+    (1, 16, 4, 4, 8, 136),
+)
 
 
 class Case:
