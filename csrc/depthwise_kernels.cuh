@@ -110,8 +110,8 @@ struct DepthwisePlan {
   }
 };
 
-// Wanted at least: some for each multiprocessor of a large device.
-constexpr int64_t kDepthwiseBlocks = 1024, kWeightBlocks = 512;
+// Wanted at least: five and three for each multiprocessor of a large device. More of them would read more halo.
+constexpr int64_t kDepthwiseBlocks = 640, kWeightBlocks = 384;
 constexpr int64_t kFewWeightBlocks = 128; // not less than this for the sake of fewer partial sums
 
 inline int divide_up(int64_t a, int64_t b) {

@@ -7,8 +7,9 @@ All for BATCH images. The minimum reads every input once and writes every output
 * moved: the same, but the inputs in WEIGHTS once. All blocks read these, at most some hundred KiB, so they come from
   device memory once and stay in the 40 MB of L2. For halos and partial sums nothing of the kind is assumed.
 
-The time is the roofline's: the longer of moved bytes by bandwidth of the device's memory and operations by peak. Of a
-launch of many blocks the runner takes a sample (``simt.runner.count``).
+The time is the roofline's: the longest of moved bytes by the memory's bandwidth, L2's by its own, and operations by peak.
+(Pixels of a halo that inverted_bottleneck expands again are not among the operations.) Of a launch of many blocks the
+runner takes a sample (``simt.runner.count``).
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class Device:
     """Peaks of NVIDIA's data sheets (SXM, dense)."""
 
     bandwidth: float
-    """Bytes per second."""
+    """Bytes per second of the device's memory."""
+    l2: float
+    """Bytes per second from L2: 5120 per clock, as NVIDIA's A100 white paper has it; assumed for the H100, too."""
     float32: float
     """Operations per second outside of tensor cores, a multiply-add being two."""
     tensor: float
@@ -53,8 +56,8 @@ class Device:
 
 
 DEVICES = {
-    "A100": Device(bandwidth=2.039e12, float32=19.5e12, tensor=312e12),
-    "H100": Device(bandwidth=3.35e12, float32=66.9e12, tensor=989.4e12),
+    "A100": Device(bandwidth=2.039e12, l2=5120 * 1.41e9, float32=19.5e12, tensor=312e12),
+    "H100": Device(bandwidth=3.35e12, l2=5120 * 1.83e9, float32=66.9e12, tensor=989.4e12),
 }
 
 
@@ -299,9 +302,13 @@ def measure(case: Case) -> dict:
     moved = l2 - sum(max(0, SECTOR * sectors[n] - minimum(case.arguments[n])) for n in WEIGHTS & case.arguments.keys())
     times = {}
     for name, device in DEVICES.items():
-        memory = moved / device.bandwidth
-        compute = case.operations / device.float32 + case.tensor_operations / device.tensor
-        times[name] = {"us": 1e6 * max(memory, compute), "bound": "memory" if memory >= compute else "compute"}
+        seconds = {
+            "memory": moved / device.bandwidth,
+            "L2": l2 / device.l2,
+            "compute": case.operations / device.float32 + case.tensor_operations / device.tensor,
+        }
+        bound = max(seconds, key=seconds.get)
+        times[name] = {"us": 1e6 * seconds[bound], "bound": bound}
     return {
         "name": case.name,
         "function": case.function,
