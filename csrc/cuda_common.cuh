@@ -276,8 +276,8 @@ struct WarpTile {
 #endif
 };
 
-// Without tensor cores a lane owns two rows by four columns of C, and A and B stay in shared memory. (Lanes that read at
-// once are a row apart: where rows lie an odd multiple of 16 bytes from each other, in other banks.)
+// Without tensor cores a lane owns two rows by four columns of C, and A and B stay in shared memory. (Lanes that read
+// at once are a row apart: where rows lie an odd multiple of 16 bytes from each other, in other banks.)
 template <typename T, Major kB>
 struct WarpTile<T, kB, void> {
   struct A {

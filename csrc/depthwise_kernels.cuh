@@ -20,8 +20,8 @@ constexpr int kQuads = kDepthwiseChannels / kQuad; // a thread computes four cha
 constexpr int kStrip = 4; // outputs of a thread
 constexpr int kStrips = kDepthwiseThreads / kQuads; // of a block
 
-// The weight's gradient takes fewer channels to a block: each block leaves a partial sum of all their taps behind, and so
-// fewer of them keep the device busy.
+// The weight's gradient takes fewer channels to a block: each block leaves a partial sum of their taps behind, and
+// with fewer channels fewer such sums keep the device busy.
 constexpr int kWeightChannels = 16;
 constexpr int kWeightQuads = kWeightChannels / kQuad;
 constexpr int kWeightStrips = kDepthwiseThreads / kWeightQuads;
@@ -352,10 +352,10 @@ template <typename T, int K, int kStride>
 __global__ void __launch_bounds__(kDepthwiseThreads, 4) depthwise_weight_kernel(
     const T* x, const T* grad, float* partial, DepthwisePlan p, int64_t per_block) {
   using Window = ForwardWindow<K, kStride>;
-  constexpr int groups = kWeightStrips / K;
+  constexpr int groups = kWeightStrips / K, pixel = kPixel<T, kWeightChannels>;
   SUPERNET_DYNAMIC_SHARED(T, ring);
   const int slots = Window::span(p.rows), width = Window::span(p.columns), strips = p.columns / kStrip;
-  T* const stage = ring + slots * width * kPixel<T, kWeightChannels>; // rows of the gradient
+  T* const stage = ring + slots * width * pixel; // rows of the gradient
   const int quad = threadIdx.x % kWeightQuads * kQuad;
   const int tap = threadIdx.x / kWeightQuads % K, group = threadIdx.x / kWeightQuads / K;
   const int chunk = blockIdx.x % p.chunks;
@@ -381,15 +381,15 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 4) depthwise_weight_kernel(
       for (int s = group; s < rows * strips && group < groups; s += groups) {
         const int row = s / strips, strip = s % strips;
         const int i = row * kStride + tap, slot = head + i < slots ? head + i : head + i - slots;
-        const T* const from = ring + (slot * width + Window::advance(strip * kStrip)) * kPixel<T, kWeightChannels> + quad;
+        const T* const from = ring + (slot * width + Window::advance(strip * kStrip)) * pixel + quad;
         Quad gradient[kStrip];
 #pragma unroll
         for (int j = 0; j < kStrip; ++j) {
-          gradient[j] = load_quad(stage + (row * p.columns + strip * kStrip + j) * kPixel<T, kWeightChannels> + quad);
+          gradient[j] = load_quad(stage + (row * p.columns + strip * kStrip + j) * pixel + quad);
         }
 #pragma unroll
         for (int i = 0; i < Window::span(kStrip); ++i) {
-          const Quad value = load_quad(from + i * kPixel<T, kWeightChannels>);
+          const Quad value = load_quad(from + i * pixel);
 #pragma unroll
           for (int j = 0; j < kStrip; ++j) {
             const int k = Window::tap(i, j);
@@ -507,8 +507,8 @@ void depthwise_input_gradient(
   });
 }
 
-// The plan's parts that one block of the weight's gradient sums: so many that its partial sum, which is written and read,
-// is a tenth of what it loads, or that kFewWeightBlocks are left; and not more than kWeightBlocks.
+// The plan's parts that one block of the weight's gradient sums: so many that its partial sum, written and read, is a
+// tenth of what it loads, or that kFewWeightBlocks are left; and not more than kWeightBlocks.
 template <typename T, int K, int kStride>
 int64_t depthwise_parts_per_block(const DepthwisePlan& p) {
   const int64_t loads = int64_t(ForwardWindow<K, kStride>::span(p.band)) * p.source_width + int64_t(p.band) * p.width;

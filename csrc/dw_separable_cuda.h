@@ -21,7 +21,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
     std::string_view mid_act,
     std::string_view out_act);
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> dw_separable_backward_cuda(
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>
+dw_separable_backward_cuda(
     const at::Tensor& grad,
     const at::Tensor& x,
     const at::Tensor& dw_out,

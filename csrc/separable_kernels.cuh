@@ -24,14 +24,20 @@ constexpr int kFusedScratch = 16 * kFusedScratchRow;
 constexpr int kFusedBlocks = 128; // wanted at least: one for each multiprocessor of a large device
 constexpr int kFusedShared = 64 * 1024; // what a block has on any device
 
-// Tiles of 16 pixels by 16 outputs that a warp adds up, 8 registers of each thread for one: as many as leave room for the
-// products, which take more without tensor cores.
+// Multiplications that take as long as an element from memory, for the plan: roughly, from the data sheets of the A100
+// and the H100.
+constexpr double kFloatWork = 32;
+template <typename T>
+constexpr double kProductWork = sizeof(T) == 2 ? 256 : kFloatWork;
+
+// Tiles of 16 pixels by 16 outputs that a warp adds up, 8 registers of each thread for one: as many as leave room for
+// the products, which take more without tensor cores.
 template <typename T>
 constexpr int kFusedSums = sizeof(T) == 2 ? 6 : 4;
 template <typename T>
 constexpr int kFusedChannels = 64 / sizeof(T); // of a chunk
 template <typename T>
-constexpr int kFusedRow = 80 / sizeof(T); // elements from row to row of a chunk in shared memory: other banks for each
+constexpr int kFusedRow = 80 / sizeof(T); // elements from row to row of a chunk in shared memory: in other banks
 
 struct FusedPlan {
   DepthwiseSize size;
@@ -251,20 +257,15 @@ struct FusedBlock {
 
 // ---- plans ----
 
-// Source rows (or columns) inside of the image that the blocks along an axis read, in all.
-template <typename Window>
-int source_reads(int blocks, int tile, int outputs, int sources) {
-  int reads = 0;
-  for (int first = 0; blocks-- > 0; first += tile) {
-    const int count = std::min(tile, outputs - first), begin = Window::source(first);
-    reads += std::min(sources, begin + Window::span(count)) - std::max(0, begin);
-  }
-  return reads;
+// Source rows (or columns) that the blocks along an axis read, in all: neighbours share K - stride of them.
+template <int K, int kStride>
+double source_reads(int blocks, int sources) {
+  return sources + double(blocks - 1) * (K - kStride);
 }
 
-// The tiling that moves least: elements of x with the halo, of the sums and of the weights, each as often as a block
-// takes it. Fewer blocks than kFusedBlocks count as so many, since a part of the device would wait. Nothing if no tile
-// fits into shared memory.
+// The tiling that costs least: elements moved, of x with the halo and of the weights as often as a block takes them,
+// and multiplications, of the halo, too. With fewer blocks than kFusedBlocks a part of the device waits. Nothing if no
+// tile fits into shared memory.
 template <typename T, int K, int kStride>
 std::optional<FusedPlan> fused_plan(const DepthwiseSize& s, int outputs, int inputs, bool expand) {
   using Window = ForwardWindow<K, kStride>;
@@ -275,8 +276,8 @@ std::optional<FusedPlan> fused_plan(const DepthwiseSize& s, int outputs, int inp
   p.size = s;
   p.inputs = inputs;
   p.outputs = outputs;
-  const int fewest = divide_up(outputs, 512);
-  for (p.chunks = fewest; p.chunks < fewest + 4; ++p.chunks) {
+  const int fewest = divide_up(outputs, 512), most_chunks = std::min(fewest + 3, divide_up(outputs, 16));
+  for (p.chunks = fewest; p.chunks <= most_chunks; ++p.chunks) {
     p.block_outputs = divide_up(divide_up(outputs, p.chunks), 16) * 16;
     int most = 0; // tiles of pixels
     for (const int along : {8, 4, 2, 1}) {
@@ -293,22 +294,25 @@ std::optional<FusedPlan> fused_plan(const DepthwiseSize& s, int outputs, int inp
         p.tile_height = divide_up(s.out_height, p.down);
         const int spans[] = {Window::span(p.tile_height), Window::span(p.tile_width)};
         const int x_pixels = std::min(spans[0], s.height) * std::min(spans[1], s.width);
-        const int weight = std::max(p.output_tiles() * 16 * row, expand ? chunk * int(expand_row<T>(inputs) * sizeof(T)) : 0);
+        const int expand_bytes = expand ? expand_row<T>(inputs) * sizeof(T) : 0;
+        const int weight = std::max(p.output_tiles() * 16 * row, chunk * expand_bytes);
         p.weight_at = std::max<int>(p.pixel_tiles() * 16 * row, kFusedWarps * kFusedScratch * sizeof(float));
         p.taps_at = p.weight_at + weight;
         p.x_at = p.taps_at + (K * K + 1 + 2 * expand) * chunk * sizeof(float);
-        p.tile_at = p.x_at + (expand ? divide_up(x_pixels, 16) * 16 * expand_row<T>(inputs) * sizeof(T) : 0);
+        p.tile_at = p.x_at + divide_up(x_pixels, 16) * 16 * expand_bytes;
         p.shared_bytes = p.tile_at + spans[0] * spans[1] * row;
         if (p.pixel_tiles() > most || p.shared_bytes > kFusedShared) {
           continue;
         }
-        const double reads = double(source_reads<Window>(p.down, p.tile_height, s.out_height, s.height)) *
-            source_reads<Window>(p.across, p.tile_width, s.out_width, s.width) * inputs;
-        const double sums = double(p.pixel_tiles()) * 16 * p.block_outputs;
+        const double reads = source_reads<K, kStride>(p.down, s.height) * source_reads<K, kStride>(p.across, s.width);
+        const double pixels = double(p.down) * p.across * p.pixel_tiles() * 16;
         const double weights = double(s.channels) * (K * K + p.block_outputs + (expand ? inputs : 0));
+        const double loads = reads * inputs + p.down * p.across * weights;
+        const double stores = double(s.out_height) * s.out_width * outputs;
+        const double products = (expand ? reads * inputs : 0) + pixels * p.block_outputs;
+        const double work = s.channels * (pixels * K * K / kFloatWork + products / kProductWork<T>);
         const double blocks = double(p.blocks());
-        const double moved = p.chunks * (reads + p.down * p.across * (sums + weights)) * s.batch;
-        const double cost = moved * std::max<double>(1, kFusedBlocks / blocks);
+        const double cost = (p.chunks * (loads + work) + stores) * std::max<double>(1, kFusedBlocks / blocks);
         if (!best || cost < least) {
           least = cost;
           best = p;
