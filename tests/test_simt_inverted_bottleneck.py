@@ -3,7 +3,7 @@
 import pytest
 import reference
 import torch
-from simt.runner import Out, run, run_asan
+from simt.runner import Failure, Out, run, run_asan
 
 ACTS = ("none", "relu", "relu6", "hard_swish")  # in the order of activation.h
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -71,6 +71,11 @@ def test_activations_and_residual(dtype, act):
 def test_several_tiles_of_a_wide_image(dtype):
     """Narrow tiles with a halo on all sides: shared memory does not hold a row of 160 channels."""
     Case(dtype, (1, 160, 8, 40, 20, 16), 5, 1).check()
+
+
+def test_an_image_too_wide_for_shared_memory_is_left_to_aten():
+    with pytest.raises(Failure, match="elements of 'y' were not written"):
+        Case("float32", (1, 1000, 3, 3, 8, 8), 3, 1).run()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -11,11 +11,13 @@ void fused(
     int out_height, int out_width, int kernel, int stride, Stream stream) {
   const auto plan = inverted_bottleneck_plan<T>(
       {batch, channels, height, width, out_height, out_width, kernel, stride}, inputs, outputs);
-  inverted_bottleneck<T>(
-      plan.value(),
-      {x, expand_weight, expand_scale, expand_shift, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift,
-       residual ? x : nullptr, y},
-      supernet::Activation(act), stream);
+  if (plan) { // else y stays as it is
+    inverted_bottleneck<T>(
+        *plan,
+        {x, expand_weight, expand_scale, expand_shift, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift,
+         residual ? x : nullptr, y},
+        supernet::Activation(act), stream);
+  }
 }
 
 SIMT_EXPORT(fused_float32, fused<float>)
