@@ -7,9 +7,9 @@ All for BATCH images. The minimum reads every input once and writes every output
 * moved: the same, but the inputs in WEIGHTS once. All blocks read these, at most some hundred KiB, so they come from
   device memory once and stay in the 40 MB of L2. For halos and partial sums nothing of the kind is assumed.
 
-The time is the roofline's: the longest of moved bytes by the memory's bandwidth, L2's by its own, and operations by peak.
-(Pixels of a halo that inverted_bottleneck expands again are not among the operations.) Of a launch of many blocks the
-runner takes a sample (``simt.runner.count``).
+The time is the roofline's: the longest of moved bytes by the memory's bandwidth, L2's by its own, and operations by
+peak. (Pixels of a halo that inverted_bottleneck expands again are not among the operations.) Of a launch of many blocks
+the runner takes a sample (``simt.runner.count``).
 """
 
 from __future__ import annotations
