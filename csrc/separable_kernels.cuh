@@ -187,17 +187,17 @@ struct FusedBlock {
     }
   }
 
-  // middle = act(taps * tile + shift); a thread computes strips of 4 pixels for 4 channels.
+  // middle = act(taps * tile + shift); a thread computes strips of pixels for 4 channels.
   __device__ __forceinline__ void depthwise() const {
-    constexpr int quads = chunk / kQuad;
-    const int quad = threadIdx.x % quads * kQuad, strips = p.tile_width / kStrip;
+    constexpr int quads = chunk / kQuad, strip = K == 7 && kStride == 2 ? 2 : kStrip; // as the registers allow
+    const int quad = threadIdx.x % quads * kQuad, strips = p.tile_width / strip;
 #pragma unroll 1
     for (int s = threadIdx.x / quads; s < p.tile_height * strips; s += kFusedThreads / quads) {
-      const int r = s / strips, c = s % strips * kStrip;
-      float values[kStrip][kQuad];
+      const int r = s / strips, c = s % strips * strip;
+      float values[strip][kQuad];
       const Quad shift = load_quad(taps + K * K * chunk + quad);
 #pragma unroll
-      for (int j = 0; j < kStrip; ++j) {
+      for (int j = 0; j < strip; ++j) {
 #pragma unroll
         for (int i = 0; i < kQuad; ++i) {
           values[j][i] = shift.v[i];
@@ -209,7 +209,7 @@ struct FusedBlock {
         add_row<Window, row, chunk>(values, source + k * width * row, taps + k * K * chunk + quad);
       }
 #pragma unroll
-      for (int j = 0; j < kStrip; ++j) {
+      for (int j = 0; j < strip; ++j) {
 #pragma unroll
         for (int i = 0; i < kQuad; ++i) {
           values[j][i] = activate(p.mid_act, values[j][i]);
