@@ -174,6 +174,48 @@ __device__ __forceinline__ Acc block_sum(Acc value, Acc* scratch) {
   return sum;
 }
 
+// ---- shared memory ----
+
+// p is a multiple of 16 bytes.
+template <typename T>
+__device__ __forceinline__ Vec<T>& shared_vec(T* p) {
+  return *reinterpret_cast<Vec<T>*>(p);
+}
+
+constexpr int kQuad = 4;
+
+// Four neighbouring elements in shared memory as floats.
+struct Quad {
+  float v[kQuad];
+};
+
+template <typename T>
+__device__ __forceinline__ Quad load_quad(const T* shared) {
+  struct alignas(kQuad * sizeof(T)) Raw {
+    T v[kQuad];
+  };
+  const Raw raw = *reinterpret_cast<const Raw*>(shared);
+  Quad out;
+#pragma unroll
+  for (int c = 0; c < kQuad; ++c) {
+    out.v[c] = static_cast<float>(raw.v[c]);
+  }
+  return out;
+}
+
+template <typename T>
+__device__ __forceinline__ void store_quad(T* shared, const float (&value)[kQuad]) {
+  struct alignas(kQuad * sizeof(T)) Raw {
+    T v[kQuad];
+  };
+  Raw raw;
+#pragma unroll
+  for (int c = 0; c < kQuad; ++c) {
+    raw.v[c] = static_cast<T>(value[c]);
+  }
+  *reinterpret_cast<Raw*>(shared) = raw;
+}
+
 // ---- tensor cores ----
 
 enum class Major { row, column };
@@ -234,49 +276,65 @@ struct WarpTile {
 #endif
 };
 
-// Without tensor cores a lane owns half a row of C, and A and B stay in shared memory.
+// Without tensor cores a lane owns two rows by four columns of C, and A and B stay in shared memory. (Lanes that read
+// at once are a row apart: where rows lie an odd multiple of 16 bytes from each other, in other banks.)
 template <typename T, Major kB>
 struct WarpTile<T, kB, void> {
   struct A {
-    const T* row;
+    const T* row; // the first of this lane's: row and row + 8
+    int stride;
   };
   struct B {
-    const T* first; // of this lane's 8 columns
+    const T* column; // the first of this lane's: column, column + 4, …
     int stride;
   };
   struct C {
-    float v[8];
+    float v[2][4];
   };
 
   __device__ static void fill_zero(C& c) {
-    for (float& value : c.v) {
-      value = 0.f;
-    }
+    c = {};
   }
   __device__ static void load_a(A& a, const T* shared, int stride) {
     check(shared, stride);
-    a.row = shared + threadIdx.x % 32 / 2 * stride;
+    a = {shared + threadIdx.x % 8 * stride, stride};
   }
   __device__ static void load_b(B& b, const T* shared, int stride) {
     check(shared, stride);
-    b.first = shared + threadIdx.x % 2 * 8 * (kB == Major::row ? 1 : stride);
-    b.stride = stride;
+    b = {shared + threadIdx.x % 32 / 8 * (kB == Major::row ? 1 : stride), stride};
   }
   __device__ static void mma(C& c, const A& a, const B& b) {
-    for (int k = 0; k < 16; ++k) {
-      const float value = static_cast<float>(a.row[k]);
+#pragma unroll 1
+    for (int k = 0; k < 16; k += kQuad) {
+      const Quad rows[2] = {load_quad(a.row + k), load_quad(a.row + 8 * a.stride + k)};
 #pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        c.v[j] += value * static_cast<float>(b.first[kB == Major::row ? k * b.stride + j : j * b.stride + k]);
+      for (int j = 0; j < 4; ++j) {
+        Quad column;
+        if constexpr (kB == Major::column) {
+          column = load_quad(b.column + 4 * j * b.stride + k);
+        } else {
+          for (int i = 0; i < kQuad; ++i) {
+            column.v[i] = static_cast<float>(b.column[(k + i) * b.stride + 4 * j]);
+          }
+        }
+#pragma unroll
+        for (int i = 0; i < kQuad; ++i) {
+          c.v[0][j] += rows[0].v[i] * column.v[i];
+          c.v[1][j] += rows[1].v[i] * column.v[i];
+        }
       }
     }
-    __syncwarp(); // after the reads: on the runner one before them would hide that the caller forgot its own
+#ifndef __CUDACC__
+    __syncwarp(); // the warp has to come here as one; after the reads, or it would hide that the caller forgot its own
+#endif
   }
   __device__ static void store_accumulators(float* shared, int stride, const C& c) {
     check(shared, stride);
-    float* const row = shared + threadIdx.x % 32 / 2 * stride + threadIdx.x % 2 * 8;
-    for (int j = 0; j < 8; ++j) {
-      row[j] = c.v[j];
+    float* const first = shared + threadIdx.x % 8 * stride + threadIdx.x % 32 / 8;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      first[4 * j] = c.v[0][j];
+      first[8 * stride + 4 * j] = c.v[1][j];
     }
   }
 

@@ -9,7 +9,7 @@
 namespace supernet::cuda {
 
 #ifndef __CUDACC__
-using std::min; // nvcc has its own
+using std::max, std::min; // nvcc has its own
 #endif
 
 // The statistics of some values: their number, their mean and the sum of their squared distances from it.

@@ -16,15 +16,20 @@ namespace supernet::cuda {
 constexpr int kDepthwiseThreads = 128;
 constexpr int kDepthwiseResident = 5; // blocks that a multiprocessor should hold: at most 96 registers
 constexpr int kDepthwiseChannels = 32; // of a block
-constexpr int kQuad = 4; // channels of a thread
-constexpr int kQuads = kDepthwiseChannels / kQuad;
+constexpr int kQuads = kDepthwiseChannels / kQuad; // a thread computes four channels
 constexpr int kStrip = 4; // outputs of a thread
 constexpr int kStrips = kDepthwiseThreads / kQuads; // of a block
 
-// Elements from one pixel to the next in shared memory; with 16 bytes between those of 64, the threads of a half warp
-// read different banks.
-template <typename T>
-constexpr int kPixel = kDepthwiseChannels + (sizeof(T) == 2 ? 8 : 0);
+// The weight's gradient takes fewer channels to a block: each block leaves a partial sum of their taps behind, and
+// with fewer channels fewer such sums keep the device busy.
+constexpr int kWeightChannels = 16;
+constexpr int kWeightQuads = kWeightChannels / kQuad;
+constexpr int kWeightStrips = kDepthwiseThreads / kWeightQuads;
+
+// Elements from one pixel to the next in shared memory; with 16 bytes between those of less than 128, the threads that
+// read at once find different banks.
+template <typename T, int kChannels = kDepthwiseChannels>
+constexpr int kPixel = kChannels + (kChannels * sizeof(T) < 128 ? 16 / sizeof(T) : 0);
 
 // ---- which source elements an output takes, and by which tap ----
 
@@ -105,15 +110,19 @@ struct DepthwisePlan {
   }
 };
 
-constexpr int64_t kDepthwiseBlocks = 1024; // wanted at least: some for each multiprocessor of a large device
+// Wanted at least: five and three for each multiprocessor of a large device. More of them would read more halo.
+constexpr int64_t kDepthwiseBlocks = 640, kWeightBlocks = 384;
+constexpr int64_t kFewWeightBlocks = 128; // not less than this for the sake of fewer partial sums
 
 inline int divide_up(int64_t a, int64_t b) {
   return static_cast<int>((a + b - 1) / b);
 }
 
 // `extra` bytes of shared memory come on top of ring and stage, which have at least `least`.
-template <typename T, typename Window>
-DepthwisePlan depthwise_plan(const DepthwiseSize& s, bool gradient, size_t extra, size_t least) {
+template <typename T, typename Window, int kChannels = kDepthwiseChannels>
+DepthwisePlan depthwise_plan(
+    const DepthwiseSize& s, bool gradient, size_t extra, size_t least, int64_t blocks = kDepthwiseBlocks) {
+  constexpr int strips = kDepthwiseThreads / (kChannels / kQuad);
   constexpr size_t budget = 48 * 1024;
   DepthwisePlan p = {};
   p.batch = s.batch;
@@ -122,14 +131,14 @@ DepthwisePlan depthwise_plan(const DepthwiseSize& s, bool gradient, size_t extra
   p.width = gradient ? s.width : s.out_width;
   p.source_height = gradient ? s.out_height : s.height;
   p.source_width = gradient ? s.out_width : s.width;
-  p.chunks = divide_up(p.channels, kDepthwiseChannels);
+  p.chunks = divide_up(p.channels, kChannels);
   const auto bytes = [&] {
     const size_t ring = size_t(Window::span(p.rows)) * Window::span(p.columns), stage = size_t(p.rows) * p.columns;
-    return extra + std::max(least, (ring + stage) * kPixel<T> * sizeof(T));
+    return extra + std::max(least, (ring + stage) * kPixel<T, kChannels> * sizeof(T));
   };
   for (p.tiles = divide_up(p.width, 7 * kStrip);; ++p.tiles) {
     p.columns = divide_up(divide_up(p.width, p.tiles), kStrip) * kStrip;
-    p.rows = std::min(kStrips / (p.columns / kStrip), p.height + 1) / 2 * 2;
+    p.rows = std::min(strips / (p.columns / kStrip), p.height + 1) / 2 * 2;
     while (bytes() > budget && p.rows > 2) {
       p.rows = p.rows / 4 * 2;
     }
@@ -138,7 +147,7 @@ DepthwisePlan depthwise_plan(const DepthwiseSize& s, bool gradient, size_t extra
     }
   }
   p.tiles = divide_up(p.width, p.columns);
-  const int wanted = divide_up(kDepthwiseBlocks, p.batch * p.chunks * p.tiles);
+  const int wanted = divide_up(blocks, p.batch * p.chunks * p.tiles);
   const int most = divide_up(p.height, 2 * Window::kernel); // more would read too much halo
   p.band = divide_up(divide_up(p.height, p.rows), std::min(wanted, most)) * p.rows;
   p.bands = divide_up(p.height, p.band);
@@ -154,8 +163,8 @@ struct DepthwiseBlock {
   int64_t part, image;
   int channel, left, top, bottom; // first channel, first column, first row and the row after the last
 
-  __device__ explicit DepthwiseBlock(const DepthwisePlan& p, int64_t block) {
-    channel = static_cast<int>(block % p.chunks) * kDepthwiseChannels;
+  __device__ DepthwiseBlock(const DepthwisePlan& p, int64_t block, int channels = kDepthwiseChannels) {
+    channel = static_cast<int>(block % p.chunks) * channels;
     part = block / p.chunks;
     left = static_cast<int>(part % p.tiles) * p.columns;
     top = static_cast<int>(part / p.tiles % p.bands) * p.band;
@@ -164,11 +173,11 @@ struct DepthwiseBlock {
   }
 };
 
-// Calls visit(row, column, v) for all pixels of a rectangle and each vector of their 32 channels, the block's threads
-// side by side; v is the vector's first channel.
-template <typename T, typename Visit>
+// Calls visit(row, column, v) for all pixels of a rectangle and each vector of their channels, the block's threads side
+// by side; v is the vector's first channel.
+template <typename T, int kChannels = kDepthwiseChannels, typename Visit>
 __device__ __forceinline__ void for_vectors(int rows, int columns, Visit visit) {
-  constexpr int vectors = kDepthwiseChannels / Vec<T>::size, step = kDepthwiseThreads / vectors;
+  constexpr int vectors = kChannels / Vec<T>::size, step = kDepthwiseThreads / vectors;
   const int first = threadIdx.x / vectors, v = threadIdx.x % vectors * Vec<T>::size;
   int row = first / columns, column = first % columns;
   while (row < rows) {
@@ -179,56 +188,19 @@ __device__ __forceinline__ void for_vectors(int rows, int columns, Visit visit) 
   }
 }
 
-template <typename T>
-__device__ __forceinline__ Vec<T>& shared_vec(T* p) {
-  return *reinterpret_cast<Vec<T>*>(p);
-}
-
 // Rows of an image [height, width, channels] from `top` on to the slots of a ring from `slot` on; 0 outside the image.
-template <typename T>
+template <int kChannels = kDepthwiseChannels, typename T>
 __device__ void load_rows(
     const T* image, int height, int width, int channels, bool aligned, int channel, int top, int rows, int left,
     int columns, T* ring, int slot, int slots) {
-  for_vectors<T>(rows, columns, [&](int row, int column, int v) {
+  for_vectors<T, kChannels>(rows, columns, [&](int row, int column, int v) {
     const int y = top + row, x = left + column;
     const bool inside = 0 <= y && y < height && 0 <= x && x < width;
     const T* const pixel = image + (int64_t(inside ? y : 0) * width + (inside ? x : 0)) * channels;
     const int at = slot + row < slots ? slot + row : slot + row - slots;
-    shared_vec(ring + (at * columns + column) * kPixel<T> + v) =
+    shared_vec(ring + (at * columns + column) * kPixel<T, kChannels> + v) =
         load_vec(pixel, channel + v, inside ? channels : 0, aligned);
   });
-}
-
-// Four neighbouring channels in shared memory as floats.
-struct Quad {
-  float v[kQuad];
-};
-
-template <typename T>
-__device__ __forceinline__ Quad load_quad(const T* shared) {
-  struct alignas(kQuad * sizeof(T)) Raw {
-    T v[kQuad];
-  };
-  const Raw raw = *reinterpret_cast<const Raw*>(shared);
-  Quad out;
-#pragma unroll
-  for (int c = 0; c < kQuad; ++c) {
-    out.v[c] = static_cast<float>(raw.v[c]);
-  }
-  return out;
-}
-
-template <typename T>
-__device__ __forceinline__ void store_quad(T* shared, const float (&value)[kQuad]) {
-  struct alignas(kQuad * sizeof(T)) Raw {
-    T v[kQuad];
-  };
-  Raw raw;
-#pragma unroll
-  for (int c = 0; c < kQuad; ++c) {
-    raw.v[c] = static_cast<T>(value[c]);
-  }
-  *reinterpret_cast<Raw*>(shared) = raw;
 }
 
 // The weight [channels, K, K] of 32 channels as floats [K * K][32]; 0 beyond the last. Says whether one is not 0, after
@@ -380,22 +352,22 @@ template <typename T, int K, int kStride>
 __global__ void __launch_bounds__(kDepthwiseThreads, 4) depthwise_weight_kernel(
     const T* x, const T* grad, float* partial, DepthwisePlan p, int64_t per_block) {
   using Window = ForwardWindow<K, kStride>;
-  constexpr int groups = kStrips / K;
+  constexpr int groups = kWeightStrips / K, pixel = kPixel<T, kWeightChannels>;
   SUPERNET_DYNAMIC_SHARED(T, ring);
   const int slots = Window::span(p.rows), width = Window::span(p.columns), strips = p.columns / kStrip;
-  T* const stage = ring + slots * width * kPixel<T>; // rows of the gradient
-  const int quad = threadIdx.x % kQuads * kQuad;
-  const int tap = threadIdx.x / kQuads % K, group = threadIdx.x / kQuads / K;
+  T* const stage = ring + slots * width * pixel; // rows of the gradient
+  const int quad = threadIdx.x % kWeightQuads * kQuad;
+  const int tap = threadIdx.x / kWeightQuads % K, group = threadIdx.x / kWeightQuads / K;
   const int chunk = blockIdx.x % p.chunks;
   const int64_t first = blockIdx.x / p.chunks * per_block, last = min(first + per_block, p.parts());
 
   float sums[K][kQuad] = {};
   for (int64_t part = first; part < last; ++part) {
-    const DepthwiseBlock b(p, part * p.chunks + chunk);
+    const DepthwiseBlock b(p, part * p.chunks + chunk, kWeightChannels);
     const T* const source = x + b.image * p.source_height * p.source_width * p.channels;
     const T* const g = grad + b.image * p.height * p.width * p.channels;
     const auto load_source = [&](int top, int rows, int slot) {
-      load_rows(
+      load_rows<kWeightChannels>(
           source, p.source_height, p.source_width, p.channels, p.aligned, b.channel, top, rows,
           Window::source(b.left), width, ring, slot, slots);
     };
@@ -403,21 +375,21 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 4) depthwise_weight_kernel(
     load_source(Window::source(b.top), Window::span(min(p.rows, b.bottom - b.top)), 0);
     for (int y = b.top; y < b.bottom; y += p.rows) {
       const int rows = min(p.rows, b.bottom - y), next = min(p.rows, b.bottom - y - p.rows);
-      load_rows(
+      load_rows<kWeightChannels>(
           g, p.height, p.width, p.channels, p.aligned, b.channel, y, rows, b.left, p.columns, stage, 0, p.rows);
       __syncthreads();
       for (int s = group; s < rows * strips && group < groups; s += groups) {
         const int row = s / strips, strip = s % strips;
         const int i = row * kStride + tap, slot = head + i < slots ? head + i : head + i - slots;
-        const T* const from = ring + (slot * width + Window::advance(strip * kStrip)) * kPixel<T> + quad;
+        const T* const from = ring + (slot * width + Window::advance(strip * kStrip)) * pixel + quad;
         Quad gradient[kStrip];
 #pragma unroll
         for (int j = 0; j < kStrip; ++j) {
-          gradient[j] = load_quad(stage + (row * p.columns + strip * kStrip + j) * kPixel<T> + quad);
+          gradient[j] = load_quad(stage + (row * p.columns + strip * kStrip + j) * pixel + quad);
         }
 #pragma unroll
         for (int i = 0; i < Window::span(kStrip); ++i) {
-          const Quad value = load_quad(from + i * kPixel<T>);
+          const Quad value = load_quad(from + i * pixel);
 #pragma unroll
           for (int j = 0; j < kStrip; ++j) {
             const int k = Window::tap(i, j);
@@ -441,7 +413,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 4) depthwise_weight_kernel(
   }
 
   auto* const all = reinterpret_cast<float*>(ring); // [groups][channels][taps]; the loop ended with a barrier
-  constexpr int count = kDepthwiseChannels * K * K;
+  constexpr int count = kWeightChannels * K * K;
   if (group < groups) {
 #pragma unroll
     for (int k = 0; k < K; ++k) {
@@ -452,9 +424,9 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 4) depthwise_weight_kernel(
     }
   }
   __syncthreads();
-  const int valid = min(kDepthwiseChannels, p.channels - chunk * kDepthwiseChannels) * K * K;
+  const int valid = min(kWeightChannels, p.channels - chunk * kWeightChannels) * K * K;
   float* const to =
-      partial + (int64_t(blockIdx.x / p.chunks) * p.channels + chunk * kDepthwiseChannels) * K * K;
+      partial + (int64_t(blockIdx.x / p.chunks) * p.channels + chunk * kWeightChannels) * K * K;
   for (int i = threadIdx.x; i < valid; i += kDepthwiseThreads) {
     float sum = all[i];
     for (int other = 1; other < groups; ++other) {
@@ -482,8 +454,8 @@ DepthwisePlan depthwise_gradient_plan(const DepthwiseSize& s) {
 
 template <typename T, int K, int kStride>
 DepthwisePlan depthwise_weight_plan(const DepthwiseSize& s) {
-  return depthwise_plan<T, ForwardWindow<K, kStride>>(
-      s, false, 0, kStrips / K * K * K * kDepthwiseChannels * sizeof(float));
+  return depthwise_plan<T, ForwardWindow<K, kStride>, kWeightChannels>(
+      s, false, 0, kWeightStrips / K * K * K * kWeightChannels * sizeof(float), kWeightBlocks);
 }
 
 // body(K, stride) with the size's kernel and stride as constants.
@@ -535,9 +507,14 @@ void depthwise_input_gradient(
   });
 }
 
-// The plan's parts that one block of the weight's gradient sums: so many that about kDepthwiseBlocks are left.
-inline int64_t depthwise_parts_per_block(const DepthwisePlan& p) {
-  return std::max<int64_t>(1, p.blocks() / kDepthwiseBlocks);
+// The plan's parts that one block of the weight's gradient sums: so many that its partial sum, written and read, is a
+// tenth of what it loads, or that kFewWeightBlocks are left; and not more than kWeightBlocks.
+template <typename T, int K, int kStride>
+int64_t depthwise_parts_per_block(const DepthwisePlan& p) {
+  const int64_t loads = int64_t(ForwardWindow<K, kStride>::span(p.band)) * p.source_width + int64_t(p.band) * p.width;
+  const int64_t enough = divide_up(10 * 2 * K * K * sizeof(float), loads * sizeof(T));
+  const int64_t most = std::min(enough, p.blocks() / kFewWeightBlocks);
+  return std::max({int64_t(1), most, p.blocks() / kWeightBlocks});
 }
 
 // Rows of the workspace of depthwise_weight_gradient.
@@ -545,7 +522,7 @@ template <typename T>
 int64_t depthwise_weight_parts(const DepthwiseSize& s) {
   return with_window(s, [&](auto k, auto stride) {
     const auto plan = depthwise_weight_plan<T, k(), stride()>(s);
-    return int64_t(divide_up(plan.parts(), depthwise_parts_per_block(plan)));
+    return int64_t(divide_up(plan.parts(), depthwise_parts_per_block<T, k(), stride()>(plan)));
   });
 }
 
@@ -556,7 +533,7 @@ void depthwise_weight_gradient(
   with_window(s, [&](auto k, auto stride) {
     auto plan = depthwise_weight_plan<T, k(), stride()>(s);
     plan.aligned = plan.aligned && is_aligned(x) && is_aligned(grad);
-    const auto per_block = depthwise_parts_per_block(plan);
+    const auto per_block = depthwise_parts_per_block<T, k(), stride()>(plan);
     const int64_t parts = divide_up(plan.parts(), per_block);
     launch(
         &depthwise_weight_kernel<T, k(), stride()>, static_cast<unsigned>(parts * plan.chunks), kDepthwiseThreads,

@@ -12,11 +12,9 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
-#include <limits>
-
 #include "batch_norm_act_cuda.h"
 #include "depthwise_cuda.h"
-#include "dw_separable.h"
+#include "dw_separable_cuda.h"
 #include "dw_separable_kernels.cuh"
 #include "layout.h"
 
@@ -25,10 +23,6 @@ namespace {
 
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
-
-Tensor floats(const Tensor& t) {
-  return t.to(at::kFloat).contiguous();
-}
 
 Tensor dw_separable_cuda(
     const Tensor& x,
@@ -55,13 +49,12 @@ Tensor dw_separable_cuda(
   check_channels(op, "pw_shift", pw_shift, s.out_channels, x);
   const auto mid = parse_activation(op, "mid_act", mid_act), out = parse_activation(op, "out_act", out_act);
   const auto size = depthwise_size_cuda(op, x, dw_weight, stride);
-  const auto blocks = s.count * ((s.out_channels + cuda::kFusedOutputs - 1) / cuda::kFusedOutputs);
-  TORCH_CHECK(
-      blocks <= std::numeric_limits<int32_t>::max(), op, ": ", s.count, " pixels of ", s.out_channels,
-      " channels are more than one launch holds");
+  check_fused_launch(op, s);
 
   const auto in = channels_last(x), dw = dw_weight.contiguous(), pw = pw_weight.contiguous();
-  const Tensor scales[] = {floats(dw_scale), floats(dw_shift), floats(pw_scale), floats(pw_shift)};
+  const Tensor scales[] = {
+      contiguous_floats(dw_scale), contiguous_floats(dw_shift), contiguous_floats(pw_scale),
+      contiguous_floats(pw_shift)};
   auto y = at::empty(
       {x.size(0), s.out_channels, s.height, s.width}, x.options().memory_format(at::MemoryFormat::ChannelsLast));
   SUPERNET_DISPATCH_DEPTHWISE(x.scalar_type(), op, [&] {
@@ -74,6 +67,8 @@ Tensor dw_separable_cuda(
   });
   return y;
 }
+
+} // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_train_cuda(
     const Tensor& x,
@@ -173,8 +168,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
       as(g_pw_gamma, pw_gamma),
       as(g_pw_beta, pw_beta)};
 }
-
-} // namespace
 
 TORCH_LIBRARY_IMPL(supernet, CUDA, m) {
   m.impl("dw_separable", &dw_separable_cuda);

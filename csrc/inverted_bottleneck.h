@@ -88,4 +88,24 @@ inline InvertedBottleneck check_inverted_bottleneck_train(
   return call;
 }
 
+// The form for every device, for what a device's own kernel leaves out.
+namespace aten {
+
+at::Tensor inverted_bottleneck(
+    const at::Tensor& x,
+    const at::Tensor& expand_weight,
+    const at::Tensor& expand_scale,
+    const at::Tensor& expand_shift,
+    const at::Tensor& dw_weight,
+    const at::Tensor& dw_scale,
+    const at::Tensor& dw_shift,
+    const at::Tensor& pw_weight,
+    const at::Tensor& pw_scale,
+    const at::Tensor& pw_shift,
+    bool residual,
+    int64_t stride,
+    std::string_view act);
+
+} // namespace aten
+
 } // namespace supernet

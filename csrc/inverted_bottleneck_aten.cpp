@@ -21,7 +21,9 @@ Tensor pointwise(const Tensor& x, const Tensor& weight, const std::optional<Tens
   return channels_last(at::convolution(x, weight, bias, {1, 1}, {0, 0}, {1, 1}, false, {0, 0}, 1));
 }
 
-Tensor inverted_bottleneck(
+} // namespace
+
+Tensor aten::inverted_bottleneck(
     const Tensor& x,
     const Tensor& expand_weight,
     const Tensor& expand_scale,
@@ -57,6 +59,8 @@ Tensor inverted_bottleneck(
       expanded, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride, act, "none");
   return residual ? y.add_(in) : y;
 }
+
+namespace {
 
 using OptionalTensor = std::optional<Tensor>;
 using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -163,7 +167,7 @@ Outputs inverted_bottleneck_backward(
 } // namespace
 
 TORCH_LIBRARY_IMPL(supernet, CompositeExplicitAutograd, m) {
-  m.impl("inverted_bottleneck", &inverted_bottleneck);
+  m.impl("inverted_bottleneck", &aten::inverted_bottleneck);
   m.impl("inverted_bottleneck_train", &inverted_bottleneck_train);
   m.impl("inverted_bottleneck_backward", &inverted_bottleneck_backward);
 }

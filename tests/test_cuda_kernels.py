@@ -4,6 +4,7 @@
 """
 
 import pytest
+import reference
 import torch
 import torch.nn.functional as F
 
@@ -78,6 +79,51 @@ def test_batch_norm_act(dtype, act):
         )
 
 
+# (N, C, H, W, expanded, O): tails, several tiles, a residual, outputs of several blocks, x too wide for shared memory
+BOTTLENECKS = (
+    (1, 1, 1, 1, 1, 1),
+    (2, 9, 3, 5, 37, 17),
+    (2, 24, 28, 28, 144, 24),
+    (1, 16, 7, 9, 40, 600),
+    (1, 960, 5, 5, 20, 8),
+)
+
+
+def bottleneck(shape, k, dtype):
+    n, i, h, w, c, o = shape
+    images = (n, i, h, w), (c, i, 1, 1), (c, 1, k, k), (o, c, 1, 1)
+    x, expand, dw, pw = (on_gpu(*s, dtype=dtype, grad=False) for s in images)
+    a, b, d, e, f, g = (on_gpu(s, grad=False) for s in (c, c, c, c, o, o))
+    return x, expand, a, b, dw, d, e, pw, f, g
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("k", [1, 3, 5, 7])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_inverted_bottleneck(dtype, k, stride):
+    for shape in BOTTLENECKS:
+        inputs = bottleneck(shape, k, dtype)
+        options = {"stride": stride, "act": "hard_swish", "residual": stride == 1 and shape[1] == shape[-1]}
+        want = reference.inverted_bottleneck(*(t.double().cpu() for t in inputs), **options)
+        close(ops.inverted_bottleneck(*inputs, **options), want, dtype, factor=2)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_inverted_bottleneck_train(dtype, k, stride):
+    for shape in BOTTLENECKS[1:3]:
+        inputs = [t.requires_grad_() for t in bottleneck(shape, k, dtype)]
+        options = {"eps": 1e-3, "stride": stride, "act": "relu", "residual": stride == 1 and shape[1] == shape[-1]}
+        compare(
+            lambda *a, o=options: ops.inverted_bottleneck_train(*a, **o)[0],
+            lambda *a, o=options: reference.inverted_bottleneck_train(*a, **o)[0],
+            inputs,
+            dtype,
+            factor=8,  # three batch norms, and relu's gradient jumps where rounding decides
+        )
+
+
 def steps(dtype=torch.float16):
     """Forward and backward of every operator, by name, each with a function of its first input."""
     c, o = 48, 24
@@ -96,6 +142,14 @@ def steps(dtype=torch.float16):
     def separable_train(x, dw, a, b, pw, *pw_norm):
         return ops.dw_separable_train(x, dw, a, b, pw, *pw_norm, eps=1e-3, mid_act="relu6")[0]
 
+    def bottleneck_train(x, *parameters):
+        return ops.inverted_bottleneck_train(x, *parameters, eps=1e-3, residual=True)[0]
+
+    def bottleneck_inference(x):
+        return [ops.inverted_bottleneck(x.detach(), *(t.detach() for t in block), residual=True)]
+
+    block = [t.requires_grad_() for t in bottleneck((8, c, 14, 14, 96, c), 5, dtype)[1:]]
+
     def inference(x):
         folded = [t.detach() for t in (dw, *norms[:2], pw, *norms[2:])]
         return [ops.dw_separable(x.detach(), *folded, mid_act="relu6")]
@@ -107,13 +161,16 @@ def steps(dtype=torch.float16):
         "mixture": differentiated(lambda x, p: ops.depth_mix([x, 2 * x.detach()], p), p),
         "separable": differentiated(separable_train, dw, *norms[:2], pw, *norms[2:]),
         "inference": inference,
+        "bottleneck": differentiated(bottleneck_train, *block),
+        "bottleneck_inference": bottleneck_inference,
     }
 
 
-OPERATORS = ("depthwise", "norm", "masked", "mixture", "separable", "inference")
+OPERATORS = ("depthwise", "norm", "masked", "mixture", "separable", "inference", "bottleneck", "bottleneck_inference")
+CUDNN = ("masked", "separable", "bottleneck")
 
 
-@pytest.mark.parametrize("name", [n for n in OPERATORS if n not in ("masked", "separable")])  # those call cuDNN
+@pytest.mark.parametrize("name", [n for n in OPERATORS if n not in CUDNN])
 def test_the_same_bits_from_run_to_run(name):
     x, calls = steps()
     for a, b in zip(calls[name](x), calls[name](x), strict=True):
@@ -139,11 +196,12 @@ def test_captured_in_a_graph(name):
         close(got, want.detach().double().cpu(), torch.float16)
 
 
-def test_inference_is_one_launch():
+@pytest.mark.parametrize("name", ["inference", "bottleneck_inference"])
+def test_inference_is_one_launch(name):
     x, calls = steps()
-    calls["inference"](x)
+    calls[name](x)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        calls["inference"](x)
+        calls[name](x)
         torch.cuda.synchronize()
     kernels = [e.name for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
     assert len(kernels) == 1, kernels

@@ -102,8 +102,6 @@ def test_intrinsics():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("layout", ["row", "column"])
 def test_a_warp_multiplies_tiles(dtype, layout):
-    if dtype == torch.float32 and layout == "column":
-        pytest.skip("one layout is enough where no tensor core is meant")
     a, b = torch.randn(2, 16, 16).to(dtype)
     expected = 2 * a.double() @ (b.double() if layout == "row" else b.double().T)
     call = partial(run, "faults", f"tile_{str(dtype).removeprefix('torch.')}_{layout}", a=a, b=b, c=Out((16, 16)))
@@ -136,9 +134,17 @@ def test_the_number_of_arguments_is_checked(x):
 def test_sectors_are_counted():
     """By hand: 2 blocks of 2 warps, 4 loads and 4 stores of each lane."""
     y = Out((64,))
-    loads, stores = count("faults", "traffic", x=torch.zeros(64), y=y, stride=1, wide=False)
+    loads, stores, buffers = count("faults", "traffic", x=torch.zeros(64), y=y, stride=1, wide=False)
     assert loads == stores == Traffic(requests=16, sectors=64, asked=2048, block_sectors=16)
-    loads, _ = count("faults", "traffic", x=torch.zeros(64 * 16), y=y, stride=16, wide=False)
+    assert buffers == {"x": 16, "y": 16}
+    loads, *_ = count("faults", "traffic", x=torch.zeros(64 * 16), y=y, stride=16, wide=False)
     assert loads == Traffic(requests=16, sectors=512, asked=2048, block_sectors=128)  # a sector for each float
-    loads, _ = count("faults", "traffic", x=torch.zeros(64 * 4), y=y, stride=4, wide=True)
+    loads, *_ = count("faults", "traffic", x=torch.zeros(64 * 4), y=y, stride=4, wide=True)
     assert loads == Traffic(requests=16, sectors=256, asked=8192, block_sectors=64)
+
+
+def test_a_sample_of_the_blocks_stands_for_all():
+    n = 122 * 64
+    loads, stores, buffers = count("faults", "reverse_none", x=torch.zeros(n), y=Out((n,)), n=n)
+    assert loads == stores == Traffic(requests=244, sectors=976, asked=4 * n, block_sectors=976)
+    assert buffers == {"x": 976, "y": 976}

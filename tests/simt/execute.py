@@ -20,7 +20,8 @@ def execute(library: str, function: str, arguments: dict, settings: dict) -> dic
     ``arguments`` map a name to ``int``, ``float``, a list of buffers (which becomes a struct of 64 pointers), None (a
     null pointer) or a buffer: ``{"kind": "in" | "out" | "scratch", "bytes": base64 or their number, "itemsize": n}``.
     ``settings``: order, seed, offset (elements by which all buffers lie behind a multiple of 16 bytes), counting,
-    limit (seconds). Gives the failure or None, the outputs' bytes (base64) by name, and the counts.
+    limit (seconds). Gives the failure or None, the outputs' bytes (base64) by name, the counts, and by name the sectors
+    loaded and stored, each counted once in a block.
     """
     lib = ctypes.CDLL(library)
     lib.simt_allocate.restype = lib.simt_pointer.restype = ctypes.c_void_p
@@ -31,6 +32,7 @@ def execute(library: str, function: str, arguments: dict, settings: dict) -> dic
     # The border of the pages lies right in front of the buffers in one order, right behind them in the others.
     at_end = settings["order"] != "reverse" and not settings["counting"]
     outputs = {}
+    names = []
     keep = []
 
     def place(name: str, buffer: dict) -> int:
@@ -43,6 +45,7 @@ def execute(library: str, function: str, arguments: dict, settings: dict) -> dic
         if data is not None:
             ctypes.memmove(base, data, size)
             lib.simt_make_last_readonly()
+        names.append(name)
         if buffer["kind"] == "out":
             outputs[name] = (base, size)
         return lib.simt_pointer(ctypes.c_void_p(base))
@@ -63,12 +66,16 @@ def execute(library: str, function: str, arguments: dict, settings: dict) -> dic
     failure = call((ctypes.c_int64 * len(slots))(*slots), ctypes.c_size_t(len(slots)))
     counts = (ctypes.c_int64 * 8)()
     lib.simt_counts(counts)
+    sectors = {name: (ctypes.c_int64 * 2)() for name in names}
+    for i, of_buffer in enumerate(sectors.values()):
+        lib.simt_buffer_counts(i, of_buffer)
     return {
         "failure": failure and failure.decode(),
         "outputs": {
             name: base64.b64encode(ctypes.string_at(base, size)).decode() for name, (base, size) in outputs.items()
         },
         "counts": list(counts),
+        "sectors": {name: list(of_buffer) for name, of_buffer in sectors.items()},
     }
 
 

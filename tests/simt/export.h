@@ -110,6 +110,11 @@ SIMT_PUBLIC void* simt_pointer(void* base) {
   return static_cast<char*>(base) + simt::kArena;
 }
 
+// Of the buffer allocated as the n-th: sectors loaded and stored, each counted once in a block.
+SIMT_PUBLIC void simt_buffer_counts(int n, int64_t* out) {
+  std::copy_n(simt::memory.buffers[n].block_sectors, 2, out);
+}
+
 // Of loads and of stores: warp requests, their 32-byte sectors, bytes asked for, and sectors with each counted once in
 // a block.
 SIMT_PUBLIC void simt_counts(int64_t* out) {

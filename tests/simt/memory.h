@@ -28,6 +28,7 @@ struct Region {
   char *low, *high; // its pages
   const void* key; // of a shared variable: what names it
   int launch; // in which it was declared last
+  int64_t block_sectors[2] = {}; // of a buffer, as below
 };
 
 struct Counts {
@@ -47,6 +48,21 @@ struct Memory {
 };
 inline Memory memory;
 
+// Calls apply(count) for every count.
+template <typename Apply>
+void for_counts(Apply apply) {
+  for (auto& c : memory.counts) {
+    for (auto* count : {&c.requests, &c.sectors, &c.bytes, &c.block_sectors}) {
+      apply(*count);
+    }
+  }
+  for (auto& r : memory.buffers) {
+    for (auto& count : r.block_sectors) {
+      apply(count);
+    }
+  }
+}
+
 inline void poison(const Region& r) {
   ASAN_UNPOISON_MEMORY_REGION(r.low, r.high - r.low);
   std::memset(r.low, 0xff, r.high - r.low);
@@ -65,7 +81,7 @@ inline Region make_region(const char* name, char* low, size_t bytes, size_t alig
   const size_t room = (bytes + offset + alignment - 1) / alignment * alignment;
   const size_t pages = (room + kPage - 1) / kPage * kPage;
   mprotect(low, pages, PROT_READ | PROT_WRITE);
-  const Region region = {name, (at_end ? low + pages - room : low) + offset, bytes, low, low + pages, nullptr, 0};
+  const Region region = {name, (at_end ? low + pages - room : low) + offset, bytes, low, low + pages, nullptr, 0, {}};
   poison(region);
   return region;
 }
@@ -109,7 +125,10 @@ inline void end_block([[maybe_unused]] int launch) {
     counts.requests += 1;
     counts.sectors += sectors.size();
     for (const auto sector : sectors) {
-      counts.block_sectors += of_block.insert({sector, write}).second;
+      if (of_block.insert({sector, write}).second) {
+        ++counts.block_sectors;
+        ++memory.buffers[memory.buffer_of[sector * 32 / kPage]].block_sectors[write];
+      }
     }
   }
   memory.requests.clear();

@@ -1,0 +1,182 @@
+// inverted_bottleneck, its training form and its backward on CUDA.
+//
+// Inference is one launch of inverted_bottleneck_kernels.cuh. Training is the expansion through cuDNN, its batch norm
+// with activation in the passes of batch_norm_act, and dw_separable's training behind it. Only x and the three outputs
+// before batch norm are kept.
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/convolution.h>
+#include <ATen/ops/convolution_backward.h>
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include "batch_norm_act_cuda.h"
+#include "depthwise_cuda.h"
+#include "dw_separable_cuda.h"
+#include "inverted_bottleneck.h"
+#include "inverted_bottleneck_kernels.cuh"
+#include "layout.h"
+
+namespace supernet {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Tensor inverted_bottleneck_cuda(
+    const Tensor& x,
+    const Tensor& expand_weight,
+    const Tensor& expand_scale,
+    const Tensor& expand_shift,
+    const Tensor& dw_weight,
+    const Tensor& dw_scale,
+    const Tensor& dw_shift,
+    const Tensor& pw_weight,
+    const Tensor& pw_scale,
+    const Tensor& pw_shift,
+    bool residual,
+    int64_t stride,
+    std::string_view act) {
+  constexpr auto op = "inverted_bottleneck";
+  const auto call = check_inverted_bottleneck(
+      op, x, expand_weight, expand_scale, expand_shift, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift,
+      residual, stride, act);
+  const auto& s = call.shape;
+  const c10::cuda::CUDAGuard device(x.device());
+  const at::AutoDispatchBelowAutograd guard;
+  const auto as_int = [](int64_t value) { return static_cast<int>(value); };
+  Tensor y;
+  if (has_depthwise_cuda(x, dw_weight, stride)) {
+    check_fused_launch(op, s);
+    const cuda::DepthwiseSize size = {
+        x.size(0),        as_int(s.channels), as_int(x.size(2)),         as_int(x.size(3)),
+        as_int(s.height), as_int(s.width),    as_int(dw_weight.size(2)), as_int(stride)};
+    SUPERNET_DISPATCH_DEPTHWISE(x.scalar_type(), op, [&] {
+      const auto plan =
+          cuda::inverted_bottleneck_plan<scalar_t>(size, as_int(x.size(1)), as_int(s.out_channels));
+      if (!plan) {
+        return;
+      }
+      const auto in = channels_last(x);
+      const Tensor weights[] = {expand_weight.contiguous(), dw_weight.contiguous(), pw_weight.contiguous()};
+      const Tensor scales[] = {
+          contiguous_floats(expand_scale), contiguous_floats(expand_shift), contiguous_floats(dw_scale),
+          contiguous_floats(dw_shift),     contiguous_floats(pw_scale),     contiguous_floats(pw_shift)};
+      const auto* from = in.const_data_ptr<scalar_t>();
+      const auto weight = [&](int i) { return weights[i].const_data_ptr<scalar_t>(); };
+      const auto values = [&](int i) { return scales[i].const_data_ptr<float>(); };
+      y = at::empty(
+          {x.size(0), s.out_channels, s.height, s.width}, x.options().memory_format(at::MemoryFormat::ChannelsLast));
+      cuda::inverted_bottleneck<scalar_t>(
+          *plan,
+          {from, weight(0), values(0), values(1), weight(1), values(2), values(3), weight(2), values(4), values(5),
+           residual ? from : nullptr, y.data_ptr<scalar_t>()},
+          call.act, c10::cuda::getCurrentCUDAStream());
+      C10_CUDA_KERNEL_LAUNCH_CHECK();
+    });
+  }
+  if (!y.defined()) { // no kernel of that size, or x too wide for shared memory
+    return aten::inverted_bottleneck(
+        x, expand_weight, expand_scale, expand_shift, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift,
+        residual, stride, act);
+  }
+  return y;
+}
+
+Outputs inverted_bottleneck_train_cuda(
+    const Tensor& x,
+    const Tensor& expand_weight,
+    const OptionalTensor& expand_gamma,
+    const OptionalTensor& expand_beta,
+    const Tensor& dw_weight,
+    const OptionalTensor& dw_gamma,
+    const OptionalTensor& dw_beta,
+    const Tensor& pw_weight,
+    const OptionalTensor& pw_gamma,
+    const OptionalTensor& pw_beta,
+    double eps,
+    bool residual,
+    int64_t stride,
+    std::string_view act) {
+  const auto call = check_inverted_bottleneck_train(
+      "inverted_bottleneck_train", x, expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta,
+      pw_weight, pw_gamma, pw_beta, eps, residual, stride, act);
+  const c10::cuda::CUDAGuard device(x.device());
+  const at::AutoDispatchBelowAutograd guard;
+  const auto in = channels_last(x);
+  const auto expand_out =
+      channels_last(at::convolution(in, expand_weight, {}, {1, 1}, {0, 0}, {1, 1}, false, {0, 0}, 1));
+  CudaNorm norm(x, expand_gamma, expand_beta, eps, call.act);
+  norm.take_statistics(expand_out);
+  auto [y, dw_out, pw_out, dw_mean, dw_var, pw_mean, pw_var] = dw_separable_train_cuda(
+      norm.apply(expand_out), dw_weight, dw_gamma, dw_beta, eps, pw_weight, pw_gamma, pw_beta, eps, stride, act,
+      "none");
+  return {
+      residual ? y.add_(in) : y, expand_out, dw_out, pw_out, norm.mean, norm.var, dw_mean, dw_var, pw_mean, pw_var};
+}
+
+// Gradients of x and of weight, gamma and beta of the three convolutions; those not there are undefined.
+Outputs inverted_bottleneck_backward_cuda(
+    const Tensor& grad,
+    const Tensor& x,
+    const Tensor& expand_out,
+    const Tensor& dw_out,
+    const Tensor& pw_out,
+    const Tensor& expand_weight,
+    const OptionalTensor& expand_gamma,
+    const OptionalTensor& expand_beta,
+    const Tensor& expand_mean,
+    const Tensor& expand_var,
+    const Tensor& dw_weight,
+    const OptionalTensor& dw_gamma,
+    const OptionalTensor& dw_beta,
+    const Tensor& dw_mean,
+    const Tensor& dw_var,
+    const Tensor& pw_weight,
+    const OptionalTensor& pw_gamma,
+    const OptionalTensor& pw_beta,
+    const Tensor& pw_mean,
+    const Tensor& pw_var,
+    double eps,
+    bool residual,
+    int64_t stride,
+    std::string_view act,
+    bool x_needed) {
+  constexpr auto op = "inverted_bottleneck_backward";
+  const auto call = check_inverted_bottleneck_train(
+      op, x, expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta, pw_weight, pw_gamma, pw_beta,
+      eps, residual, stride, act);
+  check_grad(op, grad, {x.size(0), call.shape.out_channels, call.shape.height, call.shape.width}, x);
+  const c10::cuda::CUDAGuard device(x.device());
+  const at::AutoDispatchBelowAutograd guard;
+  const auto saved = channels_last(expand_out), dy = channels_last(grad);
+  CudaNorm norm(x, expand_gamma, expand_beta, eps, call.act);
+  norm.mean = expand_mean.contiguous();
+  norm.var = expand_var.contiguous();
+  auto [g, g_dw_weight, g_dw_gamma, g_dw_beta, g_pw_weight, g_pw_gamma, g_pw_beta] = dw_separable_backward_cuda(
+      dy, norm.apply(saved), dw_out, pw_out, dw_weight, dw_gamma, dw_beta, dw_mean, dw_var, eps, pw_weight, pw_gamma,
+      pw_beta, pw_mean, pw_var, eps, stride, act, "none", true);
+  Tensor g_gamma, g_beta, grad_x, g_weight;
+  std::tie(g, g_gamma, g_beta) = norm.backward(channels_last(g), saved);
+  std::tie(grad_x, g_weight, std::ignore) = at::convolution_backward(
+      g, channels_last(x), expand_weight, {}, {1, 1}, {0, 0}, {1, 1}, false, {0, 0}, 1, {x_needed, true, false});
+  if (x_needed) {
+    grad_x = channels_last(residual ? grad_x.add_(dy) : grad_x);
+  }
+  return {
+      grad_x,      in_layout_of(expand_weight, g_weight), gradient_for(expand_gamma, g_gamma),
+      gradient_for(expand_beta, g_beta), g_dw_weight, g_dw_gamma, g_dw_beta, g_pw_weight, g_pw_gamma, g_pw_beta};
+}
+
+} // namespace
+
+TORCH_LIBRARY_IMPL(supernet, CUDA, m) {
+  m.impl("inverted_bottleneck", &inverted_bottleneck_cuda);
+  m.impl("inverted_bottleneck_train", &inverted_bottleneck_train_cuda);
+  m.impl("inverted_bottleneck_backward", &inverted_bottleneck_backward_cuda);
+}
+
+} // namespace supernet
