@@ -51,6 +51,7 @@ def run(args: Args) -> None:
         _cli.console.print(f"[dim]{note}[/dim]")
     _cli.console.print(f"scored {evaluator.summary}", highlight=False)
     _search.write(args.run, found, [found.record(arch) for arch in random], luts)
+    _search.show_winners(found, luts)
     _cli.next_command(f"python tools/retrain.py --pick best{_cli.run_flag(args.run)}")
 
 
