@@ -107,6 +107,9 @@ def finish(args: Args, space: Space, output: Path, table: LatencyTable) -> None:
         predicted = table.predict(spec.key for spec in lower(space, arch))
         _cli.console.print(f"the network of {found}: {_table.rounded(predicted)} ms predicted", highlight=False)
         return
+    if not (args.run / "space.json").exists():  # a space alone, nothing trained
+        _cli.next_command(f"python tools/build_lut.py --space {args.space} --check {output}")
+        return
     bound = _table.rounded(_cli.default_bound(*_table.extremes(table, space)))
     _cli.next_command(f"python tools/evolve.py{_cli.run_flag(args.run)} --lat-max {bound}")
 
