@@ -53,13 +53,18 @@ def load_litert(model: bytes, threads: int) -> Callable[[], Any]:
 
 def load_executorch(model: bytes, threads: int) -> Callable[[], Any]:
     """ExecuTorch runs from torch's tensors: with this runtime the device needs torch after all."""
-    method = require("executorch").Runtime.get().load_program(model).load_method("forward")
+    program = require("executorch").Runtime.get().load_program(model)
+    method = program.load_method("forward")
     torch = importlib.import_module("torch")
     # The only way from Python to the number of threads, whatever its name.
     importlib.import_module("executorch.extension.pybindings.portable_lib")._unsafe_reset_threadpool(threads)
     sizes = [method.metadata.input_tensor_meta(i).sizes() for i in range(method.metadata.num_inputs())]
     inputs = [torch.from_numpy(noise(size)) for size in sizes]
-    return lambda: method.execute(inputs)
+
+    def call(program: Any = program) -> Any:  # the method lives in its program, which nothing else keeps
+        return method.execute(inputs)
+
+    return call
 
 
 LOADERS: dict[str, Callable[[bytes, int], Callable[[], Any]]] = {

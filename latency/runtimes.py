@@ -284,16 +284,23 @@ def whole(space: Space, arch: Arch, kernels: str, seed: int = 0) -> Network:
     return network
 
 
-def measure_whole(space: Space, table: LatencyTable, archs: Sequence[Arch]) -> dict[Arch, Samples]:
-    """Whole networks as the table was measured, against one another; nothing if that was on another machine."""
-    runtime = of_table(table)
-    if any(table.device.get(name) != value for name, value in measure.host().items()):
-        return {}
-    shape = (space.channels, space.resolution, space.resolution)
-    modules = [(str(arch), whole(space, arch, runtime.kernels), shape) for arch in archs]
-    with measure.pin_core() if runtime.threads == 1 else nullcontext():
-        samples = time_modules(runtime, modules, measure.Protocol(**table.protocol))
-    return {arch: samples[str(arch)] for arch in archs}
+def measure_like(
+    table: LatencyTable, modules: Callable[[str], Iterable[tuple[str, nn.Module, Shape]]]
+) -> dict[str, Samples]:
+    """Time modules as the layers of ``table`` were, on its cores, against one another.
+
+    Args:
+        modules: gives key, module and shape of its input, each, built with the kernels that it is called with.
+
+    Raises:
+        UserError: the table is of another machine, or what it was measured with is not here.
+    """
+    here = measure.host()
+    if any(table.device.get(name) != value for name, value in here.items()):
+        raise UserError(f"{table.source} was measured on {table.device.get('cpu')}, this is {here['cpu']}")
+    runtime, core = of_table(table), table.device.get("core")
+    with nullcontext() if core is None else measure.pin_core(measure.parse_cores(str(core))):
+        return time_modules(runtime, modules(runtime.kernels), measure.Protocol(**table.protocol))
 
 
 def time_modules(

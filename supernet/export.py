@@ -11,6 +11,7 @@ import io
 import json
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,10 +83,17 @@ def to_pt2(modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 1
     """Eager modules to torch.export's archives; ``torch.export.load(file).module()(x)`` runs one."""
     files = []
     for module, shape in zip(modules, shapes, strict=True):
-        file = io.BytesIO()
-        torch.export.save(torch.export.export(module.eval(), (sample_input(shape, batch),)), file)
-        files.append(file.getvalue())
+        files.append(_save_pt2(torch.export.export(module.eval(), (sample_input(shape, batch),))))
     return files
+
+
+def _save_pt2(program: torch.export.ExportedProgram, **options: Any) -> bytes:
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        # Equal values of two buffers are saved as views of one storage: a warning for devices other than the CPU.
+        warnings.filterwarnings("ignore", "No complete tensor found")
+        torch.export.save(program, file, **options)
+    return file.getvalue()
 
 
 @torch.no_grad()
@@ -228,9 +236,7 @@ def relative_difference(got: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _with_metadata_pt2(file: bytes, text: str) -> bytes:
-    out = io.BytesIO()
-    torch.export.save(torch.export.load(io.BytesIO(file)), out, extra_files={METADATA_KEY: text})
-    return out.getvalue()
+    return _save_pt2(torch.export.load(io.BytesIO(file)), extra_files={METADATA_KEY: text})
 
 
 def _with_metadata_onnx(file: bytes, text: str) -> bytes:

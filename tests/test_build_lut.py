@@ -102,6 +102,16 @@ def test_builds_a_table_that_is_right(folder, capsys):
     assert [path.name for path in folder.iterdir() if "lut" in path.name] == ["lut.json"]
 
 
+def test_a_found_network_is_priced_instead_of_searched(folder, capsys):
+    arch = SPACE.enumerate()[5]
+    write_json(folder / "arch.json", {"arch": list(arch)})
+    command()
+    ms = 1.2e-3 * sum(spec.params for spec in lower(SPACE, arch))
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"arch.json: {ms:.3g} ms predicted" in out
+    assert "evolve.py" not in out
+
+
 def test_killed_build_continues(folder, monkeypatch, capsys):
     saves = []
 
@@ -161,7 +171,8 @@ def test_check_says_where_the_machine_differs(folder, capsys):
 def test_space_by_name_or_file_without_a_run(folder, capsys):
     write_json(folder.parent / "mine.json", SPACE.to_json())
     command("--space", folder.parent / "mine.json", "--run", "runs/other")
-    assert "--run runs/other --lat-max" in capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"next: python tools/build_lut.py --space {folder.parent / 'mine.json'} --check runs/other/lut.json" in out
     LatencyTable.load("runs/other/lut.json", SPACE)
 
 

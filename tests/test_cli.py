@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -164,6 +165,21 @@ def test_the_trained_network_loads_as_plain_pytorch(chain):
     assert accuracy == pytest.approx(result["test_accuracy"], abs=1.5 / len(test))
     with pytest.raises(UserError, match="holds no network but supernet"):
         load_network(folder)
+
+
+def test_the_winners_are_measured_beside_their_prediction(chain, copy):
+    assert re.search(r"best: [\d.]+ ms predicted, [\d.]+ ms measured", chain[1]["evolve"])
+    lut = json.loads((copy / "lut.json").read_text())
+    checks = [*lut["calibration"]["fitted_on"], *lut["calibration"]["held_out"]]
+    for check in checks:
+        check["measured_ms"] = 65.0
+    lut["device"]["cpu"] = "abacus"
+    (copy / "lut.json").write_text(json.dumps(lut))
+    printed = ok("evolve", "--run", copy, *WIDE)
+    assert "lies outside of what" in printed
+    assert "65 to 65 ms" in printed
+    assert "latency is not measured" in printed
+    assert "was measured on abacus" in printed
 
 
 def test_finished_commands_are_idempotent(chain):

@@ -1,13 +1,15 @@
 """From a bundle to a table: the agent without torch, ssh, adb, and what is refused on the way.
 
-There need not be an sshd or a phone here: ``ssh``, ``scp`` and ``adb`` are stand-ins on PATH. The first two run the
-command in a home folder of their own. The third answers as recorded from adb and benchmark_model.
+``adb`` is a stand-in on PATH that answers as recorded from adb and benchmark_model: no phone is needed here. So are
+``ssh`` and ``scp``, which run the command in a home folder of their own; one test goes through a real sshd on the
+loopback, where one is installed.
 """
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import getpass
 import hashlib
 import importlib.util
 import io
@@ -15,10 +17,12 @@ import json
 import os
 import runpy
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import tarfile
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -141,6 +145,26 @@ def test_agent_without_torch_and_back(home, torchless, tmp_path):
     assert again["layers"] == samples["layers"]
     assert all(again["networks"][key][:1] == cut[key] for key in cut)
     assert all(len(visits) >= 10 for visits in again["networks"].values())
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_agent_in_a_clean_virtual_environment(home, tmp_path):
+    """What the bundle's README says, word by word, in an environment that has nothing yet."""
+    device = unpack(home / "bundle.tar", tmp_path / "device")
+    assert run([sys.executable, "-m", "venv", "venv"], device).returncode == 0
+    words = [line.partition(": ")[2] for line in (device / "README").read_text().splitlines()]
+    python = str(device / "venv" / "bin" / "python")
+    assert words[0] == "python3 -m pip install numpy onnxruntime"
+    installed = run([python, *words[0].split()[1:]], device)
+    if installed.returncode:
+        pytest.skip(f"pip cannot install here: {installed.stderr.strip().splitlines()[-1]}")
+    assert run([python, "-c", "import torch"], device).returncode == 1
+    result = run([python, *words[1].partition("   ")[0].split()[1:]], device)
+    assert result.returncode == 0, result.stderr
+    result = build_lut(home, "--collect", device / "samples.json")
+    assert result.returncode == 0, result.stderr
+    assert set(LatencyTable.load(home / "run" / "lut.json", SPACE).operations) == KEYS
 
 
 @needs_onnx
@@ -350,6 +374,70 @@ def test_over_ssh(home, network, torchless, tmp_path, monkeypatch):
     assert log.count("bundle.tar.part\n") == 1
 
 
+@pytest.fixture
+def sshd(tmp_path, monkeypatch):
+    """A real sshd on the loopback with keys of its own: user@host:port, the home folder there, the process."""
+    server = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+    if server is None or shutil.which("ssh") is None:
+        pytest.skip("needs sshd and ssh: apt-get install openssh-server openssh-client")
+    home, user = tmp_path / "pi", getpass.getuser()
+    home.mkdir()
+    for key in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / key], check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # A command, or the server of scp's files, starts in the test's home folder instead of the user's.
+    settings = f"""
+        ListenAddress 127.0.0.1:{port}
+        HostKey {tmp_path}/host
+        AuthorizedKeysFile {tmp_path}/user.pub
+        PidFile none
+        StrictModes no
+        PasswordAuthentication no
+        Subsystem sftp /usr/lib/openssh/sftp-server
+        ForceCommand cd {home} && eval "$SSH_ORIGINAL_COMMAND"
+    """
+    (tmp_path / "sshd_config").write_text(settings)
+    (tmp_path / "known_hosts").write_text(f"[127.0.0.1]:{port} {(tmp_path / 'host.pub').read_text()}")
+    (tmp_path / "ssh_config").write_text(f"IdentityFile {tmp_path}/user\nUserKnownHostsFile {tmp_path}/known_hosts\n")
+    (tmp_path / "bin").mkdir()
+    for name in ("ssh", "scp"):
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec {shutil.which(name)} -F {tmp_path}/ssh_config "$@"\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # where it separates its privileges; the service makes it at boot
+    log = tmp_path / "sshd.log"
+    with subprocess.Popen([server, "-D", "-f", tmp_path / "sshd_config", "-E", log]) as process:
+        while "listening" not in (log.read_text() if log.exists() else ""):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        yield f"ssh://{user}@127.0.0.1:{port}", home, process
+        process.terminate()
+
+
+@needs_onnx
+def test_through_a_real_sshd(home, sshd, torchless):
+    device, there, process = sshd
+    python = there / ".supernet" / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {" ".join(torchless)} "$@"\n')
+    python.chmod(0o755)
+    result = build_lut(home, "--device", device, "--runtime", "onnxruntime")
+    assert result.returncode == 0, result.stderr
+    table = (home / "run" / "lut.json").read_bytes()
+    assert set(LatencyTable.load(home / "run" / "lut.json", SPACE).operations) == KEYS
+    (bundle_there,) = there.glob(".supernet/*/bundle.tar")
+    assert json.loads((bundle_there.parent / "samples.json").read_text())["finished"]
+    process.terminate()
+    process.wait()
+    line = line_of(build_lut(home, "--device", device, "--runtime", "onnxruntime"))
+    assert f"cannot reach {device}" in line
+    assert "refused" in line
+    assert (home / "run" / "lut.json").read_bytes() == table
+
+
 def fake_bundle(tmp_path) -> Path:
     path = tmp_path / "bundle.tar"
     with tarfile.open(path, "w") as tar:
@@ -469,6 +557,22 @@ def test_flags(tmp_path, flags, says):
     write_json(tmp_path / "run" / "space.json", SPACE.to_json())
     assert says in line_of(build_lut(tmp_path, *flags))
     assert not (tmp_path / "bundle.tar").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "extra"),
+    [
+        ("onnxruntime", "onnxruntime", "onnx"),
+        ("litert", "ai_edge_litert.interpreter", "litert"),
+        ("executorch", "executorch.runtime", "executorch"),
+    ],
+)
+def test_a_missing_runtime_names_its_extra(tmp_path, monkeypatch, name, module, extra):
+    write_json(tmp_path / "run" / "space.json", SPACE.to_json())
+    (tmp_path / "run" / "lut.json").write_text("earlier")
+    monkeypatch.setitem(sys.modules, module, None)
+    assert f"pip install 'supernet[{extra}]'" in line_of(build_lut(tmp_path, "--runtime", name))
+    assert (tmp_path / "run" / "lut.json").read_text() == "earlier"
 
 
 def test_cores():

@@ -260,13 +260,6 @@ def test_file_runtimes_refuse(options, says):
         runtimes.get("onnxruntime", **options)
 
 
-@pytest.mark.parametrize(("name", "extra"), [("onnxruntime", "onnx"), ("litert", "litert")])
-def test_a_missing_runtime_names_its_extra(monkeypatch, name, extra):
-    monkeypatch.setitem(sys.modules, runtimes.agent.RUNTIMES[name][0], None)
-    with pytest.raises(UserError, match=rf"supernet\[{extra}\]"):
-        runtimes.get(name).describe()
-
-
 def test_without_a_cache_files_last_for_a_session(conversions):
     runtime = FileRuntime("onnxruntime")
     with runtime.session():

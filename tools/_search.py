@@ -14,7 +14,9 @@ import _cli
 import numpy as np
 import tyro
 from rich.table import Table
+from torch import nn
 
+from latency import runtimes
 from latency.table import LatencyTable
 from search import front as fronts
 from search.ask_tell import Record
@@ -135,12 +137,41 @@ def _latency_bound(space: Space, latency: AdditiveCost, low: float, bound: float
         f"{lut.device.get('cpu', 'this')} ({lut.source})",
         highlight=False,
     )
+    if doubt := lut.doubt(min(bound, slowest)):
+        _cli.console.print(f"take the predictions with care: {doubt}", style="yellow", highlight=False, soft_wrap=True)
     return bound
 
 
 def scoring(args: SearchArgs) -> Scoring:
     """How architectures are scored."""
     return Scoring(args.bn, args.recalibration, args.val_limit, args.seed, args.workers)
+
+
+def show_winners(found: SearchRun, luts: dict[str, LatencyTable]) -> None:
+    """Predicted latency of the best and of the knee beside that of the whole networks, where a table is of here."""
+    front, space = found.search.front(), found.search.space
+    picks = {"best": fronts.best(front), "knee": fronts.knee(front, found.search.objectives[0])}
+    archs = {name: front[i].arch for name, i in picks.items() if name == "best" or i != picks["best"]}
+    shape = (space.channels, space.resolution, space.resolution)
+
+    def networks(kernels: str) -> list[tuple[str, nn.Module, runtimes.Shape]]:
+        return [(name, runtimes.whole(space, arch, kernels), shape) for name, arch in archs.items()]
+
+    for lut in luts.values():
+        try:
+            samples = runtimes.measure_like(lut, networks)
+        except UserError as error:
+            _cli.console.print(f"latency is not measured: {error}", highlight=False, soft_wrap=True)
+            continue
+        for name, sample in samples.items():
+            predicted = lut.predict(spec.key for spec in blocks.lower(space, archs[name]))
+            _cli.console.print(
+                f"{name}: {predicted:.4g} ms predicted, {sample.median_ms:.4g} ms measured"
+                f"{' (noisy)' if sample.noisy else ''}, {100 * (predicted / sample.median_ms - 1):+.1f} % "
+                f"({lut.source}, {lut.runtime['name']})",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def write(folder: Path, found: SearchRun, random: Sequence[Record], luts: dict[str, LatencyTable]) -> None:

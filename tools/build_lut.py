@@ -101,6 +101,15 @@ def finish(args: Args, space: Space, output: Path, table: LatencyTable) -> None:
     partial.unlink(missing_ok=True)
     _cli.console.print(f"latency table → {output}", highlight=False)
     _table.show(table, space)
+    found = args.run / "arch.json"
+    if found.exists():  # of a search that ends with one network: there is no supernet to be searched
+        arch = space.check(checkpoint.read_json(found, "found network", "run its search again")["arch"])
+        predicted = table.predict(spec.key for spec in lower(space, arch))
+        _cli.console.print(f"the network of {found}: {_table.rounded(predicted)} ms predicted", highlight=False)
+        return
+    if not (args.run / "space.json").exists():  # a space alone, nothing trained
+        _cli.next_command(f"python tools/build_lut.py --space {args.space} --check {output}")
+        return
     bound = _table.rounded(_cli.default_bound(*_table.extremes(table, space)))
     _cli.next_command(f"python tools/evolve.py{_cli.run_flag(args.run)} --lat-max {bound}")
 

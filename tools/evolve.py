@@ -48,6 +48,7 @@ def run(args: Args) -> None:
     random = search.window.sample(np.random.default_rng([args.seed, 1]), args.random, (), 2000)
     found.run(random, args.quiet)
     _search.write(args.run, found, [found.record(arch) for arch in random], luts)
+    _search.show_winners(found, luts)
     _cli.next_command(f"python tools/retrain.py --pick best{_cli.run_flag(args.run)}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,9 +101,9 @@ def find_table(run: Path, space: Space) -> LatencyTable | None:
 def show_latency(path: Path, lut: LatencyTable, promised: float) -> None:
     """The file's latency beside what the table says, measured as the table was."""
     call = agent.LOADERS[lut.runtime["name"]](path.read_bytes(), lut.threads)
-    with measure.pin_core():
+    with measure.pin_core() if lut.threads == 1 else nullcontext():
         timers = {"file": measure.stopwatch(call, agent.clock(lut.threads))}
-        sample = measure.measure(timers, measure.Protocol())["file"]
+        sample = measure.measure(timers, measure.Protocol(**lut.protocol))["file"]
     _cli.console.print(
         f"{lut.runtime['name']} takes {sample.median_ms:.4g} ms here{' (noisy)' if sample.noisy else ''}, the table "
         f"promised {promised:.4g} ms on {lut.device['cpu']} ({100 * (promised / sample.median_ms - 1):+.1f} %)",

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from latency import measure, runtimes
+from latency import runtimes
 from latency.table import LatencyTable
 from supernet import blocks, checkpoint, standalone
 from supernet.errors import UserError
@@ -102,8 +102,8 @@ def run(args: Args) -> None:
     results = train_all(args, jobs, at_once)
     rows = {job.name: {**entries[job.name], **results[job.name]} for job in jobs}
     if lut is not None:
-        measured = measure_all(space, jobs, lut)
-        rows = {name: {**row, "measured_latency_ms": measured[name]} for name, row in rows.items()}
+        for name, ms in measure_all(space, jobs, lut).items():
+            rows[name]["measured_latency_ms"] = ms
     for job in jobs:
         checkpoint.write_json(job.folder / "result.json", {"settings": settings(args), **rows[job.name]})
     show(args, rows, list(controls))
@@ -193,12 +193,15 @@ def train_one(args: Args, job: Job, quiet: bool) -> dict:
 
 
 def measure_all(space: Space, jobs: Sequence[Job], lut: LatencyTable) -> dict[str, float]:
-    """Latency of the whole networks in ms, by the runtime and protocol of the table, against one another."""
-    runtime = runtimes.of_table(lut)
+    """Latency of the whole networks in ms, measured as the table was; none where that is not possible here."""
     shape = (space.channels, space.resolution, space.resolution)
-    modules = [(job.name, load_network(job.folder, runtime.kernels), shape) for job in jobs]
-    with measure.pin_core():
-        samples = runtimes.time_modules(runtime, modules, measure.Protocol())
+    try:
+        samples = runtimes.measure_like(
+            lut, lambda kernels: [(job.name, load_network(job.folder, kernels), shape) for job in jobs]
+        )
+    except UserError as error:
+        _cli.console.print(f"latency is not measured: {error}", highlight=False, soft_wrap=True)
+        return {}
     return {name: sample.median_ms for name, sample in samples.items()}
 
 
