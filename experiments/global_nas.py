@@ -3,7 +3,8 @@
 Hypotheses, written down before the run: the found network beats the mean of random networks of the same space
 (RI > 0, §4.1), and dynamic training ranks better than static training of the same total epochs (§3.2) and better than
 the same budgets in random order. Every finished training is kept in RUN: the same command continues. The search and
-the study see the training and validation splits; the found and the random networks are tested once each.
+the study see the training and validation splits; the found and the random networks are tested once each. Where all is
+trained, the command only writes the tables.
 """
 
 from __future__ import annotations
@@ -85,16 +86,23 @@ def run(args: Args) -> None:
     search = search_args(args)
     global_nas.run(search)
     arch = checkpoint.read_json(search.run / "arch.json", "result", "delete the run")
-    found = Candidate(**{k: tuple(v) if isinstance(v, list) else v for k, v in arch["found"].items()})
+    found, macro = (candidate(arch[name]) for name in ("found", "macro"))
     results = train_all(args, {**final_jobs(args, found), **study_jobs(args)})
     summary = {
-        "settings": dataclasses.asdict(dataclasses.replace(args, run="", output="", data_root="")),
+        "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        "settings": {**config, "random": args.random, "seeds": args.seeds, "study": args.study},
         "machine": {**host(), "torch": torch.__version__, "load": os.getloadavg()[0]},
+        "minutes": {name: minutes(args.run / name, args.limit) for name in ("search", "trainings")},
         "search": arch,
         "comparison": compare(args, results),
         "study": dataclasses.asdict(judge(args, results)),
     }
-    write(args, summary, found)
+    write(args, summary, {"macro search": macro, "found": found})
+
+
+def candidate(saved: dict[str, Any]) -> Candidate:
+    """As JSON has it."""
+    return Candidate(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
 
 
 def search_args(args: Args) -> global_nas.Args:
@@ -206,6 +214,12 @@ def train_one(args: Args, name: str, job: Job) -> dict[str, Any]:
 # --- what came out
 
 
+def minutes(folder: Path, limit: int) -> float:
+    """What the epochs of all trainings in a folder took on one thread, by the rates in their logs."""
+    lines = (line for path in sorted(folder.rglob("metrics.jsonl")) for line in checkpoint.JsonLines(path).read())
+    return round(sum(limit / line["images_per_second"] for line in lines) / 60, 1)
+
+
 def compare(args: Args, results: dict[str, dict]) -> dict[str, Any]:
     """Found against random: test accuracies in per cent, RI, sizes."""
     found = [results[f"found-{seed}"] for seed in range(args.seeds)]
@@ -235,27 +249,33 @@ def judge(args: Args, results: dict[str, dict]) -> Study:
     )
 
 
-def write(args: Args, summary: dict[str, Any], found: Candidate) -> None:
+def write(args: Args, summary: dict[str, Any], networks: dict[str, Candidate]) -> None:
     """``global_nas.json``, the tables as ``global_nas.md``, the picture."""
     args.output.mkdir(parents=True, exist_ok=True)
     checkpoint.write_json(args.output / "global_nas.json", summary)
     opened = images(args.data, args.data_root, args.limit, 16)
     shape = (opened.channels, opened.resolution, opened.classes)
-    draw(args.output / "global_nas.png", {args.data: global_nas.drawn(*global_nas.network(found, shape))})
-    text = "\n\n".join(
-        [in_words(args, summary), comparison_table(summary["comparison"]), study_table(summary["study"])]
-    )
+    rows = {f"{name}\n{n.describe()}": global_nas.drawn(*global_nas.network(n, shape)) for name, n in networks.items()}
+    draw(args.output / "global_nas.png", rows)
+    title = "# Efficient Global NAS: a search, its gain over random networks, the ranking study"
+    tables = (comparison_table(summary["comparison"]), study_table(summary["study"]))
+    text = "\n\n".join([title, in_words(args, summary), *tables])
     (args.output / "global_nas.md").write_text(text + "\n")
     _cli.console.print(text, highlight=False, markup=False)
     _cli.console.print(f"→ {args.output / 'global_nas.md'}, .json, .png", highlight=False)
 
 
 def in_words(args: Args, summary: dict[str, Any]) -> str:
-    arch = summary["search"]
+    arch, took = summary["search"], summary["minutes"]
     return (
-        f"{args.data}, {args.limit} training images, {args.depth[0]} to {args.depth[1]} layers, {args.width[0]} to "
-        f"{args.width[1]} channels, E from {args.epochs}; final trainings of {args.final_epochs} epochs. The search "
-        f"trained {arch['trained']} candidates for {arch['epochs']} epochs in all."
+        f"`{summary['command']}`: {args.data}, {args.limit} training images, {args.depth[0]} to {args.depth[1]} "
+        f"layers, {args.width[0]} to {args.width[1]} channels, E from {args.epochs}; final trainings of "
+        f"{args.final_epochs} epochs. The search trained {arch['trained']} candidates for {arch['epochs']} epochs in "
+        f"all, {took['search']:.0f} minutes of one thread; the networks that are compared and ranked took "
+        f"{took['trainings']:.0f}. {summary['machine']['cpu']}. The hypotheses are in the head of the script, written "
+        f"before the run.\n\nMacro search: {candidate(arch['macro']).describe()}; found: "
+        f"{candidate(arch['found']).describe()}, {arch['params'] / 1e3:.1f} k parameters, {arch['flops'] / 1e6:.2f} M "
+        "multiply-adds."
     )
 
 

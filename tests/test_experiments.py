@@ -75,6 +75,39 @@ def test_runs_and_is_repeatable(tmp_path, name, flag):
     assert output.read_text() == first
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["stage_wise", "global_nas"])
+def test_writes_its_tables_from_finished_cells_alone(tmp_path, name):
+    """JSON, markdown and pictures; the second time nothing is trained, so no folder of a training comes back."""
+    run, output = tmp_path / "run", tmp_path / "results"
+    arguments = ("--run", run, "--output", output, "--jobs", 2)
+    experiment(name, *arguments)
+    written = {path.name: path.read_text() for path in output.iterdir() if path.suffix in (".json", ".md")}
+    assert set(written) == {f"{name}.json", f"{name}.md"}
+    assert f"experiments/{name}.py" in written[f"{name}.md"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in output.glob("*.png"))
+    assert list(output.glob("*.png"))
+    logs = {path: path.stat().st_mtime_ns for path in run.rglob("metrics.jsonl")}
+    experiment(name, *arguments)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("metrics.jsonl")} == logs
+    before, after = (json.loads(text) for text in (written[f"{name}.json"], (output / f"{name}.json").read_text()))
+    assert before | {"machine": None} == after | {"machine": None}
+
+
+def test_stage_wise_s_test_of_signs():
+    """Against all choices of signs, in words; with five positive differences p is 2 of 32."""
+    code = """
+import sys
+sys.path.insert(0, "experiments")
+import stage_wise
+assert stage_wise.sign_flip([1, 2, 3, 4, 5]) == 2 / 32
+assert stage_wise.sign_flip([0, 0, 0]) == 1
+assert stage_wise.sign_flip([1, -1]) == 1
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def test_controls_keep_as_many_operations_as_pad_nas():
     """Sizes layer by layer, nesting, and that the largest are the largest."""
     code = """

@@ -153,6 +153,7 @@ def test_one_command_makes_the_whole_run(finished):
     assert found["val_accuracy"] == max(r["val_accuracy"] for r in results if r["name"] in tested["test_accuracy"])
     assert 0 <= tested["ensemble_test_accuracy"] <= 1
     assert (folder / "depths.png").read_bytes().startswith(b"\x89PNG")
+    assert f"next: python tools/export.py --run {folder} --pick networks/{found['name']}" in printed.replace("\n", "")
     network = load_network(folder / "networks" / found["name"])
     assert stacks.depths(network.space, network.arch) == tuple(found["modules"])
 
@@ -205,15 +206,23 @@ def test_more_refusals(finished, tmp_path, monkeypatch):
 
 
 def test_countries(monkeypatch):
-    monkeypatch.setitem(sys.modules, "codecarbon", types.ModuleType("codecarbon"))
+    """Those that codecarbon knows; here by a stand-in of it."""
+    package, data = types.ModuleType("codecarbon"), types.ModuleType("codecarbon.input")
+    data.DataSource = type("DataSource", (), {"get_global_energy_mix_data": lambda self: {"DEU": {}, "USA": {}}})
+    monkeypatch.setitem(sys.modules, "codecarbon", package)
+    monkeypatch.setitem(sys.modules, "codecarbon.input", data)
     _carbon.require("DEU")
-    with pytest.raises(UserError, match="--country Germany: expected an ISO code of three letters"):
-        _carbon.require("Germany")
+    for unknown in ("Germany", "XYZ", "deu"):
+        with pytest.raises(UserError, match=f"--country {unknown}: expected an ISO code of three letters"):
+            _carbon.require(unknown)
 
 
 @pytest.mark.filterwarnings("default")  # its own: turned into errors they would stop it
 def test_energy_is_measured_where_codecarbon_is_installed():
     pytest.importorskip("codecarbon")
+    _carbon.require("DEU")
+    with pytest.raises(UserError, match="--country XYZ"):
+        _carbon.require("XYZ")
     with _carbon.measure("DEU") as spent:
         sum(range(10**7))
     assert spent["energy_kwh"] > 0

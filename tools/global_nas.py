@@ -15,6 +15,7 @@ import _greedy
 import torch
 import tyro
 from _growing_table import GrowingTable
+from rich.table import Table
 
 from search.drawing import Block, draw
 from search.efficient_global import PRESETS, Candidate, Config, EfficientGlobal
@@ -115,7 +116,7 @@ def run(args: Args) -> None:
     if args.final_epochs < 600:
         _cli.next_command(command(dataclasses.replace(args, final_epochs=600)))
     else:
-        _cli.next_command(f"python tools/build_lut.py --run {args.run}")
+        _cli.next_command(f"python tools/export.py --run {args.run} --pick {final_folder(args).name}")
 
 
 def command(args: Args) -> str:
@@ -207,6 +208,7 @@ def report(args: Args, controller: EfficientGlobal, found: Candidate, image: tup
             **counts,
         },
     )
+    show(controller, image)
     picture = args.run / "network.png"
     draw(picture, {found.describe(): drawn(space, arch)})
     _cli.console.print(
@@ -217,10 +219,28 @@ def report(args: Args, controller: EfficientGlobal, found: Candidate, image: tup
     )
 
 
+def show(controller: EfficientGlobal, image: tuple[int, int, int]) -> None:
+    """How the network changed from phase to phase; accuracies compare within a phase, where epochs are alike."""
+    table = Table(title="accepted at the end of each phase")
+    for column in ("", "network", "k params", "MFLOPs", "epochs", "val %"):
+        table.add_column(column, justify="left" if column in ("", "network") else "right", no_wrap=column != "network")
+    for name, record in controller.accepted.items():
+        trained = network(record.candidate, image)
+        counts = f"{blocks.params(*trained) / 1e3:.1f}", f"{blocks.flops(*trained) / 1e6:.2f}"
+        accuracy = f"{record.val_accuracy:.2f}"
+        table.add_row(name, record.candidate.describe(), *counts, str(record.candidate.epochs), accuracy)
+    _cli.console.print(table)
+
+
 def drawn(space: Space, arch: Arch) -> list[Block]:
     """The layers between stem and head, to be drawn."""
     specs = blocks.layers(space).pick(arch)[1:-1]
     return [Block(s.out_size, s.out_channels, f"{s.op.capitalize()} {s.kernel}×{s.kernel}") for s in specs]
+
+
+def final_folder(args: Args) -> Path:
+    """Where the found network is trained."""
+    return args.run / f"final-{args.final_epochs}{'-macro-width' if args.macro_width else ''}"
 
 
 def finish(
@@ -235,7 +255,7 @@ def finish(
     found = controller.found
     if args.macro_width:
         found = dataclasses.replace(found, width=controller.macro.width)
-    folder = args.run / f"final-{args.final_epochs}{'-macro-width' if args.macro_width else ''}"
+    folder = final_folder(args)
     space, arch = network(found, image)
     result = folder / "result.json"
     if not result.exists():
