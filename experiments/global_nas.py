@@ -255,7 +255,10 @@ def write(args: Args, summary: dict[str, Any], networks: dict[str, Candidate]) -
     checkpoint.write_json(args.output / "global_nas.json", summary)
     opened = images(args.data, args.data_root, args.limit, 16)
     shape = (opened.channels, opened.resolution, opened.classes)
-    rows = {f"{name}\n{n.describe()}": global_nas.drawn(*global_nas.network(n, shape)) for name, n in networks.items()}
+    rows = {
+        f"{name}\nL {n.depth} C {n.width}": global_nas.drawn(*global_nas.network(n, shape))
+        for name, n in networks.items()
+    }
     draw(args.output / "global_nas.png", rows)
     title = "# Efficient Global NAS: a search, its gain over random networks, the ranking study"
     tables = (comparison_table(summary["comparison"]), study_table(summary["study"]))
@@ -302,7 +305,13 @@ def study_table(s: dict[str, Any]) -> str:
     rows.append(("parameters", "0", cell(s["params"])))
     rows.append(("ceiling: another full training", "", cell(s["ceiling"])))
     lines = [f"| ranking of {s['n']} networks | epochs per network | Spearman ρ |", "|---|---|---|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+    gain, (low, high) = s["gain"], s["gain_interval"] or (None, None)
+    said = (
+        ""
+        if gain is None
+        else f"\nDynamic minus static of about the same epochs: {gain:+.2f} [{low:+.2f}, {high:+.2f}]."
+    )
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows), said]).rstrip()
 
 
 def spread(values: Sequence[float], digits: int) -> str:

@@ -210,7 +210,7 @@ def report(args: Args, controller: EfficientGlobal, found: Candidate, image: tup
     )
     show(controller, image)
     picture = args.run / "network.png"
-    draw(picture, {found.describe(): drawn(space, arch)})
+    draw(picture, {f"L {found.depth} C {found.width}": drawn(space, arch)})
     _cli.console.print(
         f"found [bold]{found.describe()}[/bold]: {counts['params'] / 1e3:.1f} k parameters, "
         f"{counts['flops'] / 1e6:.2f} M multiply-adds, after {len(controller.records)} candidates → "
