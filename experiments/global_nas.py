@@ -195,17 +195,18 @@ def train_one(args: Args, name: str, job: Job) -> dict[str, Any]:
     settings = dataclasses.replace(search_args(args), seed=job.seed)
     cfg = global_nas.fit_config(settings, job.candidate.epochs)
     folder = path(args, name).parent
-    network, last = standalone.train(space, arch, opened, cfg, folder, CPU, kernels="fused", label=name, quiet=True)
+    last_epoch_counts = {"validate": lambda network: {}, "quiet": True}
+    network, _ = standalone.train(space, arch, opened, cfg, folder, CPU, kernels="fused", **last_epoch_counts)
+    batches = {"seed": 0, "epoch": 0, "augment": False, "drop_last": False}
     result = {
         "candidate": dataclasses.asdict(job.candidate),
         "params": blocks.params(space, arch),
         "flops": blocks.flops(space, arch),
-        "val_accuracy": last["val_accuracy"],
+        "val_accuracy": evaluate(network, opened.val.batches(512, **batches)),
     }
     if job.test:
         test = data.open_test(args.data, args.data_root)
-        batches = test.batches(512, seed=0, epoch=0, augment=False, drop_last=False)
-        result["test_accuracy"] = evaluate(network, batches)
+        result["test_accuracy"] = evaluate(network, test.batches(512, **batches))
     checkpoint.write_json(path(args, name), result)
     (folder / "checkpoint.pt").unlink()
     return result

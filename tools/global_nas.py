@@ -24,6 +24,8 @@ from supernet.errors import UserError
 from supernet.space import Arch, Space
 from supernet.train import FitConfig, evaluate
 
+SMALL_LIMIT = 10_000
+
 
 @dataclass(frozen=True)
 class Args:
@@ -59,10 +61,10 @@ class Args:
     """Peak learning rate."""
     cutout: int | None = None
     """Side of the blanked square in pixels; 16, at most 4/7 of the image."""
-    augment: bool = True
-    """Random crops, flips (not of characters) and cutout."""
+    augment: bool | None = None
+    """Random crops, flips (not of characters) and cutout; the small preset leaves them out below 30 epochs."""
     limit: int | None = None
-    """Train on this many images only, stratified."""
+    """Train on this many images only, stratified; 10000 of the small preset, which would take hours on more."""
     resolution: int | None = None
     """Height and width in pixels, for --data folder; 224."""
     seed: int = 0
@@ -78,9 +80,8 @@ class Args:
 def run(args: Args) -> None:
     device = _cli.device(args.device)
     name, reason = (args.data, "") if args.data else data.default_name(args.data_root)
-    images = data.open_train(
-        name, args.data_root, seed=args.seed, resolution=args.resolution, workers=0, limit=args.limit
-    )
+    limit = SMALL_LIMIT if args.limit is None and args.preset == "small" else args.limit
+    images = data.open_train(name, args.data_root, seed=args.seed, resolution=args.resolution, workers=0, limit=limit)
     images.train.steps(args.batch_size, drop_last=True)
     cutout = min(16, images.resolution * 4 // 7) if args.cutout is None else args.cutout
     images = dataclasses.replace(images, train=images.train.with_cutout(cutout))
@@ -89,7 +90,7 @@ def run(args: Args) -> None:
 
     ignored = ("run", "data_root", "final_epochs", "macro_width", "device", "restart", "quiet")
     settings = {k: v for k, v in dataclasses.asdict(args).items() if k not in ignored}
-    settings |= {"data": name, "cutout": cutout, **dataclasses.asdict(config)}
+    settings |= {"data": name, "limit": limit, "cutout": cutout, **dataclasses.asdict(config)}
     settings |= {k: v if math.isfinite(v) else None for k, v in settings.items() if k.endswith("_max")}
     controller = make_controller(args, config, image)  # refuses impossible bounds before anything is written
     _greedy.prepare(args.run, settings, args.restart)
@@ -126,7 +127,7 @@ def command(args: Args) -> str:
         value, flag = getattr(args, field.name), field.name.replace("_", "-")
         if value == field.default or field.name == "restart":
             continue
-        if isinstance(value, bool):
+        if isinstance(value, bool) and field.default is not None:
             words.append(f"--{'' if value else 'no-'}{flag}")
         else:
             words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
@@ -184,7 +185,7 @@ def fit_config(args: Args, epochs: int) -> FitConfig:
         weight_decay=3e-4,
         label_smoothing=0.0,
         clip=5.0,
-        augment=args.augment,
+        augment=_cli.augments(args.augment, epochs) if args.preset == "small" else args.augment is not False,
         seed=args.seed,
     )
 
