@@ -1,4 +1,4 @@
-"""What the experiments share: three disjoint sets of images, networks trained alone once, finished cells kept."""
+"""What the experiments share: disjoint sets of images, networks trained alone once, finished cells, the report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,11 @@ sys.path.append(str(Path(__file__).parents[1] / "tools"))
 import _cli  # isort: skip  (sets the environment that torch reads when it loads)
 import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.table import Table
 
+from latency.measure import host
 from supernet import checkpoint, data, standalone
 from supernet.data import TrainVal
 from supernet.images import ImageSet
@@ -134,6 +138,69 @@ def cell(path: Path, compute: Callable[[], Any]) -> Any:
 def command() -> str:
     """The command line, for the results."""
     return " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+
+
+class Clock:
+    """CPU minutes of an experiment, all its processes and all its runs in ``folder`` together."""
+
+    def __init__(self, folder: Path, name: str):
+        self.path = folder / f"{name}.minutes.json"
+        self.before = checkpoint.read_json(self.path, "clock", "delete it") if self.path.exists() else 0.0
+
+    def minutes(self) -> float:
+        """So far; kept for the next run."""
+        total = self.before + sum(os.times()[:4]) / 60  # of this process and of those that it has waited for
+        checkpoint.write_json(self.path, total)
+        return round(total, 1)
+
+
+# What a reader sees of the results: title, row, column, text.
+Tables = Mapping[str, Mapping[str, Mapping[str, str]]]
+
+
+def results(name: str, args: Any, clock: Clock, **found: Any) -> dict:
+    """The results with all that they depend on."""
+    quiet = ("output", "quiet", "redraw", "run", "data_root")
+    settings = {k: v for k, v in asdict(args).items() if v and k not in quiet and not isinstance(v, Path)}
+    machine = {**host(), "torch": torch.__version__, "cpu_minutes": clock.minutes()}
+    return {"schema": 1, "experiment": name, "command": command(), "settings": settings, "machine": machine, **found}
+
+
+def report(output: Path, result: dict, tables: Tables, draw: Callable[[Figure, dict], None], size=(10.0, 4.0)) -> None:
+    """``output`` (JSON), its tables beside it as Markdown and its picture as PNG; prints the tables."""
+    text = markdown(result, tables)
+    checkpoint.write_json(output, result)
+    checkpoint.write_atomically(output.with_suffix(".md"), lambda file: file.write(text.encode()))
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(figure, result)
+    figure.savefig(output.with_suffix(".png"))
+    for title, rows in tables.items():
+        table = Table("", *next(iter(rows.values())), title=title)
+        for name, columns in rows.items():
+            table.add_row(name, *columns.values())
+        _cli.console.print(table)
+    _cli.console.print(
+        f"→ {output}, {output.with_suffix('.md').name}, {output.with_suffix('.png').name}", highlight=False
+    )
+
+
+def markdown(result: dict, tables: Tables) -> str:
+    """The command, the machine, the settings, and the tables."""
+    machine = result["machine"]
+    lists = {k: " ".join(map(str, v)) for k, v in result["settings"].items() if isinstance(v, list | tuple)}
+    settings = ", ".join(f"{name} {value}" for name, value in {**result["settings"], **lists}.items())
+    spent = f"{machine['cpu_minutes']:.3g} CPU minutes on {machine['cpu']}, torch {machine['torch']}"
+    lines = [
+        f"`{result['command']}`: {spent}.",
+        "",
+        f"Settings: {settings}.",
+    ]
+    for title, rows in tables.items():
+        columns = list(next(iter(rows.values())))
+        lines += ["", f"**{title}**", "", f"| | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+        lines += [f"| {name} | {' | '.join(cells.values())} |" for name, cells in rows.items()]
+    return "\n".join([*lines, ""])
 
 
 def mean_sd(values: Sequence[float], scale: float = 1.0) -> str:

@@ -299,9 +299,10 @@ def plot(path: Path, costs: dict, arms: Sequence[dict[str, dict]]) -> None:
     left.set(xlabel="candidates per layer", ylabel="ms of CPU time", title="one training step", ylim=(0, None))
     left.legend()
     for seed, by_arm in enumerate(arms):
-        right.plot(list(by_arm), [100 * row["accuracy"] for row in by_arm.values()], marker="o", label=f"seed {seed}")
+        right.scatter(list(by_arm), [100 * row["accuracy"] for row in by_arm.values()], label=f"seed {seed}")
     right.set(ylabel="validation accuracy (%)", title="equal epochs")
     right.tick_params(axis="x", rotation=20)
+    right.grid(alpha=0.2)
     right.legend()
     figure.savefig(path)
 

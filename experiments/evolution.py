@@ -20,7 +20,7 @@ import evolve
 import numpy as np
 import torch
 from _common import _cli
-from rich.table import Table
+from matplotlib.figure import Figure
 
 from search import distribution
 from search.ask_tell import Budget, Search
@@ -47,9 +47,9 @@ class Args:
     """A space that holds bad operations and is too large to be listed."""
     runs: int = 5
     """Searches per algorithm, seeds 0, 1, …"""
-    population: int = 32
+    population: int = 24
     """Architectures per iteration."""
-    iterations: int = 12
+    iterations: int = 8
     """Iterations, the random first one included."""
     share: float = 0.5
     """The bound on multiply-adds, of the way from the smallest to the largest network."""
@@ -67,31 +67,34 @@ class Args:
     """Threads that score architectures side by side."""
     quick: bool = False
     """A tiny run: shows that it works, tells nothing."""
+    redraw: bool = False
+    """Only the tables and the picture again, from the results that are there."""
     quiet: bool = False
     """No progress."""
 
 
 def run(args: Args) -> None:
+    if args.redraw:
+        finish(args, checkpoint.read_json(args.output, "results", "run it without --redraw"))
+        return
+    clock = _common.Clock(args.run, "evolution")
     images = _common.Images(args.data, str(args.data_root), args.train)
     if args.quick:
         images = _common.Images(args.data, str(args.data_root), 320, 200, 300)
         args = dataclasses.replace(args, runs=2, population=6, iterations=2, epochs=1)
     data, _ = _common.open_images(images)
     space = spaces.get(args.space, data.channels, data.resolution, data.classes)
-    results = {"schema": 1, "command": _common.command()}
-    results["one_shot"] = on_supernet(args, space, data)
+    found = {"one_shot": on_supernet(args, space, data)}
     path = args.table or args.output.parent / "truth_table.json"
     if args.table or (path.exists() and not args.quick):  # a quick table is not whole
-        results["regret"] = on_table(args, path, data)
-    checkpoint.write_json(args.output, results)
-    show(results)
-    _cli.console.print(f"→ {args.output}", highlight=False)
+        found["regret"] = on_table(args, path, data)
+    finish(args, _common.results("evolution", args, clock, **found))
 
 
 def supernet_of(args: Args, space: Space, data):
     """The supernet of ``space``, trained here or found finished."""
     folder = args.run / f"evolution-{space.name}-{space.size}"
-    cfg = spos.Config(FitConfig(args.epochs, lr=0.08, augment=False), recalibration=(4, 128))
+    cfg = spos.Config(FitConfig(args.epochs, lr=0.08, augment=False), probes=0)
     return folder, spos.run(space, data, cfg, folder, CPU, args.quiet)
 
 
@@ -128,6 +131,8 @@ def summarise(space: Space, cells: Sequence[dict], threshold: float) -> dict:
     return {
         "evaluated": [entry["evaluated"] for entry in last],
         "best_accuracy": [entry["best_accuracy"] for entry in last],
+        "hypervolume": [entry["hypervolume"] for entry in last],
+        "history": [[[entry["evaluated"], entry["best_accuracy"]] for entry in cell["history"]] for cell in cells],
         "variance_of_distribution": float(np.var(open_, axis=0, ddof=1).mean()),
         "sparsity": [distribution.sparsity(space, cell["distribution"], threshold) for cell in cells],
     }
@@ -184,22 +189,45 @@ def search_table(
     return max(truth.values()) - truth[selected]
 
 
-def show(results: dict) -> None:
-    table = Table(title="one supernet, equal evaluations")
-    for column in ("", "evaluations", "best one-shot %", "variance of p", "sparsity"):
-        table.add_column(column, justify="right" if column else "left")
-    for name, row in results["one_shot"].items():
-        best, sparsity = _common.mean_sd(row["best_accuracy"], 100), _common.mean_sd(row["sparsity"])
-        evaluated = str(max(row["evaluated"]))
-        table.add_row(name, evaluated, best, f"{row['variance_of_distribution']:.4f}", sparsity)
-    _cli.console.print(table)
-    if "regret" in results:
-        table = Table(title="regret in points on the truth table, 24 evaluations")
-        table.add_column("")
-        table.add_column("mean ± SD", justify="right")
-        for name, row in results["regret"].items():
-            table.add_row(name, _common.mean_sd(row["regret"], 100))
-        _cli.console.print(table)
+def finish(args: Args, result: dict) -> None:
+    runs = result["settings"]["runs"]
+    tables = {f"one supernet, {runs} searches each, equal evaluations": {}}
+    for name, row in result["one_shot"].items():
+        tables[next(iter(tables))][name] = {
+            "evaluations": str(max(row["evaluated"])),
+            "best one-shot %": _common.mean_sd(row["best_accuracy"], 100),
+            "hypervolume": f"{np.mean(row['hypervolume']):.4g} ± {np.std(row['hypervolume'], ddof=1):.2g}",
+            "variance of p": f"{row['variance_of_distribution']:.4f}",
+            "sparsity": _common.mean_sd(row["sparsity"]),
+        }
+    if "regret" in result:
+        tables["regret on the truth table, 24 evaluations of 64 networks"] = {
+            name: {"points": _common.mean_sd(row["regret"], 100)} for name, row in result["regret"].items()
+        }
+    _common.report(args.output, result, tables, draw)
+
+
+def draw(figure: Figure, result: dict) -> None:
+    """The best accuracy as the evaluations go on; the regret of every search."""
+    left, right = figure.subplots(1, 2)
+    for name, row in result["one_shot"].items():
+        runs = np.array([run[: min(map(len, row["history"]))] for run in row["history"]])
+        left.plot(runs[0, :, 0], 100 * runs[:, :, 1].mean(axis=0), marker="o", markersize=3, label=name)
+    left.set(xlabel="evaluations", ylabel="best one-shot accuracy (%)", title="mean of the searches")
+    left.legend(fontsize=8)
+    left.grid(alpha=0.2)
+    if "regret" not in result:
+        right.set_axis_off()
+        return
+    names = list(result["regret"])
+    for place, row in enumerate(result["regret"].values()):
+        regret = 100 * np.array(row["regret"])
+        right.plot(regret, [place] * len(regret), "o", markersize=4, alpha=0.4, color="tab:blue", markeredgewidth=0)
+        right.plot(regret.mean(), place, "|", markersize=16, color="tab:orange", markeredgewidth=2)
+    right.set_yticks(range(len(names)), names, fontsize=8)
+    right.invert_yaxis()
+    right.set(xlabel="regret (points); the bar is the mean", title="against the best of the truth table")
+    right.grid(alpha=0.2)
 
 
 if __name__ == "__main__":

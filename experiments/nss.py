@@ -75,6 +75,7 @@ def run(args: Args) -> None:
         "samples": study.samples(warm),
         "best_of_5": study.best_of_5(warm),
         "equal_flops": study.equal_flops([s[1] for s in warm], [s[0] for s in cold]),
+        "same_as_by_cost_alone": [study.by_cost_alone(seed, search) for seed, search in enumerate(warm)],
         "off_target": [[abs(e["argmax_cost"] / t - 1) for e, t in zip(s, args.targets, strict=True)] for s in warm],
     }
     machine = {**host(), "torch": torch.__version__, "load": os.getloadavg()[0], "cpu_minutes": study.minutes()}
@@ -114,9 +115,7 @@ class Study:
         cells = [*self.args.run.glob("*-*.json"), *self.args.run.glob("networks/*.json")]
         return round(sum(json.loads(path.read_text())["minutes"] for path in cells), 1)
 
-    def search(self, seed: int, targets: Sequence[float], warmup: float) -> list[dict]:
-        """One search: for each target the elite space's open choices, its cost and that of the most probable space."""
-        name = f"{'warm' if warmup else 'cold'}-{seed}"
+    def config(self, seed: int, targets: Sequence[float], warmup: float) -> nss.Config:
         settings = FitConfig(
             self.args.search_epochs,
             lr=0.025,
@@ -127,7 +126,12 @@ class Study:
             augment=False,
             seed=seed,
         )
-        cfg = nss.Config(settings, tuple(targets), ranges=(2, 4), warmup=warmup)
+        return nss.Config(settings, tuple(targets), ranges=(2, 4), warmup=warmup)
+
+    def search(self, seed: int, targets: Sequence[float], warmup: float) -> list[dict]:
+        """One search: for each target the elite space's open choices, its cost and that of the most probable space."""
+        name = f"{'warm' if warmup else 'cold'}-{seed}"
+        cfg = self.config(seed, targets, warmup)
 
         def compute() -> dict:
             folder = self.args.run / name
@@ -141,6 +145,31 @@ class Study:
             return {"elites": found}
 
         return self.cell(name, compute)["elites"]
+
+    def by_cost_alone(self, seed: int, search: Sequence[dict]) -> list[bool]:
+        """Whether Θ finds the same spaces without any image: the same draws, Adam and λ, the cost term alone."""
+        cfg, space = self.config(seed, self.args.targets, 0.3), self.space
+        ranges = nss.split(space, cfg.ranges)
+        cost = nss.SpaceCost.of(space, ranges, lambda spec: spec.flops)
+        per_epoch, warmup = len(self.images.train) // 2 // cfg.fit.batch_size, nss.warmup_epochs(cfg)
+        total, first, same = cfg.fit.epochs * per_epoch, warmup * per_epoch, []
+        for target, found in zip(cfg.targets, search, strict=True):
+            theta = [torch.zeros(len(options), requires_grad=True) for options in ranges]
+            adam = torch.optim.Adam(theta, nss.TRAVEL / (total - first), cfg.theta_betas, weight_decay=cfg.theta_decay)
+            weight = cfg.cost_weight
+            for step in range(first, total):
+                tau = np.interp(step, (0, total - 1), cfg.temperature).item()
+                sample = nss.draw(space, ranges, theta, tau, (seed, step, nss.THETA))
+                adam.zero_grad()
+                (weight * (cost.expected(sample.weights) / target - 1).abs()).backward()
+                adam.step()
+                argmax = cost.all()[tuple(int(logits.argmax()) for logits in theta)]
+                if (step + 1) % per_epoch == 0 and abs(argmax / target - 1) > cfg.tolerance:
+                    weight *= 2
+            chosen = nss.elite(ranges, theta, cost, target, cfg.tolerance)
+            allowed = space.restrict([options[i] for options, i in zip(ranges, chosen, strict=True)]).allowed
+            same.append([list(open_) for open_ in allowed] == found["allowed"])
+        return same
 
     def near(self, found: dict, target: float, tolerance: float) -> tuple[float, list[Arch]]:
         """The share of a found space's networks that are near the target, and these."""
@@ -270,7 +299,9 @@ def markdown(result: dict) -> str:
         "",
         f"Best of 5, elite minus expanded, over {len(differences)} pairs: {np.mean(differences):+.2f} points (95 % "
         f"interval {low:+.2f} to {high:+.2f}; negative is better). The most probable spaces were {off.min():.0f} to "
-        f"{off.max():.0f} % off their targets; the elite ones are the most probable of those within 10 %.",
+        f"{off.max():.0f} % off their targets; the elite ones are the most probable of those within 10 %. "
+        f"{sum(map(sum, result['same_as_by_cost_alone']))} of {len(differences)} elite spaces are those that the cost "
+        "term finds alone, without images.",
         "",
         f"Within ±3 % of {settings['targets'][1] / 1e6:.2g} MFLOPs:",
         "",

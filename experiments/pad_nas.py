@@ -9,7 +9,9 @@ operations. Kendall's τ between one-shot accuracy and networks trained alone is
 - beside the ceiling (one training seed of the truth against the others) and τ of multiply-adds alone.
 
 Random networks of PAD's space, of the controls' and of the full space, trained alone, tell what the spaces are worth.
-Three disjoint sets of images: for training, for one-shot accuracies, for the truth. Every finished cell is kept.
+The common set is trained alone with every truth seed, all others with the first. Three disjoint sets of images: for
+training, for one-shot accuracies, for the truth. Every finished cell is kept, and the results are written after each
+supernet seed.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import _common
 import numpy as np
 import torch
 from _common import _cli
-from rich.table import Table
+from matplotlib.figure import Figure
 
 from search import pad_nas, ranking
 from search.ces import CESConfig
@@ -47,7 +49,7 @@ class Args:
     """Folder of finished cells and trainings; truth.jsonl is shared by the experiments."""
     output: Path = Path("docs/results/pad_nas.json")
     """The results."""
-    space: str = "mobile-small"
+    space: str = "mobile-large-small"
     """A space that holds bad operations."""
     seeds: int = 3
     """Supernet seeds."""
@@ -55,34 +57,42 @@ class Args:
     """Trainings of each network alone; two or more give the ceiling."""
     n: int = 32
     """Networks of the common set."""
-    random: int = 16
-    """Random networks of each space to train alone."""
+    random: int = 10
+    """Random networks of each space to train alone; those of PAD's are of the common set."""
+    front: int = 8
+    """Networks of each front to train alone at most, evenly spaced."""
     epochs: tuple[int, int, int] = (12, 8, 4)
     """Of the PAD-supernet's stages; the others have as many in all."""
     alone: int = 3
     """Passes over the training images, for a network alone."""
-    train: int = 10_000
+    train: int = 4_000
     """Training images, stratified."""
     data: str = "fashion-mnist"
     """Images."""
     data_root: Path = Path("data")
     """Where image sets lie."""
-    population: int = 32
+    population: int = 24
     """Of CES."""
-    iterations: int = 12
+    iterations: int = 8
     """Of CES."""
-    threshold: float = 0.01
-    """Operations of at most this probability are removed."""
+    threshold: float = 0.07
+    """Operations of at most this probability are removed; the paper's .01 is for a population of 2,560."""
     jobs: int = os.cpu_count() or 1
     """Networks trained side by side, one thread each."""
     quick: bool = False
     """A tiny run: shows that it works, tells nothing."""
+    redraw: bool = False
+    """Only the tables and the picture again, from the results that are there."""
     quiet: bool = False
     """No progress."""
 
 
 def run(args: Args) -> None:
-    images = _common.Images(args.data, str(args.data_root), args.train)
+    if args.redraw:
+        finish(args, checkpoint.read_json(args.output, "results", "run it without --redraw"))
+        return
+    clock = _common.Clock(args.run, "pad_nas")
+    images = _common.Images(args.data, str(args.data_root), args.train, search=2_000, truth=6_000)
     if args.quick:
         images = _common.Images(args.data, str(args.data_root), 320, 200, 300)
         small = {"seeds": 1, "n": 4, "random": 3, "epochs": (1, 1, 1), "alone": 1, "population": 6, "iterations": 2}
@@ -90,15 +100,10 @@ def run(args: Args) -> None:
     opened, _ = _common.open_images(images)
     space = spaces.get(args.space, opened.channels, opened.resolution, opened.classes)
     truth = _common.Truth(args.run, space, _common.Budget(images, args.alone), args.jobs, args.quiet)
-    results = [one_seed(args, seed, space, opened, truth) for seed in range(args.seeds)]
-    summary = summarise(results)
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(args).items()}
-    checkpoint.write_json(
-        args.output,
-        {"schema": 1, "command": _common.command(), "settings": settings, "summary": summary, "seeds": results},
-    )
-    show(summary)
-    _cli.console.print(f"→ {args.output}", highlight=False)
+    seeds: list[dict] = []
+    for seed in range(args.seeds):
+        seeds.append(one_seed(args, seed, space, opened, truth))
+        finish(args, _common.results("pad_nas", args, clock, seeds=seeds))
 
 
 def one_seed(args: Args, seed: int, space: Space, data: TrainVal, truth: _common.Truth) -> dict:
@@ -119,30 +124,31 @@ def one_seed(args: Args, seed: int, space: Space, data: TrainVal, truth: _common
     evaluators = {name: stage.found.evaluator for name, stage in found.items()}
     for name, nested in controls.items():
         model = pruned_alike(args, nested, data, folder / name.replace(" ", "-"), seed, folder / "PAD")
-        evaluators[name] = scoring().evaluator(model, data)
+        evaluators[name] = scoring(args).evaluator(model, data)
     inside = {"I": space, "P": p[-1].space, "PAD": final} | {name: nested[-1] for name, nested in controls.items()}
 
-    # The truth: each network alone, with every truth seed. What is listed twice is trained once.
-    seeds = range(args.truth_seeds)
+    # The truth: each network alone. What is listed twice is trained once; the full space's are those of every seed.
     common = draw(final, args.n, [seed, 1])
-    fronts = {name: [record.arch for record in stage.found.search.front()] for name, stage in found.items()}
-    drawn = {name: draw(within, args.random, [seed, 2]) for name, within in inside.items()}
-    everything = dict.fromkeys([*common, *(a for archs in (*fronts.values(), *drawn.values()) for a in archs)])
-    table = dict(zip(everything, truth(list(everything), seeds, f"alone, seed {seed}"), strict=True))
+    fronts = {name: spaced(stage, args.front) for name, stage in found.items()}
+    keys = {"I": [2], "P": [seed, 2], **{name: [seed, 3] for name in controls}}
+    drawn = {name: draw(inside[name], args.random, key) for name, key in keys.items()} | {"PAD": common[: args.random]}
+    others = list(dict.fromkeys(arch for archs in (*fronts.values(), *drawn.values()) for arch in archs))
+    trained = truth(common, range(args.truth_seeds), f"common set, seed {seed}")
+    first = dict(zip(others, truth(others, range(1), f"alone, seed {seed}")[:, 0], strict=True))
 
     def alone(archs: Sequence[Arch]) -> np.ndarray:
-        return np.array([table[arch] for arch in archs])
+        return np.array([first[arch] for arch in archs])
 
-    true, flops = alone(common).mean(axis=1), np.array([blocks.flops(space, arch) for arch in common], float)
+    true, flops = trained.mean(axis=1), np.array([blocks.flops(space, arch) for arch in common], float)
     scores = {name: evaluators[name](common) for name in found}
     rows = {name: dataclasses.asdict(ranking.rank(scores[name], true)) for name in found}
     rows["multiply-adds"] = {**dataclasses.asdict(ranking.rank(flops, true)), "gap": None}
     if args.truth_seeds > 1:
-        rows["ceiling"] = dataclasses.asdict(ranking.rank(alone(common)[:, 0], alone(common)[:, 1:].mean(axis=1)))
+        rows["ceiling"] = dataclasses.asdict(ranking.rank(trained[:, 0], trained[:, 1:].mean(axis=1)))
     left = ranking.residuals(true, flops)
     beyond = {name: dataclasses.asdict(ranking.rank(ranking.residuals(scores[name], flops), left)) for name in found}
     own = {name: own_tau(evaluators[name], archs, alone(archs)) for name, archs in fronts.items()}
-    own |= {f"{name}, random": own_tau(evaluators[name], drawn[name], alone(drawn[name])) for name in controls}
+    own_random = {name: own_tau(evaluators[name], archs, alone(archs)) for name, archs in drawn.items()}
     pairs = {
         f"{b} − {a}": ranking.paired_difference(scores[a], scores[b], true)
         for a, b in (("I", "P"), ("P", "PAD"), ("I", "PAD"))
@@ -154,14 +160,23 @@ def one_seed(args: Args, seed: int, space: Space, data: TrainVal, truth: _common
         "common_set_beyond_multiply_adds": beyond,
         "paired_difference_of_tau": pairs,
         "own_front": own,
-        "random_networks_alone": {name: alone(archs).mean(axis=1).tolist() for name, archs in drawn.items()},
-        "random_networks_one_shot": {name: evaluators[name](archs) for name, archs in drawn.items()},
-        "best_of_front_alone": {name: float(alone(archs).mean(axis=1)[-1]) for name, archs in fronts.items()},
+        "own_random": own_random,
+        "random_networks_alone": {name: alone(drawn[name]).tolist() for name in inside},
+        "random_networks_one_shot": {name: evaluators[name](drawn[name]) for name in inside},
+        "best_of_front_alone": {name: float(alone(archs)[-1]) for name, archs in fronts.items()},
+        "pruning": {name: [stage.space.size for stage in stages] for name, stages in (("P", p), ("PAD", pad))},
     }
 
 
-def scoring() -> Scoring:
-    return Scoring(recalibration=(4, 128))
+def spaced(stage: pad_nas.Stage, n: int) -> list[Arch]:
+    """At most n networks of a front, evenly spaced, its cheapest and its most accurate among them."""
+    front = [record.arch for record in stage.found.search.front()]
+    places = np.unique(np.linspace(0, len(front) - 1, min(n, len(front))).round().astype(int))
+    return [front[i] for i in places]
+
+
+def scoring(args: Args) -> Scoring:
+    return Scoring(recalibration=(4, 128), workers=args.jobs)
 
 
 def train(
@@ -186,8 +201,9 @@ def train(
         fine_tune_lr=0.016,
         threshold=args.threshold,
         ces=CESConfig(args.population, args.iterations, seed=seed),
-        scoring=scoring(),
+        scoring=scoring(args),
         random=0,
+        probes=0,
     )
     bounds = {"flops": (0.0, low + SHARE * (high - low))}
     stages = pad_nas.run(space, data, cfg, {"flops": flops}, bounds, ["flops"], folder, CPU, {}, args.quiet)
@@ -222,8 +238,7 @@ def pruned_alike(args: Args, nested: Sequence[Space], data: TrainVal, folder: Pa
     for number, (space, epochs) in enumerate(zip(nested, args.epochs, strict=True), start=1):
         here = pad / "supernet-1" if number == 1 else folder / f"supernet-{number}"
         fit = FitConfig(epochs, lr=0.08 if number == 1 else 0.016, seed=seed, augment=False)
-        cfg = spos.Config(fit, recalibration=scoring().recalibration)
-        model = spos.run(space, data, cfg, here, CPU, args.quiet, inherit=model)
+        model = spos.run(space, data, spos.Config(fit, probes=0), here, CPU, args.quiet, inherit=model)
     return model
 
 
@@ -240,51 +255,73 @@ def own_tau(evaluator, archs: Sequence[Arch], alone: np.ndarray) -> dict | None:
     """τ on a supernet's own networks; None for fewer than three."""
     if len(archs) < 3:
         return None
-    return dataclasses.asdict(ranking.rank(evaluator(archs), alone.mean(axis=1)))
+    return dataclasses.asdict(ranking.rank(evaluator(archs), alone))
 
 
-def summarise(results: Sequence[dict]) -> dict:
-    """Mean and standard deviation over the supernet seeds."""
+def finish(args: Args, result: dict) -> None:
+    """Tables of means and standard deviations over the supernet seeds; what there is of one seed stands alone."""
+    seeds = result["seeds"]
 
-    def taus(rows: Sequence[dict | None]) -> str:
-        values = [row["tau"] for row in rows if row is not None and row["tau"] is not None]
-        return _common.mean_sd(values) if values else "—"
+    def mean_of(values: Sequence[float | None]) -> str:
+        known = [value for value in values if value is not None]
+        return _common.mean_sd(known) if known else ""
 
-    def over(part: str) -> dict[str, str]:
-        return {name: taus([result[part].get(name) for result in results]) for name in results[0][part]}
+    def tau(part: str, name: str) -> str:
+        rows = [seed[part].get(name) for seed in seeds]
+        return mean_of([row["tau"] for row in rows if row is not None])
 
-    def networks(part: str) -> dict[str, str]:
-        values = {name: [v for result in results for v in result[part][name]] for name in results[0][part]}
-        return {name: _common.mean_sd(of, 100) for name, of in values.items()}
+    def percent(part: str, name: str) -> str:
+        values = [v for seed in seeds if name in seed[part] for v in np.atleast_1d(seed[part][name])]
+        return _common.mean_sd(values, 100) if values else ""
 
-    return {
-        "tau, common set": over("common_set"),
-        "tau beyond multiply-adds, common set": over("common_set_beyond_multiply_adds"),
-        "tau, own networks": over("own_front"),
-        "paired difference of tau, per seed": {
-            name: [ranking.show(*result["paired_difference_of_tau"][name]) for result in results]
-            for name in results[0]["paired_difference_of_tau"]
+    spaces_ = list(seeds[0]["space_size"])
+    ranked = {"common set": "common_set", "beyond multiply-adds": "common_set_beyond_multiply_adds"}
+    ranked |= {"own front": "own_front", "own random networks": "own_random"}
+    tables = {
+        "Kendall's τ, one-shot against alone": {
+            name: {column: tau(part, name) for column, part in ranked.items()}
+            for name in (*spaces_, "multiply-adds", "ceiling")
         },
-        "networks in the space": {
-            name: [result["space_size"][name] for result in results] for name in results[0]["space_size"]
+        "paired difference of τ on the common set, 95 % interval": {
+            pair: {
+                **{f"seed {seed['seed']}": ranking.show(*seed["paired_difference_of_tau"][pair]) for seed in seeds},
+                "mean ± SD of the seeds": mean_of([seed["paired_difference_of_tau"][pair][0] for seed in seeds]),
+            }
+            for pair in seeds[0]["paired_difference_of_tau"]
         },
-        "random networks alone, %": networks("random_networks_alone"),
-        "random networks one-shot, %": networks("random_networks_one_shot"),
-        "best of the front alone, %": {
-            name: _common.mean_sd([result["best_of_front_alone"][name] for result in results], 100)
-            for name in results[0]["best_of_front_alone"]
+        "the spaces": {
+            name: {
+                "networks, per seed": ", ".join(f"{seed['space_size'][name]:,}" for seed in seeds),
+                "random networks alone, %": percent("random_networks_alone", name),
+                "one-shot, %": percent("random_networks_one_shot", name),
+                "most accurate of the front alone, %": percent("best_of_front_alone", name),
+            }
+            for name in spaces_
         },
     }
+    _common.report(args.output, result, tables, picture)
 
 
-def show(summary: dict) -> None:
-    for title, rows in summary.items():
-        table = Table(title=title)
-        table.add_column("")
-        table.add_column("", justify="right")
-        for name, value in rows.items():
-            table.add_row(name, value if isinstance(value, str) else ", ".join(map(str, value)))
-        _cli.console.print(table)
+def picture(figure: Figure, result: dict) -> None:
+    """τ on the common set of every supernet seed; random networks of every space, trained alone."""
+    left, right = figure.subplots(1, 2)
+    seeds = result["seeds"]
+    ranked = list(seeds[0]["common_set"])
+    for seed in seeds:
+        taus = [seed["common_set"][name]["tau"] for name in ranked]
+        left.plot(
+            range(len(ranked)), [np.nan if tau is None else tau for tau in taus], "o", label=f"seed {seed['seed']}"
+        )
+    left.set_xticks(range(len(ranked)), ranked, fontsize=8)
+    left.set(ylabel="Kendall's τ", title="common set inside PAD's final space")
+    left.legend(fontsize=8)
+    names = list(seeds[0]["random_networks_alone"])
+    values = [[100 * v for seed in seeds for v in seed["random_networks_alone"][name]] for name in names]
+    right.boxplot(values, widths=0.5, medianprops={"color": "tab:orange"}, flierprops={"markersize": 3})
+    right.set_xticks(range(1, len(names) + 1), [name.replace(" ", "\n", 1) for name in names], fontsize=8)
+    right.set(ylabel="accuracy alone (%)", title="random networks of each space")
+    for axes in (left, right):
+        axes.grid(alpha=0.2, axis="y")
 
 
 if __name__ == "__main__":

@@ -13,14 +13,14 @@ from pathlib import Path
 import _common
 import numpy as np
 from _common import _cli
-from rich.table import Table
+from matplotlib.figure import Figure
 
 from search import ranking
 from supernet import blocks, checkpoint, spaces
 from supernet.space import Space
 
-# mobile-small: identity, max pool, k3_e1, k5_e4; the first layer of a group has k3_e1, k5_e4.
-KEEP = ((0,), (1, 3), (0, 3), (0, 1), (1, 3), (0, 3), (1, 2))
+# mobile-small: identity, max pool, k3_e1, k5_e4; the first layer of a group (0 and 2) has k3_e1, k5_e4.
+KEEP = ((0, 1), (0, 3), (0, 1), (1, 3), (0, 3), (1, 2))
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Args:
     """Networks trained side by side, one thread each."""
     quick: bool = False
     """Eight networks, one epoch on few images: shows that it works, tells nothing."""
+    redraw: bool = False
+    """Only the tables and the picture again, from the results that are there."""
     quiet: bool = False
     """No progress."""
 
@@ -53,6 +55,10 @@ def truth_space(channels: int = 1, resolution: int = 28, classes: int = 10) -> S
 
 
 def run(args: Args) -> None:
+    if args.redraw:
+        finish(args, checkpoint.read_json(args.output, "truth table", "run it without --redraw"))
+        return
+    clock = _common.Clock(args.run, "truth_table")
     images = _common.Images(args.data, str(args.data_root), args.train)
     epochs, seeds, space = args.epochs, args.seeds, truth_space()
     if args.quick:
@@ -61,47 +67,59 @@ def run(args: Args) -> None:
     archs = space.enumerate()[:: 8 if args.quick else 1]
     budget = _common.Budget(images, epochs)
     truth = _common.Truth(args.run, space, budget, args.jobs, args.quiet)
-    accuracies = truth(archs, range(seeds), "truth table")
-    flops = [blocks.flops(space, arch) for arch in archs]
-    summary = summarise(accuracies, np.array(flops, float))
-    checkpoint.write_json(
-        args.output,
-        {
-            "schema": 1,
-            "command": _common.command(),
+    for done in range(1, seeds + 1):  # results after each seed, all networks of one before the next
+        found = {
             "space": space.to_json(),
             "budget": asdict(budget),
             "archs": [list(arch) for arch in archs],
-            "flops": flops,
-            "accuracies": accuracies.tolist(),
-            "summary": summary,
-        },
-    )
-    table = Table(title=f"{len(archs)} networks × {seeds} seeds, {epochs} epochs on {images.train:,} images")
-    table.add_column("")
-    table.add_column("", justify="right")
-    for name, value in summary.items():
-        table.add_row(name.replace("_", " "), value if isinstance(value, str) else f"{value:.4g}")
-    _cli.console.print(table)
-    _cli.console.print(f"→ {args.output}", highlight=False)
+            "flops": [blocks.flops(space, arch) for arch in archs],
+            "accuracies": truth(archs, range(done), f"truth table, {done} of {seeds} seeds").tolist(),
+        }
+        result = _common.results("truth_table", args, clock, **found)
+        checkpoint.write_json(args.output, result)
+    finish(args, result)
+
+
+def finish(args: Args, result: dict) -> None:
+    values = summarise(np.array(result["accuracies"]), np.array(result["flops"], float))
+    rows = {name: {"value": value if isinstance(value, str) else f"{value:.4g}"} for name, value in values.items()}
+    networks, seeds = np.shape(result["accuracies"])
+    budget = result["budget"]
+    title = f"{networks} networks × {seeds} seeds, {budget['epochs']} epochs on {budget['images']['train']:,} images"
+    _common.report(args.output, result, {title: rows}, draw)
 
 
 def summarise(accuracies: np.ndarray, flops: np.ndarray) -> dict[str, float | str]:
     """Spread between networks and between seeds, and how well one seed ranks the others."""
     mean = accuracies.mean(axis=1)
     summary: dict[str, float | str] = {
-        "best_percent": 100 * mean.max(),
-        "mean_percent": 100 * mean.mean(),
-        "sd_of_networks_points": 100 * mean.std(ddof=1),
+        "best network, %": 100 * mean.max(),
+        "mean, %": 100 * mean.mean(),
+        "SD of the networks, points": 100 * mean.std(ddof=1),
     }
     seeds = range(accuracies.shape[1])
     pairs = [ranking.kendall(accuracies[:, a], accuracies[:, b]) for a in seeds for b in range(a)]
     if pairs:
-        summary["sd_of_seeds_points"] = 100 * float(np.sqrt(accuracies.var(axis=1, ddof=1).mean()))
-        summary["tau_of_one_seed_against_another"] = float(np.mean(pairs))
+        summary["SD of the seeds, points"] = 100 * float(np.sqrt(accuracies.var(axis=1, ddof=1).mean()))
+        summary["τ of one seed against another"] = float(np.mean(pairs))
     of_flops = ranking.rank(flops, mean)
-    summary["tau_of_multiply_adds"] = ranking.show(of_flops.tau, of_flops.tau_interval)
+    summary["τ of multiply-adds"] = ranking.show(of_flops.tau, of_flops.tau_interval)
     return summary
+
+
+def draw(figure: Figure, result: dict) -> None:
+    """Accuracy over multiply-adds, and the first seed against the others."""
+    left, right = figure.subplots(1, 2)
+    accuracies, flops = 100 * np.array(result["accuracies"]), np.array(result["flops"]) / 1e6
+    spread = accuracies.std(axis=1, ddof=1) if accuracies.shape[1] > 1 else None
+    style = {"fmt": "o", "markersize": 4, "linewidth": 0.8, "color": "tab:blue"}
+    left.errorbar(flops, accuracies.mean(axis=1), yerr=spread, **style)
+    left.set(xlabel="MFLOPs", ylabel="accuracy alone (%)", title=f"mean ± SD of {accuracies.shape[1]} seeds")
+    others = accuracies[:, 1:].mean(axis=1) if accuracies.shape[1] > 1 else accuracies[:, 0]
+    right.scatter(accuracies[:, 0], others, s=16, color="tab:blue", linewidths=0)
+    right.set(xlabel="seed 0 (%)", ylabel="mean of the other seeds (%)", title="how well a seed ranks")
+    for axes in (left, right):
+        axes.grid(alpha=0.2)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,9 @@ class Search:
         if not self._batch:
             raise self.window.empty(self._rng, config.max_draws)
         if len(self._batch) < config.population:
-            self._note(f"found {len(self._batch)} architectures within the bounds, not {config.population}")
+            nearest = self.window.beyond(self._batch)
+            found = f"found {len(self._batch)} architectures within the bounds, not {config.population}"
+            self._note(f"{found}; {nearest}" if nearest else found)
 
     @property
     def done(self) -> bool:
@@ -239,7 +241,9 @@ class Search:
             batch |= dict.fromkeys(self.window.sample(self._rng, config.population - bred, known, config.max_draws))
         self._random = len(batch) - bred
         if not batch:
-            self._note(f"found no new architecture within the bounds after {len(self._archive)}, so the search ends")
+            ends = f"found no new architecture within the bounds after {len(self._archive)}, so the search ends"
+            nearest = self.window.beyond(self._archive)
+            self._note(f"{ends}; {nearest}" if nearest else ends)
         elif len(batch) < config.population:
             self._note(f"found {len(batch)} new architectures within the bounds, not {config.population}")
         return list(batch)

@@ -208,6 +208,43 @@ class Window:
             found.append(arch)
         return found
 
+    def beyond(self, members: Collection[Arch]) -> str:
+        """The nearest attainable costs beyond each bound, to widen the window to; empty if there are none.
+
+        Of a space of at most ``ENUMERABLE`` architectures all are looked at, else what differs from a member in one
+        gene. An architecture beyond several bounds does not count: widening one would not admit it.
+
+        >>> from supernet.space import Choice, Gene
+        >>> gene = Gene("layer", (Choice("ib", 3, 1), Choice("ib", 3, 6)), 8, 8, 1)
+        >>> space = Space("tiny", 3, 8, 10, 8, 1, 16, "relu6", (gene, gene), ((0, 1), (0, 1)))
+        >>> latency = AdditiveCost([[0.1, 0.3], [0.2, 0.6]])
+        >>> Window(space, {"latency": latency}, {"latency": (0.4, 0.6)}).beyond([(1, 0)])
+        'the nearest beyond have latency 0.3 and 0.7'
+        """
+        if self.space.size <= ENUMERABLE:
+            around: Collection[Arch] = self.space.enumerate()
+        else:
+            around = [change for arch in members for gene in range(len(arch)) for change in self._changes(arch, gene)]
+        below: dict[str, float] = {}
+        above: dict[str, float] = {}
+        for arch in around:
+            values = {name: measure(name, cost, arch) for name, cost in self._costs.items()}
+            broken = [name for name, (low, high) in self.bounds.items() if not low <= values[name] <= high]
+            if len(broken) == 1:
+                name, value = broken[0], values[broken[0]]
+                if value < self.bounds[name][0]:
+                    below[name] = max(value, below.get(name, value))
+                else:
+                    above[name] = min(value, above.get(name, value))
+        ends = {name: [f"{side[name]:.9g}" for side in (below, above) if name in side] for name in self.bounds}
+        told = ", ".join(f"{name} {' and '.join(values)}" for name, values in ends.items() if values)
+        return f"the nearest beyond have {told}" if told else ""
+
+    def _changes(self, arch: Arch, gene: int) -> list[Arch]:
+        """``arch`` with each other open choice of one gene."""
+        others = (choice for choice in self.space.allowed[gene] if choice != arch[gene])
+        return [(*arch[:gene], choice, *arch[gene + 1 :]) for choice in others]
+
     def empty(self, rng: np.random.Generator, tries: int) -> UserError:
         """The error to raise when ``sample`` finds no member at all; it gives the costs of the nearest."""
         if self.space.size <= ENUMERABLE:
@@ -237,12 +274,7 @@ class Window:
         while violation > 0 and moved:
             moved = False
             for gene in rng.permutation(len(arch)):
-                changes = [
-                    (*arch[:gene], choice, *arch[gene + 1 :])
-                    for choice in self.space.allowed[gene]
-                    if choice != arch[gene]
-                ]
-                scored = [(self.violation(change), change) for change in changes]
+                scored = [(self.violation(change), change) for change in self._changes(arch, gene)]
                 tried += len(scored)
                 better = [s for s in scored if s[0] == 0] or [s for s in scored if s[0] < violation]
                 if better:

@@ -46,26 +46,30 @@ def sparsity(space: Space, p: Distribution, threshold: float) -> float:
 
 
 def heat_map(path: Path, space: Space, p: Distribution, pruned: Space, title: str) -> None:
-    """Draw layer × operation: the probability; a cross where it is pruned, grey where it was closed before."""
+    """Draw layer × operation: the probability in %, a cross where it is pruned, grey where it was closed before."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(choice.name for gene in space.genes for choice in gene.choices))
+    # In the order of the genes with the most choices: those of the others are among these, or come after.
+    genes = sorted(space.genes, key=lambda gene: -len(gene.choices))
+    names = list(dict.fromkeys(choice.name for gene in genes for choice in gene.choices))
     image = np.full((len(names), len(space.genes)), np.nan)
     figure = Figure(figsize=(2.5 + 0.35 * len(space.genes), 1.8 + 0.28 * len(names)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_facecolor("0.85")
+    axes.set_facecolor("0.8")
     for j, (gene, open_) in enumerate(zip(space.genes, space.allowed, strict=True)):
         for i in open_:
             row = names.index(gene.choices[i].name)
             image[row, j] = p[j][i]
-            if i not in pruned.allowed[j]:
+            if i in pruned.allowed[j]:
+                color = "white" if p[j][i] > 0.5 else "black"
+                axes.text(j, row, f"{100 * p[j][i]:.0f}", ha="center", va="center", fontsize=6, color=color)
+            else:
                 axes.plot(j, row, marker="x", color="tab:red", markersize=5)
-    shown = axes.imshow(np.ma.masked_invalid(image), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.imshow(np.ma.masked_invalid(image), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(space.genes)), [gene.name.removeprefix("layer") for gene in space.genes], fontsize=7)
     axes.set_yticks(range(len(names)), names, fontsize=7)
-    axes.set_xlabel("layer")
-    axes.set_title(title, fontsize=9)
-    figure.colorbar(shown, ax=axes, label="probability")
+    axes.set_xlabel("layer (%; × pruned, grey closed before)", fontsize=7)
+    axes.set_title(title, fontsize=8)
     figure.savefig(path)

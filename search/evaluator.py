@@ -114,16 +114,18 @@ class Evaluator:
                 scores = job.result()
                 self.scores |= scores
                 if bar is not None:
-                    bar.advance(len(scores), text=f"best {100 * max(self.scores.values()):.2f} %")
+                    bar.advance(len(scores))
         torch.set_num_threads(threads)
         return [self.scores[arch] for arch in archs]
 
     @property
     def summary(self) -> str:
         """One line on what sharing saved and what memory it took."""
-        fewer = self.separate_runs / max(self.runs, 1)
+        known = f"{len(self.scores)} architectures, BN {self.mode}"
+        if not self.runs:
+            return f"{known}; all of them were known"
         return (
-            f"{len(self.scores)} architectures, BN {self.mode}; {fewer:.2f} times fewer layer runs by shared prefixes; "
+            f"{known}; {self.separate_runs / self.runs:.2f} times fewer layer runs by shared prefixes; "
             f"activations take at most {self.peak_bytes / 2**20:.1f} MiB per worker (depth × batch)"
         )
 

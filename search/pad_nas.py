@@ -43,6 +43,7 @@ class Config:
     scoring: Scoring = field(default_factory=Scoring)
     random: int = 32  # architectures drawn from each space's window, to compare with
     kernels: str = "fused"
+    probes: int = 4  # of each supernet, scored after each epoch
 
     def __post_init__(self) -> None:
         for name, fine, expected in (
@@ -100,7 +101,7 @@ def run(
         checkpoint.write_json(here / "config.json", {**settings, "epochs": epochs})
         # Lines 1 and 8: train the supernet; a pruned one inherits the weights and starts a new optimiser.
         fit = dataclasses.replace(cfg.fit, epochs=epochs, lr=cfg.lr if number == 1 else cfg.fine_tune_lr)
-        how = spos.Config(fit, kernels=cfg.kernels, recalibration=cfg.scoring.recalibration)
+        how = spos.Config(fit, kernels=cfg.kernels, probes=cfg.probes, recalibration=cfg.scoring.recalibration)
         supernet = spos.run(space, data, how, here, device, quiet, inherit=supernet)
         trained = time.monotonic()
 
@@ -116,24 +117,32 @@ def run(
         good = [record.arch for record in search.front(max_rank=cfg.rank - 1)]
         p = distribution.estimate(space, good)
         pruned = distribution.prune(space, p, cfg.threshold)
-        seconds = {"training": trained - began, "search": searched - trained}
+        seconds = _longest(here, {"training": trained - began, "search": searched - trained})
         stage = Stage(number, here, found, [found.record(arch) for arch in random], p, pruned, seconds)
         _save(stage, len(good), cfg)
         yield stage
         space = pruned
 
 
+def _longest(folder: Path, seconds: dict[str, float]) -> dict[str, float]:
+    """``seconds``, or those of an earlier process: one that found the stage finished did nothing but look."""
+    path = folder / "stage.json"
+    old = checkpoint.read_json(path, "stage of PAD-NAS", "run it again")["seconds"] if path.exists() else seconds
+    return {step: max(taken, old[step]) for step, taken in seconds.items()}
+
+
+def size(space: Space) -> str:
+    """How many architectures are open: ``1,024``, ``6.64e+17``."""
+    return f"{space.size:,}" if space.size < 1e7 else f"{space.size:.3g}"
+
+
 def _save(stage: Stage, counted: int, cfg: Config) -> None:
     """``stage.json`` and ``distribution.png`` in the folder of the supernet."""
-    path, seconds = stage.folder / "stage.json", stage.seconds
-    if path.exists():  # finished before: what this process did was to look
-        old = checkpoint.read_json(path, "stage of PAD-NAS", "run it again")["seconds"]
-        seconds = {step: max(taken, old[step]) for step, taken in seconds.items()}
     names = [[choice.name for choice in gene.choices] for gene in stage.space.genes]
-    title = f"supernet {stage.number}: {stage.space.size:.3g} architectures, pruned to {stage.pruned.size:.3g}"
+    title = f"supernet {stage.number}: {size(stage.space)} architectures\npruned to {size(stage.pruned)}"
     distribution.heat_map(stage.folder / "distribution.png", stage.space, stage.p, stage.pruned, title)
     checkpoint.write_json(
-        path,
+        stage.folder / "stage.json",
         {
             "schema": 1,
             "stage": stage.number,
@@ -145,6 +154,6 @@ def _save(stage: Stage, counted: int, cfg: Config) -> None:
             "distribution": [dict(zip(row, p, strict=True)) for row, p in zip(names, stage.p, strict=True)],
             "random_mean": float(np.mean([r.accuracy for r in stage.random])) if stage.random else None,
             "best": max(record.accuracy for record in stage.found.search.front()),
-            "seconds": seconds,
+            "seconds": stage.seconds,
         },
     )

@@ -99,7 +99,7 @@ def plot(path: Path, predicted: Sequence[float], true: Sequence[float], ranking:
     axes = figure.add_subplot()
     axes.scatter([100 * v for v in predicted], [100 * v for v in true], s=18, color="tab:blue", linewidths=0)
     axes.set(xlabel="one-shot accuracy (%)", ylabel="trained alone (%)")
-    axes.set_title(f"{title}\n{describe(ranking)}", fontsize=9)
+    axes.set_title(f"{title}\n{describe(ranking)}", fontsize=8)
     axes.grid(alpha=0.2)
     figure.savefig(path)
 

@@ -93,12 +93,11 @@ class SearchRun:
                 generation = search.generation
                 search.tell(archs, self.score(archs, bar))
                 for arch in archs:
-                    self.log.append({**asdict(self.record(arch)), "generation": generation})
+                    record = self.record(arch)
+                    told = {"arch": record.arch, "accuracy": record.accuracy, "costs": record.costs}
+                    self.log.append({**told, "generation": generation})
                 checkpoint.write_json(self.state, {"scored_with": self.scored_with, "search": search.state_dict()})
-                last = search.history[-1]
-                bar.advance(
-                    0, text=f"generation {search.generation} front {last['front']} hv {last['hypervolume']:.4g}"
-                )
+                bar.advance(0, text=_state(search.history[-1]))
             self.score(random, bar)
 
     def score(self, archs: Sequence[Arch], bar: Bar) -> list[float]:
@@ -114,6 +113,12 @@ class SearchRun:
         """A scored architecture with its costs."""
         costs = {name: float(cost(arch)) for name, cost in self.search.costs.items()}
         return Record(arch, self.evaluator.scores[arch], costs, 0, 0)
+
+
+def _state(last: dict) -> str:
+    """A generation in the progress bar."""
+    best, front = f"best {100 * last['best_accuracy']:.2f} %", f"front {last['front']}"
+    return f"generation {last['generation'] + 1}: {best}, {front}, hypervolume {last['hypervolume']:.4g}"
 
 
 def write_front(path: Path, search: Search, random: Sequence[Record], best: int, knee: int, more: dict) -> None:

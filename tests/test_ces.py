@@ -264,6 +264,40 @@ def test_finds_all_of_a_window_that_is_nearly_empty(members):
     assert sorted(r.costs["latency"] for r in search.records()) == latencies[:members].tolist()
 
 
+@pytest.mark.parametrize("genes", [6, 9])  # listed, sampled
+def test_a_window_that_is_nearly_empty_names_the_nearest_latencies(genes):
+    problem = Problem(genes, 4, 2)
+    latencies = np.sort([problem.latency(arch) for arch in problem.space.enumerate()])
+    middles = (latencies[1:] + latencies[:-1]) / 2
+    bounds = {"latency": (middles[9], middles[14])}  # five members
+    search = problem.search(bounds, population=16, iterations=3)
+    first = search.notes[0]
+    assert first.startswith("generation 0: found 5 architectures within the bounds, not 16; the nearest beyond have ")
+    below, above = map(float, first.rpartition("latency ")[2].split(" and "))
+    if genes == 6:
+        assert (below, above) == pytest.approx((latencies[9], latencies[15]), rel=1e-8)
+    else:  # what differs in one gene: attainable, and outside
+        assert below <= latencies[9] * (1 + 1e-8)
+        assert above >= latencies[15] * (1 - 1e-8)
+        for value in (below, above):
+            assert np.abs(latencies / value - 1).min() < 1e-8
+    problem.run(search)
+    assert "the search ends; the nearest beyond have latency " in search.notes[-1]
+
+
+def test_what_lies_beyond_two_bounds_is_not_the_nearest_beyond_one():
+    problem = Problem(4, 3, 0)
+    start, stop = problem.latency.bounds(problem.space)
+    least, most = problem.flops.bounds(problem.space)
+    bounds = {"latency": (0, start + 0.4 * (stop - start)), "flops": (0, least + 0.4 * (most - least))}
+    values = {name: [problem.costs[name](arch) for arch in problem.space.enumerate()] for name in bounds}
+    fits = {name: np.array(values[name]) <= bounds[name][1] for name in bounds}
+    latency = np.array(values["latency"])[~fits["latency"] & fits["flops"]].min()
+    flops = np.array(values["flops"])[~fits["flops"] & fits["latency"]].min()
+    note = problem.search(bounds, population=64).notes[0]
+    assert note.endswith(f"the nearest beyond have latency {latency:.9g}, flops {flops:.9g}")
+
+
 def test_bounds_on_a_cost_that_is_not_an_objective():
     problem = Problem(8, 4, 3)
     low, high = problem.flops.bounds(problem.space)

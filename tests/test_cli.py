@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import os
@@ -10,7 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -85,6 +88,7 @@ def test_each_command_prints_the_next(chain):
     assert f"next: python tools/evolve.py --run {folder} --lat-max" in printed["lut"]
     assert f"next: python tools/retrain.py --pick best --run {folder}" in printed["evolve"]
     assert "2 random" in printed["retrain"]
+    assert f"next: python tools/report.py --run {folder}" in printed["retrain"]
 
 
 def test_the_chain_leaves_what_it_names(chain):
@@ -103,6 +107,52 @@ def test_the_chain_leaves_what_it_names(chain):
     assert result["arch"] == front["front"][front["best"]]["arch"]
     assert 0 <= result["test_accuracy"] <= 1
     assert result["measured_latency_ms"] > 0
+
+
+class Page(HTMLParser):
+    """What a browser would show and load."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.text, self.loads, self.tags = [], [], []
+        self.feed(path.read_text())
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loads += [value for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_a_page_tells_the_whole_run(copy):
+    ok("report", "--run", copy)
+    page = Page(copy / "report.html")
+    text = " ".join(page.text)
+    for name in ("best", "random-0", "random-1"):
+        result = json.loads((copy / name / "result.json").read_text())
+        assert name in text
+        assert f"{100 * result['test_accuracy']:.2f}" in text
+    front = json.loads((copy / "front.json").read_text())
+    assert all(entry["layers"] in text for entry in front["front"])
+    pictures = [base64.b64decode(source.split(",")[1]) for source in page.loads]
+    assert len(pictures) >= 5  # nothing is loaded from elsewhere: every one is SVG inside the page
+    assert all(ElementTree.fromstring(picture).tag.endswith("svg") for picture in pictures)
+
+
+def test_a_page_about_half_a_run_and_about_names_that_are_code(copy):
+    for name in ("lut.json", "front.json", "population.jsonl"):
+        (copy / name).unlink()
+    for name in ("best", "random-0", "random-1"):
+        shutil.rmtree(copy / name)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "data": "<script>alert(1)</script>"}))
+    ok("report", "--run", copy, "--output", copy / "page.html")
+    page = Page(copy / "page.html")
+    assert "No network is trained yet" in " ".join(page.text)
+    assert "script" not in page.tags
+    assert refused("report", "--run", copy / "nothing").count("train_supernet.py") == 1
 
 
 def test_the_trained_network_loads_as_plain_pytorch(chain):

@@ -33,6 +33,20 @@ def test_truth_table(tmp_path):
     (tmp_path / "run" / "truth.jsonl").write_text("\n".join(kept) + "\n" + log.splitlines()[10][:20])  # a kill
     experiment("truth_table", "--run", tmp_path / "run", "--output", output, "--jobs", 1)
     assert json.loads(output.read_text())["accuracies"] == first["accuracies"]
+    redrawn(output, "truth_table")
+
+
+def test_the_truth_table_holds_a_good_and_a_bad_operation_of_every_layer():
+    code = """
+import sys
+sys.path.insert(0, "experiments")
+import truth_table
+space = truth_table.truth_space()
+assert space.size == 64 == len(space.enumerate())
+assert all(len(open_) == 2 for open_ in space.allowed)
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def whole_table(path: Path) -> Path:
@@ -70,9 +84,31 @@ def test_runs_and_is_repeatable(tmp_path, name, flag):
     output = tmp_path / f"{name}.json"
     arguments = ("--run", tmp_path / "run", "--output", output, flag, 1)
     experiment(name, *arguments)
-    first = output.read_text()
+    first = timeless(output)
     experiment(name, *arguments)
-    assert output.read_text() == first
+    assert timeless(output) == first
+    redrawn(output, name)
+
+
+def timeless(path: Path) -> dict:
+    """The results without the minutes that they took."""
+    result = json.loads(path.read_text())
+    del result["machine"]
+    return result
+
+
+def redrawn(output: Path, name: str) -> None:
+    """The tables and the picture come from the results alone, and come again the same."""
+    tables, picture = output.with_suffix(".md"), output.with_suffix(".png")
+    before = tables.read_text()
+    assert "|---|" in before
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    for path in (tables, picture):
+        path.unlink()
+    experiment(name, "--output", output, "--run", output.parent / "nothing", "--redraw")
+    assert tables.read_text() == before
+    assert picture.exists()
+    assert not (output.parent / "nothing").exists()
 
 
 @pytest.mark.slow

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
+import _cli
 import numpy as np
+import pad_nas as tool
 import pytest
 import torch
 
+from latency.table import LatencyTable
 from search import pad_nas
 from search.ces import CESConfig
 from search.costs import AdditiveCost
@@ -175,27 +179,63 @@ SMALL = ("--data", "digits", "--limit", 160, "--batch-size", 32, "--epochs", 2, 
 SMALL += ("--iterations", 3, "--random", 2, "--recalibration", 2, 32, "--workers", 1, "--threshold", 0.1)
 
 
+def lut(space: Space, **change) -> dict:
+    """A latency table of ``space``: every layer that runs takes longer than the one before."""
+    specs = blocks.layers(space)
+    runs = [spec.key for spec in (specs.stem, *(c for row in specs.choices for c in row), specs.head) if spec.runs]
+    measured = {"n": 12, "aa": 0.01, "cpu_wall": 1.0, "source": "wall", "noisy": False}
+    operations = {}
+    for i, key in enumerate(dict.fromkeys(runs)):
+        ms = 0.1 + 0.01 * i
+        operations[key] = {"median_ms": ms, "p10": ms, "p90": ms, "min": ms, **measured}
+    return {
+        "schema": 1,
+        "space": {"name": space.name, "fingerprint": space.fingerprint},
+        "device": {"cpu": "abacus", "cores": 1, "core": None},
+        "runtime": {"name": "torch", "options": {}},
+        "batch": 1,
+        "threads": 1,
+        "input": [1, 28, 28],
+        "protocol": {"rounds": 12},
+        "operations": operations,
+        "calibration": None,
+        **change,
+    }
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, space_file) -> tuple[Path, str]:  # noqa: F811
+def table(space_file) -> Path:  # noqa: F811
+    path = space_file.parent / "lut.json"
+    path.write_text(json.dumps(lut(Space.load(space_file))))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, space_file, table) -> tuple[Path, str]:  # noqa: F811
     folder = tmp_path_factory.mktemp("tool") / "run"
-    printed = ok("pad_nas", "--run", folder, "--space", space_file, *SMALL, "--objectives", "flops")
+    printed = ok("pad_nas", "--run", folder, "--space", space_file, *SMALL, "--lut", table, "--lat-max", 0.64)
     return folder, printed
 
 
-def test_one_command_makes_the_whole_run(finished):
+def test_one_command_makes_the_whole_run(finished, table):
     folder, printed = finished
     assert f"next: python tools/retrain.py --pick best --run {folder / 'supernet-2'}" in printed
+    assert "MiB per worker (depth × batch)" in " ".join(printed.split())
     front = json.loads((folder / "supernet-2" / "front.json").read_text())
     space = Space.load(folder / "supernet-2" / "space.json")
-    assert [space.check(entry["arch"]) for entry in front["front"]]
+    latency = LatencyTable.load(table)
+    for entry in front["front"]:
+        expected = latency.predict(spec.key for spec in blocks.lower(space, space.check(entry["arch"])))
+        assert entry["latency_ms"] == pytest.approx(expected)
+        assert expected <= 0.64
     assert space.size <= Space.load(folder / "supernet-1" / "space.json").size
     assert (folder / "supernet-1" / "distribution.png").exists()
 
 
-def test_killed_and_continued(finished, tmp_path, space_file):  # noqa: F811
+def test_killed_and_continued(finished, tmp_path, space_file, table):  # noqa: F811
     whole, _ = finished
     folder = tmp_path / "killed"
-    arguments = ("--run", folder, "--space", space_file, *SMALL, "--objectives", "flops", "--quiet")
+    arguments = ("--run", folder, "--space", space_file, *SMALL, "--lut", table, "--lat-max", 0.64, "--quiet")
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(
         command("pad_nas", *arguments), cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, **quiet
@@ -207,13 +247,63 @@ def test_killed_and_continued(finished, tmp_path, space_file):  # noqa: F811
         assert (folder / name).read_text() == (whole / name).read_text(), name
 
 
+def test_the_same_command_goes_on_to_retrain(finished, space_file, table):  # noqa: F811
+    folder, _ = finished
+    before = (folder / "supernet-2" / "front.json").read_text()
+    finish = ("--run", folder, "--space", space_file, *SMALL, "--lut", table, "--lat-max", 0.64, "--retrain", 1)
+    ok("pad_nas", *finish)
+    result = json.loads((folder / "supernet-2" / "best" / "result.json").read_text())
+    front = json.loads(before)
+    assert result["arch"] == front["front"][front["best"]]["arch"]
+    assert 0 <= result["test_accuracy"] <= 1
+    assert (folder / "supernet-2" / "front.json").read_text() == before
+
+
+def test_another_table_does_not_continue_a_run(finished, tmp_path, space_file):  # noqa: F811
+    other = lut(Space.load(space_file))
+    for samples in other["operations"].values():
+        samples["median_ms"] *= 0.9
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    again = ("--run", finished[0], "--space", space_file, *SMALL, "--lat-max", 0.64)
+    assert "lut: [" in refused("pad_nas", *again, "--lut", tmp_path / "other.json")
+    message = refused("pad_nas", *again, "--lut", tmp_path / "none.json")
+    assert "no latency table at" in message
+
+
 def test_refusals_before_any_training(finished, tmp_path, space_file):  # noqa: F811
-    table = ROOT / "tests" / "nowhere.json"
     fresh = ("--run", tmp_path / "run", "--space", space_file, *SMALL)
-    assert "no latency table at" in refused("pad_nas", *fresh, "--lut", table)
+    assert "no latency table at" in refused("pad_nas", *fresh, "--lut", ROOT / "tests" / "nowhere.json")
     message = refused("pad_nas", *fresh, "--objectives", "flops", "--flops-max", 10)
     assert "cannot be met" in message
     assert not (tmp_path / "run").exists()  # nothing half-written
     assert "large, v3" in refused("pad_nas", "--run", tmp_path / "other", *SMALL, "--space", "tiny")
     message = refused("pad_nas", "--run", finished[0], "--space", space_file, *SMALL, "--objectives", "params")
     assert "objectives" in message
+
+
+def test_tables_and_windows_that_are_refused_before_any_training(tmp_path, space_file, monkeypatch, capsys):  # noqa: F811
+    """By the command's own entry, in this process: starting it takes longer than all that it does."""
+    space = Space.load(space_file)
+    whole = lut(space)
+    missing = next(key for key in whole["operations"] if key.startswith("ib_"))
+    fastest, *_, slowest = sorted(
+        sum(whole["operations"][spec.key]["median_ms"] for spec in blocks.lower(space, arch) if spec.runs)
+        for arch in space.enumerate()
+    )
+    for change, window, message in (
+        ({"operations": {k: v for k, v in whole["operations"].items() if k != missing}}, (), missing),
+        ({"space": {"name": "other", "fingerprint": "0123456789abcdef"}}, (), "0123456789abcdef"),
+        ({}, ("--lat-max", fastest - 0.01), "is below the fastest architecture"),
+        ({}, ("--lat-min", slowest + 0.01, "--lat-max", slowest + 1), "no latency lies between"),
+        ({}, ("--lat-min", fastest + 0.001, "--lat-max", fastest + 0.002), f"the nearest has latency {fastest:.9g}"),
+    ):
+        (tmp_path / "lut.json").write_text(json.dumps({**whole, **change}))
+        arguments = ("--run", tmp_path / "run", "--space", space_file, *SMALL, "--lut", tmp_path / "lut.json", *window)
+        monkeypatch.setattr(sys, "argv", ["pad_nas.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            _cli.main(tool.run, tool.Args)
+        assert stopped.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        assert message in line
+        assert not (tmp_path / "run").exists()

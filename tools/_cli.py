@@ -42,8 +42,15 @@ def main(run: Callable[[Args], None], args: type[Args]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def keeps_memory() -> bool:
+    """The switch: SUPERNET_KEEP_MEMORY=0 leaves the allocator as it is."""
+    return os.environ.get("SUPERNET_KEEP_MEMORY", "1") != "0"
+
+
 def keep_memory() -> None:
     """Ask glibc to keep freed memory instead of returning it: fresh pages cost more than the kernels that fill them."""
+    if not keeps_memory():
+        return
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):

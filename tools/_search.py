@@ -144,7 +144,7 @@ def scoring(args: SearchArgs) -> Scoring:
 
 
 def write(folder: Path, found: SearchRun, random: Sequence[Record], luts: dict[str, LatencyTable]) -> None:
-    """``front.json``, ``front.png`` and a table of the front."""
+    """``front.json``, ``front.png``, a table of the front, and what a person should know about the search."""
     search = found.search
     front, first = search.front(), search.objectives[0]
     best, knee = fronts.best(front), fronts.knee(front, first)
@@ -156,6 +156,9 @@ def write(folder: Path, found: SearchRun, random: Sequence[Record], luts: dict[s
     bound = search.window.bounds[first]
     fronts.plot(picture, search.records(), front, random, bound, title, search.objectives)
 
+    for note in search.notes:
+        _cli.console.print(f"[dim]{note}[/dim]")
+    _cli.console.print(f"scored {found.evaluator.summary}", highlight=False)
     columns = [(name, "ms", 1.0) for name in luts]
     columns += [("flops", "M", 1e-6), ("params", "k", 1e-3), ("activations", "k", 1e-3)]
     table = Table(title=f"front: {len(front)} architectures")

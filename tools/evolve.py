@@ -47,9 +47,6 @@ def run(args: Args) -> None:
         _cli.console.print(found.note, highlight=False)
     random = search.window.sample(np.random.default_rng([args.seed, 1]), args.random, (), 2000)
     found.run(random, args.quiet)
-    for note in search.notes:
-        _cli.console.print(f"[dim]{note}[/dim]")
-    _cli.console.print(f"scored {evaluator.summary}", highlight=False)
     _search.write(args.run, found, [found.record(arch) for arch in random], luts)
     _cli.next_command(f"python tools/retrain.py --pick best{_cli.run_flag(args.run)}")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +13,11 @@ from typing import Annotated
 import _cli
 import _search
 import build_lut
+import retrain
 import tyro
 from rich.table import Table
 
+from latency.table import LatencyTable
 from search import pad_nas
 from search.ces import CES, CESConfig
 from supernet import checkpoint, data, spaces
@@ -44,9 +48,13 @@ class Args(_search.SearchArgs):
     """Train on this many images only, stratified."""
     resolution: int | None = None
     """Height and width in pixels, for --data folder; 224."""
+    retrain: int = 0
+    """Epochs to train the best network of the last front alone, at the end; 0 leaves that to retrain.py."""
 
 
 def run(args: Args) -> None:
+    if args.retrain < 0:
+        raise UserError(f"--retrain {args.retrain}: expected a number of epochs, or 0")
     device = _cli.device(args.device)
     name, _ = (args.data, "") if args.data else data.default_name(args.data_root)
     images = data.open_train(name, args.data_root, seed=args.seed, resolution=args.resolution, limit=args.limit)
@@ -89,7 +97,11 @@ def run(args: Args) -> None:
         _search.write(stage.folder, stage.found, stage.random, luts)
         stages.append(stage)
     show(stages)
-    _cli.next_command(f"python tools/retrain.py --pick best --run {stages[-1].folder}")
+    if args.retrain:
+        shared = {name: getattr(args, name) for name in ("batch_size", "limit", "data_root", "device", "quiet")}
+        retrain.run(retrain.Args(run=stages[-1].folder, epochs=args.retrain, jobs=args.workers, **shared))
+    else:
+        _cli.next_command(f"python tools/retrain.py --pick best --run {stages[-1].folder}")
 
 
 def find_space(args: Args, images: data.TrainVal) -> Space:
@@ -104,25 +116,32 @@ def find_space(args: Args, images: data.TrainVal) -> Space:
 
 def configuration(args: Args, settings: dict, space: Space) -> dict:
     """All that shapes the run, in plain JSON, which has no infinity."""
-    others = ("run", "data_root", "device", "workers", "quiet", "lut")
+    others = ("run", "data_root", "device", "workers", "quiet", "lut", "retrain")
     given = {name: value for name, value in dataclasses.asdict(args).items() if name not in others}
     finite = {name: None if value == math.inf else value for name, value in given.items()}
-    return {**finite, **settings, "space": space.name, "fingerprint": space.fingerprint}
+    luts = [identity(path) for path in args.lut]
+    return {**finite, **settings, "space": space.name, "fingerprint": space.fingerprint, "lut": luts}
+
+
+def identity(path: Path) -> str:
+    """Tells a latency table from another: with it the run would be pruned in another way."""
+    table = LatencyTable.load(path).to_json()
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def show(stages: list[pad_nas.Stage]) -> None:
-    table = Table(title="PAD-NAS: one row per supernet")
-    for column in ("", "architectures", "open operations", "best one-shot %", "random one-shot %", "training s"):
+    table = Table(title="PAD-NAS: one row per supernet, one-shot accuracies")
+    for column in ("", "space", "operations", "best %", "random %", "training s", "search s"):
         table.add_column(column, justify="right" if column else "left")
     for stage in stages:
         random = [100 * record.accuracy for record in stage.random]
         table.add_row(
             stage.folder.name,
-            f"{stage.space.size:.3g}",
+            pad_nas.size(stage.space),
             str(sum(map(len, stage.space.allowed))),
             f"{100 * max(record.accuracy for record in stage.found.search.front()):.2f}",
             f"{sum(random) / len(random):.2f}" if random else "",
-            f"{stage.seconds['training']:.0f}",
+            *(f"{stage.seconds[step]:.0f}" for step in ("training", "search")),
         )
     _cli.console.print(table)
 

@@ -228,6 +228,7 @@ def show(args: Args, rows: dict[str, dict], controls: Sequence[str]) -> None:
             highlight=False,
         )
     _cli.console.print(f"→ {args.run / next(iter(rows))}", highlight=False)
+    _cli.next_command(f"python tools/report.py{_cli.run_flag(args.run)}")
 
 
 if __name__ == "__main__":

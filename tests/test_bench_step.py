@@ -1,0 +1,48 @@
+"""The benchmark of a training step: its forms take the same steps, and the allocator's switch is one."""
+
+import _bench_step
+import _cli
+import numpy as np
+import pytest
+import torch
+from _bench_step import FORMS, stepper
+
+from supernet import spaces
+
+
+def test_the_forms_take_the_same_step():
+    """Ours, plain PyTorch and plain PyTorch in NCHW: equal weights before, equal weights after."""
+    space = spaces.get("mobile-small", 3, 14, 10)
+    x, y = torch.randn(4, 3, 14, 14), torch.arange(4)
+    torch.manual_seed(0)
+    models = {name: make(space) for name, make in FORMS.items()}
+    for model in models.values():
+        model.load_state_dict(models["ours"].state_dict())
+    for name, model in models.items():
+        stepper(model, x, y, name == "eager NCHW")(3)
+    weights = {name: torch.cat([p.detach().flatten() for p in model.parameters()]) for name, model in models.items()}
+    for name in ("eager channels_last", "eager NCHW"):
+        torch.testing.assert_close(weights[name], weights["ours"], rtol=1e-3, atol=1e-4)
+
+
+def test_every_form_is_timed_on_every_path():
+    class Bar:
+        count = 0
+
+        def advance(self):
+            self.count += 1
+
+    bar = Bar()
+    times = _bench_step.interleave(("mobile-small", 14, 2, torch.get_num_threads()), 3, bar)
+    assert {name: len(seconds) for name, seconds in times.items()} == dict.fromkeys(FORMS, 3)
+    assert bar.count == 9
+    assert np.all(np.array(list(times.values())) > 0)
+
+
+@pytest.mark.parametrize(("value", "kept"), [(None, True), ("1", True), ("0", False)])
+def test_keeping_memory_is_a_switch(monkeypatch, value, kept):
+    if value is None:
+        monkeypatch.delenv("SUPERNET_KEEP_MEMORY", raising=False)
+    else:
+        monkeypatch.setenv("SUPERNET_KEEP_MEMORY", value)
+    assert _cli.keeps_memory() is kept

@@ -1,0 +1,68 @@
+"""A search with its files: what the log holds, what the bar says, what is scored once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from search import run as run_module
+from search.ces import CES, CESConfig
+from search.costs import AdditiveCost
+from search.evaluator import Evaluator
+from search.run import SearchRun
+from supernet import blocks, checkpoint
+from supernet.model import Supernet
+from supernet.progress import Bar
+from tests.conftest import tiny_space
+
+
+def make(folder, **budget):
+    torch.manual_seed(0)
+    space = tiny_space()
+    x, y = torch.randn(24, 1, 14, 14), torch.arange(24) % 10
+    evaluator = Evaluator(Supernet(space), [x[:12]], [(x, y)])
+    cost = AdditiveCost(*reversed(blocks.additive(space, "flops")))
+    search = CES(space, {"flops": cost}, {}, ["flops"], CESConfig(**{"population": 6, "iterations": 3, **budget}))
+    return SearchRun(folder, search, evaluator, {"weights": "random"})
+
+
+def test_the_log_holds_all_that_was_told(tmp_path):
+    found = make(tmp_path)
+    found.run(quiet=True)
+    told = [(tuple(line.pop("arch")), line) for line in checkpoint.JsonLines(tmp_path / "population.jsonl").read()]
+    assert told == [
+        (record.arch, {"accuracy": record.accuracy, "costs": record.costs, "generation": record.generation})
+        for record in found.search.records()
+    ]
+
+
+def test_the_bar_says_how_the_search_stands(tmp_path, monkeypatch):
+    texts = []
+
+    class Spy(Bar):
+        def advance(self, n=1, work=None, text=None):
+            super().advance(n, work, text)
+            texts.append(self.text)
+
+    monkeypatch.setattr(run_module, "Bar", Spy)
+    found = make(tmp_path)
+    found.run([(0, 0, 0)], quiet=True)
+    last = found.search.history[-1]
+    for part in (f"best {100 * last['best_accuracy']:.2f} %", f"front {last['front']}"):
+        assert part in texts[-1]
+    assert f"hypervolume {last['hypervolume']:.4g}" in texts[-1]
+    first = texts.index(next(text for text in texts if text))
+    assert all("hypervolume" in text for text in texts[first:])  # scoring does not overwrite it
+
+
+def test_scores_outlive_a_search_and_cost_nothing_again(tmp_path):
+    first = make(tmp_path)
+    first.run(quiet=True)
+    assert "times fewer layer runs" in first.evaluator.summary
+    again = make(tmp_path)
+    again.run(quiet=True)
+    count = len(first.evaluator.scores)
+    assert again.evaluator.summary == f"{count} architectures, BN recalibrated; all of them were known"
+    other = make(tmp_path, seed=1)
+    assert "seed = 0, this search has 1" in other.note
+    assert other.evaluator.scores == pytest.approx(first.evaluator.scores)
