@@ -31,11 +31,9 @@ import _common
 import numpy as np
 import torch
 from _common import _cli
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import _jobs  # isort: skip  (in tools/, which _common makes known)
-from latency.measure import host
 from search import grown
 from search.drawing import Block, draw
 from search.importance import CRITERIA
@@ -55,8 +53,8 @@ LEVEL = 0.05  # of the test
 class Args:
     run: Path = Path("runs/experiments")
     """Folder of finished cells and trainings; truth.jsonl is shared by the experiments."""
-    output: Path = Path("docs/results")
-    """Where stage_wise.json, .md, .png and stage_wise_networks.png go."""
+    output: Path = Path("docs/results/stage_wise.json")
+    """The results; tables (.md), a picture (.png) and the found networks (_networks.png) beside them."""
     seeds: int = 8
     """Searches and trainings for each criterion: 0, 1, …"""
     transfer_seeds: int = 3
@@ -83,12 +81,18 @@ class Args:
     """Searches and trainings side by side, one thread each."""
     quick: bool = False
     """A tiny run: shows that it works, tells nothing."""
+    redraw: bool = False
+    """Only the tables and the pictures again, from the results that are there."""
     quiet: bool = False
     """No progress."""
 
 
 def run(args: Args) -> None:
+    if args.redraw:
+        finish(args, checkpoint.read_json(args.output, "results", "run it without --redraw"))
+        return
     torch.set_num_threads(1)
+    clock = _common.Clock(args.run, "stage_wise")
     if args.quick:
         small = {"seeds": 2, "transfer_seeds": 1, "random": 1, "width": 4, "initial": 1, "iterations": 1}
         args = dataclasses.replace(args, **small, epochs=1, alone=1)
@@ -104,30 +108,27 @@ def run(args: Args) -> None:
         ],
         "networks alone",
     )
-    ignored = ("run", "output", "data_root", "jobs", "quiet")
-    result = {
-        "schema": 1,
-        "command": _common.command(),
-        "settings": {k: v for k, v in dataclasses.asdict(args).items() if k not in ignored},
+    found = {
         "images": {"train": len(study.data.train), "search": len(study.data.val), "truth": len(study.truth_images)},
-        "machine": {**host(), "torch": torch.__version__, "load": os.getloadavg()[0]},
         "against_uniform": {name: study.against_uniform(found, accuracies) for name, found in searches.items()},
         "importance": {name: decided(found) for name, found in searches.items()},
         "weight_transfer": study.transfer(),
     }
-    args.output.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_json(args.output / "stage_wise.json", result)
-    text = markdown(result)
-    checkpoint.write_atomically(args.output / "stage_wise.md", lambda file: file.write(text.encode()))
-    plot(args.output / "stage_wise.png", result)
-    draw(args.output / "stage_wise_networks.png", study.drawn(result))
-    print(text)
+    finish(args, _common.results("stage_wise", args, clock, **found, networks=study.drawn(found)))
+
+
+def finish(args: Args, result: dict) -> None:
+    """The files."""
+    _common.report(args.output, result, tables(result), draw_results)
+    rows = {name: [Block(*block) for block in blocks] for name, blocks in result["networks"].items()}
+    draw(args.output.with_name(f"{args.output.stem}_networks.png"), rows)
 
 
 def search(args: Args, criterion: str, seed: int, transfer: bool) -> None:
     """One cell, in a process of its own."""
     _cli.keep_memory()
     torch.set_num_threads(1)
+    torch.optim.SGD([torch.zeros(1)])  # the first one imports torch._dynamo: seconds that no network should be charged
     Study(args).search(criterion, seed, transfer)
 
 
@@ -259,14 +260,14 @@ class Study:
             rows.append(row)
         return rows
 
-    def drawn(self, result: dict) -> dict[str, list[Block]]:
-        """For seed 0, what each criterion found and the even allocation of the first one's cost."""
-        rows = {name: compared["rows"][0]["modules"] for name, compared in result["against_uniform"].items()}
+    def drawn(self, found: dict) -> dict[str, list[tuple[int, int, str]]]:
+        """For seed 0, the modules of what each criterion found and of the even allocation of the first one's cost."""
+        rows = {name: compared["rows"][0]["modules"] for name, compared in found["against_uniform"].items()}
         networks = {f"{name}, seed 0": modules[0] for name, modules in rows.items()}
         networks["as even as pls costs"] = rows["pls"][1]
         return {
             f"{name}\n{'-'.join(map(str, modules))}": [
-                Block(spec.out_size, spec.out_channels, "residual module")
+                (spec.out_size, spec.out_channels, "residual module")
                 for spec in blocks.layers(self.space).pick(stacks.arch(self.space, modules))[1:-1]
             ]
             for name, modules in networks.items()
@@ -307,68 +308,50 @@ def sign_flip(differences: Sequence[float]) -> float:
     return float((means >= abs(d.mean()) - 1e-12).mean())
 
 
-def markdown(result: dict) -> str:
-    """The tables, the command and the machine."""
-    s, images, machine = result["settings"], result["images"], result["machine"]
-    lines = [
-        "# Stage-Wise NAS: importance against even depth, the criteria, weight transfer",
-        "",
-        f"`{result['command']}`: residual modules, {s['width']} channels in the first of three stages, at first "
-        f"{s['initial']} in each, {s['iterations']} iterations; {s['data']}, {images['train']:,} training images; "
-        f"{s['epochs']} epochs in a search, {s['alone']} alone; {machine['cpu']}, one thread for each network. The "
-        "hypothesis is in the head of the script, written before any run.",
-        "",
-        f"Trained alone at equal multiply-adds (within {100 * TOLERANCE:.0f} %), accuracy in % on {images['truth']:,} "
-        "images that neither training nor search saw:",
-        "",
-        "| criterion | seeds | found | as even as can be | random | found − even, points | p | found is even |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, compared in result["against_uniform"].items():
-        rows = compared["rows"]
+def tables(result: dict) -> _common.Tables:
+    """What a reader sees; ± is one standard deviation over the seeds."""
+    compared, importance, transfer = {}, {}, {}
+    for name, against in result["against_uniform"].items():
+        rows = against["rows"]
+        found, even = columns(rows)
         random = [a for row in rows for a in row["accuracies"][2:]]
-        cells = [_common.mean_sd(accuracies, 100) if accuracies else "" for accuracies in (*columns(rows), random)]
-        same = sum(row["modules"][0] == row["modules"][1] for row in rows)
-        difference = _common.mean_sd(compared["difference"], 100)
-        cells += [difference, f"{compared['p']:.3f}", f"{same} of {len(rows)}"]
-        lines.append(f"| {name} | {len(rows)} | {' | '.join(cells)} |")
+        compared[name] = {
+            "seeds": str(len(rows)),
+            "found": _common.mean_sd(found, 100),
+            "as even as can be": _common.mean_sd(even, 100),
+            "random": _common.mean_sd(random, 100) if random else "",
+            "found − even, points": _common.mean_sd(against["difference"], 100),
+            "p": f"{against['p']:.3f}",
+            "found is even": f"{sum(row['modules'][0] == row['modules'][1] for row in rows)} of {len(rows)}",
+        }
+    for name, decided_by in result["importance"].items():
+        importance[name] = {
+            "median of the absolute gain": f"{decided_by['median_absolute_gain']:.4f}",
+            "seed SD of the initial network's, by stage": " ".join(f"{s:.4f}" for s in decided_by["seed_sd"] or []),
+            "found": ", ".join("-".join(map(str, modules)) for modules in decided_by["found"]),
+        }
+    for name, start in (("scratch", "from scratch"), ("donor", "from a donor, a quarter of the epochs")):
+        of = [row[name] for row in result["weight_transfer"]]
+        spent = np.array([r["cpu_seconds"] * r["networks"] for r in of])
+        given = [row["donor_cpu_seconds"] if name == "donor" else 0.0 for row in result["weight_transfer"]]
+        transfer[start] = {
+            "CPU s per network": _common.mean_sd([r["cpu_seconds"] for r in of]),
+            "per search": _common.mean_sd(spent),
+            "with the donor's training": _common.mean_sd(spent + given),
+            "found, %": _common.mean_sd([r["accuracy"] for r in of], 100),
+            "mean candidate, %": _common.mean_sd([np.mean(r["candidates"]) for r in of], 100),
+            "ensemble of all candidates, %": _common.mean_sd([r["ensemble"] for r in of], 100),
+        }
     pls = result["against_uniform"]["pls"]
     better = pls["p"] < LEVEL and np.mean(pls["difference"]) > 0
-    lines += [
-        "",
-        f"The hypothesis, that what PLS-VIP finds is better than even depth, is {'' if better else 'not '}supported at "
-        f"the level {LEVEL:g} (two-sided sign-flip test of the paired differences).",
-        "",
-        "What decides growth, and how far the seed alone moves it:",
-        "",
-        "| criterion | median of the absolute gain | SD of the initial network's importance, by stage | found |",
-        "|---|---|---|---|",
-    ]
-    for name, decided_by in result["importance"].items():
-        deviations = " ".join(f"{sd:.4f}" for sd in decided_by["seed_sd"] or [])
-        found = ", ".join("-".join(map(str, modules)) for modules in decided_by["found"])
-        lines.append(f"| {name} | {decided_by['median_absolute_gain']:.4f} | {deviations} | {found} |")
-    rows = result["weight_transfer"]
-    lines += [
-        "",
-        f"Weight transfer, PLS-VIP, {len(rows)} seeds; accuracies (%) of the networks as the searches left them:",
-        "",
-        "| networks start | CPU s per network | per search | with the donor's training | found | mean candidate "
-        "| ensemble of all candidates |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, start in (("scratch", "from scratch"), ("donor", "from the donor, a quarter of the epochs")):
-        of = [row[name] for row in rows]
-        search = [r["cpu_seconds"] * r["networks"] for r in of]
-        given = [row["donor_cpu_seconds"] if name == "donor" else 0.0 for row in rows]
-        cells = [
-            _common.mean_sd([r["cpu_seconds"] for r in of]),
-            _common.mean_sd(search),
-            _common.mean_sd(np.add(search, given)),
-            *(_common.mean_sd([np.mean(r[key]) for r in of], 100) for key in ("accuracy", "candidates", "ensemble")),
-        ]
-        lines.append(f"| {start} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", "± is one standard deviation over the seeds.", ""])
+    verdict = (
+        f"the hypothesis, PLS-VIP better than even depth, is {'' if better else 'not '}supported at level {LEVEL:g}"
+    )
+    return {
+        f"Trained alone at equal multiply-adds, % of {result['images']['truth']:,} unseen images: {verdict}": compared,
+        "Importance: what decides growth, and how far the seed alone moves it": importance,
+        "Weight transfer by PLS-VIP, networks as the searches left them": transfer,
+    }
 
 
 def columns(rows: Sequence[dict]) -> tuple[list[float], list[float]]:
@@ -376,10 +359,8 @@ def columns(rows: Sequence[dict]) -> tuple[list[float], list[float]]:
     return [row["accuracies"][0] for row in rows], [row["accuracies"][1] for row in rows]
 
 
-def plot(path: Path, result: dict) -> None:
+def draw_results(figure: Figure, result: dict) -> None:
     """Found minus even for every seed; accuracy over the cost of a network, from scratch and from a donor."""
-    figure = Figure(figsize=(10, 3.8), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     names = list(result["against_uniform"])
     for i, name in enumerate(names):
@@ -401,7 +382,6 @@ def plot(path: Path, result: dict) -> None:
     right.legend(fontsize=8)
     for axes in (left, right):
         axes.grid(alpha=0.2)
-    figure.savefig(path)
 
 
 if __name__ == "__main__":
