@@ -85,8 +85,12 @@ class Truth:
 
     def __call__(self, archs: Sequence[Arch], seeds: Sequence[int], label: str = "alone") -> np.ndarray:
         """Accuracies [architectures, seeds] on the truth images."""
-        known = self.known()
-        wanted = [(arch, seed) for seed in seeds for arch in dict.fromkeys(archs)]
+        known = self.pairs([(arch, seed) for seed in seeds for arch in archs], label)
+        return np.array([[known[arch, seed] for seed in seeds] for arch in archs])
+
+    def pairs(self, wanted: Sequence[tuple[Arch, int]], label: str = "alone") -> dict[tuple[Arch, int], float]:
+        """Accuracies by architecture and seed: these, and all others that are known."""
+        known, wanted = self.known(), list(dict.fromkeys(wanted))
         left = [pair for pair in wanted if pair not in known]
         at_once = min(self.jobs, len(left))
         with Bar(label, len(wanted), done=len(wanted) - len(left), unit="networks", quiet=self.quiet) as bar:
@@ -102,7 +106,7 @@ class Truth:
                 for pair in left:
                     self._keep(*pair, train_alone(self.folder, self.space, self.budget, *pair), known)
                     bar.advance()
-        return np.array([[known[arch, seed] for seed in seeds] for arch in archs])
+        return known
 
     def _keep(self, arch: Arch, seed: int, accuracy: float, known: dict) -> None:
         self.log.append({"budget": self.identity, "arch": list(arch), "seed": seed, "accuracy": accuracy})

@@ -3,7 +3,8 @@
 Hypotheses, written down before the run: the found network beats the mean of random networks of the same space
 (RI > 0, §4.1), and dynamic training ranks better than static training of the same total epochs (§3.2) and better than
 the same budgets in random order. Every finished training is kept in RUN: the same command continues. The search and
-the study see the training and validation splits; the found and the random networks are tested once each.
+the study see the training and validation splits; the found and the random networks are tested once each. Where all is
+trained, the command only writes the tables.
 """
 
 from __future__ import annotations
@@ -85,16 +86,23 @@ def run(args: Args) -> None:
     search = search_args(args)
     global_nas.run(search)
     arch = checkpoint.read_json(search.run / "arch.json", "result", "delete the run")
-    found = Candidate(**{k: tuple(v) if isinstance(v, list) else v for k, v in arch["found"].items()})
+    found, macro = (candidate(arch[name]) for name in ("found", "macro"))
     results = train_all(args, {**final_jobs(args, found), **study_jobs(args)})
     summary = {
-        "settings": dataclasses.asdict(dataclasses.replace(args, run="", output="", data_root="")),
+        "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        "settings": {**config, "random": args.random, "seeds": args.seeds, "study": args.study},
         "machine": {**host(), "torch": torch.__version__, "load": os.getloadavg()[0]},
+        "minutes": {name: minutes(args.run / name, args.limit) for name in ("search", "trainings")},
         "search": arch,
         "comparison": compare(args, results),
         "study": dataclasses.asdict(judge(args, results)),
     }
-    write(args, summary, found)
+    write(args, summary, {"macro search": macro, "found": found})
+
+
+def candidate(saved: dict[str, Any]) -> Candidate:
+    """As JSON has it."""
+    return Candidate(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
 
 
 def search_args(args: Args) -> global_nas.Args:
@@ -187,23 +195,30 @@ def train_one(args: Args, name: str, job: Job) -> dict[str, Any]:
     settings = dataclasses.replace(search_args(args), seed=job.seed)
     cfg = global_nas.fit_config(settings, job.candidate.epochs)
     folder = path(args, name).parent
-    network, last = standalone.train(space, arch, opened, cfg, folder, CPU, kernels="fused", label=name, quiet=True)
+    last_epoch_counts = {"validate": lambda network: {}, "quiet": True}
+    network, _ = standalone.train(space, arch, opened, cfg, folder, CPU, kernels="fused", **last_epoch_counts)
+    batches = {"seed": 0, "epoch": 0, "augment": False, "drop_last": False}
     result = {
         "candidate": dataclasses.asdict(job.candidate),
         "params": blocks.params(space, arch),
         "flops": blocks.flops(space, arch),
-        "val_accuracy": last["val_accuracy"],
+        "val_accuracy": evaluate(network, opened.val.batches(512, **batches)),
     }
     if job.test:
         test = data.open_test(args.data, args.data_root)
-        batches = test.batches(512, seed=0, epoch=0, augment=False, drop_last=False)
-        result["test_accuracy"] = evaluate(network, batches)
+        result["test_accuracy"] = evaluate(network, test.batches(512, **batches))
     checkpoint.write_json(path(args, name), result)
     (folder / "checkpoint.pt").unlink()
     return result
 
 
 # --- what came out
+
+
+def minutes(folder: Path, limit: int) -> float:
+    """What the epochs of all trainings in a folder took on one thread, by the rates in their logs."""
+    lines = (line for path in sorted(folder.rglob("metrics.jsonl")) for line in checkpoint.JsonLines(path).read())
+    return round(sum(limit / line["images_per_second"] for line in lines) / 60, 1)
 
 
 def compare(args: Args, results: dict[str, dict]) -> dict[str, Any]:
@@ -235,27 +250,36 @@ def judge(args: Args, results: dict[str, dict]) -> Study:
     )
 
 
-def write(args: Args, summary: dict[str, Any], found: Candidate) -> None:
+def write(args: Args, summary: dict[str, Any], networks: dict[str, Candidate]) -> None:
     """``global_nas.json``, the tables as ``global_nas.md``, the picture."""
     args.output.mkdir(parents=True, exist_ok=True)
     checkpoint.write_json(args.output / "global_nas.json", summary)
     opened = images(args.data, args.data_root, args.limit, 16)
     shape = (opened.channels, opened.resolution, opened.classes)
-    draw(args.output / "global_nas.png", {args.data: global_nas.drawn(*global_nas.network(found, shape))})
-    text = "\n\n".join(
-        [in_words(args, summary), comparison_table(summary["comparison"]), study_table(summary["study"])]
-    )
+    rows = {
+        f"{name}\nL {n.depth} C {n.width}": global_nas.drawn(*global_nas.network(n, shape))
+        for name, n in networks.items()
+    }
+    draw(args.output / "global_nas.png", rows)
+    title = "# Efficient Global NAS: a search, its gain over random networks, the ranking study"
+    tables = (comparison_table(summary["comparison"]), study_table(summary["study"]))
+    text = "\n\n".join([title, in_words(args, summary), *tables])
     (args.output / "global_nas.md").write_text(text + "\n")
     _cli.console.print(text, highlight=False, markup=False)
     _cli.console.print(f"→ {args.output / 'global_nas.md'}, .json, .png", highlight=False)
 
 
 def in_words(args: Args, summary: dict[str, Any]) -> str:
-    arch = summary["search"]
+    arch, took = summary["search"], summary["minutes"]
     return (
-        f"{args.data}, {args.limit} training images, {args.depth[0]} to {args.depth[1]} layers, {args.width[0]} to "
-        f"{args.width[1]} channels, E from {args.epochs}; final trainings of {args.final_epochs} epochs. The search "
-        f"trained {arch['trained']} candidates for {arch['epochs']} epochs in all."
+        f"`{summary['command']}`: {args.data}, {args.limit} training images, {args.depth[0]} to {args.depth[1]} "
+        f"layers, {args.width[0]} to {args.width[1]} channels, E from {args.epochs}; final trainings of "
+        f"{args.final_epochs} epochs. The search trained {arch['trained']} candidates for {arch['epochs']} epochs in "
+        f"all, {took['search']:.0f} minutes of one thread; the networks that are compared and ranked took "
+        f"{took['trainings']:.0f}. {summary['machine']['cpu']}. The hypotheses are in the head of the script, written "
+        f"before the run.\n\nMacro search: {candidate(arch['macro']).describe()}; found: "
+        f"{candidate(arch['found']).describe()}, {arch['params'] / 1e3:.1f} k parameters, {arch['flops'] / 1e6:.2f} M "
+        "multiply-adds."
     )
 
 
@@ -282,7 +306,13 @@ def study_table(s: dict[str, Any]) -> str:
     rows.append(("parameters", "0", cell(s["params"])))
     rows.append(("ceiling: another full training", "", cell(s["ceiling"])))
     lines = [f"| ranking of {s['n']} networks | epochs per network | Spearman ρ |", "|---|---|---|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+    gain, (low, high) = s["gain"], s["gain_interval"] or (None, None)
+    said = (
+        ""
+        if gain is None
+        else f"\nDynamic minus static of about the same epochs: {gain:+.2f} [{low:+.2f}, {high:+.2f}]."
+    )
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows), said]).rstrip()
 
 
 def spread(values: Sequence[float], digits: int) -> str:

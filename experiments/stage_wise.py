@@ -9,19 +9,21 @@ one, each trained alone with that seed), two-sided sign-flip permutation test ov
 of .35 points: 8 seeds resolve about half a point. No difference is the likely result, and is reported as such.
 *Controls.* Random depths of equal cost, and the network that inf-FS and il-FS find, judged alike against the uniform
 ones of their costs. How far importance moves with the seed alone stands beside the differences that decide growth.
-*Weight transfer.* The same search from a donor, a trained deeper network, with a quarter of the epochs: seconds of all
-trainings (the donor's not counted, and counted), accuracy of the found networks as the search leaves them.
+*Weight transfer.* The same search from a donor, a trained deeper network, with a quarter of the epochs: CPU seconds of
+all trainings (the donor's not counted, and counted), accuracy of the found networks as the search leaves them.
 
 Three disjoint sets of images: for training, for the search's validation, for the truth; the test set stays closed.
-Every finished cell is kept in RUN: the same command continues.
+Every finished cell is kept in RUN: the same command continues, and where all are finished it only writes the tables.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,18 +31,22 @@ import _common
 import numpy as np
 import torch
 from _common import _cli
-from rich.table import Table
+from matplotlib.figure import Figure
 
+import _jobs  # isort: skip  (in tools/, which _common makes known)
 from search import grown
+from search.drawing import Block, draw
 from search.importance import CRITERIA
 from search.stage_wise import Config, StageWise
 from supernet import blocks, checkpoint, stacks, standalone
-from supernet.model import Network, load_network
+from supernet.model import load_network
+from supernet.progress import Bar
 from supernet.space import Arch, Space
 from supernet.train import FitConfig
 
 CPU = torch.device("cpu")
 TOLERANCE = 0.03  # multiply-adds count as equal within it
+LEVEL = 0.05  # of the test
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Args:
     run: Path = Path("runs/experiments")
     """Folder of finished cells and trainings; truth.jsonl is shared by the experiments."""
     output: Path = Path("docs/results/stage_wise.json")
-    """The results."""
+    """The results; tables (.md), a picture (.png) and the found networks (_networks.png) beside them."""
     seeds: int = 8
     """Searches and trainings for each criterion: 0, 1, …"""
     transfer_seeds: int = 3
@@ -71,72 +77,137 @@ class Args:
     """Images."""
     data_root: Path = Path("data")
     """Where image sets lie."""
+    jobs: int = os.cpu_count() or 1
+    """Searches and trainings side by side, one thread each."""
     quick: bool = False
     """A tiny run: shows that it works, tells nothing."""
+    redraw: bool = False
+    """Only the tables and the pictures again, from the results that are there."""
     quiet: bool = False
     """No progress."""
 
 
 def run(args: Args) -> None:
+    if args.redraw:
+        finish(args, checkpoint.read_json(args.output, "results", "run it without --redraw"))
+        return
     torch.set_num_threads(1)
-    images = _common.Images(args.data, str(args.data_root), args.train)
+    clock = _common.Clock(args.run, "stage_wise")
     if args.quick:
-        images = _common.Images(args.data, str(args.data_root), 128, 60, 100)
         small = {"seeds": 2, "transfer_seeds": 1, "random": 1, "width": 4, "initial": 1, "iterations": 1}
         args = dataclasses.replace(args, **small, epochs=1, alone=1)
-    study = Study(args, images)
+    study = Study(args)
+    study.search_all()
     searches = {name: [study.search(name, seed) for seed in range(args.seeds)] for name in CRITERIA}
-    result = {
-        "schema": 1,
-        "command": _common.command(),
-        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(args).items()},
-        "against_uniform": {name: study.against_uniform(found) for name, found in searches.items()},
+    accuracies = study.alone.pairs(
+        [
+            (arch, seed)
+            for found in searches.values()
+            for seed, search in enumerate(found)
+            for arch in study.allocations(search, seed)
+        ],
+        "networks alone",
+    )
+    found = {
+        "images": {"train": len(study.data.train), "search": len(study.data.val), "truth": len(study.truth_images)},
+        "against_uniform": {name: study.against_uniform(found, accuracies) for name, found in searches.items()},
         "importance": {name: decided(found) for name, found in searches.items()},
-        "weight_transfer": study.transfer([study.search("pls", s) for s in range(args.transfer_seeds)]),
+        "weight_transfer": study.transfer(),
     }
-    checkpoint.write_json(args.output, result)
-    show(result)
-    _cli.console.print(f"→ {args.output}", highlight=False)
+    finish(args, _common.results("stage_wise", args, clock, **found, networks=study.drawn(found)))
+
+
+def finish(args: Args, result: dict) -> None:
+    """The files."""
+    _common.report(args.output, result, tables(result), draw_results)
+    rows = {name: [Block(*block) for block in blocks] for name, blocks in result["networks"].items()}
+    draw(args.output.with_name(f"{args.output.stem}_networks.png"), rows)
+
+
+def search(args: Args, criterion: str, seed: int, transfer: bool) -> None:
+    """One cell, in a process of its own."""
+    _cli.keep_memory()
+    torch.set_num_threads(1)
+    torch.optim.SGD([torch.zeros(1)])  # the first one imports torch._dynamo: seconds that no network should be charged
+    Study(args).search(criterion, seed, transfer)
 
 
 class Study:
     """The cells of the experiment, each computed once."""
 
-    def __init__(self, args: Args, images: _common.Images):
-        self.args, self.images = args, images
+    def __init__(self, args: Args):
+        sizes = (128, 60, 100) if args.quick else (args.train,)
+        images = _common.Images(args.data, str(args.data_root), *sizes)
+        self.args = args
         self.data, self.truth_images = _common.open_images(images)
         self.config = Config(initial=args.initial, step=1, iterations=args.iterations)
         shape = (self.data.channels, self.data.resolution, self.data.classes)
         options = {"width": args.width, "stem_stride": 2, "deepest": self.config.reach + args.iterations}
         self.space: Space = stacks.space("residual", *shape, **options)
-        self.alone = _common.Truth(args.run, self.space, _common.Budget(images, args.alone), 1, args.quiet)
-        budget = (args.train, args.width, args.initial, args.iterations, args.epochs)
-        name = f"stage_wise-{args.data}-{images.train}-{'-'.join(map(str, budget[1:]))}"
-        self.folder = args.run / name
+        self.alone = _common.Truth(args.run, self.space, _common.Budget(images, args.alone), args.jobs, args.quiet)
+        budget = (images.train, args.width, args.initial, args.iterations, args.epochs)
+        self.folder = args.run / f"stage_wise-{args.data}-{'-'.join(map(str, budget))}"
 
     def fit(self, epochs: int, seed: int) -> FitConfig:
         return FitConfig(epochs, lr=0.08, schedule="cosine", augment=False, seed=seed)
 
-    def search(self, criterion: str, seed: int, donor: Network | None = None) -> dict:
-        """One search: every network's result, the depths found, and their accuracy on the truth images."""
-        label = f"{criterion}-{seed}" + ("-transfer" if donor else "")
-        epochs = max(1, self.args.epochs // 4) if donor else self.args.epochs
+    def search_all(self) -> None:
+        """All searches, side by side."""
+        args, transfers = self.args, range(self.args.transfer_seeds)
+        wanted = [(name, seed, False) for name in CRITERIA for seed in range(args.seeds)]
+        wanted += [("pls", seed, transfer) for seed in transfers for transfer in (False, True)]
+        wanted = list(dict.fromkeys(wanted))
+        left = {self.path(*cell).stem: (args, *cell) for cell in wanted if not self.path(*cell).exists()}
+        if left:
+            already, bar = len(wanted) - len(left), Bar("searches", len(wanted), unit="searches", quiet=args.quiet)
+            _jobs.run(
+                search,
+                left,
+                min(args.jobs, len(left)),
+                bar,
+                progress=lambda: already + sum(self.path(*cell).exists() for _, *cell in left.values()),
+            )
+
+    def path(self, criterion: str, seed: int, transfer: bool) -> Path:
+        return self.folder / f"{criterion}-{seed}{'-transfer' if transfer else ''}.json"
+
+    def search(self, criterion: str, seed: int, transfer: bool = False) -> dict:
+        """One search: every network's result, the depths found, and accuracies on the truth images.
+
+        Args:
+            transfer: from a donor, with a quarter of the epochs.
+        """
+        path, epochs = self.path(criterion, seed, transfer), self.args.epochs
+        epochs = max(1, epochs // 4) if transfer else epochs
         cfg = grown.Training(self.fit(epochs, seed), criterion=criterion)
 
         def compute() -> dict:
-            controller, folder = StageWise(self.config), self.folder / label
-            options = {"donor": donor, "quiet": self.args.quiet}
-            results = list(grown.run(controller, self.space, self.data, cfg, folder, CPU, **options))
-            last = [result for result in results if result["role"] != "T"][-1]
-            accuracy = self.accuracy(load_network(folder / "networks" / last["name"]))
-            return {"results": results, "found": last["modules"], "accuracy": accuracy}
+            folder, options = path.with_suffix(""), {"meter": cpu_clock, "quiet": True}
+            donor = load_network(self.donor(seed)[0]) if transfer else None
+            searched = grown.run(
+                StageWise(self.config), self.space, self.data, cfg, folder, CPU, donor=donor, **options
+            )
+            results = list(searched)
+            trained = [result for result in results if result["role"] != "T"]
+            networks = [load_network(folder / "networks" / r["name"]) for r in trained[1:] or trained]
+            batches = self.truth_images.batches(512, seed=0, epoch=0, augment=False, drop_last=False)
+            accuracies, ensemble = grown.vote(networks, batches)
+            found = {"found": trained[-1]["modules"], "accuracy": accuracies[-1], "ensemble": ensemble}
+            return {"results": results, "candidates": accuracies, **found}
 
-        return _common.cell(self.folder / f"{label}.json", compute)
+        return _common.cell(path, compute)
 
-    def accuracy(self, network: Network) -> float:
-        """Of a trained network, on the truth images."""
-        batches = self.truth_images.batches(512, seed=0, epoch=0, augment=False, drop_last=False)
-        return grown.vote([network], batches)[1]
+    def donor(self, seed: int) -> tuple[Path, float]:
+        """The folder of the deepest network that a search can ask for, trained, and the CPU seconds that it took."""
+        folder, arch = self.folder / f"donor-{seed}", stacks.arch(self.space, (self.config.reach,) * self.config.stages)
+
+        def compute() -> dict:
+            with cpu_clock() as spent:
+                cfg = self.fit(self.args.epochs, seed)
+                standalone.train(self.space, arch, self.data, cfg, folder, CPU, kernels="fused", quiet=True)
+            return spent
+
+        return folder, _common.cell(folder / "result.json", compute)["cpu_seconds"]
 
     def flops(self, arch: Arch) -> int:
         return blocks.flops(self.space, arch)
@@ -151,54 +222,64 @@ class Study:
         ]
         return sorted(found, key=lambda a: (max(a) - min(a), abs(self.flops(a) - cost), a))
 
-    def against_uniform(self, searches: Sequence[dict]) -> dict:
+    def allocations(self, search: dict, seed: int) -> list[Arch]:
+        """What a search found, and at equal multiply-adds the most even allocation, then random ones."""
+        found = stacks.arch(self.space, search["found"])
+        uniform, *others = self.equal(found)
+        others = [arch for arch in others if arch != found]
+        drawn = np.random.default_rng([seed, 1]).permutation(len(others))[: self.args.random]
+        return [found, uniform, *(others[i] for i in drawn)]
+
+    def against_uniform(self, searches: Sequence[dict], accuracies: dict[tuple[Arch, int], float]) -> dict:
         """Accuracy alone of what each search found, of the most even allocation, and of random ones."""
         rows = []
         for seed, search in enumerate(searches):
-            found = stacks.arch(self.space, search["found"])
-            uniform, *others = self.equal(found)
-            drawn = np.random.default_rng([seed, 1]).permutation(len(others))[: self.args.random]
-            archs = [found, uniform, *(others[i] for i in drawn)]
-            accuracies = self.alone(archs, [seed], f"alone, seed {seed}")[:, 0].tolist()
+            archs = self.allocations(search, seed)
             rows.append(
                 {
                     "seed": seed,
                     "modules": [stacks.depths(self.space, arch) for arch in archs],
                     "flops": [self.flops(arch) for arch in archs],
-                    "accuracies": accuracies,  # found, uniform, random ones
+                    "accuracies": [accuracies[arch, seed] for arch in archs],  # found, uniform, random ones
                 }
             )
         difference = [row["accuracies"][0] - row["accuracies"][1] for row in rows]
         return {"rows": rows, "difference": difference, "p": sign_flip(difference)}
 
-    def transfer(self, scratch: Sequence[dict]) -> dict:
-        """Searches from a donor with a quarter of the epochs, against those from scratch with the same seeds."""
-        deepest = (self.config.reach,) * self.config.stages
+    def transfer(self) -> list[dict]:
+        """Searches from a donor with a quarter of the epochs, beside those from scratch with the same seeds."""
         rows = []
-        for seed, before in enumerate(scratch):
-            folder = self.folder / f"donor-{seed}"
+        for seed in range(self.args.transfer_seeds):
+            row: dict = {"seed": seed, "donor_cpu_seconds": self.donor(seed)[1]}
+            for name, transfer in (("scratch", False), ("donor", True)):
+                found = self.search("pls", seed, transfer)
+                # A training that was killed and continued does not know all of its seconds.
+                seconds = [result["cpu_seconds"] for result in found["results"] if result["whole"]]
+                row[name] = {key: found[key] for key in ("found", "accuracy", "candidates", "ensemble")}
+                row[name] |= {"cpu_seconds": float(np.mean(seconds)), "networks": len(found["results"])}
+            rows.append(row)
+        return rows
 
-            def compute(folder=folder, seed=seed) -> dict:
-                began, arch = time.monotonic(), stacks.arch(self.space, deepest)
-                cfg = self.fit(self.args.epochs, seed)
-                standalone.train(
-                    self.space, arch, self.data, cfg, folder, CPU, kernels="fused", label="donor", quiet=self.args.quiet
-                )
-                return {"seconds": time.monotonic() - began}
+    def drawn(self, found: dict) -> dict[str, list[tuple[int, int, str]]]:
+        """For seed 0, the modules of what each criterion found and of the even allocation of the first one's cost."""
+        rows = {name: compared["rows"][0]["modules"] for name, compared in found["against_uniform"].items()}
+        networks = {f"{name}, seed 0": modules[0] for name, modules in rows.items()}
+        networks["as even as pls costs"] = rows["pls"][1]
+        return {
+            f"{name}\n{'-'.join(map(str, modules))}": [
+                (spec.out_size, spec.out_channels, "residual module")
+                for spec in blocks.layers(self.space).pick(stacks.arch(self.space, modules))[1:-1]
+            ]
+            for name, modules in networks.items()
+        }
 
-            donor = _common.cell(folder / "result.json", compute)
-            after = self.search("pls", seed, load_network(folder))
-            seconds = [sum(r["seconds"] for r in s["results"]) / len(s["results"]) for s in (before, after)]
-            rows.append(
-                {
-                    "seed": seed,
-                    "modules": [before["found"], after["found"]],
-                    "accuracies": [before["accuracy"], after["accuracy"]],  # from scratch, from the donor
-                    "seconds_per_network": seconds,
-                    "donor_seconds": donor["seconds"],
-                }
-            )
-        return {"rows": rows}
+
+@contextmanager
+def cpu_clock() -> Iterator[dict]:
+    """What runs inside, in CPU seconds of this process: other work on the machine does not count."""
+    spent, began = {}, time.process_time()
+    yield spent
+    spent["cpu_seconds"] = time.process_time() - began
 
 
 def decided(searches: Sequence[dict]) -> dict:
@@ -227,33 +308,80 @@ def sign_flip(differences: Sequence[float]) -> float:
     return float((means >= abs(d.mean()) - 1e-12).mean())
 
 
-def show(result: dict) -> None:
-    table = Table(title="trained alone, %: found, as even as can be, random, at equal multiply-adds")
-    for column in ("criterion", "found", "uniform", "random", "difference", "p", "|gain|", "seed SD"):
-        table.add_column(column, justify="left" if column == "criterion" else "right")
-    for name, compared in result["against_uniform"].items():
-        rows, decided_by = compared["rows"], result["importance"][name]
+def tables(result: dict) -> _common.Tables:
+    """What a reader sees; ± is one standard deviation over the seeds."""
+    compared, importance, transfer = {}, {}, {}
+    for name, against in result["against_uniform"].items():
+        rows = against["rows"]
+        found, even = columns(rows)
         random = [a for row in rows for a in row["accuracies"][2:]]
-        table.add_row(
-            name,
-            _common.mean_sd([row["accuracies"][0] for row in rows], 100),
-            _common.mean_sd([row["accuracies"][1] for row in rows], 100),
-            _common.mean_sd(random, 100) if random else "",
-            _common.mean_sd(compared["difference"], 100),
-            f"{compared['p']:.3f}",
-            f"{decided_by['median_absolute_gain']:.4f}",
-            " ".join(f"{sd:.4f}" for sd in decided_by["seed_sd"] or []),
-        )
-    _cli.console.print(table)
-    rows = result["weight_transfer"]["rows"]
-    scratch, donor = (np.array([row["seconds_per_network"][i] for row in rows]).mean() for i in (0, 1))
-    _cli.console.print(
-        f"weight transfer: {scratch / donor:.2f} times faster per network, found networks "
-        f"{_common.mean_sd([row['accuracies'][1] for row in rows], 100)} % against "
-        f"{_common.mean_sd([row['accuracies'][0] for row in rows], 100)} % from scratch, as the searches left them",
-        highlight=False,
-        soft_wrap=True,
+        compared[name] = {
+            "seeds": str(len(rows)),
+            "found": _common.mean_sd(found, 100),
+            "as even as can be": _common.mean_sd(even, 100),
+            "random": _common.mean_sd(random, 100) if random else "",
+            "found − even, points": _common.mean_sd(against["difference"], 100),
+            "p": f"{against['p']:.3f}",
+            "found is even": f"{sum(row['modules'][0] == row['modules'][1] for row in rows)} of {len(rows)}",
+        }
+    for name, decided_by in result["importance"].items():
+        importance[name] = {
+            "median of the absolute gain": f"{decided_by['median_absolute_gain']:.4f}",
+            "seed SD of the initial network's, by stage": " ".join(f"{s:.4f}" for s in decided_by["seed_sd"] or []),
+            "found": ", ".join("-".join(map(str, modules)) for modules in decided_by["found"]),
+        }
+    for name, start in (("scratch", "from scratch"), ("donor", "from a donor, a quarter of the epochs")):
+        of = [row[name] for row in result["weight_transfer"]]
+        spent = np.array([r["cpu_seconds"] * r["networks"] for r in of])
+        given = [row["donor_cpu_seconds"] if name == "donor" else 0.0 for row in result["weight_transfer"]]
+        transfer[start] = {
+            "CPU s per network": _common.mean_sd([r["cpu_seconds"] for r in of]),
+            "per search": _common.mean_sd(spent),
+            "with the donor's training": _common.mean_sd(spent + given),
+            "found, %": _common.mean_sd([r["accuracy"] for r in of], 100),
+            "mean candidate, %": _common.mean_sd([np.mean(r["candidates"]) for r in of], 100),
+            "ensemble of all candidates, %": _common.mean_sd([r["ensemble"] for r in of], 100),
+        }
+    pls = result["against_uniform"]["pls"]
+    better = pls["p"] < LEVEL and np.mean(pls["difference"]) > 0
+    verdict = (
+        f"the hypothesis, PLS-VIP better than even depth, is {'' if better else 'not '}supported at level {LEVEL:g}"
     )
+    return {
+        f"Trained alone at equal multiply-adds, % of {result['images']['truth']:,} unseen images: {verdict}": compared,
+        "Importance: what decides growth, and how far the seed alone moves it": importance,
+        "Weight transfer by PLS-VIP, networks as the searches left them": transfer,
+    }
+
+
+def columns(rows: Sequence[dict]) -> tuple[list[float], list[float]]:
+    """Accuracies of the found and of the even networks."""
+    return [row["accuracies"][0] for row in rows], [row["accuracies"][1] for row in rows]
+
+
+def draw_results(figure: Figure, result: dict) -> None:
+    """Found minus even for every seed; accuracy over the cost of a network, from scratch and from a donor."""
+    left, right = figure.subplots(1, 2)
+    names = list(result["against_uniform"])
+    for i, name in enumerate(names):
+        compared = result["against_uniform"][name]
+        points = 100 * np.array(compared["difference"])
+        at = i + np.linspace(-0.15, 0.15, len(points))
+        left.scatter(at, points, s=20, color=f"C{i}", alpha=0.7)
+        left.hlines(points.mean(), i - 0.3, i + 0.3, color="black", linewidth=1.5)
+    left.axhline(0, color="0.5", linewidth=0.8, zorder=0)
+    labels = [f"{name}\np = {result['against_uniform'][name]['p']:.3f}" for name in names]
+    left.set(xticks=range(len(names)), xticklabels=labels, ylabel="found − even (points)")
+    left.set_title("trained alone at equal multiply-adds; each point a seed", fontsize=10)
+    for i, (name, label) in enumerate((("scratch", "from scratch"), ("donor", "from a donor"))):
+        rows = result["weight_transfer"]
+        seconds = [row[name]["cpu_seconds"] for row in rows]
+        right.scatter(seconds, [100 * row[name]["accuracy"] for row in rows], color=f"C{i}", label=label)
+    right.set(xlabel="CPU seconds per network", ylabel="accuracy (%)", xlim=(0, None))
+    right.set_title("weight transfer: found networks as the search leaves them", fontsize=10)
+    right.legend(fontsize=8)
+    for axes in (left, right):
+        axes.grid(alpha=0.2)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Found networks as Figure 1 of Efficient Global NAS: a block per layer. No torch.
 
-Height is the resolution, width the number of channels, colour the operation with its kernel.
+Height is the resolution, width the number of channels, colour the operation with its kernel; a label gives channels
+and resolution where the latter changes.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def draw(path: Path, networks: Mapping[str, Sequence[Block]]) -> None:
         x = 0.0
         for before, block in zip((None, *blocks), blocks, strict=False):
             if before is None or before.size != block.size:
-                axes.text(x, largest * 1.06, f"{block.size}²·{block.channels}", fontsize=7, va="bottom")
+                axes.text(x, largest * 1.06, f"{block.channels} @ {block.size}²", fontsize=7, va="bottom")
             corner = (x, (largest - block.size) / 2)
             style = {"facecolor": colours[block.op], "edgecolor": "0.2", "linewidth": 0.4}
             axes.add_patch(Rectangle(corner, block.channels, block.size, **style))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search.ranking import spearman
+from search.ranking import paired_difference, spearman
 from supernet.errors import UserError
 
 
@@ -24,6 +24,8 @@ class Study:
     static: dict[int, float | None]  # by the epochs that every network is trained for
     dynamic: float | None
     dynamic_epochs: float  # mean per network
+    gain: float | None  # of dynamic over static training of about the same epochs in all
+    gain_interval: tuple[float, float] | None  # 95 %, a bootstrap over the networks
     permuted: float | None  # mean over permutations of the dynamic budgets
     permuted_interval: tuple[float, float] | None  # 95 % of the permutations
     params: float | None
@@ -68,11 +70,16 @@ def study(
     rng = np.random.default_rng(seed)
     control = np.array([spearman(grid[rows, rng.permutation(chosen)], truth) for _ in range(draws)])
     control = control[np.isfinite(control)]
+    dynamic, mean = grid[rows, chosen], float(np.mean(np.asarray(budgets)[chosen]))
+    static = grid[:, int(np.argmin(np.abs(np.asarray(budgets) - mean)))]
+    gain, gain_interval = paired_difference(static, dynamic, truth, draws=draws, statistic=spearman)
     return Study(
         n=n,
         static={budget: _rho(grid[:, i], truth) for i, budget in enumerate(budgets)},
-        dynamic=_rho(grid[rows, chosen], truth),
-        dynamic_epochs=float(np.mean(np.asarray(budgets)[chosen])),
+        dynamic=_rho(dynamic, truth),
+        dynamic_epochs=mean,
+        gain=gain,
+        gain_interval=gain_interval,
         permuted=float(control.mean()) if len(control) else None,
         permuted_interval=tuple(map(float, np.quantile(control, [0.025, 0.975]))) if len(control) else None,
         params=_rho(np.asarray(params, float), truth),

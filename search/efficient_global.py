@@ -135,6 +135,7 @@ class EfficientGlobal:
         self.costs = {name: (costs or {})[name] for name in self.bounds}
         self.records: list[Record] = []
         self.skipped: list[Candidate] = []  # beyond a bound, so not trained
+        self.accepted: dict[str, Record] = {}  # the best one at the end of each phase
         self.macro: Candidate | None = None  # what the macro search found
         self.found: Candidate | None = None  # the end of the search
         self._steps = self._search()
@@ -161,16 +162,20 @@ class EfficientGlobal:
 
     def _search(self) -> Steps:
         cfg = self.config
-        best = yield from self._grow()
-        best = yield from self._prune(best)
+        best = self.accepted["depth"] = yield from self._grow()
+        best = self.accepted["width"] = yield from self._prune(best)
         self.macro = best.candidate
         if not cfg.micro:
             return self.macro
         # 1. Retrain the macro architecture for E_min as the new baseline.
         best = yield replace(self.macro, phase="operation", epochs=cfg.micro_epochs)
         # 2. O_i ← Conv, 3. K_i ← 5 × 5: where the validation accuracy improves, fewer channels paying for it.
-        best = yield from self._micro(best, "operation", lambda network, i: network.at(i, op=CONV))
-        best = yield from self._micro(best, "kernel", lambda network, i: network.at(i, kernel=5))
+        best = self.accepted["operations"] = yield from self._micro(
+            best, "operation", lambda network, i: network.at(i, op=CONV)
+        )
+        best = self.accepted["kernels"] = yield from self._micro(
+            best, "kernel", lambda network, i: network.at(i, kernel=5)
+        )
         return best.candidate
 
     def _grow(self) -> Generator[Candidate, Record, Record]:

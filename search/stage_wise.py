@@ -206,5 +206,5 @@ def plot(path: Path, records: Sequence[Record], title: str) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(ylabel="modules", title=title)
     axes.grid(axis="y", alpha=0.2)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(path)

@@ -27,6 +27,7 @@ def test_a_gain_that_is_only_built_in_shows_in_the_control():
     low, high = result.permuted_interval
     assert low < result.permuted < high < 0.4
     assert result.ceiling is None
+    assert result.gain_interval[0] > 0.5  # static training of equal epochs knows nothing
 
 
 def test_a_real_order_survives_the_control():
@@ -48,6 +49,9 @@ def test_rho_is_scipys():
     assert result.static[2] == pytest.approx(spearmanr(grid[:, 1], final).statistic)
     assert result.params == pytest.approx(spearmanr(params, final).statistic)
     assert result.ceiling == pytest.approx(spearmanr(again, final).statistic)
+    assert result.gain == pytest.approx(result.dynamic - result.static[2])  # of 2 epochs on average
+    low, high = result.gain_interval
+    assert low < result.gain < high
 
 
 def test_what_is_not_defined_is_none():

@@ -54,6 +54,9 @@ def test_it_repeats_the_recorded_search(name):
         final["kernels"],
     )
     assert count(found) == round(final["params_millions"] * 1e6)
+    assert list(search.accepted) == ["depth", "width", "operations", "kernels"]
+    assert search.accepted["kernels"].candidate == found
+    assert search.accepted["width"].candidate == search.macro
 
 
 def test_it_continues_from_its_state_at_any_candidate():

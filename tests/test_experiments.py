@@ -79,7 +79,9 @@ def test_regret_on_a_truth_table(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "flag"), [("pad_nas", "--jobs"), ("evolution", "--workers")])
+@pytest.mark.parametrize(
+    ("name", "flag"), [("pad_nas", "--jobs"), ("evolution", "--workers"), ("stage_wise", "--jobs")]
+)
 def test_runs_and_is_repeatable(tmp_path, name, flag):
     output = tmp_path / f"{name}.json"
     arguments = ("--run", tmp_path / "run", "--output", output, flag, 1)
@@ -109,6 +111,35 @@ def redrawn(output: Path, name: str) -> None:
     assert tables.read_text() == before
     assert picture.exists()
     assert not (output.parent / "nothing").exists()
+
+
+@pytest.mark.slow
+def test_global_nas_writes_its_tables_from_finished_trainings_alone(tmp_path):
+    run, output = tmp_path / "run", tmp_path / "results"
+    arguments = ("--run", run, "--output", output, "--jobs", 2)
+    experiment("global_nas", *arguments)
+    first, logs = timeless(output / "global_nas.json"), {p: p.stat().st_mtime_ns for p in run.rglob("metrics.jsonl")}
+    assert (output / "global_nas.png").read_bytes().startswith(b"\x89PNG")
+    text = (output / "global_nas.md").read_text()
+    assert "experiments/global_nas.py" in text
+    assert text.count("|---|") == 2
+    experiment("global_nas", *arguments)
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("metrics.jsonl")} == logs
+    assert timeless(output / "global_nas.json") == first
+
+
+def test_stage_wise_s_test_of_signs():
+    """Against all choices of signs, in words; with five positive differences p is 2 of 32."""
+    code = """
+import sys
+sys.path.insert(0, "experiments")
+import stage_wise
+assert stage_wise.sign_flip([1, 2, 3, 4, 5]) == 2 / 32
+assert stage_wise.sign_flip([0, 0, 0]) == 1
+assert stage_wise.sign_flip([1, -1]) == 1
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def test_controls_keep_as_many_operations_as_pad_nas():

@@ -6,6 +6,8 @@ package is installed, and always on faces drawn here.
 
 import importlib.util
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import face_nas
@@ -21,6 +23,7 @@ from supernet import blocks, faces, ir_resnet
 from supernet.blocks import LayerSpec
 from supernet.errors import UserError
 from supernet.model import Network
+from tests.test_cli import ROOT, command, kill_when, ok
 
 TINY = {"depth": (12, 14), "width": (4, 6), "epochs": 1, "final_epochs": 1, "resolution": 16, "quiet": True}
 
@@ -260,6 +263,30 @@ def test_search_train_and_test(source, request, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(face_nas, "test", None)
     face_nas.run(args)
     assert "1:1 accuracy" in capsys.readouterr().out
+
+
+def test_killed_and_continued(drawn, tmp_path):
+    """By the command itself; the candidates that were finished are not trained again."""
+    run = tmp_path / "run"
+    flags = ("--faces", drawn[0], "--pairs", drawn[1], "--run", run, "--depth", 12, 14, "--width", 4, 6, "--epochs", 1)
+    flags += ("--final-epochs", 1, "--resolution", 16, "--batch-size", 15, "--quiet")
+
+    def records() -> list[dict]:
+        path = run / "search.json"
+        return json.loads(path.read_text())["records"] if path.exists() else []
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command("face_nas", *flags), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    kill_when(process, lambda: len(records()) >= 2)
+    done = len(records())
+    assert not (run / "final-1" / "result.json").exists()
+    trained = {path: path.stat().st_mtime_ns for path in sorted(run.glob("candidates/*/metrics.jsonl"))[:done]}
+    ok("face_nas", *flags)
+    assert {path: path.stat().st_mtime_ns for path in trained} == trained
+    whole = tmp_path / "whole"
+    face_nas.run(arguments(drawn, whole))
+    assert records() == json.loads((whole / "search.json").read_text())["records"]
+    assert (run / "final-1" / "result.json").read_text() == (whole / "final-1" / "result.json").read_text()
 
 
 @pytest.mark.parametrize(

@@ -175,3 +175,16 @@ def test_the_next_command_is_this_one_with_more_epochs(tmp_path):
     assert words[:2] == ["python", "tools/global_nas.py"]
     again = tyro.cli(Args, args=words[2:])
     assert again == dataclasses.replace(args, final_epochs=600, restart=False)
+
+
+def test_short_trainings_of_the_small_preset_are_not_augmented(tmp_path):
+    """The papers' presets are; what the command line says counts in both."""
+    for preset, augment, short in (
+        ("small", None, False),
+        ("tiny", None, True),
+        ("small", True, True),
+        ("tiny", False, False),
+    ):
+        args = Args(preset=preset, augment=augment)
+        assert global_nas.fit_config(args, 5).augment is short
+        assert global_nas.fit_config(args, 30).augment is (augment is not False)

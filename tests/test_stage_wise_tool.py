@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import _carbon
+import numpy as np
 import pytest
 import stage_wise
 import torch
+from PIL import Image
 
 from search import grown
 from search.stage_wise import Config, StageWise
-from supernet import checkpoint, stacks, standalone
+from supernet import checkpoint, data, stacks, standalone
 from supernet.data import TrainVal
 from supernet.errors import UserError
 from supernet.model import Network, load_network
@@ -153,6 +155,7 @@ def test_one_command_makes_the_whole_run(finished):
     assert found["val_accuracy"] == max(r["val_accuracy"] for r in results if r["name"] in tested["test_accuracy"])
     assert 0 <= tested["ensemble_test_accuracy"] <= 1
     assert (folder / "depths.png").read_bytes().startswith(b"\x89PNG")
+    assert f"next: python tools/export.py --run {folder} --pick networks/{found['name']}" in printed.replace("\n", "")
     network = load_network(folder / "networks" / found["name"])
     assert stacks.depths(network.space, network.arch) == tuple(found["modules"])
 
@@ -170,6 +173,41 @@ def test_killed_and_continued(finished, tmp_path):
     assert (first / "checkpoint.pt").stat().st_mtime_ns == trained
     for name in ("search.json", "arch.json", "candidates.json"):
         assert (tmp_path / "killed" / name).read_text() == (whole / name).read_text(), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["bottleneck", "nasnet"])
+def test_the_other_modules(module, tmp_path, monkeypatch):
+    """Bottlenecks on images large enough for the four stages of ResNet-50; NASNet's cells on digits."""
+    options = {"run": tmp_path / "run", "iterations": 1, "width": 2, "epochs": 1, "device": "cpu", "quiet": True}
+    if module == "bottleneck":
+        monkeypatch.setattr(data, "VAL_PER_CLASS", 4)
+        rng = np.random.default_rng(0)
+        for part, count in (("train", 24), ("val", 3)):
+            for name in ("cat", "dog"):
+                (tmp_path / part / name).mkdir(parents=True)
+                for i in range(count):
+                    pixels = rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(tmp_path / part / name / f"{i}.png")
+        options |= {"data": "folder", "data_root": tmp_path, "resolution": 96, "initial": 1, "batch_size": 8}
+    else:
+        options |= {"data": "digits", "limit": 64, "batch_size": 32}
+    stage_wise.run(stage_wise.Args(module=module, **options))
+    found = json.loads((tmp_path / "run" / "arch.json").read_text())
+    assert len(found["modules"]) == (4 if module == "bottleneck" else 3)
+    assert min(found["modules"]) >= (1 if module == "bottleneck" else 2)
+
+
+def test_from_a_donor_without_training(finished, tmp_path):
+    """T of an earlier search gives a search its weights: its own T is as accurate to the last image."""
+    given = finished[0] / "networks" / "1-temporary-2-2-2"
+    options = {"data": "digits", "limit": 96, "batch_size": 32, "width": 4, "initial": 1, "iterations": 1, "lr": 0.05}
+    args = stage_wise.Args(run=tmp_path / "run", donor=str(given), epochs=0, device="cpu", quiet=True, **options)
+    stage_wise.run(args)
+    again = tmp_path / "run" / "networks" / given.name / "result.json"
+    before, after = (json.loads(path.read_text()) for path in (given / "result.json", again))
+    assert after["val_accuracy"] == before["val_accuracy"]
+    assert after["importance"] == pytest.approx(before["importance"])
 
 
 def test_refusals_before_any_training(finished, tmp_path):
@@ -205,15 +243,23 @@ def test_more_refusals(finished, tmp_path, monkeypatch):
 
 
 def test_countries(monkeypatch):
-    monkeypatch.setitem(sys.modules, "codecarbon", types.ModuleType("codecarbon"))
+    """Those that codecarbon knows; here by a stand-in of it."""
+    package, data = types.ModuleType("codecarbon"), types.ModuleType("codecarbon.input")
+    data.DataSource = type("DataSource", (), {"get_global_energy_mix_data": lambda self: {"DEU": {}, "USA": {}}})
+    monkeypatch.setitem(sys.modules, "codecarbon", package)
+    monkeypatch.setitem(sys.modules, "codecarbon.input", data)
     _carbon.require("DEU")
-    with pytest.raises(UserError, match="--country Germany: expected an ISO code of three letters"):
-        _carbon.require("Germany")
+    for unknown in ("Germany", "XYZ", "deu"):
+        with pytest.raises(UserError, match=f"--country {unknown}: expected an ISO code of three letters"):
+            _carbon.require(unknown)
 
 
 @pytest.mark.filterwarnings("default")  # its own: turned into errors they would stop it
 def test_energy_is_measured_where_codecarbon_is_installed():
     pytest.importorskip("codecarbon")
+    _carbon.require("DEU")
+    with pytest.raises(UserError, match="--country XYZ"):
+        _carbon.require("XYZ")
     with _carbon.measure("DEU") as spent:
         sum(range(10**7))
     assert spent["energy_kwh"] > 0

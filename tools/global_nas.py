@@ -15,6 +15,7 @@ import _greedy
 import torch
 import tyro
 from _growing_table import GrowingTable
+from rich.table import Table
 
 from search.drawing import Block, draw
 from search.efficient_global import PRESETS, Candidate, Config, EfficientGlobal
@@ -22,6 +23,8 @@ from supernet import blocks, checkpoint, data, plain, standalone
 from supernet.errors import UserError
 from supernet.space import Arch, Space
 from supernet.train import FitConfig, evaluate
+
+SMALL_LIMIT = 10_000
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,10 @@ class Args:
     """Peak learning rate."""
     cutout: int | None = None
     """Side of the blanked square in pixels; 16, at most 4/7 of the image."""
-    augment: bool = True
-    """Random crops, flips (not of characters) and cutout."""
+    augment: bool | None = None
+    """Random crops, flips (not of characters) and cutout; the small preset leaves them out below 30 epochs."""
     limit: int | None = None
-    """Train on this many images only, stratified."""
+    """Train on this many images only, stratified; 10000 of the small preset, which would take hours on more."""
     resolution: int | None = None
     """Height and width in pixels, for --data folder; 224."""
     seed: int = 0
@@ -77,9 +80,8 @@ class Args:
 def run(args: Args) -> None:
     device = _cli.device(args.device)
     name, reason = (args.data, "") if args.data else data.default_name(args.data_root)
-    images = data.open_train(
-        name, args.data_root, seed=args.seed, resolution=args.resolution, workers=0, limit=args.limit
-    )
+    limit = SMALL_LIMIT if args.limit is None and args.preset == "small" else args.limit
+    images = data.open_train(name, args.data_root, seed=args.seed, resolution=args.resolution, workers=0, limit=limit)
     images.train.steps(args.batch_size, drop_last=True)
     cutout = min(16, images.resolution * 4 // 7) if args.cutout is None else args.cutout
     images = dataclasses.replace(images, train=images.train.with_cutout(cutout))
@@ -88,7 +90,7 @@ def run(args: Args) -> None:
 
     ignored = ("run", "data_root", "final_epochs", "macro_width", "device", "restart", "quiet")
     settings = {k: v for k, v in dataclasses.asdict(args).items() if k not in ignored}
-    settings |= {"data": name, "cutout": cutout, **dataclasses.asdict(config)}
+    settings |= {"data": name, "limit": limit, "cutout": cutout, **dataclasses.asdict(config)}
     settings |= {k: v if math.isfinite(v) else None for k, v in settings.items() if k.endswith("_max")}
     controller = make_controller(args, config, image)  # refuses impossible bounds before anything is written
     _greedy.prepare(args.run, settings, args.restart)
@@ -115,7 +117,7 @@ def run(args: Args) -> None:
     if args.final_epochs < 600:
         _cli.next_command(command(dataclasses.replace(args, final_epochs=600)))
     else:
-        _cli.next_command(f"python tools/build_lut.py --run {args.run}")
+        _cli.next_command(f"python tools/export.py --run {args.run} --pick {final_folder(args).name}")
 
 
 def command(args: Args) -> str:
@@ -125,7 +127,7 @@ def command(args: Args) -> str:
         value, flag = getattr(args, field.name), field.name.replace("_", "-")
         if value == field.default or field.name == "restart":
             continue
-        if isinstance(value, bool):
+        if isinstance(value, bool) and field.default is not None:
             words.append(f"--{'' if value else 'no-'}{flag}")
         else:
             words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
@@ -183,7 +185,7 @@ def fit_config(args: Args, epochs: int) -> FitConfig:
         weight_decay=3e-4,
         label_smoothing=0.0,
         clip=5.0,
-        augment=args.augment,
+        augment=_cli.augments(args.augment, epochs) if args.preset == "small" else args.augment is not False,
         seed=args.seed,
     )
 
@@ -207,8 +209,9 @@ def report(args: Args, controller: EfficientGlobal, found: Candidate, image: tup
             **counts,
         },
     )
+    show(controller, image)
     picture = args.run / "network.png"
-    draw(picture, {found.describe(): drawn(space, arch)})
+    draw(picture, {f"L {found.depth} C {found.width}": drawn(space, arch)})
     _cli.console.print(
         f"found [bold]{found.describe()}[/bold]: {counts['params'] / 1e3:.1f} k parameters, "
         f"{counts['flops'] / 1e6:.2f} M multiply-adds, after {len(controller.records)} candidates → "
@@ -217,10 +220,28 @@ def report(args: Args, controller: EfficientGlobal, found: Candidate, image: tup
     )
 
 
+def show(controller: EfficientGlobal, image: tuple[int, int, int]) -> None:
+    """How the network changed from phase to phase; accuracies compare within a phase, where epochs are alike."""
+    table = Table(title="accepted at the end of each phase")
+    for column in ("", "network", "k params", "MFLOPs", "epochs", "val %"):
+        table.add_column(column, justify="left" if column in ("", "network") else "right", no_wrap=column != "network")
+    for name, record in controller.accepted.items():
+        trained = network(record.candidate, image)
+        counts = f"{blocks.params(*trained) / 1e3:.1f}", f"{blocks.flops(*trained) / 1e6:.2f}"
+        accuracy = f"{record.val_accuracy:.2f}"
+        table.add_row(name, record.candidate.describe(), *counts, str(record.candidate.epochs), accuracy)
+    _cli.console.print(table)
+
+
 def drawn(space: Space, arch: Arch) -> list[Block]:
     """The layers between stem and head, to be drawn."""
     specs = blocks.layers(space).pick(arch)[1:-1]
     return [Block(s.out_size, s.out_channels, f"{s.op.capitalize()} {s.kernel}×{s.kernel}") for s in specs]
+
+
+def final_folder(args: Args) -> Path:
+    """Where the found network is trained."""
+    return args.run / f"final-{args.final_epochs}{'-macro-width' if args.macro_width else ''}"
 
 
 def finish(
@@ -235,7 +256,7 @@ def finish(
     found = controller.found
     if args.macro_width:
         found = dataclasses.replace(found, width=controller.macro.width)
-    folder = args.run / f"final-{args.final_epochs}{'-macro-width' if args.macro_width else ''}"
+    folder = final_folder(args)
     space, arch = network(found, image)
     result = folder / "result.json"
     if not result.exists():

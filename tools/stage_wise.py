@@ -266,6 +266,7 @@ def finish(
         highlight=False,
         soft_wrap=True,
     )
+    _cli.next_command(f"python tools/export.py --run {args.run} --pick networks/{best['name']}")
 
 
 def show(args: Args, results: list[dict], tested: dict, noise: list[float] | None) -> None:
@@ -274,7 +275,7 @@ def show(args: Args, results: list[dict], tested: dict, noise: list[float] | Non
     columns = ["", "modules", "importance", "MFLOPs", "k params", "s", "val %", "test %"]
     columns += ["Wh", "g CO₂"] if args.carbon else []
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i > 1 else "left")
+        table.add_column(column, justify="right" if i > 1 else "left", no_wrap=column != "importance")
     for result in results:
         accuracy, least = tested["test_accuracy"].get(result["name"]), "" if result["whole"] else "≥ "
         row = [
