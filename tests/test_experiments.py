@@ -122,7 +122,7 @@ def test_global_nas_writes_its_tables_from_finished_trainings_alone(tmp_path):
     assert (output / "global_nas.png").read_bytes().startswith(b"\x89PNG")
     text = (output / "global_nas.md").read_text()
     assert "experiments/global_nas.py" in text
-    assert text.count("|---|") == 2
+    assert text.count("|---|---|---|") == 2
     experiment("global_nas", *arguments)
     assert {p: p.stat().st_mtime_ns for p in run.rglob("metrics.jsonl")} == logs
     assert timeless(output / "global_nas.json") == first
