@@ -57,7 +57,7 @@ Capability parse(std::string_view name, const char* source) {
   const auto asked = static_cast<Capability>(found - std::begin(kNames));
   const auto best = of_processor();
   TORCH_CHECK(
-      asked <= best, source, " is ", name, ", but this processor has ", kNames[static_cast<int>(best)],
+      asked <= best, source, " is ", name, ", but this machine has ", kNames[static_cast<int>(best)],
       " at most");
   return asked;
 }
