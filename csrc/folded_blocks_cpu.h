@@ -61,26 +61,19 @@ class BlockPointwise {
   at::Tensor bias_, matrix_;
 };
 
-// Input rows of some images, ready to be made into blocks: all rows if more than one image.
-struct InputRows {
-  const BFloat16* data;
-  int64_t pixels;
-};
-
 // Blocks of the input itself.
 struct WidenedInput {
   const BlockKernels& kernels;
   const at::Tensor& x;
 
-  int64_t channels() const {
-    return x.size(1);
+  // So many pixels of x, as the next function takes them.
+  const BFloat16* rows(const BFloat16* at, int64_t) const {
+    return at;
   }
-  InputRows rows(const BFloat16* at, int64_t pixels) const {
-    return {at, pixels};
-  }
-  void operator()(const InputRows& in, int64_t first, float* y, int64_t y_block) const {
-    kernels.widen(
-        in.data + first, in.pixels, channels(), std::min(channels() - first, BlockKernels::kGroup), y, y_block);
+  // The group of channels that begins with `first`, as blocks.
+  void operator()(const BFloat16* rows, int64_t pixels, int64_t first, float* y, int64_t y_block) const {
+    const auto channels = x.size(1);
+    kernels.widen(rows + first, pixels, channels, std::min(channels - first, BlockKernels::kGroup), y, y_block);
   }
 };
 
@@ -90,17 +83,20 @@ struct ExpandedInput {
   const at::Tensor& x;
   const BlockPointwise& expand;
 
-  int64_t channels() const {
-    return expand.out();
-  }
-  InputRows rows(const BFloat16* at, int64_t pixels) const {
+  const BFloat16* rows(const BFloat16* at, int64_t pixels) const {
     auto* padded = scratch<BFloat16>(Use::input, (pixels + BlockKernels::kGroup) * expand.depth());
     kernels.pad(at, pixels, x.size(1), padded);
-    return {padded, pixels};
+    return padded;
   }
-  void operator()(const InputRows& in, int64_t first, float* y, int64_t y_block) const {
-    expand.expand(in.data, in.pixels, first, y, y_block);
+  void operator()(const BFloat16* rows, int64_t pixels, int64_t first, float* y, int64_t y_block) const {
+    expand.expand(rows, pixels, first, y, y_block);
   }
+};
+
+// The input rows that a band needs, from row `begin` of its images on.
+struct BandInput {
+  const BFloat16* data;
+  int64_t begin, image_pixels;
 };
 
 // Values of the depthwise part's output in a band.
@@ -116,6 +112,12 @@ void infer_blocks(
   const BlockPointwise pointwise(k, pw, out_act);
   const auto batch = input.x.size(0), depth = pointwise.depth(), x_row = s.in_width * input.x.size(1);
   const auto* x = input.x.template const_data_ptr<BFloat16>();
+  const auto input_of = [&](const Bands::Band& band) {
+    const auto first = band.begin * s.stride - s.padding, last = (band.end - 1) * s.stride - s.padding + s.kernel;
+    const auto begin = std::clamp<int64_t>(first, 0, s.in_height);
+    const auto end = band.images > 1 ? s.in_height : std::clamp<int64_t>(last, begin, s.in_height);
+    return BandInput{x + (band.first * s.in_height + begin) * x_row, begin, (end - begin) * s.in_width};
+  };
   const Bands bands(batch, s.out_height, s.out_width * s.channels, kBlockBand, true);
   at::parallel_for(0, bands.count, 1, [&](int64_t from, int64_t until) {
     const auto middle_pixels = bands.images * bands.rows * s.out_width + kGroup;
@@ -124,21 +126,24 @@ void infer_blocks(
     for (auto b = from; b < until; ++b) {
       const auto band = bands.band(b);
       const auto out_rows = band.end - band.begin;
-      const auto begin = bands.images > 1 ? 0 : std::clamp<int64_t>(band.begin * s.stride - s.padding, 0, s.in_height);
-      const auto end = bands.images > 1
-          ? s.in_height
-          : std::clamp<int64_t>((band.end - 1) * s.stride - s.padding + s.kernel, begin, s.in_height);
-      const auto image_pixels = (end - begin) * s.in_width, pixels = band.images * image_pixels;
-      const auto block = (pixels + kGroup) * kBlock;
+      const auto in = input_of(band);
+      const auto pixels = band.images * in.image_pixels, block = (pixels + kGroup) * kBlock;
       auto* blocks = scratch<float>(Use::expanded, block * kGroup / kBlock);
-      const auto in = input.rows(x + (band.first * s.in_height + begin) * x_row, pixels);
+      const auto* source = input.rows(in.data, pixels);
+      Ahead ahead{};
+      if (b + 1 < until) {
+        const auto next = bands.band(b + 1);
+        const auto wanted = input_of(next);
+        const auto* end = wanted.data + next.images * wanted.image_pixels * input.x.size(1);
+        ahead = {std::max(in.data + pixels * input.x.size(1), wanted.data), end};
+      }
       for (int64_t c = 0; c < s.channels; c += kGroup) {
-        input(in, c, blocks, block);
+        input(source, pixels, c, blocks, block);
         for (int64_t first = c; first < std::min(c + kGroup, s.channels); first += kBlock) {
           for (int64_t i = 0; i < band.images; ++i) {
             depthwise.block(
-                k, {blocks + (first - c) / kBlock * block + i * image_pixels * kBlock, begin}, first,
-                {middle + i * out_rows * s.out_width * depth + first, band.begin}, depth, band.begin, band.end);
+                k, {blocks + (first - c) / kBlock * block + i * in.image_pixels * kBlock, in.begin}, first,
+                {middle + i * out_rows * s.out_width * depth + first, band.begin}, depth, band.begin, band.end, ahead);
           }
         }
       }

@@ -47,10 +47,11 @@ class FoldedDepthwise {
   // Output rows [begin, end) of the block of channels that begins with `first`.
   void block(
       const BlockKernels& k, Band<const float> in, int64_t first, Band<c10::BFloat16> out, int64_t out_pixel,
-      int64_t begin, int64_t end) const {
+      int64_t begin, int64_t end, Ahead& ahead) const {
     k.depthwise(
         shape_, in, taps_.template const_data_ptr<float>() + first * shape_.kernel * shape_.kernel,
-        bias_.template const_data_ptr<float>() + first, act_, out, out_pixel, begin, end);
+        bias_.template const_data_ptr<float>() + first, act_, out, out_pixel, begin, end,
+        ahead);
   }
 
  private:

@@ -111,16 +111,74 @@ inline void project_pixels(
   });
 }
 
-// One row of a block; columns of the input that are outside are tested for in tiles that meet the edges.
-template <class V, class Map, int TW>
+// One row of taps into a tile.
+template <class V, class Map, int TW, class Inside>
+SUPERNET_INLINE void add_taps_inside(V (&acc)[TW], const float* x, const float* weight, const Inside& inside) {
+  constexpr int K = Map::kKernel;
+  V taps[K];
+  SUPERNET_UNROLL
+  for (int i = 0; i < K; ++i) {
+    taps[i] = V::load(weight + i * V::kSize);
+  }
+  for_each_meeting<V, Map, TW, false>(
+      x, V::kSize, V::mask(V::kSize), inside,
+      [&](V column, int i, int t) SUPERNET_LAMBDA { acc[t] = V::fma(column, taps[i], acc[t]); });
+}
+
+// One row of the input into the tiles of two rows of the output.
+template <class V, class Map, int TW, class Inside>
+SUPERNET_INLINE void add_taps_inside(
+    V (&upper)[TW], V (&lower)[TW], const float* x, const float* upper_weight, const float* lower_weight,
+    const Inside& inside) {
+  constexpr int K = Map::kKernel;
+  V upper_taps[K], lower_taps[K];
+  SUPERNET_UNROLL
+  for (int i = 0; i < K; ++i) {
+    upper_taps[i] = V::load(upper_weight + i * V::kSize);
+    lower_taps[i] = V::load(lower_weight + i * V::kSize);
+  }
+  for_each_meeting<V, Map, TW, false>(
+      x, V::kSize, V::mask(V::kSize), inside, [&](V column, int i, int t) SUPERNET_LAMBDA {
+        upper[t] = V::fma(column, upper_taps[i], upper[t]);
+        lower[t] = V::fma(column, lower_taps[i], lower[t]);
+      });
+}
+
+template <class V, int TW>
+SUPERNET_INLINE void store_outputs(V (&acc)[TW], Activation act, int64_t count, BFloat16* y, int64_t y_pixel) {
+  with_activation(act, [&](auto activation) SUPERNET_LAMBDA {
+    SUPERNET_UNROLL
+    for (int t = 0; t < TW; ++t) {
+      if (t < count) {
+        activate(decltype(activation)::value, acc[t]).store(y + t * y_pixel);
+      }
+    }
+  });
+}
+
+// Lines of the next band's input, as many as a tile has outputs to wait for.
+template <class Map, int TW>
+SUPERNET_INLINE void fetch(Ahead& ahead) {
+  constexpr int64_t kLines = (Map::kFreshRows * Map::fresh_columns(TW) * BlockKernels::kBlock * 2 + 63) / 64;
+  if (ahead.next < ahead.end) {
+    SUPERNET_UNROLL
+    for (int i = 0; i < kLines; ++i) {
+      prefetch(ahead.next + i * kLine<BFloat16>);
+    }
+    ahead.next += kLines * kLine<BFloat16>;
+  }
+}
+
+// One row of a block. Spans: a tile is as wide as the image, so which columns are outside is known when
+// compiling; otherwise tiles that meet the edges test each.
+template <class V, class Map, int TW, bool Spans>
 void depthwise_block_row(
     const DepthwiseShape& s, Band<const float> in, const float* taps, const float* bias, Activation act,
-    BFloat16* y, int64_t y_pixel, int64_t row) {
+    BFloat16* y, int64_t y_pixel, int64_t row, Ahead& ahead) {
   constexpr int K = Map::kKernel;
-  const auto inside = taps_inside<Map>(s, row);
+  const auto tap_rows = taps_inside<Map>(s, row);
   const V start = V::load(bias);
-  const auto mask = V::mask(V::kSize);
-  for (int64_t o = 0; o < s.out_width; o += TW) {
+  for (int64_t o = 0; o < (Spans ? 1 : s.out_width); o += TW) {
     const int64_t column = Map::first_column(s, o);
     const int64_t low = -column, high = s.in_width - column;
     const bool whole = low <= 0 && high >= Map::columns(TW);
@@ -129,29 +187,58 @@ void depthwise_block_row(
     for (int t = 0; t < TW; ++t) {
       acc[t] = start;
     }
-    for (int64_t tap = inside.begin; tap < inside.end; ++tap) {
+    for (int64_t tap = tap_rows.begin; tap < tap_rows.end; ++tap) {
       const float* x = in.data + ((Map::row(s, row, tap) - in.first) * s.in_width + column) * V::kSize;
       const float* weight = taps + tap * K * V::kSize;
-      if (whole) {
-        add_taps<V, Map, TW, false, false>(acc, x, V::kSize, low, high, weight, mask);
+      if constexpr (Spans) {
+        add_taps_inside<V, Map>(acc, x, weight, [](int j) SUPERNET_LAMBDA { return j >= K / 2 && j < K / 2 + TW; });
+      } else if (whole) {
+        add_taps_inside<V, Map>(acc, x, weight, [](int) SUPERNET_LAMBDA { return true; });
       } else {
-        add_taps<V, Map, TW, false, true>(acc, x, V::kSize, low, high, weight, mask);
+        add_taps_inside<V, Map>(acc, x, weight, [&](int j) SUPERNET_LAMBDA { return j >= low && j < high; });
       }
     }
-    with_activation(act, [&](auto activation) SUPERNET_LAMBDA {
-      SUPERNET_UNROLL
-      for (int t = 0; t < TW; ++t) {
-        if (t < s.out_width - o) {
-          activate(decltype(activation)::value, acc[t]).store(y + (o + t) * y_pixel);
-        }
-      }
-    });
+    fetch<Map, TW>(ahead);
+    store_outputs(acc, act, s.out_width - o, y + o * y_pixel, y_pixel);
   }
+}
+
+// Two rows of an image as wide as a tile: a narrow tile's sums alone would wait for each other.
+template <class V, int K, int TW>
+void depthwise_block_rows(
+    const DepthwiseShape& s, Band<const float> in, const float* taps, const float* bias, Activation act,
+    BFloat16* y, int64_t y_pixel, int64_t row, Ahead& ahead) {
+  using Map = Forward<K, 1>;
+  const auto inside = [](int j) SUPERNET_LAMBDA { return j >= K / 2 && j < K / 2 + TW; };
+  const V start = V::load(bias);
+  V upper[TW], lower[TW];
+  SUPERNET_UNROLL
+  for (int t = 0; t < TW; ++t) {
+    upper[t] = lower[t] = start;
+  }
+  // Input row first + tap meets the upper row with that tap, the lower one with the tap before.
+  const auto first = row - K / 2;
+  const auto begin = std::max<int64_t>(-first, 0), end = std::min<int64_t>(s.in_height - first, K + 1);
+  for (int64_t tap = begin; tap < end; ++tap) {
+    const float* x = in.data + ((first + tap - in.first) * s.in_width - K / 2) * V::kSize;
+    const float* weight = taps + tap * K * V::kSize;
+    const float* before = weight - K * V::kSize;
+    if (tap == 0) {
+      add_taps_inside<V, Map>(upper, x, weight, inside);
+    } else if (tap == K) {
+      add_taps_inside<V, Map>(lower, x, before, inside);
+    } else {
+      add_taps_inside<V, Map>(upper, lower, x, weight, before, inside);
+    }
+  }
+  fetch<Map, 2 * TW>(ahead);
+  store_outputs(upper, act, TW, y, y_pixel);
+  store_outputs(lower, act, TW, y + s.out_width * y_pixel, y_pixel);
 }
 
 template <class V, class Map, int... TW>
 auto depthwise_block_row_for(int64_t width) {
-  decltype(&depthwise_block_row<V, Map, 4>) best = nullptr;
+  decltype(&depthwise_block_row<V, Map, 4, false>) best = nullptr;
   int64_t best_cost = 0;
   const auto consider = [&](int tile, auto function) {
     const auto cost = (width + tile - 1) / tile * tile;
@@ -160,26 +247,36 @@ auto depthwise_block_row_for(int64_t width) {
       best_cost = cost;
     }
   };
-  (consider(TW, &depthwise_block_row<V, Map, TW>), ...);
+  (consider(TW, &depthwise_block_row<V, Map, TW, false>), ...);
   return best;
 }
 
 template <class V, int K>
-auto depthwise_block_row_for(const DepthwiseShape& s) {
-  return s.stride == 1 ? depthwise_block_row_for<V, Forward<K, 1>, 14, 8, 7, 4>(s.out_width)
-                       : depthwise_block_row_for<V, Forward<K, 2>, 14, 8, 7, 4>(s.out_width);
+void depthwise_block_of(
+    const DepthwiseShape& s, Band<const float> in, const float* taps, const float* bias, Activation act,
+    Band<BFloat16> out, int64_t out_pixel, int64_t begin, int64_t end, Ahead& ahead) {
+  using One = Forward<K, 1>;
+  const auto spans = s.stride == 1 ? s.in_width : 0;
+  const auto single = spans == 14 ? &depthwise_block_row<V, One, 14, true>
+      : spans == 7                ? &depthwise_block_row<V, One, 7, true>
+      : s.stride == 1             ? depthwise_block_row_for<V, One, 14, 8, 7, 4>(s.out_width)
+                                  : depthwise_block_row_for<V, Forward<K, 2>, 14, 8, 7, 4>(s.out_width);
+  for (int64_t row = begin; row < end;) {
+    const bool two = spans == 7 && row + 1 < end;
+    const auto function = two ? &depthwise_block_rows<V, K, 7> : single;
+    BFloat16* y = out.data + (row - out.first) * s.out_width * out_pixel;
+    function(s, in, taps, bias, act, y, out_pixel, row, ahead);
+    row += two ? 2 : 1;
+  }
 }
 
 inline void depthwise_block(
     const DepthwiseShape& s, Band<const float> in, const float* taps, const float* bias, Activation act,
-    Band<BFloat16> out, int64_t out_pixel, int64_t begin, int64_t end) {
-  using V = FloatVec;
-  const auto function = s.kernel == 3 ? depthwise_block_row_for<V, 3>(s)
-      : s.kernel == 5                 ? depthwise_block_row_for<V, 5>(s)
-                                      : depthwise_block_row_for<V, 7>(s);
-  for (int64_t row = begin; row < end; ++row) {
-    function(s, in, taps, bias, act, out.data + (row - out.first) * s.out_width * out_pixel, out_pixel, row);
-  }
+    Band<BFloat16> out, int64_t out_pixel, int64_t begin, int64_t end, Ahead& ahead) {
+  const auto function = s.kernel == 3 ? &depthwise_block_of<FloatVec, 3>
+      : s.kernel == 5                 ? &depthwise_block_of<FloatVec, 5>
+                                      : &depthwise_block_of<FloatVec, 7>;
+  function(s, in, taps, bias, act, out, out_pixel, begin, end, ahead);
 }
 
 } // namespace supernet::cpu::SUPERNET_ISA

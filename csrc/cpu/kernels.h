@@ -136,6 +136,11 @@ struct RowKernels {
   S (*mix_grad)(const T* grad, const T* x, S p, int64_t n, T* grad_x);
 };
 
+// Memory to be fetched while something else is computed: [next, end).
+struct Ahead {
+  const c10::BFloat16 *next, *end;
+};
+
 // Inference in bfloat16, of kGroup channels at a time. What the depthwise part reads is a block of 16 channels
 // as floats, pixel after pixel, small enough for the cache and never rounded; what it makes is rounded once, to
 // pixels [pixels, padded channels], which the pointwise product reads. "Padded" means rounded up to a multiple
@@ -161,7 +166,7 @@ struct BlockKernels {
   // of 1 and 2.
   void (*depthwise)(
       const DepthwiseShape&, Band<const float> in, const float* taps, const float* bias, Activation act,
-      Band<c10::BFloat16> out, int64_t out_pixel, int64_t begin, int64_t end);
+      Band<c10::BFloat16> out, int64_t out_pixel, int64_t begin, int64_t end, Ahead&);
   // y = act(x B + bias) + residual, which may be null. x is padded to `depth`; y and residual are
   // [pixels, columns].
   void (*project)(
