@@ -13,7 +13,7 @@
 #include <unistd.h>
 #endif
 
-#include "cpu/kernels.h"
+#include "cpu/block_kernels.h"
 
 namespace supernet::cpu {
 namespace {

@@ -14,7 +14,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "cpu/kernels.h"
+#include "cpu/block_kernels.h"
 
 #if defined(__clang__)
 #pragma clang attribute push( \
@@ -34,7 +34,7 @@
 namespace supernet::cpu::amx {
 
 const BlockKernels block_kernels = {
-    &pad_rows, &widen_blocks, &pack_tiles, &expand_blocks, &depthwise_block, &project_pixels,
+    &pad_rows, &widen_block, &pack_tiles, &expand_blocks, &depthwise_block, &project_pixels,
 };
 
 } // namespace supernet::cpu::amx

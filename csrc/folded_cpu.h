@@ -2,6 +2,7 @@
 // are what the sums begin with.
 #pragma once
 
+#include "cpu/block_kernels.h"
 #include "depthwise_cpu.h"
 #include "dw_separable_cpu.h"
 

@@ -45,21 +45,24 @@ class Tiles {
   }
 };
 
-// B [depth, columns] as tiles: column tile by column tile, of each all steps. In a tile lie 16 rows of 16 pairs
+// B^T [columns, depth] as tiles: column tile by column tile, of each all steps. In a tile lie 16 rows of 16 pairs
 // of steps.
 inline void pack_tiles(
-    const float* b,
-    int64_t row,
-    int64_t column,
-    int64_t depth,
-    int64_t columns,
-    const float* scale,
-    c10::BFloat16* packed) {
+    const float* b, int64_t depth, int64_t columns, const float* scale, c10::BFloat16* packed) {
+  using V = FloatVec;
+  const auto rows = _mm512_mullo_epi32(_mm512_set1_epi32(16), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
   for (int64_t first = 0; first < columns; first += kTileRows) {
-    for (int64_t step = 0; step < depth; step += kTileDepth) {
-      for (int64_t i = 0; i < kTileValues; ++i) {
-        const auto k = step + i / 32 * 2 + i % 2, j = first + i % 32 / 2;
-        *packed++ = k < depth && j < columns ? b[k * row + j * column] * scale[j] : 0;
+    for (int64_t k = 0; k < depth; k += kTileDepth, packed += kTileValues) {
+      const auto low = V::mask(depth - k), high = V::mask(std::max<int64_t>(depth - k - V::kSize, 0));
+      for (int64_t i = 0; i < kTileRows; ++i) {
+        V one = V::zero(), other = V::zero();
+        if (first + i < columns) {
+          const float* p = b + (first + i) * depth + k;
+          const V by = V::set(scale[first + i]);
+          one = V::load(p, low) * by;
+          other = V::load(p + V::kSize, high) * by;
+        }
+        _mm512_i32scatter_epi32(packed + 2 * i, rows, V::pair(one, other), 4);
       }
     }
   }

@@ -20,21 +20,11 @@ inline void pad_rows(const BFloat16* x, int64_t pixels, int64_t channels, BFloat
   }
 }
 
-inline void widen_blocks(
-    const BFloat16* x, int64_t pixels, int64_t channels, int64_t lanes, float* y, int64_t y_block) {
+inline void widen_block(const BFloat16* x, int64_t pixels, int64_t channels, int64_t lanes, float* y) {
   using V = FloatVec;
-  if (lanes >= 2 * V::kSize) {
-    for (int64_t i = 0; i < pixels; ++i, x += channels, y += V::kSize) {
-      V::load(x).store(y);
-      V::load(x + V::kSize).store(y + y_block);
-    }
-    return;
-  }
-  for (int64_t c = 0; c < lanes; c += V::kSize, x += V::kSize, y += y_block) {
-    const auto mask = V::mask(lanes - c);
-    for (int64_t i = 0; i < pixels; ++i) {
-      V::load(x + i * channels, mask).store(y + i * V::kSize);
-    }
+  const auto mask = V::mask(lanes);
+  for (int64_t i = 0; i < pixels; ++i) {
+    V::load(x + i * channels, mask).store(y + i * V::kSize);
   }
 }
 
@@ -156,10 +146,11 @@ SUPERNET_INLINE void store_outputs(V (&acc)[TW], Activation act, int64_t count, 
   });
 }
 
-// Lines of the next band's input, as many as a tile has outputs to wait for.
+// Lines of what is read next and of what is written next, as a tile has columns to wait for.
 template <class Map, int TW>
 SUPERNET_INLINE void fetch(Ahead& ahead) {
-  constexpr int64_t kLines = (Map::kFreshRows * Map::fresh_columns(TW) * BlockKernels::kBlock * 2 + 63) / 64;
+  constexpr int kLines = (Map::kFreshRows * Map::fresh_columns(TW) * BlockKernels::kBlock * 2 + 63) / 64;
+  constexpr int kOutLines = (TW * BlockKernels::kBlock * 2 + 63) / 64;
   if (ahead.next < ahead.end) {
     SUPERNET_UNROLL
     for (int i = 0; i < kLines; ++i) {
@@ -167,49 +158,82 @@ SUPERNET_INLINE void fetch(Ahead& ahead) {
     }
     ahead.next += kLines * kLine<BFloat16>;
   }
+  if (ahead.next_out < ahead.end_out) {
+    SUPERNET_UNROLL
+    for (int i = 0; i < kOutLines; ++i) {
+      prefetch_to_write(ahead.next_out + i * kLine<BFloat16>);
+    }
+    ahead.next_out += kOutLines * kLine<BFloat16>;
+  }
 }
 
-// One row of a block. Spans: a tile is as wide as the image, so which columns are outside is known when
-// compiling; otherwise tiles that meet the edges test each.
-template <class V, class Map, int TW, bool Spans>
-void depthwise_block_row(
+// A tile at the left or the right edge of an image whose width is a multiple of the tile's: which columns are
+// outside is known when compiling.
+template <class Map, int TW, bool Left, bool Right>
+struct Edges {
+  static constexpr int kPadding = Map::kKernel / 2;
+  constexpr bool operator()(int j) const {
+    return (!Left || j >= kPadding) && (!Right || j < kPadding + Map::fresh_columns(TW));
+  }
+};
+
+template <class V, class Map, int TW, class Inside>
+SUPERNET_INLINE void depthwise_tile(
+    const DepthwiseShape& s, Band<const float> in, const float* taps, const float* bias, Activation act,
+    BFloat16* y, int64_t y_pixel, int64_t row, Taps rows, int64_t o, const Inside& inside, Ahead& ahead) {
+  const V start = V::load(bias);
+  V acc[TW];
+  SUPERNET_UNROLL
+  for (int t = 0; t < TW; ++t) {
+    acc[t] = start;
+  }
+  for (int64_t tap = rows.begin; tap < rows.end; ++tap) {
+    const auto at = (Map::row(s, row, tap) - in.first) * s.in_width + Map::first_column(s, o);
+    add_taps_inside<V, Map>(acc, in.data + at * V::kSize, taps + tap * Map::kKernel * V::kSize, inside);
+  }
+  fetch<Map, TW>(ahead);
+  store_outputs(acc, act, s.out_width - o, y + o * y_pixel, y_pixel);
+}
+
+// One row of a block, of whole tiles.
+template <class V, class Map, int TW>
+void depthwise_row_of_tiles(
     const DepthwiseShape& s, Band<const float> in, const float* taps, const float* bias, Activation act,
     BFloat16* y, int64_t y_pixel, int64_t row, Ahead& ahead) {
-  constexpr int K = Map::kKernel;
-  const auto tap_rows = taps_inside<Map>(s, row);
-  const V start = V::load(bias);
-  for (int64_t o = 0; o < (Spans ? 1 : s.out_width); o += TW) {
-    const int64_t column = Map::first_column(s, o);
-    const int64_t low = -column, high = s.in_width - column;
-    const bool whole = low <= 0 && high >= Map::columns(TW);
-    V acc[TW];
-    SUPERNET_UNROLL
-    for (int t = 0; t < TW; ++t) {
-      acc[t] = start;
-    }
-    for (int64_t tap = tap_rows.begin; tap < tap_rows.end; ++tap) {
-      const float* x = in.data + ((Map::row(s, row, tap) - in.first) * s.in_width + column) * V::kSize;
-      const float* weight = taps + tap * K * V::kSize;
-      if constexpr (Spans) {
-        add_taps_inside<V, Map>(acc, x, weight, [](int j) SUPERNET_LAMBDA { return j >= K / 2 && j < K / 2 + TW; });
-      } else if (whole) {
-        add_taps_inside<V, Map>(acc, x, weight, [](int) SUPERNET_LAMBDA { return true; });
-      } else {
-        add_taps_inside<V, Map>(acc, x, weight, [&](int j) SUPERNET_LAMBDA { return j >= low && j < high; });
-      }
-    }
-    fetch<Map, TW>(ahead);
-    store_outputs(acc, act, s.out_width - o, y + o * y_pixel, y_pixel);
+  const auto rows = taps_inside<Map>(s, row);
+  const auto tile = [&](int64_t o, auto inside) SUPERNET_LAMBDA {
+    depthwise_tile<V, Map, TW>(s, in, taps, bias, act, y, y_pixel, row, rows, o, inside, ahead);
+  };
+  if (s.out_width == TW) {
+    return tile(0, Edges<Map, TW, true, true>{});
+  }
+  tile(0, Edges<Map, TW, true, false>{});
+  for (int64_t o = TW; o < s.out_width - TW; o += TW) {
+    tile(o, Edges<Map, TW, false, false>{});
+  }
+  tile(s.out_width - TW, Edges<Map, TW, false, true>{});
+}
+
+// One row of a block, whatever its width: each column is tested.
+template <class V, class Map, int TW>
+void depthwise_row_of_any(
+    const DepthwiseShape& s, Band<const float> in, const float* taps, const float* bias, Activation act,
+    BFloat16* y, int64_t y_pixel, int64_t row, Ahead& ahead) {
+  const auto rows = taps_inside<Map>(s, row);
+  for (int64_t o = 0; o < s.out_width; o += TW) {
+    const int64_t low = -Map::first_column(s, o), high = s.in_width + low;
+    const auto inside = [&](int j) SUPERNET_LAMBDA { return j >= low && j < high; };
+    depthwise_tile<V, Map, TW>(s, in, taps, bias, act, y, y_pixel, row, rows, o, inside, ahead);
   }
 }
 
 // Two rows of an image as wide as a tile: a narrow tile's sums alone would wait for each other.
 template <class V, int K, int TW>
-void depthwise_block_rows(
+void depthwise_two_rows(
     const DepthwiseShape& s, Band<const float> in, const float* taps, const float* bias, Activation act,
     BFloat16* y, int64_t y_pixel, int64_t row, Ahead& ahead) {
   using Map = Forward<K, 1>;
-  const auto inside = [](int j) SUPERNET_LAMBDA { return j >= K / 2 && j < K / 2 + TW; };
+  constexpr Edges<Map, TW, true, true> inside;
   const V start = V::load(bias);
   V upper[TW], lower[TW];
   SUPERNET_UNROLL
@@ -236,34 +260,26 @@ void depthwise_block_rows(
   store_outputs(lower, act, TW, y + s.out_width * y_pixel, y_pixel);
 }
 
-template <class V, class Map, int... TW>
-auto depthwise_block_row_for(int64_t width) {
-  decltype(&depthwise_block_row<V, Map, 4, false>) best = nullptr;
-  int64_t best_cost = 0;
-  const auto consider = [&](int tile, auto function) {
-    const auto cost = (width + tile - 1) / tile * tile;
-    if (best == nullptr || cost < best_cost) {
-      best = function;
-      best_cost = cost;
-    }
+template <class V, class Map>
+auto depthwise_row_for(const DepthwiseShape& s) {
+  const auto whole = [&](int64_t tile) {
+    return s.out_width % tile == 0 && s.in_width == Map::fresh_columns(1) * s.out_width;
   };
-  (consider(TW, &depthwise_block_row<V, Map, TW, false>), ...);
-  return best;
+  return whole(14)         ? &depthwise_row_of_tiles<V, Map, 14>
+      : whole(8)           ? &depthwise_row_of_tiles<V, Map, 8>
+      : whole(7)           ? &depthwise_row_of_tiles<V, Map, 7>
+      : s.out_width % 8 > 4 ? &depthwise_row_of_any<V, Map, 8>
+                           : &depthwise_row_of_any<V, Map, 4>;
 }
 
 template <class V, int K>
 void depthwise_block_of(
     const DepthwiseShape& s, Band<const float> in, const float* taps, const float* bias, Activation act,
     Band<BFloat16> out, int64_t out_pixel, int64_t begin, int64_t end, Ahead& ahead) {
-  using One = Forward<K, 1>;
-  const auto spans = s.stride == 1 ? s.in_width : 0;
-  const auto single = spans == 14 ? &depthwise_block_row<V, One, 14, true>
-      : spans == 7                ? &depthwise_block_row<V, One, 7, true>
-      : s.stride == 1             ? depthwise_block_row_for<V, One, 14, 8, 7, 4>(s.out_width)
-                                  : depthwise_block_row_for<V, Forward<K, 2>, 14, 8, 7, 4>(s.out_width);
+  const auto one = s.stride == 1 ? depthwise_row_for<V, Forward<K, 1>>(s) : depthwise_row_for<V, Forward<K, 2>>(s);
   for (int64_t row = begin; row < end;) {
-    const bool two = spans == 7 && row + 1 < end;
-    const auto function = two ? &depthwise_block_rows<V, K, 7> : single;
+    const bool two = s.stride == 1 && s.out_width == 7 && row + 1 < end;
+    const auto function = two ? &depthwise_two_rows<V, K, 7> : one;
     BFloat16* y = out.data + (row - out.first) * s.out_width * out_pixel;
     function(s, in, taps, bias, act, y, out_pixel, row, ahead);
     row += two ? 2 : 1;

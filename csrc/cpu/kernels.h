@@ -136,44 +136,6 @@ struct RowKernels {
   S (*mix_grad)(const T* grad, const T* x, S p, int64_t n, T* grad_x);
 };
 
-// Memory to be fetched while something else is computed: [next, end).
-struct Ahead {
-  const c10::BFloat16 *next, *end;
-};
-
-// Inference in bfloat16, of kGroup channels at a time. What the depthwise part reads is a block of 16 channels
-// as floats, pixel after pixel, small enough for the cache and never rounded; what it makes is rounded once, to
-// pixels [pixels, padded channels], which the pointwise product reads. "Padded" means rounded up to a multiple
-// of kGroup, with zeros; buffers of pixels hold kGroup pixels more, whose values do not matter.
-struct BlockKernels {
-  static constexpr int64_t kBlock = 16, kGroup = 32;
-
-  // Pixels [pixels, channels] padded; y is aligned to a cache line.
-  void (*pad)(const c10::BFloat16* x, int64_t pixels, int64_t channels, c10::BFloat16* y);
-  // Channels [0, lanes) of pixels `channels` long as blocks, y_block apart; the last is filled up with zeros.
-  void (*widen)(
-      const c10::BFloat16* x, int64_t pixels, int64_t channels, int64_t lanes, float* y, int64_t y_block);
-  // B [depth, columns] for `expand` and `project`; b(k, j) = b[k * row + j * column] * scale[j]. Holds padded
-  // depth * columns, these rounded up to whole blocks.
-  void (*pack)(
-      const float* b, int64_t row, int64_t column, int64_t depth, int64_t columns, const float* scale,
-      c10::BFloat16* packed);
-  // act(x B + bias) as blocks, y_block apart: `lanes` columns, at most kGroup. x is padded to `depth`.
-  void (*expand)(
-      const c10::BFloat16* x, int64_t pixels, int64_t depth, const c10::BFloat16* packed, int64_t lanes,
-      const float* bias, Activation act, float* y, int64_t y_block);
-  // Output rows [begin, end) of a block, activated, into pixels out_pixel apart. Kernels of 3, 5 and 7, strides
-  // of 1 and 2.
-  void (*depthwise)(
-      const DepthwiseShape&, Band<const float> in, const float* taps, const float* bias, Activation act,
-      Band<c10::BFloat16> out, int64_t out_pixel, int64_t begin, int64_t end, Ahead&);
-  // y = act(x B + bias) + residual, which may be null. x is padded to `depth`; y and residual are
-  // [pixels, columns].
-  void (*project)(
-      const c10::BFloat16* x, int64_t pixels, int64_t depth, const c10::BFloat16* packed, int64_t columns,
-      const float* bias, Activation act, const c10::BFloat16* residual, c10::BFloat16* y);
-};
-
 enum class Capability { generic, avx2, avx512, amx };
 
 // The instruction set in use and its name. SUPERNET_CPU_CAPABILITY (generic, avx2, avx512 or amx), read once, may
@@ -187,8 +149,6 @@ template <typename S>
 const Kernels<S>& kernels();
 template <typename T, typename S>
 const RowKernels<T, S>& row_kernels();
-// Null where the instruction set has none.
-const BlockKernels* block_kernels();
 
 // The tables that the files define.
 struct FloatTables {
@@ -209,9 +169,6 @@ extern const FloatTables float_tables;
 }
 namespace avx512 {
 extern const FloatTables float_tables;
-}
-namespace amx {
-extern const BlockKernels block_kernels;
 }
 
 } // namespace supernet::cpu

@@ -55,14 +55,17 @@ struct FloatVec {
   }
 
 #ifdef SUPERNET_NARROWS_BFLOAT16
-  // a and b behind each other; of a Tail, the lanes of the masks.
+  // a and b in bfloat16, behind each other.
+  static __m512i pair(FloatVec a, FloatVec b) {
+    return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b.v, a.v));
+  }
+  // Of a Tail, the lanes of the masks.
   template <bool Tail>
   static void store_pair(FloatVec a, FloatVec b, c10::BFloat16* p, Mask of_a, Mask of_b) {
-    const auto bits = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b.v, a.v));
     if constexpr (Tail) {
-      _mm512_mask_storeu_epi16(p, _mm512_kunpackw(of_b, of_a), bits);
+      _mm512_mask_storeu_epi16(p, _mm512_kunpackw(of_b, of_a), pair(a, b));
     } else {
-      _mm512_storeu_si512(p, bits);
+      _mm512_storeu_si512(p, pair(a, b));
     }
   }
 #endif
