@@ -512,10 +512,8 @@ def table(results: Sequence[dict], device: str = "cpu") -> Table:
     """The summary as a table to print."""
     clock = "1 thread, CPU time" if device == "cpu" else "CUDA events"
     title = f"Kernels against plain PyTorch: {clock}, geometric means over the shapes"
-    limits = (
-        "of arithmetic, of copy: the share of what one core does of multiply-adds in large products (float32; bfloat16 "
-    )
-    limits += "for pointwise convolutions in bfloat16) and of copying in memory"
+    limits = "of arithmetic, of copy: the share of what one core does in large products (float32, or bfloat16 "
+    limits += "for pointwise convolutions in bfloat16) and in copying memory"
     out = Table(title=title, caption=limits if device == "cpu" else None)
     for column in ("", "against", "shapes", "ratio", "worst", "gate", "stretch", "", "of arithmetic", "of copy"):
         out.add_column(column, justify="left" if column in ("", "against") else "right")

@@ -45,12 +45,13 @@ class Tiles {
   }
 };
 
-// B^T [columns, depth] as tiles: column tile by column tile, of each all steps. In a tile lie 16 rows of 16 pairs
+// B, given as b [columns, depth], as tiles: column tile by column tile, of each all steps. In a tile lie 16 rows of 16 pairs
 // of steps.
 inline void pack_tiles(
     const float* b, int64_t depth, int64_t columns, const float* scale, c10::BFloat16* packed) {
   using V = FloatVec;
-  const auto rows = _mm512_mullo_epi32(_mm512_set1_epi32(16), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+  const auto rows =
+      _mm512_setr_epi32(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
   for (int64_t first = 0; first < columns; first += kTileRows) {
     for (int64_t k = 0; k < depth; k += kTileDepth, packed += kTileValues) {
       const auto low = V::mask(depth - k), high = V::mask(std::max<int64_t>(depth - k - V::kSize, 0));

@@ -1,4 +1,4 @@
-// Vectors of 16 floats. Needs the target options of cpu_kernels_avx512.cpp; with SUPERNET_NARROWS_BFLOAT16, those of
+// Vectors of 16 floats. Needs the target options of cpu_kernels_avx512.cpp or, with SUPERNET_NARROWS_BFLOAT16, of
 // cpu_kernels_amx.cpp.
 #pragma once
 
