@@ -7,19 +7,42 @@
 #include <iterator>
 #include <string_view>
 
-#include "cpu/kernels.h"
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#include "cpu/block_kernels.h"
 
 namespace supernet::cpu {
 namespace {
 
-constexpr const char* kNames[] = {"generic", "avx2", "avx512"};
+constexpr const char* kNames[] = {"generic", "avx2", "avx512", "amx"};
+
+// AVX-512's bfloat16 conversions, AMX's bfloat16 products, and the system's leave to use its tiles.
+bool amx_usable() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr unsigned kConversions = 1u << 5, kTiles = 1u << 24, kProducts = 1u << 22; // leaf 7
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & kTiles) || !(d & kProducts) ||
+      !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & kConversions)) {
+    return false;
+  }
+  constexpr long kRequestPermission = 0x1023, kTileData = 18; // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 
 Capability of_processor() {
 #if defined(__x86_64__)
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return Capability::avx512;
+    static const bool amx = amx_usable();
+    return amx ? Capability::amx : Capability::avx512;
   }
   if (avx2) {
     return Capability::avx2;
@@ -30,11 +53,11 @@ Capability of_processor() {
 
 Capability parse(std::string_view name, const char* source) {
   const auto* found = std::find(std::begin(kNames), std::end(kNames), name);
-  TORCH_CHECK(found != std::end(kNames), source, " should be generic, avx2 or avx512, got '", name, "'");
+  TORCH_CHECK(found != std::end(kNames), source, " should be generic, avx2, avx512 or amx, got '", name, "'");
   const auto asked = static_cast<Capability>(found - std::begin(kNames));
   const auto best = of_processor();
   TORCH_CHECK(
-      asked <= best, source, " is ", name, ", but this processor has ", kNames[static_cast<int>(best)],
+      asked <= best, source, " is ", name, ", but this machine has ", kNames[static_cast<int>(best)],
       " at most");
   return asked;
 }
@@ -64,6 +87,7 @@ void set_capability(std::string_view name) {
 const FloatTables& float_tables() {
 #if defined(__x86_64__)
   switch (capability()) {
+    case Capability::amx:
     case Capability::avx512:
       return avx512::float_tables;
     case Capability::avx2:
@@ -73,6 +97,15 @@ const FloatTables& float_tables() {
   }
 #endif
   return generic::float_tables;
+}
+
+const BlockKernels* block_kernels() {
+#if defined(__x86_64__)
+  if (capability() == Capability::amx) {
+    return &amx::block_kernels;
+  }
+#endif
+  return nullptr;
 }
 
 template <>

@@ -4,7 +4,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/library.h>
 
-#include "folded_cpu.h"
+#include "folded_blocks_cpu.h"
 #include "layout.h"
 
 namespace supernet {
@@ -24,6 +24,13 @@ void infer(
   using S = cpu::Compute<T>;
   const auto& s = call.shape;
   const auto geometry = cpu::geometry(x, dw.weight, s, stride);
+  if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    if (const auto* k = cpu::block_kernels_for(geometry)) {
+      const cpu::WidenedInput input{*k, x};
+      cpu::infer_blocks(*k, input, geometry, dw, call.mid_act, pw, call.out_act, nullptr, y.data_ptr<T>());
+      return;
+    }
+  }
   const cpu::FoldedDepthwise<T> depthwise(dw, geometry, call.mid_act);
   const cpu::FoldedPointwise<T> pointwise(pw, call.out_act);
   const auto batch = x.size(0), row = s.width * s.channels;

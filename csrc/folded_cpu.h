@@ -2,6 +2,7 @@
 // are what the sums begin with.
 #pragma once
 
+#include "cpu/block_kernels.h"
 #include "depthwise_cpu.h"
 #include "dw_separable_cpu.h"
 
@@ -43,6 +44,15 @@ class FoldedDepthwise {
     epilogue.readable_rows = readable_rows;
     kernels<S>().depthwise(
         shape_, in, taps_.template const_data_ptr<S>(), {out, begin}, begin, end, epilogue);
+  }
+  // Output rows [begin, end) of the block of channels that begins with `first`.
+  void block(
+      const BlockKernels& k, Band<const float> in, int64_t first, Band<c10::BFloat16> out, int64_t out_pixel,
+      int64_t begin, int64_t end, Ahead& ahead) const {
+    k.depthwise(
+        shape_, in, taps_.template const_data_ptr<float>() + first * shape_.kernel * shape_.kernel,
+        bias_.template const_data_ptr<float>() + first, act_, out, out_pixel, begin, end,
+        ahead);
   }
 
  private:

@@ -5,7 +5,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/library.h>
 
-#include "folded_cpu.h"
+#include "folded_blocks_cpu.h"
 #include "inverted_bottleneck.h"
 #include "layout.h"
 
@@ -98,6 +98,15 @@ void infer(
   const auto& s = call.shape;
   const auto batch = x.size(0);
   const auto geometry = cpu::geometry(x, dw.weight, s, stride);
+  if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    if (const auto* k = cpu::block_kernels_for(geometry)) {
+      const cpu::BlockPointwise expansion(*k, expand, call.act);
+      const cpu::ExpandedInput input{*k, x, expansion};
+      const auto* skip = residual ? x.const_data_ptr<T>() : nullptr;
+      cpu::infer_blocks(*k, input, geometry, dw, call.act, pw, Activation::none, skip, y.data_ptr<T>());
+      return;
+    }
+  }
   const cpu::FoldedPointwise<T> expansion(expand, call.act), projection(pw, Activation::none);
   const cpu::FoldedDepthwise<T> depthwise(dw, geometry, call.act);
   const auto row = s.width * s.channels, out_row = s.width * s.out_channels;

@@ -98,30 +98,40 @@ GOALS = {
 class Case:
     """One shape of one row: forms that compute the same, ``ours`` among them.
 
-    ``flops`` are those of the convolutions, two a multiply-add; ``bytes`` are of the tensors that every form has to
-    read and write once: inputs and outputs, and in training their gradients. 0: not counted.
+    ``flops`` are those of the convolutions, two a multiply-add, without ``products``: those of pointwise convolutions
+    in bfloat16. ``bytes`` are of the tensors that every form has to read and write once: inputs and outputs, and in
+    training their gradients. 0: not counted.
     """
 
     row: str
     shape: str
     forms: dict[str, Callable[[], object]]
     flops: float = 0.0
+    products: float = 0.0
     bytes: float = 0.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one core of this machine reaches: multiply-adds in a large matrix product, a copy in memory."""
+    """What one core of this machine reaches: multiply-adds in large matrix products, a copy in memory."""
 
-    flops: float  # per second
+    flops: float  # per second, in float32
+    products: float  # per second, in bfloat16: where the processor has matrix units, theirs
     bandwidth: float  # bytes per second, read and written
 
     @classmethod
     def measure(cls) -> Limits:
         a, b, c = (torch.randn(1024, 1024) for _ in range(3))
+        narrow = [t.bfloat16() for t in (a, b, c)]
         x, y = torch.randn(1 << 26), torch.empty(1 << 26)
-        product, copy = (fastest(f) for f in (lambda: torch.mm(a, b, out=c), lambda: y.copy_(x)))
-        return cls(2 * 1024**3 / product, 8 * (1 << 26) / copy)
+        full = fastest(lambda: torch.mm(a, b, out=c))
+        half = fastest(lambda: torch.mm(*narrow[:2], out=narrow[2]))
+        copy = fastest(lambda: y.copy_(x))
+        return cls(2 * 1024**3 / full, 2 * 1024**3 / half, 8 * (1 << 26) / copy)
+
+    def of_arithmetic(self, case: Case, seconds: float) -> float:
+        """The share of the time that the case's arithmetic takes at these rates."""
+        return (case.flops / self.flops + case.products / self.products) / seconds
 
 
 def fastest(form: Callable[[], object], times: int = 10) -> float:
@@ -190,12 +200,21 @@ def bottleneck_layers(c: int, m: int, o: int, k: int, stride: int) -> list[nn.Mo
     return [*expand, *separable_layers(m, o, k, stride)]
 
 
-def separable_flops(n: int, c: int, o: int, k: int, size: int, stride: int) -> float:
-    return 2.0 * n * (size // stride) ** 2 * c * (k * k + o)
+def depthwise_flops(n: int, c: int, k: int, size: int, stride: int) -> float:
+    return 2.0 * n * (size // stride) ** 2 * c * k * k
 
 
-def inference_cases(row: str, shape: str, branch: Branch, x: Tensor, ours: Callable, flops: float) -> Iterator[Case]:
-    """float32 against PyTorch's forms, bfloat16 against our own float32. ``ours`` takes x and ``affine()``."""
+def pointwise_flops(n: int, c: int, o: int, size: int) -> float:
+    return 2.0 * n * size**2 * c * o
+
+
+def inference_cases(
+    row: str, shape: str, branch: Branch, x: Tensor, ours: Callable, flops: float, products: float
+) -> Iterator[Case]:
+    """float32 against PyTorch's forms, bfloat16 against our own float32. ``ours`` takes x and ``affine()``.
+
+    ``flops`` are the depthwise part's, ``products`` the pointwise parts'.
+    """
     branch.eval()
     parameters, folded = branch.affine(), branch.folded()
     torch.compiler.reset()
@@ -207,9 +226,10 @@ def inference_cases(row: str, shape: str, branch: Branch, x: Tensor, ours: Calla
         "frozen inductor": lambda: frozen(x),
     }
     values = x.numel() + ours(x, *parameters).numel()
-    yield Case(row, shape, forms, flops, 4 * values)
+    yield Case(row, shape, forms, flops + products, bytes=4 * values)
     low = [t.bfloat16() if t.dim() == 4 else t for t in (x, *parameters)]
-    yield Case(f"{row}, bfloat16", shape, {OURS: lambda: ours(*low), "ours, float32": forms[OURS]}, flops, 2 * values)
+    narrow = {OURS: lambda: ours(*low), "ours, float32": forms[OURS]}
+    yield Case(f"{row}, bfloat16", shape, narrow, flops, products, 2 * values)
 
 
 def inference() -> Iterator[Case]:
@@ -221,7 +241,8 @@ def inference() -> Iterator[Case]:
                 Branch(separable_layers(c, o, k, stride)),
                 image(n, c, size, grad=False),
                 partial(ops.dw_separable, stride=stride, mid_act="relu6"),
-                separable_flops(n, c, o, k, size, stride),
+                depthwise_flops(n, c, k, size, stride),
+                pointwise_flops(n, c, o, size // stride),
             )
     for n, c, m, o, size, stride, k in BOTTLENECKS:
         residual = stride == 1 and c == o
@@ -231,7 +252,8 @@ def inference() -> Iterator[Case]:
             Branch(bottleneck_layers(c, m, o, k, stride), residual),
             image(n, c, size, grad=False),
             partial(ops.inverted_bottleneck, residual=residual, stride=stride, act="relu6"),
-            2 * n * size**2 * c * m + separable_flops(n, m, o, k, size, stride),
+            depthwise_flops(n, m, k, size, stride),
+            pointwise_flops(n, c, m, size) + pointwise_flops(n, m, o, size // stride),
         )
 
 
@@ -247,8 +269,8 @@ def depthwise() -> Iterator[Case]:
                 f"depthwise k{k} fwd+bwd",
                 f"s{stride} {n}x{c}x{size}x{size}",
                 {name: gradients(form, [x, weight]) for name, form in forms.items()},
-                6.0 * n * (size // stride) ** 2 * c * k * k,
-                4 * (3 * x.numel() + 2 * x.numel() // stride**2),
+                3 * depthwise_flops(n, c, k, size, stride),
+                bytes=4 * (3 * x.numel() + 2 * x.numel() // stride**2),
             )
 
 
@@ -259,7 +281,7 @@ def training_case(row: str, shape: str, branch: Branch, x: Tensor, ours: Callabl
         OURS: gradients(lambda: ours(x, *p, eps=1e-5)[0], [x, *p]),
         "eager": gradients(lambda: branch(x), [x, *p]),
     }
-    return Case(row, shape, forms, 3 * flops, 4 * (3 * x.numel() + 2 * branch(x).numel()))
+    return Case(row, shape, forms, 3 * flops, bytes=4 * (3 * x.numel() + 2 * branch(x).numel()))
 
 
 def training() -> Iterator[Case]:
@@ -271,7 +293,7 @@ def training() -> Iterator[Case]:
                 Branch(separable_layers(c, o, k, stride)),
                 image(n, c, size),
                 partial(ops.dw_separable_train, stride=stride, mid_act="relu6"),
-                separable_flops(n, c, o, k, size, stride),
+                depthwise_flops(n, c, k, size, stride) + pointwise_flops(n, c, o, size // stride),
             )
     for n, c, m, o, size, stride, k in BOTTLENECKS:
         residual = stride == 1 and c == o
@@ -281,7 +303,9 @@ def training() -> Iterator[Case]:
             Branch(bottleneck_layers(c, m, o, k, stride), residual),
             image(n, c, size),
             partial(ops.inverted_bottleneck_train, residual=residual, stride=stride, act="relu6"),
-            2 * n * size**2 * c * m + separable_flops(n, m, o, k, size, stride),
+            pointwise_flops(n, c, m, size)
+            + depthwise_flops(n, m, k, size, stride)
+            + pointwise_flops(n, m, o, size // stride),
         )
 
 
@@ -446,7 +470,7 @@ def run(
                         "ratio": ours / theirs if goal and goal.overhead else theirs / ours,
                         "ours_ms": 1e3 * ours,
                         "theirs_ms": 1e3 * theirs,
-                        "of_flops": case.flops / ours / limits.flops if device == "cpu" else 0.0,
+                        "of_flops": limits.of_arithmetic(case, ours) if device == "cpu" else 0.0,
                         "of_bandwidth": case.bytes / ours / limits.bandwidth if device == "cpu" else 0.0,
                     }
                 )
@@ -487,8 +511,11 @@ def geometric_mean(values: Sequence[float]) -> float:
 def table(results: Sequence[dict], device: str = "cpu") -> Table:
     """The summary as a table to print."""
     clock = "1 thread, CPU time" if device == "cpu" else "CUDA events"
-    out = Table(title=f"Kernels against plain PyTorch: {clock}, geometric means over the shapes")
-    for column in ("", "against", "shapes", "ratio", "worst", "gate", "stretch", "", "of FMA", "of copy"):
+    title = f"Kernels against plain PyTorch: {clock}, geometric means over the shapes"
+    limits = "of arithmetic, of copy: the share of what one core does in large products (float32, or bfloat16 "
+    limits += "for pointwise convolutions in bfloat16) and in copying memory"
+    out = Table(title=title, caption=limits if device == "cpu" else None)
+    for column in ("", "against", "shapes", "ratio", "worst", "gate", "stretch", "", "of arithmetic", "of copy"):
         out.add_column(column, justify="left" if column in ("", "against") else "right")
     for s in summary(results, device):
         goal = [f"{s[key]:g}" if s[key] else "" for key in ("gate", "stretch")]

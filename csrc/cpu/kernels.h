@@ -2,7 +2,8 @@
 //
 // The kernels themselves (depthwise.h, matmul.h, batch_norm.h) are compiled once per instruction set, by
 // cpu_kernels_generic.cpp, cpu_kernels_avx2.cpp and cpu_kernels_avx512.cpp, each of which fills one table of
-// functions. kernels<S>() is the table of the best set that this processor and SUPERNET_CPU_CAPABILITY allow.
+// functions. kernels<S>() is the table of the best set that this machine and SUPERNET_CPU_CAPABILITY allow. AMX
+// uses AVX-512's, beside its own block_kernels.h.
 //
 // S, the type computed in, is float or double. Images are channels_last: pixel after pixel, each `channels`
 // long.
@@ -136,10 +137,10 @@ struct RowKernels {
   S (*mix_grad)(const T* grad, const T* x, S p, int64_t n, T* grad_x);
 };
 
-enum class Capability { generic, avx2, avx512 };
+enum class Capability { generic, avx2, avx512, amx };
 
-// The instruction set in use and its name. SUPERNET_CPU_CAPABILITY (generic, avx2 or avx512), read once, may
-// name a lower one than the processor has.
+// The instruction set in use and its name. SUPERNET_CPU_CAPABILITY (generic, avx2, avx512 or amx), read once,
+// may name a lower one than the machine has.
 Capability capability();
 const char* capability_name();
 // For tests: takes a lower set, or the processor's best again, from now on.
@@ -150,7 +151,7 @@ const Kernels<S>& kernels();
 template <typename T, typename S>
 const RowKernels<T, S>& row_kernels();
 
-// The tables that the three files define.
+// The tables that the files define.
 struct FloatTables {
   Kernels<float> kernels;
   RowKernels<float, float> rows;

@@ -1,11 +1,12 @@
-// Vectors of 16 floats. Needs the target options of cpu_kernels_avx512.cpp.
+// Vectors of 16 floats. Needs the target options of cpu_kernels_avx512.cpp or, with SUPERNET_NARROWS_BFLOAT16, of
+// cpu_kernels_amx.cpp.
 #pragma once
 
 #include <immintrin.h>
 
 #include <cstdint>
 
-namespace supernet::cpu::avx512 {
+namespace supernet::cpu::SUPERNET_ISA {
 
 struct FloatVec {
   using Scalar = float;
@@ -53,6 +54,22 @@ struct FloatVec {
     _mm256_mask_storeu_epi16(p, m, narrow());
   }
 
+#ifdef SUPERNET_NARROWS_BFLOAT16
+  // a and b in bfloat16, behind each other.
+  static __m512i pair(FloatVec a, FloatVec b) {
+    return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b.v, a.v));
+  }
+  // Of a Tail, the lanes of the masks.
+  template <bool Tail>
+  static void store_pair(FloatVec a, FloatVec b, c10::BFloat16* p, Mask of_a, Mask of_b) {
+    if constexpr (Tail) {
+      _mm512_mask_storeu_epi16(p, _mm512_kunpackw(of_b, of_a), pair(a, b));
+    } else {
+      _mm512_storeu_si512(p, pair(a, b));
+    }
+  }
+#endif
+
   // a * b + c
   static FloatVec fma(FloatVec a, FloatVec b, FloatVec c) {
     return {_mm512_fmadd_ps(a.v, b.v, c.v)};
@@ -75,12 +92,16 @@ struct FloatVec {
   }
   // To bfloat16, nearest or even; NaN stays NaN.
   __m256i narrow() const {
+#ifdef SUPERNET_NARROWS_BFLOAT16
+    return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v));
+#else
     const auto bits = _mm512_castps_si512(v);
     const auto odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const auto rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     const auto nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
     return _mm512_cvtepi32_epi16(
         _mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc00000)), 16));
+#endif
   }
 };
 
@@ -97,4 +118,4 @@ inline FloatVec operator*(FloatVec a, FloatVec b) {
   return {_mm512_mul_ps(a.v, b.v)};
 }
 
-} // namespace supernet::cpu::avx512
+} // namespace supernet::cpu::SUPERNET_ISA
