@@ -516,6 +516,26 @@ def test_the_environment_names_the_capability():
     assert run.stdout.strip() == "generic"
 
 
+SMALL_SIGNAL_STACK = """
+import ctypes
+class Stack(ctypes.Structure):
+    _fields_ = [("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+memory = ctypes.create_string_buffer(8192)
+assert ctypes.CDLL(None).sigaltstack(ctypes.byref(Stack(ctypes.addressof(memory), 0, 4096)), None) == 0
+import torch; from supernet import _C; print(_C.build_info()["cpu_capability"])
+"""
+
+
+@pytest.mark.skipif(BEST != "amx", reason="this machine has no AMX")
+def test_takes_avx512_where_the_system_refuses_amx():
+    """A signal stack that could not hold the tiles makes Linux refuse them."""
+    env = {k: v for k, v in os.environ.items() if k != "SUPERNET_CPU_CAPABILITY"}
+    run = subprocess.run(
+        [sys.executable, "-c", SMALL_SIGNAL_STACK], env=env, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "avx512"
+
+
 def test_refuses_an_unknown_capability():
     with pytest.raises(RuntimeError, match="CPU capability should be generic, avx2, avx512 or amx, got 'sse'"):
         _C.set_cpu_capability("sse")

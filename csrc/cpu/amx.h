@@ -45,8 +45,8 @@ class Tiles {
   }
 };
 
-// B, given as b [columns, depth], as tiles: column tile by column tile, of each all steps. In a tile lie 16 rows of 16 pairs
-// of steps.
+// B, given as b [columns, depth], as tiles: column tile by column tile, of each all steps. In a tile lie 16 rows of
+// 16 pairs of steps.
 inline void pack_tiles(
     const float* b, int64_t depth, int64_t columns, const float* scale, c10::BFloat16* packed) {
   using V = FloatVec;
