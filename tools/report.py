@@ -217,7 +217,7 @@ def search(run: Run) -> str:
         costs = [{k.removesuffix("_ms"): v for k, v in e.items() if isinstance(v, int | float)} for e in entries]
         return [Record(tuple(e["arch"]), e["one_shot_accuracy"], c, 0, 0) for e, c in zip(entries, costs, strict=True)]
 
-    scored = [Record(tuple(s["arch"]), s["accuracy"], s["costs"], s["generation"], s["rank"]) for s in run.scored]
+    scored = [Record(tuple(s["arch"]), s["accuracy"], s["costs"], s["generation"], 0) for s in run.scored]
     found, random = records(front["front"]), records(front["random"])
     objectives = front["objectives"]
     low, high = front["bounds"].get(objectives[0], [0.0, None])
