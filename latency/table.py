@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from supernet.blocks import Layers, LayerSpec
 
 SCHEMA = 1
-PRIOR = 0.01 / 0.2  # error of a measured network, overhead to be expected; shares of its latency
 
 
 @dataclass(frozen=True)
@@ -30,15 +29,14 @@ class Check:
     sum_ms: float  # of its layers, without the scale
     measured_ms: float
     noisy: bool
-    layers: int = 0  # that run; tables from before the overhead do not say
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """One factor and one constant from layers alone to layers within a network, and how well that holds.
+    """One factor from sums of layers to whole networks, and how well that holds.
 
-    Isolated layers run with warm caches, so their sum is short of the network. Each also pays for a call of its own,
-    and is spared what the runtime does between two layers. ``held_out`` had no part in either number.
+    Isolated layers run with warm caches, so their sum is short of the network. ``held_out`` had no part in
+    the scale.
     """
 
     scale: float
@@ -46,7 +44,6 @@ class Calibration:
     held_out: tuple[Check, ...]
     held_out_mape: float | None
     held_out_spearman: float | None
-    overhead_ms: float = 0.0  # that a layer adds beside its scaled latency; below 0 where the call costs more
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class LatencyTable:
 
     @property
     def scale(self) -> float:
-        """From layers alone to layers within a network; 1 as long as no network was measured."""
+        """From a sum of layers to a whole network; 1 as long as no network was measured."""
         return self.calibration.scale if self.calibration else 1.0
 
     @property
@@ -91,13 +88,7 @@ class LatencyTable:
 
     def predict(self, keys: Iterable[str]) -> float:
         """Latency of the network that consists of these layers, ms."""
-        alone = [self.layer_ms(key) for key in keys]
-        return self.whole_ms(math.fsum(alone), len(alone))
-
-    def whole_ms(self, sum_ms: float, layers: int) -> float:
-        """Latency of a network of so many layers that take ``sum_ms`` alone."""
-        overhead = self.calibration.overhead_ms if self.calibration else 0.0
-        return self.scale * sum_ms + overhead * layers
+        return self.scale * math.fsum(self.layer_ms(key) for key in keys)
 
     def price(self, spec: LayerSpec) -> float:
         """What one layer adds to the latency of a network, ms; 0 for an Identity: nothing runs."""
@@ -201,34 +192,21 @@ def _rebuild(path: str | Path) -> str:
     return f"run python tools/build_lut.py{where}"
 
 
-def calibrate(fitted_on: Sequence[Check], held_out: Sequence[Check], least_ms: float) -> Calibration:
-    """Fit scale and overhead on the first and state their error on the others.
+def calibrate(fitted_on: Sequence[Check], held_out: Sequence[Check]) -> Calibration:
+    """Fit the scale on the first and state its error on the others."""
+    scale = fit_scale([c.sum_ms for c in fitted_on], [c.measured_ms for c in fitted_on])
+    mape, spearman = report([scale * c.sum_ms for c in held_out], [c.measured_ms for c in held_out])
+    return Calibration(scale, tuple(fitted_on), tuple(held_out), mape, spearman)
 
-    Args:
-        least_ms: the fastest layer's latency: the overhead leaves it above 0.
+
+def fit_scale(predicted: Sequence[float], measured: Sequence[float]) -> float:
+    """The median of measured / predicted: the factor with the least mean absolute error of the logarithm.
+
+    Small and large networks count alike, and one disturbed measurement does not move it far.
     """
-    scale, overhead = fit(fitted_on, least_ms)
-    predicted = [scale * c.sum_ms + overhead * c.layers for c in held_out]
-    mape, spearman = report(predicted, [c.measured_ms for c in held_out])
-    return Calibration(scale, tuple(fitted_on), tuple(held_out), mape, spearman, overhead)
-
-
-def fit(checks: Sequence[Check], least_ms: float) -> tuple[float, float]:
-    """Scale and overhead with the least squares of relative errors; small and large networks count alike.
-
-    Random networks hardly differ in milliseconds per layer, so the overhead is drawn towards 0: an overhead of a fifth
-    of the network weighs as much as errors of 1 %. Noisy networks count only where there are no others.
-    """
-    if not checks:
+    if not predicted:
         raise UserError("no networks to fit the scale on: expected at least one")
-    checks = [c for c in checks if not c.noisy] or checks
-    s = [c.sum_ms / c.measured_ms for c in checks]
-    n = [c.layers / c.measured_ms for c in checks]
-    ss, sn = math.fsum(x * x for x in s), math.fsum(x * y for x, y in zip(s, n, strict=True))
-    nn = (1 + PRIOR**2) * math.fsum(y * y for y in n)
-    overhead = (ss * sum(n) - sn * sum(s)) / (ss * nn - sn * sn)
-    overhead = max(overhead, -sum(s) / ss * least_ms / 2)
-    return (sum(s) - sn * overhead) / ss, overhead
+    return statistics.median(m / p for p, m in zip(predicted, measured, strict=True))
 
 
 def report(predicted: Sequence[float], measured: Sequence[float]) -> tuple[float | None, float | None]:

@@ -22,7 +22,7 @@ class GrowingTable:
 
     Args:
         path: the table, kept from run to run: a resumed search sees the same latencies.
-        fit_on: networks that are measured whole when the table is new; a factor and an overhead are fitted on them.
+        fit_on: networks that are measured whole when the table is new; one factor is fitted on them.
     """
 
     def __init__(self, path: Path, fit_on: Sequence[tuple[Space, Arch]], quiet: bool):
@@ -49,11 +49,10 @@ class GrowingTable:
             "networks",
         )
         checks = [
-            Check(network[1], total, measured[str(i)].median_ms, measured[str(i)].noisy, len(lower(*network)))
-            for i, (network, total) in enumerate(zip(fit_on, sums, strict=True))
+            Check(arch, total, measured[str(i)].median_ms, measured[str(i)].noisy)
+            for i, ((_, arch), total) in enumerate(zip(fit_on, sums, strict=True))
         ]
-        least = min(sample.median_ms for sample in self.table.operations.values())
-        self.table = dataclasses.replace(self.table, calibration=calibrate(checks, [], least))
+        self.table = dataclasses.replace(self.table, calibration=calibrate(checks, []))
         self._save()
 
     def predict(self, specs: Sequence[LayerSpec]) -> float:

@@ -64,8 +64,8 @@ def show(table: LatencyTable, space: Space) -> None:
     )
     grid.add_row(
         "check",
-        f"{error} on {len(calibration.held_out)} whole networks held out; scale {calibration.scale:.3f}, "
-        f"{1e3 * calibration.overhead_ms:+.0f} µs a layer from {len(calibration.fitted_on)}"
+        f"{error} on {len(calibration.held_out)} whole networks held out; scale {calibration.scale:.3f} from "
+        f"{len(calibration.fitted_on)}"
         + (f"; {sum(c.noisy for c in networks)} of them noisy" if any(c.noisy for c in networks) else ""),
     )
     grid.add_row(

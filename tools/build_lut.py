@@ -28,7 +28,7 @@ from supernet.progress import Bar
 from supernet.residual import Stages
 from supernet.space import Arch, Space
 
-FIT_ARCHS = 5  # whole networks that scale and overhead are fitted on
+FIT_ARCHS = 5  # whole networks that the scale is fitted on
 HOPELESS = 10  # times the gate: half of all layers differ by more between two halves of their visits
 
 
@@ -63,7 +63,7 @@ class Args:
     check: Path | None = None
     """Build nothing: measure whole networks and compare them with this table, as it was measured."""
     check_archs: int = 8
-    """Random architectures held out to state the error; five more fit scale and overhead."""
+    """Random architectures held out to state the error; five more fit the scale."""
     seed: int = 0
     """Of the order and of the architectures."""
     quiet: bool = False
@@ -197,8 +197,7 @@ def table_of(space: Space, header: dict, layers: dict, networks: dict, protocol:
     header = {**header, "input": tuple(header["input"])}
     table = LatencyTable(**header, operations={key: summarise(visits, protocol) for key, visits in layers.items()})
     checks = checked(space, table, {key: summarise(visits, protocol) for key, visits in networks.items()})
-    least = min(sample.median_ms for sample in table.operations.values())
-    return dataclasses.replace(table, calibration=calibrate(checks[:FIT_ARCHS], checks[FIT_ARCHS:], least))
+    return dataclasses.replace(table, calibration=calibrate(checks[:FIT_ARCHS], checks[FIT_ARCHS:]))
 
 
 def settings(space: Space, runtime: Runtime, protocol: Protocol) -> dict[str, Any]:
@@ -296,11 +295,11 @@ def check(args: Args, space: Space, table: LatencyTable) -> None:
     checks = checked(space, table, samples)
     grid = Table("architecture", "predicted ms", "measured ms", "error")
     for c in sorted(checks, key=lambda c: c.measured_ms):
-        predicted = table.whole_ms(c.sum_ms, c.layers)
+        predicted = table.scale * c.sum_ms
         error = f"{100 * (predicted / c.measured_ms - 1):+.1f} %{' (noisy)' if c.noisy else ''}"
         grid.add_row(space.describe(c.arch), f"{predicted:.3f}", f"{c.measured_ms:.3f}", error)
     _cli.console.print(grid)
-    errors = report([table.whole_ms(c.sum_ms, c.layers) for c in checks], [c.measured_ms for c in checks])
+    errors = report([table.scale * c.sum_ms for c in checks], [c.measured_ms for c in checks])
     _cli.console.print(f"{len(checks)} architectures: {_table.in_words(*errors)}", highlight=False)
 
 
@@ -316,8 +315,8 @@ def checked(space: Space, table: LatencyTable, samples: dict[str, Samples]) -> l
         if not all(part.isdigit() for part in key.split(",")):
             raise UserError(f"expected an architecture such as 0,2,1, got {key!r}: run the agent again")
         arch = space.check([int(part) for part in key.split(",")])
-        keys = [spec.key for spec in lower(space, arch)]
-        checks.append(Check(arch, raw.predict(keys), sample.median_ms, sample.noisy, len(keys)))
+        layer_sum = raw.predict(spec.key for spec in lower(space, arch))
+        checks.append(Check(arch, layer_sum, sample.median_ms, sample.noisy))
     return checks
 
 
@@ -335,7 +334,7 @@ def unique_layers(space: Space, runtime: Runtime) -> Iterable[Layer]:
 
 
 def archs_of(args: Args, space: Space, seed: int | None = None) -> list[Arch]:
-    """The architectures to be measured whole: the first five fit scale and overhead, the others check them."""
+    """The architectures to be measured whole: the first five fit the scale, the others check it."""
     return draw(space, FIT_ARCHS + args.check_archs, args.seed if seed is None else seed)
 
 
