@@ -200,13 +200,15 @@ def calibrate(fitted_on: Sequence[Check], held_out: Sequence[Check]) -> Calibrat
 
 
 def fit_scale(predicted: Sequence[float], measured: Sequence[float]) -> float:
-    """The median of measured / predicted: the factor with the least mean absolute error of the logarithm.
+    """The factor with the least mean square of the relative error; small and large networks count alike.
 
-    Small and large networks count alike, and one disturbed measurement does not move it far.
+    Of five networks it errs less than the median of measured / predicted, and one that was held up hardly moves it: its
+    predicted / measured is near 0.
     """
     if not predicted:
         raise UserError("no networks to fit the scale on: expected at least one")
-    return statistics.median(m / p for p, m in zip(predicted, measured, strict=True))
+    shares = [p / m for p, m in zip(predicted, measured, strict=True)]
+    return math.fsum(shares) / math.fsum(share * share for share in shares)
 
 
 def report(predicted: Sequence[float], measured: Sequence[float]) -> tuple[float | None, float | None]:
