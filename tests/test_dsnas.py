@@ -495,7 +495,7 @@ def test_a_latency_budget_and_the_test_of_the_child_as_it_is(tmp_path, space_fil
     keys = [spec.key for spec in (every.stem, *itertools.chain(*every.choices), every.head) if spec.runs]
     table = LatencyTable(
         space={"name": SPACE.name, "fingerprint": SPACE.fingerprint},
-        device={},
+        device=host(),  # a table of another machine is not measured against here
         runtime={"name": "torch", "options": {}},
         batch=1,
         threads=1,
