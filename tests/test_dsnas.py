@@ -17,6 +17,7 @@ import torch
 import train_supernet
 from torch.nn import functional as F
 
+from latency.measure import host
 from latency.table import LatencyTable
 from supernet import blocks, checkpoint, dsnas, spaces
 from supernet.data import TrainVal
