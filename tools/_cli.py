@@ -115,7 +115,7 @@ def _run_config(run: Path) -> dict:
 
 
 def default_kernels(device: torch.device) -> str:
-    """Our operators on the CPU; plain PyTorch elsewhere, until they have their CUDA form."""
+    """Our operators on the CPU; plain PyTorch elsewhere, as their CUDA forms have not run on a GPU yet."""
     return "fused" if device.type == "cpu" else "eager"
 
 
