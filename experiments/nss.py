@@ -155,13 +155,13 @@ class Study:
         total, first, same = cfg.fit.epochs * per_epoch, warmup * per_epoch, []
         for target, found in zip(cfg.targets, search, strict=True):
             theta = [torch.zeros(len(options), requires_grad=True) for options in ranges]
-            adam = torch.optim.Adam(theta, nss.TRAVEL / (total - first), cfg.theta_betas, weight_decay=cfg.theta_decay)
+            adam = nss.theta_adam(theta, cfg, total - first)
             weight = cfg.cost_weight
             for step in range(first, total):
                 tau = np.interp(step, (0, total - 1), cfg.temperature).item()
                 sample = nss.draw(space, ranges, theta, tau, (seed, step, nss.THETA))
                 adam.zero_grad()
-                (weight * (cost.expected(sample.weights) / target - 1).abs()).backward()
+                (weight * cost.deviation(sample.weights, target)).backward()
                 adam.step()
                 argmax = cost.all()[tuple(int(logits.argmax()) for logits in theta)]
                 if (step + 1) % per_epoch == 0 and abs(argmax / target - 1) > cfg.tolerance:

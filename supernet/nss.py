@@ -8,7 +8,7 @@ the depth mixture; the most probable space is the elite one.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -106,6 +106,10 @@ class SpaceCost:
                 value = value @ weights[gene].double()
             total = total + value
         return total
+
+    def deviation(self, weights: Sequence[Tensor], target: float) -> Tensor:
+        """|E[cost] / T − 1|, what the cost term weighs by λ."""
+        return (self.expected(weights) / target - 1).abs()
 
     def all(self) -> np.ndarray:
         """The cost of every network space: an axis per gene."""
@@ -275,8 +279,7 @@ class Search:
     def theta_loss(self, model: Supernet, sample: Sample, batch: Batch, target: float, weight: float) -> Tensor:
         """CE + λ·|E[cost] / T − 1| of a drawn space."""
         x, y = (tensor.to(self.device) for tensor in batch)
-        deviation = (self.cost.expected(sample.weights) / target - 1).abs()
-        return F.cross_entropy(forward(model, x, sample), y) + weight * deviation
+        return F.cross_entropy(forward(model, x, sample), y) + weight * self.cost.deviation(sample.weights, target)
 
     @torch.no_grad()
     def sample(self, theta: nn.ParameterList, step: int, warmup: int, tau: float) -> Sample:
@@ -306,8 +309,7 @@ class Search:
         per_epoch = min(half.steps(fit.batch_size, drop_last=True, world=distributed.world()) for half in self.halves)
         total, warmup, end = (epochs * per_epoch for epochs in (fit.epochs, warmup_epochs(cfg), last))
         sgd_w = sgd(model, fit)
-        lr = cfg.theta_lr if cfg.theta_lr is not None else max(3e-4, TRAVEL / (total - warmup))
-        adam = torch.optim.Adam(theta.parameters(), lr, cfg.theta_betas, weight_decay=cfg.theta_decay)
+        adam = theta_adam(theta.parameters(), cfg, total - warmup)
         parts = {"model": model, "optimizer": sgd_w, "theta": theta, "adam": adam}
         path, log = folder / "checkpoint.pt", checkpoint.JsonLines(folder / "metrics.jsonl")
         step, sums, weight = first * per_epoch, [0.0, 0], cfg.cost_weight  # sums of loss and hits within the epoch
@@ -387,6 +389,12 @@ class Search:
         fit, rank, world = self.cfg.fit, distributed.rank(), distributed.world()
         options = {"seed": fit.seed, "epoch": epoch, "start": start, "augment": fit.augment}
         return images.batches(fit.batch_size, **options, drop_last=True, rank=rank, world=world)
+
+
+def theta_adam(theta: Iterable[Tensor], cfg: Config, steps: int) -> torch.optim.Adam:
+    """What Θ is updated by in a search of so many steps."""
+    lr = cfg.theta_lr if cfg.theta_lr is not None else max(3e-4, TRAVEL / steps)
+    return torch.optim.Adam(theta, lr, cfg.theta_betas, weight_decay=cfg.theta_decay)
 
 
 def warmup_epochs(cfg: Config) -> int:
