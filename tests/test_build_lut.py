@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import runpy
 import sys
@@ -13,7 +14,8 @@ from conftest import tiny_space
 
 from latency import runtimes
 from latency.table import LatencyTable
-from supernet.blocks import layers, lower
+from supernet import spaces
+from supernet.blocks import flops, layers, lower
 from supernet.checkpoint import write_json
 from supernet.model import Network
 
@@ -100,6 +102,20 @@ def test_builds_a_table_that_is_right(folder, capsys):
     assert bound == pytest.approx(min(every) + 0.4 * (max(every) - min(every)), rel=0.01)  # three digits
     assert "next: python tools/evolve.py --lat-max" in out
     assert [path.name for path in folder.iterdir() if "lut" in path.name] == ["lut.json"]
+
+
+def test_whole_networks_are_spread_from_the_smallest_to_the_largest(folder):
+    """One in each of 13 equal intervals of multiply-adds; the scale is fitted on both ends and between."""
+    build_lut = importlib.import_module("build_lut")
+    space = spaces.get("mobile-small", 1, 28, 10)
+    sizes = {arch: flops(space, arch) for arch in space.enumerate()}
+    smallest, step = min(sizes.values()), (max(sizes.values()) - min(sizes.values())) / 13
+    archs = build_lut.archs_of(build_lut.Args(seed=3), space)
+    assert [min(int((sizes[arch] - smallest) / step), 12) for arch in archs[:5]] == [0, 3, 6, 9, 12]
+    assert [int((sizes[arch] - smallest) / step) for arch in archs[5:]] == [1, 2, 4, 5, 7, 8, 10, 11]
+    assert archs != build_lut.archs_of(build_lut.Args(seed=4), space)
+    new = build_lut.spread(space, 13, seed=3, known=archs)
+    assert len({*archs, *new}) == 26
 
 
 def test_a_found_network_is_priced_instead_of_searched(folder, capsys):

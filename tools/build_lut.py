@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from latency import agent, bundle, remote, runtimes
 from latency.measure import Protocol, Samples, host, parse_cores, pin_core, summarise
 from latency.runtimes import FileRuntime, Layer, Runtime
 from latency.table import Check, LatencyTable, calibrate, report
+from search.costs import AdditiveCost, Window
 from supernet import checkpoint, spaces
 from supernet.blocks import Layers, LayerSpec, layers, lower
 from supernet.errors import UserError
@@ -63,7 +65,7 @@ class Args:
     check: Path | None = None
     """Build nothing: measure whole networks and compare them with this table, as it was measured."""
     check_archs: int = 8
-    """Random architectures held out to state the error; five more fit the scale."""
+    """Architectures held out to state the error, random ones from small to large; five more fit the scale."""
     seed: int = 0
     """Of the order and of the architectures."""
     quiet: bool = False
@@ -278,7 +280,7 @@ def check(args: Args, space: Space, table: LatencyTable) -> None:
         raise UserError("a table is checked over ssh when it is built: run the same command without --check")
     runtime = find_runtime(args, args.check) if args.device == "adb" else runtimes.of_table(table)
     seen = {c.arch for c in table.calibration.fitted_on} if table.calibration else set()
-    archs = [arch for arch in archs_of(args, space, args.seed + 1) if arch not in seen][: args.check_archs]
+    archs = spread(space, args.check_archs, args.seed + 1, seen)
     protocol = find_protocol(args)
     with pinned(args, runtime) as core:
         here, described = device(runtime, core), runtime.describe()
@@ -333,9 +335,11 @@ def unique_layers(space: Space, runtime: Runtime) -> Iterable[Layer]:
         yield Layer(spec.key, spec.build(kernels=runtime.kernels), (spec.in_channels, spec.size, spec.size))
 
 
-def archs_of(args: Args, space: Space, seed: int | None = None) -> list[Arch]:
-    """The architectures to be measured whole: the first five fit the scale, the others check it."""
-    return draw(space, FIT_ARCHS + args.check_archs, args.seed if seed is None else seed)
+def archs_of(args: Args, space: Space) -> list[Arch]:
+    """The architectures to be measured whole: five from small to large fit the scale, then those that check it."""
+    archs = spread(space, FIT_ARCHS + args.check_archs, args.seed)
+    fit = {round(i) for i in np.linspace(0, len(archs) - 1, FIT_ARCHS)}
+    return [arch for part in (True, False) for i, arch in enumerate(archs) if (i in fit) == part]
 
 
 def timed(
@@ -369,10 +373,25 @@ def unique(specs: Layers | Stages) -> list[LayerSpec]:
     return list({spec.key: spec for spec in specs.every() if spec.runs}.values())
 
 
-def draw(space: Space, n: int, seed: int) -> list[Arch]:
-    """Up to ``n`` different architectures, fewer where the space has hardly more."""
+def spread(space: Space, n: int, seed: int, known: Collection[Arch] = ()) -> list[Arch]:
+    """Up to ``n`` architectures that are not ``known``, a random one of each of ``n`` equal intervals of multiply-adds.
+
+    A bound may lie anywhere between the smallest network and the largest; uniform draws gather in the middle. Where an
+    interval is empty another one gives two; fewer where the space has no more.
+    """
     rng = np.random.default_rng(seed)
-    return list(dict.fromkeys(space.sample(rng) for _ in range(20 * n)))[:n]
+    cost = AdditiveCost(*layers(space).priced(lambda spec: spec.flops))
+    edges = np.linspace(*cost.bounds(space), n + 1)
+    found: list[Arch] = []
+
+    def draw(low: float, high: float, wanted: int) -> None:
+        window = Window(space, {"flops": cost}, {"flops": (low, high)})
+        found.extend(window.sample(rng, wanted, {*known, *found}, tries=100))
+
+    for low, high in itertools.pairwise(edges):
+        draw(low, high, 1)
+    draw(edges[0], edges[-1], n - len(found))
+    return found
 
 
 if __name__ == "__main__":
