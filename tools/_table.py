@@ -1,4 +1,4 @@
-"""What a latency table says, for people."""
+"""Tables for people: what a latency table says, and the columns of found networks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ from latency.table import LatencyTable
 from search.costs import AdditiveCost
 from supernet.blocks import layers
 from supernet.space import Space
+
+# Of networks, trained or on a front: heading, key of the result, factor, form. Not every run has all of them.
+COLUMNS = (
+    ("test %", "test_accuracy", 100, "{:.2f}"),
+    ("val %", "val_accuracy", 100, "{:.2f}"),
+    ("one-shot %", "one_shot_accuracy", 100, "{:.2f}"),
+    ("predicted ms", "latency_ms", 1, "{:.4g}"),
+    ("measured ms", "measured_latency_ms", 1, "{:.4g}"),
+    ("MFLOPs", "flops", 1e-6, "{:.2f}"),
+    ("k params", "params", 1e-3, "{:.1f}"),
+)
 
 
 def extremes(table: LatencyTable, space: Space) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import _cli
+import _table
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -160,22 +161,10 @@ def label(spec: blocks.LayerSpec) -> str:
     return " ".join([spec.op] + [f"k{spec.kernel}"] * (spec.kernel > 0) + [f"e{spec.expand}"] * (spec.expand > 0))
 
 
-# Of the trained networks: heading, key of the result, factor, form.
-COLUMNS = (
-    ("test %", "test_accuracy", 100, "{:.2f}"),
-    ("validation %", "val_accuracy", 100, "{:.2f}"),
-    ("one-shot %", "one_shot_accuracy", 100, "{:.2f}"),
-    ("predicted ms", "latency_ms", 1, "{:.4g}"),
-    ("measured ms", "measured_latency_ms", 1, "{:.4g}"),
-    ("M multiply-adds", "flops", 1e-6, "{:.2f}"),
-    ("k parameters", "params", 1e-3, "{:.1f}"),
-)
-
-
 def tested(run: Run) -> str:
     if not run.results:
         return ""
-    columns = [c for c in COLUMNS if all(c[1] in row for row in run.results.values())]
+    columns = [c for c in _table.COLUMNS if all(c[1] in row for row in run.results.values())]
     rows = [
         [name, *(form.format(scale * row[key]) for _, key, scale, form in columns)] for name, row in run.results.items()
     ]
@@ -226,7 +215,7 @@ def search(run: Run) -> str:
     picture = image(
         lambda file: fronts.plot(file, scored, found, random, bound, title, objectives), "accuracy over cost"
     )
-    columns = [c for c in COLUMNS[2:] if all(c[1] in entry for entry in front["front"])]
+    columns = [c for c in _table.COLUMNS[2:] if all(c[1] in entry for entry in front["front"])]
     rows = [
         [str(i), *(form.format(scale * entry[key]) for _, key, scale, form in columns), entry["layers"]]
         for i, entry in enumerate(front["front"])

@@ -11,6 +11,7 @@ from typing import Any
 
 import _cli
 import _jobs
+import _table
 import numpy as np
 import torch
 from rich.table import Table
@@ -57,17 +58,6 @@ class Args:
     """cpu, cuda, …; CUDA where there is one."""
     quiet: bool = False
     """No progress."""
-
-
-# Of the table at the end: heading, key of the result, factor, form. A run without a latency table has fewer.
-COLUMNS = (
-    ("LUT ms", "latency_ms", 1, "{:.4g}"),
-    ("measured ms", "measured_latency_ms", 1, "{:.4g}"),
-    ("one-shot %", "one_shot_accuracy", 100, "{:.2f}"),
-    ("test %", "test_accuracy", 100, "{:.2f}"),
-    ("MFLOPs", "flops", 1e-6, "{:.2f}"),
-    ("k params", "params", 1e-3, "{:.1f}"),
-)
 
 
 @dataclass(frozen=True)
@@ -207,7 +197,7 @@ def measure_all(space: Space, jobs: Sequence[Job], lut: LatencyTable) -> dict[st
 
 def show(args: Args, rows: dict[str, dict], controls: Sequence[str]) -> None:
     """One table: the picked networks, and mean ± standard deviation of the random ones."""
-    columns = [column for column in COLUMNS if all(column[1] in row for row in rows.values())]
+    columns = [column for column in _table.COLUMNS if all(column[1] in row for row in rows.values())]
     table = Table("", title=f"{'trained alone' if args.epochs else 'weights of the supernet'}, tested once")
     for column in columns:
         table.add_column(column[0], justify="right")
