@@ -87,11 +87,16 @@ def run(args: Args) -> None:
 
 
 def trained(args: Args, space: Space) -> tuple[Arch, nn.Module, Callable[[Tensor], Tensor], dict[str, Any]]:
-    """A network that was trained alone: its architecture, itself, itself as reference, its accuracy."""
-    network = load_network(args.run / args.pick)
-    space.require(network.space.fingerprint, str(args.run / args.pick))
-    result = args.run / args.pick / "result.json"
-    read = checkpoint.read_json(result, "result", f"run python tools/retrain.py{_cli.run_flag(args.run)}")
+    """A network that was trained alone: its architecture, itself, itself as reference, its accuracy.
+
+    Accuracies are None where it was not tested: DSNAS's child is trained by the search.
+    """
+    folder, advice = args.run / args.pick, f"run python tools/retrain.py{_cli.run_flag(args.run)}"
+    network, result = load_network(folder), folder / "result.json"
+    space.require(network.space.fingerprint, str(folder))
+    if not checkpoint.load(folder / "checkpoint.pt", advice)["finished"]:
+        raise UserError(f"the network in {folder} is not trained to the end: {advice}")
+    read = checkpoint.read_json(result, "result", advice) if result.exists() else {}
     return network.arch, network, network, {"test": read.get("test_accuracy"), "validation": read.get("val_accuracy")}
 
 
