@@ -137,7 +137,7 @@ def show_profile(path: Path, runtime: str, threads: int) -> None:
     title = f"{len(slowest)} slowest of {len(operators)} operators, {total:.3f} ms by the profiler of {runtime}"
     grid = Table("place", "operator", "ms", "share", title=title)
     for place, operator in slowest:
-        grid.add_row(str(place), operator.name, f"{operator.ms:.3f}", f"{100 * operator.ms / total:.1f} %")
+        grid.add_row(str(place), operator.name, f"{operator.ms:.3f}", f"{100 * operator.ms / (total or 1):.1f} %")
     _cli.console.print(grid)
 
 
