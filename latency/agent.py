@@ -30,17 +30,24 @@ SCHEMA = 1
 
 def load_onnxruntime(model: bytes, threads: int) -> Callable[[], Any]:
     """What runs ``model`` once, on noise, into outputs that are there already; likewise below."""
+    return open_onnxruntime(model, threads)[1]
+
+
+def open_onnxruntime(model: bytes, threads: int, **options: Any) -> tuple[Any, Callable[[], Any]]:
+    """The session with these ``options`` besides, and what runs it once."""
     ort = require("onnxruntime")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for name, value in options.items():
+        setattr(settings, name, value)
+    session = ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
     binding = session.io_binding()
     for x in session.get_inputs():
         binding.bind_ortvalue_input(x.name, ort.OrtValue.ortvalue_from_numpy(noise(x.shape)))
     for y in session.get_outputs():
         binding.bind_ortvalue_output(y.name, ort.OrtValue.ortvalue_from_shape_and_type(y.shape, np.float32))
-    return lambda: session.run_with_iobinding(binding)
+    return session, lambda: session.run_with_iobinding(binding)
 
 
 def load_litert(model: bytes, threads: int) -> Callable[[], Any]:
@@ -53,18 +60,24 @@ def load_litert(model: bytes, threads: int) -> Callable[[], Any]:
 
 def load_executorch(model: bytes, threads: int) -> Callable[[], Any]:
     """ExecuTorch runs from torch's tensors: with this runtime the device needs torch after all."""
-    program = require("executorch").Runtime.get().load_program(model)
-    method = program.load_method("forward")
-    torch = importlib.import_module("torch")
-    # The only way from Python to the number of threads, whatever its name.
+    return open_executorch(model, threads)[1]
+
+
+def open_executorch(model: bytes, threads: int, **options: Any) -> tuple[Any, Callable[[], Any]]:
+    """The program, loaded with these ``options``, and what runs it once."""
+    runtime, torch = require("executorch").Runtime.get(), importlib.import_module("torch")
+    # The only way from Python to the number of threads, whatever its name. Before the method is loaded: XNNPACK keeps
+    # the pool that is there then, and a reset to another number frees it.
     importlib.import_module("executorch.extension.pybindings.portable_lib")._unsafe_reset_threadpool(threads)
+    program = runtime.load_program(model, **options)
+    method = program.load_method("forward")
     sizes = [method.metadata.input_tensor_meta(i).sizes() for i in range(method.metadata.num_inputs())]
     inputs = [torch.from_numpy(noise(size)) for size in sizes]
 
     def call(program: Any = program) -> Any:  # the method lives in its program, which nothing else keeps
         return method.execute(inputs)
 
-    return call
+    return program, call
 
 
 LOADERS: dict[str, Callable[[bytes, int], Callable[[], Any]]] = {

@@ -89,10 +89,12 @@ def open_train(
         count = proportional(whole.labels, round(fraction * len(whole)))
     else:
         size = np.bincount(whole.labels)
-        if not 0 <= val_per_class < size.min():
+        if val_per_class < 0:
+            raise UserError(f"expected val_per_class of at least 0, got {val_per_class}")
+        if val_per_class >= size.min():
             raise UserError(
-                f"expected val_per_class in [0, {size.min()}), since class {class_names[size.argmin()]!r} "
-                f"has {size.min()} training images, got {val_per_class}; lower it or use val_fraction"
+                f"class {class_names[size.argmin()]!r} has {size.min()} training images, of which {val_per_class} are "
+                f"the validation: expected more than {val_per_class} in every class; add images or leave the class out"
             )
         count = np.full(len(class_names), val_per_class)
     val = stratified(whole.labels, count, generator(SPLIT, seed))

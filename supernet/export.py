@@ -6,6 +6,7 @@ tables are measured on what the same functions convert.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import io
 import json
@@ -22,6 +23,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from supernet import checkpoint
 from supernet.errors import UserError
@@ -44,6 +46,16 @@ class _Together(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return tuple(part(x) for part, x in zip(self.parts, inputs, strict=True))
+
+
+class _PlainLayout(TorchFunctionMode):
+    """Leaves conversions to channels_last out of what is traced: ExecuTorch refuses a program of mixed layouts."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.contiguous and kwargs.get("memory_format") is torch.channels_last:
+            return args[0]
+        return func(*args, **kwargs)
 
 
 def sample_input(shape: Shape, batch: int = 1) -> Tensor:
@@ -103,7 +115,9 @@ def to_executorch(modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: 
     partitioner = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
     files = []
     for module, shape in zip(modules, shapes, strict=True):
-        exported = torch.export.export(module.eval(), (sample_input(shape, batch),))
+        module = copy.deepcopy(module).eval().to(memory_format=torch.contiguous_format)
+        with _PlainLayout():
+            exported = torch.export.export(module, (sample_input(shape, batch),))
         lowered = exir.to_edge_transform_and_lower(exported, partitioner=[partitioner.XnnpackPartitioner()])
         files.append(bytes(lowered.to_executorch().buffer))
     return files

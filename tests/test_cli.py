@@ -167,6 +167,18 @@ def test_the_trained_network_loads_as_plain_pytorch(chain):
         load_network(folder)
 
 
+def test_a_profile_tells_the_slowest_operators(chain, tmp_path):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason="needs the extra [onnx]")
+    printed = ok("export", "--run", chain[0], "--output", tmp_path / "best.onnx", "--no-timed", "--profile")
+    assert "by the profiler of onnxruntime" in printed
+    rows = [line.strip("│ ").split("│") for line in printed.splitlines() if line.startswith("│")]
+    assert any(row[1].strip().startswith("Conv ") for row in rows)
+    ms = [float(row[2]) for row in rows]
+    assert ms == sorted(ms, reverse=True)
+    assert all(0 <= float(row[3].strip(" %")) <= 100 for row in rows)
+
+
 def test_the_winners_are_measured_beside_their_prediction(chain, copy):
     assert re.search(r"best: [\d.]+ ms predicted, [\d.]+ ms measured", chain[1]["evolve"])
     lut = json.loads((copy / "lut.json").read_text())

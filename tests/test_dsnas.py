@@ -22,6 +22,7 @@ from latency.table import LatencyTable
 from supernet import blocks, checkpoint, dsnas, spaces
 from supernet.data import TrainVal
 from supernet.errors import UserError
+from supernet.export import read_metadata
 from supernet.model import Supernet, load_network
 from supernet.soft_mixture import SoftMixture, concrete_weights, softmax_weights
 from supernet.train import FitConfig, evaluate, fit
@@ -482,6 +483,14 @@ def test_one_command_gives_a_network(tmp_path, space_file):
     found = json.loads((folder / "arch.json").read_text())
     assert found["cost"] == budget(SPACE).cost(tuple(found["arch"])) <= limit
     assert load_network(folder / "retrained").arch == load_network(folder / "child").arch == tuple(found["arch"])
+    ok("export", "--run", folder, "--pick", "child", "--output", tmp_path / "child.pt2")
+    metadata = read_metadata(tmp_path / "child.pt2")
+    assert metadata["arch"] == found["arch"]
+    assert metadata["accuracy"] == {"test": None, "validation": None}  # tested by retrain.py only
+    assert "has no profile" in refused("export", "--run", folder, "--output", tmp_path / "net.pt2", "--profile")
+    state = checkpoint.load(folder / "child" / "checkpoint.pt", "")
+    checkpoint.save(tmp_path / "run" / "half" / "checkpoint.pt", {**state, "finished": False})
+    assert "not trained to the end" in refused("export", "--run", folder, "--pick", "half")
 
     printed = ok("retrain", "--run", folder, "--epochs", 1, "--controls", 1, "--jobs", 1, "--limit", 320)
     assert "LUT" not in printed

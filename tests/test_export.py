@@ -12,7 +12,7 @@ import torch
 from conftest import SMALL_SPACES, tiny_space
 from torch import nn
 
-from supernet import export
+from supernet import export, spaces
 from supernet.errors import UserError
 from supernet.model import Network, Supernet, batch_norms
 
@@ -80,6 +80,18 @@ def test_every_space_exports(name, tmp_path):
         supernet = Supernet(space, kernels="eager").eval()
         path = tmp_path / "net.pt2"
         export.export(supernet.extract(arch), lambda x, s=supernet, a=arch: s(x, a), path, shape, {})
+
+
+@QUIETED["pte"]
+@pytest.mark.parametrize("name", ["mobile-small", "shufflenet-small"])
+def test_executorch_takes_colours(name, tmp_path):
+    """Networks that keep channels_last, with blocks that convert to it: programs of mixed layouts do not run there."""
+    skip_without("pte")
+    space = spaces.get(name, 3, 32, 10)
+    network = Network(space, tuple(open_[-1] for open_ in space.allowed), kernels="eager").eval()
+    layouts = [weight.stride() for weight in network.parameters()]
+    assert export.export(network, network, tmp_path / "net.pte", (3, 32, 32), {}) <= export.TOLERANCE
+    assert [weight.stride() for weight in network.parameters()] == layouts
 
 
 def test_other_numbers_are_refused(supernet, tmp_path):

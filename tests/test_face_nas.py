@@ -19,10 +19,10 @@ from PIL import Image, ImageDraw
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from supernet import blocks, faces, ir_resnet
+from supernet import blocks, checkpoint, faces, ir_resnet
 from supernet.blocks import LayerSpec
 from supernet.errors import UserError
-from supernet.model import Network
+from supernet.model import Network, load_network
 from tests.test_cli import ROOT, command, kill_when, ok
 
 TINY = {"depth": (12, 14), "width": (4, 6), "epochs": 1, "final_epochs": 1, "resolution": 16, "quiet": True}
@@ -281,12 +281,19 @@ def test_killed_and_continued(drawn, tmp_path):
     done = len(records())
     assert not (run / "final-1" / "result.json").exists()
     trained = {path: path.stat().st_mtime_ns for path in sorted(run.glob("candidates/*/metrics.jsonl"))[:done]}
-    ok("face_nas", *flags)
+    printed = ok("face_nas", *flags)
     assert {path: path.stat().st_mtime_ns for path in trained} == trained
     whole = tmp_path / "whole"
     face_nas.run(arguments(drawn, whole))
     assert records() == json.loads((whole / "search.json").read_text())["records"]
     assert (run / "final-1" / "result.json").read_text() == (whole / "final-1" / "result.json").read_text()
+
+    following = f"python tools/export.py --run {run} --pick final-1/network"
+    assert f"next: {following}" in printed
+    ok("export", *following.split()[2:], "--output", tmp_path / "face.pt2")
+    weights = checkpoint.load(run / "final-1" / "checkpoint.pt", "")["model"]
+    network = load_network(run / "final-1" / "network")
+    assert all(torch.equal(tensor, weights[f"network.{name}"]) for name, tensor in network.state_dict().items())
 
 
 @pytest.mark.parametrize(

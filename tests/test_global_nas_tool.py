@@ -14,6 +14,7 @@ import pytest
 import tyro
 from global_nas import Args
 
+from latency.measure import host, pin_core
 from search.drawing import Block, draw
 from supernet import blocks, data, plain
 from supernet.errors import UserError
@@ -125,6 +126,8 @@ def test_latencies_are_measured_as_layers_come_up(tmp_path, monkeypatch):
     global_nas.run(arguments(run, **options, latency_max=1e3, restart=True))
     assert len(records(run)) > 1
     grown = json.loads((run / "lut.json").read_text())
+    with pin_core() as core:
+        assert table["device"] == grown["device"] == {**host(), "core": core}
     keys = {spec.key for spec in blocks.lower(plain.space(3, 2, 1, 28, 10), (0, 0, 0))}
     assert keys <= set(table["operations"])
     assert any("conv_k3" in key for key in grown["operations"])

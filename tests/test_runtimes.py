@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -295,3 +296,16 @@ def test_onnxruntime_runs_what_the_network_runs(tmp_path):
             torch.testing.assert_close(got, job.module(x), rtol=1e-4, atol=1e-5)
     samples = time_modules(runtime, jobs[:2], Protocol(rounds=2, visit_ms=0.1, warmup_runs=1, warmup_ms=0, attempts=0))
     assert all(sample.median_ms > 0 for sample in samples.values())
+
+
+def test_executorch_loads_a_method_with_the_threads_set(monkeypatch):
+    """XNNPACK keeps the pool of threads that it finds when a method is loaded: a later reset would free it."""
+    log = []
+    method = SimpleNamespace(metadata=SimpleNamespace(num_inputs=lambda: 0), execute=lambda x: log.append("execute"))
+    program = SimpleNamespace(load_method=lambda name: log.append("load") or method)
+    runtime = SimpleNamespace(Runtime=SimpleNamespace(get=lambda: SimpleNamespace(load_program=lambda file: program)))
+    portable = SimpleNamespace(_unsafe_reset_threadpool=lambda n: log.append(f"{n} threads"))
+    monkeypatch.setattr(runtimes.agent, "require", lambda name: runtime)
+    monkeypatch.setitem(sys.modules, "executorch.extension.pybindings.portable_lib", portable)
+    runtimes.agent.load_executorch(b"", 3)()
+    assert log == ["3 threads", "load", "execute"]

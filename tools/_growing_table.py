@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from latency import runtimes
-from latency.measure import Protocol, host, pin_core
+from latency.measure import Protocol, host, parse_cores, pin_core
 from latency.table import Check, LatencyTable, calibrate
 from supernet import checkpoint
 from supernet.blocks import LayerSpec, lower
@@ -18,7 +18,7 @@ from supernet.space import Arch, Space
 
 
 class GrowingTable:
-    """Predicted latencies of networks on this machine: plain PyTorch, batch 1, one thread.
+    """Predicted latencies of networks on one core of this machine: plain PyTorch, batch 1, one thread.
 
     Args:
         path: the table, kept from run to run: a resumed search sees the same latencies.
@@ -33,9 +33,11 @@ class GrowingTable:
             return
         self.runtime = runtimes.get("torch", kernels="eager", device="cpu", batch=1, threads=1)
         space = fit_on[0][0]
+        with pin_core() as core:
+            device = {**host(), "core": core}
         self.table = LatencyTable(
             space={"name": "plain", "fingerprint": "any depth and width"},
-            device={**host(), "core": None},
+            device=device,
             runtime=self.runtime.describe(),
             batch=1,
             threads=1,
@@ -74,7 +76,8 @@ class GrowingTable:
             return Bar(f"latency of {what}: {label}", total, done=done, unit="visits", quiet=self.quiet)
 
         built = ((key, build(), size) for key, (build, size) in modules.items())
-        with pin_core():
+        core = self.table.device["core"]
+        with pin_core(None if core is None else parse_cores(str(core))):
             return runtimes.time_modules(self.runtime, built, self.protocol, progress=progress)
 
     def _save(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from typing import Any
 
 import _cli
 import torch
+from rich.table import Table
 from torch import Tensor, nn
 
 from latency import agent, measure
+from latency.profile import profile, profiler
 from latency.runtimes import SUFFIXES
 from latency.table import LatencyTable
 from supernet import blocks, checkpoint, export, spos
@@ -22,6 +25,7 @@ from supernet.space import Arch, Space
 from supernet.train import recalibrate_bn
 
 RUNTIMES = {suffix: name for name, suffix in SUFFIXES.items()}  # that executes a file, and so has its latency
+SHOWN = 10  # operators of a profile
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Args:
     """Where image sets lie."""
     timed: bool = True
     """Measure the file where the table's runtime executes it."""
+    profile: bool = False
+    """Show the slowest operators of the file, by the profiler of its runtime: onnxruntime or executorch."""
 
 
 def run(args: Args) -> None:
@@ -50,6 +56,9 @@ def run(args: Args) -> None:
     space = _cli.load_space(args.run)
     name = "supernet" if args.arch else args.pick
     path = args.output or args.run / f"{name}.onnx"
+    runtime = RUNTIMES.get(path.suffix[1:], path.name)
+    if args.profile:
+        profiler(runtime)  # refuses before anything is written
     arch, network, reference, accuracy = from_supernet(args, space) if args.arch else trained(args, space)
     lut = find_table(args.run, space)
     promised = lut.predict(spec.key for spec in blocks.lower(space, arch)) if lut else None
@@ -71,16 +80,23 @@ def run(args: Args) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    if args.timed and lut and RUNTIMES.get(path.suffix[1:]) == lut.runtime["name"] and args.batch == lut.batch:
+    if args.timed and lut and runtime == lut.runtime["name"] and args.batch == lut.batch:
         show_latency(path, lut, promised)
+    if args.profile:
+        show_profile(path, runtime, lut.threads if lut else 1)
 
 
 def trained(args: Args, space: Space) -> tuple[Arch, nn.Module, Callable[[Tensor], Tensor], dict[str, Any]]:
-    """A network that was trained alone: its architecture, itself, itself as reference, its accuracy."""
-    network = load_network(args.run / args.pick)
-    space.require(network.space.fingerprint, str(args.run / args.pick))
-    result = args.run / args.pick / "result.json"
-    read = checkpoint.read_json(result, "result", f"run python tools/retrain.py{_cli.run_flag(args.run)}")
+    """A network that was trained alone: its architecture, itself, itself as reference, its accuracy.
+
+    Accuracies are None where it was not tested: DSNAS's child is trained by the search.
+    """
+    folder, advice = args.run / args.pick, f"run python tools/retrain.py{_cli.run_flag(args.run)}"
+    network, result = load_network(folder), folder / "result.json"
+    space.require(network.space.fingerprint, str(folder))
+    if not checkpoint.load(folder / "checkpoint.pt", advice)["finished"]:
+        raise UserError(f"the network in {folder} is not trained to the end: {advice}")
+    read = checkpoint.read_json(result, "result", advice) if result.exists() else {}
     return network.arch, network, network, {"test": read.get("test_accuracy"), "validation": read.get("val_accuracy")}
 
 
@@ -110,6 +126,19 @@ def show_latency(path: Path, lut: LatencyTable, promised: float) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def show_profile(path: Path, runtime: str, threads: int) -> None:
+    """The operators that take longest, each with its place in the order in which they run."""
+    with measure.pin_core() if threads == 1 else nullcontext():
+        operators = profile(runtime, path.read_bytes(), threads)
+    total = math.fsum(operator.ms for operator in operators)
+    slowest = sorted(enumerate(operators, 1), key=lambda pair: -pair[1].ms)[:SHOWN]
+    title = f"{len(slowest)} slowest of {len(operators)} operators, {total:.3f} ms by the profiler of {runtime}"
+    grid = Table("place", "operator", "ms", "share", title=title)
+    for place, operator in slowest:
+        grid.add_row(str(place), operator.name, f"{operator.ms:.3f}", f"{100 * operator.ms / (total or 1):.1f} %")
+    _cli.console.print(grid)
 
 
 if __name__ == "__main__":

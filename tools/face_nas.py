@@ -124,8 +124,10 @@ def run(args: Args) -> None:
         highlight=False,
     )
     if args.final_epochs:
-        finish(args, opened, found, device)
-    _cli.next_command(f"python tools/build_lut.py --run {args.run}")
+        trained = finish(args, opened, found, device)
+        _cli.next_command(f"python tools/export.py --run {args.run} --pick {trained.relative_to(args.run)}")
+    else:
+        _cli.next_command(f"python tools/build_lut.py --run {args.run}  # its latency; --final-epochs trains it")
 
 
 def network(candidate: Candidate, args: Args) -> tuple[Space, Arch]:
@@ -166,13 +168,21 @@ def train_one(
     return model, fit(model, opened.train, lambda step: None, cfg, folder, **options)
 
 
-def finish(args: Args, opened: faces.Faces, found: Candidate, device: torch.device) -> None:
-    """Train the found network; the test pairs are embedded once, after its last epoch."""
+def finish(args: Args, opened: faces.Faces, found: Candidate, device: torch.device) -> Path:
+    """Train the found network; the test pairs are embedded once, after its last epoch.
+
+    Returns:
+        The folder of the network without its margin head, for ``load_network``.
+    """
     folder = args.run / f"final-{args.final_epochs}"
     result = folder / "result.json"
     if not result.exists():
         final = dataclasses.replace(found, epochs=args.final_epochs)
         model, _ = train_one(args, opened, final, folder, folder.name, device)
+        space, arch = network(final, args)
+        meta = {"kind": "network", "space": space.to_json(), "arch": list(arch)}
+        state = {"model": model.network.state_dict(), "finished": True, "meta": meta}
+        checkpoint.save(folder / "network" / "checkpoint.pt", state)
         checkpoint.write_json(result, test(model, args))
     row = checkpoint.read_json(result, "result", "delete it and run the same command again")
     rates = [f"TAR {100 * tar:.1f} % at FAR {float(far):g}" for far, tar in row["tar_at_far"].items()]
@@ -183,6 +193,7 @@ def finish(args: Args, opened: faces.Faces, found: Candidate, device: torch.devi
         highlight=False,
         soft_wrap=True,
     )
+    return folder / "network"
 
 
 def test(model: Recogniser, args: Args) -> dict[str, Any]:

@@ -1,0 +1,105 @@
+"""Where the time of a converted network goes: its operators by the profiler of the runtime that executes it.
+
+Profiling costs time itself, and the clocks of both profilers tick in microseconds: it compares operators with one
+another; how long a network takes is ``latency.measure``'s to say.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from scipy.stats import trim_mean
+
+from latency import agent
+from supernet.errors import UserError
+from supernet.export import require
+
+WARM_UP, RUNS = 10, 50
+
+Times = list[tuple[str, list[float]]]  # operators in the order in which they run, each with the ms of every run
+
+
+class Operator(NamedTuple):
+    """One operator of a network: as its runtime names it, and its mean ms in a run."""
+
+    name: str
+    ms: float
+
+
+def profile(runtime: str, model: bytes, threads: int = 1) -> list[Operator]:
+    """The operators of the converted ``model`` in the order in which they run.
+
+    Raises:
+        UserError: the runtime has no profile, or is not installed.
+    """
+    return [Operator(name, mean(times)) for name, times in profiler(runtime)(model, threads)]
+
+
+def profiler(runtime: str) -> Callable[[bytes, int], Times]:
+    """What profiles the files of ``runtime``, given the file and the number of threads.
+
+    Raises:
+        UserError: nothing does.
+    """
+    if runtime not in PROFILERS:
+        raise UserError(f"{runtime} has no profile of its operators: expected a file of {' or '.join(PROFILERS)}")
+    return PROFILERS[runtime]
+
+
+def mean(times: list[float]) -> float:
+    """Of the runs after the warm-up, without a tenth at both ends: a median would stay a whole number of µs."""
+    return float(trim_mean(times[WARM_UP:], 0.1))
+
+
+def onnxruntime(model: bytes, threads: int) -> Times:
+    """By the events of the session's profile: JSON that onnxruntime writes, one for each node and run."""
+    times: dict[tuple[int, str], list[float]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"enable_profiling": True, "profile_file_prefix": str(Path(folder, "profile"))}
+        session, call = agent.open_onnxruntime(model, threads, **options)
+        for _ in range(WARM_UP + RUNS):
+            call()
+        events = json.loads(Path(session.end_profiling()).read_text())
+    for event in events:
+        if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
+            args = event["args"]
+            sizes = ["×".join(map(str, size)) for tensor in args["input_type_shape"] for size in tensor.values()]
+            name = f"{args['op_name']} {', '.join(size or 'scalar' for size in sizes)}"
+            times[int(args["node_index"]), name].append(event["dur"] / 1e3)
+    return [(name, durations) for (_, name), durations in times.items()]
+
+
+def executorch(model: bytes, threads: int) -> Times:
+    """By the events of an ETDump: those inside the delegate, named by XNNPACK, and the operators left outside."""
+    devtools = require("executorch.devtools", "executorch")
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "etdump"))
+        program, call = agent.open_executorch(model, threads, enable_etdump=True)
+        for _ in range(WARM_UP + RUNS):
+            call()
+        try:
+            program.write_etdump_result_to_file(path, "")
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Output Buffer not found")  # intermediate values: not asked for
+                blocks = devtools.Inspector(etdump_path=path).event_blocks
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"executorch gave no trace of its events ({error}): upgrade it") from error
+    events = [event for block in blocks if block.name == "Execute" for event in block.events]
+    outside = "native_call_"
+    times = [
+        (event.name.removeprefix(outside), event.perf_data.raw)
+        for event in events
+        if event.is_delegated_op or event.name.startswith(outside)
+    ]
+    if not times:
+        raise UserError("this executorch was built without its event tracer: install the package from PyPI")
+    return times
+
+
+PROFILERS = {"onnxruntime": onnxruntime, "executorch": executorch}
