@@ -18,7 +18,8 @@ from supernet.space import Space
 if TYPE_CHECKING:
     from supernet.blocks import Layers, LayerSpec
 
-SCHEMA = 1
+SCHEMA = 2  # 2: Calibration.overhead_ms
+OVERHEAD = 0.9  # of the fastest layer at most: every layer adds something
 
 
 @dataclass(frozen=True)
@@ -26,24 +27,31 @@ class Check:
     """One architecture, summed up from the table and measured whole."""
 
     arch: tuple[int, ...]
-    sum_ms: float  # of its layers, without the scale
+    layers: int  # that run
+    sum_ms: float  # of these, as they were measured
     measured_ms: float
     noisy: bool
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """One factor from sums of layers to whole networks, and how well that holds.
+    """From layers that run alone to whole networks, and how well that holds: ``scale`` · Σ (layer - ``overhead_ms``).
 
-    Isolated layers run with warm caches, so their sum is short of the network. ``held_out`` had no part in
-    the scale.
+    A layer alone has warm caches, so its time is short of its part of a network. On the other hand it pays for a call
+    of the runtime and for conversions of its input and output that the network has once. ``held_out`` had no part in
+    either number.
     """
 
     scale: float
+    overhead_ms: float  # of each layer alone; 0 where it does not help to foresee networks that it was not fitted on
     fitted_on: tuple[Check, ...]
     held_out: tuple[Check, ...]
     held_out_mape: float | None
     held_out_spearman: float | None
+
+    def predict(self, check: Check) -> float:
+        """Latency of a whole network, ms."""
+        return self.scale * (check.sum_ms - check.layers * self.overhead_ms)
 
 
 @dataclass(frozen=True)
@@ -60,11 +68,6 @@ class LatencyTable:
     operations: dict[str, Samples]
     calibration: Calibration | None = None
     source: str = field(default="the latency table", compare=False)  # for messages
-
-    @property
-    def scale(self) -> float:
-        """From a sum of layers to a whole network; 1 as long as no network was measured."""
-        return self.calibration.scale if self.calibration else 1.0
 
     @property
     def quality(self) -> dict[str, float]:
@@ -87,8 +90,9 @@ class LatencyTable:
         return self.operations[key].median_ms
 
     def predict(self, keys: Iterable[str]) -> float:
-        """Latency of the network that consists of these layers, ms."""
-        return self.scale * math.fsum(self.layer_ms(key) for key in keys)
+        """Latency of the network that consists of these layers, ms; their sum as long as no network was measured."""
+        scale, overhead = (self.calibration.scale, self.calibration.overhead_ms) if self.calibration else (1.0, 0.0)
+        return scale * math.fsum(self.layer_ms(key) - overhead for key in keys)
 
     def price(self, spec: LayerSpec) -> float:
         """What one layer adds to the latency of a network, ms; 0 for an Identity: nothing runs."""
@@ -120,6 +124,15 @@ class LatencyTable:
         table = [[self.price(spec) for spec in choices] for choices in layers.choices]
         return base, table
 
+    def calibrated(self, fitted_on: Sequence[Check], held_out: Sequence[Check]) -> LatencyTable:
+        """The table with a calibration on the first, and its error stated on the others."""
+        limit = OVERHEAD * min(samples.median_ms for samples in self.operations.values())
+        scale, overhead = calibrate(fitted_on, limit)
+        calibration = Calibration(scale, overhead, tuple(fitted_on), tuple(held_out), None, None)
+        mape, spearman = report([calibration.predict(c) for c in held_out], [c.measured_ms for c in held_out])
+        stated = dataclasses.replace(calibration, held_out_mape=mape, held_out_spearman=spearman)
+        return dataclasses.replace(self, calibration=stated)
+
     def to_json(self) -> dict[str, Any]:
         """A plain dict; ``from_json`` is its inverse."""
         fields = dataclasses.asdict(self)
@@ -140,8 +153,11 @@ class LatencyTable:
                 fields["calibration"] = _calibration(fields["calibration"])
             table = cls(**fields, source=source)
             latencies = [s.median_ms for s in table.operations.values()]
-            if not latencies or not all(0 < ms < math.inf for ms in [*latencies, table.scale]):
+            found = table.calibration
+            if not latencies or not all(0 < ms < math.inf for ms in [*latencies, found.scale if found else 1]):
                 raise ValueError("expected latencies above 0")
+            if found and not 0 <= found.overhead_ms < math.inf:
+                raise ValueError("expected an overhead of at least 0")
             if not {"name", "fingerprint"} <= set(table.space):
                 raise ValueError("the space has no name or no fingerprint")
         except (TypeError, KeyError, ValueError, AttributeError) as error:
@@ -192,23 +208,41 @@ def _rebuild(path: str | Path) -> str:
     return f"run python tools/build_lut.py{where}"
 
 
-def calibrate(fitted_on: Sequence[Check], held_out: Sequence[Check]) -> Calibration:
-    """Fit the scale on the first and state its error on the others."""
-    scale = fit_scale([c.sum_ms for c in fitted_on], [c.measured_ms for c in fitted_on])
-    mape, spearman = report([scale * c.sum_ms for c in held_out], [c.measured_ms for c in held_out])
-    return Calibration(scale, tuple(fitted_on), tuple(held_out), mape, spearman)
+def calibrate(checks: Sequence[Check], limit: float) -> tuple[float, float]:
+    """Scale and overhead (ms, at most ``limit``) with the least mean square of the relative error.
 
-
-def fit_scale(predicted: Sequence[float], measured: Sequence[float]) -> float:
-    """The factor with the least mean square of the relative error; small and large networks count alike.
-
-    Of five networks it errs less than the median of measured / predicted, and one that was held up hardly moves it: its
-    predicted / measured is near 0.
+    Two numbers fit better than one, and may foresee worse. Each network is therefore left out in turn and predicted
+    from the others; the overhead stays 0 where it does not make these errors smaller.
     """
-    if not predicted:
+    if not checks:
         raise UserError("no networks to fit the scale on: expected at least one")
-    shares = [p / m for p, m in zip(predicted, measured, strict=True)]
-    return math.fsum(shares) / math.fsum(share * share for share in shares)
+
+    def foreseen(limit: float) -> float:
+        errors = []
+        for i, check in enumerate(checks):
+            scale, overhead = _fit([*checks[:i], *checks[i + 1 :]], limit)
+            errors.append(scale * (check.sum_ms - check.layers * overhead) / check.measured_ms - 1)
+        return math.fsum(error * error for error in errors)
+
+    helps = len(checks) > 3 and foreseen(limit) < foreseen(0.0)
+    return _fit(checks, limit if helps else 0.0)
+
+
+def _fit(checks: Sequence[Check], limit: float) -> tuple[float, float]:
+    """Least squares of scale · (sum - layers · overhead) / measured = 1 with 0 <= overhead <= limit."""
+    sums = [c.sum_ms / c.measured_ms for c in checks]
+    layers = [c.layers / c.measured_ms for c in checks]
+    ss, sl, ll = _dot(sums, sums), _dot(sums, layers), _dot(layers, layers)
+    s, n = math.fsum(sums), math.fsum(layers)
+    overhead = 0.0
+    if limit and ss * ll - sl * sl > 1e-9 * ss * ll and s * ll > n * sl:  # else the two cannot be told apart
+        overhead = min(max((s * sl - n * ss) / (s * ll - n * sl), 0.0), limit)
+    left = [a - overhead * b for a, b in zip(sums, layers, strict=True)]
+    return math.fsum(left) / _dot(left, left), overhead
+
+
+def _dot(a: Sequence[float], b: Sequence[float]) -> float:
+    return math.fsum(x * y for x, y in zip(a, b, strict=True))
 
 
 def report(predicted: Sequence[float], measured: Sequence[float]) -> tuple[float | None, float | None]:

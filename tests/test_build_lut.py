@@ -87,7 +87,7 @@ def test_builds_a_table_that_is_right(folder, capsys):
         if spec.runs:
             assert table.layer_ms(spec.key) == pytest.approx(spec.params / 1e3)
     assert not any("identity" in key for key in table.operations)
-    assert table.scale == pytest.approx(1.2)
+    assert table.calibration.scale == pytest.approx(1.2)
     assert len(table.calibration.fitted_on) == 5
     assert len(table.calibration.held_out) == 8
     assert table.calibration.held_out_mape == pytest.approx(0, abs=1e-9)
@@ -162,7 +162,7 @@ def test_a_damaged_partial_starts_again(folder, text, capsys):
     (folder / "lut.partial.json").write_text(text)
     command()
     assert "starting again" in capsys.readouterr().out
-    assert LatencyTable.load(folder / "lut.json", SPACE).scale == pytest.approx(1.2)
+    assert LatencyTable.load(folder / "lut.json", SPACE).calibration.scale == pytest.approx(1.2)
 
 
 def test_check_repeats_and_writes_nothing(folder, capsys):

@@ -308,7 +308,7 @@ def test_collecting_by_the_command(tmp_path):
     result = build_lut(tmp_path, "--collect", "samples.json")
     assert result.returncode == 0, result.stderr
     table = LatencyTable.load(tmp_path / "run" / "lut.json", SPACE)
-    assert table.scale == pytest.approx(2.0)  # three layers of 1 ms each, networks of 6 ms
+    assert table.calibration.scale == pytest.approx(2.0)  # three layers of 1 ms each, networks of 6 ms
     assert "abacus" in result.stdout
     before = (tmp_path / "run" / "lut.json").read_bytes()
     for arch, says in (("9", "layer0 allows"), ("__import__('os')", "expected an architecture")):

@@ -10,12 +10,12 @@ import sys
 import numpy as np
 import pytest
 from conftest import tiny_space
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
 from latency.measure import Samples
-from latency.table import Calibration, Check, LatencyTable, calibrate, fit_scale, report
+from latency.table import Calibration, Check, LatencyTable, calibrate, report
 from supernet.blocks import layers, lower
 from supernet.errors import UserError
 
@@ -51,8 +51,8 @@ def table(**fields) -> LatencyTable:
 
 
 def calibration(scale: float = 1.25) -> Calibration:
-    check = Check((0, 1, 2), 1.0, scale, False)
-    return Calibration(scale, (check,), (check, dataclasses.replace(check, arch=(1, 0, 0))), 0.01, None)
+    check = Check((0, 1, 2), 5, 1.0, scale, False)
+    return Calibration(scale, 0.01, (check,), (check, dataclasses.replace(check, arch=(1, 0, 0))), 0.01, None)
 
 
 @pytest.mark.parametrize("calibrated", [None, calibration()])
@@ -61,7 +61,7 @@ def test_file_round_trip(tmp_path, calibrated):
     path.write_text(json.dumps(table(calibration=calibrated).to_json()))
     loaded = LatencyTable.load(path, SPACE)
     assert loaded == table(calibration=calibrated)
-    assert json.loads(path.read_text())["schema"] == 1
+    assert json.loads(path.read_text())["schema"] == 2
 
 
 def test_predict_adds_the_layers_that_run():
@@ -70,7 +70,7 @@ def test_predict_adds_the_layers_that_run():
         keys = [spec.key for spec in lower(SPACE, SPACE.sample(rng))]
         total = sum(truth[key] for key in keys)
         assert table().predict(keys) == pytest.approx(total)
-        assert table(calibration=calibration(1.25)).predict(keys) == pytest.approx(1.25 * total)
+        assert table(calibration=calibration(1.25)).predict(keys) == pytest.approx(1.25 * (total - 0.01 * len(keys)))
 
 
 @pytest.mark.parametrize("calibrated", [None, calibration(0.9)])
@@ -121,8 +121,8 @@ GOOD = dataclasses.asdict(samples(1.0))
     [
         ("", "not a readable"),
         (_edited()[:200], "not a readable"),
-        ("[1, 2]", "expected a latency table of schema 1, found list"),
-        (_edited(schema=2), "schema 1, found 2"),
+        ("[1, 2]", "expected a latency table of schema 2, found list"),
+        (_edited(schema=1), "schema 2, found 1"),
         (_edited(operations={}), "damaged"),
         (_edited(operations={"stem": {**GOOD, "median_ms": 0.0}}), "damaged"),
         (_edited(operations={"stem": {**GOOD, "median_ms": "fast"}}), "damaged"),
@@ -163,29 +163,74 @@ def test_quality():
     assert quality == pytest.approx({"share_noisy": 0.5, "share_cpu_clock": 0.25, "median_aa": 0.03})
 
 
+def checks(sums, layers, measured) -> list[Check]:
+    return [Check((i,), *numbers, False) for i, numbers in enumerate(zip(layers, sums, measured, strict=True))]
+
+
 @given(st.lists(st.floats(0.1, 100), min_size=1, max_size=20), st.floats(0.2, 5))
-def test_scale_is_found_exactly(predicted, scale):
-    assert fit_scale(predicted, [scale * p for p in predicted]) == pytest.approx(scale)
+def test_scale_is_found_exactly(sums, scale):
+    """Networks of one depth: an overhead would be a scale of its own, or none."""
+    found, overhead = calibrate(checks(sums, [0] * len(sums), [scale * s for s in sums]), limit=0.05)
+    assert (found, overhead) == (pytest.approx(scale), 0)
 
 
-def test_scale_survives_one_disturbed_network():
-    assert fit_scale([1, 2, 3, 4, 5], [1.1, 2.2, 3.3, 4.4, 55]) == pytest.approx(1.1, rel=0.03)
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.floats(0.1, 1)), min_size=4, max_size=20),
+    st.floats(0.2, 5),
+    st.floats(0.005, 0.05),
+)
+def test_scale_and_overhead_are_found_exactly(networks, scale, overhead):
+    """Layers of .1 to 1 ms on average that take ``overhead`` more alone."""
+    layers = [n for n, _ in networks]
+    sums = [n * (ms + overhead) for n, ms in networks]
+    spread = {round(s / n, 3) for s, n in zip(sums, layers, strict=True)}
+    assume(len(spread) > 3)
+    measured = [scale * n * ms for n, ms in networks]
+    assert calibrate(checks(sums, layers, measured), limit=0.09) == (
+        pytest.approx(scale, rel=1e-4),
+        pytest.approx(overhead, rel=1e-2),
+    )
+
+
+def test_overhead_is_left_out_where_it_does_not_foresee():
+    """Noise of 5 % around sums: two numbers fit it better, but not the network that is left out."""
+    rng = np.random.default_rng(1)
+    kept = 0
+    for _ in range(200):
+        sums, layers = rng.uniform(4, 8, 5), rng.integers(10, 14, 5).tolist()
+        measured = sums * rng.normal(1, 0.05, 5)
+        kept += calibrate(checks(sums, layers, measured), limit=0.3)[1] > 0
+    assert kept < 60
+
+
+def test_overhead_keeps_below_its_limit():
+    networks = checks([1.2, 2.5, 3.9, 4.1, 9.0], [10, 20, 30, 20, 30], [0.2, 0.5, 0.9, 2.1, 6.0])  # .1 ms a layer
+    assert calibrate(networks, limit=0.2) == (pytest.approx(1), pytest.approx(0.1))
+    assert calibrate(networks, limit=0.08)[1] == 0.08
+
+
+def test_calibration_survives_one_disturbed_network():
+    for held_up in range(5):
+        measured = [1.1 * (10 if i == held_up else 1) * (i + 1) for i in range(5)]
+        scale, overhead = calibrate(checks([1, 2, 3, 4, 5], [9, 11, 10, 12, 10], measured), limit=0.05)
+        for i in set(range(5)) - {held_up}:
+            assert scale * (i + 1 - overhead * (9, 11, 10, 12, 10)[i]) == pytest.approx(1.1 * (i + 1), rel=0.15)
 
 
 def test_scale_has_the_least_relative_error():
     rng = np.random.default_rng(0)
-    predicted, measured = rng.uniform(1, 9, 7), rng.uniform(1, 9, 7)
+    sums, measured = rng.uniform(1, 9, 7), rng.uniform(1, 9, 7)
 
     def error(scale):
-        return np.square(scale * predicted / measured - 1).sum()
+        return np.square(scale * sums / measured - 1).sum()
 
-    best = error(fit_scale(list(predicted), list(measured)))
+    best = error(calibrate(checks(sums, [1] * 7, measured), limit=0.0)[0])
     assert all(best <= error(scale) + 1e-12 for scale in np.linspace(0.1, 9, 500))
 
 
-def test_scale_of_nothing():
+def test_calibration_on_nothing():
     with pytest.raises(UserError, match="at least one"):
-        fit_scale([], [])
+        calibrate([], 0.1)
 
 
 def test_report_by_hand():
@@ -213,11 +258,11 @@ def test_report_of_nothing():
     assert report([1.0], [2.0]) == (0.5, None)
 
 
-def test_calibrate_states_the_error_on_the_others():
-    fitted = [Check((i,), float(i), 1.5 * i, False) for i in range(1, 6)]
-    held_out = [Check((6,), 6.0, 10.0, False), Check((7,), 7.0, 10.5, False)]
-    c = calibrate(fitted, held_out)
-    assert c.scale == pytest.approx(1.5)
+def test_a_calibrated_table_states_the_error_on_the_others():
+    fitted = [Check((i,), 4, float(i), 1.5 * i, False) for i in range(1, 6)]
+    held_out = [Check((6,), 4, 6.0, 10.0, False), Check((7,), 4, 7.0, 10.5, False)]
+    c = table().calibrated(fitted, held_out).calibration
+    assert (c.scale, c.overhead_ms) == (pytest.approx(1.5), 0)
     assert c.held_out_mape == pytest.approx((0.1 + 0.0) / 2)
     assert c.held_out_spearman == pytest.approx(1.0)
 
@@ -229,8 +274,8 @@ def test_no_torch():
 
 
 def test_doubt_outside_of_what_was_measured():
-    checks = tuple(Check((i, 1, 2), 1.0, ms, False) for i, ms in enumerate((2.0, 3.0, 4.0)))
-    lut = table(calibration=calibrate(checks[:2], checks[2:]))
+    whole = checks([1.0] * 3, [5] * 3, [2.0, 3.0, 4.0])
+    lut = table().calibrated(whole[:2], whole[2:])
     assert lut.doubt(2.0) is None
     assert lut.doubt(3.9) is None
     assert "1.9 ms lies outside" in lut.doubt(1.9)

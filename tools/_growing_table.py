@@ -10,7 +10,7 @@ import torch
 
 from latency import runtimes
 from latency.measure import Protocol, host, parse_cores, pin_core
-from latency.table import Check, LatencyTable, calibrate
+from latency.table import Check, LatencyTable
 from supernet import checkpoint
 from supernet.blocks import LayerSpec, lower
 from supernet.progress import Bar
@@ -51,10 +51,10 @@ class GrowingTable:
             "networks",
         )
         checks = [
-            Check(arch, total, measured[str(i)].median_ms, measured[str(i)].noisy)
-            for i, ((_, arch), total) in enumerate(zip(fit_on, sums, strict=True))
+            Check(network[1], len(lower(*network)), total, measured[str(i)].median_ms, measured[str(i)].noisy)
+            for i, (network, total) in enumerate(zip(fit_on, sums, strict=True))
         ]
-        self.table = dataclasses.replace(self.table, calibration=calibrate(checks, []))
+        self.table = self.table.calibrated(checks, [])
         self._save()
 
     def predict(self, specs: Sequence[LayerSpec]) -> float:

@@ -9,7 +9,7 @@ import _cli
 import numpy as np
 from rich.table import Table
 
-from latency.table import LatencyTable
+from latency.table import Calibration, LatencyTable
 from search.costs import AdditiveCost
 from supernet.blocks import layers
 from supernet.space import Space
@@ -50,6 +50,11 @@ def in_words(mape: float | None, spearman: float | None) -> str:
     return f"mean error of the prediction {100 * mape:.1f} %{rank}"
 
 
+def calibration_in_words(calibration: Calibration) -> str:
+    overhead = f", {1e3 * calibration.overhead_ms:.3g} µs off each layer" if calibration.overhead_ms else ""
+    return f"scale {calibration.scale:.3f}{overhead}, from {len(calibration.fitted_on)}"
+
+
 def show(table: LatencyTable, space: Space) -> None:
     """What was measured, how well, and what it says about the space."""
     low, high = extremes(table, space)
@@ -75,8 +80,7 @@ def show(table: LatencyTable, space: Space) -> None:
     )
     grid.add_row(
         "check",
-        f"{error} on {len(calibration.held_out)} whole networks held out; scale {calibration.scale:.3f} from "
-        f"{len(calibration.fitted_on)}"
+        f"{error} on {len(calibration.held_out)} whole networks held out; {calibration_in_words(calibration)}"
         + (f"; {sum(c.noisy for c in networks)} of them noisy" if any(c.noisy for c in networks) else ""),
     )
     grid.add_row(

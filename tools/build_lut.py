@@ -21,7 +21,7 @@ from rich.table import Table
 from latency import agent, bundle, remote, runtimes
 from latency.measure import Protocol, Samples, host, parse_cores, pin_core, summarise
 from latency.runtimes import FileRuntime, Layer, Runtime
-from latency.table import Check, LatencyTable, calibrate, report
+from latency.table import Check, LatencyTable, report
 from search.costs import AdditiveCost, Window
 from supernet import checkpoint, spaces
 from supernet.blocks import Layers, LayerSpec, layers, lower
@@ -30,7 +30,7 @@ from supernet.progress import Bar
 from supernet.residual import Stages
 from supernet.space import Arch, Space
 
-FIT_ARCHS = 5  # whole networks that the scale is fitted on
+FIT_ARCHS = 5  # whole networks that scale and overhead are fitted on
 HOPELESS = 10  # times the gate: half of all layers differ by more between two halves of their visits
 
 
@@ -65,7 +65,7 @@ class Args:
     check: Path | None = None
     """Build nothing: measure whole networks and compare them with this table, as it was measured."""
     check_archs: int = 8
-    """Architectures held out to state the error, random ones from small to large; five more fit the scale."""
+    """Architectures held out to state the error, random ones from small to large; five more calibrate."""
     seed: int = 0
     """Of the order and of the architectures."""
     quiet: bool = False
@@ -199,7 +199,7 @@ def table_of(space: Space, header: dict, layers: dict, networks: dict, protocol:
     header = {**header, "input": tuple(header["input"])}
     table = LatencyTable(**header, operations={key: summarise(visits, protocol) for key, visits in layers.items()})
     checks = checked(space, table, {key: summarise(visits, protocol) for key, visits in networks.items()})
-    return dataclasses.replace(table, calibration=calibrate(checks[:FIT_ARCHS], checks[FIT_ARCHS:]))
+    return table.calibrated(checks[:FIT_ARCHS], checks[FIT_ARCHS:])
 
 
 def settings(space: Space, runtime: Runtime, protocol: Protocol) -> dict[str, Any]:
@@ -296,12 +296,12 @@ def check(args: Args, space: Space, table: LatencyTable) -> None:
         samples = timed(args, runtime, networks, protocol, "whole networks", {}, lambda: None)
     checks = checked(space, table, samples)
     grid = Table("architecture", "predicted ms", "measured ms", "error")
-    for c in sorted(checks, key=lambda c: c.measured_ms):
-        predicted = table.scale * c.sum_ms
+    predictions = [table.predict(spec.key for spec in lower(space, c.arch)) for c in checks]
+    for c, predicted in sorted(zip(checks, predictions, strict=True), key=lambda pair: pair[0].measured_ms):
         error = f"{100 * (predicted / c.measured_ms - 1):+.1f} %{' (noisy)' if c.noisy else ''}"
         grid.add_row(space.describe(c.arch), f"{predicted:.3f}", f"{c.measured_ms:.3f}", error)
     _cli.console.print(grid)
-    errors = report([table.scale * c.sum_ms for c in checks], [c.measured_ms for c in checks])
+    errors = report(predictions, [c.measured_ms for c in checks])
     _cli.console.print(f"{len(checks)} architectures: {_table.in_words(*errors)}", highlight=False)
 
 
@@ -317,8 +317,8 @@ def checked(space: Space, table: LatencyTable, samples: dict[str, Samples]) -> l
         if not all(part.isdigit() for part in key.split(",")):
             raise UserError(f"expected an architecture such as 0,2,1, got {key!r}: run the agent again")
         arch = space.check([int(part) for part in key.split(",")])
-        layer_sum = raw.predict(spec.key for spec in lower(space, arch))
-        checks.append(Check(arch, layer_sum, sample.median_ms, sample.noisy))
+        keys = [spec.key for spec in lower(space, arch)]
+        checks.append(Check(arch, len(keys), raw.predict(keys), sample.median_ms, sample.noisy))
     return checks
 
 
@@ -336,7 +336,7 @@ def unique_layers(space: Space, runtime: Runtime) -> Iterable[Layer]:
 
 
 def archs_of(args: Args, space: Space) -> list[Arch]:
-    """The architectures to be measured whole: five from small to large fit the scale, then those that check it."""
+    """The architectures to be measured whole: five from small to large calibrate, then those that check it."""
     archs = spread(space, FIT_ARCHS + args.check_archs, args.seed)
     fit = {round(i) for i in np.linspace(0, len(archs) - 1, FIT_ARCHS)}
     return [arch for part in (True, False) for i, arch in enumerate(archs) if (i in fit) == part]

@@ -240,7 +240,7 @@ def device(run: Run) -> str:
     if found:
         error = "" if found.held_out_mape is None else f"; mean error {found.held_out_mape:.1%}"
         rank = "" if found.held_out_spearman is None else f", Spearman {found.held_out_spearman:.3f}"
-        held = f"Whole networks: one scale factor of {found.scale:.3f} from {len(found.fitted_on)}"
+        held = f"Whole networks: {_table.calibration_in_words(found)}"
         parts.append(paragraph(f"{held}{error}{rank} on {len(found.held_out)} others."))
         parts.append(image(lambda file: plot_check(file, lut), "predicted and measured latencies"))
     layers = blocks.layers(run.space)
@@ -256,7 +256,8 @@ def plot_check(file: BinaryIO, lut: LatencyTable) -> None:
         (lut.calibration.fitted_on, "0.6", "fitted on"),
         (lut.calibration.held_out, "tab:blue", "held out"),
     ):
-        axes.scatter([lut.scale * c.sum_ms for c in checks], [c.measured_ms for c in checks], color=color, label=name)
+        predicted = [lut.calibration.predict(c) for c in checks]
+        axes.scatter(predicted, [c.measured_ms for c in checks], color=color, label=name)
     ends = [min(*axes.get_xlim(), *axes.get_ylim()), max(*axes.get_xlim(), *axes.get_ylim())]
     axes.plot(ends, ends, color="0.4", linestyle=":", linewidth=1)
     axes.set(xlabel="predicted (ms)", ylabel="measured (ms)")
