@@ -94,6 +94,8 @@ def load(path: Path, advice: str) -> dict:
 def same_config(path: Path, config: dict, advice: str) -> bool:
     """True if the run in ``path`` was started with ``config``, False if there is none yet.
 
+    ``data_root`` may differ: the same images may lie elsewhere by now.
+
     Raises:
         UserError: it was started with other settings; names them.
     """
@@ -101,9 +103,10 @@ def same_config(path: Path, config: dict, advice: str) -> bool:
         return False
     old = read_json(path, "run configuration", advice)
     new = json.loads(json.dumps(config))
-    if not isinstance(old, dict) or old != new:
-        old = old if isinstance(old, dict) else {}
-        changed = [f"{k}: {old.get(k)} → {new.get(k)}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+    old = old if isinstance(old, dict) else {}
+    shaping = sorted({*old, *new} - {"data_root"})
+    changed = [f"{k}: {old.get(k)} → {new.get(k)}" for k in shaping if old.get(k) != new.get(k)]
+    if changed:
         raise UserError(f"{path.parent} holds a run with other settings ({'; '.join(changed)}); {advice}")
     return True
 

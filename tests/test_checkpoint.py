@@ -93,6 +93,7 @@ def test_same_config_names_what_changed(tmp_path):
     assert checkpoint.same_config(path, config, "advice") is False
     checkpoint.write_json(path, config)
     assert checkpoint.same_config(path, config, "advice") is True
+    assert checkpoint.same_config(path, {**config, "data_root": "elsewhere"}, "advice") is True
     with pytest.raises(UserError, match=r"lr: 0.1 → 0.2.*advice"):
         checkpoint.same_config(path, {**config, "lr": 0.2}, "advice")
 

@@ -18,6 +18,8 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from PIL import Image
+from sklearn import datasets
 
 from supernet import checkpoint, data
 from supernet.errors import UserError
@@ -192,6 +194,27 @@ def test_the_winners_are_measured_beside_their_prediction(chain, copy):
     assert "65 to 65 ms" in printed
     assert "latency is not measured" in printed
     assert "was measured on abacus" in printed
+
+
+def test_own_images(tmp_path):
+    """A folder of images for each class; only the first command is told where they lie."""
+    images = datasets.load_digits().images
+    labels = datasets.load_digits().target
+    for label in range(3):
+        own = [Image.fromarray((16 * image.clip(max=15.9)).astype("uint8")) for image in images[labels == label]]
+        for split, part in (("train", own[:90]), ("val", own[90:120])):
+            folder = tmp_path / "images" / split / f"digit {label}"
+            folder.mkdir(parents=True)
+            for i, image in enumerate(part):
+                image.resize((32, 32)).convert("RGB").save(folder / f"{i}.png")
+    root = ("--data", "folder", "--data-root", tmp_path / "images", "--resolution", 32)
+    at = ("--run", tmp_path / "run")
+    ok("train_supernet", *root, *at, "--space", "mobile-small", "--epochs", 1, "--batch-size", 20)
+    ok("evolve", *at, "--objectives", "flops", "--population", 3, "--iterations", 2, "--random", 0)
+    ok("retrain", *at, "--epochs", 1, "--controls", 0)
+    result = json.loads((tmp_path / "run" / "best" / "result.json").read_text())
+    assert result["test_images"] == 90
+    ok("export", *at, "--arch", *result["arch"], "--output", tmp_path / "best.pt2", "--no-timed")
 
 
 def test_finished_commands_are_idempotent(chain):

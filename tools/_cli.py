@@ -97,15 +97,17 @@ def load_front(run: Path, space: Space) -> dict:
     return front
 
 
-def open_images(run: Path, root: Path, limit: int | None = None) -> data.TrainVal:
-    """Train and validation images as the supernet in ``run`` had them: the same split."""
+def open_images(run: Path, root: Path | None, limit: int | None = None) -> data.TrainVal:
+    """Train and validation images as the supernet in ``run`` had them: the same split, in the same place by default."""
     config = _run_config(run)
+    root = root or Path(config.get("data_root", "data"))
     return data.open_train(config["data"], root, seed=config["seed"], resolution=config["resolution"], limit=limit)
 
 
-def open_test_images(run: Path, root: Path) -> data.ImageSet:
+def open_test_images(run: Path, root: Path | None) -> data.ImageSet:
     """The test images of the data set of ``run``."""
     config = _run_config(run)
+    root = root or Path(config.get("data_root", "data"))
     return data.open_test(config["data"], root, resolution=config["resolution"])
 
 

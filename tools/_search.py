@@ -58,8 +58,8 @@ class SearchArgs:
     """Batches and images per batch that BN is recalibrated with."""
     val_limit: int | None = None
     """Score on this many validation images only, stratified."""
-    data_root: Path = Path("data")
-    """Where image sets lie."""
+    data_root: Path | None = None
+    """Where image sets lie; where the supernet's training found them."""
     seed: int = 0
     """Of the search."""
     device: str | None = None

@@ -42,8 +42,8 @@ class Args:
     """Images in one run; the file takes no other number."""
     recalibration: tuple[int, int] = (8, 128)
     """With --arch: batches and images per batch."""
-    data_root: Path = Path("data")
-    """Where image sets lie."""
+    data_root: Path | None = None
+    """Where image sets lie; where the supernet's training found them."""
     timed: bool = True
     """Measure the file where the table's runtime executes it."""
     profile: bool = False

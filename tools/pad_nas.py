@@ -46,6 +46,8 @@ class Args(_search.SearchArgs):
     """Operations of at most this probability are removed."""
     limit: int | None = None
     """Train on this many images only, stratified."""
+    data_root: Path = Path("data")
+    """Where image sets lie."""
     resolution: int | None = None
     """Height and width in pixels, for --data folder; 224."""
     retrain: int = 0
@@ -74,6 +76,7 @@ def run(args: Args) -> None:
     )
     settings = {"data": name, "seed": args.seed, "resolution": args.resolution, "limit": args.limit}
     settings |= {"batch_size": args.batch_size, "lr": lr, "augment": augment}
+    opened = {**settings, "data_root": str(args.data_root)}
     config = configuration(args, settings, space)
     advice = "use another --run folder, or delete this one"
     known = checkpoint.same_config(args.run / "config.json", config, advice)
@@ -91,7 +94,7 @@ def run(args: Args) -> None:
         checkpoint.write_json(args.run / "config.json", config)
 
     stages = []
-    for stage in pad_nas.run(space, images, cfg, costs, bounds, objectives, args.run, device, settings, args.quiet):
+    for stage in pad_nas.run(space, images, cfg, costs, bounds, objectives, args.run, device, opened, args.quiet):
         if luts:
             checkpoint.write_json(stage.folder / "lut.json", luts["latency"].to_json())
         _search.write(stage.folder, stage.found, stage.random, luts)

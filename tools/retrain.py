@@ -52,8 +52,8 @@ class Args:
     """Of the weights and the augmentation."""
     jobs: int = os.cpu_count() or 1
     """Networks trained side by side, one thread each, on the CPU."""
-    data_root: Path = Path("data")
-    """Where image sets lie."""
+    data_root: Path | None = None
+    """Where image sets lie; where the supernet's training found them."""
     device: str | None = None
     """cpu, cuda, …; CUDA where there is one."""
     quiet: bool = False

@@ -328,8 +328,9 @@ def prepare(args: Args, settings: Args, space) -> None:
         _cli.require_run_folder(args.run)
         shutil.rmtree(args.run)
     config = args.run / "config.json"
-    ignored = ("run", "data_root", "device", "workers", "restart", "quiet")
+    ignored = ("run", "device", "workers", "restart", "quiet")
     wanted = {k: v for k, v in dataclasses.asdict(settings).items() if k not in ignored}
+    wanted["data_root"] = str(args.data_root)  # where the later tools look
     if not checkpoint.same_config(config, wanted, "use --restart to replace it, or another --run folder"):
         checkpoint.write_json(args.run / "space.json", space.to_json())
         checkpoint.write_json(config, wanted)
