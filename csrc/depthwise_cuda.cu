@@ -1,4 +1,4 @@
-// depthwise_conv2d on CUDA: launches of depthwise_kernels.cuh.
+// depthwise_conv2d on CUDA: launches of depthwise_kernels.cuh and depthwise_weight_kernels.cuh.
 #include "depthwise_cuda.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>

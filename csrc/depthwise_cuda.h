@@ -5,6 +5,7 @@
 
 #include "depthwise.h"
 #include "depthwise_kernels.cuh"
+#include "depthwise_weight_kernels.cuh"
 
 // The types that the kernels are compiled for, as scalar_t.
 #define SUPERNET_DISPATCH_DEPTHWISE(type, name, ...) \

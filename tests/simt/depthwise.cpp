@@ -1,4 +1,5 @@
 #include "depthwise_kernels.cuh"
+#include "depthwise_weight_kernels.cuh"
 #include "export.h"
 
 using namespace supernet::cuda;
