@@ -2,11 +2,12 @@
 #pragma once
 
 #include "depthwise_plan.cuh"
+#include "norm_act.cuh"
 
 namespace supernet::cuda {
 
 // Calls visit(row, column, v) for all pixels of a rectangle and each vector of their channels, the block's threads side
-// by side; v is the vector's first channel.
+// by side; v is the vector's first channel, the same in all of a thread's calls.
 template <typename T, int kChannels = kDepthwiseChannels, typename Visit>
 __device__ __forceinline__ void for_vectors(int rows, int columns, Visit visit) {
   constexpr int vectors = kChannels / Vec<T>::size, step = kDepthwiseThreads / vectors;
@@ -20,18 +21,48 @@ __device__ __forceinline__ void for_vectors(int rows, int columns, Visit visit) 
   }
 }
 
-// Rows of an image [height, width, channels] from `top` on to the slots of a ring from `slot` on; 0 outside the image.
-template <int kChannels = kDepthwiseChannels, typename T>
+// What load_rows makes of the vectors it loads: nothing else,
+struct AsTheyAre {
+  template <typename T>
+  __device__ __forceinline__ auto for_channels(int) const {
+    return [](const Vec<T>& value) { return value; };
+  }
+};
+
+// or what a batch norm with its activation makes of them.
+template <int kChannels>
+struct ThroughNorm {
+  SharedNorms<kChannels> norms;
+  Activation act;
+
+  template <typename T>
+  __device__ __forceinline__ auto for_channels(int first) const {
+    constexpr int size = Vec<T>::size;
+    return [act = act, norms = norms.template read<size>(first)](const Vec<T>& value) {
+      Vec<T> out;
+#pragma unroll
+      for (int j = 0; j < size; ++j) {
+        out.v[j] = static_cast<T>(activate(act, norms.z(j, static_cast<float>(value.v[j]))));
+      }
+      return out;
+    };
+  }
+};
+
+// Rows of an image [height, width, channels] from `top` on, through `read`, to the slots of a ring from `slot` on; 0
+// outside the image: padding is of what `read` gives.
+template <int kChannels = kDepthwiseChannels, typename T, typename Read = AsTheyAre>
 __device__ void load_rows(
     const T* image, int height, int width, int channels, bool aligned, int channel, int top, int rows, int left,
-    int columns, T* ring, int slot, int slots) {
+    int columns, T* ring, int slot, int slots, const Read& read = {}) {
+  const auto through = read.template for_channels<T>(threadIdx.x % (kChannels / Vec<T>::size) * Vec<T>::size);
   for_vectors<T, kChannels>(rows, columns, [&](int row, int column, int v) {
     const int y = top + row, x = left + column;
     const bool inside = 0 <= y && y < height && 0 <= x && x < width;
     const T* const pixel = image + (int64_t(inside ? y : 0) * width + (inside ? x : 0)) * channels;
     const int at = slot + row < slots ? slot + row : slot + row - slots;
-    shared_vec(ring + (at * columns + column) * kPixel<T, kChannels> + v) =
-        load_vec(pixel, channel + v, inside ? channels : 0, aligned);
+    const auto value = load_vec(pixel, channel + v, inside ? channels : 0, aligned);
+    shared_vec(ring + (at * columns + column) * kPixel<T, kChannels> + v) = inside ? through(value) : value;
   });
 }
 

@@ -16,13 +16,15 @@ constexpr int64_t kWeightBlocks = 384; // wanted at least, as kDepthwiseBlocks: 
 constexpr int64_t kFewWeightBlocks = 128; // not less than this for the sake of fewer partial sums
 
 // partial[block][channel][tap] = Σ grad · x over the parts of `per_block` neighbouring blocks of the plan. A thread
-// sums one row of taps for 4 channels; groups of threads share the pixels.
-template <typename T, int K, int kStride>
+// sums one row of taps for 4 channels; groups of threads share the pixels. With kNorm x is read through `norm`.
+template <typename T, int K, int kStride, bool kNorm>
 __global__ void __launch_bounds__(kDepthwiseThreads, 4) depthwise_weight_kernel(
-    const T* x, const T* grad, float* partial, DepthwisePlan p, int64_t per_block) {
+    const T* x, NormAct<float> norm, const T* grad, float* partial, DepthwisePlan p, int64_t per_block) {
   using Window = ForwardWindow<K, kStride>;
   constexpr int groups = kWeightStrips / K, pixel = kPixel<T, kWeightChannels>;
-  SUPERNET_DYNAMIC_SHARED(T, ring);
+  SUPERNET_DYNAMIC_SHARED(float, shared);
+  const SharedNorms<kWeightChannels> norms = {shared};
+  T* const ring = reinterpret_cast<T*>(shared + norms.count);
   const int slots = Window::span(p.rows), width = Window::span(p.columns), strips = p.columns / kStrip;
   T* const stage = ring + slots * width * pixel; // rows of the gradient
   const int quad = threadIdx.x % kWeightQuads * kQuad;
@@ -30,6 +32,15 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 4) depthwise_weight_kernel(
   const int chunk = blockIdx.x % p.chunks;
   const int64_t first = blockIdx.x / p.chunks * per_block, last = min(first + per_block, p.parts());
 
+  const auto read = [&] {
+    if constexpr (kNorm) {
+      norms.fill(norm, chunk * kWeightChannels, p.channels);
+      __syncthreads();
+      return ThroughNorm<kWeightChannels>{norms, norm.act};
+    } else {
+      return AsTheyAre();
+    }
+  }();
   float sums[K][kQuad] = {};
   for (int64_t part = first; part < last; ++part) {
     const DepthwiseBlock b(p, part * p.chunks + chunk, kWeightChannels);
@@ -38,7 +49,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 4) depthwise_weight_kernel(
     const auto load_source = [&](int top, int rows, int slot) {
       load_rows<kWeightChannels>(
           source, p.source_height, p.source_width, p.channels, p.aligned, b.channel, top, rows,
-          Window::source(b.left), width, ring, slot, slots);
+          Window::source(b.left), width, ring, slot, slots, read);
     };
     int head = 0;
     load_source(Window::source(b.top), Window::span(min(p.rows, b.bottom - b.top)), 0);
@@ -108,7 +119,8 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 4) depthwise_weight_kernel(
 template <typename T, int K, int kStride>
 DepthwisePlan depthwise_weight_plan(const DepthwiseSize& s) {
   return depthwise_plan<T, ForwardWindow<K, kStride>, kWeightChannels>(
-      s, false, 0, kWeightStrips / K * K * K * kWeightChannels * sizeof(float), kWeightBlocks);
+      s, false, SharedNorms<kWeightChannels>::count * sizeof(float),
+      kWeightStrips / K * K * K * kWeightChannels * sizeof(float), kWeightBlocks);
 }
 
 // The plan's parts that one block of the weight's gradient sums: so many that its partial sum, written and read, is a
@@ -130,18 +142,21 @@ int64_t depthwise_weight_parts(const DepthwiseSize& s) {
   });
 }
 
-// grad_weight [channels][taps]; partial is a workspace [parts][channels][taps].
+// grad_weight [channels][taps] of y = x * weight, or, where `norm` is not null, of y = act(norm(x)) * weight; partial is
+// a workspace [parts][channels][taps].
 template <typename T, typename Out>
 void depthwise_weight_gradient(
-    const DepthwiseSize& s, const T* x, const T* grad, float* partial, Out* grad_weight, Stream stream) {
+    const DepthwiseSize& s, const T* x, const NormAct<float>* norm, const T* grad, float* partial, Out* grad_weight,
+    Stream stream) {
   with_window(s, [&](auto k, auto stride) {
     auto plan = depthwise_weight_plan<T, k(), stride()>(s);
     plan.aligned = plan.aligned && is_aligned(x) && is_aligned(grad);
     const auto per_block = depthwise_parts_per_block<T, k(), stride()>(plan);
     const int64_t parts = divide_up(plan.parts(), per_block);
     launch(
-        &depthwise_weight_kernel<T, k(), stride()>, static_cast<unsigned>(parts * plan.chunks), kDepthwiseThreads,
-        plan.shared_bytes, stream, x, grad, partial, plan, per_block);
+        norm ? &depthwise_weight_kernel<T, k(), stride(), true> : &depthwise_weight_kernel<T, k(), stride(), false>,
+        static_cast<unsigned>(parts * plan.chunks), kDepthwiseThreads, plan.shared_bytes, stream, x,
+        norm ? *norm : NormAct<float>{}, grad, partial, plan, per_block);
     sum_parts(partial, parts, int64_t(s.channels) * k() * k(), grad_weight, stream);
   });
 }
