@@ -195,7 +195,11 @@ __global__ void __launch_bounds__(kNormThreads) norm_act_grad_kernel(
     return; // no barrier follows
   }
   const auto norms = load_norms<size>(norm, t.channel, p.channels);
-  const Channels var(norm.var, t.channel, p.channels, 1);
+  Channels invstd(norm.var, t.channel, p.channels, 1);
+#pragma unroll
+  for (int j = 0; j < size; ++j) {
+    invstd.v[j] = Acc(1) / sqrt(invstd.v[j] + norm.eps);
+  }
   Channels mean_g(sums, t.channel, p.channels, 0), slope(sums + p.channels, t.channel, p.channels, 0);
   if (grad_gamma && t.first == 0) {
     for (int j = 0; j < size && t.channel + j < p.channels; ++j) {
@@ -207,7 +211,7 @@ __global__ void __launch_bounds__(kNormThreads) norm_act_grad_kernel(
 #pragma unroll
   for (int j = 0; j < size; ++j) {
     mean_g.v[j] /= static_cast<Acc>(p.pixels);
-    slope.v[j] *= Acc(1) / sqrt(var.v[j] + norm.eps) / static_cast<Acc>(p.pixels);
+    slope.v[j] *= invstd.v[j] / static_cast<Acc>(p.pixels);
   }
 #pragma unroll 2
   for (int64_t pixel = t.first; pixel < t.last; pixel += p.slots) {
