@@ -251,8 +251,8 @@ void depthwise_forward(
   });
 }
 
-// grad_x, the gradient of x where y = x * weight. Or, where `norm` is not null, of z = norm(x) where y = act(z) * weight;
-// and partial [parts][2][channels] gets the sums that norm_act_gradient goes on with.
+// grad_x, the gradient of x where y = x * weight. Or, where `norm` is not null, that of z = norm(x) where
+// y = act(z) * weight: then partial [parts][2][channels] gets the sums that norm_act_gradient goes on with.
 template <typename T>
 void depthwise_input_gradient(
     const DepthwiseSize& s, const T* grad, const T* weight, const T* x, const NormAct<float>* norm, T* grad_x,

@@ -142,8 +142,8 @@ int64_t depthwise_weight_parts(const DepthwiseSize& s) {
   });
 }
 
-// grad_weight [channels][taps] of y = x * weight, or, where `norm` is not null, of y = act(norm(x)) * weight; partial is
-// a workspace [parts][channels][taps].
+// grad_weight [channels][taps] where y = x * weight, or, where `norm` is not null, y = act(norm(x)) * weight; partial
+// is a workspace [parts][channels][taps].
 template <typename T, typename Out>
 void depthwise_weight_gradient(
     const DepthwiseSize& s, const T* x, const NormAct<float>* norm, const T* grad, float* partial, Out* grad_weight,
