@@ -20,11 +20,6 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-template <typename Acc>
-const Acc* pointer(const OptionalTensor& t) {
-  return t.has_value() ? t->const_data_ptr<Acc>() : nullptr;
-}
-
 int64_t pixels_of(const Tensor& x) {
   return x.numel() / x.size(1);
 }
@@ -36,11 +31,21 @@ Tensor empty_values(at::IntArrayRef shape, const Tensor& x) {
 } // namespace
 
 CudaNorm::CudaNorm(
-    const Tensor& x, const OptionalTensor& gamma, const OptionalTensor& beta, double eps, Activation act)
+    const Tensor& x,
+    const OptionalTensor& gamma,
+    const OptionalTensor& beta,
+    double eps,
+    Activation act,
+    const Tensor& mean,
+    const Tensor& var)
     : eps(eps), act(act) {
   if (gamma.has_value()) {
     this->gamma = gamma->to(accumulate_type(x)).contiguous();
     this->beta = beta->to(accumulate_type(x)).contiguous();
+  }
+  if (mean.defined()) {
+    this->mean = mean.contiguous();
+    this->var = var.contiguous();
   }
 }
 
@@ -63,16 +68,16 @@ Tensor CudaNorm::apply(const Tensor& x) const {
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "batch_norm_act", [&] {
     using acc_t = at::opmath_type<scalar_t>;
     cuda::norm_act<scalar_t, acc_t>(
-        x.const_data_ptr<scalar_t>(), mean.const_data_ptr<acc_t>(), var.const_data_ptr<acc_t>(),
-        pointer<acc_t>(gamma), pointer<acc_t>(beta), eps, act, y.data_ptr<scalar_t>(), pixels_of(x), x.size(1),
+        x.const_data_ptr<scalar_t>(), arrays<acc_t>(), y.data_ptr<scalar_t>(), pixels_of(x), x.size(1),
         c10::cuda::getCurrentCUDAStream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return y;
 }
 
-std::tuple<Tensor, Tensor, Tensor> CudaNorm::backward(const Tensor& grad, const Tensor& x) const {
-  const auto channels = x.size(1);
+std::tuple<Tensor, Tensor, Tensor> CudaNorm::backward(
+    const Tensor& grad, const Tensor& x, const Tensor& sums) const {
+  const auto channels = x.size(1), pixels = pixels_of(x);
   auto grad_x = at::empty_like(x);
   Tensor grad_gamma, grad_beta;
   if (gamma.has_value()) {
@@ -81,15 +86,23 @@ std::tuple<Tensor, Tensor, Tensor> CudaNorm::backward(const Tensor& grad, const 
   }
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "batch_norm_act", [&] {
     using acc_t = at::opmath_type<scalar_t>;
-    const auto parts = cuda::norm_parts<scalar_t>(pixels_of(x), channels);
-    auto partial = empty_values({parts, 2, channels}, x), sums = empty_values({2, channels}, x);
-    cuda::norm_act_backward<scalar_t, acc_t>(
-        grad.const_data_ptr<scalar_t>(), x.const_data_ptr<scalar_t>(), mean.const_data_ptr<acc_t>(),
-        var.const_data_ptr<acc_t>(), pointer<acc_t>(gamma), pointer<acc_t>(beta), eps, act,
-        partial.data_ptr<acc_t>(), sums.data_ptr<acc_t>(), grad_x.data_ptr<scalar_t>(),
-        gamma.has_value() ? grad_gamma.data_ptr<acc_t>() : nullptr,
-        gamma.has_value() ? grad_beta.data_ptr<acc_t>() : nullptr, pixels_of(x), channels,
-        c10::cuda::getCurrentCUDAStream());
+    const auto stream = c10::cuda::getCurrentCUDAStream();
+    auto norm = arrays<acc_t>();
+    auto all = empty_values({2, channels}, x);
+    const auto *g = grad.const_data_ptr<scalar_t>(), *in = x.const_data_ptr<scalar_t>();
+    auto *total = all.data_ptr<acc_t>(), *to_gamma = gamma.has_value() ? grad_gamma.data_ptr<acc_t>() : nullptr,
+         *to_beta = gamma.has_value() ? grad_beta.data_ptr<acc_t>() : nullptr;
+    auto* to = grad_x.data_ptr<scalar_t>();
+    if (sums.defined()) {
+      norm.act = Activation::none;
+      cuda::norm_act_gradient<scalar_t, acc_t>(
+          g, in, norm, sums.const_data_ptr<acc_t>(), sums.size(0), total, to, to_gamma, to_beta, pixels, channels,
+          stream);
+    } else {
+      auto partial = empty_values({cuda::norm_parts<scalar_t>(pixels, channels), 2, channels}, x);
+      cuda::norm_act_backward<scalar_t, acc_t>(
+          g, in, norm, partial.data_ptr<acc_t>(), total, to, to_gamma, to_beta, pixels, channels, stream);
+    }
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return {grad_x, grad_gamma, grad_beta};
@@ -123,14 +136,9 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_act_backward_cuda(
   check_grad(op, grad, x.sizes(), x);
   const c10::cuda::CUDAGuard device(x.device());
   const at::AutoDispatchBelowAutograd guard;
-  CudaNorm norm(x, gamma, beta, eps, parse_activation(op, "act", act));
-  norm.mean = mean.contiguous();
-  norm.var = var.contiguous();
+  const CudaNorm norm(x, gamma, beta, eps, parse_activation(op, "act", act), mean, var);
   auto [grad_x, grad_gamma, grad_beta] = norm.backward(channels_last(grad), channels_last(x));
-  if (!gamma.has_value()) {
-    return {grad_x, Tensor(), Tensor()};
-  }
-  return {grad_x, grad_gamma.to(gamma->scalar_type()), grad_beta.to(beta->scalar_type())};
+  return {grad_x, gradient_for(gamma, grad_gamma), gradient_for(beta, grad_beta)};
 }
 
 } // namespace

@@ -8,9 +8,9 @@
 
 #include <algorithm>
 
-#include "activation_kernels.cuh"
 #include "cuda_common.cuh"
 #include "cuda_reduce.cuh"
+#include "norm_act.cuh"
 
 namespace supernet::cuda {
 
@@ -68,19 +68,6 @@ struct NormThread {
   }
 };
 
-// One value per channel for a thread's vector; `otherwise` without an array and beyond the channels.
-template <int kSize, typename Acc>
-struct Values {
-  Acc v[kSize];
-
-  __device__ Values(const Acc* from, int channel, int channels, Acc otherwise) {
-#pragma unroll
-    for (int j = 0; j < kSize; ++j) {
-      v[j] = from && channel + j < channels ? load(from + channel + j) : otherwise;
-    }
-  }
-};
-
 // Adds the slots' values as a tree; the sum is in slot 0. `scratch` is [slots][lanes]. Every thread calls.
 template <typename Value, typename Add>
 __device__ Value reduce_slots(const NormPlan& p, int slot, Value mine, Value* scratch, Add add) {
@@ -134,29 +121,19 @@ __global__ void __launch_bounds__(kNormThreads) norm_moments_kernel(const T* x, 
 
 // y = act(gamma (x - mean) / sqrt(var + eps) + beta)
 template <typename T, typename Acc>
-__global__ void __launch_bounds__(kNormThreads) norm_act_kernel(
-    const T* x, const Acc* mean, const Acc* var, const Acc* gamma, const Acc* beta, Acc eps, Activation act, T* y,
-    NormPlan p) {
+__global__ void __launch_bounds__(kNormThreads) norm_act_kernel(const T* x, NormAct<Acc> norm, T* y, NormPlan p) {
   constexpr int size = Vec<T>::size;
-  using Channels = Values<size, Acc>;
   const NormThread t(p, size);
   if (!t.active) {
     return; // no barrier follows
   }
-  const Channels center(mean, t.channel, p.channels, 0), shift(beta, t.channel, p.channels, 0);
-  const Channels variance(var, t.channel, p.channels, 1);
-  Channels scale(gamma, t.channel, p.channels, 1);
-#pragma unroll
-  for (int j = 0; j < size; ++j) {
-    scale.v[j] *= Acc(1) / sqrt(variance.v[j] + eps);
-  }
+  const auto norms = load_norms<size>(norm, t.channel, p.channels);
 #pragma unroll 4
   for (int64_t pixel = t.first; pixel < t.last; pixel += p.slots) {
     auto value = load_vec(x + pixel * p.channels, t.channel, p.channels, p.aligned);
 #pragma unroll
     for (int j = 0; j < size; ++j) {
-      const Acc z = (static_cast<Acc>(value.v[j]) - center.v[j]) * scale.v[j] + shift.v[j];
-      value.v[j] = static_cast<T>(activate(act, z));
+      value.v[j] = static_cast<T>(activate(norm.act, norms.z(j, static_cast<Acc>(value.v[j]))));
     }
     store_vec(y + pixel * p.channels, t.channel, p.channels, p.aligned, value);
   }
@@ -167,20 +144,19 @@ __global__ void __launch_bounds__(kNormThreads) norm_act_kernel(
 // beta, and partial[part][1][channel] = Σ g (x - mean) / sqrt(var + eps), that of gamma.
 template <typename T, typename Acc>
 __global__ void __launch_bounds__(kNormThreads, sizeof(Acc) > 4 ? 1 : 2) norm_act_sums_kernel(
-    const T* grad, const T* x, const Acc* mean, const Acc* var, const Acc* gamma, const Acc* beta, Acc eps,
-    Activation act, Acc* partial, NormPlan p) {
+    const T* grad, const T* x, NormAct<Acc> norm, Acc* partial, NormPlan p) {
   constexpr int size = Vec<T>::size;
   using Channels = Values<size, Acc>;
   SUPERNET_SHARED(Acc, scratch, kNormThreads);
   const NormThread t(p, size);
   Acc sums[2][size] = {};
   if (t.active) {
-    const Channels center(mean, t.channel, p.channels, 0), shift(beta, t.channel, p.channels, 0);
-    const Channels scale(gamma, t.channel, p.channels, 1);
-    Channels invstd(var, t.channel, p.channels, 1);
+    const Channels center(norm.mean, t.channel, p.channels, 0), shift(norm.beta, t.channel, p.channels, 0);
+    const Channels scale(norm.gamma, t.channel, p.channels, 1);
+    Channels invstd(norm.var, t.channel, p.channels, 1);
 #pragma unroll
     for (int j = 0; j < size; ++j) {
-      invstd.v[j] = Acc(1) / sqrt(invstd.v[j] + eps);
+      invstd.v[j] = Acc(1) / sqrt(invstd.v[j] + norm.eps);
     }
 #pragma unroll 2
     for (int64_t pixel = t.first; pixel < t.last; pixel += p.slots) {
@@ -189,7 +165,7 @@ __global__ void __launch_bounds__(kNormThreads, sizeof(Acc) > 4 ? 1 : 2) norm_ac
 #pragma unroll
       for (int j = 0; j < size; ++j) {
         const Acc normal = (static_cast<Acc>(value.v[j]) - center.v[j]) * invstd.v[j];
-        const Acc g = activate_backward(act, static_cast<Acc>(above.v[j]), normal * scale.v[j] + shift.v[j]);
+        const Acc g = activate_backward(norm.act, static_cast<Acc>(above.v[j]), normal * scale.v[j] + shift.v[j]);
         sums[0][j] += g;
         sums[1][j] += g * normal;
       }
@@ -210,16 +186,20 @@ __global__ void __launch_bounds__(kNormThreads, sizeof(Acc) > 4 ? 1 : 2) norm_ac
 // grad_x from the sums over all pixels, [2][channels], which it hands on as the gradients of beta and gamma.
 template <typename T, typename Acc>
 __global__ void __launch_bounds__(kNormThreads) norm_act_grad_kernel(
-    const T* grad, const T* x, const Acc* mean, const Acc* var, const Acc* gamma, const Acc* beta, Acc eps,
-    Activation act, const Acc* sums, T* grad_x, Acc* grad_gamma, Acc* grad_beta, NormPlan p) {
+    const T* grad, const T* x, NormAct<Acc> norm, const Acc* sums, T* grad_x, Acc* grad_gamma, Acc* grad_beta,
+    NormPlan p) {
   constexpr int size = Vec<T>::size;
   using Channels = Values<size, Acc>;
   const NormThread t(p, size);
   if (!t.active) {
     return; // no barrier follows
   }
-  const Channels center(mean, t.channel, p.channels, 0), shift(beta, t.channel, p.channels, 0);
-  Channels scale(gamma, t.channel, p.channels, 1), invstd(var, t.channel, p.channels, 1);
+  const auto norms = load_norms<size>(norm, t.channel, p.channels);
+  Channels invstd(norm.var, t.channel, p.channels, 1);
+#pragma unroll
+  for (int j = 0; j < size; ++j) {
+    invstd.v[j] = Acc(1) / sqrt(invstd.v[j] + norm.eps);
+  }
   Channels mean_g(sums, t.channel, p.channels, 0), slope(sums + p.channels, t.channel, p.channels, 0);
   if (grad_gamma && t.first == 0) {
     for (int j = 0; j < size && t.channel + j < p.channels; ++j) {
@@ -230,8 +210,6 @@ __global__ void __launch_bounds__(kNormThreads) norm_act_grad_kernel(
   // grad_x = gamma / std (g - Σg / n - normal Σ(g normal) / n)
 #pragma unroll
   for (int j = 0; j < size; ++j) {
-    invstd.v[j] = Acc(1) / sqrt(invstd.v[j] + eps);
-    scale.v[j] *= invstd.v[j];
     mean_g.v[j] /= static_cast<Acc>(p.pixels);
     slope.v[j] *= invstd.v[j] / static_cast<Acc>(p.pixels);
   }
@@ -241,16 +219,16 @@ __global__ void __launch_bounds__(kNormThreads) norm_act_grad_kernel(
     const auto above = load_vec(grad + pixel * p.channels, t.channel, p.channels, p.aligned);
 #pragma unroll
     for (int j = 0; j < size; ++j) {
-      const Acc distance = static_cast<Acc>(value.v[j]) - center.v[j];
-      const Acc g =
-          activate_backward(act, static_cast<Acc>(above.v[j]), distance * scale.v[j] + shift.v[j]);
-      value.v[j] = static_cast<T>(scale.v[j] * (g - mean_g.v[j] - distance * slope.v[j]));
+      const Acc in = static_cast<Acc>(value.v[j]);
+      const Acc g = activate_backward(norm.act, static_cast<Acc>(above.v[j]), norms.z(j, in));
+      value.v[j] = static_cast<T>(norms.scale[j] * (g - mean_g.v[j] - norms.distance(j, in) * slope.v[j]));
     }
     store_vec(grad_x + pixel * p.channels, t.channel, p.channels, p.aligned, value);
   }
 }
 
-// ---- launches; gamma and beta may be null ----
+// ---- launches ----
+
 
 // mean and biased variance of x [pixels, channels]; `moments` is a workspace [norm_parts][3][channels].
 template <typename T, typename Acc>
@@ -264,32 +242,39 @@ void norm_statistics(
 }
 
 template <typename T, typename Acc>
-void norm_act(
-    const T* x, const Acc* mean, const Acc* var, const Acc* gamma, const Acc* beta, double eps, Activation act, T* y,
-    int64_t pixels, int64_t channels, Stream stream) {
+void norm_act(const T* x, const NormAct<Acc>& norm, T* y, int64_t pixels, int64_t channels, Stream stream) {
   auto plan = norm_plan<T>(pixels, channels);
   plan.aligned = plan.aligned && is_aligned(x) && is_aligned(y);
   launch(
-      &norm_act_kernel<T, Acc>, static_cast<unsigned>(plan.blocks()), kNormThreads, 0, stream, x, mean, var, gamma,
-      beta, static_cast<Acc>(eps), act, y, plan);
+      &norm_act_kernel<T, Acc>, static_cast<unsigned>(plan.blocks()), kNormThreads, 0, stream, x, norm, y, plan);
 }
 
-// grad_gamma and grad_beta may be null. Workspaces: partial [norm_parts][2][channels], sums [2][channels].
+// The gradient of x [pixels, channels] from that behind the activation and its sums in `parts` rows, partial
+// [parts][2][channels], as norm_act_sums_kernel leaves them. grad_gamma and grad_beta may be null; `sums` is a
+// workspace [2][channels].
 template <typename T, typename Acc>
-void norm_act_backward(
-    const T* grad, const T* x, const Acc* mean, const Acc* var, const Acc* gamma, const Acc* beta, double eps,
-    Activation act, Acc* partial, Acc* sums, T* grad_x, Acc* grad_gamma, Acc* grad_beta, int64_t pixels,
-    int64_t channels, Stream stream) {
+void norm_act_gradient(
+    const T* grad, const T* x, const NormAct<Acc>& norm, const Acc* partial, int64_t parts, Acc* sums, T* grad_x,
+    Acc* grad_gamma, Acc* grad_beta, int64_t pixels, int64_t channels, Stream stream) {
+  sum_parts<Acc, Acc>(partial, parts, 2 * channels, sums, stream);
   auto plan = norm_plan<T>(pixels, channels);
   plan.aligned = plan.aligned && is_aligned(grad) && is_aligned(x) && is_aligned(grad_x);
-  const auto blocks = static_cast<unsigned>(plan.blocks());
   launch(
-      &norm_act_sums_kernel<T, Acc>, blocks, kNormThreads, 0, stream, grad, x, mean, var, gamma, beta,
-      static_cast<Acc>(eps), act, partial, plan);
-  sum_parts<Acc, Acc>(partial, plan.parts, 2 * channels, sums, stream);
+      &norm_act_grad_kernel<T, Acc>, static_cast<unsigned>(plan.blocks()), kNormThreads, 0, stream, grad, x, norm,
+      sums, grad_x, grad_gamma, grad_beta, plan);
+}
+
+// The same with the sums taken here; partial is a workspace [norm_parts][2][channels].
+template <typename T, typename Acc>
+void norm_act_backward(
+    const T* grad, const T* x, const NormAct<Acc>& norm, Acc* partial, Acc* sums, T* grad_x, Acc* grad_gamma,
+    Acc* grad_beta, int64_t pixels, int64_t channels, Stream stream) {
+  auto plan = norm_plan<T>(pixels, channels);
+  plan.aligned = plan.aligned && is_aligned(grad) && is_aligned(x);
   launch(
-      &norm_act_grad_kernel<T, Acc>, blocks, kNormThreads, 0, stream, grad, x, mean, var, gamma, beta,
-      static_cast<Acc>(eps), act, sums, grad_x, grad_gamma, grad_beta, plan);
+      &norm_act_sums_kernel<T, Acc>, static_cast<unsigned>(plan.blocks()), kNormThreads, 0, stream, grad, x, norm,
+      partial, plan);
+  norm_act_gradient(grad, x, norm, partial, plan.parts, sums, grad_x, grad_gamma, grad_beta, pixels, channels, stream);
 }
 
 } // namespace supernet::cuda

@@ -17,6 +17,7 @@
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -35,6 +36,10 @@
 #endif
 
 namespace supernet::cuda {
+
+#ifndef __CUDACC__
+using std::max, std::min; // nvcc has its own
+#endif
 
 constexpr unsigned kFullMask = 0xffffffffu;
 

@@ -2,15 +2,9 @@
 // the parts in a fixed order, so results are the same from run to run.
 #pragma once
 
-#include <algorithm>
-
 #include "cuda_common.cuh"
 
 namespace supernet::cuda {
-
-#ifndef __CUDACC__
-using std::max, std::min; // nvcc has its own
-#endif
 
 // The statistics of some values: their number, their mean and the sum of their squared distances from it.
 template <typename Acc>

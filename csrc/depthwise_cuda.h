@@ -3,8 +3,10 @@
 
 #include <ATen/Dispatch.h>
 
+#include "batch_norm_act_cuda.h"
 #include "depthwise.h"
 #include "depthwise_kernels.cuh"
+#include "depthwise_weight_kernels.cuh"
 
 // The types that the kernels are compiled for, as scalar_t.
 #define SUPERNET_DISPATCH_DEPTHWISE(type, name, ...) \
@@ -29,8 +31,13 @@ std::tuple<at::Tensor, at::Tensor> depthwise_conv2d_backward_cuda(
     int64_t stride,
     std::array<bool, 2> needed);
 
-// The output with its mean and biased variance per channel; only where has_depthwise_cuda.
+// Where has_depthwise_cuda, for x that is read through `norm`, or as it is where that is null: the output with its mean
+// and biased variance per channel.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> depthwise_statistics_cuda(
-    const at::Tensor& x, const at::Tensor& weight, int64_t stride);
+    const at::Tensor& x, const CudaNorm* norm, const at::Tensor& weight, int64_t stride);
+
+// Where has_depthwise_cuda, for x that is read through `norm`: gradients of x, gamma, beta and weight.
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> depthwise_norm_backward_cuda(
+    const at::Tensor& grad, const at::Tensor& x, const CudaNorm& norm, const at::Tensor& weight, int64_t stride);
 
 } // namespace supernet

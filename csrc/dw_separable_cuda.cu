@@ -68,8 +68,6 @@ Tensor dw_separable_cuda(
   return y;
 }
 
-} // namespace
-
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_train_cuda(
     const Tensor& x,
     const Tensor& dw_weight,
@@ -98,11 +96,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
   CudaNorm pw(x, pw_gamma, pw_beta, pw_eps, parse_activation(op, "out_act", out_act));
 
   Tensor dw_out;
-  std::tie(dw_out, dw.mean, dw.var) = depthwise_statistics_cuda(x, dw_weight, stride);
-  const auto pw_out = channels_last(
-      at::convolution(dw.apply(dw_out), pw_weight, {}, {1, 1}, {0, 0}, {1, 1}, false, {0, 0}, 1));
-  pw.take_statistics(pw_out);
-  return {pw.apply(pw_out), dw_out, pw_out, dw.mean, dw.var, pw.mean, pw.var};
+  std::tie(dw_out, dw.mean, dw.var) = depthwise_statistics_cuda(x, nullptr, dw_weight, stride);
+  auto [y, pw_out] = pointwise_train_cuda(dw_out, dw, pw_weight, pw);
+  return {y, dw_out, pw_out, dw.mean, dw.var, pw.mean, pw.var};
 }
 
 // Gradients of x, dw_weight, dw_gamma, dw_beta, pw_weight, pw_gamma, pw_beta; those not there are undefined.
@@ -140,33 +136,46 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
   check_batch_norm(op, "pw_gamma", pw_gamma, "pw_beta", pw_beta, s.out_channels, pw_eps, x);
   check_count(op, s.count, x);
   check_grad(op, grad, {x.size(0), s.out_channels, s.height, s.width}, x);
-  CudaNorm dw(x, dw_gamma, dw_beta, dw_eps, parse_activation(op, "mid_act", mid_act));
-  CudaNorm pw(x, pw_gamma, pw_beta, pw_eps, parse_activation(op, "out_act", out_act));
-  dw.mean = dw_mean.contiguous();
-  dw.var = dw_var.contiguous();
-  pw.mean = pw_mean.contiguous();
-  pw.var = pw_var.contiguous();
-
-  // `g` moves from y to x; each step frees the tensor before it.
-  auto [g, g_pw_gamma, g_pw_beta] = pw.backward(channels_last(grad), channels_last(pw_out));
-  const auto dw_saved = channels_last(dw_out);
-  Tensor g_pw_weight, g_dw_gamma, g_dw_beta;
-  std::tie(g, g_pw_weight, std::ignore) = at::convolution_backward(
-      g, dw.apply(dw_saved), pw_weight, {}, {1, 1}, {0, 0}, {1, 1}, false, {0, 0}, 1, {true, true, false});
-  std::tie(g, g_dw_gamma, g_dw_beta) = dw.backward(channels_last(g), dw_saved);
+  const CudaNorm dw(x, dw_gamma, dw_beta, dw_eps, parse_activation(op, "mid_act", mid_act), dw_mean, dw_var);
+  const CudaNorm pw(x, pw_gamma, pw_beta, pw_eps, parse_activation(op, "out_act", out_act), pw_mean, pw_var);
+  auto [g, g_dw_gamma, g_dw_beta, g_pw_weight, g_pw_gamma, g_pw_beta] =
+      pointwise_backward_cuda(grad, dw_out, dw, pw_out, pw_weight, pw);
   auto [grad_x, g_dw_weight] = depthwise_conv2d_backward_cuda(g, x, dw_weight, stride, {x_needed, true});
-
-  const auto as = [](const Tensor& g, const OptionalTensor& like) {
-    return like.has_value() ? g.to(like->scalar_type()) : Tensor();
-  };
   return {
       grad_x,
       g_dw_weight,
-      as(g_dw_gamma, dw_gamma),
-      as(g_dw_beta, dw_beta),
-      in_layout_of(pw_weight, g_pw_weight),
-      as(g_pw_gamma, pw_gamma),
-      as(g_pw_beta, pw_beta)};
+      gradient_for(dw_gamma, g_dw_gamma),
+      gradient_for(dw_beta, g_dw_beta),
+      g_pw_weight,
+      gradient_for(pw_gamma, g_pw_gamma),
+      gradient_for(pw_beta, g_pw_beta)};
+}
+
+} // namespace
+
+std::tuple<Tensor, Tensor> pointwise_train_cuda(
+    const Tensor& dw_out, const CudaNorm& dw, const Tensor& pw_weight, CudaNorm& pw) {
+  const auto pw_out = channels_last(
+      at::convolution(dw.apply(dw_out), pw_weight, {}, {1, 1}, {0, 0}, {1, 1}, false, {0, 0}, 1));
+  pw.take_statistics(pw_out);
+  return {pw.apply(pw_out), pw_out};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> pointwise_backward_cuda(
+    const Tensor& grad,
+    const Tensor& dw_out,
+    const CudaNorm& dw,
+    const Tensor& pw_out,
+    const Tensor& pw_weight,
+    const CudaNorm& pw) {
+  // `g` moves from the output to dw_out; each step frees the tensor before it.
+  auto [g, g_pw_gamma, g_pw_beta] = pw.backward(channels_last(grad), channels_last(pw_out));
+  const auto saved = channels_last(dw_out);
+  Tensor g_pw_weight, g_dw_gamma, g_dw_beta;
+  std::tie(g, g_pw_weight, std::ignore) = at::convolution_backward(
+      g, dw.apply(saved), pw_weight, {}, {1, 1}, {0, 0}, {1, 1}, false, {0, 0}, 1, {true, true, false});
+  std::tie(g, g_dw_gamma, g_dw_beta) = dw.backward(channels_last(g), saved);
+  return {g, g_dw_gamma, g_dw_beta, in_layout_of(pw_weight, g_pw_weight), g_pw_gamma, g_pw_beta};
 }
 
 TORCH_LIBRARY_IMPL(supernet, CUDA, m) {

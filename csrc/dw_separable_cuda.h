@@ -1,48 +1,27 @@
-// What inverted_bottleneck uses of dw_separable on CUDA: all behind its expansion in training, forward and backward.
+// What inverted_bottleneck uses of dw_separable on CUDA: all behind the depthwise convolution in training, forward and
+// backward.
 #pragma once
 
 #include <limits>
 
+#include "batch_norm_act_cuda.h"
 #include "dw_separable.h"
 
 namespace supernet {
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> dw_separable_train_cuda(
-    const at::Tensor& x,
-    const at::Tensor& dw_weight,
-    const std::optional<at::Tensor>& dw_gamma,
-    const std::optional<at::Tensor>& dw_beta,
-    double dw_eps,
-    const at::Tensor& pw_weight,
-    const std::optional<at::Tensor>& pw_gamma,
-    const std::optional<at::Tensor>& pw_beta,
-    double pw_eps,
-    int64_t stride,
-    std::string_view mid_act,
-    std::string_view out_act);
+// The output and, before its batch norm, that of the pointwise convolution; dw_out is the depthwise convolution's, and
+// `dw` has its statistics. Those of `pw` are set.
+std::tuple<at::Tensor, at::Tensor> pointwise_train_cuda(
+    const at::Tensor& dw_out, const CudaNorm& dw, const at::Tensor& pw_weight, CudaNorm& pw);
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>
-dw_separable_backward_cuda(
+// Gradients of dw_out, of gamma and beta of its batch norm, of pw_weight, and of gamma and beta behind it.
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> pointwise_backward_cuda(
     const at::Tensor& grad,
-    const at::Tensor& x,
     const at::Tensor& dw_out,
+    const CudaNorm& dw,
     const at::Tensor& pw_out,
-    const at::Tensor& dw_weight,
-    const std::optional<at::Tensor>& dw_gamma,
-    const std::optional<at::Tensor>& dw_beta,
-    const at::Tensor& dw_mean,
-    const at::Tensor& dw_var,
-    double dw_eps,
     const at::Tensor& pw_weight,
-    const std::optional<at::Tensor>& pw_gamma,
-    const std::optional<at::Tensor>& pw_beta,
-    const at::Tensor& pw_mean,
-    const at::Tensor& pw_var,
-    double pw_eps,
-    int64_t stride,
-    std::string_view mid_act,
-    std::string_view out_act,
-    bool x_needed);
+    const CudaNorm& pw);
 
 // A pixel has at most this many blocks of the inference kernels (separable_kernels.cuh).
 inline void check_fused_launch(const char* op, const DwSeparableShape& s) {

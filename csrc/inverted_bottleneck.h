@@ -88,8 +88,12 @@ inline InvertedBottleneck check_inverted_bottleneck_train(
   return call;
 }
 
-// The form for every device, for what a device's own kernel leaves out.
+// The form for every device, for what a device's own kernels leave out.
 namespace aten {
+
+using InvertedBottleneckTensors = std::tuple<
+    at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
+    at::Tensor>;
 
 at::Tensor inverted_bottleneck(
     const at::Tensor& x,
@@ -105,6 +109,49 @@ at::Tensor inverted_bottleneck(
     bool residual,
     int64_t stride,
     std::string_view act);
+
+InvertedBottleneckTensors inverted_bottleneck_train(
+    const at::Tensor& x,
+    const at::Tensor& expand_weight,
+    const std::optional<at::Tensor>& expand_gamma,
+    const std::optional<at::Tensor>& expand_beta,
+    const at::Tensor& dw_weight,
+    const std::optional<at::Tensor>& dw_gamma,
+    const std::optional<at::Tensor>& dw_beta,
+    const at::Tensor& pw_weight,
+    const std::optional<at::Tensor>& pw_gamma,
+    const std::optional<at::Tensor>& pw_beta,
+    double eps,
+    bool residual,
+    int64_t stride,
+    std::string_view act);
+
+InvertedBottleneckTensors inverted_bottleneck_backward(
+    const at::Tensor& grad,
+    const at::Tensor& x,
+    const at::Tensor& expand_out,
+    const at::Tensor& dw_out,
+    const at::Tensor& pw_out,
+    const at::Tensor& expand_weight,
+    const std::optional<at::Tensor>& expand_gamma,
+    const std::optional<at::Tensor>& expand_beta,
+    const at::Tensor& expand_mean,
+    const at::Tensor& expand_var,
+    const at::Tensor& dw_weight,
+    const std::optional<at::Tensor>& dw_gamma,
+    const std::optional<at::Tensor>& dw_beta,
+    const at::Tensor& dw_mean,
+    const at::Tensor& dw_var,
+    const at::Tensor& pw_weight,
+    const std::optional<at::Tensor>& pw_gamma,
+    const std::optional<at::Tensor>& pw_beta,
+    const at::Tensor& pw_mean,
+    const at::Tensor& pw_var,
+    double eps,
+    bool residual,
+    int64_t stride,
+    std::string_view act,
+    bool x_needed);
 
 } // namespace aten
 

@@ -16,6 +16,7 @@ namespace supernet {
 namespace {
 
 using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
 
 Tensor pointwise(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   return channels_last(at::convolution(x, weight, bias, {1, 1}, {0, 0}, {1, 1}, false, {0, 0}, 1));
@@ -60,12 +61,7 @@ Tensor aten::inverted_bottleneck(
   return residual ? y.add_(in) : y;
 }
 
-namespace {
-
-using OptionalTensor = std::optional<Tensor>;
-using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-Outputs inverted_bottleneck_train(
+aten::InvertedBottleneckTensors aten::inverted_bottleneck_train(
     const Tensor& x,
     const Tensor& expand_weight,
     const OptionalTensor& expand_gamma,
@@ -104,7 +100,7 @@ Outputs inverted_bottleneck_train(
 }
 
 // Gradients of x and of weight, gamma and beta of the three convolutions; those not there are undefined.
-Outputs inverted_bottleneck_backward(
+aten::InvertedBottleneckTensors aten::inverted_bottleneck_backward(
     const Tensor& grad,
     const Tensor& x,
     const Tensor& expand_out,
@@ -164,12 +160,10 @@ Outputs inverted_bottleneck_backward(
       gradient_for(expand_beta, g_beta), g_dw_weight, g_dw_gamma, g_dw_beta, g_pw_weight, g_pw_gamma, g_pw_beta};
 }
 
-} // namespace
-
 TORCH_LIBRARY_IMPL(supernet, CompositeExplicitAutograd, m) {
   m.impl("inverted_bottleneck", &aten::inverted_bottleneck);
-  m.impl("inverted_bottleneck_train", &inverted_bottleneck_train);
-  m.impl("inverted_bottleneck_backward", &inverted_bottleneck_backward);
+  m.impl("inverted_bottleneck_train", &aten::inverted_bottleneck_train);
+  m.impl("inverted_bottleneck_backward", &aten::inverted_bottleneck_backward);
 }
 
 } // namespace supernet

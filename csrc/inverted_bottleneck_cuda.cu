@@ -1,8 +1,8 @@
 // inverted_bottleneck, its training form and its backward on CUDA.
 //
-// Inference is one launch of inverted_bottleneck_kernels.cuh. Training is the expansion through cuDNN, its batch norm
-// with activation in the passes of batch_norm_act, and dw_separable's training behind it. Only x and the three outputs
-// before batch norm are kept.
+// Inference is one launch of inverted_bottleneck_kernels.cuh. In training the expansion goes through cuDNN, and the
+// depthwise kernels, forward and backward, read its output through batch norm and activation; what follows is
+// dw_separable's. Only x and the three outputs before batch norm are kept.
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/convolution_backward.h>
@@ -101,21 +101,28 @@ Outputs inverted_bottleneck_train_cuda(
     bool residual,
     int64_t stride,
     std::string_view act) {
+  constexpr auto op = "inverted_bottleneck_train";
   const auto call = check_inverted_bottleneck_train(
-      "inverted_bottleneck_train", x, expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta,
-      pw_weight, pw_gamma, pw_beta, eps, residual, stride, act);
+      op, x, expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta, pw_weight, pw_gamma, pw_beta,
+      eps, residual, stride, act);
   const c10::cuda::CUDAGuard device(x.device());
   const at::AutoDispatchBelowAutograd guard;
+  if (!has_depthwise_cuda(x, dw_weight, stride)) {
+    return aten::inverted_bottleneck_train(
+        x, expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta, pw_weight, pw_gamma, pw_beta, eps,
+        residual, stride, act);
+  }
+  CudaNorm expand(x, expand_gamma, expand_beta, eps, call.act), dw(x, dw_gamma, dw_beta, eps, call.act);
+  CudaNorm pw(x, pw_gamma, pw_beta, eps, Activation::none);
   const auto in = channels_last(x);
   const auto expand_out =
       channels_last(at::convolution(in, expand_weight, {}, {1, 1}, {0, 0}, {1, 1}, false, {0, 0}, 1));
-  CudaNorm norm(x, expand_gamma, expand_beta, eps, call.act);
-  norm.take_statistics(expand_out);
-  auto [y, dw_out, pw_out, dw_mean, dw_var, pw_mean, pw_var] = dw_separable_train_cuda(
-      norm.apply(expand_out), dw_weight, dw_gamma, dw_beta, eps, pw_weight, pw_gamma, pw_beta, eps, stride, act,
-      "none");
+  expand.take_statistics(expand_out);
+  Tensor dw_out;
+  std::tie(dw_out, dw.mean, dw.var) = depthwise_statistics_cuda(expand_out, &expand, dw_weight, stride);
+  auto [y, pw_out] = pointwise_train_cuda(dw_out, dw, pw_weight, pw);
   return {
-      residual ? y.add_(in) : y, expand_out, dw_out, pw_out, norm.mean, norm.var, dw_mean, dw_var, pw_mean, pw_var};
+      residual ? y.add_(in) : y, expand_out, dw_out, pw_out, expand.mean, expand.var, dw.mean, dw.var, pw.mean, pw.var};
 }
 
 // Gradients of x and of weight, gamma and beta of the three convolutions; those not there are undefined.
@@ -152,23 +159,36 @@ Outputs inverted_bottleneck_backward_cuda(
   check_grad(op, grad, {x.size(0), call.shape.out_channels, call.shape.height, call.shape.width}, x);
   const c10::cuda::CUDAGuard device(x.device());
   const at::AutoDispatchBelowAutograd guard;
-  const auto saved = channels_last(expand_out), dy = channels_last(grad);
-  CudaNorm norm(x, expand_gamma, expand_beta, eps, call.act);
-  norm.mean = expand_mean.contiguous();
-  norm.var = expand_var.contiguous();
-  auto [g, g_dw_weight, g_dw_gamma, g_dw_beta, g_pw_weight, g_pw_gamma, g_pw_beta] = dw_separable_backward_cuda(
-      dy, norm.apply(saved), dw_out, pw_out, dw_weight, dw_gamma, dw_beta, dw_mean, dw_var, eps, pw_weight, pw_gamma,
-      pw_beta, pw_mean, pw_var, eps, stride, act, "none", true);
-  Tensor g_gamma, g_beta, grad_x, g_weight;
-  std::tie(g, g_gamma, g_beta) = norm.backward(channels_last(g), saved);
+  if (!has_depthwise_cuda(x, dw_weight, stride)) {
+    return aten::inverted_bottleneck_backward(
+        grad, x, expand_out, dw_out, pw_out, expand_weight, expand_gamma, expand_beta, expand_mean, expand_var,
+        dw_weight, dw_gamma, dw_beta, dw_mean, dw_var, pw_weight, pw_gamma, pw_beta, pw_mean, pw_var, eps, residual,
+        stride, act, x_needed);
+  }
+  const CudaNorm expand(x, expand_gamma, expand_beta, eps, call.act, expand_mean, expand_var);
+  const CudaNorm dw(x, dw_gamma, dw_beta, eps, call.act, dw_mean, dw_var);
+  const CudaNorm pw(x, pw_gamma, pw_beta, eps, Activation::none, pw_mean, pw_var);
+  const auto dy = channels_last(grad);
+  auto [g, g_dw_gamma, g_dw_beta, g_pw_weight, g_pw_gamma, g_pw_beta] =
+      pointwise_backward_cuda(dy, dw_out, dw, pw_out, pw_weight, pw);
+  Tensor g_gamma, g_beta, g_dw_weight, grad_x, g_weight;
+  std::tie(g, g_gamma, g_beta, g_dw_weight) = depthwise_norm_backward_cuda(g, expand_out, expand, dw_weight, stride);
   std::tie(grad_x, g_weight, std::ignore) = at::convolution_backward(
       g, channels_last(x), expand_weight, {}, {1, 1}, {0, 0}, {1, 1}, false, {0, 0}, 1, {x_needed, true, false});
   if (x_needed) {
     grad_x = channels_last(residual ? grad_x.add_(dy) : grad_x);
   }
   return {
-      grad_x,      in_layout_of(expand_weight, g_weight), gradient_for(expand_gamma, g_gamma),
-      gradient_for(expand_beta, g_beta), g_dw_weight, g_dw_gamma, g_dw_beta, g_pw_weight, g_pw_gamma, g_pw_beta};
+      grad_x,
+      in_layout_of(expand_weight, g_weight),
+      gradient_for(expand_gamma, g_gamma),
+      gradient_for(expand_beta, g_beta),
+      g_dw_weight,
+      gradient_for(dw_gamma, g_dw_gamma),
+      gradient_for(dw_beta, g_dw_beta),
+      g_pw_weight,
+      gradient_for(pw_gamma, g_pw_gamma),
+      gradient_for(pw_beta, g_pw_beta)};
 }
 
 } // namespace

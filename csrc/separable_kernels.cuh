@@ -13,7 +13,7 @@
 
 #include "activation_kernels.cuh"
 #include "cuda_common.cuh"
-#include "depthwise_kernels.cuh"
+#include "depthwise_rows.cuh"
 
 namespace supernet::cuda {
 

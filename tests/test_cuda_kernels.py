@@ -108,13 +108,14 @@ def test_inverted_bottleneck(dtype, k, stride):
         close(ops.inverted_bottleneck(*inputs, **options), want, dtype, factor=2)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.parametrize("act", ["relu", "hard_swish"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("k", [1, 3, 5, 7])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_inverted_bottleneck_train(dtype, k, stride):
+def test_inverted_bottleneck_train(dtype, k, stride, act):
     for shape in BOTTLENECKS[1:3]:
         inputs = [t.requires_grad_() for t in bottleneck(shape, k, dtype)]
-        options = {"eps": 1e-3, "stride": stride, "act": "relu", "residual": stride == 1 and shape[1] == shape[-1]}
+        options = {"eps": 1e-3, "stride": stride, "act": act, "residual": stride == 1 and shape[1] == shape[-1]}
         compare(
             lambda *a, o=options: ops.inverted_bottleneck_train(*a, **o)[0],
             lambda *a, o=options: reference.inverted_bottleneck_train(*a, **o)[0],

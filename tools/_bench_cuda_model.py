@@ -35,7 +35,9 @@ BATCH = 64
 GOAL = 1.15  # moved / minimum
 SECTOR = 32
 WEIGHTS = {
-    f"{part}{name}" for part in ("", "dw_", "pw_", "expand_") for name in ("weight", "scale", "shift", "gamma", "beta")
+    f"{part}{name}"
+    for part in ("", "dw_", "pw_", "expand_")
+    for name in ("weight", "scale", "shift", "mean", "var", "gamma", "beta")
 }
 """Names of arguments that every block reads."""
 TYPES = (torch.float32, torch.bfloat16)
@@ -122,24 +124,29 @@ def depthwise() -> Iterator[Case]:
         operations = 2 * BATCH * c * out * out * k * k
         partial = Scratch((BATCH * 16, 3 * c * k * k))  # more than these plans need
         x, grad = tensor(BATCH, size, size, c, dtype=dtype), tensor(BATCH, out, out, c, dtype=dtype)
-        y, weight = Out(tuple(grad.shape), dtype), tensor(c, k, k, dtype=dtype)
+        like_x = Out(tuple(x.shape), dtype)
+        norm = {"mean": tensor(c), "var": tensor(c), "gamma": tensor(c), "beta": tensor(c), "eps": 1e-5, "act": 2}
+        weight = {"weight": tensor(c, k, k, dtype=dtype)}
+        output = {"y": Out(tuple(grad.shape), dtype)}
+        moments = {"partial": partial, "out_mean": Out((c,)), "out_var": Out((c,))}
+        back = {"grad": grad, "partial": partial, "grad_weight": Out((c, k, k), dtype)}
+        # With the gradient on through the norm: grad_z is written and read, x is read again.
+        through = {"grad_z": like_x, "partial": partial, "sums": Scratch((2, c)), "grad_x": like_x}
+        through |= {"grad_gamma": Out((c,)), "grad_beta": Out((c,))}
         calls = {
-            "forward": {"x": x, "weight": weight, "y": y},
-            "forward_moments": {
-                "x": x,
-                "weight": weight,
-                "y": y,
-                "partial": partial,
-                "mean": Out((c,)),
-                "var": Out((c,)),
-            },
-            "input_gradient": {"grad": grad, "weight": weight, "grad_x": Out(tuple(x.shape), dtype)},
-            "weight_gradient": {"x": x, "grad": grad, "partial": partial, "grad_weight": Out((c, k, k), dtype)},
+            "forward": {"x": x, **weight, **output},
+            "forward_moments": {"x": x, **weight, **output, **moments},
+            "norm_forward": {"x": x, **norm, **weight, **output, **moments},
+            "input_gradient": {"grad": grad, **weight, "grad_x": like_x},
+            "norm_input_gradient": {"grad": grad, **weight, "x": x, **norm, **through},
+            "weight_gradient": {"x": x, **back},
+            "norm_weight_gradient": {"x": x, **norm, **back},
         }
         for name, arguments in calls.items():
             function = f"{name}_{str(dtype).removeprefix('torch.')}"
             title = f"depthwise {name.replace('_', ' ')}"
-            yield Case(title, shape, "depthwise", function, {**arguments, **common}, operations)
+            again = 2 * x.nbytes if name == "norm_input_gradient" else 0
+            yield Case(title, shape, "depthwise", function, {**arguments, **common}, operations, again=again)
 
 
 def batch_norm_act() -> Iterator[Case]:

@@ -22,7 +22,6 @@
 #define __host__
 #define __launch_bounds__(...)
 #define __forceinline__ inline __attribute__((always_inline))
-#define __noinline__ __attribute__((noinline))
 
 #define SUPERNET_SHARED(type, name, count) \
   static char name##_key;                  \
@@ -184,7 +183,7 @@ inline void run_thread() {
 
 // Waits until all of the group's threads, [first, first + count), wait in the same place; then `meet` runs for all.
 template <typename Meet>
-__noinline__ uint64_t
+__attribute__((noinline)) uint64_t
 wait(Wait what, uint64_t value, unsigned first, unsigned count, unsigned& arrived, const Place& place, Meet meet) {
   auto& self = s.threads[s.current];
   self.wait = what;
