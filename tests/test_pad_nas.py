@@ -14,7 +14,7 @@ import pad_nas as tool
 import pytest
 import torch
 
-from latency.table import LatencyTable
+from latency.table import SCHEMA, LatencyTable
 from search import pad_nas
 from search.ces import CESConfig
 from search.costs import AdditiveCost
@@ -189,7 +189,7 @@ def lut(space: Space, **change) -> dict:
         ms = 0.1 + 0.01 * i
         operations[key] = {"median_ms": ms, "p10": ms, "p90": ms, "min": ms, **measured}
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "space": {"name": space.name, "fingerprint": space.fingerprint},
         "device": {"cpu": "abacus", "cores": 1, "core": None},
         "runtime": {"name": "torch", "options": {}},
@@ -230,6 +230,13 @@ def test_one_command_makes_the_whole_run(finished, table):
         assert expected <= 0.64
     assert space.size <= Space.load(folder / "supernet-1" / "space.json").size
     assert (folder / "supernet-1" / "distribution.png").exists()
+
+
+def test_measures_a_table_where_none_is_given(tmp_path, space_file):  # noqa: F811
+    ok("pad_nas", "--run", tmp_path / "run", "--space", space_file, *SMALL)
+    table = LatencyTable.load(tmp_path / "run" / "lut.json", Space.load(space_file))
+    assert table.calibration is not None
+    assert (tmp_path / "run" / "supernet-2" / "lut.json").exists()
 
 
 def test_killed_and_continued(finished, tmp_path, space_file, table):  # noqa: F811

@@ -86,11 +86,13 @@ def run(args: Args) -> None:
     elif args.emit:
         emit(args, space, output, args.emit)
     else:
-        finish(args, space, output, collect(args, space) if args.collect else build(args, space, output))
+        table = collect(args, space) if args.collect else build(args, space, output)
+        write(table, output)
+        show(args, space, output, table)
 
 
-def finish(args: Args, space: Space, output: Path, table: LatencyTable) -> None:
-    """Write the table unless it is worth nothing, and show it."""
+def write(table: LatencyTable, output: Path) -> None:
+    """Write the table unless it is worth nothing."""
     median, gate = table.quality["median_aa"], table.protocol["gate"]
     partial = output.with_suffix(".partial.json")
     if median > HOPELESS * gate:
@@ -101,6 +103,10 @@ def finish(args: Args, space: Space, output: Path, table: LatencyTable) -> None:
         )
     checkpoint.write_json(output, table.to_json())
     partial.unlink(missing_ok=True)
+
+
+def show(args: Args, space: Space, output: Path, table: LatencyTable) -> None:
+    """What was measured, and what to do with it."""
     _cli.console.print(f"latency table → {output}", highlight=False)
     _table.show(table, space)
     found = args.run / "arch.json"

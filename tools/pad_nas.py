@@ -83,7 +83,8 @@ def run(args: Args) -> None:
 
     # All that can be wrong is found before any training: the table, its layers, the window.
     if "latency" in args.objectives and not args.lut and not (args.run / "lut.json").exists():
-        build_lut.build(build_lut.Args(run=args.run, quiet=args.quiet), space, args.run / "lut.json")
+        output = args.run / "lut.json"
+        build_lut.write(build_lut.build(build_lut.Args(run=args.run, quiet=args.quiet), space, output), output)
     luts = _search.tables(args, args.run / "lut.json", space)
     costs = _search.costs(space, luts)
     bounds = _search.bounds(args, space, luts, costs)
