@@ -11,7 +11,7 @@ export MAX_JOBS ?= $(shell nproc)
 quickstart: $(VENV)/built
 	$(BIN)/python tools/train_supernet.py --run $(RUN) --epochs 3
 	$(BIN)/python tools/build_lut.py --run $(RUN) --runtime torch
-	$(BIN)/python tools/evolve.py --run $(RUN) --population 24 --iterations 10 --random 24 --val-limit 3000
+	$(BIN)/python tools/evolve.py --run $(RUN) --population 24 --iterations 10 --random 24
 	$(BIN)/python tools/retrain.py --run $(RUN) --pick best --epochs 3
 	$(BIN)/python tools/report.py --run $(RUN)
 
