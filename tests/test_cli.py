@@ -399,6 +399,7 @@ def test_several_devices_and_objectives(copy):
     table = json.loads((copy / "lut.json").read_text())
     for samples in table["operations"].values():
         samples["median_ms"] *= 3
+    table["calibration"]["overhead_ms"] *= 3
     (copy / "slow.json").write_text(json.dumps(table))
     both = ("--lut", copy / "lut.json", "--lut", copy / "slow.json", "--lat-max", 70, "--lat-max", 200)
     ok("evolve", "--run", copy, *SEARCH, *both, "--objectives", "latency", "params", "activations")
