@@ -97,6 +97,11 @@ def summarise(accuracies: np.ndarray, flops: np.ndarray) -> dict[str, float | st
         "mean, %": 100 * mean.mean(),
         "SD of the networks, points": 100 * mean.std(ddof=1),
     }
+    for share in (0.2, 0.4, 0.6):
+        inside = mean[flops <= flops.min() + share * np.ptp(flops)]
+        summary[f"best − mean within {share:.0%} of the multiply-adds' range, points"] = 100 * (
+            inside.max() - inside.mean()
+        )
     seeds = range(accuracies.shape[1])
     pairs = [ranking.kendall(accuracies[:, a], accuracies[:, b]) for a in seeds for b in range(a)]
     if pairs:
