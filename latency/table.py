@@ -51,7 +51,7 @@ class Calibration:
 
     def predict(self, check: Check) -> float:
         """Latency of a whole network, ms."""
-        return self.scale * (check.sum_ms - check.layers * self.overhead_ms)
+        return _whole(check, self.scale, self.overhead_ms)
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,9 @@ class LatencyTable:
     def calibrated(self, fitted_on: Sequence[Check], held_out: Sequence[Check]) -> LatencyTable:
         """The table with a calibration on the first, and its error stated on the others."""
         limit = OVERHEAD * min(samples.median_ms for samples in self.operations.values())
-        scale, overhead = calibrate(fitted_on, limit)
-        calibration = Calibration(scale, overhead, tuple(fitted_on), tuple(held_out), None, None)
-        mape, spearman = report([calibration.predict(c) for c in held_out], [c.measured_ms for c in held_out])
-        stated = dataclasses.replace(calibration, held_out_mape=mape, held_out_spearman=spearman)
-        return dataclasses.replace(self, calibration=stated)
+        fit = calibrate(fitted_on, limit)
+        error = report([_whole(c, *fit) for c in held_out], [c.measured_ms for c in held_out])
+        return dataclasses.replace(self, calibration=Calibration(*fit, tuple(fitted_on), tuple(held_out), *error))
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict; ``from_json`` is its inverse."""
@@ -218,14 +216,16 @@ def calibrate(checks: Sequence[Check], limit: float) -> tuple[float, float]:
         raise UserError("no networks to fit the scale on: expected at least one")
 
     def foreseen(limit: float) -> float:
-        errors = []
-        for i, check in enumerate(checks):
-            scale, overhead = _fit([*checks[:i], *checks[i + 1 :]], limit)
-            errors.append(scale * (check.sum_ms - check.layers * overhead) / check.measured_ms - 1)
-        return math.fsum(error * error for error in errors)
+        fits = [_fit([*checks[:i], *checks[i + 1 :]], limit) for i in range(len(checks))]
+        return math.fsum((_whole(c, *fit) / c.measured_ms - 1) ** 2 for c, fit in zip(checks, fits, strict=True))
 
     helps = len(checks) > 3 and foreseen(limit) < foreseen(0.0)
     return _fit(checks, limit if helps else 0.0)
+
+
+def _whole(check: Check, scale: float, overhead_ms: float) -> float:
+    """Latency of a whole network from the sum of its layers, ms."""
+    return scale * (check.sum_ms - check.layers * overhead_ms)
 
 
 def _fit(checks: Sequence[Check], limit: float) -> tuple[float, float]:

@@ -99,21 +99,21 @@ def load_front(run: Path, space: Space) -> dict:
 
 def open_images(run: Path, root: Path | None, limit: int | None = None) -> data.TrainVal:
     """Train and validation images as the supernet in ``run`` had them: the same split, in the same place by default."""
-    config = _run_config(run)
-    root = root or Path(config.get("data_root", "data"))
+    config, root = _run_config(run, root)
     return data.open_train(config["data"], root, seed=config["seed"], resolution=config["resolution"], limit=limit)
 
 
 def open_test_images(run: Path, root: Path | None) -> data.ImageSet:
     """The test images of the data set of ``run``."""
-    config = _run_config(run)
-    root = root or Path(config.get("data_root", "data"))
+    config, root = _run_config(run, root)
     return data.open_test(config["data"], root, resolution=config["resolution"])
 
 
-def _run_config(run: Path) -> dict:
+def _run_config(run: Path, root: Path | None) -> tuple[dict, Path]:
+    """The run's configuration; ``root``, else where its supernet's training found the images."""
     advice = f"run python tools/train_supernet.py{run_flag(run)} first"
-    return checkpoint.read_json(run / "config.json", "run configuration", advice)
+    config = checkpoint.read_json(run / "config.json", "run configuration", advice)
+    return config, root or Path(config.get("data_root", "data"))
 
 
 def default_kernels(device: torch.device) -> str:

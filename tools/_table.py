@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Iterable
 
 import _cli
 import numpy as np
@@ -24,6 +25,12 @@ COLUMNS = (
     ("MFLOPs", "flops", 1e-6, "{:.2f}"),
     ("k params", "params", 1e-3, "{:.1f}"),
 )
+
+
+def columns(rows: Iterable[dict]) -> list[tuple]:
+    """Those of ``COLUMNS`` that every row has."""
+    rows = list(rows)
+    return [column for column in COLUMNS if all(column[1] in row for row in rows)]
 
 
 def extremes(table: LatencyTable, space: Space) -> tuple[float, float]:
@@ -51,6 +58,7 @@ def in_words(mape: float | None, spearman: float | None) -> str:
 
 
 def calibration_in_words(calibration: Calibration) -> str:
+    """Scale and overhead, and from how many networks."""
     overhead = f", {1e3 * calibration.overhead_ms:.3g} µs off each layer" if calibration.overhead_ms else ""
     return f"scale {calibration.scale:.3f}{overhead}, from {len(calibration.fitted_on)}"
 

@@ -75,8 +75,7 @@ def run(args: Args) -> None:
         kernels=_cli.default_kernels(device),
     )
     settings = {"data": name, "seed": args.seed, "resolution": args.resolution, "limit": args.limit}
-    settings |= {"batch_size": args.batch_size, "lr": lr, "augment": augment}
-    opened = {**settings, "data_root": str(args.data_root)}
+    settings |= {"batch_size": args.batch_size, "lr": lr, "augment": augment, "data_root": str(args.data_root)}
     config = configuration(args, settings, space)
     advice = "use another --run folder, or delete this one"
     known = checkpoint.same_config(args.run / "config.json", config, advice)
@@ -95,7 +94,7 @@ def run(args: Args) -> None:
         checkpoint.write_json(args.run / "config.json", config)
 
     stages = []
-    for stage in pad_nas.run(space, images, cfg, costs, bounds, objectives, args.run, device, opened, args.quiet):
+    for stage in pad_nas.run(space, images, cfg, costs, bounds, objectives, args.run, device, settings, args.quiet):
         if luts:
             checkpoint.write_json(stage.folder / "lut.json", luts["latency"].to_json())
         _search.write(stage.folder, stage.found, stage.random, luts)

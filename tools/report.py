@@ -164,7 +164,7 @@ def label(spec: blocks.LayerSpec) -> str:
 def tested(run: Run) -> str:
     if not run.results:
         return ""
-    columns = [c for c in _table.COLUMNS if all(c[1] in row for row in run.results.values())]
+    columns = _table.columns(run.results.values())
     rows = [
         [name, *(form.format(scale * row[key]) for _, key, scale, form in columns)] for name, row in run.results.items()
     ]
@@ -215,7 +215,7 @@ def search(run: Run) -> str:
     picture = image(
         lambda file: fronts.plot(file, scored, found, random, bound, title, objectives), "accuracy over cost"
     )
-    columns = [c for c in _table.COLUMNS[2:] if all(c[1] in entry for entry in front["front"])]
+    columns = _table.columns(front["front"])
     rows = [
         [str(i), *(form.format(scale * entry[key]) for _, key, scale, form in columns), entry["layers"]]
         for i, entry in enumerate(front["front"])

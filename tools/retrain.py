@@ -197,8 +197,7 @@ def measure_all(space: Space, jobs: Sequence[Job], lut: LatencyTable) -> dict[st
 
 def show(args: Args, rows: dict[str, dict], controls: Sequence[str]) -> None:
     """One table: the picked networks, and mean ± standard deviation of the random ones."""
-    known = [column for column in _table.COLUMNS if all(column[1] in row for row in rows.values())]
-    columns = [column for column in known if column[1] != "val_accuracy"]  # as wide as a terminal
+    columns = [c for c in _table.columns(rows.values()) if c[1] != "val_accuracy"]  # as wide as a terminal
     table = Table("", title=f"{'trained alone' if args.epochs else 'weights of the supernet'}, tested once")
     for column in columns:
         table.add_column(column[0], justify="right")
