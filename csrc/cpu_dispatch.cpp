@@ -18,15 +18,14 @@
 namespace supernet::cpu {
 namespace {
 
-constexpr const char* kNames[] = {"generic", "avx2", "avx512", "amx"};
+constexpr const char* kNames[] = {"generic", "avx2", "avx512", "avx512_bf16", "amx"};
 
-// AVX-512's bfloat16 conversions, AMX's bfloat16 products, and the system's leave to use its tiles.
+// AMX's bfloat16 products, and the system's leave to use its tiles.
 bool amx_usable() {
 #if defined(__x86_64__) && defined(__linux__)
-  constexpr unsigned kConversions = 1u << 5, kTiles = 1u << 24, kProducts = 1u << 22; // leaf 7
+  constexpr unsigned kTiles = 1u << 24, kProducts = 1u << 22; // leaf 7
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & kTiles) || !(d & kProducts) ||
-      !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & kConversions)) {
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & kTiles) || !(d & kProducts)) {
     return false;
   }
   constexpr long kRequestPermission = 0x1023, kTileData = 18; // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
@@ -41,8 +40,11 @@ Capability of_processor() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    if (!__builtin_cpu_supports("avx512bf16")) {
+      return Capability::avx512;
+    }
     static const bool amx = amx_usable();
-    return amx ? Capability::amx : Capability::avx512;
+    return amx ? Capability::amx : Capability::avx512_bf16;
   }
   if (avx2) {
     return Capability::avx2;
@@ -53,7 +55,7 @@ Capability of_processor() {
 
 Capability parse(std::string_view name, const char* source) {
   const auto* found = std::find(std::begin(kNames), std::end(kNames), name);
-  TORCH_CHECK(found != std::end(kNames), source, " should be generic, avx2, avx512 or amx, got '", name, "'");
+  TORCH_CHECK(found != std::end(kNames), source, " should be generic, avx2, avx512, avx512_bf16 or amx, got '", name, "'");
   const auto asked = static_cast<Capability>(found - std::begin(kNames));
   const auto best = of_processor();
   TORCH_CHECK(
@@ -88,6 +90,7 @@ const FloatTables& float_tables() {
 #if defined(__x86_64__)
   switch (capability()) {
     case Capability::amx:
+    case Capability::avx512_bf16:
     case Capability::avx512:
       return avx512::float_tables;
     case Capability::avx2:
@@ -101,8 +104,13 @@ const FloatTables& float_tables() {
 
 const BlockKernels* block_kernels() {
 #if defined(__x86_64__)
-  if (capability() == Capability::amx) {
-    return &amx::block_kernels;
+  switch (capability()) {
+    case Capability::amx:
+      return &amx::block_kernels;
+    case Capability::avx512_bf16:
+      return &avx512_bf16::block_kernels;
+    default:
+      break;
   }
 #endif
   return nullptr;

@@ -29,12 +29,14 @@
 #define SUPERNET_NARROWS_BFLOAT16
 #include "cpu/vec_avx512.h"
 // behind the vectors
+#include "cpu/amx.h"
+// behind the products
 #include "cpu/blocks.h"
 
 namespace supernet::cpu::amx {
 
 const BlockKernels block_kernels = {
-    &pad_rows, &widen_block, &pack_tiles, &expand_blocks, &depthwise_block, &project_pixels,
+    &pad_rows, &widen_block, &pack_pairs, &expand_blocks, &depthwise_block, &project_pixels,
 };
 
 } // namespace supernet::cpu::amx

@@ -13,12 +13,12 @@ ops = pytest.importorskip("supernet.ops", reason="the extension is not built", e
 _C = pytest.importorskip("supernet._C")
 
 BEST = _C.build_info()["cpu_capability"]
-CAPABILITIES = ("generic", "avx2", "avx512", "amx")
+CAPABILITIES = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 # Largest error of a whole tensor relative to its L2 norm
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1.2e-2}
 # In inference each tensor rounded to bfloat16 (folded weights of pointwise convolutions, what they read, the output)
-# adds at most 2^-9 of its norm, and AMX rounds all of them.
+# adds at most 2^-9 of its norm, and AVX-512-bf16 and AMX round all of them.
 SEPARABLE_INFERENCE = {**TOLERANCE, torch.bfloat16: 3 * 2**-9}
 BOTTLENECK_INFERENCE = {**TOLERANCE, torch.bfloat16: 4 * 2**-9}
 # (N, C, H, W): one vector and less, tails, images smaller than the kernel, several bands, batch 1
@@ -527,15 +527,15 @@ import torch; from supernet import _C; print(_C.build_info()["cpu_capability"])
 
 
 @pytest.mark.skipif(BEST != "amx", reason="this machine has no AMX")
-def test_takes_avx512_where_the_system_refuses_amx():
+def test_takes_avx512_bf16_where_the_system_refuses_amx():
     """A signal stack that could not hold the tiles makes Linux refuse them."""
     env = {k: v for k, v in os.environ.items() if k != "SUPERNET_CPU_CAPABILITY"}
     run = subprocess.run(
         [sys.executable, "-c", SMALL_SIGNAL_STACK], env=env, capture_output=True, text=True, check=True
     )
-    assert run.stdout.strip() == "avx512"
+    assert run.stdout.strip() == "avx512_bf16"
 
 
 def test_refuses_an_unknown_capability():
-    with pytest.raises(RuntimeError, match="CPU capability should be generic, avx2, avx512 or amx, got 'sse'"):
+    with pytest.raises(RuntimeError, match="CPU capability should be generic, avx2, avx512, avx512_bf16 or amx, got 'sse'"):
         _C.set_cpu_capability("sse")

@@ -5,17 +5,14 @@
 // padded to whole tiles, so that nothing is masked but the stores.
 #pragma once
 
-#include "vector_ops.h"
+#include "pairs.h"
 
 namespace supernet::cpu::SUPERNET_ISA {
 
-constexpr int64_t kTileRows = 16, kTileDepth = 32;
-constexpr int64_t kTileValues = kTileRows * kTileDepth; // of A and of B
-
 // The unit is configured while this lives, and left without state, which would burden every switch of threads.
-class Tiles {
+class Products {
  public:
-  SUPERNET_INLINE Tiles() {
+  SUPERNET_INLINE Products() {
     struct alignas(64) Config {
       uint8_t palette = 1, start = 0, reserved[14] = {};
       uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
@@ -24,11 +21,81 @@ class Tiles {
     static constexpr Config config;
     asm volatile("ldtilecfg %0" ::"m"(config));
   }
-  SUPERNET_INLINE ~Tiles() {
+  SUPERNET_INLINE ~Products() {
     asm volatile("tilerelease");
   }
-  Tiles(const Tiles&) = delete;
-  Tiles& operator=(const Tiles&) = delete;
+  Products(const Products&) = delete;
+  Products& operator=(const Products&) = delete;
+
+  // Rows of A computed at a time.
+  static constexpr int64_t kRows = 2 * kTileRows;
+
+  // Calls finish(row, columns 0 to 15, columns 16 to 31) of A B + bias for the first of `rows` rows, at most kRows;
+  // of 16 columns or less the second vector is of no account.
+  template <class F>
+  SUPERNET_INLINE void operator()(
+      int64_t rows, int64_t columns, const c10::BFloat16* a, int64_t depth, const c10::BFloat16* b,
+      const float* bias, const F& finish) const {
+    using V = FloatVec;
+    alignas(64) float product[kRows * kColumns];
+    const bool tall = rows > kTileRows, wide = columns > kTileRows;
+    const auto multiply = tall && wide ? &Products::multiply<2, 2>
+        : tall                        ? &Products::multiply<2, 1>
+        : wide                        ? &Products::multiply<1, 2>
+                                      : &Products::multiply<1, 1>;
+    multiply(a, depth, b, bias, product);
+    for (int64_t i = 0; i < std::min(rows, kRows); ++i) {
+      const auto* row = product + i * kColumns;
+      finish(i, V::load(row), V::load(row + (wide ? kTileRows : 0)));
+    }
+  }
+
+ private:
+  static constexpr int64_t kColumns = 2 * kTileRows;
+
+  // 16 or 32 rows of A times NT column tiles, from `bias` on.
+  template <int MT, int NT>
+  static void multiply(
+      const c10::BFloat16* a, int64_t depth, const c10::BFloat16* b, const float* bias, float* c) {
+    const int64_t a_bytes = 2 * depth, b_tile = depth * kTileRows;
+    load<0>(bias, 0); // the same row 16 times
+    if constexpr (NT == 2) {
+      load<1>(bias + kTileRows, 0);
+    }
+    if constexpr (MT == 2) {
+      load<2>(bias, 0);
+      if constexpr (NT == 2) {
+        load<3>(bias + kTileRows, 0);
+      }
+    }
+    for (int64_t k = 0; k < depth; k += kTileDepth, b += kTileValues) {
+      load<6>(b, 64);
+      load<4>(a + k, a_bytes);
+      multiply_tiles<0, 4, 6>();
+      if constexpr (MT == 2) {
+        load<5>(a + k + kTileRows * depth, a_bytes);
+        multiply_tiles<2, 5, 6>();
+      }
+      if constexpr (NT == 2) {
+        load<7>(b + b_tile, 64);
+        multiply_tiles<1, 4, 7>();
+        if constexpr (MT == 2) {
+          multiply_tiles<3, 5, 7>();
+        }
+      }
+    }
+    constexpr int64_t kRowBytes = 4 * kColumns;
+    store<0>(c, kRowBytes);
+    if constexpr (NT == 2) {
+      store<1>(c + kTileRows, kRowBytes);
+    }
+    if constexpr (MT == 2) {
+      store<2>(c + kTileRows * kColumns, kRowBytes);
+      if constexpr (NT == 2) {
+        store<3>(c + kTileRows * kColumns + kTileRows, kRowBytes);
+      }
+    }
+  }
 
   // The compiler's intrinsics take no template arguments, and say nothing of the memory that they touch.
   template <int Tile>
@@ -40,106 +107,9 @@ class Tiles {
     asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(p), "r"(row_bytes), "i"(Tile) : "memory");
   }
   template <int C, int A, int B>
-  static SUPERNET_INLINE void multiply() {
+  static SUPERNET_INLINE void multiply_tiles() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
   }
 };
-
-// B, given as b [columns, depth], as tiles: column tile by column tile, of each all steps. In a tile lie 16 rows of
-// 16 pairs of steps.
-inline void pack_tiles(
-    const float* b, int64_t depth, int64_t columns, const float* scale, c10::BFloat16* packed) {
-  using V = FloatVec;
-  const auto rows =
-      _mm512_setr_epi32(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
-  for (int64_t first = 0; first < columns; first += kTileRows) {
-    for (int64_t k = 0; k < depth; k += kTileDepth, packed += kTileValues) {
-      const auto low = V::mask(depth - k), high = V::mask(std::max<int64_t>(depth - k - V::kSize, 0));
-      for (int64_t i = 0; i < kTileRows; ++i) {
-        V one = V::zero(), other = V::zero();
-        if (first + i < columns) {
-          const float* p = b + (first + i) * depth + k;
-          const V by = V::set(scale[first + i]);
-          one = V::load(p, low) * by;
-          other = V::load(p + V::kSize, high) * by;
-        }
-        _mm512_i32scatter_epi32(packed + 2 * i, rows, V::pair(one, other), 4);
-      }
-    }
-  }
-}
-
-// 16 or 32 rows of A times NT column tiles, from `bias` on, into C with rows c_row apart.
-template <int MT, int NT>
-SUPERNET_INLINE void multiply_tiles(
-    const c10::BFloat16* a,
-    int64_t depth,
-    const c10::BFloat16* b,
-    const float* bias,
-    float* c,
-    int64_t c_row,
-    int64_t c_tile) {
-  const int64_t a_bytes = 2 * depth, b_tile = depth * kTileRows;
-  Tiles::load<0>(bias, 0); // the same row 16 times
-  if constexpr (NT == 2) {
-    Tiles::load<1>(bias + kTileRows, 0);
-  }
-  if constexpr (MT == 2) {
-    Tiles::load<2>(bias, 0);
-    if constexpr (NT == 2) {
-      Tiles::load<3>(bias + kTileRows, 0);
-    }
-  }
-  for (int64_t k = 0; k < depth; k += kTileDepth, b += kTileValues) {
-    Tiles::load<6>(b, 64);
-    Tiles::load<4>(a + k, a_bytes);
-    Tiles::multiply<0, 4, 6>();
-    if constexpr (MT == 2) {
-      Tiles::load<5>(a + k + kTileRows * depth, a_bytes);
-      Tiles::multiply<2, 5, 6>();
-    }
-    if constexpr (NT == 2) {
-      Tiles::load<7>(b + b_tile, 64);
-      Tiles::multiply<1, 4, 7>();
-      if constexpr (MT == 2) {
-        Tiles::multiply<3, 5, 7>();
-      }
-    }
-  }
-  const int64_t row_bytes = 4 * c_row;
-  Tiles::store<0>(c, row_bytes);
-  if constexpr (NT == 2) {
-    Tiles::store<1>(c + c_tile, row_bytes);
-  }
-  if constexpr (MT == 2) {
-    Tiles::store<2>(c + kTileRows * c_row, row_bytes);
-    if constexpr (NT == 2) {
-      Tiles::store<3>(c + kTileRows * c_row + c_tile, row_bytes);
-    }
-  }
-}
-
-// Calls multiply_tiles with what is left of rows and columns, at most 2 tiles of each.
-SUPERNET_INLINE void multiply_tiles(
-    int64_t rows,
-    int64_t columns,
-    const c10::BFloat16* a,
-    int64_t depth,
-    const c10::BFloat16* b,
-    const float* bias,
-    float* c,
-    int64_t c_row,
-    int64_t c_tile) {
-  const bool tall = rows > kTileRows, wide = columns > kTileRows;
-  if (tall && wide) {
-    multiply_tiles<2, 2>(a, depth, b, bias, c, c_row, c_tile);
-  } else if (tall) {
-    multiply_tiles<2, 1>(a, depth, b, bias, c, c_row, c_tile);
-  } else if (wide) {
-    multiply_tiles<1, 2>(a, depth, b, bias, c, c_row, c_tile);
-  } else {
-    multiply_tiles<1, 1>(a, depth, b, bias, c, c_row, c_tile);
-  }
-}
 
 } // namespace supernet::cpu::SUPERNET_ISA

@@ -1,4 +1,4 @@
-// What inference in bfloat16 asks of an instruction set with matrix units: plain arguments, no ATen.
+// What inference in bfloat16 asks of an instruction set that multiplies it: plain arguments, no ATen.
 //
 // What the depthwise part reads is a block of 16 channels as floats, pixel after pixel, small enough for the cache
 // and never rounded. What it makes is rounded once, to pixels of all channels, which the pointwise product reads.
@@ -46,6 +46,9 @@ struct BlockKernels {
 // Null where the instruction set in use has none.
 const BlockKernels* block_kernels();
 
+namespace avx512_bf16 {
+extern const BlockKernels block_kernels;
+}
 namespace amx {
 extern const BlockKernels block_kernels;
 }

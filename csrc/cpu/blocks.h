@@ -1,7 +1,7 @@
-// Inference in bfloat16, block by block of 16 channels: the kernels of BlockKernels.
+// Inference in bfloat16, block by block of 16 channels: the kernels of BlockKernels. The products are those of amx.h or
+// of dot.h, whichever was included before.
 #pragma once
 
-#include "amx.h"
 #include "depthwise.h"
 #include "rows.h"
 
@@ -39,20 +39,16 @@ inline void expand_blocks(
     float* y,
     int64_t y_block) {
   using V = FloatVec;
-  const Tiles tiles;
+  const Products products;
   with_activation(act, [&](auto activation) {
-    for (int64_t i = 0; i < pixels; i += 2 * kTileRows) {
-      float* c = y + i * V::kSize;
-      multiply_tiles(pixels - i, lanes, x + i * depth, depth, packed, bias, c, V::kSize, y_block);
-      if (decltype(activation)::value == Activation::none) {
-        continue;
-      }
-      for (int64_t block = 0; block * V::kSize < lanes; ++block, c += y_block) {
-        SUPERNET_UNROLL
-        for (int r = 0; r < 2 * kTileRows; ++r) {
-          activate(decltype(activation)::value, V::load(c + r * V::kSize)).store(c + r * V::kSize);
+    for (int64_t i = 0; i < pixels; i += Products::kRows) {
+      products(pixels - i, lanes, x + i * depth, depth, packed, bias, [&](int64_t r, V low, V high) SUPERNET_LAMBDA {
+        float* at = y + (i + r) * V::kSize;
+        activate(decltype(activation)::value, low).store(at);
+        if (lanes > V::kSize) {
+          activate(decltype(activation)::value, high).store(at + y_block);
         }
-      }
+      });
     }
   });
 }
@@ -69,33 +65,31 @@ inline void project_pixels(
     BFloat16* y) {
   using V = FloatVec;
   constexpr int64_t kWidth = 2 * V::kSize;
-  alignas(64) float product[2 * kTileRows * kWidth];
-  const Tiles tiles;
+  const Products products;
   with_activation(act, [&](auto activation) {
-    const auto finish = [&](auto tail, int64_t i, int64_t j, auto low, auto high) SUPERNET_LAMBDA {
+    const auto pass = [&](auto tail, int64_t i, int64_t j) SUPERNET_LAMBDA {
       constexpr bool kTail = decltype(tail)::value;
-      const auto rows = std::min(pixels - i, 2 * kTileRows);
-      for (int64_t r = 0; r < rows; ++r) {
+      const auto left = columns - j;
+      const auto low = V::mask(left), high = V::mask(std::max<int64_t>(left - V::kSize, 0));
+      const auto finish = [&](int64_t r, V first, V second) SUPERNET_LAMBDA {
         const auto at = (i + r) * columns + j;
-        V first = activate(decltype(activation)::value, V::load(product + r * kWidth));
-        V second = activate(decltype(activation)::value, V::load(product + r * kWidth + V::kSize));
+        first = activate(decltype(activation)::value, first);
+        second = activate(decltype(activation)::value, second);
         if (residual) {
           first = first + load<V, kTail>(residual + at, low);
           second = second + load<V, kTail>(residual + at + V::kSize, high);
         }
         V::store_pair<kTail>(first, second, y + at, low, high);
-      }
+      };
+      products(pixels - i, left, x + i * depth, depth, packed + j * depth, bias + j, finish);
     };
-    for (int64_t i = 0; i < pixels; i += 2 * kTileRows) {
-      for (int64_t j = 0; j < columns; j += kWidth) {
-        const auto left = columns - j;
-        multiply_tiles(
-            pixels - i, left, x + i * depth, depth, packed + j * depth, bias + j, product, kWidth, V::kSize);
-        if (left >= kWidth) {
-          finish(Bool<false>{}, i, j, V::mask(16), V::mask(16));
-        } else {
-          finish(Bool<true>{}, i, j, V::mask(left), V::mask(std::max<int64_t>(left - V::kSize, 0)));
-        }
+    for (int64_t i = 0; i < pixels; i += Products::kRows) {
+      int64_t j = 0;
+      for (; j + kWidth <= columns; j += kWidth) {
+        pass(Bool<false>{}, i, j);
+      }
+      if (j < columns) {
+        pass(Bool<true>{}, i, j);
       }
     }
   });

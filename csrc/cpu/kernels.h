@@ -137,9 +137,9 @@ struct RowKernels {
   S (*mix_grad)(const T* grad, const T* x, S p, int64_t n, T* grad_x);
 };
 
-enum class Capability { generic, avx2, avx512, amx };
+enum class Capability { generic, avx2, avx512, avx512_bf16, amx };
 
-// The instruction set in use and its name. SUPERNET_CPU_CAPABILITY (generic, avx2, avx512 or amx), read once,
+// The instruction set in use and its name. SUPERNET_CPU_CAPABILITY (one of Capability), read once,
 // may name a lower one than the machine has.
 Capability capability();
 const char* capability_name();

@@ -1,0 +1,51 @@
+// Inference in bfloat16 for AVX-512 with bfloat16 products; all else is AVX-512's.
+//
+// Every header of others comes before the target options: what it defines may be merged with copies from
+// other files, which must run on any processor. All that follows lives in a namespace of this instruction
+// set.
+#if defined(__x86_64__)
+
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12's own intrinsics begin from "undefined" vectors, which it then warns of.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/block_kernels.h"
+
+#if defined(__clang__)
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma"))), \
+    apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")
+#endif
+
+#define SUPERNET_ISA avx512_bf16
+#define SUPERNET_NARROWS_BFLOAT16
+#include "cpu/vec_avx512.h"
+// behind the vectors
+#include "cpu/dot.h"
+// behind the products
+#include "cpu/blocks.h"
+
+namespace supernet::cpu::avx512_bf16 {
+
+const BlockKernels block_kernels = {
+    &pad_rows, &widen_block, &pack_pairs, &expand_blocks, &depthwise_block, &project_pixels,
+};
+
+} // namespace supernet::cpu::avx512_bf16
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif
