@@ -13,6 +13,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #include "cpu/block_kernels.h"
 
@@ -29,14 +31,13 @@
 #define SUPERNET_NARROWS_BFLOAT16
 #include "cpu/vec_avx512.h"
 // behind the vectors
-#include "cpu/amx.h"
-// behind the products
-#include "cpu/blocks.h"
+#include "cpu/blocks_float.h"
 
 namespace supernet::cpu::amx {
 
 const BlockKernels block_kernels = {
-    &pad_rows, &widen_block, &pack_pairs, &expand_blocks, &depthwise_block, &project_pixels,
+    32, 40 * 1024, &pad_rows, &pack_pairs, &taps_bytes, &pack_taps, &rows_read, &block_bytes, &widen_block, &expand_blocks,
+    &depthwise_block, &project_pixels,
 };
 
 } // namespace supernet::cpu::amx

@@ -2,7 +2,7 @@
 // are what the sums begin with.
 #pragma once
 
-#include "cpu/block_kernels.h"
+#include "cpu/kernels.h"
 #include "depthwise_cpu.h"
 #include "dw_separable_cpu.h"
 
@@ -39,20 +39,17 @@ class FoldedDepthwise {
   // Output rows [begin, end) of an image into a buffer that begins with row `begin`.
   void operator()(Band<const S> in, int64_t readable_rows, int64_t begin, int64_t end, S* out) const {
     DepthwiseEpilogue<S> epilogue;
-    epilogue.bias = bias_.template const_data_ptr<S>();
+    epilogue.bias = bias();
     epilogue.act = act_;
     epilogue.readable_rows = readable_rows;
     kernels<S>().depthwise(
-        shape_, in, taps_.template const_data_ptr<S>(), {out, begin}, begin, end, epilogue);
+        shape_, in, taps(), {out, begin}, begin, end, epilogue);
   }
-  // Output rows [begin, end) of the block of channels that begins with `first`.
-  void block(
-      const BlockKernels& k, Band<const float> in, int64_t first, Band<c10::BFloat16> out, int64_t out_pixel,
-      int64_t begin, int64_t end, Ahead& ahead) const {
-    k.depthwise(
-        shape_, in, taps_.template const_data_ptr<float>() + first * shape_.kernel * shape_.kernel,
-        bias_.template const_data_ptr<float>() + first, act_, out, out_pixel, begin, end,
-        ahead);
+  const S* taps() const {
+    return taps_.template const_data_ptr<S>();
+  }
+  const S* bias() const {
+    return bias_.template const_data_ptr<S>();
   }
 
  private:

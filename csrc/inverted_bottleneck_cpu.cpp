@@ -100,7 +100,7 @@ void infer(
   const auto geometry = cpu::geometry(x, dw.weight, s, stride);
   if constexpr (std::is_same_v<T, c10::BFloat16>) {
     if (const auto* k = cpu::block_kernels_for(geometry)) {
-      const cpu::BlockPointwise expansion(*k, expand, call.act);
+      const cpu::BlockPointwise expansion(*k, expand, call.act, k->depth_step);
       const cpu::ExpandedInput input{*k, x, expansion};
       const auto* skip = residual ? x.const_data_ptr<T>() : nullptr;
       cpu::infer_blocks(*k, input, geometry, dw, call.act, pw, Activation::none, skip, y.data_ptr<T>());

@@ -281,13 +281,17 @@ def test_separable_inference_does_not_depend_on_the_threads(dtype):
 
 
 def test_inference_keeps_pixels_and_images_apart(capability):
-    """What is not a number spoils the outputs that read it and no other, whatever is computed beside them."""
+    """What is not a number spoils the outputs that read it and no other, whatever is computed beside them.
+
+    Pairs of rows multiply one row more, by zero, which leaves numbers alone only.
+    """
     for dtype in DTYPES:
         x = channels_last(3, 20, 9, 7, dtype=dtype)
         spoilt = x.clone()
         spoilt[1, 5, 4, 3], spoilt[1, 19, 8, 6] = torch.nan, torch.inf
+        more = int(capability == "avx512_bf16" and dtype == torch.bfloat16)
         near = torch.zeros(3, 1, 9, 7, dtype=torch.bool)
-        near[1, :, 3:6, 2:5] = near[1, :, 7:, 5:] = True
+        near[1, :, 3 - more : 6 + more, 2:5] = near[1, :, 7 - more :, 5:] = True
         forms = (
             (ops.dw_separable, separable_case(x.shape, 6, 3, dtype)),
             (ops.inverted_bottleneck, bottleneck_case(x.shape, 40, 6, 3, dtype)),

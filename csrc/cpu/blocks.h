@@ -1,5 +1,5 @@
-// Inference in bfloat16, block by block of 16 channels: the kernels of BlockKernels. The products are those of amx.h or
-// of dot.h, whichever was included before.
+// Inference in bfloat16, block by block of 16 channels: what the kernels of BlockKernels share, whatever a block holds.
+// The products are those of amx.h or of dot.h, whichever was included before.
 #pragma once
 
 #include "depthwise.h"
@@ -9,48 +9,15 @@ namespace supernet::cpu::SUPERNET_ISA {
 
 using c10::BFloat16;
 
-inline void pad_rows(const BFloat16* x, int64_t pixels, int64_t channels, BFloat16* y) {
+inline void pad_rows(const BFloat16* x, int64_t pixels, int64_t channels, int64_t depth, BFloat16* y) {
   const auto mask = [](int64_t left) {
-    return left >= 32 ? ~__mmask32(0) : static_cast<__mmask32>((1ull << left) - 1);
+    return left >= 32 ? ~__mmask32(0) : static_cast<__mmask32>((1ull << std::max<int64_t>(left, 0)) - 1);
   };
-  for (int64_t i = 0; i < pixels; ++i, x += channels) {
-    for (int64_t c = 0; c < channels; c += 32, y += 32) {
-      _mm512_store_si512(y, _mm512_maskz_loadu_epi16(mask(channels - c), x + c));
+  for (int64_t i = 0; i < pixels; ++i, x += channels, y += depth) {
+    for (int64_t c = 0; c < depth; c += 32) {
+      _mm512_mask_storeu_epi16(y + c, mask(depth - c), _mm512_maskz_loadu_epi16(mask(channels - c), x + c));
     }
   }
-}
-
-inline void widen_block(const BFloat16* x, int64_t pixels, int64_t channels, int64_t lanes, float* y) {
-  using V = FloatVec;
-  const auto mask = V::mask(lanes);
-  for (int64_t i = 0; i < pixels; ++i) {
-    V::load(x + i * channels, mask).store(y + i * V::kSize);
-  }
-}
-
-inline void expand_blocks(
-    const BFloat16* x,
-    int64_t pixels,
-    int64_t depth,
-    const BFloat16* packed,
-    int64_t lanes,
-    const float* bias,
-    Activation act,
-    float* y,
-    int64_t y_block) {
-  using V = FloatVec;
-  const Products products;
-  with_activation(act, [&](auto activation) {
-    for (int64_t i = 0; i < pixels; i += Products::kRows) {
-      products(pixels - i, lanes, x + i * depth, depth, packed, bias, [&](int64_t r, V low, V high) SUPERNET_LAMBDA {
-        float* at = y + (i + r) * V::kSize;
-        activate(decltype(activation)::value, low).store(at);
-        if (lanes > V::kSize) {
-          activate(decltype(activation)::value, high).store(at + y_block);
-        }
-      });
-    }
-  });
 }
 
 inline void project_pixels(
@@ -95,36 +62,37 @@ inline void project_pixels(
   });
 }
 
-// One row of taps into a tile.
-template <class V, class Map, int TW, class Inside>
-SUPERNET_INLINE void add_taps_inside(V (&acc)[TW], const float* x, const float* weight, const Inside& inside) {
+// One row of taps into a tile. In: vectors of what a block holds for a pixel.
+template <class In, class Map, int TW, class Inside>
+SUPERNET_INLINE void add_taps_inside(
+    FloatVec (&acc)[TW], const typename In::Scalar* x, const typename In::Scalar* weight, const Inside& inside) {
   constexpr int K = Map::kKernel;
-  V taps[K];
+  In taps[K];
   SUPERNET_UNROLL
   for (int i = 0; i < K; ++i) {
-    taps[i] = V::load(weight + i * V::kSize);
+    taps[i] = In::load(weight + i * In::kSize);
   }
-  for_each_meeting<V, Map, TW, false>(
-      x, V::kSize, V::mask(V::kSize), inside,
-      [&](V column, int i, int t) SUPERNET_LAMBDA { acc[t] = V::fma(column, taps[i], acc[t]); });
+  for_each_meeting<In, Map, TW, false>(
+      x, In::kSize, In::mask(In::kSize), inside,
+      [&](In column, int i, int t) SUPERNET_LAMBDA { acc[t] = In::fma(column, taps[i], acc[t]); });
 }
 
 // One row of the input into the tiles of two rows of the output.
-template <class V, class Map, int TW, class Inside>
+template <class In, class Map, int TW, class Inside>
 SUPERNET_INLINE void add_taps_inside(
-    V (&upper)[TW], V (&lower)[TW], const float* x, const float* upper_weight, const float* lower_weight,
-    const Inside& inside) {
+    FloatVec (&upper)[TW], FloatVec (&lower)[TW], const typename In::Scalar* x,
+    const typename In::Scalar* upper_weight, const typename In::Scalar* lower_weight, const Inside& inside) {
   constexpr int K = Map::kKernel;
-  V upper_taps[K], lower_taps[K];
+  In upper_taps[K], lower_taps[K];
   SUPERNET_UNROLL
   for (int i = 0; i < K; ++i) {
-    upper_taps[i] = V::load(upper_weight + i * V::kSize);
-    lower_taps[i] = V::load(lower_weight + i * V::kSize);
+    upper_taps[i] = In::load(upper_weight + i * In::kSize);
+    lower_taps[i] = In::load(lower_weight + i * In::kSize);
   }
-  for_each_meeting<V, Map, TW, false>(
-      x, V::kSize, V::mask(V::kSize), inside, [&](V column, int i, int t) SUPERNET_LAMBDA {
-        upper[t] = V::fma(column, upper_taps[i], upper[t]);
-        lower[t] = V::fma(column, lower_taps[i], lower[t]);
+  for_each_meeting<In, Map, TW, false>(
+      x, In::kSize, In::mask(In::kSize), inside, [&](In column, int i, int t) SUPERNET_LAMBDA {
+        upper[t] = In::fma(column, upper_taps[i], upper[t]);
+        lower[t] = In::fma(column, lower_taps[i], lower[t]);
       });
 }
 
@@ -171,122 +139,94 @@ struct Edges {
   }
 };
 
-template <class V, class Map, int TW, class Inside>
+// The depthwise convolution of a block whose rows begin with `first`, into pixels.
+template <class In>
+struct BlockCall {
+  using Scalar = typename In::Scalar;
+  const DepthwiseShape& shape;
+  const Scalar* block;
+  int64_t first;
+  const Scalar* taps;
+  const float* bias;
+  Activation act;
+  Band<BFloat16> out;
+  int64_t out_pixel;
+  Ahead& ahead;
+
+  const Scalar* row(int64_t r) const {
+    return block + (r - first) * shape.in_width * In::kSize;
+  }
+  BFloat16* out_row(int64_t r) const {
+    return out.data + (r - out.first) * shape.out_width * out_pixel;
+  }
+};
+
+// The rows of a block that one row of the output meets, with their rows of taps.
+template <class In>
+struct Meeting {
+  const typename In::Scalar *rows, *taps;
+  int64_t count;
+};
+
+template <class In, class Map, int TW, class Inside>
 SUPERNET_INLINE void depthwise_tile(
-    const DepthwiseShape& s, Band<const float> in, const float* taps, const float* bias, Activation act,
-    BFloat16* y, int64_t y_pixel, int64_t row, Taps rows, int64_t o, const Inside& inside, Ahead& ahead) {
-  const V start = V::load(bias);
-  V acc[TW];
+    const BlockCall<In>& call, const Meeting<In>& meeting, BFloat16* y, int64_t o, const Inside& inside) {
+  const auto& s = call.shape;
+  const auto start = FloatVec::load(call.bias);
+  FloatVec acc[TW];
   SUPERNET_UNROLL
   for (int t = 0; t < TW; ++t) {
     acc[t] = start;
   }
-  for (int64_t tap = rows.begin; tap < rows.end; ++tap) {
-    const auto at = (Map::row(s, row, tap) - in.first) * s.in_width + Map::first_column(s, o);
-    add_taps_inside<V, Map>(acc, in.data + at * V::kSize, taps + tap * Map::kKernel * V::kSize, inside);
+  const auto* x = meeting.rows + Map::first_column(s, o) * In::kSize;
+  for (int64_t i = 0; i < meeting.count; ++i) {
+    add_taps_inside<In, Map>(
+        acc, x + i * s.in_width * In::kSize, meeting.taps + i * Map::kKernel * In::kSize, inside);
   }
-  fetch<Map, TW>(ahead);
-  store_outputs(acc, act, s.out_width - o, y + o * y_pixel, y_pixel);
+  fetch<Map, TW>(call.ahead);
+  store_outputs(acc, call.act, s.out_width - o, y + o * call.out_pixel, call.out_pixel);
 }
 
-// One row of a block, of whole tiles.
-template <class V, class Map, int TW>
-void depthwise_row_of_tiles(
-    const DepthwiseShape& s, Band<const float> in, const float* taps, const float* bias, Activation act,
-    BFloat16* y, int64_t y_pixel, int64_t row, Ahead& ahead) {
-  const auto rows = taps_inside<Map>(s, row);
-  const auto tile = [&](int64_t o, auto inside) SUPERNET_LAMBDA {
-    depthwise_tile<V, Map, TW>(s, in, taps, bias, act, y, y_pixel, row, rows, o, inside, ahead);
-  };
-  if (s.out_width == TW) {
-    return tile(0, Edges<Map, TW, true, true>{});
-  }
-  tile(0, Edges<Map, TW, true, false>{});
-  for (int64_t o = TW; o < s.out_width - TW; o += TW) {
-    tile(o, Edges<Map, TW, false, false>{});
-  }
-  tile(s.out_width - TW, Edges<Map, TW, false, true>{});
-}
-
-// One row of a block, whatever its width: each column is tested.
-template <class V, class Map, int TW>
-void depthwise_row_of_any(
-    const DepthwiseShape& s, Band<const float> in, const float* taps, const float* bias, Activation act,
-    BFloat16* y, int64_t y_pixel, int64_t row, Ahead& ahead) {
-  const auto rows = taps_inside<Map>(s, row);
-  for (int64_t o = 0; o < s.out_width; o += TW) {
-    const int64_t low = -Map::first_column(s, o), high = s.in_width + low;
-    const auto inside = [&](int j) SUPERNET_LAMBDA { return j >= low && j < high; };
-    depthwise_tile<V, Map, TW>(s, in, taps, bias, act, y, y_pixel, row, rows, o, inside, ahead);
-  }
-}
-
-// Two rows of an image as wide as a tile: a narrow tile's sums alone would wait for each other.
-template <class V, int K, int TW>
-void depthwise_two_rows(
-    const DepthwiseShape& s, Band<const float> in, const float* taps, const float* bias, Activation act,
-    BFloat16* y, int64_t y_pixel, int64_t row, Ahead& ahead) {
-  using Map = Forward<K, 1>;
-  constexpr Edges<Map, TW, true, true> inside;
-  const V start = V::load(bias);
-  V upper[TW], lower[TW];
-  SUPERNET_UNROLL
-  for (int t = 0; t < TW; ++t) {
-    upper[t] = lower[t] = start;
-  }
-  // Input row first + tap meets the upper row with that tap, the lower one with the tap before.
-  const auto first = row - K / 2;
-  const auto begin = std::max<int64_t>(-first, 0), end = std::min<int64_t>(s.in_height - first, K + 1);
-  for (int64_t tap = begin; tap < end; ++tap) {
-    const float* x = in.data + ((first + tap - in.first) * s.in_width - K / 2) * V::kSize;
-    const float* weight = taps + tap * K * V::kSize;
-    const float* before = weight - K * V::kSize;
-    if (tap == 0) {
-      add_taps_inside<V, Map>(upper, x, weight, inside);
-    } else if (tap == K) {
-      add_taps_inside<V, Map>(lower, x, before, inside);
-    } else {
-      add_taps_inside<V, Map>(upper, lower, x, weight, before, inside);
+// Calls tile(o, inside) for the tiles of a row. Of whole ones it is known when compiling which columns are inside;
+// else each column is tested.
+template <class Map, int TW, bool Whole, class F>
+SUPERNET_INLINE void for_each_tile(const DepthwiseShape& s, const F& tile) {
+  if constexpr (!Whole) {
+    for (int64_t o = 0; o < s.out_width; o += TW) {
+      const int64_t low = -Map::first_column(s, o), high = s.in_width + low;
+      tile(o, [&](int j) SUPERNET_LAMBDA { return j >= low && j < high; });
     }
-  }
-  fetch<Map, 2 * TW>(ahead);
-  store_outputs(upper, act, TW, y, y_pixel);
-  store_outputs(lower, act, TW, y + s.out_width * y_pixel, y_pixel);
-}
-
-template <class V, class Map>
-auto depthwise_row_for(const DepthwiseShape& s) {
-  const auto whole = [&](int64_t tile) {
-    return s.out_width % tile == 0 && s.in_width == Map::fresh_columns(1) * s.out_width;
-  };
-  return whole(14)         ? &depthwise_row_of_tiles<V, Map, 14>
-      : whole(8)           ? &depthwise_row_of_tiles<V, Map, 8>
-      : whole(7)           ? &depthwise_row_of_tiles<V, Map, 7>
-      : s.out_width % 8 > 4 ? &depthwise_row_of_any<V, Map, 8>
-                           : &depthwise_row_of_any<V, Map, 4>;
-}
-
-template <class V, int K>
-void depthwise_block_of(
-    const DepthwiseShape& s, Band<const float> in, const float* taps, const float* bias, Activation act,
-    Band<BFloat16> out, int64_t out_pixel, int64_t begin, int64_t end, Ahead& ahead) {
-  const auto one = s.stride == 1 ? depthwise_row_for<V, Forward<K, 1>>(s) : depthwise_row_for<V, Forward<K, 2>>(s);
-  for (int64_t row = begin; row < end;) {
-    const bool two = s.stride == 1 && s.out_width == 7 && row + 1 < end;
-    const auto function = two ? &depthwise_two_rows<V, K, 7> : one;
-    BFloat16* y = out.data + (row - out.first) * s.out_width * out_pixel;
-    function(s, in, taps, bias, act, y, out_pixel, row, ahead);
-    row += two ? 2 : 1;
+  } else if (s.out_width == TW) {
+    tile(0, Edges<Map, TW, true, true>{});
+  } else {
+    tile(0, Edges<Map, TW, true, false>{});
+    for (int64_t o = TW; o < s.out_width - TW; o += TW) {
+      tile(o, Edges<Map, TW, false, false>{});
+    }
+    tile(s.out_width - TW, Edges<Map, TW, false, true>{});
   }
 }
 
-inline void depthwise_block(
-    const DepthwiseShape& s, Band<const float> in, const float* taps, const float* bias, Activation act,
-    Band<BFloat16> out, int64_t out_pixel, int64_t begin, int64_t end, Ahead& ahead) {
-  const auto function = s.kernel == 3 ? &depthwise_block_of<FloatVec, 3>
-      : s.kernel == 5                 ? &depthwise_block_of<FloatVec, 5>
-                                      : &depthwise_block_of<FloatVec, 7>;
-  function(s, in, taps, bias, act, out, out_pixel, begin, end, ahead);
+// Whether a row is so many tiles wide and its input as wide as for_each_tile then takes for granted.
+template <class Map>
+bool whole_tiles(const DepthwiseShape& s, int64_t tile) {
+  return s.out_width % tile == 0 && s.in_width == Map::fresh_columns(1) * s.out_width;
+}
+
+template <class In, class Map, int TW, bool Whole>
+void block_row(const BlockCall<In>& call, const Meeting<In>& meeting, BFloat16* y) {
+  for_each_tile<Map, TW, Whole>(call.shape, [&](int64_t o, const auto& inside) SUPERNET_LAMBDA {
+    depthwise_tile<In, Map, TW>(call, meeting, y, o, inside);
+  });
+}
+
+template <class In, class Map>
+auto block_row_for(const DepthwiseShape& s) {
+  return whole_tiles<Map>(s, 14) ? &block_row<In, Map, 14, true>
+      : whole_tiles<Map>(s, 8)   ? &block_row<In, Map, 8, true>
+      : whole_tiles<Map>(s, 7)   ? &block_row<In, Map, 7, true>
+      : s.out_width % 8 > 4      ? &block_row<In, Map, 8, false>
+                                 : &block_row<In, Map, 4, false>;
 }
 
 } // namespace supernet::cpu::SUPERNET_ISA

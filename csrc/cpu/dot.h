@@ -6,6 +6,40 @@
 
 namespace supernet::cpu::SUPERNET_ISA {
 
+// sums = A B + bias, of Rows runs of Columns rows of A, `run` apart, and 16 columns of B in each of Tiles.
+template <int Runs, int Rows, int Tiles>
+SUPERNET_INLINE void multiply_pairs(
+    const c10::BFloat16* a, int64_t run, int64_t depth, const c10::BFloat16* b, const float* bias,
+    FloatVec (&sums)[Runs * Rows][Tiles]) {
+  using V = FloatVec;
+  SUPERNET_UNROLL
+  for (int t = 0; t < Tiles; ++t) {
+    const V start = V::load(bias + t * kTileRows);
+    SUPERNET_UNROLL
+    for (int i = 0; i < Runs * Rows; ++i) {
+      sums[i][t] = start;
+    }
+  }
+  const auto tile = depth * kTileRows;
+  for (int64_t k = 0; k < depth; k += 2, b += 2 * kTileRows) {
+    __m512bh pairs[Tiles];
+    SUPERNET_UNROLL
+    for (int t = 0; t < Tiles; ++t) {
+      pairs[t] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + t * tile));
+    }
+    SUPERNET_UNROLL
+    for (int i = 0; i < Runs * Rows; ++i) {
+      int value;
+      std::memcpy(&value, a + i / Rows * run + i % Rows * depth + k, sizeof(value));
+      const auto pair = reinterpret_cast<__m512bh>(_mm512_set1_epi32(value));
+      SUPERNET_UNROLL
+      for (int t = 0; t < Tiles; ++t) {
+        sums[i][t].v = _mm512_dpbf16_ps(sums[i][t].v, pair, pairs[t]);
+      }
+    }
+  }
+}
+
 class Products {
  public:
   // Rows of A computed at a time.
@@ -15,54 +49,24 @@ class Products {
   // of 16 columns or less the second vector is of no account.
   template <class F>
   SUPERNET_INLINE void operator()(
-      int64_t rows, int64_t columns, const c10::BFloat16* a, int64_t depth, const c10::BFloat16* b, const float* bias,
-      const F& finish) const {
+      int64_t rows, int64_t columns, const c10::BFloat16* a, int64_t depth, const c10::BFloat16* b,
+      const float* bias, const F& finish) const {
     columns > kTileRows ? multiply<2>(rows, a, depth, b, bias, finish) : multiply<1>(rows, a, depth, b, bias, finish);
   }
 
  private:
-  template <int NT, class F>
+  template <int Tiles, class F>
   SUPERNET_INLINE static void multiply(
       int64_t rows, const c10::BFloat16* a, int64_t depth, const c10::BFloat16* b, const float* bias,
       const F& finish) {
-    using V = FloatVec;
-    V acc[kRows][NT];
-    SUPERNET_UNROLL
-    for (int v = 0; v < NT; ++v) {
-      const V start = V::load(bias + v * V::kSize);
-      SUPERNET_UNROLL
-      for (int i = 0; i < kRows; ++i) {
-        acc[i][v] = start;
-      }
-    }
-    const auto tile = depth * kTileRows;
-    for (int64_t k = 0; k < depth; k += 2, b += 2 * kTileRows) {
-      __m512bh pairs[NT];
-      SUPERNET_UNROLL
-      for (int v = 0; v < NT; ++v) {
-        pairs[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + v * tile));
-      }
-      SUPERNET_UNROLL
-      for (int i = 0; i < kRows; ++i) {
-        const auto pair = _mm512_set1_epi32(load_pair(a + i * depth + k));
-        SUPERNET_UNROLL
-        for (int v = 0; v < NT; ++v) {
-          acc[i][v].v = _mm512_dpbf16_ps(acc[i][v].v, reinterpret_cast<__m512bh>(pair), pairs[v]);
-        }
-      }
-    }
+    FloatVec sums[kRows][Tiles];
+    multiply_pairs<1, kRows, Tiles>(a, 0, depth, b, bias, sums);
     SUPERNET_UNROLL
     for (int i = 0; i < kRows; ++i) {
       if (i < rows) {
-        finish(i, acc[i][0], acc[i][NT - 1]);
+        finish(i, sums[i][0], sums[i][Tiles - 1]);
       }
     }
-  }
-
-  static SUPERNET_INLINE int load_pair(const c10::BFloat16* p) {
-    int pair;
-    std::memcpy(&pair, p, sizeof(pair));
-    return pair;
   }
 };
 

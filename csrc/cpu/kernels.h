@@ -36,6 +36,10 @@ struct Band {
   int64_t first;
 };
 
+struct Rows {
+  int64_t begin, end;
+};
+
 // What happens to a depthwise output before it is stored.
 template <typename S>
 struct DepthwiseEpilogue {
