@@ -102,6 +102,15 @@ const FloatTables& float_tables() {
   return generic::float_tables;
 }
 
+const FloatRowTables& row_tables() {
+#if defined(__x86_64__)
+  if (capability() == Capability::avx512_bf16) {
+    return avx512_bf16::row_tables;
+  }
+#endif
+  return float_tables().rows;
+}
+
 const BlockKernels* block_kernels() {
 #if defined(__x86_64__)
   switch (capability()) {
@@ -128,12 +137,12 @@ const Kernels<double>& kernels<double>() {
 
 template <>
 const RowKernels<float, float>& row_kernels<float, float>() {
-  return float_tables().rows;
+  return row_tables().of_float;
 }
 
 template <>
 const RowKernels<c10::BFloat16, float>& row_kernels<c10::BFloat16, float>() {
-  return float_tables().bfloat16_rows;
+  return row_tables().of_bfloat16;
 }
 
 template <>

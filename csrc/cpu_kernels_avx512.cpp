@@ -33,8 +33,7 @@ namespace supernet::cpu::avx512 {
 
 const FloatTables float_tables = {
     make_kernels<FloatVec>(),
-    make_row_kernels<FloatVec, float>(),
-    make_row_kernels<FloatVec, c10::BFloat16>(),
+    make_float_row_tables<FloatVec>(),
 };
 
 } // namespace supernet::cpu::avx512

@@ -13,8 +13,7 @@ namespace supernet::cpu::generic {
 
 const FloatTables float_tables = {
     make_kernels<Vec<float>>(),
-    make_row_kernels<Vec<float>, float>(),
-    make_row_kernels<Vec<float>, c10::BFloat16>(),
+    make_float_row_tables<Vec<float>>(),
 };
 const DoubleTables double_tables = {make_kernels<Vec<double>>(), make_row_kernels<Vec<double>, double>()};
 

@@ -129,16 +129,6 @@ SUPERNET_INLINE void fetch(Ahead& ahead) {
   }
 }
 
-// A tile at the left or the right edge of an image whose width is a multiple of the tile's: which columns are
-// outside is known when compiling.
-template <class Map, int TW, bool Left, bool Right>
-struct Edges {
-  static constexpr int kPadding = Map::kKernel / 2;
-  constexpr bool operator()(int j) const {
-    return (!Left || j >= kPadding) && (!Right || j < kPadding + Map::fresh_columns(TW));
-  }
-};
-
 // The depthwise convolution of a block whose rows begin with `first`, into pixels.
 template <class In>
 struct BlockCall {
@@ -205,12 +195,6 @@ SUPERNET_INLINE void for_each_tile(const DepthwiseShape& s, const F& tile) {
     }
     tile(s.out_width - TW, Edges<Map, TW, false, true>{});
   }
-}
-
-// Whether a row is so many tiles wide and its input as wide as for_each_tile then takes for granted.
-template <class Map>
-bool whole_tiles(const DepthwiseShape& s, int64_t tile) {
-  return s.out_width % tile == 0 && s.in_width == Map::fresh_columns(1) * s.out_width;
 }
 
 template <class In, class Map, int TW, bool Whole>

@@ -86,7 +86,10 @@ SUPERNET_INLINE void for_each_meeting(
   SUPERNET_UNROLL
   for (int j = 0; j < columns; ++j) {
     if (inside(j)) {
-      const V column = load<V, Tail>(x + j * pixel, mask);
+      V column = load<V, Tail>(x + j * pixel, mask);
+      if constexpr (K == 3) {
+        in_register(column);
+      }
       SUPERNET_UNROLL
       for (int i = 0; i < K; ++i) {
         const int t = Map::out(j, i);
@@ -98,14 +101,29 @@ SUPERNET_INLINE void for_each_meeting(
   }
 }
 
-// One row of taps into a tile, which may stick out: columns [low, high) are inside.
-template <class V, class Map, int TW, bool Tail, bool Checked>
+// Which columns of a tile are inside an image that whole tiles fill, at its left or right edge or at neither: known when
+// compiling.
+template <class Map, int TW, bool Left, bool Right>
+struct Edges {
+  static constexpr int kPadding = Map::kKernel / 2;
+  constexpr bool operator()(int j) const {
+    return (!Left || j >= kPadding) && (!Right || j < kPadding + Map::fresh_columns(TW));
+  }
+};
+
+// Whether rows are whole tiles wide, and their input as wide as Edges takes for granted.
+template <class Map>
+bool whole_tiles(const DepthwiseShape& s, int64_t tile) {
+  return s.out_width % tile == 0 && s.in_width == Map::fresh_columns(1) * s.out_width;
+}
+
+// One row of taps into a tile.
+template <class V, class Map, int TW, bool Tail, class Inside>
 SUPERNET_INLINE void add_taps(
     V (&acc)[TW],
     const typename V::Scalar* x,
     int64_t pixel,
-    int64_t low,
-    int64_t high,
+    const Inside& inside,
     const typename V::Scalar* weight,
     typename V::Mask mask) {
   constexpr int K = Map::kKernel;
@@ -115,7 +133,7 @@ SUPERNET_INLINE void add_taps(
     taps[i] = V::load(weight + i * V::kSize);
   }
   for_each_meeting<V, Map, TW, Tail>(
-      x, pixel, mask, [&](int j) SUPERNET_LAMBDA { return !Checked || (j >= low && j < high); },
+      x, pixel, mask, inside,
       [&](V column, int i, int t) SUPERNET_LAMBDA { acc[t] = V::fma(column, taps[i], acc[t]); });
 }
 
@@ -180,6 +198,7 @@ void depthwise_row(
   const int64_t pixel = s.channels, in_row = s.in_width * pixel, padded = padded_to<V>(s.channels);
   const auto mask = V::mask(s.channels - vector_begin * V::kSize);
   const auto taps = taps_inside<Map>(s, row);
+  const bool whole = whole_tiles<Map>(s, TW);
 
   // While this row is computed, memory is asked for what the next one needs first, and for where it goes: in
   // the order of the addresses, which the processor's own prefetcher then follows.
@@ -198,19 +217,27 @@ void depthwise_row(
     for (int64_t o = Map::first_out(s); o < s.out_width; o += TW) {
       const int64_t column = Map::first_column(s, o);
       const int64_t low = -column, high = s.in_width - column;
-      const bool whole = low <= 0 && high >= columns;
       V acc[TW];
       SUPERNET_UNROLL
       for (int t = 0; t < TW; ++t) {
         acc[t] = start;
       }
-      for (int64_t tap = taps.begin; tap < taps.end; tap += Map::kStep) {
-        const S* x = in.data + (Map::row(s, row, tap) - in.first) * in_row + column * pixel + channel;
-        if (whole) {
-          add_taps<V, Map, TW, Tail, false>(acc, x, pixel, low, high, weight + tap * K * V::kSize, mask);
-        } else {
-          add_taps<V, Map, TW, Tail, true>(acc, x, pixel, low, high, weight + tap * K * V::kSize, mask);
+      const auto add = [&](const auto& inside) SUPERNET_LAMBDA {
+        for (int64_t tap = taps.begin; tap < taps.end; tap += Map::kStep) {
+          const S* x = in.data + (Map::row(s, row, tap) - in.first) * in_row + column * pixel + channel;
+          add_taps<V, Map, TW, Tail>(acc, x, pixel, inside, weight + tap * K * V::kSize, mask);
         }
+      };
+      if (low <= 0 && high >= columns) {
+        add(Edges<Map, TW, false, false>{});
+      } else if (whole && o > 0) {
+        add(Edges<Map, TW, false, true>{});
+      } else if (whole && TW < s.out_width) {
+        add(Edges<Map, TW, true, false>{});
+      } else if (whole) {
+        add(Edges<Map, TW, true, true>{});
+      } else {
+        add([&](int j) SUPERNET_LAMBDA { return j >= low && j < high; });
       }
       if (ahead) {
         SUPERNET_UNROLL

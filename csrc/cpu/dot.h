@@ -43,7 +43,7 @@ SUPERNET_INLINE void multiply_pairs(
 class Products {
  public:
   // Rows of A computed at a time.
-  static constexpr int64_t kRows = 8;
+  static constexpr int64_t kRows = 14;
 
   // Calls finish(row, columns 0 to 15, columns 16 to 31) of A B + bias for the first of `rows` rows, at most kRows;
   // of 16 columns or less the second vector is of no account.

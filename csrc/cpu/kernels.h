@@ -156,10 +156,13 @@ template <typename T, typename S>
 const RowKernels<T, S>& row_kernels();
 
 // The tables that the files define.
+struct FloatRowTables {
+  RowKernels<float, float> of_float;
+  RowKernels<c10::BFloat16, float> of_bfloat16;
+};
 struct FloatTables {
   Kernels<float> kernels;
-  RowKernels<float, float> rows;
-  RowKernels<c10::BFloat16, float> bfloat16_rows;
+  FloatRowTables rows;
 };
 struct DoubleTables {
   Kernels<double> kernels;
@@ -174,6 +177,9 @@ extern const FloatTables float_tables;
 }
 namespace avx512 {
 extern const FloatTables float_tables;
+}
+namespace avx512_bf16 {
+extern const FloatRowTables row_tables; // all else is AVX-512's
 }
 
 } // namespace supernet::cpu

@@ -12,17 +12,21 @@ constexpr int64_t kMixLead = 1024;
 
 template <class V, typename T>
 SUPERNET_INLINE void prefetch_mix(const T* p) {
-  SUPERNET_UNROLL
-  for (int i = 0; i < kMixVectors * V::kSize; i += kLine<T>) {
-    prefetch(p + i + kMixLead / sizeof(T));
+  if constexpr (V::kFetchesMixtures) {
+    SUPERNET_UNROLL
+    for (int i = 0; i < kMixVectors * V::kSize; i += kLine<T>) {
+      prefetch(p + i + kMixLead / sizeof(T));
+    }
   }
 }
 
 template <class V, typename T>
 SUPERNET_INLINE void prefetch_mix_to_write(const T* p) {
-  SUPERNET_UNROLL
-  for (int i = 0; i < kMixVectors * V::kSize; i += kLine<T>) {
-    prefetch_to_write(p + i + kMixLead / sizeof(T));
+  if constexpr (V::kFetchesMixtures) {
+    SUPERNET_UNROLL
+    for (int i = 0; i < kMixVectors * V::kSize; i += kLine<T>) {
+      prefetch_to_write(p + i + kMixLead / sizeof(T));
+    }
   }
 }
 

@@ -28,10 +28,10 @@ struct Stream {
     constexpr int64_t kLines = kRowsAtATime * V::kSize * sizeof(T) / 64;
     SUPERNET_UNROLL
     for (int i = 0; i < kLines; ++i) {
-      if constexpr (Write) {
-        prefetch_to_write(p + i * kLine<T>);
-      } else {
+      if constexpr (!Write) {
         prefetch(p + i * kLine<T>);
+      } else if constexpr (V::kFetchesWrites) {
+        prefetch_to_write(p + i * kLine<T>);
       }
     }
   }

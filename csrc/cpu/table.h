@@ -41,4 +41,9 @@ constexpr RowKernels<T, typename V::Scalar> make_row_kernels() {
   };
 }
 
+template <class V>
+constexpr FloatRowTables make_float_row_tables() {
+  return {make_row_kernels<V, float>(), make_row_kernels<V, c10::BFloat16>()};
+}
+
 } // namespace supernet::cpu::SUPERNET_ISA

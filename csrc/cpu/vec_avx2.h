@@ -17,6 +17,7 @@ struct FloatVec {
   // Depthwise tiles in registers: worth their code here.
   static constexpr bool kTiled = true;
   static constexpr int kRegisters = 16;
+  static constexpr bool kFetchesWrites = true, kFetchesMixtures = true;
   // Rows of a matrix tile of 1, 2 and 3 vectors: accumulators, one row of B and a broadcast fit 16 registers.
   static constexpr int kTileRows[] = {12, 6, 4};
 

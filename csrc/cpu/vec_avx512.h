@@ -15,6 +15,12 @@ struct FloatVec {
   // Depthwise tiles in registers: worth their code here.
   static constexpr bool kTiled = true;
   static constexpr int kRegisters = 32;
+#ifdef SUPERNET_NARROWS_BFLOAT16
+  // Zen, most of what multiplies bfloat16 without AMX, fetches better by itself (docs/performance.md).
+  static constexpr bool kFetchesWrites = false, kFetchesMixtures = false;
+#else
+  static constexpr bool kFetchesWrites = true, kFetchesMixtures = true;
+#endif
   // Rows of a matrix tile of 1, 2 and 3 vectors: accumulators, one row of B and a broadcast fit 32 registers.
   static constexpr int kTileRows[] = {28, 14, 9};
 

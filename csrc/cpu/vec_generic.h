@@ -15,6 +15,8 @@ struct Vec {
   // Depthwise convolutions go output by output: 16 bytes a vector do not pay for the tiles' code.
   static constexpr bool kTiled = false;
   static constexpr int kRegisters = 16;
+  // Whether passes over rows ask for the lines that they will write, and mixtures for any.
+  static constexpr bool kFetchesWrites = true, kFetchesMixtures = true;
   // Rows of a matrix tile of 1, 2 and 3 vectors: accumulators, one row of B and a broadcast fit 16 registers.
   static constexpr int kTileRows[] = {12, 6, 4};
   typedef S Raw __attribute__((vector_size(16)));

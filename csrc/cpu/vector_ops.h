@@ -30,6 +30,14 @@ SUPERNET_INLINE void prefetch_to_write(const void* p) {
 #endif
 }
 
+// Keeps GCC from loading v anew wherever it is used.
+template <class V>
+SUPERNET_INLINE void in_register(V& v) {
+  if constexpr (sizeof(v) >= 32) {
+    asm("" : "+v"(v.v));
+  }
+}
+
 // Values in a cache line.
 template <typename S>
 constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(S));
