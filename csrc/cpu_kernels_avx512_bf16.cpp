@@ -39,7 +39,7 @@ namespace supernet::cpu::avx512_bf16 {
 const FloatRowTables row_tables = make_float_row_tables<FloatVec>();
 const BlockKernels block_kernels = {
     2, 14 * 1024, &pad_rows, &pack_pairs, &taps_bytes, &pack_taps, &rows_read, &block_bytes, &widen_block, &expand_blocks,
-    &depthwise_block, &project_pixels,
+    &depthwise_block<PairVec>, &project_pixels,
 };
 
 } // namespace supernet::cpu::avx512_bf16

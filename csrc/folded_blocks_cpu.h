@@ -64,10 +64,11 @@ class BlockPointwise {
 class BlockDepthwise {
  public:
   BlockDepthwise(const BlockKernels& kernels, const FoldedConv& conv, const DepthwiseShape& shape, Activation act)
-      : kernels_(kernels), folded_(conv, shape, act), shape_(shape), act_(act) {
+      : kernels_(kernels), shape_(shape), act_(act), bias_(padded<float>(conv.shift)) {
     const auto blocks = ceil_div(shape.channels, BlockKernels::kBlock);
+    const auto taps = pack_taps<float>(conv, shape);
     taps_ = at::empty({blocks * kernels.taps_bytes(shape.kernel)}, at::kByte);
-    kernels.pack_taps(folded_.taps(), blocks, shape.kernel, taps_.mutable_data_ptr());
+    kernels.pack_taps(taps.const_data_ptr<float>(), blocks, shape.kernel, taps_.mutable_data_ptr());
   }
 
   // Output rows of the block of channels that begins with `first`.
@@ -76,15 +77,14 @@ class BlockDepthwise {
     const auto* taps = taps_.const_data_ptr<uint8_t>() +
         first / BlockKernels::kBlock * kernels_.taps_bytes(shape_.kernel);
     kernels_.depthwise(
-        shape_, block, taps, folded_.bias() + first, act_, out, out_pixel, rows.begin, rows.end, ahead);
+        shape_, block, taps, bias_.const_data_ptr<float>() + first, act_, out, out_pixel, rows.begin, rows.end, ahead);
   }
 
  private:
   const BlockKernels& kernels_;
-  FoldedDepthwise<BFloat16> folded_;
   DepthwiseShape shape_;
   Activation act_;
-  at::Tensor taps_;
+  at::Tensor bias_, taps_;
 };
 
 // Blocks of the input itself, made in the L1 cache: a few rows of one image and one block at a time.
@@ -97,8 +97,11 @@ struct WidenedInput {
   // Output rows to be computed at a time, as many as there are if that would read most rows twice.
   int64_t rows(const DepthwiseShape& s) const {
     const auto all = kernels.block_bytes(s, 0, s.out_height), row = ceil_div(all, s.in_height);
-    const auto rows = kernels.cached_bytes / row, twice = s.kernel - s.stride;
-    return rows > 2 * twice ? (rows - twice) / s.stride / 2 * 2 : s.out_height;
+    const auto in = kernels.cached_bytes / row, twice = s.kernel - s.stride, out = (in - twice) / s.stride;
+    if (in <= 2 * twice) {
+      return s.out_height;
+    }
+    return s.stride == 1 ? out / 2 * 2 : out; // at stride 1 two rows meet the same pairs; out is 2 at least
   }
   // Rows of an image, whole pixels of x behind each other, as the next function takes them.
   Band<const BFloat16> prepare(Band<const BFloat16> in, int64_t) const {

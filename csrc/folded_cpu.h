@@ -21,35 +21,34 @@ at::Tensor padded(const at::Tensor& v) {
   return out;
 }
 
+// Depthwise weights, scaled, as Kernels::pack_depthwise packs them.
+template <typename S>
+at::Tensor pack_taps(const FoldedConv& conv, const DepthwiseShape& shape) {
+  const auto type = c10::CppTypeToScalarType<S>::value;
+  const auto weight = conv.weight.to(type).contiguous(), scale = conv.scale.to(type).contiguous();
+  auto taps = values<S>({round_up(shape.channels, kernels<S>().vector) * shape.kernel * shape.kernel});
+  kernels<S>().pack_depthwise(
+      weight.template const_data_ptr<S>(), scale.template const_data_ptr<S>(), shape.channels, shape.kernel, false,
+      taps.template data_ptr<S>());
+  return taps;
+}
+
 template <typename T>
 class FoldedDepthwise {
  public:
   using S = Compute<T>;
 
   FoldedDepthwise(const FoldedConv& conv, const DepthwiseShape& shape, Activation act)
-      : shape_(shape), act_(act), bias_(padded<S>(conv.shift)) {
-    const auto type = c10::CppTypeToScalarType<S>::value;
-    const auto weight = conv.weight.to(type).contiguous(), scale = conv.scale.to(type).contiguous();
-    taps_ = values<S>({bias_.size(0) * shape.kernel * shape.kernel});
-    kernels<S>().pack_depthwise(
-        weight.template const_data_ptr<S>(), scale.template const_data_ptr<S>(), shape.channels, shape.kernel,
-        false, taps_.template data_ptr<S>());
-  }
+      : shape_(shape), act_(act), bias_(padded<S>(conv.shift)), taps_(pack_taps<S>(conv, shape)) {}
 
   // Output rows [begin, end) of an image into a buffer that begins with row `begin`.
   void operator()(Band<const S> in, int64_t readable_rows, int64_t begin, int64_t end, S* out) const {
     DepthwiseEpilogue<S> epilogue;
-    epilogue.bias = bias();
+    epilogue.bias = bias_.template const_data_ptr<S>();
     epilogue.act = act_;
     epilogue.readable_rows = readable_rows;
     kernels<S>().depthwise(
-        shape_, in, taps(), {out, begin}, begin, end, epilogue);
-  }
-  const S* taps() const {
-    return taps_.template const_data_ptr<S>();
-  }
-  const S* bias() const {
-    return bias_.template const_data_ptr<S>();
+        shape_, in, taps_.template const_data_ptr<S>(), {out, begin}, begin, end, epilogue);
   }
 
  private:

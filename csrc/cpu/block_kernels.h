@@ -19,7 +19,7 @@ struct Ahead {
 
 struct BlockKernels {
   static constexpr int64_t kBlock = 16, kGroup = 32;
-  // Of a pixel in a block at most.
+  // Of a pixel in a block, however it is held.
   static constexpr int64_t kPixelBytes = 64;
 
   // Pixels are padded with zeros to a multiple of it for products.

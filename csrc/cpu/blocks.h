@@ -213,4 +213,27 @@ auto block_row_for(const DepthwiseShape& s) {
                                  : &block_row<In, Map, 4, false>;
 }
 
+// The first row of what output rows [begin, end) need, and these rows' convolution: of blocks_float.h or blocks_pairs.h.
+inline int64_t first_of_block(const DepthwiseShape& s, int64_t begin, int64_t end);
+template <int K, int S, class In>
+void block_rows(const BlockCall<In>& call, int64_t begin, int64_t end);
+
+// The kernel of BlockKernels.
+template <class In>
+void depthwise_block(
+    const DepthwiseShape& s, const void* block, const void* taps, const float* bias, Activation act,
+    Band<BFloat16> out, int64_t out_pixel, int64_t begin, int64_t end, Ahead& ahead) {
+  using Scalar = typename In::Scalar;
+  const BlockCall<In> call{
+      s, static_cast<const Scalar*>(block), first_of_block(s, begin, end), static_cast<const Scalar*>(taps), bias,
+      act, out, out_pixel, ahead};
+  const auto run = [&](auto kernel) {
+    constexpr int K = decltype(kernel)::value;
+    s.stride == 1 ? block_rows<K, 1>(call, begin, end) : block_rows<K, 2>(call, begin, end);
+  };
+  s.kernel == 3 ? run(std::integral_constant<int, 3>{})
+      : s.kernel == 5 ? run(std::integral_constant<int, 5>{})
+                      : run(std::integral_constant<int, 7>{});
+}
+
 } // namespace supernet::cpu::SUPERNET_ISA

@@ -8,8 +8,6 @@
 
 namespace supernet::cpu::SUPERNET_ISA {
 
-constexpr int64_t kPixelBytes = FloatVec::kSize * sizeof(float);
-
 inline Rows rows_read(const DepthwiseShape& s, int64_t begin, int64_t end) {
   const auto first = std::clamp<int64_t>(begin * s.stride - s.padding, 0, s.in_height);
   return {first, std::clamp<int64_t>((end - 1) * s.stride - s.padding + s.kernel, first, s.in_height)};
@@ -17,11 +15,11 @@ inline Rows rows_read(const DepthwiseShape& s, int64_t begin, int64_t end) {
 
 inline int64_t block_bytes(const DepthwiseShape& s, int64_t begin, int64_t end) {
   const auto rows = rows_read(s, begin, end);
-  return (end - begin == s.out_height ? s.in_height : rows.end - rows.begin) * s.in_width * kPixelBytes;
+  return (rows.end - rows.begin) * s.in_width * BlockKernels::kPixelBytes;
 }
 
 inline int64_t taps_bytes(int64_t kernel) {
-  return kernel * kernel * kPixelBytes;
+  return kernel * kernel * BlockKernels::kPixelBytes;
 }
 
 inline void pack_taps(const float* taps, int64_t blocks, int64_t kernel, void* packed) {
@@ -101,8 +99,8 @@ void block_two_rows(const BlockCall<FloatVec>& call, int64_t row) {
   store_outputs(lower, call.act, TW, call.out_row(row + 1), call.out_pixel);
 }
 
-template <int K, int S>
-void block_rows(const BlockCall<FloatVec>& call, int64_t begin, int64_t end) {
+template <int K, int S, class In>
+void block_rows(const BlockCall<In>& call, int64_t begin, int64_t end) {
   using Map = Forward<K, S>;
   const auto one = block_row_for<FloatVec, Map>(call.shape);
   for (int64_t row = begin; row < end;) {
@@ -116,16 +114,8 @@ void block_rows(const BlockCall<FloatVec>& call, int64_t begin, int64_t end) {
   }
 }
 
-inline void depthwise_block(
-    const DepthwiseShape& s, const void* block, const void* taps, const float* bias, Activation act,
-    Band<BFloat16> out, int64_t out_pixel, int64_t begin, int64_t end, Ahead& ahead) {
-  const BlockCall<FloatVec> call{
-      s, static_cast<const float*>(block), rows_read(s, begin, end).begin, static_cast<const float*>(taps), bias,
-      act, out, out_pixel, ahead};
-  const auto function = s.kernel == 3 ? (s.stride == 1 ? &block_rows<3, 1> : &block_rows<3, 2>)
-      : s.kernel == 5                 ? (s.stride == 1 ? &block_rows<5, 1> : &block_rows<5, 2>)
-                                      : (s.stride == 1 ? &block_rows<7, 1> : &block_rows<7, 2>);
-  function(call, begin, end);
+inline int64_t first_of_block(const DepthwiseShape& s, int64_t begin, int64_t end) {
+  return rows_read(s, begin, end).begin;
 }
 
 } // namespace supernet::cpu::SUPERNET_ISA

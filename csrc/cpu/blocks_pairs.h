@@ -3,8 +3,8 @@
 //
 // Pair m of an image holds rows 2 m - padding and the next one, zeros where these are outside. An output row meets half
 // as many pairs as it has rows of taps, rounded up. At stride 1 two neighbouring ones, the first of an even number, meet
-// the same pairs, the upper one with taps (0, 1), (2, 3), …, the lower one with (nothing, 0), (1, 2), … "Nothing" multiplies by zero, so that what is not a number spoils one row more than
-// those that read it.
+// the same pairs, the upper one with taps (0, 1), (2, 3), …, the lower one with (nothing, 0), (1, 2), … "Nothing" multiplies by zero, so that what is not a
+// number spoils one row more than those that read it.
 #pragma once
 
 #include "dot.h"
@@ -18,20 +18,20 @@ struct PairVec {
   using Mask = __mmask32;
   static constexpr int kSize = 32;
 
-  __m512bh v;
+  __m512i v;
 
   static Mask mask(int64_t) {
     return ~Mask(0);
   }
   static PairVec load(const BFloat16* p) {
-    return {reinterpret_cast<__m512bh>(_mm512_loadu_si512(p))};
+    return {_mm512_loadu_si512(p)};
   }
   static PairVec load(const BFloat16* p, Mask) {
     return load(p);
   }
   // The sum of both products, and c.
   static FloatVec fma(PairVec a, PairVec b, FloatVec c) {
-    return {_mm512_dpbf16_ps(c.v, a.v, b.v)};
+    return {_mm512_dpbf16_ps(c.v, reinterpret_cast<__m512bh>(a.v), reinterpret_cast<__m512bh>(b.v))};
   }
   // Of 16 values and the 16 below them.
   static __m512i interleave(__m512i halves) {
@@ -42,8 +42,6 @@ struct PairVec {
     return _mm512_permutexvar_epi16(index, halves);
   }
 };
-
-constexpr int64_t kPixelBytes = PairVec::kSize * sizeof(BFloat16);
 
 // Pairs that output rows [begin, end) meet.
 inline Rows pairs_met(const DepthwiseShape& s, int64_t begin, int64_t end) {
@@ -64,7 +62,7 @@ inline Rows rows_read(const DepthwiseShape& s, int64_t begin, int64_t end) {
 
 inline int64_t block_bytes(const DepthwiseShape& s, int64_t begin, int64_t end) {
   const auto pairs = pairs_met(s, begin, end);
-  return (pairs.end - pairs.begin) * s.in_width * kPixelBytes;
+  return (pairs.end - pairs.begin) * s.in_width * BlockKernels::kPixelBytes;
 }
 
 // The taps of upper rows, then those of lower ones.
@@ -73,7 +71,7 @@ constexpr int64_t pairs_of_taps(int64_t kernel) {
 }
 
 inline int64_t taps_bytes(int64_t kernel) {
-  return 2 * pairs_of_taps(kernel) * kernel * kPixelBytes;
+  return 2 * pairs_of_taps(kernel) * kernel * BlockKernels::kPixelBytes;
 }
 
 inline void pack_taps(const float* taps, int64_t blocks, int64_t kernel, void* packed) {
@@ -105,10 +103,11 @@ inline void widen_block(
   for (auto m = pairs.begin; m < pairs.end; ++m) {
     const auto first = 2 * m - s.padding;
     const bool upper = first >= 0, lower = first + 1 < s.in_height;
-    const auto* p = x + first * row;
-    for (int64_t i = 0; i < s.in_width; ++i, p += s.channels, y += PairVec::kSize) {
+    const auto* above = x + std::max<int64_t>(first, 0) * row;
+    const auto* below = x + std::min(first + 1, s.in_height - 1) * row;
+    for (int64_t i = 0; i < s.in_width; ++i, above += s.channels, below += s.channels, y += PairVec::kSize) {
       const auto halves = _mm512_inserti64x4(
-          _mm512_castsi256_si512(values(p, upper)), values(p + row, lower), 1);
+          _mm512_castsi256_si512(values(above, upper)), values(below, lower), 1);
       _mm512_store_si512(y, PairVec::interleave(halves));
     }
   }
@@ -155,11 +154,11 @@ void expand_images(
   for (int64_t j = 0; j < images; ++j) {
     for (auto m = pairs.begin; m < pairs.end; ++m) {
       const auto first = 2 * m - s.padding;
-      const auto* p = x.data + (j * s.in_height + first - x.first) * row;
+      const auto upper = std::max<int64_t>(first, 0);
+      const auto* from = x.data + (j * s.in_height + upper - x.first) * row;
       auto* y = block + j * image + (m - met.begin) * s.in_width * PairVec::kSize;
       const auto each = [&](auto zeros) SUPERNET_LAMBDA {
         constexpr auto kZeros = decltype(zeros)::value;
-        const auto* from = kZeros == Half::above ? p + row : p;
         for (int64_t i = 0; i < s.in_width; i += Columns) {
           auto* to = y + i * PairVec::kSize;
           expand_columns<Columns, kZeros, Act>(from + i * depth, row, depth, packed, lanes, bias, to, to + high);
@@ -200,7 +199,7 @@ template <int K, int TW, bool Whole>
 void block_two_rows(const BlockCall<PairVec>& call, int64_t row) {
   using Map = Forward<K, 1>;
   const auto& s = call.shape;
-  const auto [rows, taps, count] = meeting<K>(call, row, false);
+  const auto met = meeting<K>(call, row, false);
   const auto start = FloatVec::load(call.bias);
   for_each_tile<Map, TW, Whole>(s, [&](int64_t o, const auto& inside) SUPERNET_LAMBDA {
     FloatVec upper[TW], lower[TW];
@@ -208,9 +207,9 @@ void block_two_rows(const BlockCall<PairVec>& call, int64_t row) {
     for (int t = 0; t < TW; ++t) {
       upper[t] = lower[t] = start;
     }
-    for (int64_t i = 0; i < count; ++i) {
-      const auto* x = rows + (i * s.in_width + Map::first_column(s, o)) * PairVec::kSize;
-      const auto* weight = taps + i * K * PairVec::kSize;
+    for (int64_t i = 0; i < met.count; ++i) {
+      const auto* x = met.rows + (i * s.in_width + Map::first_column(s, o)) * PairVec::kSize;
+      const auto* weight = met.taps + i * K * PairVec::kSize;
       add_taps_inside<PairVec, Map>(
           upper, lower, x, weight, weight + pairs_of_taps(K) * K * PairVec::kSize, inside);
     }
@@ -229,32 +228,23 @@ auto block_two_rows_for(const DepthwiseShape& s) {
                                           : &block_two_rows<K, 4, false>;
 }
 
-template <int K, int S>
-void block_rows(const BlockCall<PairVec>& call, int64_t begin, int64_t end) {
+template <int K, int S, class In>
+void block_rows(const BlockCall<In>& call, int64_t begin, int64_t end) {
   const auto one = block_row_for<PairVec, Forward<K, S>>(call.shape);
-  const auto two = block_two_rows_for<K>(call.shape);
-  for (int64_t row = begin; row < end;) {
+  for (auto row = begin; row < end; ++row) {
     const bool odd = S == 1 && row % 2 == 1;
-    if (S == 1 && !odd && row + 1 < end) {
-      two(call, row);
-      row += 2;
-    } else {
-      one(call, meeting<K>(call, row, odd), call.out_row(row));
-      row += 1;
+    if constexpr (S == 1) {
+      if (!odd && row + 1 < end) {
+        block_two_rows_for<K>(call.shape)(call, row++);
+        continue;
+      }
     }
+    one(call, meeting<K>(call, row, odd), call.out_row(row));
   }
 }
 
-inline void depthwise_block(
-    const DepthwiseShape& s, const void* block, const void* taps, const float* bias, Activation act,
-    Band<BFloat16> out, int64_t out_pixel, int64_t begin, int64_t end, Ahead& ahead) {
-  const BlockCall<PairVec> call{
-      s, static_cast<const BFloat16*>(block), pairs_met(s, begin, end).begin, static_cast<const BFloat16*>(taps),
-      bias, act, out, out_pixel, ahead};
-  const auto function = s.kernel == 3 ? (s.stride == 1 ? &block_rows<3, 1> : &block_rows<3, 2>)
-      : s.kernel == 5                 ? (s.stride == 1 ? &block_rows<5, 1> : &block_rows<5, 2>)
-                                      : (s.stride == 1 ? &block_rows<7, 1> : &block_rows<7, 2>);
-  function(call, begin, end);
+inline int64_t first_of_block(const DepthwiseShape& s, int64_t begin, int64_t end) {
+  return pairs_met(s, begin, end).begin;
 }
 
 } // namespace supernet::cpu::SUPERNET_ISA

@@ -2,8 +2,8 @@
 //
 // A tile is TW neighbouring outputs of one vector of channels, held in registers over all k * k taps. Each
 // column of the input is loaded once a row and multiplied into every output that it reaches; which, is known
-// when compiling. Tiles that stick out of the image test each column, a branch per k multiplications; others
-// test nothing.
+// when compiling. So is which columns are outside the image, where whole tiles fill it; else tiles that stick out test each
+// column, a branch per k multiplications.
 #pragma once
 
 #include "vector_ops.h"
@@ -87,7 +87,7 @@ SUPERNET_INLINE void for_each_meeting(
   for (int j = 0; j < columns; ++j) {
     if (inside(j)) {
       V column = load<V, Tail>(x + j * pixel, mask);
-      if constexpr (K == 3) {
+      if constexpr (K == 3) { // of larger kernels GCC does so by itself
         in_register(column);
       }
       SUPERNET_UNROLL
@@ -228,16 +228,22 @@ void depthwise_row(
           add_taps<V, Map, TW, Tail>(acc, x, pixel, inside, weight + tap * K * V::kSize, mask);
         }
       };
+      const auto add_at_edge = [&] SUPERNET_LAMBDA {
+        if constexpr (Map::kStep == 1) { // or whole_tiles never holds
+          if (whole && o > 0) {
+            return add(Edges<Map, TW, false, true>{});
+          } else if (whole && TW < s.out_width) {
+            return add(Edges<Map, TW, true, false>{});
+          } else if (whole) {
+            return add(Edges<Map, TW, true, true>{});
+          }
+        }
+        add([&](int j) SUPERNET_LAMBDA { return j >= low && j < high; });
+      };
       if (low <= 0 && high >= columns) {
         add(Edges<Map, TW, false, false>{});
-      } else if (whole && o > 0) {
-        add(Edges<Map, TW, false, true>{});
-      } else if (whole && TW < s.out_width) {
-        add(Edges<Map, TW, true, false>{});
-      } else if (whole) {
-        add(Edges<Map, TW, true, true>{});
       } else {
-        add([&](int j) SUPERNET_LAMBDA { return j >= low && j < high; });
+        add_at_edge();
       }
       if (ahead) {
         SUPERNET_UNROLL

@@ -3,7 +3,7 @@
 // The kernels themselves (depthwise.h, matmul.h, batch_norm.h) are compiled once per instruction set, by
 // cpu_kernels_generic.cpp, cpu_kernels_avx2.cpp and cpu_kernels_avx512.cpp, each of which fills one table of
 // functions. kernels<S>() is the table of the best set that this machine and SUPERNET_CPU_CAPABILITY allow. AMX
-// uses AVX-512's, beside its own block_kernels.h.
+// and AVX-512-bf16 use AVX-512's, beside their own block_kernels.h and, the latter, passes over rows.
 //
 // S, the type computed in, is float or double. Images are channels_last: pixel after pixel, each `channels`
 // long.
