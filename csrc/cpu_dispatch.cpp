@@ -55,7 +55,8 @@ Capability of_processor() {
 
 Capability parse(std::string_view name, const char* source) {
   const auto* found = std::find(std::begin(kNames), std::end(kNames), name);
-  TORCH_CHECK(found != std::end(kNames), source, " should be generic, avx2, avx512, avx512_bf16 or amx, got '", name, "'");
+  TORCH_CHECK(
+      found != std::end(kNames), source, " should be generic, avx2, avx512, avx512_bf16 or amx, got '", name, "'");
   const auto asked = static_cast<Capability>(found - std::begin(kNames));
   const auto best = of_processor();
   TORCH_CHECK(

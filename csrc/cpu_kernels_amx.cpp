@@ -36,8 +36,8 @@
 namespace supernet::cpu::amx {
 
 const BlockKernels block_kernels = {
-    32, 40 * 1024, &pad_rows, &pack_pairs, &taps_bytes, &pack_taps, &rows_read, &block_bytes, &widen_block, &expand_blocks,
-    &depthwise_block<FloatVec>, &project_pixels,
+    32, 40 * 1024, &pad_rows, &pack_pairs, &taps_bytes, &pack_taps, &rows_read, &block_bytes,
+    &widen_block, &expand_blocks, &depthwise_block<FloatVec>, &project_pixels,
 };
 
 } // namespace supernet::cpu::amx

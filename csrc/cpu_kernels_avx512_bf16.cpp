@@ -1,4 +1,5 @@
-// For AVX-512 with bfloat16 products and no AMX: inference in bfloat16 and passes over rows; all else is AVX-512's.
+// For AVX-512 with bfloat16 products and no AMX: inference in bfloat16 and passes over rows; all else is
+// AVX-512's.
 //
 // Every header of others comes before the target options: what it defines may be merged with copies from
 // other files, which must run on any processor. All that follows lives in a namespace of this instruction
@@ -38,8 +39,8 @@ namespace supernet::cpu::avx512_bf16 {
 
 const FloatRowTables row_tables = make_float_row_tables<FloatVec>();
 const BlockKernels block_kernels = {
-    2, 14 * 1024, &pad_rows, &pack_pairs, &taps_bytes, &pack_taps, &rows_read, &block_bytes, &widen_block, &expand_blocks,
-    &depthwise_block<PairVec>, &project_pixels,
+    2, 14 * 1024, &pad_rows, &pack_pairs, &taps_bytes, &pack_taps, &rows_read, &block_bytes,
+    &widen_block, &expand_blocks, &depthwise_block<PairVec>, &project_pixels,
 };
 
 } // namespace supernet::cpu::avx512_bf16

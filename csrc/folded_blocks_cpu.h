@@ -1,5 +1,5 @@
-// Inference in bfloat16 with BlockKernels: band after band, the depthwise part makes a buffer of rows, group of
-// channels after group, and the pointwise product reads it while it is in the L2 cache.
+// Inference in bfloat16 with BlockKernels: band after band, the depthwise part makes a buffer of rows, group
+// of channels after group, and the pointwise product reads it while it is in the L2 cache.
 #pragma once
 
 #include <cstddef>

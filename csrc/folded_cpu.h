@@ -1,5 +1,5 @@
-// Convolutions whose batch norms are folded in, packed for the CPU kernels: scales go into the weights, shifts
-// are what the sums begin with.
+// Convolutions whose batch norms are folded in, packed for the CPU kernels: scales go into the weights,
+// shifts are what the sums begin with.
 #pragma once
 
 #include "cpu/kernels.h"

@@ -18,8 +18,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 # Largest error of a whole tensor relative to its L2 norm
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1.2e-2}
 # In inference each tensor rounded to bfloat16 (folded weights of pointwise convolutions, what they read, the output)
-# adds at most 2^-9 of its norm, and AMX rounds all of them; AVX-512-bf16 also the folded depthwise weights and what these
-# are multiplied with, whose errors average out over the taps.
+# adds at most 2^-9 of its norm, and AMX rounds all of them; AVX-512-bf16 also the folded depthwise weights and what
+# these are multiplied with, whose errors average out over the taps.
 SEPARABLE_INFERENCE = {**TOLERANCE, torch.bfloat16: 3 * 2**-9}
 BOTTLENECK_INFERENCE = {**TOLERANCE, torch.bfloat16: 4 * 2**-9}
 # (N, C, H, W): one vector and less, tails, images smaller than the kernel, several bands, batch 1
@@ -542,5 +542,6 @@ def test_takes_avx512_bf16_where_the_system_refuses_amx():
 
 
 def test_refuses_an_unknown_capability():
-    with pytest.raises(RuntimeError, match="CPU capability should be generic, avx2, avx512, avx512_bf16 or amx, got 'sse'"):
+    sets = "generic, avx2, avx512, avx512_bf16 or amx"
+    with pytest.raises(RuntimeError, match=f"CPU capability should be {sets}, got 'sse'"):
         _C.set_cpu_capability("sse")

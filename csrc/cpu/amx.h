@@ -1,15 +1,16 @@
 // Tiles of the matrix unit, and products of bfloat16 rows in them: the pointwise convolutions.
 //
-// All eight tiles are of 16 rows of 64 bytes: A holds 16 pixels and 32 steps of the depth, B as many steps and 16
-// columns, C 16 pixels and 16 columns in float. Two pixel tiles meet two column tiles at a time. Operands come
-// padded to whole tiles, so that nothing is masked but the stores.
+// All eight tiles are of 16 rows of 64 bytes: A holds 16 pixels and 32 steps of the depth, B as many steps
+// and 16 columns, C 16 pixels and 16 columns in float. Two pixel tiles meet two column tiles at a time.
+// Operands come padded to whole tiles, so that nothing is masked but the stores.
 #pragma once
 
 #include "pairs.h"
 
 namespace supernet::cpu::SUPERNET_ISA {
 
-// The unit is configured while this lives, and left without state, which would burden every switch of threads.
+// The unit is configured while this lives, and left without state, which would burden every switch of
+// threads.
 class Products {
  public:
   SUPERNET_INLINE Products() {
@@ -30,8 +31,8 @@ class Products {
   // Rows of A computed at a time.
   static constexpr int64_t kRows = 2 * kTileRows;
 
-  // Calls finish(row, columns 0 to 15, columns 16 to 31) of A B + bias for the first of `rows` rows, at most kRows;
-  // of 16 columns or less the second vector is of no account.
+  // Calls finish(row, columns 0 to 15, columns 16 to 31) of A B + bias for the first of `rows` rows, at most
+  // kRows; of 16 columns or less the second vector is of no account.
   template <class F>
   SUPERNET_INLINE void operator()(
       int64_t rows, int64_t columns, const c10::BFloat16* a, int64_t depth, const c10::BFloat16* b,

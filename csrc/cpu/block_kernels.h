@@ -1,8 +1,8 @@
 // What inference in bfloat16 asks of an instruction set that multiplies it: plain arguments, no ATen.
 //
-// The depthwise part reads blocks: what some output rows need of 16 channels of an image, small enough for the cache.
-// What it makes is rounded to pixels of all channels, which the pointwise product reads. How a block holds its values is
-// the instruction set's own matter: blocks_float.h, blocks_pairs.h.
+// The depthwise part reads blocks: what some output rows need of 16 channels of an image, small enough for
+// the cache. What it makes is rounded to pixels of all channels, which the pointwise product reads. How a
+// block holds its values is the instruction set's own matter: blocks_float.h, blocks_pairs.h.
 //
 // Buffers of pixels and of blocks hold kGroup pixels more, whose values do not matter.
 #pragma once
@@ -29,8 +29,8 @@ struct BlockKernels {
 
   // Pixels [pixels, channels] as [pixels, depth].
   void (*pad)(const c10::BFloat16* x, int64_t pixels, int64_t channels, int64_t depth, c10::BFloat16* y);
-  // A weight [columns, in], each row scaled, for `expand` and `project` of pixels [pixels, depth]. Holds depth * columns,
-  // these rounded up to whole blocks.
+  // A weight [columns, in], each row scaled, for `expand` and `project` of pixels [pixels, depth]. Holds
+  // depth * columns, these rounded up to whole blocks.
   void (*pack)(
       const float* weight, int64_t in, int64_t depth, int64_t columns, const float* scale, c10::BFloat16* packed);
   // Taps as Kernels::pack_depthwise packs them, for so many blocks, each of so many bytes.
@@ -43,14 +43,15 @@ struct BlockKernels {
   // The first `lanes` channels of an image, filled up with zeros.
   void (*widen)(
       const DepthwiseShape&, const c10::BFloat16* image, int64_t begin, int64_t end, int64_t lanes, void* block);
-  // act(x weight^T + bias) of images behind each other, all rows if more than one: `lanes` columns, at most kGroup. x is
-  // padded to `depth`. Blocks of the images lie behind each other, those of the second kBlock columns block_stride apart.
+  // act(x weight^T + bias) of images behind each other, all rows if more than one: `lanes` columns, at most
+  // kGroup. x is padded to `depth`. Blocks of the images lie behind each other, those of the second kBlock
+  // columns block_stride apart.
   void (*expand)(
       const DepthwiseShape&, Band<const c10::BFloat16> x, int64_t images, int64_t begin, int64_t end, int64_t depth,
       const c10::BFloat16* packed, int64_t lanes, const float* bias, Activation act, void* blocks,
       int64_t block_stride);
-  // Output rows [begin, end), those that the block was made for, activated, into pixels out_pixel apart. Kernels of 3, 5
-  // and 7, padded by half of it, strides of 1 and 2.
+  // Output rows [begin, end), those that the block was made for, activated, into pixels out_pixel apart.
+  // Kernels of 3, 5 and 7, padded by half of it, strides of 1 and 2.
   void (*depthwise)(
       const DepthwiseShape&, const void* block, const void* taps, const float* bias, Activation act,
       Band<c10::BFloat16> out, int64_t out_pixel, int64_t begin, int64_t end, Ahead&);

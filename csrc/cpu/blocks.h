@@ -1,5 +1,5 @@
-// Inference in bfloat16, block by block of 16 channels: what the kernels of BlockKernels share, whatever a block holds.
-// The products are those of amx.h or of dot.h, whichever was included before.
+// Inference in bfloat16, block by block of 16 channels: what the kernels of BlockKernels share, whatever a
+// block holds. The products are those of amx.h or of dot.h, whichever was included before.
 #pragma once
 
 #include "depthwise.h"
@@ -177,8 +177,8 @@ SUPERNET_INLINE void depthwise_tile(
   store_outputs(acc, call.act, s.out_width - o, y + o * call.out_pixel, call.out_pixel);
 }
 
-// Calls tile(o, inside) for the tiles of a row. Of whole ones it is known when compiling which columns are inside;
-// else each column is tested.
+// Calls tile(o, inside) for the tiles of a row. Of whole ones it is known when compiling which columns are
+// inside; else each column is tested.
 template <class Map, int TW, bool Whole, class F>
 SUPERNET_INLINE void for_each_tile(const DepthwiseShape& s, const F& tile) {
   if constexpr (!Whole) {
@@ -213,7 +213,8 @@ auto block_row_for(const DepthwiseShape& s) {
                                  : &block_row<In, Map, 4, false>;
 }
 
-// The first row of what output rows [begin, end) need, and these rows' convolution: of blocks_float.h or blocks_pairs.h.
+// The first row of what output rows [begin, end) need, and these rows' convolution: of blocks_float.h or
+// blocks_pairs.h.
 inline int64_t first_of_block(const DepthwiseShape& s, int64_t begin, int64_t end);
 template <int K, int S, class In>
 void block_rows(const BlockCall<In>& call, int64_t begin, int64_t end);

@@ -1,5 +1,5 @@
-// Blocks of floats, pixel after pixel, for processors whose matrix unit does little for the depthwise part: the kernels
-// of BlockKernels for AMX.
+// Blocks of floats, pixel after pixel, for processors whose matrix unit does little for the depthwise part:
+// the kernels of BlockKernels for AMX.
 #pragma once
 
 #include "amx.h"

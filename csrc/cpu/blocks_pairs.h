@@ -1,10 +1,11 @@
-// Blocks of pairs, each a value and that below it, which one instruction multiplies by two taps: the kernels of
-// BlockKernels for AVX-512-bf16.
+// Blocks of pairs, each a value and that below it, which one instruction multiplies by two taps: the kernels
+// of BlockKernels for AVX-512-bf16.
 //
-// Pair m of an image holds rows 2 m - padding and the next one, zeros where these are outside. An output row meets half
-// as many pairs as it has rows of taps, rounded up. At stride 1 two neighbouring ones, the first of an even number, meet
-// the same pairs, the upper one with taps (0, 1), (2, 3), …, the lower one with (nothing, 0), (1, 2), … "Nothing" multiplies by zero, so that what is not a
-// number spoils one row more than those that read it.
+// Pair m of an image holds rows 2 m - padding and the next one, zeros where these are outside. An output row
+// meets half as many pairs as it has rows of taps, rounded up. At stride 1 two neighbouring ones, the first
+// of an even number, meet the same pairs, the upper one with taps (0, 1), (2, 3), …, the lower one with
+// (nothing, 0), (1, 2), … "Nothing" multiplies by zero, so that what is not a number spoils one row more than
+// those that read it.
 #pragma once
 
 #include "dot.h"
@@ -113,7 +114,8 @@ inline void widen_block(
   }
 }
 
-// Some columns of a pair of rows, `other` apart, or of one row, whose pairs are filled up with zeros above or below.
+// Some columns of a pair of rows, `other` apart, or of one row, whose pairs are filled up with zeros above or
+// below.
 enum class Half { none, above, below };
 
 template <int Columns, Half Zeros, Activation Act>

@@ -2,8 +2,8 @@
 //
 // A tile is TW neighbouring outputs of one vector of channels, held in registers over all k * k taps. Each
 // column of the input is loaded once a row and multiplied into every output that it reaches; which, is known
-// when compiling. So is which columns are outside the image, where whole tiles fill it; else tiles that stick out test each
-// column, a branch per k multiplications.
+// when compiling. So is which columns are outside the image, where whole tiles fill it; else tiles that stick
+// out test each column, a branch per k multiplications.
 #pragma once
 
 #include "vector_ops.h"
@@ -101,8 +101,8 @@ SUPERNET_INLINE void for_each_meeting(
   }
 }
 
-// Which columns of a tile are inside an image that whole tiles fill, at its left or right edge or at neither: known when
-// compiling.
+// Which columns of a tile are inside an image that whole tiles fill, at its left or right edge or at neither:
+// known when compiling.
 template <class Map, int TW, bool Left, bool Right>
 struct Edges {
   static constexpr int kPadding = Map::kKernel / 2;

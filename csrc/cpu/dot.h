@@ -1,5 +1,5 @@
-// Products of bfloat16 rows by dot products of pairs in vectors: the pointwise convolutions where there is no matrix
-// unit. amx.h is the other form.
+// Products of bfloat16 rows by dot products of pairs in vectors: the pointwise convolutions where there is no
+// matrix unit. amx.h is the other form.
 #pragma once
 
 #include "pairs.h"
@@ -45,8 +45,8 @@ class Products {
   // Rows of A computed at a time.
   static constexpr int64_t kRows = 14;
 
-  // Calls finish(row, columns 0 to 15, columns 16 to 31) of A B + bias for the first of `rows` rows, at most kRows;
-  // of 16 columns or less the second vector is of no account.
+  // Calls finish(row, columns 0 to 15, columns 16 to 31) of A B + bias for the first of `rows` rows, at most
+  // kRows; of 16 columns or less the second vector is of no account.
   template <class F>
   SUPERNET_INLINE void operator()(
       int64_t rows, int64_t columns, const c10::BFloat16* a, int64_t depth, const c10::BFloat16* b,

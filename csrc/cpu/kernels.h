@@ -2,8 +2,8 @@
 //
 // The kernels themselves (depthwise.h, matmul.h, batch_norm.h) are compiled once per instruction set, by
 // cpu_kernels_generic.cpp, cpu_kernels_avx2.cpp and cpu_kernels_avx512.cpp, each of which fills one table of
-// functions. kernels<S>() is the table of the best set that this machine and SUPERNET_CPU_CAPABILITY allow. AMX
-// and AVX-512-bf16 use AVX-512's, beside their own block_kernels.h and, the latter, passes over rows.
+// functions. kernels<S>() is the table of the best set that this machine and SUPERNET_CPU_CAPABILITY allow.
+// AMX and AVX-512-bf16 use AVX-512's, beside their own block_kernels.h and, the latter, passes over rows.
 //
 // S, the type computed in, is float or double. Images are channels_last: pixel after pixel, each `channels`
 // long.
@@ -98,8 +98,8 @@ struct Kernels {
   // columns.
   void (*pack_matrix)(
       const S* b, int64_t row, int64_t column, int64_t depth, int64_t columns, const S* scale, S* packed);
-  // C [rows, columns] = act(A B + bias) + residual, A [rows, depth] with rows `depth` apart; bias (padded) and
-  // residual [rows, columns] may be null.
+  // C [rows, columns] = act(A B + bias) + residual, A [rows, depth] with rows `depth` apart; bias (padded)
+  // and residual [rows, columns] may be null.
   void (*matmul)(
       const S* a, int64_t rows, int64_t depth, const S* packed, int64_t columns, const S* bias,
       Activation act, const S* residual, S* c);

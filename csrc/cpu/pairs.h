@@ -1,4 +1,5 @@
-// Operands of bfloat16 products: pairs of neighbouring steps of the depth are multiplied and added up at once.
+// Operands of bfloat16 products: pairs of neighbouring steps of the depth are multiplied and added up at
+// once.
 #pragma once
 
 #include "vector_ops.h"
@@ -8,8 +9,8 @@ namespace supernet::cpu::SUPERNET_ISA {
 constexpr int64_t kTileRows = 16, kTileDepth = 32;
 constexpr int64_t kTileValues = kTileRows * kTileDepth; // of A and of B
 
-// B, given as b [columns, depth], column tile by column tile, of each all steps up to the padded depth, an even number:
-// rows of 16 pairs of steps.
+// B, given as b [columns, depth], column tile by column tile, of each all steps up to the padded depth, an
+// even number: rows of 16 pairs of steps.
 inline void pack_pairs(
     const float* b, int64_t depth, int64_t padded, int64_t columns, const float* scale, c10::BFloat16* packed) {
   using V = FloatVec;
@@ -18,7 +19,8 @@ inline void pack_pairs(
   for (int64_t first = 0; first < columns; first += kTileRows) {
     for (int64_t k = 0; k < padded; k += kTileDepth) {
       const auto pairs = V::mask((padded - k) / 2);
-      const auto low = V::mask(std::max<int64_t>(depth - k, 0)), high = V::mask(std::max<int64_t>(depth - k - V::kSize, 0));
+      const auto low = V::mask(std::max<int64_t>(depth - k, 0));
+      const auto high = V::mask(std::max<int64_t>(depth - k - V::kSize, 0));
       for (int64_t i = 0; i < kTileRows; ++i) {
         V one = V::zero(), other = V::zero();
         if (first + i < columns) {

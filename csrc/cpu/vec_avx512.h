@@ -1,5 +1,5 @@
-// Vectors of 16 floats. Needs the target options of cpu_kernels_avx512.cpp or, with SUPERNET_NARROWS_BFLOAT16, of
-// cpu_kernels_avx512_bf16.cpp and cpu_kernels_amx.cpp.
+// Vectors of 16 floats. Needs the target options of cpu_kernels_avx512.cpp or, with
+// SUPERNET_NARROWS_BFLOAT16, of cpu_kernels_avx512_bf16.cpp and cpu_kernels_amx.cpp.
 #pragma once
 
 #include <immintrin.h>
