@@ -62,19 +62,13 @@ inline void project_pixels(
   });
 }
 
-// One row of taps into a tile. In: vectors of what a block holds for a pixel.
+// In: vectors of what a block holds for a pixel.
+
+// One row of taps into a tile.
 template <class In, class Map, int TW, class Inside>
 SUPERNET_INLINE void add_taps_inside(
     FloatVec (&acc)[TW], const typename In::Scalar* x, const typename In::Scalar* weight, const Inside& inside) {
-  constexpr int K = Map::kKernel;
-  In taps[K];
-  SUPERNET_UNROLL
-  for (int i = 0; i < K; ++i) {
-    taps[i] = In::load(weight + i * In::kSize);
-  }
-  for_each_meeting<In, Map, TW, false>(
-      x, In::kSize, In::mask(In::kSize), inside,
-      [&](In column, int i, int t) SUPERNET_LAMBDA { acc[t] = In::fma(column, taps[i], acc[t]); });
+  add_taps<In, Map, TW, false>(acc, x, In::kSize, inside, weight, In::mask(In::kSize));
 }
 
 // One row of the input into the tiles of two rows of the output.

@@ -117,10 +117,10 @@ bool whole_tiles(const DepthwiseShape& s, int64_t tile) {
   return s.out_width % tile == 0 && s.in_width == Map::fresh_columns(1) * s.out_width;
 }
 
-// One row of taps into a tile.
-template <class V, class Map, int TW, bool Tail, class Inside>
+// One row of taps into a tile, whose sums may be of another type than what is multiplied.
+template <class V, class Map, int TW, bool Tail, class Sum, class Inside>
 SUPERNET_INLINE void add_taps(
-    V (&acc)[TW],
+    Sum (&acc)[TW],
     const typename V::Scalar* x,
     int64_t pixel,
     const Inside& inside,
