@@ -17,7 +17,6 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 
-import _cli  # isort: skip  (sets the environment that torch reads when it loads)
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -25,12 +24,15 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from latency.measure import host
-from supernet import checkpoint, data, standalone
-from supernet.data import TrainVal
-from supernet.images import ImageSet
-from supernet.progress import Bar
+from supernet import files
+from supernet.cli import common
+from supernet.data.images import ImageSet
+from supernet.data.sets import TrainVal, sets
 from supernet.space import Arch, Space
-from supernet.train import FitConfig, evaluate
+from supernet.training import standalone
+from supernet.training.evaluation import evaluate
+from supernet.training.loop import FitConfig
+from supernet.training.progress import Bar
 
 CPU = torch.device("cpu")
 
@@ -49,7 +51,7 @@ class Images:
 @functools.cache
 def open_images(images: Images) -> tuple[TrainVal, ImageSet]:
     """Training and search images, and those for the truth."""
-    opened = data.open_train(images.name, Path(images.root), seed=0, val_fraction=0.3, limit=images.train)
+    opened = sets.open_train(images.name, Path(images.root), seed=0, val_fraction=0.3, limit=images.train)
     search = opened.val.subset(min(images.search, len(opened.val) // 2), seed=0)
     rest = opened.val.take(np.flatnonzero(~np.isin(opened.val.index, search.index)))
     parts = (opened.train, search, opened.classes, opened.channels, opened.resolution, opened.class_names)
@@ -74,7 +76,7 @@ class Truth:
 
     def __init__(self, folder: Path, space: Space, budget: Budget, jobs: int, quiet: bool):
         self.folder, self.space, self.budget, self.jobs, self.quiet = folder, space, budget, jobs, quiet
-        self.log = checkpoint.JsonLines(folder / "truth.jsonl")
+        self.log = files.JsonLines(folder / "truth.jsonl")
         identity = {"space": space.fingerprint, **asdict(budget)}
         identity["images"] = {name: value for name, value in identity["images"].items() if name != "root"}
         self.identity = json.loads(json.dumps(identity))
@@ -115,7 +117,7 @@ class Truth:
 
 def train_alone(folder: Path, space: Space, budget: Budget, arch: Arch, seed: int) -> float:
     """Train one network on one thread; its accuracy on the truth images."""
-    _cli.keep_memory()
+    common.keep_memory()
     torch.set_num_threads(1)
     images, judging = open_images(budget.images)
     key = hashlib.sha256(repr((space.fingerprint, budget, arch, seed)).encode()).hexdigest()[:16]
@@ -131,8 +133,8 @@ def train_alone(folder: Path, space: Space, budget: Budget, arch: Arch, seed: in
 def cell(path: Path, compute: Callable[[], Any]) -> Any:
     """What ``path`` holds, else what ``compute`` gives, kept there."""
     if not path.exists():
-        checkpoint.write_json(path, compute())
-    return checkpoint.read_json(path, "cell of the experiment", "run it again")
+        files.write_json(path, compute())
+    return files.read_json(path, "cell of the experiment", "run it again")
 
 
 def command() -> str:
@@ -145,12 +147,12 @@ class Clock:
 
     def __init__(self, folder: Path, name: str):
         self.path = folder / f"{name}.minutes.json"
-        self.before = checkpoint.read_json(self.path, "clock", "delete it") if self.path.exists() else 0.0
+        self.before = files.read_json(self.path, "clock", "delete it") if self.path.exists() else 0.0
 
     def minutes(self) -> float:
         """So far; kept for the next run."""
         total = self.before + sum(os.times()[:4]) / 60  # of this process and of those that it has waited for
-        checkpoint.write_json(self.path, total)
+        files.write_json(self.path, total)
         return round(total, 1)
 
 
@@ -169,8 +171,8 @@ def results(name: str, args: Any, clock: Clock, **found: Any) -> dict:
 def report(output: Path, result: dict, tables: Tables, draw: Callable[[Figure, dict], None], size=(10.0, 4.0)) -> None:
     """``output`` (JSON), its tables beside it as Markdown and its picture as PNG; prints the tables."""
     text = markdown(result, tables)
-    checkpoint.write_json(output, result)
-    checkpoint.write_atomically(output.with_suffix(".md"), lambda file: file.write(text.encode()))
+    files.write_json(output, result)
+    files.write_atomically(output.with_suffix(".md"), lambda file: file.write(text.encode()))
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     draw(figure, result)
@@ -179,8 +181,8 @@ def report(output: Path, result: dict, tables: Tables, draw: Callable[[Figure, d
         table = Table("", *next(iter(rows.values())), title=title)
         for name, columns in rows.items():
             table.add_row(name, *columns.values())
-        _cli.console.print(table)
-    _cli.console.print(
+        common.console.print(table)
+    common.console.print(
         f"→ {output}, {output.with_suffix('.md').name}, {output.with_suffix('.png').name}", highlight=False
     )
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 
-import _cli  # isort: skip  (sets the environment that torch reads when it loads)
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -29,11 +28,15 @@ from torch.nn import functional as F
 
 from latency.measure import host, pin_core
 from search.costs import AdditiveCost, Window
-from supernet import blocks, checkpoint, data, dsnas, spaces, spos
+from supernet import families, files, spaces
+from supernet.cli import common
+from supernet.data import sets
+from supernet.methods import dsnas, spos
+from supernet.methods.soft_mixture import SoftMixture, softmax_weights
 from supernet.model import Network, Supernet
-from supernet.soft_mixture import SoftMixture, softmax_weights
 from supernet.space import Arch, Choice, Gene, Space
-from supernet.train import FitConfig, evaluate, fit, sgd
+from supernet.training.evaluation import evaluate
+from supernet.training.loop import FitConfig, fit, sgd
 
 CPU = torch.device("cpu")
 
@@ -75,19 +78,17 @@ def run(args: Args) -> None:
     if args.quick:
         args = dataclasses.replace(args, seeds=2, data="digits", limit=320, epochs=2, candidates=3, rounds=2)
     config = {k: v for k, v in dataclasses.asdict(args).items() if k not in ("run", "output", "data_root", "seeds")}
-    if not checkpoint.same_config(args.run / "config.json", config, "use another --run"):
-        checkpoint.write_json(args.run / "config.json", config)
+    if not files.same_config(args.run / "config.json", config, "use another --run"):
+        files.write_json(args.run / "config.json", config)
     costs = cell(args.run / "step.json", lambda: step_costs(args.rounds))
     arms = [seed_cells(args, seed) for seed in range(args.seeds)]
     show(costs, arms)
     minutes = sum(c["minutes"] for c in [costs, *(c for by_arm in arms for c in by_arm.values())])
     machine = {**host(), "torch": torch.__version__, "load": os.getloadavg()[0], "minutes": round(minutes, 1)}
     args.output.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_json(
-        args.output / "dsnas.json", {"settings": config, "machine": machine, "step": costs, "seeds": arms}
-    )
+    files.write_json(args.output / "dsnas.json", {"settings": config, "machine": machine, "step": costs, "seeds": arms})
     plot(args.output / "dsnas.png", costs, arms)
-    _cli.console.print(f"{minutes:.0f} minutes → {args.output / 'dsnas.json'}", highlight=False)
+    common.console.print(f"{minutes:.0f} minutes → {args.output / 'dsnas.json'}", highlight=False)
 
 
 def cell(path: Path, compute: Callable[[], dict]) -> dict:
@@ -95,8 +96,8 @@ def cell(path: Path, compute: Callable[[], dict]) -> dict:
     if not path.exists():
         start = time.monotonic()
         result = compute()
-        checkpoint.write_json(path, {**result, "minutes": (time.monotonic() - start) / 60})
-        _cli.console.print(f"{path}: {json.dumps(result)}", highlight=False, style="dim", soft_wrap=True)
+        files.write_json(path, {**result, "minutes": (time.monotonic() - start) / 60})
+        common.console.print(f"{path}: {json.dumps(result)}", highlight=False, style="dim", soft_wrap=True)
     return json.loads(path.read_text())
 
 
@@ -154,7 +155,9 @@ def single_path(space: Space, x: torch.Tensor, y: torch.Tensor) -> Callable[[int
 
 
 def dsnas_step(space: Space, x: torch.Tensor, y: torch.Tensor) -> Callable[[int], None]:
-    cfg = dsnas.Config(FitConfig(1), dsnas.Budget(*blocks.additive(space, "flops")), search_epochs=1)
+    cfg = dsnas.Config(
+        FitConfig(1), dsnas.Budget(*families.layout(space).priced(lambda spec: spec.flops)[:2]), search_epochs=1
+    )
     model = dsnas.Parent(space, [torch.ones(()) for _ in space.genes]).train()
     optimizer, search = sgd(model, cfg.fit), dsnas.Distribution(model, cfg, per_epoch=10**9)
 
@@ -201,15 +204,15 @@ def saved_bytes(step: Callable[[int], None], i: int) -> int:
 
 def seed_cells(args: Args, seed: int) -> dict[str, dict]:
     """Every arm of one seed."""
-    name = args.data or data.default_name(args.data_root)[0]
-    images = data.open_train(name, args.data_root, seed=seed, limit=args.limit)
+    name = args.data or sets.default_name(args.data_root)[0]
+    images = sets.open_train(name, args.data_root, seed=seed, limit=args.limit)
     order = np.random.default_rng(seed).permutation(len(images.val))
     select, report = (np.sort(half) for half in np.array_split(order, 2))
     reporting = dataclasses.replace(images, val=images.val.take(report))
     selecting = dataclasses.replace(images, val=images.val.take(select[: min(1000, len(select))]))
     space = spaces.get("mobile-small", images.channels, images.resolution, images.classes)
-    flops = AdditiveCost(*reversed(blocks.additive(space, "flops")))
-    lr = _cli.default_lr(args.batch_size)
+    flops = AdditiveCost(*families.layout(space).priced(lambda spec: spec.flops))
+    lr = common.default_lr(args.batch_size)
     fit_cfg = FitConfig(args.epochs, args.batch_size, lr, schedule="cosine", augment=False, seed=seed)
     search_epochs = max(1, round(args.search_share * args.epochs))
     folder = args.run / f"seed{seed}"
@@ -218,7 +221,7 @@ def seed_cells(args: Args, seed: int) -> dict[str, dict]:
         budget = dsnas.Budget(flops.base, flops.table, args.flops_max)
         cfg = dsnas.Config(fit_cfg, budget, search_epochs, arch_lr=args.arch_lr, stop_gap=stop_gap)
         network = dsnas.run(space, reporting, cfg, folder / name, CPU)
-        log = checkpoint.JsonLines(folder / name / "metrics.jsonl").read()
+        log = files.JsonLines(folder / name / "metrics.jsonl").read()
         chance = [math.log(len(open_)) for open_ in space.allowed]
         entropy = sum(log[search_epochs - 1]["entropy"]) / sum(chance)
         early = len(log[search_epochs - 2]["frozen"]) if search_epochs > 1 else 0
@@ -276,7 +279,7 @@ def show(costs: dict, arms: Sequence[dict[str, dict]]) -> None:
     for name, by_n in costs["forms"].items():
         cells = (f"{c['ms']:.1f} ± {c['ms_interval']:.1f} ({c['mb']:.1f})" for c in by_n.values())
         table.add_row(name, *cells)
-    _cli.console.print(table)
+    common.console.print(table)
 
     title = f"{len(arms)} seeds, mean ± 95 % interval"
     table = Table("arm", "accuracy %", "minus direct, paired", "MFLOPs", "entropy / max", "settled early", title=title)
@@ -287,7 +290,7 @@ def show(costs: dict, arms: Sequence[dict[str, dict]]) -> None:
         optional = [mean([r[key] for r in rows]) if key in rows[0] else "" for key in ("entropy", "settled_early")]
         flops = mean([row["flops"] / 1e6 for row in rows])
         table.add_row(arm, mean(accuracy), "" if arm == "direct" else mean(gap, "{:+.2f}"), flops, *optional)
-    _cli.console.print(table)
+    common.console.print(table)
 
 
 def plot(path: Path, costs: dict, arms: Sequence[dict[str, dict]]) -> None:
@@ -308,4 +311,4 @@ def plot(path: Path, costs: dict, arms: Sequence[dict[str, dict]]) -> None:
 
 
 if __name__ == "__main__":
-    _cli.main(run, Args)
+    common.main(run, Args)

@@ -16,20 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import _common
-import evolve
 import numpy as np
 import torch
-from _common import _cli
 from matplotlib.figure import Figure
 
 from search import distribution
 from search.ask_tell import Budget, Search
 from search.costs import AdditiveCost
 from search.run import Scoring, SearchRun
-from supernet import blocks, checkpoint, spaces, spos
+from supernet import families, files, spaces
+from supernet.cli import common, evolve
 from supernet.errors import UserError
+from supernet.methods import spos
 from supernet.space import Arch, Space
-from supernet.train import FitConfig
+from supernet.training.loop import FitConfig
 
 CPU = torch.device("cpu")
 RANK = 9  # architectures up to this nondomination rank are counted, as PAD-NAS does
@@ -75,7 +75,7 @@ class Args:
 
 def run(args: Args) -> None:
     if args.redraw:
-        finish(args, checkpoint.read_json(args.output, "results", "run it without --redraw"))
+        finish(args, files.read_json(args.output, "results", "run it without --redraw"))
         return
     clock = _common.Clock(args.run, "evolution")
     images = _common.Images(args.data, str(args.data_root), args.train)
@@ -101,7 +101,7 @@ def supernet_of(args: Args, space: Space, data):
 def on_supernet(args: Args, space: Space, data) -> dict:
     """Every algorithm on the supernet, ``runs`` times."""
     folder, model = supernet_of(args, space, data)
-    flops = AdditiveCost(*reversed(blocks.additive(space, "flops")))
+    flops = AdditiveCost(*families.layout(space).priced(lambda spec: spec.flops))
     low, high = flops.bounds(space)
     bounds = {"flops": (0.0, low + args.share * (high - low))}
     scoring = Scoring(recalibration=(4, 128), workers=args.workers)
@@ -140,7 +140,7 @@ def summarise(space: Space, cells: Sequence[dict], threshold: float) -> dict:
 
 def on_table(args: Args, path: Path, data) -> dict:
     """Regret in accuracy on the truth table's networks: by one-shot accuracy, and by half of the table's seeds."""
-    known = checkpoint.read_json(path, "truth table", "run python experiments/truth_table.py")
+    known = files.read_json(path, "truth table", "run python experiments/truth_table.py")
     space = Space.from_json(known["space"], str(path))
     archs = [tuple(arch) for arch in known["archs"]]
     if set(archs) != set(space.enumerate()) or len(known["accuracies"][0]) < 2:
@@ -180,7 +180,7 @@ def search_table(
     truth: dict[Arch, float],
 ) -> float:
     """How much worse the network that a search selects is than the best one."""
-    flops = AdditiveCost(*reversed(blocks.additive(space, "flops")))
+    flops = AdditiveCost(*families.layout(space).priced(lambda spec: spec.flops))
     search = algorithm(space, {"flops": flops}, {}, ["flops"], budget)
     while not search.done:
         archs = search.ask()
@@ -231,4 +231,4 @@ def draw(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    _cli.main(run, Args)
+    common.main(run, Args)

@@ -21,9 +21,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
-import _cli  # isort: skip  (sets the environment that torch reads when it loads)
-import _jobs
-import global_nas
 import numpy as np
 import torch
 
@@ -31,9 +28,12 @@ from latency.measure import host
 from search.drawing import draw
 from search.dynamic_ranking import Study, study
 from search.efficient_global import Candidate, relative_improvement, sample
-from supernet import blocks, checkpoint, data, standalone
-from supernet.progress import Bar
-from supernet.train import evaluate
+from supernet import families, files, parallel
+from supernet.cli import common, global_nas
+from supernet.data import sets
+from supernet.training import standalone
+from supernet.training.evaluation import evaluate
+from supernet.training.progress import Bar
 
 CPU = torch.device("cpu")
 
@@ -77,15 +77,15 @@ def run(args: Args) -> None:
     if args.quick:
         tiny = {"data": "digits", "limit": 192, "depth": (3, 4), "width": (2, 4), "epochs": 1, "final_epochs": 1}
         args = dataclasses.replace(args, **tiny, random=2, seeds=1, study=4, budgets=(1, 2))
-    args = dataclasses.replace(args, data=args.data or data.default_name(args.data_root)[0])
+    args = dataclasses.replace(args, data=args.data or sets.default_name(args.data_root)[0])
     ignored = ("run", "output", "data_root", "jobs", "random", "seeds", "study", "quick")  # these only add trainings
     config = {k: v for k, v in dataclasses.asdict(args).items() if k not in ignored}
-    if not checkpoint.same_config(args.run / "config.json", config, "use another --run"):
-        checkpoint.write_json(args.run / "config.json", config)
+    if not files.same_config(args.run / "config.json", config, "use another --run"):
+        files.write_json(args.run / "config.json", config)
 
     search = search_args(args)
     global_nas.run(search)
-    arch = checkpoint.read_json(search.run / "arch.json", "result", "delete the run")
+    arch = files.read_json(search.run / "arch.json", "result", "delete the run")
     found, macro = (candidate(arch[name]) for name in ("found", "macro"))
     results = train_all(args, {**final_jobs(args, found), **study_jobs(args)})
     summary = {
@@ -165,7 +165,7 @@ def train_all(args: Args, jobs: dict[str, Job]) -> dict[str, dict]:
     if todo:
         bar = Bar("trainings", len(jobs), done=len(results), unit="trainings")
         already = len(results)
-        results |= _jobs.run(
+        results |= parallel.run(
             train_one,
             todo,
             min(args.jobs, len(todo)),
@@ -181,14 +181,14 @@ def path(args: Args, name: str) -> Path:
 
 
 @functools.cache
-def images(name: str, root: Path, limit: int, cutout: int) -> data.TrainVal:
-    opened = data.open_train(name, root, limit=limit)
+def images(name: str, root: Path, limit: int, cutout: int) -> sets.TrainVal:
+    opened = sets.open_train(name, root, limit=limit)
     return dataclasses.replace(opened, train=opened.train.with_cutout(min(cutout, opened.resolution * 4 // 7)))
 
 
 def train_one(args: Args, name: str, job: Job) -> dict[str, Any]:
     """Train one network as the search does; its last epoch counts, as nothing is selected here."""
-    _cli.keep_memory()
+    common.keep_memory()
     torch.set_num_threads(1)
     opened = images(args.data, args.data_root, args.limit, 16)
     space, arch = global_nas.network(job.candidate, (opened.channels, opened.resolution, opened.classes))
@@ -200,14 +200,14 @@ def train_one(args: Args, name: str, job: Job) -> dict[str, Any]:
     batches = {"seed": 0, "epoch": 0, "augment": False, "drop_last": False}
     result = {
         "candidate": dataclasses.asdict(job.candidate),
-        "params": blocks.params(space, arch),
-        "flops": blocks.flops(space, arch),
+        "params": families.params(space, arch),
+        "flops": families.flops(space, arch),
         "val_accuracy": evaluate(network, opened.val.batches(512, **batches)),
     }
     if job.test:
-        test = data.open_test(args.data, args.data_root)
+        test = sets.open_test(args.data, args.data_root)
         result["test_accuracy"] = evaluate(network, test.batches(512, **batches))
-    checkpoint.write_json(path(args, name), result)
+    files.write_json(path(args, name), result)
     (folder / "checkpoint.pt").unlink()
     return result
 
@@ -217,7 +217,7 @@ def train_one(args: Args, name: str, job: Job) -> dict[str, Any]:
 
 def minutes(folder: Path, limit: int) -> float:
     """What the epochs of all trainings in a folder took on one thread, by the rates in their logs."""
-    lines = (line for path in sorted(folder.rglob("metrics.jsonl")) for line in checkpoint.JsonLines(path).read())
+    lines = (line for path in sorted(folder.rglob("metrics.jsonl")) for line in files.JsonLines(path).read())
     return round(sum(limit / line["images_per_second"] for line in lines) / 60, 1)
 
 
@@ -253,7 +253,7 @@ def judge(args: Args, results: dict[str, dict]) -> Study:
 def write(args: Args, summary: dict[str, Any], networks: dict[str, Candidate]) -> None:
     """``global_nas.json``, the tables as ``global_nas.md``, the picture."""
     args.output.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_json(args.output / "global_nas.json", summary)
+    files.write_json(args.output / "global_nas.json", summary)
     opened = images(args.data, args.data_root, args.limit, 16)
     shape = (opened.channels, opened.resolution, opened.classes)
     rows = {
@@ -265,8 +265,8 @@ def write(args: Args, summary: dict[str, Any], networks: dict[str, Candidate]) -
     tables = (comparison_table(summary["comparison"]), study_table(summary["study"]))
     text = "\n\n".join([title, in_words(args, summary), *tables])
     (args.output / "global_nas.md").write_text(text + "\n")
-    _cli.console.print(text, highlight=False, markup=False)
-    _cli.console.print(f"→ {args.output / 'global_nas.md'}, .json, .png", highlight=False)
+    common.console.print(text, highlight=False, markup=False)
+    common.console.print(f"→ {args.output / 'global_nas.md'}, .json, .png", highlight=False)
 
 
 def in_words(args: Args, summary: dict[str, Any]) -> str:
@@ -323,4 +323,4 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 
 if __name__ == "__main__":
-    _cli.main(run, Args)
+    common.main(run, Args)

@@ -18,7 +18,6 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 
-import _cli  # isort: skip  (sets the environment that torch reads when it loads)
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,10 +25,14 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 from latency.measure import host
-from supernet import blocks, checkpoint, data, nss, spaces
+from supernet import families, files, spaces
+from supernet.cli import common
+from supernet.data import sets
+from supernet.methods import nss
 from supernet.model import Network
 from supernet.space import Arch, Space
-from supernet.train import FitConfig, evaluate, fit
+from supernet.training.evaluation import evaluate
+from supernet.training.loop import FitConfig, fit
 
 CPU = torch.device("cpu")
 DRAWS = 20_000  # of the expanded space, for its share of networks near a target
@@ -66,8 +69,8 @@ def run(args: Args) -> None:
     if args.quick:
         args = dataclasses.replace(args, data="digits", limit=320, search_epochs=3, epochs=1, compared=3)
     config = {k: v for k, v in dataclasses.asdict(args).items() if k not in ("run", "output", "data_root", "seeds")}
-    if not checkpoint.same_config(args.run / "config.json", config, "use another --run"):
-        checkpoint.write_json(args.run / "config.json", config)
+    if not files.same_config(args.run / "config.json", config, "use another --run"):
+        files.write_json(args.run / "config.json", config)
     study = Study(args)
     warm = [study.search(seed, args.targets, warmup=0.3) for seed in range(args.seeds)]
     cold = [study.search(seed, args.targets[1:2], warmup=0.0) for seed in range(args.seeds)]
@@ -81,9 +84,9 @@ def run(args: Args) -> None:
     machine = {**host(), "torch": torch.__version__, "load": os.getloadavg()[0], "cpu_minutes": study.minutes()}
     args.output.mkdir(parents=True, exist_ok=True)
     result = {"settings": config, "seeds": args.seeds, "machine": machine, **report}
-    checkpoint.write_json(args.output / "nss.json", result)
+    files.write_json(args.output / "nss.json", result)
     text = markdown(result)
-    checkpoint.write_atomically(args.output / "nss.md", lambda file: file.write(text.encode()))
+    files.write_atomically(args.output / "nss.md", lambda file: file.write(text.encode()))
     plot(args.output / "nss.png", report, args.targets)
     print(text)
 
@@ -93,8 +96,8 @@ class Study:
 
     def __init__(self, args: Args):
         self.args = args
-        name = args.data or data.default_name(args.data_root)[0]
-        images = data.open_train(name, args.data_root, limit=args.limit)
+        name = args.data or sets.default_name(args.data_root)[0]
+        images = sets.open_train(name, args.data_root, limit=args.limit)
         self.space = spaces.get("residual-small", images.channels, images.resolution, images.classes)
         chosen_on = images.val.subset(len(images.val) // 2, seed=0)
         told_on = images.val.take(np.flatnonzero(~np.isin(images.val.index, chosen_on.index)))
@@ -106,8 +109,8 @@ class Study:
         if not path.exists():
             start = time.process_time()
             result = compute()
-            checkpoint.write_json(path, {**result, "minutes": (time.process_time() - start) / 60})
-            _cli.console.print(f"{path}: {json.dumps(result)}", highlight=False, style="dim", soft_wrap=True)
+            files.write_json(path, {**result, "minutes": (time.process_time() - start) / 60})
+            common.console.print(f"{path}: {json.dumps(result)}", highlight=False, style="dim", soft_wrap=True)
         return json.loads(path.read_text())
 
     def minutes(self) -> float:
@@ -139,7 +142,7 @@ class Study:
             found = []
             for target in targets:
                 own = nss.folder_of(folder, target)
-                result = checkpoint.read_json(own / "probabilities.json", "result", "delete the folder")
+                result = files.read_json(own / "probabilities.json", "result", "delete the folder")
                 allowed = Space.load(own / "space.json").allowed
                 found.append({"allowed": allowed, "cost": result["cost"], "argmax_cost": result["argmax_cost"]})
             return {"elites": found}
@@ -174,7 +177,7 @@ class Study:
     def near(self, found: dict, target: float, tolerance: float) -> tuple[float, list[Arch]]:
         """The share of a found space's networks that are near the target, and these."""
         elite = self.space.restrict(found["allowed"])
-        archs = [a for a in elite.enumerate() if abs(blocks.flops(elite, a) / target - 1) <= tolerance]
+        archs = [a for a in elite.enumerate() if abs(families.flops(elite, a) / target - 1) <= tolerance]
         return len(archs) / elite.size, archs
 
     def random(self, target: float, tolerance: float, n: int, seed: int) -> list[Arch]:
@@ -182,7 +185,7 @@ class Study:
         rng, archs = np.random.default_rng([seed, int(target)]), []
         while len(archs) < n:
             arch = self.space.sample_where(
-                rng, lambda a: abs(blocks.flops(self.space, a) / target - 1) <= tolerance, tries=DRAWS
+                rng, lambda a: abs(families.flops(self.space, a) / target - 1) <= tolerance, tries=DRAWS
             )
             archs.append(arch)
         return archs
@@ -194,7 +197,7 @@ class Study:
         def compute() -> dict:
             torch.manual_seed(0)
             network = Network(self.space, arch)
-            settings = FitConfig(self.args.epochs, lr=_cli.default_lr(64), augment=False)
+            settings = FitConfig(self.args.epochs, lr=common.default_lr(64), augment=False)
             fit(
                 network,
                 self.images.train,
@@ -206,14 +209,14 @@ class Study:
             )
             (self.args.run / "now" / name / "checkpoint.pt").unlink()
             batches = ((s.batches(512, seed=0, epoch=0, augment=False, drop_last=False)) for s in self.halves)
-            return {"accuracies": [evaluate(network, b) for b in batches], "flops": blocks.flops(self.space, arch)}
+            return {"accuracies": [evaluate(network, b) for b in batches], "flops": families.flops(self.space, arch)}
 
         return tuple(self.cell(f"networks/{name}", compute)["accuracies"])
 
     def samples(self, warm: list[list[dict]]) -> list[dict]:
         """Draws until the first network within 10 % of each target: on average 1 / share."""
         rng = np.random.default_rng(0)
-        flops = np.array([blocks.flops(self.space, self.space.sample(rng)) for _ in range(DRAWS)])
+        flops = np.array([families.flops(self.space, self.space.sample(rng)) for _ in range(DRAWS)])
         rows = []
         for i, target in enumerate(self.args.targets):
             shares = [self.near(search[i], target, 0.1)[0] for search in warm]
@@ -234,7 +237,7 @@ class Study:
                     scores = [self.accuracies(arch) for arch in archs]
                     row[name] = 1 - max(scores)[1]
                     row["networks"][name] = [
-                        (blocks.flops(self.space, a), s[1]) for a, s in zip(archs, scores, strict=True)
+                        (families.flops(self.space, a), s[1]) for a, s in zip(archs, scores, strict=True)
                     ]
                 rows.append(row)
         return rows
@@ -352,4 +355,4 @@ def plot(path: Path, report: dict, targets: Sequence[float]) -> None:
 
 
 if __name__ == "__main__":
-    _cli.main(run, Args)
+    common.main(run, Args)

@@ -26,18 +26,19 @@ from pathlib import Path
 import _common
 import numpy as np
 import torch
-from _common import _cli
 from matplotlib.figure import Figure
 
 from search import pad_nas, ranking
 from search.ces import CESConfig
 from search.costs import AdditiveCost
 from search.run import Scoring
-from supernet import blocks, checkpoint, spaces, spos
-from supernet.data import TrainVal
+from supernet import families, files, spaces
+from supernet.cli import common
+from supernet.data.sets import TrainVal
+from supernet.methods import spos
 from supernet.model import Supernet
 from supernet.space import Arch, Space
-from supernet.train import FitConfig
+from supernet.training.loop import FitConfig
 
 CPU = torch.device("cpu")
 SHARE = 0.6  # the bound on multiply-adds, of the way from the smallest to the largest network
@@ -89,7 +90,7 @@ class Args:
 
 def run(args: Args) -> None:
     if args.redraw:
-        finish(args, checkpoint.read_json(args.output, "results", "run it without --redraw"))
+        finish(args, files.read_json(args.output, "results", "run it without --redraw"))
         return
     clock = _common.Clock(args.run, "pad_nas")
     images = _common.Images(args.data, str(args.data_root), args.train, search=2_000, truth=6_000)
@@ -139,7 +140,7 @@ def one_seed(args: Args, seed: int, space: Space, data: TrainVal, truth: _common
     def alone(archs: Sequence[Arch]) -> np.ndarray:
         return np.array([first[arch] for arch in archs])
 
-    true, flops = trained.mean(axis=1), np.array([blocks.flops(space, arch) for arch in common], float)
+    true, flops = trained.mean(axis=1), np.array([families.flops(space, arch) for arch in common], float)
     scores = {name: evaluators[name](common) for name in found}
     rows = {name: dataclasses.asdict(ranking.rank(scores[name], true)) for name in found}
     rows["multiply-adds"] = {**dataclasses.asdict(ranking.rank(flops, true)), "gap": None}
@@ -192,7 +193,7 @@ def train(
     if start is not None and not folder.exists():
         shutil.copytree(start / "supernet-1", folder.with_name(f"{folder.name}.copy") / "supernet-1")
         folder.with_name(f"{folder.name}.copy").rename(folder)
-    flops = AdditiveCost(*reversed(blocks.additive(space, "flops")))
+    flops = AdditiveCost(*families.layout(space).priced(lambda spec: spec.flops))
     low, high = flops.bounds(space)
     cfg = pad_nas.Config(
         FitConfig(1, seed=seed, augment=False),
@@ -223,7 +224,7 @@ def at_random(stages: Sequence[Space], seed: int) -> list[Space]:
 
 def keep_largest(stages: Sequence[Space]) -> list[Space]:
     """Spaces that keep as many operations in every layer as ``stages``, those with the most multiply-adds."""
-    _, flops = blocks.additive(stages[0], "flops")
+    flops = families.layout(stages[0]).priced(lambda spec: spec.flops).table
     nested = []
     for stage in stages:
         ordered = [sorted(open_, key=lambda i: -row[i]) for open_, row in zip(stages[0].allowed, flops, strict=True)]
@@ -325,4 +326,4 @@ def picture(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    _cli.main(run, Args)
+    common.main(run, Args)

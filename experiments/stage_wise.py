@@ -30,19 +30,20 @@ from pathlib import Path
 import _common
 import numpy as np
 import torch
-from _common import _cli
 from matplotlib.figure import Figure
 
-import _jobs  # isort: skip  (in tools/, which _common makes known)
-from search import grown
+from search import stage_wise_run
 from search.drawing import Block, draw
 from search.importance import CRITERIA
 from search.stage_wise import Config, StageWise
-from supernet import blocks, checkpoint, stacks, standalone
+from supernet import families, files, parallel
+from supernet.cli import common
+from supernet.families import module_stages
 from supernet.model import load_network
-from supernet.progress import Bar
 from supernet.space import Arch, Space
-from supernet.train import FitConfig
+from supernet.training import standalone
+from supernet.training.loop import FitConfig
+from supernet.training.progress import Bar
 
 CPU = torch.device("cpu")
 TOLERANCE = 0.03  # multiply-adds count as equal within it
@@ -89,7 +90,7 @@ class Args:
 
 def run(args: Args) -> None:
     if args.redraw:
-        finish(args, checkpoint.read_json(args.output, "results", "run it without --redraw"))
+        finish(args, files.read_json(args.output, "results", "run it without --redraw"))
         return
     torch.set_num_threads(1)
     clock = _common.Clock(args.run, "stage_wise")
@@ -126,7 +127,7 @@ def finish(args: Args, result: dict) -> None:
 
 def search(args: Args, criterion: str, seed: int, transfer: bool) -> None:
     """One cell, in a process of its own."""
-    _cli.keep_memory()
+    common.keep_memory()
     torch.set_num_threads(1)
     torch.optim.SGD([torch.zeros(1)])  # the first one imports torch._dynamo: seconds that no network should be charged
     Study(args).search(criterion, seed, transfer)
@@ -143,7 +144,7 @@ class Study:
         self.config = Config(initial=args.initial, step=1, iterations=args.iterations)
         shape = (self.data.channels, self.data.resolution, self.data.classes)
         options = {"width": args.width, "stem_stride": 2, "deepest": self.config.reach + args.iterations}
-        self.space: Space = stacks.space("residual", *shape, **options)
+        self.space: Space = module_stages.space("residual", *shape, **options)
         self.alone = _common.Truth(args.run, self.space, _common.Budget(images, args.alone), args.jobs, args.quiet)
         budget = (images.train, args.width, args.initial, args.iterations, args.epochs)
         self.folder = args.run / f"stage_wise-{args.data}-{'-'.join(map(str, budget))}"
@@ -160,7 +161,7 @@ class Study:
         left = {self.path(*cell).stem: (args, *cell) for cell in wanted if not self.path(*cell).exists()}
         if left:
             already, bar = len(wanted) - len(left), Bar("searches", len(wanted), unit="searches", quiet=args.quiet)
-            _jobs.run(
+            parallel.run(
                 search,
                 left,
                 min(args.jobs, len(left)),
@@ -179,19 +180,19 @@ class Study:
         """
         path, epochs = self.path(criterion, seed, transfer), self.args.epochs
         epochs = max(1, epochs // 4) if transfer else epochs
-        cfg = grown.Training(self.fit(epochs, seed), criterion=criterion)
+        cfg = stage_wise_run.Training(self.fit(epochs, seed), criterion=criterion)
 
         def compute() -> dict:
             folder, options = path.with_suffix(""), {"meter": cpu_clock, "quiet": True}
             donor = load_network(self.donor(seed)[0]) if transfer else None
-            searched = grown.run(
+            searched = stage_wise_run.run(
                 StageWise(self.config), self.space, self.data, cfg, folder, CPU, donor=donor, **options
             )
             results = list(searched)
             trained = [result for result in results if result["role"] != "T"]
             networks = [load_network(folder / "networks" / r["name"]) for r in trained[1:] or trained]
             batches = self.truth_images.batches(512, seed=0, epoch=0, augment=False, drop_last=False)
-            accuracies, ensemble = grown.vote(networks, batches)
+            accuracies, ensemble = stage_wise_run.vote(networks, batches)
             found = {"found": trained[-1]["modules"], "accuracy": accuracies[-1], "ensemble": ensemble}
             return {"results": results, "candidates": accuracies, **found}
 
@@ -199,7 +200,10 @@ class Study:
 
     def donor(self, seed: int) -> tuple[Path, float]:
         """The folder of the deepest network that a search can ask for, trained, and the CPU seconds that it took."""
-        folder, arch = self.folder / f"donor-{seed}", stacks.arch(self.space, (self.config.reach,) * self.config.stages)
+        folder, arch = (
+            self.folder / f"donor-{seed}",
+            module_stages.arch(self.space, (self.config.reach,) * self.config.stages),
+        )
 
         def compute() -> dict:
             with cpu_clock() as spent:
@@ -210,21 +214,21 @@ class Study:
         return folder, _common.cell(folder / "result.json", compute)["cpu_seconds"]
 
     def flops(self, arch: Arch) -> int:
-        return blocks.flops(self.space, arch)
+        return families.flops(self.space, arch)
 
     def equal(self, arch: Arch) -> list[Arch]:
         """All allocations that cost as much as ``arch``, the most even ones first."""
         cost, deepest = self.flops(arch), self.config.reach + self.args.iterations
         found = [
-            stacks.arch(self.space, modules)
+            module_stages.arch(self.space, modules)
             for modules in itertools.product(range(1, deepest + 1), repeat=self.config.stages)
-            if abs(self.flops(stacks.arch(self.space, modules)) / cost - 1) <= TOLERANCE
+            if abs(self.flops(module_stages.arch(self.space, modules)) / cost - 1) <= TOLERANCE
         ]
         return sorted(found, key=lambda a: (max(a) - min(a), abs(self.flops(a) - cost), a))
 
     def allocations(self, search: dict, seed: int) -> list[Arch]:
         """What a search found, and at equal multiply-adds the most even allocation, then random ones."""
-        found = stacks.arch(self.space, search["found"])
+        found = module_stages.arch(self.space, search["found"])
         uniform, *others = self.equal(found)
         others = [arch for arch in others if arch != found]
         drawn = np.random.default_rng([seed, 1]).permutation(len(others))[: self.args.random]
@@ -238,7 +242,7 @@ class Study:
             rows.append(
                 {
                     "seed": seed,
-                    "modules": [stacks.depths(self.space, arch) for arch in archs],
+                    "modules": [module_stages.depths(self.space, arch) for arch in archs],
                     "flops": [self.flops(arch) for arch in archs],
                     "accuracies": [accuracies[arch, seed] for arch in archs],  # found, uniform, random ones
                 }
@@ -268,7 +272,7 @@ class Study:
         return {
             f"{name}\n{'-'.join(map(str, modules))}": [
                 (spec.out_size, spec.out_channels, "residual module")
-                for spec in blocks.layers(self.space).pick(stacks.arch(self.space, modules))[1:-1]
+                for spec in families.layout(self.space).pick(module_stages.arch(self.space, modules))[1:-1]
             ]
             for name, modules in networks.items()
         }
@@ -385,4 +389,4 @@ def draw_results(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    _cli.main(run, Args)
+    common.main(run, Args)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import _common
 import numpy as np
-from _common import _cli
 from matplotlib.figure import Figure
 
 from search import ranking
-from supernet import blocks, checkpoint, spaces
+from supernet import families, files, spaces
+from supernet.cli import common
 from supernet.space import Space
 
 # mobile-small: identity, max pool, k3_e1, k5_e4; the first layer of a group (0 and 2) has k3_e1, k5_e4.
@@ -56,7 +56,7 @@ def truth_space(channels: int = 1, resolution: int = 28, classes: int = 10) -> S
 
 def run(args: Args) -> None:
     if args.redraw:
-        finish(args, checkpoint.read_json(args.output, "truth table", "run it without --redraw"))
+        finish(args, files.read_json(args.output, "truth table", "run it without --redraw"))
         return
     clock = _common.Clock(args.run, "truth_table")
     images = _common.Images(args.data, str(args.data_root), args.train)
@@ -72,11 +72,11 @@ def run(args: Args) -> None:
             "space": space.to_json(),
             "budget": asdict(budget),
             "archs": [list(arch) for arch in archs],
-            "flops": [blocks.flops(space, arch) for arch in archs],
+            "flops": [families.flops(space, arch) for arch in archs],
             "accuracies": truth(archs, range(done), f"truth table, {done} of {seeds} seeds").tolist(),
         }
         result = _common.results("truth_table", args, clock, **found)
-        checkpoint.write_json(args.output, result)
+        files.write_json(args.output, result)
     finish(args, result)
 
 
@@ -128,4 +128,4 @@ def draw(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    _cli.main(run, Args)
+    common.main(run, Args)

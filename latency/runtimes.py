@@ -19,13 +19,13 @@ from torch import nn
 from latency import agent, measure
 from latency.measure import Clock, Samples, Timer
 from latency.table import LatencyTable
-from supernet import checkpoint
+from supernet import files
 from supernet.errors import UserError
-from supernet.export import FORMATS, OPSET, Shape, sample_input
+from supernet.export.formats import FORMATS, OPSET, Shape, sample_input
 from supernet.model import Network
-from supernet.progress import Bar
 from supernet.space import Arch, Space
-from supernet.train import recalibrate_bn
+from supernet.training.bn import recalibrate_bn
+from supernet.training.progress import Bar
 
 CONVERTED_AT_ONCE = 12  # layers in one call of a converter: a kill loses one call, and each has a fixed cost
 
@@ -221,7 +221,7 @@ class FileRuntime:
                 part = missing[i : i + CONVERTED_AT_ONCE]
                 modules, shapes = [layer.module for layer in part], [layer.shape for layer in part]
                 for layer, file in zip(part, FORMATS[self.suffix].convert(modules, shapes, self.batch), strict=True):
-                    checkpoint.write_atomically(paths[layer.key], lambda out, file=file: out.write(file))
+                    files.write_atomically(paths[layer.key], lambda out, file=file: out.write(file))
                 bar.advance(len(part))
         return paths
 

@@ -16,7 +16,7 @@ from supernet.errors import UserError
 from supernet.space import Space
 
 if TYPE_CHECKING:
-    from supernet.blocks import Layers, LayerSpec
+    from supernet.spec import LayerSpec
 
 SCHEMA = 2  # 2: Calibration.overhead_ms
 OVERHEAD = 0.9  # of the fastest layer at most: every layer adds something
@@ -109,20 +109,6 @@ class LatencyTable:
             f"{bound:.4g} ms lies outside of what {self.source} was checked on, {min(measured):.4g} to "
             f"{max(measured):.4g} ms"
         )
-
-    def additive(self, layers: Layers) -> tuple[float, list[list[float]]]:
-        """What each decision adds to the network: ``predict`` of any architecture without a lookup.
-
-        Args:
-            layers: ``supernet.blocks.layers(space)``.
-
-        Returns:
-            ms of stem and head; ms of choice ``j`` of gene ``i`` at ``[i][j]``, 0 for an Identity: nothing
-            runs.
-        """
-        base = self.predict([layers.stem.key, layers.head.key])
-        table = [[self.price(spec) for spec in choices] for choices in layers.choices]
-        return base, table
 
     def calibrated(self, fitted_on: Sequence[Check], held_out: Sequence[Check]) -> LatencyTable:
         """The table with a calibration on the first, and its error stated on the others."""

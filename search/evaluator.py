@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from supernet.blocks import BatchNorm, LayerSpec, PooledStatistics, layers
 from supernet.errors import UserError
+from supernet.families import layout
 from supernet.model import Supernet, batch_norms
-from supernet.progress import Bar
+from supernet.norm import BatchNorm, PooledStatistics
 from supernet.space import Arch
+from supernet.spec import LayerSpec
+from supernet.training.progress import Bar
 
 Mode = Literal["recalibrated", "batch", "inherited"]
 
@@ -51,7 +53,7 @@ class Node:
 
 def prefix_tree(supernet: Supernet, archs: Sequence[Arch]) -> Node:
     """The stem, below it a node for every distinct prefix of the layers of ``archs``; the heads are the leaves."""
-    root, specs = Node.of(supernet.stem), layers(supernet.space)
+    root, specs = Node.of(supernet.stem), layout(supernet.space)
     for arch in archs:
         node = root
         for spec, module in list(zip(specs.pick(arch), supernet.path(arch), strict=True))[1:]:

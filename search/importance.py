@@ -18,9 +18,9 @@ from sklearn.cross_decomposition import PLSRegression
 from torch import Tensor
 from torch.nn import functional as F
 
-from supernet import stacks
+from supernet import donors
+from supernet.data.images import ImageSet
 from supernet.errors import UserError
-from supernet.images import ImageSet
 from supernet.model import Network
 
 POOL = 8  # feature maps are pooled to so many times smaller ones
@@ -155,7 +155,7 @@ def stage_features(
         pooled.append(F.adaptive_avg_pool2d(output, size).flatten(1).float().cpu())
 
     training, device = network.training, next(network.parameters()).device
-    handles = [stage[-1].addition.register_forward_hook(pool) for stage in stacks.stages(network)]
+    handles = [stage[-1].addition.register_forward_hook(pool) for stage in donors.stages(network)]
     network.eval()
     try:
         shape = (1, images.channels, images.resolution, images.resolution)

@@ -22,11 +22,12 @@ from search.ces import CES, CESConfig
 from search.costs import Cost
 from search.distribution import Distribution
 from search.run import Scoring, SearchRun
-from supernet import checkpoint, spos
-from supernet.data import TrainVal
+from supernet import files
+from supernet.data.sets import TrainVal
 from supernet.errors import UserError
+from supernet.methods import spos
 from supernet.space import Space
-from supernet.train import FitConfig
+from supernet.training.loop import FitConfig
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ def run(
     for number, epochs in enumerate(cfg.epochs, start=1):
         here = folder / f"supernet-{number}"
         began = time.monotonic()
-        checkpoint.write_json(here / "space.json", space.to_json())
-        checkpoint.write_json(here / "config.json", {**settings, "epochs": epochs})
+        files.write_json(here / "space.json", space.to_json())
+        files.write_json(here / "config.json", {**settings, "epochs": epochs})
         # Lines 1 and 8: train the supernet; a pruned one inherits the weights and starts a new optimiser.
         fit = dataclasses.replace(cfg.fit, epochs=epochs, lr=cfg.lr if number == 1 else cfg.fine_tune_lr)
         how = spos.Config(fit, kernels=cfg.kernels, probes=cfg.probes, recalibration=cfg.scoring.recalibration)
@@ -127,7 +128,7 @@ def run(
 def _longest(folder: Path, seconds: dict[str, float]) -> dict[str, float]:
     """``seconds``, or those of an earlier process: one that found the stage finished did nothing but look."""
     path = folder / "stage.json"
-    old = checkpoint.read_json(path, "stage of PAD-NAS", "run it again")["seconds"] if path.exists() else seconds
+    old = files.read_json(path, "stage of PAD-NAS", "run it again")["seconds"] if path.exists() else seconds
     return {step: max(taken, old[step]) for step, taken in seconds.items()}
 
 
@@ -141,7 +142,7 @@ def _save(stage: Stage, counted: int, cfg: Config) -> None:
     names = [[choice.name for choice in gene.choices] for gene in stage.space.genes]
     title = f"supernet {stage.number}: {size(stage.space)} architectures\npruned to {size(stage.pruned)}"
     distribution.heat_map(stage.folder / "distribution.png", stage.space, stage.p, stage.pruned, title)
-    checkpoint.write_json(
+    files.write_json(
         stage.folder / "stage.json",
         {
             "schema": 1,

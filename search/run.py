@@ -10,12 +10,13 @@ from pathlib import Path
 
 from search.ask_tell import Record, Search
 from search.evaluator import Evaluator, Mode
-from supernet import checkpoint, spos
-from supernet.data import TrainVal
+from supernet import files
+from supernet.data.sets import TrainVal
 from supernet.errors import UserError
+from supernet.methods import spos
 from supernet.model import Supernet
-from supernet.progress import Bar
 from supernet.space import Arch
+from supernet.training.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class SearchRun:
     def __init__(self, folder: Path, search: Search, evaluator: Evaluator, scored_with: dict):
         self.search, self.evaluator, self.scored_with = search, evaluator, scored_with
         self.state = folder / "search.json"
-        self.log = checkpoint.JsonLines(folder / "population.jsonl")
-        self.cache = checkpoint.JsonLines(folder / "scores.jsonl")
+        self.log = files.JsonLines(folder / "population.jsonl")
+        self.cache = files.JsonLines(folder / "scores.jsonl")
         lines = self.cache.read()
         if lines and lines[0] == scored_with:
             evaluator.scores.update({tuple(line["arch"]): line["accuracy"] for line in lines[1:]})
@@ -73,7 +74,7 @@ class SearchRun:
     def _resume(self) -> str:
         """Continue the search of the same settings and weights, if there is one; else say why not."""
         note = ""
-        old = checkpoint.read_json(self.state, "search state", "run it again") if self.state.exists() else None
+        old = files.read_json(self.state, "search state", "run it again") if self.state.exists() else None
         if isinstance(old, dict) and old.get("scored_with") == self.scored_with:
             try:
                 self.search.load_state_dict(old["search"])
@@ -96,7 +97,7 @@ class SearchRun:
                     record = self.record(arch)
                     told = {"arch": record.arch, "accuracy": record.accuracy, "costs": record.costs}
                     self.log.append({**told, "generation": generation})
-                checkpoint.write_json(self.state, {"scored_with": self.scored_with, "search": search.state_dict()})
+                files.write_json(self.state, {"scored_with": self.scored_with, "search": search.state_dict()})
                 bar.advance(0, text=_state(search.history[-1]))
             self.score(random, bar)
 
@@ -137,7 +138,7 @@ def write_front(path: Path, search: Search, random: Sequence[Record], best: int,
         return {**named, "one_shot_accuracy": record.accuracy, **costs}
 
     finite = {name: [x if math.isfinite(x) else None for x in ends] for name, ends in search.window.bounds.items()}
-    checkpoint.write_json(
+    files.write_json(
         path,
         {
             "schema": 1,

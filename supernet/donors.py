@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from supernet import stacks
 from supernet.errors import UserError
+from supernet.families import module_stages
 from supernet.model import Network, load_network
 
 # Both libraries' names of the parts of a bottleneck, and ours.
@@ -45,11 +45,7 @@ def load(source: str) -> Network:
     if path.suffix in (".pth", ".pt", ".safetensors") and path.name != "checkpoint.pt":
         return from_resnet(read_weights(path), source)
     network = load_network(path.parent if path.name == "checkpoint.pt" else path)
-    if not network.space.stacked:
-        raise UserError(
-            f"{source} is a network of the space {network.space.name}, not one of stages: take one that "
-            "tools/stage_wise.py has trained"
-        )
+    module_stages.require(network.space)
     return network
 
 
@@ -70,13 +66,13 @@ def from_resnet(weights: Mapping[str, Tensor], source: str) -> Network:
         width, channels = renamed[0, 0, "stem.conv.weight"].shape[:2]
         classes = len(renamed[0, 0, "head.classifier.weight"])
         options = {"width": width, "stages": len(modules), "stem_stride": 4, "deepest": max(modules)}
-        space = stacks.space("bottleneck", channels, 224, classes, **options)
+        space = module_stages.space("bottleneck", channels, 224, classes, **options)
         starts = [0, *torch.tensor(modules).cumsum(0).tolist()]
         state = {
             f"layers.{starts[stage - 1] + module}.{name}" if stage else name: value
             for (stage, module, name), value in renamed.items()
         }
-        network = Network(space, stacks.arch(space, modules), kernels="eager")
+        network = Network(space, module_stages.arch(space, modules), kernels="eager")
         network.load_state_dict(state)
     except (KeyError, ValueError, RuntimeError) as error:
         raise UserError(
@@ -116,3 +112,45 @@ def download(library: str, name: str) -> dict[str, Tensor]:
     except Exception as error:  # an unknown name, no network, a full disk: each library has its own ways
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"cannot get {library}'s {name} ({reason}); give the file of its weights instead") from error
+
+
+def stages(network: Network) -> list[list[nn.Module]]:
+    """The modules of each stage."""
+    modules = iter(network.layers)
+    return [[next(modules) for _ in range(depth)] for depth in module_stages.depths(network.space, network.arch)]
+
+
+def transfer(network: Network, donor: Network) -> None:
+    """Start from the weights of a trained deeper network: the first modules of each of its stages (§III).
+
+    Stem and head come with them; a head for another number of classes stays as it is.
+
+    Raises:
+        UserError: a stage is deeper than the donor's, or a weight has another shape.
+    """
+    require_depth(donor, module_stages.depths(network.space, network.arch))
+    pairs = [("the stem", network.stem, donor.stem)]
+    for number, (own, given) in enumerate(zip(stages(network), stages(donor), strict=True), start=1):
+        pairs += [(f"stage {number}", *pair) for pair in zip(own, given, strict=False)]  # ends with the shorter one
+    for name, own, given in pairs:
+        wanted, weights = own.state_dict(), given.state_dict()
+        for key in sorted(wanted.keys() | weights.keys()):
+            shapes = [tuple(state[key].shape) if key in state else "nothing" for state in (wanted, weights)]
+            if shapes[0] != shapes[1]:
+                raise UserError(
+                    f"the donor does not fit: {name} has {key} of shape {shapes[0]} here and {shapes[1]} there; take "
+                    "one with the same modules, width and image channels"
+                )
+        own.load_state_dict(weights)
+    if network.space.classes == donor.space.classes:
+        network.head.load_state_dict(donor.head.state_dict())
+
+
+def require_depth(donor: Network, modules: Sequence[int]) -> None:
+    """Refuse a donor one of whose stages has fewer modules than are wanted."""
+    given = module_stages.depths(donor.space, donor.arch)
+    if len(given) != len(modules) or any(want > have for want, have in zip(modules, given, strict=True)):
+        raise UserError(
+            f"the donor has stages of {'-'.join(map(str, given))} modules, but {'-'.join(map(str, modules))} are "
+            "wanted of it: take a deeper donor, or bound the depth with --depth-max"
+        )

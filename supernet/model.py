@@ -8,16 +8,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from supernet import checkpoint, ir_resnet, plain, residual  # noqa: F401  they add their layers to blocks.OPS
-from supernet.blocks import BatchNorm, layers
+from supernet import families
 from supernet.errors import UserError
+from supernet.families.base import Shared
+from supernet.norm import BatchNorm
 from supernet.space import Arch, Space
+from supernet.training import checkpoint
 
 
 class Supernet(nn.Module):
     """Every open choice of ``space`` with weights of its own; a forward pass runs one path.
 
-    In a space of stages the depths and widths share them instead (``supernet.residual``).
+    How weights are shared is the family's affair: in a space of stages all depths and widths share one set.
 
     Args:
         affine: learn BN's scale and shift. SPOS trains its supernet without.
@@ -27,31 +29,14 @@ class Supernet(nn.Module):
 
     def __init__(self, space: Space, *, affine: bool = False, eps: float = 1e-5, kernels: str = "fused"):
         super().__init__()
-        if space.stacked:
-            raise UserError(
-                f"space {space.name} is searched network by network, not on a supernet: use python tools/stage_wise.py"
-            )
-        options = {"affine": affine, "eps": eps, "kernels": kernels}
-        self.space, self.options = space, options
-        specs = layers(space)
-        self.stem = specs.stem.build(**options)
-        if space.staged:
-            self.layers, self.head = specs.build(**options)
-        else:
-            # Keyed by the choice's index: a pruned space loads the weights of the full one by name.
-            self.layers = nn.ModuleList(
-                nn.ModuleDict({str(i): choices[i].build(**options) for i in open_})
-                for choices, open_ in zip(specs.choices, space.allowed, strict=True)
-            )
-            self.head = specs.head.build(**options)
+        self.space, self.options = space, {"affine": affine, "eps": eps, "kernels": kernels}
+        self.family, self.layout = families.of(space), families.layout(space)
+        self.stem, self.layers, self.head = self.family.share(self.layout, **self.options)
         initialise(self, space.init)
 
     def path(self, arch: Arch) -> list[nn.Module]:
         """The modules that run for ``arch``, in order."""
-        if self.space.staged:
-            return [self.stem, *residual.path(self.space, self.layers, self.head, arch)]
-        chosen = [choices[str(i)] for choices, i in zip(self.layers, arch, strict=True)]
-        return [self.stem, *chosen, self.head]
+        return self.family.path(self.layout, Shared(self.stem, self.layers, self.head), arch)
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         """Images ``[B, C, H, W]`` to logits ``[B, classes]`` along the path ``arch``."""
@@ -73,7 +58,7 @@ class Network(nn.Module):
         super().__init__()
         self.space, self.arch = space, space.check(arch)
         self.stem, *chosen, self.head = (
-            spec.build(affine=affine, eps=eps, kernels=kernels) for spec in layers(space).pick(self.arch)
+            spec.build(affine=affine, eps=eps, kernels=kernels) for spec in families.layout(space).pick(self.arch)
         )
         self.layers = nn.ModuleList(chosen)
         initialise(self, space.init)

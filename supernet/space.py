@@ -12,12 +12,16 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from supernet.errors import UserError
+
+if TYPE_CHECKING:
+    from supernet.spec import Block
 
 Arch = tuple[int, ...]
 SCHEMA = 1
@@ -25,7 +29,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Choice:
-    """A candidate operation: ``op`` is a key of ``blocks.OPS``; kernel and expansion where they mean something.
+    """A candidate operation: ``op`` names a ``spec.Block``; kernel and expansion where they mean something.
 
     Or a size of a stage: ``op`` is ``depth`` or ``width``, and ``count`` that many blocks or channels; or ``op`` is a
     kind of module and ``count`` how many of them make the stage.
@@ -63,8 +67,10 @@ class Gene:
 class Space:
     """A family of networks: a fixed stem and head around one searched layer per gene.
 
-    Or around stages of identical blocks, each with a gene for its depth and one for its width (``staged``).
-    ``allowed[i]`` holds the indices into ``genes[i].choices`` that are still open, ascending.
+    Or around stages of identical blocks, each with a gene for its depth and one for its width: its family, in
+    ``supernet.families``, is told by its operations. ``allowed[i]`` holds the indices into ``genes[i].choices`` that
+    are still open, ascending. ``operations`` are block classes of its own, for choices that no family knows; files
+    hold their names only.
     """
 
     name: str
@@ -81,6 +87,7 @@ class Space:
     dropout: float = 0.0
     classifier_bias: bool = True
     init: str = "kaiming"  # kaiming | spos | pytorch
+    operations: tuple[type[Block], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if len(self.allowed) != len(self.genes):
@@ -91,16 +98,6 @@ class Space:
                     f"space {self.name}: gene {gene.name} allows {list(open_)}; expected ascending indices "
                     f"below {len(gene.choices)}, at least one"
                 )
-
-    @property
-    def staged(self) -> bool:
-        """Whether the genes are, in turn, the depth and the width of each stage (``supernet.residual``)."""
-        return self.genes[0].choices[0].op == "depth"
-
-    @property
-    def stacked(self) -> bool:
-        """Whether each gene is the number of modules of a stage (``supernet.stacks``)."""
-        return not self.staged and self.genes[0].choices[0].count > 0
 
     @property
     def size(self) -> int:
@@ -171,7 +168,9 @@ class Space:
 
     def _fields(self) -> dict:
         """``count`` stands only where it means something: files and fingerprints are older than it."""
-        return dataclasses.asdict(self, dict_factory=lambda items: {k: v for k, v in items if (k, v) != ("count", 0)})
+        plain = dataclasses.replace(self, operations=())
+        left_out = (("count", 0), ("operations", ()))
+        return dataclasses.asdict(plain, dict_factory=lambda items: {k: v for k, v in items if (k, v) not in left_out})
 
     @classmethod
     def from_json(cls, data: object, source: str = "space") -> Space:

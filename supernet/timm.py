@@ -16,7 +16,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import register_model
 from torch import nn
 
-from supernet import checkpoint, spaces
+from supernet import files, spaces
 from supernet.errors import UserError
 from supernet.model import Network
 from supernet.space import Arch, Space
@@ -57,7 +57,7 @@ def read_arch(arch: str | Path | Sequence[int]) -> Sequence[int]:
     if not isinstance(arch, str | Path):
         return arch
     path = Path(arch)
-    data = checkpoint.read_json(path, "architecture", "export or retrain one")
+    data = files.read_json(path, "architecture", "export or retrain one")
     found = data.get("arch") if isinstance(data, dict) else data
     if not isinstance(found, list) or not all(type(i) is int for i in found):
         raise UserError(f'{path}: expected a JSON list of indices, or an object with "arch"')
@@ -100,5 +100,5 @@ def _register(name: str) -> None:
     register_model(entry)
 
 
-for _name in spaces.SPACES:
+for _name in spaces.presets():
     _register(_name)

@@ -2,10 +2,10 @@
 
 import json
 
-import _bench_population
 import numpy as np
 import pytest
 import torch
+from bench import population
 
 from supernet import spaces
 from supernet.errors import UserError
@@ -25,29 +25,29 @@ def recorded(path, fingerprint=SPACE.fingerprint):
 
 def test_every_form_runs_and_agrees(tmp_path):
     torch.set_num_threads(1)
-    result = _bench_population.run(recorded(tmp_path / "p.json"), images=32, recalibration=(1, 16), generations=1)
+    result = population.run(recorded(tmp_path / "p.json"), images=32, recalibration=(1, 16), generations=1)
     assert result["architectures"] == 4
     assert set(result["ratios"]) == set(result["seconds"])
-    assert result["ratios"][_bench_population.BASE] == {"wall": 1.0, "cpu": 1.0}
+    assert result["ratios"][population.BASE] == {"wall": 1.0, "cpu": 1.0}
     assert 1 < result["layer_runs_saved"] < 4
-    assert "4 architectures" in _bench_population.table(result).title
+    assert "4 architectures" in population.table(result).title
 
 
 def test_scores_that_differ_are_no_benchmark():
-    base = {_bench_population.BASE: [0.5, 0.6]}
-    _bench_population.require_equal({**base, "other": [0.5, 0.601]}, 1000)
+    base = {population.BASE: [0.5, 0.6]}
+    population.require_equal({**base, "other": [0.5, 0.601]}, 1000)
     with pytest.raises(UserError, match=r"disagree by 0\.1000"):
-        _bench_population.require_equal({**base, "other": [0.5, 0.5]}, 1000)
+        population.require_equal({**base, "other": [0.5, 0.5]}, 1000)
 
 
 def test_a_population_of_another_space_is_refused(tmp_path):
     with pytest.raises(UserError, match="0123456789abcdef"):
-        _bench_population.run(recorded(tmp_path / "p.json", "0123456789abcdef"), 32, (1, 16), 1)
+        population.run(recorded(tmp_path / "p.json", "0123456789abcdef"), 32, (1, 16), 1)
 
 
 def test_the_recorded_population_is_of_a_ces():
     """Twelve generations of distinct architectures that the space holds, each scored once."""
-    data = json.loads(_bench_population.POPULATION.read_text())
+    data = json.loads(population.POPULATION.read_text())
     space = Space.from_json(data["space"])
     archs = [space.check(arch) for generation in data["generations"] for arch in generation]
     assert len(data["generations"]) == 12

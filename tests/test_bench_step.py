@@ -1,13 +1,13 @@
 """The benchmark of a training step: its forms take the same steps, and the allocator's switch is one."""
 
-import _bench_step
-import _cli
 import numpy as np
 import pytest
 import torch
-from _bench_step import FORMS, stepper
+from bench import step
+from bench.step import FORMS, stepper
 
 from supernet import spaces
+from supernet.cli import common
 
 
 def test_the_forms_take_the_same_step():
@@ -33,7 +33,7 @@ def test_every_form_is_timed_on_every_path():
             self.count += 1
 
     bar = Bar()
-    times = _bench_step.interleave(("mobile-small", 14, 2, torch.get_num_threads()), 3, bar)
+    times = step.interleave(("mobile-small", 14, 2, torch.get_num_threads()), 3, bar)
     assert {name: len(seconds) for name, seconds in times.items()} == dict.fromkeys(FORMS, 3)
     assert bar.count == 9
     assert np.all(np.array(list(times.values())) > 0)
@@ -45,4 +45,4 @@ def test_keeping_memory_is_a_switch(monkeypatch, value, kept):
         monkeypatch.delenv("SUPERNET_KEEP_MEMORY", raising=False)
     else:
         monkeypatch.setenv("SUPERNET_KEEP_MEMORY", value)
-    assert _cli.keeps_memory() is kept
+    assert common.keeps_memory() is kept

@@ -15,8 +15,8 @@ from conftest import tiny_space
 from latency import runtimes
 from latency.table import LatencyTable
 from supernet import spaces
-from supernet.blocks import flops, layers, lower
-from supernet.checkpoint import write_json
+from supernet.families import flops, layout, lower
+from supernet.files import write_json
 from supernet.model import Network
 
 TOOL = Path(__file__).parents[1] / "tools" / "build_lut.py"
@@ -82,7 +82,7 @@ def refused(capsys, *flags) -> str:
 def test_builds_a_table_that_is_right(folder, capsys):
     command()
     table = LatencyTable.load(folder / "lut.json", SPACE)
-    specs = layers(SPACE)
+    specs = layout(SPACE)
     for spec in (specs.stem, *specs.choices[0], *specs.choices[1], specs.head):
         if spec.runs:
             assert table.layer_ms(spec.key) == pytest.approx(spec.params / 1e3)
@@ -137,7 +137,7 @@ def test_killed_build_continues(folder, monkeypatch, capsys):
         if len(saves) == 8:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("supernet.checkpoint.write_json", killing)
+    monkeypatch.setattr("supernet.files.write_json", killing)
     with pytest.raises(SystemExit) as stop:
         command()
     assert stop.value.code == 130
@@ -152,7 +152,7 @@ def test_killed_build_continues(folder, monkeypatch, capsys):
     monkeypatch.setitem(runtimes.RUNTIMES, "exact", Exact)
     command()
     table = LatencyTable.load(folder / "lut.json", SPACE)
-    stem = layers(SPACE).stem
+    stem = layout(SPACE).stem
     assert table.layer_ms(stem.key) == pytest.approx(1.02 * stem.params / 1e3)  # 7 of 12 visits are old
     assert not (folder / "lut.partial.json").exists()
 

@@ -5,8 +5,9 @@ import pickle
 import pytest
 import torch
 
-from supernet import checkpoint
+from supernet import files
 from supernet.errors import UserError
+from supernet.training import checkpoint
 
 
 def test_round_trip(tmp_path):
@@ -53,15 +54,15 @@ def test_another_schema_is_named(tmp_path):
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "lut.json"
-    checkpoint.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 1})
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space left"):
-        checkpoint.write_json(path, {"a": 2})
-    assert checkpoint.read_json(path, "table", "x") == {"a": 1}
+        files.write_json(path, {"a": 2})
+    assert files.read_json(path, "table", "x") == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["lut.json"]
 
 
@@ -74,7 +75,7 @@ def test_a_write_that_fails_midway_leaves_the_old_file(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.write_atomically(path, broken)
+        files.write_atomically(path, broken)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["x.bin"]
 
@@ -82,24 +83,24 @@ def test_a_write_that_fails_midway_leaves_the_old_file(tmp_path):
 def test_an_unwritable_folder_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        checkpoint.write_json(tmp_path / "file" / "run" / "x.json", {})
+        files.write_json(tmp_path / "file" / "run" / "x.json", {})
     with pytest.raises(UserError, match="cannot write"):
-        checkpoint.JsonLines(tmp_path / "file" / "x.jsonl").append({})
+        files.JsonLines(tmp_path / "file" / "x.jsonl").append({})
 
 
 def test_same_config_names_what_changed(tmp_path):
     path = tmp_path / "config.json"
     config = {"lr": 0.1, "bins": (1, 2), "data": "digits"}
-    assert checkpoint.same_config(path, config, "advice") is False
-    checkpoint.write_json(path, config)
-    assert checkpoint.same_config(path, config, "advice") is True
-    assert checkpoint.same_config(path, {**config, "data_root": "elsewhere"}, "advice") is True
+    assert files.same_config(path, config, "advice") is False
+    files.write_json(path, config)
+    assert files.same_config(path, config, "advice") is True
+    assert files.same_config(path, {**config, "data_root": "elsewhere"}, "advice") is True
     with pytest.raises(UserError, match=r"lr: 0.1 → 0.2.*advice"):
-        checkpoint.same_config(path, {**config, "lr": 0.2}, "advice")
+        files.same_config(path, {**config, "lr": 0.2}, "advice")
 
 
 def test_json_lines_drop_what_a_kill_cut_off(tmp_path):
-    log = checkpoint.JsonLines(tmp_path / "metrics.jsonl")
+    log = files.JsonLines(tmp_path / "metrics.jsonl")
     assert log.read() == []
     for epoch in range(4):
         log.append({"epoch": epoch})

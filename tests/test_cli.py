@@ -21,10 +21,11 @@ import torch
 from PIL import Image
 from sklearn import datasets
 
-from supernet import checkpoint, data
+from supernet.data import sets
 from supernet.errors import UserError
 from supernet.model import load_network
-from supernet.train import evaluate
+from supernet.training import checkpoint
+from supernet.training.evaluation import evaluate
 from tests.conftest import tiny_space
 
 ROOT = Path(__file__).parents[1]
@@ -162,7 +163,7 @@ def test_the_trained_network_loads_as_plain_pytorch(chain):
     folder, _ = chain
     network = load_network(folder / "best")
     result = json.loads((folder / "best" / "result.json").read_text())
-    test = data.open_test("digits", Path("data"))
+    test = sets.open_test("digits", Path("data"))
     accuracy = evaluate(network, test.batches(64, seed=0, epoch=0, augment=False, drop_last=False))
     assert accuracy == pytest.approx(result["test_accuracy"], abs=1.5 / len(test))
     with pytest.raises(UserError, match="holds no network but supernet"):

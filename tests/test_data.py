@@ -16,23 +16,23 @@ import torchvision
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from supernet import data, datasets
+from supernet.data import sets, sources
+from supernet.data.images import MemoryImages
 from supernet.errors import UserError
-from supernet.images import MemoryImages
 
 SEED = {"seed": 3, "epoch": 2}
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    return data.open_train("digits", tmp_path_factory.mktemp("digits"))
+    return sets.open_train("digits", tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture(scope="module")
 def fashion_root():
     """The checkout's own data folder, so that the 31 MB are fetched once and not in every run."""
     root = Path(__file__).parents[1] / "data"
-    name, reason = data.default_name(root)
+    name, reason = sets.default_name(root)
     if name != "fashion-mnist":
         pytest.skip(f"no Fashion-MNIST here: {reason}")
     return root
@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
 
 
 def open_folder(root, workers=0, **options):
-    return data.open_train("folder", root, **{"val_per_class": 3, "resolution": 16, "workers": workers, **options})
+    return sets.open_train("folder", root, **{"val_per_class": 3, "resolution": 16, "workers": workers, **options})
 
 
 def epoch(images, batch_size=7, **options):
@@ -87,7 +87,7 @@ def no_network(monkeypatch):
 
 @pytest.mark.parametrize("options", [{}, {"val_fraction": 0.25}, {"val_per_class": 20}, {"val_fraction": 0.0}])
 def test_validation_is_carved_from_train_and_stratified(tmp_path, options):
-    opened = data.open_train("digits", tmp_path, **options)
+    opened = sets.open_train("digits", tmp_path, **options)
     train, val = opened.train, opened.val
     assert sorted([*train.index, *val.index]) == list(range(1437))
     for c in range(10):
@@ -101,19 +101,19 @@ def test_validation_is_carved_from_train_and_stratified(tmp_path, options):
 
 
 def test_the_split_depends_on_the_seed_and_not_on_the_limit(tmp_path):
-    first, again = (data.open_train("digits", tmp_path, seed=1) for _ in range(2))
-    limited = data.open_train("digits", tmp_path, seed=1, limit=200)
-    other = data.open_train("digits", tmp_path, seed=2)
+    first, again = (sets.open_train("digits", tmp_path, seed=1) for _ in range(2))
+    limited = sets.open_train("digits", tmp_path, seed=1, limit=200)
+    other = sets.open_train("digits", tmp_path, seed=2)
     assert np.array_equal(first.val.index, again.val.index)
     assert np.array_equal(first.val.index, limited.val.index)
     assert not np.array_equal(first.val.index, other.val.index)
     assert len(limited.train) == 200
     assert set(limited.train.index) < set(first.train.index)
-    assert len(data.open_train("digits", tmp_path, limit=10**6).train) == 1437 - 144
+    assert len(sets.open_train("digits", tmp_path, limit=10**6).train) == 1437 - 144
 
 
 def test_digits_test_part_is_fixed_and_apart(digits, tmp_path):
-    test = data.open_test("digits", tmp_path)
+    test = sets.open_test("digits", tmp_path)
     assert len(test) == 360
     assert np.bincount(test.labels).min() >= 34
     # Every original lands in exactly one part. Sampled where an enlarged pixel lies wholly in one of the 8x8.
@@ -317,7 +317,7 @@ def test_folder_split_and_shapes(folder):
     assert np.bincount(opened.train.labels).tolist() == [9, 6]
     assert sorted([*opened.train.index, *opened.val.index]) == list(range(21))
     assert not set(opened.train.names[opened.train.labels == 0]) & set(opened.val.names[opened.val.labels == 0])
-    assert len(data.open_test("folder", folder, resolution=16)) == 5
+    assert len(sets.open_test("folder", folder, resolution=16)) == 5
     x, y = opened.val.tensors()
     assert x.shape == (6, 3, 16, 16)
     assert x.is_contiguous(memory_format=torch.channels_last)
@@ -387,7 +387,7 @@ def test_a_wrong_folder_is_named(folder, tmp_path):
     (tmp_path / "images" / "train" / "axolotl").mkdir()
     refuses(r"images \(.jpg, .png, …\) in .*train/axolotl, found none")
     with pytest.raises(UserError, match="same classes, got axolotl in one"):
-        data.open_test("folder", tmp_path / "images")
+        sets.open_test("folder", tmp_path / "images")
     shutil.rmtree(tmp_path / "images" / "train")
     (tmp_path / "images" / "train").mkdir()
     refuses("cannot read .*images/train")
@@ -396,7 +396,7 @@ def test_a_wrong_folder_is_named(folder, tmp_path):
 
 
 def test_sets_too_large_for_memory_are_not_loaded(folder, monkeypatch):
-    monkeypatch.setattr("supernet.images.WHOLE_BYTES", 6 * 3 * 16 * 16 * 4 - 1)
+    monkeypatch.setattr("supernet.data.images.WHOLE_BYTES", 6 * 3 * 16 * 16 * 4 - 1)
     assert open_folder(folder).val.tensors() is None
 
 
@@ -405,8 +405,8 @@ def test_sets_too_large_for_memory_are_not_loaded(folder, monkeypatch):
 
 def test_fashion_mnist_is_the_published_set(fashion_root):
     opened, test = (
-        data.open_train("fashion-mnist", fashion_root),
-        data.open_test("fashion-mnist", fashion_root),
+        sets.open_train("fashion-mnist", fashion_root),
+        sets.open_test("fashion-mnist", fashion_root),
     )
     labels = np.concatenate([opened.train.labels, opened.val.labels])
     assert np.bincount(labels).tolist() == [6000] * 10
@@ -425,7 +425,7 @@ def test_fashion_mnist_is_the_published_set(fashion_root):
 
 def test_a_damaged_fashion_mnist_file_is_refused(fashion_root, tmp_path):
     shutil.copytree(fashion_root / "FashionMNIST", tmp_path / "FashionMNIST")
-    for name, use in (("t10k-labels", data.open_test), ("train-images", data.open_train)):
+    for name, use in (("t10k-labels", sets.open_test), ("train-images", sets.open_train)):
         (path,) = (tmp_path / "FashionMNIST" / "raw").glob(f"{name}*")
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
@@ -439,7 +439,7 @@ def test_a_missing_fashion_mnist_file_is_fetched(fashion_root, tmp_path):
     shutil.copytree(fashion_root / "FashionMNIST" / "raw", raw)
     content = (raw / "t10k-labels-idx1-ubyte").read_bytes()
     (raw / "t10k-labels-idx1-ubyte").unlink()
-    name, reason = data.default_name(tmp_path)
+    name, reason = sets.default_name(tmp_path)
     if name != "fashion-mnist":
         pytest.skip(f"Fashion-MNIST cannot be fetched here: {reason}")
     assert (raw / "t10k-labels-idx1-ubyte").read_bytes() == content
@@ -447,26 +447,26 @@ def test_a_missing_fashion_mnist_file_is_fetched(fashion_root, tmp_path):
 
 
 def test_without_any_source_fashion_mnist_says_what_to_do(tmp_path, monkeypatch, no_network):
-    monkeypatch.setattr(datasets, "INSTALLED", tmp_path / "nowhere")
+    monkeypatch.setattr(sources, "INSTALLED", tmp_path / "nowhere")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
         UserError, match=r"put train-images-idx3-ubyte, .* there, uncompressed, or use digits"
     ) as caught:
-        data.open_train("fashion-mnist", tmp_path)
+        sets.open_train("fashion-mnist", tmp_path)
     assert "\n" not in str(caught.value)
     assert "no route to host" in str(caught.value)
-    name, reason = data.default_name(tmp_path)
+    name, reason = sets.default_name(tmp_path)
     assert name == "digits"
     assert "no apt-get" in reason
     assert not (tmp_path / "FashionMNIST").exists()
 
 
 def test_a_damaged_source_is_never_installed(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "INSTALLED", tmp_path)
+    monkeypatch.setattr(sources, "INSTALLED", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    for name in datasets.FASHION_MNIST:
+    for name in sources.FASHION_MNIST:
         (tmp_path / f"{name}.gz").write_bytes(b"\x1f\x8b no gzip")
-    name, reason = data.default_name(tmp_path / "root")
+    name, reason = sets.default_name(tmp_path / "root")
     assert (name, "package: " in reason, (tmp_path / "root").exists()) == ("digits", True, False)
 
 
@@ -479,7 +479,7 @@ def test_kmnist_from_files_put_there(tmp_path):
     for part in ("train", "t10k"):
         write_idx(tmp_path / "KMNIST" / "raw" / f"{part}-images-idx3-ubyte", images)
         write_idx(tmp_path / "KMNIST" / "raw" / f"{part}-labels-idx1-ubyte", np.arange(40) % 10)
-    test = data.open_test("kmnist", tmp_path)
+    test = sets.open_test("kmnist", tmp_path)
     x, y = test.tensors()
     assert not test.mirror
     assert y.tolist() == [*range(10)] * 4
@@ -490,11 +490,11 @@ def test_kmnist_from_files_put_there(tmp_path):
     for damaged in (b"", whole[:3], whole[:-1], whole[:16]):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=r"KMNIST .* is missing or damaged.*delete"):
-            data.open_train("kmnist", tmp_path)
+            sets.open_train("kmnist", tmp_path)
     path.write_bytes(whole)
     write_idx(tmp_path / "KMNIST" / "raw" / "train-labels-idx1-ubyte", np.arange(40) % 10 + 1)
     with pytest.raises(UserError, match=r"KMNIST is damaged: .* each with a label, got"):
-        data.open_train("kmnist", tmp_path)
+        sets.open_train("kmnist", tmp_path)
 
 
 def test_emnist_is_turned_upright(tmp_path):
@@ -504,10 +504,10 @@ def test_emnist_is_turned_upright(tmp_path):
         raw = tmp_path / "EMNIST" / "raw" / f"emnist-balanced-{part}"
         write_idx(raw.with_name(raw.name + "-images-idx3-ubyte"), upright.swapaxes(1, 2))
         write_idx(raw.with_name(raw.name + "-labels-idx1-ubyte"), np.arange(47))
-    x, _ = data.open_test("emnist", tmp_path).tensors()
+    x, _ = sets.open_test("emnist", tmp_path).tensors()
     assert torch.equal(x[:, 0] > 0, torch.from_numpy(upright > 0))
-    assert not data.open_test("emnist", tmp_path).mirror
-    assert data.open_train("emnist", tmp_path, val_fraction=0).class_names[10] == "A"
+    assert not sets.open_test("emnist", tmp_path).mirror
+    assert sets.open_train("emnist", tmp_path, val_fraction=0).class_names[10] == "A"
 
 
 def test_cifar_from_files_put_there(tmp_path, monkeypatch):
@@ -527,12 +527,12 @@ def test_cifar_from_files_put_there(tmp_path, monkeypatch):
     monkeypatch.setattr(cifar, "test_list", [write("test_batch", batch)])
     meta = write("batches.meta", {"label_names": names})
     monkeypatch.setattr(cifar, "meta", {"filename": meta[0], "key": "label_names", "md5": meta[1]})
-    x, y = data.open_test("cifar10", tmp_path).tensors()
+    x, y = sets.open_test("cifar10", tmp_path).tensors()
     assert y.tolist() == [*range(10)] * 2
     flat = pixels.transpose(1, 0, 2, 3).reshape(3, -1)
     back = x.numpy() * flat.std(1).reshape(3, 1, 1) + flat.mean(1).reshape(3, 1, 1)
     assert np.allclose(back, pixels, atol=1e-2)
-    opened = data.open_train("cifar10", tmp_path, val_per_class=1)
+    opened = sets.open_train("cifar10", tmp_path, val_per_class=1)
     assert (opened.class_names[3], opened.channels, opened.resolution) == ("class 3", 3, 32)
     assert opened.train.margin == 4
     assert opened.train.mirror
@@ -541,7 +541,7 @@ def test_cifar_from_files_put_there(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "kmnist", "emnist"])
 def test_a_failed_download_says_what_to_put_where(name, tmp_path, no_network):
     with pytest.raises(UserError, match=r"no download helped .*no route to host.*put the .*or use digits") as caught:
-        data.open_train(name, tmp_path)
+        sets.open_train(name, tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -557,4 +557,4 @@ def test_bad_arguments_are_refused(tmp_path):
         ("at least 1 image, got 0", "digits", {"limit": 0}),
     ):
         with pytest.raises(UserError, match=message):
-            data.open_train(name, tmp_path, **options)
+            sets.open_train(name, tmp_path, **options)

@@ -32,14 +32,14 @@ from latency import bundle, remote
 from latency.agent import read_bundle
 from latency.measure import Protocol, parse_cores
 from latency.table import LatencyTable
-from supernet.blocks import layers, lower
-from supernet.checkpoint import write_json
 from supernet.errors import UserError
+from supernet.families import layout, lower
+from supernet.files import write_json
 from tests.conftest import tiny_space
 
 ROOT = Path(__file__).parents[1]
 SPACE = tiny_space(layers=1)
-KEYS = {s.key for s in (layers(SPACE).stem, *layers(SPACE).choices[0], layers(SPACE).head)}
+KEYS = {s.key for s in (layout(SPACE).stem, *layout(SPACE).choices[0], layout(SPACE).head)}
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="needs the extra [onnx]")
 
@@ -510,7 +510,7 @@ def converted(tmp_path) -> list[remote.Layer]:
     """Layers whose TFLite files are there already: the converter lives in an environment of its own."""
     runtime = remote.AdbRuntime(cache=tmp_path / "run" / "converted")
     runtime.cache.mkdir(parents=True)
-    choices = {s.key: s for s in (layers(SPACE).stem, *layers(SPACE).choices[0], layers(SPACE).head)}
+    choices = {s.key: s for s in (layout(SPACE).stem, *layout(SPACE).choices[0], layout(SPACE).head)}
     shapes = {key: (s.in_channels, s.size, s.size) for key, s in choices.items()}
     made = [remote.Layer(key, s.build(kernels="eager"), shapes[key]) for key, s in choices.items()]
     for layer in made:

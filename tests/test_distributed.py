@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from supernet import distributed, spos
+from supernet.methods import spos
 from supernet.model import Supernet
-from supernet.train import FitConfig, fit
+from supernet.training import distributed
+from supernet.training.loop import FitConfig, fit
 from tests.conftest import tiny_space
 from tests.test_train import images
 
@@ -20,7 +21,7 @@ import sys, torch
 from pathlib import Path
 sys.path[:0] = [{root!r}, {tests!r}]
 from test_distributed import train
-from supernet import distributed
+from supernet.training import distributed
 distributed.start(torch.device("cpu"))
 torch.set_num_threads(1)
 model = train(Path({folder!r}), world=distributed.world())
@@ -67,7 +68,7 @@ def test_two_ranks_equal_the_mean_of_two_halves(tmp_path):
     torch.manual_seed(0)
     space, data, cfg = tiny_space(), images(80), FitConfig(epochs=2, batch_size=20, lr=0.05)
     model = Supernet(space, kernels="eager").train()
-    from supernet.train import learning_rate, sgd
+    from supernet.training.loop import learning_rate, sgd
 
     optimizer, pick, per_epoch = sgd(model, cfg), spos.uniform_path(space, 0), 2
     for step in range(4):

@@ -14,18 +14,21 @@ import sys
 import numpy as np
 import pytest
 import torch
-import train_supernet
 from torch.nn import functional as F
 
 from latency.measure import host
 from latency.table import LatencyTable
-from supernet import blocks, checkpoint, dsnas, spaces
-from supernet.data import TrainVal
+from supernet import families, files, spaces
+from supernet.cli import train_supernet
+from supernet.data.sets import TrainVal
 from supernet.errors import UserError
-from supernet.export import read_metadata
+from supernet.export.formats import read_metadata
+from supernet.methods import dsnas
+from supernet.methods.soft_mixture import SoftMixture, concrete_weights, softmax_weights
 from supernet.model import Supernet, load_network
-from supernet.soft_mixture import SoftMixture, concrete_weights, softmax_weights
-from supernet.train import FitConfig, evaluate, fit
+from supernet.training import checkpoint
+from supernet.training.evaluation import evaluate
+from supernet.training.loop import FitConfig, fit
 from tests.conftest import tiny_space
 from tests.test_cli import ROOT, ok, refused
 from tests.test_latency_table import samples
@@ -35,7 +38,7 @@ CPU = torch.device("cpu")
 
 
 def budget(space, limit=math.inf):
-    return dsnas.Budget(*blocks.additive(space, "flops"), limit)
+    return dsnas.Budget(*families.layout(space).priced(lambda spec: spec.flops)[:2], limit)
 
 
 def parent_of(space, eps=dsnas.EPS, kernels="eager"):
@@ -328,7 +331,7 @@ def test_n_plus_n_steps_equal_2n_steps(whole_run, tmp_path, monkeypatch, kill_at
         assert all(torch.equal(value, b["adam"]["state"][key][name]) for name, value in state.items())
     logs = []
     for folder in (whole_run[0], tmp_path):
-        lines = checkpoint.JsonLines(folder / "metrics.jsonl").read()
+        lines = files.JsonLines(folder / "metrics.jsonl").read()
         logs.append([{k: v for k, v in line.items() if k != "images_per_second"} for line in lines])
     assert logs[0] == logs[1]
 
@@ -353,7 +356,7 @@ def test_the_child_keeps_the_weights_of_the_search(whole_run):
 def test_metrics_say_what_the_search_does(tmp_path):
     space = tiny_space()
     run(space, tmp_path, stop_gap=1.1)
-    lines = checkpoint.JsonLines(tmp_path / "metrics.jsonl").read()
+    lines = files.JsonLines(tmp_path / "metrics.jsonl").read()
     state = checkpoint.load(tmp_path / "checkpoint.pt", "")["search"]
     p = [torch.softmax(alpha.double(), 0) for alpha in state["alpha"]]
     assert lines[1]["entropy"] == pytest.approx([float(-(q * q.log()).sum()) for q in p], abs=1e-9)
@@ -390,7 +393,7 @@ WORKER = """
 import sys, torch
 from pathlib import Path
 sys.path[:0] = [{root!r}, {root!r} + "/tools", {root!r} + "/tests"]
-from supernet import distributed
+from supernet.training import distributed
 from tests import test_dsnas
 distributed.start(torch.device("cpu"))
 torch.set_num_threads(1)
@@ -501,7 +504,7 @@ def test_one_command_gives_a_network(tmp_path, space_file):
 
 def test_a_latency_budget_and_the_test_of_the_child_as_it_is(tmp_path, space_file):
     lut, folder = tmp_path / "lut.json", tmp_path / "run"
-    every = blocks.layers(SPACE)
+    every = families.layout(SPACE)
     keys = [spec.key for spec in (every.stem, *itertools.chain(*every.choices), every.head) if spec.runs]
     table = LatencyTable(
         space={"name": SPACE.name, "fingerprint": SPACE.fingerprint},
@@ -513,7 +516,7 @@ def test_a_latency_budget_and_the_test_of_the_child_as_it_is(tmp_path, space_fil
         protocol={},
         operations={key: samples(0.1 + 0.01 * i) for i, key in enumerate(dict.fromkeys(keys))},
     )
-    checkpoint.write_json(lut, table.to_json())
+    files.write_json(lut, table.to_json())
     latency = train_supernet.Dsnas(lut=str(lut)).costs(SPACE)["latency_ms"]
     low, high = latency.bounds(SPACE)
     with pytest.raises(UserError, match=f"attains {low:.9g} to {high:.9g}"):
@@ -534,7 +537,7 @@ def test_a_latency_budget_and_the_test_of_the_child_as_it_is(tmp_path, space_fil
 def test_a_budget_out_of_reach_is_refused_before_anything_is_written(tmp_path):
     message = refused("train_supernet", "--run", tmp_path / "run", *DIGITS, "--flops-max", 10)
     space = spaces.get("mobile-small", 1, 28, 10)
-    every = [blocks.flops(space, arch) for arch in space.enumerate()]
+    every = [families.flops(space, arch) for arch in space.enumerate()]
     assert f"space mobile-small attains {min(every)} to {max(every)}" in message
     assert not (tmp_path / "run").exists()
 

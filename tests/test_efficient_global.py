@@ -11,8 +11,9 @@ import pytest
 
 from search import efficient_global
 from search.efficient_global import CONV, SEP, Candidate, Config, EfficientGlobal, relative_improvement, sample
-from supernet import blocks, plain
+from supernet import families
 from supernet.errors import UserError
+from supernet.families import sep_conv
 
 DATA = Path(__file__).parent / "data"
 TRACES = {"cifar10_tiny": (64, 3), "cifar10_mobile": (128, 3), "kmnist_tiny": (64, 1)}  # W_max, image channels
@@ -21,8 +22,8 @@ TRACES = {"cifar10_tiny": (64, 3), "cifar10_mobile": (128, 3), "kmnist_tiny": (6
 def params(channels: int):
     @functools.cache
     def count(c: Candidate) -> int:
-        space = plain.space(c.depth, c.width, channels, 32, 10)
-        return blocks.params(space, plain.arch(c.ops, c.kernels))
+        space = sep_conv.space(c.depth, c.width, channels, 32, 10)
+        return families.params(space, sep_conv.arch(c.ops, c.kernels))
 
     return count
 
@@ -84,7 +85,7 @@ def drive(search: EfficientGlobal, accuracy) -> list[Candidate]:
 
 
 def flops(c: Candidate) -> int:
-    return blocks.flops(plain.space(c.depth, c.width, 1, 28, 10), plain.arch(c.ops, c.kernels))
+    return families.flops(sep_conv.space(c.depth, c.width, 1, 28, 10), sep_conv.arch(c.ops, c.kernels))
 
 
 def test_nothing_beyond_a_bound_is_trained():

@@ -6,10 +6,11 @@ import torch
 
 from search import evaluator as evaluator_module
 from search.evaluator import Evaluator, prefix_tree
-from supernet.blocks import layers
 from supernet.errors import UserError
+from supernet.families import layout
 from supernet.model import Supernet, batch_norms
-from supernet.train import evaluate, recalibrate_bn
+from supernet.training.bn import recalibrate_bn
+from supernet.training.evaluation import evaluate
 from tests.conftest import tiny_space
 
 
@@ -69,7 +70,7 @@ def test_statistics_of_a_prefix_are_those_of_recalibrate_bn(small_space, kernels
     for arch in archs:
         recalibrate_bn(supernet, recalibration, arch)
         node, path = tree, [tree]
-        for spec in layers(space).pick(arch)[1:]:
+        for spec in layout(space).pick(arch)[1:]:
             node = node.children[spec]
             path.append(node)
         assert node.arch == arch

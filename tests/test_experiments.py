@@ -133,7 +133,8 @@ def test_stage_wise_s_test_of_signs():
     code = """
 import sys
 sys.path.insert(0, "experiments")
-import stage_wise
+from supernet import families
+from supernet.cli import stage_wise
 assert stage_wise.sign_flip([1, 2, 3, 4, 5]) == 2 / 32
 assert stage_wise.sign_flip([0, 0, 0]) == 1
 assert stage_wise.sign_flip([1, -1]) == 1
@@ -147,8 +148,9 @@ def test_controls_keep_as_many_operations_as_pad_nas():
     code = """
 import sys
 sys.path.insert(0, "experiments")
-import pad_nas
-from supernet import blocks, spaces
+from supernet.cli import pad_nas
+from supernet import modules
+from supernet import spaces
 space = spaces.get("mobile-small", 1, 28, 10)
 stages = [space, space.restrict([{0}, {0, 2}, {1}, {1, 2, 3}, {3}, {0, 1}])]
 stages.append(stages[1].restrict([{0}, {0}, {1}, {1, 3}, {3}, {1}]))
@@ -156,7 +158,7 @@ for nested in (pad_nas.at_random(stages, 0), pad_nas.keep_largest(stages)):
     assert [list(map(len, s.allowed)) for s in nested] == [list(map(len, s.allowed)) for s in stages]
     for outer, inner in zip(nested, nested[1:]):
         assert all(set(b) <= set(a) for a, b in zip(outer.allowed, inner.allowed))
-_, flops = blocks.additive(space, "flops")
+flops = families.layout(space).priced(lambda spec: spec.flops).table
 for row, open_, kept in zip(flops, space.allowed, nested[-1].allowed):
     assert min(row[i] for i in kept) >= max([row[i] for i in open_ if i not in kept], default=0)
 """

@@ -12,8 +12,9 @@ import torch
 from conftest import SMALL_SPACES, tiny_space
 from torch import nn
 
-from supernet import export, spaces
+from supernet import spaces
 from supernet.errors import UserError
+from supernet.export import formats
 from supernet.model import Network, Supernet, batch_norms
 
 SPACE = tiny_space(act="hard_swish", squeeze_excite=True)
@@ -30,7 +31,7 @@ NEEDS = {
 def skip_without(suffix: str) -> None:
     for name in NEEDS[suffix]:
         pytest.importorskip(name, reason=f"needs {name}: an extra")
-    if suffix == "tflite" and not export.LITERT_PYTHON.exists():
+    if suffix == "tflite" and not formats.LITERT_PYTHON.exists():
         pytest.skip("needs the converter's environment: make litert")
 
 
@@ -49,26 +50,26 @@ def supernet() -> Supernet:
 QUIETED = {"pte": pytest.mark.filterwarnings("ignore")}
 
 
-@pytest.mark.parametrize("suffix", [pytest.param(name, marks=QUIETED.get(name, ())) for name in export.FORMATS])
+@pytest.mark.parametrize("suffix", [pytest.param(name, marks=QUIETED.get(name, ())) for name in formats.FORMATS])
 def test_round_trip(supernet, tmp_path, suffix):
     """The file gives the logits of the supernet's path, on images that the export did not see."""
     skip_without(suffix)
     path = tmp_path / f"net.{suffix}"
-    difference = export.export(supernet.extract(ARCH), lambda x: supernet(x, ARCH), path, (1, 14, 14), METADATA, 2)
-    assert 0 <= difference <= export.TOLERANCE
+    difference = formats.export(supernet.extract(ARCH), lambda x: supernet(x, ARCH), path, (1, 14, 14), METADATA, 2)
+    assert 0 <= difference <= formats.TOLERANCE
     x = torch.rand(2, 1, 14, 14, generator=torch.Generator().manual_seed(7))
     with torch.inference_mode():
         expected = supernet(x, ARCH).numpy()
-    got = export.FORMATS[suffix].run(path.read_bytes(), x.numpy())
+    got = formats.FORMATS[suffix].run(path.read_bytes(), x.numpy())
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
-    assert export.read_metadata(path) == METADATA
+    assert formats.read_metadata(path) == METADATA
     if suffix == "pt2":
         weights = path.with_suffix(".safetensors")
         again = Network(SPACE, ARCH, kernels="eager").eval()
         again.load_state_dict(safetensors.torch.load_file(weights))
         with torch.inference_mode():
             assert torch.equal(again(x), supernet(x, ARCH))
-        assert export.read_metadata(weights) == METADATA
+        assert formats.read_metadata(weights) == METADATA
 
 
 @pytest.mark.parametrize("name", SMALL_SPACES)
@@ -79,7 +80,7 @@ def test_every_space_exports(name, tmp_path):
     for arch in (tuple(open_[0] for open_ in space.allowed), tuple(open_[-1] for open_ in space.allowed)):
         supernet = Supernet(space, kernels="eager").eval()
         path = tmp_path / "net.pt2"
-        export.export(supernet.extract(arch), lambda x, s=supernet, a=arch: s(x, a), path, shape, {})
+        formats.export(supernet.extract(arch), lambda x, s=supernet, a=arch: s(x, a), path, shape, {})
 
 
 @QUIETED["pte"]
@@ -90,7 +91,7 @@ def test_executorch_takes_colours(name, tmp_path):
     space = spaces.get(name, 3, 32, 10)
     network = Network(space, tuple(open_[-1] for open_ in space.allowed), kernels="eager").eval()
     layouts = [weight.stride() for weight in network.parameters()]
-    assert export.export(network, network, tmp_path / "net.pte", (3, 32, 32), {}) <= export.TOLERANCE
+    assert formats.export(network, network, tmp_path / "net.pte", (3, 32, 32), {}) <= formats.TOLERANCE
     assert [weight.stride() for weight in network.parameters()] == layouts
 
 
@@ -98,13 +99,13 @@ def test_other_numbers_are_refused(supernet, tmp_path):
     path = tmp_path / "net.pt2"
     for reference in (lambda x: supernet(x, ARCH) * 1.01, lambda x: supernet(x, ARCH) * float("nan")):
         with pytest.raises(UserError, match="is not written: its logits differ"):
-            export.export(supernet.extract(ARCH), reference, path, (1, 14, 14), METADATA)
+            formats.export(supernet.extract(ARCH), reference, path, (1, 14, 14), METADATA)
     assert not list(tmp_path.iterdir())
 
 
 def test_unknown_formats(supernet, tmp_path):
     with pytest.raises(UserError, match=r"ends in \.pt2, \.onnx, \.tflite, \.pte"):
-        export.export(supernet.extract(ARCH), supernet, tmp_path / "net.h5", (1, 14, 14), METADATA)
+        formats.export(supernet.extract(ARCH), supernet, tmp_path / "net.h5", (1, 14, 14), METADATA)
 
 
 @pytest.mark.parametrize(
@@ -114,22 +115,22 @@ def test_unknown_formats(supernet, tmp_path):
 def test_a_missing_extra_is_named(supernet, tmp_path, monkeypatch, suffix, module, says):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=says):
-        export.export(supernet.extract(ARCH), supernet, tmp_path / f"net.{suffix}", (1, 14, 14), METADATA)
+        formats.export(supernet.extract(ARCH), supernet, tmp_path / f"net.{suffix}", (1, 14, 14), METADATA)
 
 
 def test_without_the_tflite_converter(supernet, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "LITERT_PYTHON", tmp_path / "python")
+    monkeypatch.setattr(formats, "LITERT_PYTHON", tmp_path / "python")
     with pytest.raises(UserError, match="make litert"):
-        export.export(supernet.extract(ARCH), supernet, tmp_path / "net.tflite", (1, 14, 14), METADATA)
+        formats.export(supernet.extract(ARCH), supernet, tmp_path / "net.tflite", (1, 14, 14), METADATA)
 
 
 def test_a_converter_that_fails(supernet, monkeypatch, tmp_path):
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho Traceback >&2; echo 'RuntimeError: no such operator' >&2; exit 1\n")
     python.chmod(0o755)
-    monkeypatch.setattr(export, "LITERT_PYTHON", python)
+    monkeypatch.setattr(formats, "LITERT_PYTHON", python)
     with pytest.raises(UserError, match="RuntimeError: no such operator"):
-        export.to_tflite([supernet.extract(ARCH)], [(1, 14, 14)])
+        formats.to_tflite([supernet.extract(ARCH)], [(1, 14, 14)])
 
 
 @pytest.mark.parametrize("suffix", ["pt2", "onnx", "safetensors", "pte"])
@@ -139,4 +140,4 @@ def test_foreign_files_have_no_metadata(tmp_path, suffix):
     path = tmp_path / f"net.{suffix}"
     path.write_bytes(b"something else")
     with pytest.raises(UserError, match=r"no network that tools/export\.py wrote"):
-        export.read_metadata(path)
+        formats.read_metadata(path)

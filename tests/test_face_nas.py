@@ -10,19 +10,22 @@ import os
 import subprocess
 from pathlib import Path
 
-import face_nas
 import numpy as np
 import pytest
 import torch
-from face_nas import Args
 from PIL import Image, ImageDraw
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from supernet import blocks, checkpoint, faces, ir_resnet
-from supernet.blocks import LayerSpec
+from supernet import families
+from supernet.cli import face_nas
+from supernet.cli.face_nas import Args
+from supernet.data import faces
 from supernet.errors import UserError
+from supernet.families import ir_resnet
 from supernet.model import Network, load_network
+from supernet.spec import LayerSpec
+from supernet.training import checkpoint
 from tests.test_cli import ROOT, command, kill_when, ok
 
 TINY = {"depth": (12, 14), "width": (4, 6), "epochs": 1, "final_epochs": 1, "resolution": 16, "quiet": True}
@@ -39,7 +42,7 @@ TINY = {"depth": (12, 14), "width": (4, 6), "epochs": 1, "final_epochs": 1, "res
 def test_published_parameter_counts(stages, millions):
     """Table 6 counts the classifier of CASIA-WebFace's 10,572 identities too."""
     space = ir_resnet.space(stages, 64, 3, 112)
-    total = blocks.params(space, (0,) * len(space.genes)) + 10_572 * 512
+    total = families.params(space, (0,) * len(space.genes)) + 10_572 * 512
     assert round(total / 1e6, 1) == millions
 
 
@@ -52,11 +55,11 @@ def test_every_depth_has_its_blocks_in_four_stages(depth):
 
 
 SPECS = [
-    LayerSpec("ir_stem", 3, 8, 14),
-    LayerSpec("ir", 8, 8, 14, 2, 3),
-    LayerSpec("ir", 8, 16, 7, 2, 3),
-    LayerSpec("ir", 8, 8, 7, 1, 3),
-    LayerSpec("embedding", 8, 16, 4),
+    LayerSpec(ir_resnet.IRStem, 3, 8, 14),
+    LayerSpec(ir_resnet.IRBlock, 8, 8, 14, 2, 3),
+    LayerSpec(ir_resnet.IRBlock, 8, 16, 7, 2, 3),
+    LayerSpec(ir_resnet.IRBlock, 8, 8, 7, 1, 3),
+    LayerSpec(ir_resnet.Embedding, 8, 16, 4),
 ]
 
 

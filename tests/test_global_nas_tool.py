@@ -9,17 +9,19 @@ import sys
 import time
 from pathlib import Path
 
-import global_nas
 import pytest
 import tyro
-from global_nas import Args
 
 from latency.measure import host, pin_core
 from search.drawing import Block, draw
-from supernet import blocks, data, plain
+from supernet import families
+from supernet.cli import global_nas
+from supernet.cli.global_nas import Args
+from supernet.data import sets
 from supernet.errors import UserError
+from supernet.families import sep_conv
 from supernet.model import load_network
-from supernet.train import evaluate
+from supernet.training.evaluation import evaluate
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -57,7 +59,7 @@ def test_what_a_run_leaves(finished):
     result = json.loads((finished / "final-1" / "result.json").read_text())
     network = load_network(finished / "final-1")
     assert sum(p.numel() for p in network.parameters()) == result["params"] == found["params"]
-    test = data.open_test("digits", Path("data"))
+    test = sets.open_test("digits", Path("data"))
     again = evaluate(network, test.batches(64, seed=0, epoch=0, augment=False, drop_last=False))
     assert again == pytest.approx(result["test_accuracy"], abs=2 / len(test))
 
@@ -66,14 +68,14 @@ def test_selection_never_opens_the_test_part(tmp_path, monkeypatch):
     def refuse(*args, **options):
         raise AssertionError("opened")
 
-    monkeypatch.setattr(data, "open_test", refuse)
+    monkeypatch.setattr(sets, "open_test", refuse)
     global_nas.run(arguments(tmp_path / "run", depth=(3, 3), final_epochs=0))
     assert records(tmp_path / "run")
 
 
 def test_a_finished_run_trains_and_tests_nothing_again(finished, monkeypatch, capsys):
     monkeypatch.setattr(global_nas.standalone, "train", None)
-    monkeypatch.setattr(data, "open_test", None)
+    monkeypatch.setattr(sets, "open_test", None)
     global_nas.run(arguments(finished))
     assert "test images" in capsys.readouterr().out
 
@@ -107,7 +109,7 @@ def test_a_killed_search_continues_without_training_a_candidate_twice(finished, 
 def test_candidates_beyond_a_bound_are_not_trained(finished, tmp_path):
     def flops(record: dict) -> int:
         c = record["candidate"]
-        return blocks.flops(plain.space(c["depth"], c["width"], 1, 28, 10), plain.arch(c["ops"], c["kernels"]))
+        return families.flops(sep_conv.space(c["depth"], c["width"], 1, 28, 10), sep_conv.arch(c["ops"], c["kernels"]))
 
     bound = sorted(map(flops, records(finished)))[len(records(finished)) // 2]
     run = tmp_path / "run"
@@ -116,8 +118,8 @@ def test_candidates_beyond_a_bound_are_not_trained(finished, tmp_path):
 
 
 def test_latencies_are_measured_as_layers_come_up(tmp_path, monkeypatch):
-    quick = dataclasses.replace(global_nas.GrowingTable.__init__.__globals__["Protocol"](), rounds=10)
-    monkeypatch.setitem(global_nas.GrowingTable.__init__.__globals__, "Protocol", lambda: quick)
+    quick = dataclasses.replace(global_nas.OnDemandTable.__init__.__globals__["Protocol"](), rounds=10)
+    monkeypatch.setitem(global_nas.OnDemandTable.__init__.__globals__, "Protocol", lambda: quick)
     run, options = tmp_path / "run", {"depth": (3, 3), "width": (2, 2), "final_epochs": 0}
     with pytest.raises(UserError, match=r"exclude every candidate.*latency in ms ≤ 1e-06"):
         global_nas.run(arguments(run, **options, latency_max=1e-6))
@@ -128,7 +130,7 @@ def test_latencies_are_measured_as_layers_come_up(tmp_path, monkeypatch):
     grown = json.loads((run / "lut.json").read_text())
     with pin_core() as core:
         assert table["device"] == grown["device"] == {**host(), "core": core}
-    keys = {spec.key for spec in blocks.lower(plain.space(3, 2, 1, 28, 10), (0, 0, 0))}
+    keys = {spec.key for spec in families.lower(sep_conv.space(3, 2, 1, 28, 10), (0, 0, 0))}
     assert keys <= set(table["operations"])
     assert any("conv_k3" in key for key in grown["operations"])
     assert not any("conv_k3" in key for key in table["operations"])

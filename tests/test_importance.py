@@ -9,8 +9,9 @@ from scipy.stats import spearmanr
 from torch.nn import functional as F
 
 from search import importance
-from supernet import stacks
+from supernet import donors
 from supernet.errors import UserError
+from supernet.families import module_stages
 from supernet.model import Network
 from tests.test_train import images
 
@@ -121,8 +122,8 @@ def test_scores_do_not_depend_on_the_scale():
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    space = stacks.space("residual", 1, 14, 10, width=4, deepest=3)
-    return Network(space, stacks.arch(space, (2, 1, 2)), kernels="eager").eval()
+    space = module_stages.space("residual", 1, 14, 10, width=4, deepest=3)
+    return Network(space, module_stages.arch(space, (2, 1, 2)), kernels="eager").eval()
 
 
 def test_features_are_the_pooled_sums_of_each_last_module(network):
@@ -134,7 +135,7 @@ def test_features_are_the_pooled_sums_of_each_last_module(network):
     assert sorted(order) == sorted(y.tolist())
     with torch.no_grad():
         h, sums = network.stem(x), []
-        for stage in stacks.stages(network):
+        for stage in donors.stages(network):
             for module in stage:
                 z = module.second(module.first(h)) + module.shortcut(h)
                 h = z.relu()

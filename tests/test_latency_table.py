@@ -16,8 +16,8 @@ from scipy import stats
 
 from latency.measure import Samples
 from latency.table import Calibration, Check, LatencyTable, calibrate, report
-from supernet.blocks import layers, lower
 from supernet.errors import UserError
+from supernet.families import layout, lower
 
 SPACE = tiny_space()
 
@@ -29,7 +29,7 @@ def samples(ms: float, **fields) -> Samples:
 
 def latencies() -> dict[str, float]:
     """A different latency for every layer that runs."""
-    specs = layers(SPACE)
+    specs = layout(SPACE)
     keys = [s.key for s in (specs.stem, *(c for choices in specs.choices for c in choices), specs.head) if s.runs]
     return {key: 0.1 + 0.01 * i**2 for i, key in enumerate(dict.fromkeys(keys))}
 
@@ -76,7 +76,7 @@ def test_predict_adds_the_layers_that_run():
 @pytest.mark.parametrize("calibrated", [None, calibration(0.9)])
 def test_additive_equals_predict_everywhere(calibrated):
     lut = table(calibration=calibrated)
-    base, added = lut.additive(layers(SPACE))
+    base, added = lut.additive(layout(SPACE))
     for arch in SPACE.enumerate():
         total = base + sum(ms[i] for ms, i in zip(added, arch, strict=True))
         assert total == pytest.approx(lut.predict(spec.key for spec in lower(SPACE, arch)))
@@ -93,10 +93,10 @@ def test_pruning_keeps_the_table(tmp_path):
 
 def test_a_missing_layer_is_an_error_never_0():
     operations = {key: samples(ms) for key, ms in latencies().items()}
-    gone = layers(SPACE).choices[1][1].key
+    gone = layout(SPACE).choices[1][1].key
     del operations[gone]
     lut = table(operations=operations, source="runs/mine/lut.json")
-    for ask in (lut.layer_ms, lambda key: lut.predict([key]), lambda _: lut.additive(layers(SPACE))):
+    for ask in (lut.layer_ms, lambda key: lut.predict([key]), lambda _: lut.additive(layout(SPACE))):
         with pytest.raises(UserError, match=r"build_lut\.py --run runs/mine$") as error:
             ask(gone)
         assert gone in str(error.value)

@@ -15,17 +15,20 @@ from test_train import Killed, images
 from torch import nn
 from torch.nn import functional as F
 
-from supernet import blocks, checkpoint, nss
-from supernet.data import TrainVal
+from supernet import families
+from supernet.data.sets import TrainVal
 from supernet.errors import UserError
+from supernet.methods import nss
 from supernet.model import Supernet
 from supernet.space import Space
-from supernet.train import FitConfig
+from supernet.spec import LayerSpec
+from supernet.training import checkpoint
+from supernet.training.loop import FitConfig
 
 CPU = torch.device("cpu")
 
 
-def multiply_adds(spec: blocks.LayerSpec) -> int:
+def multiply_adds(spec: LayerSpec) -> int:
     return spec.flops
 
 
@@ -133,7 +136,7 @@ def test_expected_cost_equals_enumeration(pruned):
     total, costs = 0.0, {}
     for chosen in itertools.product(*(range(len(options)) for options in ranges)):
         own = space.restrict([options[b] for options, b in zip(ranges, chosen, strict=True)])
-        costs[chosen] = np.mean([blocks.flops(own, arch) for arch in own.enumerate()])
+        costs[chosen] = np.mean([families.flops(own, arch) for arch in own.enumerate()])
         total += costs[chosen] * np.prod([float(w[b]) for w, b in zip(weights, chosen, strict=True)])
     assert float(cost.expected(weights)) == pytest.approx(total, rel=1e-12)
     assert dict(np.ndenumerate(cost.all())) == pytest.approx(costs, rel=1e-12)
@@ -248,7 +251,7 @@ def test_theta_rests_in_the_warm_up_and_the_cost_term_moves_it(tmp_path):
     ]
     for a, b in zip(*probabilities, strict=True):
         assert a["probabilities"][0] > b["probabilities"][0], a["gene"]
-    assert blocks.flops(small_one, small_one.enumerate()[-1]) < blocks.flops(large_one, large_one.enumerate()[0])
+    assert families.flops(small_one, small_one.enumerate()[-1]) < families.flops(large_one, large_one.enumerate()[0])
     for found in (small_one, large_one):
         assert found.fingerprint == space.fingerprint
         assert all(len(open_) == 2 for open_ in found.allowed)
@@ -295,7 +298,7 @@ def test_search_then_supernet_table_and_evolution_on_the_elite_space(tmp_path):
     for folder, t in zip(folders, (target, 2 * target), strict=True):
         assert (folder / "probabilities.png").read_bytes().startswith(b"\x89PNG")
         found, report = Space.load(folder / "space.json"), json.loads((folder / "probabilities.json").read_text())
-        mean = np.mean([blocks.flops(found, arch) for arch in found.enumerate()])
+        mean = np.mean([families.flops(found, arch) for arch in found.enumerate()])
         assert report["cost"] == pytest.approx(mean, rel=1e-9)
         assert abs(mean / t - 1) <= 0.1
         for gene in report["genes"]:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import _cli
 import numpy as np
 import pad_nas as tool
 import pytest
@@ -20,12 +19,15 @@ from search.ces import CESConfig
 from search.costs import AdditiveCost
 from search.evaluator import Evaluator
 from search.run import Scoring
-from supernet import blocks, checkpoint, spos
-from supernet.data import TrainVal
+from supernet import families, files
+from supernet.cli import common
+from supernet.data.sets import TrainVal
 from supernet.errors import UserError
+from supernet.methods import spos
 from supernet.model import Supernet
 from supernet.space import Space
-from supernet.train import FitConfig
+from supernet.training import checkpoint
+from supernet.training.loop import FitConfig
 from tests.conftest import tiny_space
 from tests.test_cli import ROOT, command, kill_when, lines, ok, refused, space_file  # noqa: F401 -- a fixture
 from tests.test_train import images
@@ -48,7 +50,7 @@ CONFIG = pad_nas.Config(
 def run(folder, config=CONFIG, stop=None):
     """All stages, or those before ``stop``."""
     space = tiny_space()
-    costs = {"flops": AdditiveCost(*reversed(blocks.additive(space, "flops")))}
+    costs = {"flops": AdditiveCost(*families.layout(space).priced(lambda spec: spec.flops))}
     stages = []
     for stage in pad_nas.run(space, DATA, config, costs, {}, ["flops"], folder, CPU, {}, quiet=True):
         stages.append(stage)
@@ -71,7 +73,7 @@ def test_algorithm_1_from_its_logs(whole):
     allowed = tiny_space().allowed
     for stage in stages:
         assert Space.load(stage.folder / "space.json").allowed == allowed
-        log = checkpoint.JsonLines(stage.folder / "population.jsonl").read()
+        log = files.JsonLines(stage.folder / "population.jsonl").read()
         points = {tuple(line["arch"]): (-line["accuracy"], line["costs"]["flops"]) for line in log}
         assert 6 <= len(points) <= 18
         left, good = dict(points), []
@@ -155,7 +157,7 @@ def same(expected, found):
         assert a.found.search.records() == b.found.search.records()
         assert (a.random, a.p, a.pruned) == (b.random, b.p, b.pruned)
         for name in ("population.jsonl", "metrics.jsonl"):
-            mine, its = (checkpoint.JsonLines(stage.folder / name).read() for stage in (a, b))
+            mine, its = (files.JsonLines(stage.folder / name).read() for stage in (a, b))
             timeless = [
                 [{k: v for k, v in line.items() if k != "images_per_second"} for line in x] for x in (mine, its)
             ]
@@ -181,7 +183,7 @@ SMALL += ("--iterations", 3, "--random", 2, "--recalibration", 2, 32, "--workers
 
 def lut(space: Space, **change) -> dict:
     """A latency table of ``space``: every layer that runs takes longer than the one before."""
-    specs = blocks.layers(space)
+    specs = families.layout(space)
     runs = [spec.key for spec in (specs.stem, *(c for row in specs.choices for c in row), specs.head) if spec.runs]
     measured = {"n": 12, "aa": 0.01, "cpu_wall": 1.0, "source": "wall", "noisy": False}
     operations = {}
@@ -225,7 +227,7 @@ def test_one_command_makes_the_whole_run(finished, table):
     space = Space.load(folder / "supernet-2" / "space.json")
     latency = LatencyTable.load(table)
     for entry in front["front"]:
-        expected = latency.predict(spec.key for spec in blocks.lower(space, space.check(entry["arch"])))
+        expected = latency.predict(spec.key for spec in families.lower(space, space.check(entry["arch"])))
         assert entry["latency_ms"] == pytest.approx(expected)
         assert expected <= 0.64
     assert space.size <= Space.load(folder / "supernet-1" / "space.json").size
@@ -294,7 +296,7 @@ def test_tables_and_windows_that_are_refused_before_any_training(tmp_path, space
     whole = lut(space)
     missing = next(key for key in whole["operations"] if key.startswith("ib_"))
     fastest, *_, slowest = sorted(
-        sum(whole["operations"][spec.key]["median_ms"] for spec in blocks.lower(space, arch) if spec.runs)
+        sum(whole["operations"][spec.key]["median_ms"] for spec in families.lower(space, arch) if spec.runs)
         for arch in space.enumerate()
     )
     for change, window, message in (
@@ -308,7 +310,7 @@ def test_tables_and_windows_that_are_refused_before_any_training(tmp_path, space
         arguments = ("--run", tmp_path / "run", "--space", space_file, *SMALL, "--lut", tmp_path / "lut.json", *window)
         monkeypatch.setattr(sys, "argv", ["pad_nas.py", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
-            _cli.main(tool.run, tool.Args)
+            common.main(tool.run, tool.Args)
         assert stopped.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")

@@ -9,11 +9,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from supernet import blocks, plain
-from supernet.blocks import LayerSpec
+from supernet import families
+from supernet.families import sep_conv
 from supernet.model import Network, Supernet
+from supernet.modules import PoolHead
 from supernet.space import Space
-from supernet.train import recalibrate_bn
+from supernet.spec import LayerSpec
+from supernet.training.bn import recalibrate_bn
 
 TINY = {0: 1, 2: 1}, {13: 5, 17: 5}  # CIFAR-10, tiny: Conv at 0 and 2, kernel 5 at 13 and 17
 
@@ -23,20 +25,20 @@ TINY = {0: 1, 2: 1}, {13: 5, 17: 5}  # CIFAR-10, tiny: Conv at 0 and 2, kernel 5
     [(64, 10, {}, {}, 309_450), (46, 26, {}, {}, 413_826), (46, 26, *TINY, 466_312), (43, 26, *TINY, 409_714)],
 )
 def test_published_parameter_counts(width, depth, ops, kernels, published):
-    space = plain.space(depth, width, 3, 32, 10)
-    arch = plain.arch([ops.get(i, 0) for i in range(depth)], [kernels.get(i, 3) for i in range(depth)])
-    assert blocks.params(space, arch) == published
+    space = sep_conv.space(depth, width, 3, 32, 10)
+    arch = sep_conv.arch([ops.get(i, 0) for i in range(depth)], [kernels.get(i, 3) for i in range(depth)])
+    assert families.params(space, arch) == published
     network = Network(space, arch, kernels="eager")
     assert sum(p.numel() for p in network.parameters()) == published
 
 
 SPECS = [
-    LayerSpec("plain_stem", 3, 8, 15),
-    LayerSpec("sep", 8, 8, 9, 1, 3),
-    LayerSpec("sep", 8, 16, 9, 2, 5),
-    LayerSpec("conv", 8, 16, 9, 2, 3),
-    LayerSpec("conv", 8, 8, 9, 1, 5),
-    LayerSpec("pool_head", 16, 16, 7, classes=10, bias=True),
+    LayerSpec(sep_conv.PlainStem, 3, 8, 15),
+    LayerSpec(sep_conv.Sep, 8, 8, 9, 1, 3),
+    LayerSpec(sep_conv.Sep, 8, 16, 9, 2, 5),
+    LayerSpec(sep_conv.PlainConv, 8, 16, 9, 2, 3),
+    LayerSpec(sep_conv.PlainConv, 8, 8, 9, 1, 5),
+    LayerSpec(PoolHead, 16, 16, 7, classes=10, bias=True),
 ]
 
 
@@ -53,13 +55,13 @@ def test_counts_equal_those_of_the_module(spec):
 
 
 def test_latency_keys_tell_the_layers_apart():
-    specs = [spec for choices in blocks.layers(plain.space(6, 4, 1, 8, 10)).choices for spec in choices]
+    specs = [spec for choices in families.layout(sep_conv.space(6, 4, 1, 8, 10)).choices for spec in choices]
     described = {dataclasses.replace(spec) for spec in specs}
     assert len({spec.key for spec in specs}) == len(described)
 
 
 def random_network(kernels: str, seed: int = 0) -> Network:
-    space = plain.space(7, 4, 1, 13, 10)
+    space = sep_conv.space(7, 4, 1, 13, 10)
     arch = space.sample(np.random.default_rng(seed))
     torch.manual_seed(seed)
     network = Network(space, arch, kernels=kernels)
@@ -113,9 +115,9 @@ def test_fused_training_equals_eager(seed):
 
 def test_it_is_a_space_like_the_others():
     """JSON, a supernet, its extraction."""
-    space = plain.space(5, 2, 3, 8, 4)
+    space = sep_conv.space(5, 2, 3, 8, 4)
     assert Space.from_json(space.to_json()) == space
-    arch = plain.arch([0, 1, 0, 1, 0], [3, 3, 5, 5, 3])
+    arch = sep_conv.arch([0, 1, 0, 1, 0], [3, 3, 5, 5, 3])
     assert [c.name for c in space.decode(arch)] == ["sep_k3", "conv_k3", "sep_k5", "conv_k5", "sep_k3"]
     supernet = Supernet(space, affine=True).eval()
     x = torch.randn(2, 3, 8, 8)

@@ -13,7 +13,7 @@ from torch import nn
 from latency import profile
 from latency.runtimes import SUFFIXES
 from supernet.errors import UserError
-from supernet.export import FORMATS
+from supernet.export.formats import FORMATS
 from supernet.model import Network
 
 NEEDS = {"onnxruntime": ("onnx", "onnxscript", "onnxruntime"), "executorch": ("executorch",)}

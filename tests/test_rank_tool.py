@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from supernet import data
+from supernet.data import sets
 from tests.test_cli import TRAIN, ok, refused, space_file  # noqa: F401 -- space_file is a fixture
 
 ROOT = Path(__file__).parents[1]
@@ -64,9 +64,9 @@ def test_files_and_refusals(run, tmp_path):
 
 def test_the_halves_are_disjoint_and_cover_the_validation_split():
     sys.path.insert(0, str(ROOT / "tools"))
-    import rank
+    from supernet.cli import rank
 
-    val = data.open_train("digits", Path("data")).val
+    val = sets.open_train("digits", Path("data")).val
     first, second = rank.halves(val)
     assert sorted([*first.index, *second.index]) == sorted(val.index)
     assert abs(len(first) - len(second)) <= 1

@@ -11,15 +11,16 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from search.costs import AdditiveCost
-from supernet import blocks, residual, spaces
+from supernet import families, spaces
+from supernet.families import residual
 from supernet.model import Network, Supernet
 from supernet.space import Space
-from supernet.train import recalibrate_bn
+from supernet.training.bn import recalibrate_bn
 
 
 def small(depth=3, width=8, step=2, **image) -> Space:
     options = {"channels": 2, "resolution": 9, "classes": 5, **image}
-    return spaces.residual(**options, name="tiny-residual", depth=depth, width=width, step=step)
+    return residual.residual(**options, name="tiny-residual", depth=depth, width=width, step=step)
 
 
 def sample(space, n, seed=0):
@@ -31,17 +32,17 @@ def test_the_paper_s_space_has_its_size_and_reaches_its_largest_regime():
     """Supplementary A: (16 · 512)^3 networks; Table 1 goes up to 32 GF on 32² images."""
     space = spaces.get("residual", 3, 32, 10)
     assert space.size == (16 * 512) ** 3
-    assert 32e9 < blocks.flops(space, residual.Stages(space).largest()) < 100e9
+    assert 32e9 < families.flops(space, residual.Stages(space).largest()) < 100e9
 
 
 def test_counts_equal_those_of_the_network():
     space = small(resolution=11)
     for arch in sample(space, 4):
         network = Network(space, arch, kernels="eager").eval()
-        assert blocks.params(space, arch) == sum(p.numel() for p in network.parameters())
+        assert families.params(space, arch) == sum(p.numel() for p in network.parameters())
         with FlopCounterMode(display=False) as counter:
             network(torch.zeros(1, 2, 11, 11))
-        assert 2 * blocks.flops(space, arch) == counter.get_total_flops()
+        assert 2 * families.flops(space, arch) == counter.get_total_flops()
 
 
 def test_a_stage_has_the_depth_and_width_of_its_genes():
@@ -56,7 +57,7 @@ def test_a_stage_has_the_depth_and_width_of_its_genes():
 def test_costs_by_genes_equal_the_sum_over_layers_and_bounds_equal_enumeration():
     space = small()
     for pruned in (space, space.restrict([{1, 2}, {0, 3}, {0}, {1, 2}, {0, 1, 2}, {3}])):
-        specs = blocks.layers(pruned)
+        specs = families.layout(pruned)
         for price in (lambda spec: spec.flops, lambda spec: float(np.cos(spec.params))):  # monotone, and not
             cost = AdditiveCost(*specs.priced(price))
             archs = pruned.enumerate()
@@ -68,8 +69,8 @@ def test_costs_by_genes_equal_the_sum_over_layers_and_bounds_equal_enumeration()
 
 def test_every_layer_of_every_architecture_is_in_the_latency_table():
     space = small().restrict([{0, 2}, {1, 3}, {1}, {0, 2}, {0, 1}, {1, 2}])
-    every = {spec.key for spec in blocks.layers(space).every()}
-    used = {spec.key for arch in space.enumerate() for spec in blocks.lower(space, arch)}
+    every = {spec.key for spec in families.layout(space).every()}
+    used = {spec.key for arch in space.enumerate() for spec in families.lower(space, arch)}
     assert used <= every
     assert {key for key in every if "residual_first" in key} <= used
 

@@ -13,9 +13,9 @@ from torch import nn
 from latency import runtimes
 from latency.measure import Clock, Protocol
 from latency.runtimes import FileRuntime, Layer, TorchRuntime, time_modules
-from supernet.blocks import layers, lower
 from supernet.errors import UserError
-from supernet.export import run_onnx
+from supernet.export.formats import run_onnx
+from supernet.families import layout, lower
 from supernet.model import Network
 
 
@@ -81,7 +81,7 @@ def test_clocks_come_from_outside(probe):
 def test_every_layer_runs_alone(name):
     """The input shape that a spec names is the one that its layer gets in the network."""
     space, runtime = SMALL_SPACES[name](), TorchRuntime()
-    for spec in {s.key: s for s in layers(space).every()}.values():
+    for spec in {s.key: s for s in layout(space).every()}.values():
         layer = Layer(spec.key, spec.build(kernels=runtime.kernels), (spec.in_channels, spec.size, spec.size))
         with torch.inference_mode():
             out = runtime.prepare(layer)()
@@ -281,7 +281,7 @@ def test_onnxruntime_runs_what_the_network_runs(tmp_path):
     pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
     space = tiny_space(layers=2, act="hard_swish", squeeze_excite=True)
     runtime = FileRuntime("onnxruntime", batch=2, cache=tmp_path)
-    specs = {s.key: s for choices in layers(space).choices for s in choices if s.runs}
+    specs = {s.key: s for choices in layout(space).choices for s in choices if s.runs}
     jobs = [Layer(s.key, s.build(kernels="eager").eval(), (s.in_channels, s.size, s.size)) for s in specs.values()]
     for job in jobs:
         for module in job.module.modules():

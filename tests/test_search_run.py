@@ -10,9 +10,9 @@ from search.ces import CES, CESConfig
 from search.costs import AdditiveCost
 from search.evaluator import Evaluator
 from search.run import SearchRun
-from supernet import blocks, checkpoint
+from supernet import families, files
 from supernet.model import Supernet
-from supernet.progress import Bar
+from supernet.training.progress import Bar
 from tests.conftest import tiny_space
 
 
@@ -21,7 +21,7 @@ def make(folder, **budget):
     space = tiny_space()
     x, y = torch.randn(24, 1, 14, 14), torch.arange(24) % 10
     evaluator = Evaluator(Supernet(space), [x[:12]], [(x, y)])
-    cost = AdditiveCost(*reversed(blocks.additive(space, "flops")))
+    cost = AdditiveCost(*families.layout(space).priced(lambda spec: spec.flops))
     search = CES(space, {"flops": cost}, {}, ["flops"], CESConfig(**{"population": 6, "iterations": 3, **budget}))
     return SearchRun(folder, search, evaluator, {"weights": "random"})
 
@@ -29,7 +29,7 @@ def make(folder, **budget):
 def test_the_log_holds_all_that_was_told(tmp_path):
     found = make(tmp_path)
     found.run(quiet=True)
-    told = [(tuple(line.pop("arch")), line) for line in checkpoint.JsonLines(tmp_path / "population.jsonl").read()]
+    told = [(tuple(line.pop("arch")), line) for line in files.JsonLines(tmp_path / "population.jsonl").read()]
     assert told == [
         (record.arch, {"accuracy": record.accuracy, "costs": record.costs, "generation": record.generation})
         for record in found.search.records()

@@ -3,21 +3,22 @@
 import numpy as np
 import pytest
 
-from supernet import blocks, spaces
+from supernet import families, spaces
 from supernet.errors import UserError
+from supernet.families import layerwise
 
 
 def test_shufflenet_has_the_published_multiply_adds():
-    space = spaces.shufflenet()
-    layers = blocks.layers(space)
+    space = layerwise.shufflenet()
+    layers = families.layout(space)
     assert space.size == 4**20
     assert round((layers.stem.flops + layers.head.flops) / 1e6, 3) == 38.556
     spos = (2, 1, 0, 1, 2, 0, 2, 0, 2, 0, 2, 3, 0, 0, 0, 0, 3, 2, 3, 3)
-    assert round(blocks.flops(space, spos) / 1e6, 2) == 322.92
+    assert round(families.flops(space, spos) / 1e6, 2) == 322.92
 
 
 def test_uniform_shufflenet_paths_have_the_published_distribution():
-    layers = blocks.layers(spaces.shufflenet())
+    layers = families.layout(layerwise.shufflenet())
     rng = np.random.default_rng(0)
     n = 40_000
     cost = layers.stem.flops + layers.head.flops
@@ -28,12 +29,12 @@ def test_uniform_shufflenet_paths_have_the_published_distribution():
 
 
 def test_mobile_has_the_published_sizes():
-    assert spaces.mobile().size == 3 * 6**6 * 7**15
-    assert spaces.mobile("large").size == 3 * 18**6 * 19**15
+    assert layerwise.mobile().size == 3 * 6**6 * 7**15
+    assert layerwise.mobile("large").size == 3 * 18**6 * 19**15
 
 
 def test_mobile_layers_follow_table_1():
-    space = spaces.mobile()
+    space = layerwise.mobile()
     assert len(space.genes) == 22
     out = [gene.out_channels for gene in space.genes]
     assert out == [16] + [32] * 4 + [40] * 4 + [80] * 4 + [96] * 4 + [192] * 4 + [320]
@@ -41,10 +42,10 @@ def test_mobile_layers_follow_table_1():
     forbidden = [i for i, gene in enumerate(space.genes) if "identity" not in {c.name for c in gene.choices}]
     assert forbidden == [0, 1, 5, 9, 13, 17, 21]
     assert {c.expand for c in space.genes[0].choices} == {1}
-    assert spaces.mobile("large").stem_channels == 16
+    assert layerwise.mobile("large").stem_channels == 16
 
 
-@pytest.mark.parametrize("name", sorted(spaces.SPACES))
+@pytest.mark.parametrize("name", sorted(spaces.presets()))
 def test_choices_are_ordered_by_kernel_and_expansion(name):
     for gene in spaces.get(name, 3, 32, 10).genes:
         if gene.choices[-1].op == "ib":
@@ -53,7 +54,7 @@ def test_choices_are_ordered_by_kernel_and_expansion(name):
 
 
 def test_fingerprints_tell_spaces_apart():
-    made = [spaces.get(name, 3, size, 10).fingerprint for name in spaces.SPACES for size in (28, 32)]
+    made = [spaces.get(name, 3, size, 10).fingerprint for name in spaces.presets() for size in (28, 32)]
     assert len(set(made)) == len(made)
 
 

@@ -10,9 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet as torchvision_resnet
 
 from search.costs import AdditiveCost
-from supernet import blocks, checkpoint, donors, nasnet, stacks
+from supernet import donors, families
 from supernet.errors import UserError
+from supernet.families import module_stages, nasnet
 from supernet.model import Network, Supernet
+from supernet.training import checkpoint
 
 # Stage-Wise NAS, iterations 1 to 5: modules; parameters with BN's statistics, as Keras counts; million multiply-adds.
 PUBLISHED = [
@@ -30,52 +32,52 @@ SMALL = {
 
 
 def small(module: str, modules=None, kernels="eager", resolution=20) -> Network:
-    space = stacks.space(module, 2, resolution, 5, **SMALL[module])
+    space = module_stages.space(module, 2, resolution, 5, **SMALL[module])
     modules = modules or (3, 2, 2, 2)[: len(space.genes)]
-    return Network(space, stacks.arch(space, modules), kernels=kernels)
+    return Network(space, module_stages.arch(space, modules), kernels=kernels)
 
 
 @pytest.mark.parametrize(("modules", "params", "flops"), PUBLISHED)
 def test_the_five_published_candidates(modules, params, flops):
-    space = stacks.space("residual", 3, 32, 10)
-    arch = stacks.arch(space, modules)
+    space = module_stages.space("residual", 3, 32, 10)
+    arch = module_stages.arch(space, modules)
     with torch.device("meta"):
         network = Network(space, arch, kernels="eager")
     statistics = sum(value.numel() for name, value in network.named_buffers() if "running" in name)
     assert sum(p.numel() for p in network.parameters()) + statistics == params
-    assert blocks.params(space, arch) + statistics == params
-    assert round(blocks.flops(space, arch) / 1e6, 1) == flops
+    assert families.params(space, arch) + statistics == params
+    assert round(families.flops(space, arch) / 1e6, 1) == flops
 
 
 def test_published_sizes_of_the_other_modules():
     """ResNet-50: 25,557,032 parameters, 4.09 G multiply-adds (torchvision). NASNet-A (6 @ 768): 3.3 M parameters."""
-    space = stacks.space("bottleneck", 3, 224, 1000, width=64, stages=4, stem_stride=4)
-    arch = stacks.arch(space, (3, 4, 6, 3))
-    assert blocks.params(space, arch) == 25_557_032
-    assert round(blocks.flops(space, arch) / 1e9, 2) == 4.09
-    space = stacks.space("nasnet", 3, 32, 10, width=32)
+    space = module_stages.space("bottleneck", 3, 224, 1000, width=64, stages=4, stem_stride=4)
+    arch = module_stages.arch(space, (3, 4, 6, 3))
+    assert families.params(space, arch) == 25_557_032
+    assert round(families.flops(space, arch) / 1e9, 2) == 4.09
+    space = module_stages.space("nasnet", 3, 32, 10, width=32)
     assert space.head_channels == 768
-    assert round(blocks.params(space, stacks.arch(space, (6, 6, 6))) / 1e6, 1) == 3.3
+    assert round(families.params(space, module_stages.arch(space, (6, 6, 6))) / 1e6, 1) == 3.3
 
 
 @pytest.mark.parametrize("module", SMALL)
 def test_counts_equal_those_of_the_network(module):
     network = small(module, resolution=21).eval()
     space, arch = network.space, network.arch
-    assert blocks.params(space, arch) == sum(p.numel() for p in network.parameters())
+    assert families.params(space, arch) == sum(p.numel() for p in network.parameters())
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 2, 21, 21))
-    assert 2 * blocks.flops(space, arch) == counter.get_total_flops()
-    assert {spec.key for spec in blocks.lower(space, arch)} <= {spec.key for spec in blocks.layers(space).every()}
+    assert 2 * families.flops(space, arch) == counter.get_total_flops()
+    assert {spec.key for spec in families.lower(space, arch)} <= {spec.key for spec in families.layout(space).every()}
 
 
 @pytest.mark.parametrize("module", SMALL)
 def test_costs_by_genes_equal_the_sum_over_layers(module):
     space = small(module).space
-    cost = AdditiveCost(*blocks.layers(space).priced(lambda spec: spec.flops))
+    cost = AdditiveCost(*families.layout(space).priced(lambda spec: spec.flops))
     rng = np.random.default_rng(0)
     for arch in (space.sample(rng) for _ in range(5)):
-        assert cost(arch) == blocks.flops(space, arch)
+        assert cost(arch) == families.flops(space, arch)
 
 
 @pytest.mark.parametrize("module", SMALL)
@@ -151,7 +153,7 @@ def resnet():
 
 def test_a_resnet_of_torchvision_computes_the_same_here(resnet):
     donor = donors.from_resnet(resnet.state_dict(), "resnet")
-    assert stacks.depths(donor.space, donor.arch) == (2, 1, 2, 1)
+    assert module_stages.depths(donor.space, donor.arch) == (2, 1, 2, 1)
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(donor(x), resnet(x), rtol=1e-3, atol=1e-3)
@@ -160,9 +162,9 @@ def test_a_resnet_of_torchvision_computes_the_same_here(resnet):
 def test_a_candidate_takes_the_first_modules_of_a_resnet(resnet):
     """Against torchvision's own network, its stages cut short."""
     donor = donors.from_resnet(resnet.state_dict(), "resnet")
-    space = stacks.space("bottleneck", 3, 64, 7, width=64, stages=4, stem_stride=4, deepest=2)
-    network = Network(space, stacks.arch(space, (1, 1, 1, 1)), kernels="eager").eval()
-    stacks.transfer(network, donor)
+    space = module_stages.space("bottleneck", 3, 64, 7, width=64, stages=4, stem_stride=4, deepest=2)
+    network = Network(space, module_stages.arch(space, (1, 1, 1, 1)), kernels="eager").eval()
+    donors.transfer(network, donor)
     layers = [resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool]
     layers += [layer[0] for layer in (resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4)]
     short = torch.nn.Sequential(*layers, resnet.avgpool, torch.nn.Flatten(), resnet.fc)
@@ -177,11 +179,13 @@ def test_transfer_copies_stem_first_modules_and_head(module):
     for value in donor.state_dict().values():
         value.copy_(torch.rand_like(value.float()))
     modules = tuple(2 for _ in donor.space.genes)
-    space = stacks.space(module, 2, 20, 5, **{**SMALL[module], "deepest": deep - 1})  # other bounds, same modules
-    network = Network(space, stacks.arch(space, modules), kernels="eager")
-    stacks.transfer(network, donor)
+    space = module_stages.space(
+        module, 2, 20, 5, **{**SMALL[module], "deepest": deep - 1}
+    )  # other bounds, same modules
+    network = Network(space, module_stages.arch(space, modules), kernels="eager")
+    donors.transfer(network, donor)
     names = {"stem": "stem", "head": "head"}
-    starts = np.cumsum([0, *stacks.depths(donor.space, donor.arch)])
+    starts = np.cumsum([0, *module_stages.depths(donor.space, donor.arch)])
     for stage in range(len(modules)):
         for j in range(2):
             names[f"layers.{2 * stage + j}"] = f"layers.{starts[stage] + j}"
@@ -194,10 +198,10 @@ def test_transfer_copies_stem_first_modules_and_head(module):
 
 def test_a_head_of_other_classes_stays():
     donor, network = small("residual"), small("residual", (1, 1, 1))
-    space = stacks.space("residual", 2, 20, 6, **SMALL["residual"])
+    space = module_stages.space("residual", 2, 20, 6, **SMALL["residual"])
     other = Network(space, network.arch, kernels="eager")
     before = other.head.classifier.weight.clone()
-    stacks.transfer(other, donor)
+    donors.transfer(other, donor)
     assert torch.equal(other.head.classifier.weight, before)
     assert torch.equal(other.stem.conv.weight, donor.stem.conv.weight)
 
@@ -205,15 +209,15 @@ def test_a_head_of_other_classes_stays():
 def test_donors_that_do_not_fit():
     donor = small("residual", (2, 1, 2))
     with pytest.raises(UserError, match="the donor has stages of 2-1-2 modules, but 3-2-2 are wanted"):
-        stacks.transfer(small("residual"), donor)
+        donors.transfer(small("residual"), donor)
     with pytest.raises(UserError, match=r"the donor has stages of 2-1-2 modules, but 3-2-2-2"):
-        stacks.transfer(small("bottleneck"), donor)
-    wide = stacks.space("residual", 2, 20, 5, width=6, deepest=3)
+        donors.transfer(small("bottleneck"), donor)
+    wide = module_stages.space("residual", 2, 20, 5, width=6, deepest=3)
     with pytest.raises(UserError, match=r"the stem has bn.bias of shape \(4,\) here and \(6,\) there"):
-        stacks.transfer(small("residual", (1, 1, 1)), Network(wide, (1, 1, 1), kernels="eager"))
-    other = Network(stacks.space("bottleneck", 2, 20, 5, width=4, deepest=1), (0, 0, 0), kernels="eager")
+        donors.transfer(small("residual", (1, 1, 1)), Network(wide, (1, 1, 1), kernels="eager"))
+    other = Network(module_stages.space("bottleneck", 2, 20, 5, width=4, deepest=1), (0, 0, 0), kernels="eager")
     with pytest.raises(UserError, match=r"the stem has conv.bias of shape \(4,\) here and nothing there"):
-        stacks.transfer(small("residual", (1, 1, 1)), other)
+        donors.transfer(small("residual", (1, 1, 1)), other)
 
 
 def test_donors_from_files(tmp_path, resnet):
@@ -239,7 +243,7 @@ def test_donors_of_ours(tmp_path):
     checkpoint.save(tmp_path / "checkpoint.pt", {"model": network.state_dict(), "meta": meta})
     for source in (tmp_path, tmp_path / "checkpoint.pt"):
         donor = donors.load(str(source))
-        assert stacks.depths(donor.space, donor.arch) == (3, 2, 2)
+        assert module_stages.depths(donor.space, donor.arch) == (3, 2, 2)
         assert torch.equal(donor.head.classifier.weight, network.head.classifier.weight)
 
 
@@ -251,9 +255,9 @@ def test_impossible_spaces():
         ({"module": "residual", "stem_stride": 3}, "stem stride 3: expected 1, 2 or 4"),
     ):
         with pytest.raises(UserError, match=message):
-            stacks.space(**{"channels": 1, "resolution": 28, "classes": 10, **options})
-    space = stacks.space("residual", 1, 28, 10, deepest=4)
+            module_stages.space(**{"channels": 1, "resolution": 28, "classes": 10, **options})
+    space = module_stages.space("residual", 1, 28, 10, deepest=4)
     with pytest.raises(UserError, match="3 stages of 1 to 4 modules, asked for 2-5-2"):
-        stacks.arch(space, (2, 5, 2))
-    with pytest.raises(UserError, match="not on a supernet: use python tools/stage_wise"):
+        module_stages.arch(space, (2, 5, 2))
+    with pytest.raises(UserError, match="it has no supernet"):
         Supernet(space)

@@ -10,28 +10,30 @@ import types
 from contextlib import contextmanager
 from pathlib import Path
 
-import _carbon
 import numpy as np
 import pytest
-import stage_wise
 import torch
 from PIL import Image
 
-from search import grown
+from search import stage_wise_run
 from search.stage_wise import Config, StageWise
-from supernet import checkpoint, data, stacks, standalone
-from supernet.data import TrainVal
+from supernet import donors, files
+from supernet.cli import stage_wise
+from supernet.data import sets
+from supernet.data.sets import TrainVal
 from supernet.errors import UserError
+from supernet.families import module_stages
 from supernet.model import Network, load_network
-from supernet.train import FitConfig, learning_rate
+from supernet.training import energy, standalone
+from supernet.training.loop import FitConfig, learning_rate
 from tests.test_cli import ROOT, command, kill_when, ok, refused
 from tests.test_train import images
 
 CPU = torch.device("cpu")
 DATA = TrainVal(images(64), images(40, seed=1), 10, 1, 14, tuple(map(str, range(10))))
-SPACE = stacks.space("residual", 1, 14, 10, width=4, stem_stride=2, deepest=4)
+SPACE = module_stages.space("residual", 1, 14, 10, width=4, stem_stride=2, deepest=4)
 CONFIG = Config(initial=1, step=1, iterations=3)
-TRAINING = grown.Training(FitConfig(epochs=1, batch_size=32, augment=False), further_epochs=1, images=40)
+TRAINING = stage_wise_run.Training(FitConfig(epochs=1, batch_size=32, augment=False), further_epochs=1, images=40)
 
 
 @pytest.fixture
@@ -40,10 +42,10 @@ def grows(monkeypatch):
 
     def importance(network, data, criterion, limit):
         assert (criterion, limit) == ("pls", 40)
-        depths = stacks.depths(network.space, network.arch)
+        depths = module_stages.depths(network.space, network.arch)
         return {(2, 2, 2): [0, 1, 0], (2, 3, 2): [1, 1, 0], (3, 4, 2): [0, 0, 1]}.get(depths, [0.5, 0.5, 0.5])
 
-    monkeypatch.setattr(grown, "importance", importance)
+    monkeypatch.setattr(stage_wise_run, "importance", importance)
 
 
 def run(folder: Path, stop: int | None = None, **options) -> list[dict]:
@@ -59,7 +61,9 @@ def run(folder: Path, stop: int | None = None, **options) -> list[dict]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(standalone, "train", counting)
         try:
-            for result in grown.run(StageWise(CONFIG), SPACE, DATA, TRAINING, folder, CPU, quiet=True, **options):
+            for result in stage_wise_run.run(
+                StageWise(CONFIG), SPACE, DATA, TRAINING, folder, CPU, quiet=True, **options
+            ):
                 results.append(result)
         except KeyboardInterrupt:
             assert stop is not None
@@ -83,18 +87,18 @@ def test_2n_plus_1_networks_interrupted_at_each(tmp_path, grows):
     assert run.trainings == 0
     assert untimed(after) == untimed(whole)
     for result in whole:
-        log = checkpoint.JsonLines(tmp_path / "whole" / "networks" / result["name"] / "metrics.jsonl").read()
+        log = files.JsonLines(tmp_path / "whole" / "networks" / result["name"] / "metrics.jsonl").read()
         assert len(log) == (2 if result["role"] == "Â" else 1)  # candidates are trained further
         assert log[-1]["val_accuracy"] == result["val_accuracy"]
 
 
 def test_a_donor_is_where_every_network_starts(tmp_path, grows):
     """Without an epoch of training the networks are cut out of the donor."""
-    donor = Network(SPACE, stacks.arch(SPACE, (4, 4, 4)), kernels="eager")
-    still = grown.Training(FitConfig(epochs=0, batch_size=32), images=40)
-    for result in grown.run(StageWise(CONFIG), SPACE, DATA, still, tmp_path, CPU, donor=donor, quiet=True):
+    donor = Network(SPACE, module_stages.arch(SPACE, (4, 4, 4)), kernels="eager")
+    still = stage_wise_run.Training(FitConfig(epochs=0, batch_size=32), images=40)
+    for result in stage_wise_run.run(StageWise(CONFIG), SPACE, DATA, still, tmp_path, CPU, donor=donor, quiet=True):
         network = load_network(tmp_path / "networks" / result["name"])
-        for own, given in zip(stacks.stages(network), stacks.stages(donor), strict=True):
+        for own, given in zip(donors.stages(network), donors.stages(donor), strict=True):
             assert len(own) <= len(given)
             for module, source in zip(own, given, strict=False):
                 assert all(torch.equal(v, source.state_dict()[k]) for k, v in module.state_dict().items())
@@ -112,11 +116,11 @@ def test_what_a_meter_says_is_kept(tmp_path, grows):
 
 
 def test_the_vote_is_by_the_mean_probability():
-    networks = [Network(SPACE, stacks.arch(SPACE, (1, 1, d)), kernels="eager").eval() for d in (1, 2, 3)]
+    networks = [Network(SPACE, module_stages.arch(SPACE, (1, 1, d)), kernels="eager").eval() for d in (1, 2, 3)]
     for network in networks:
         torch.nn.init.normal_(network.head.classifier.weight)
     x, y = DATA.val.tensors()
-    alone, together = grown.vote(networks, [(x[:25], y[:25]), (x[25:], y[25:])])
+    alone, together = stage_wise_run.vote(networks, [(x[:25], y[:25]), (x[25:], y[25:])])
     with torch.no_grad():
         p = [torch.softmax(network(x), 1) for network in networks]
     assert alone == pytest.approx([(q.argmax(1) == y).float().mean().item() for q in p])
@@ -157,7 +161,7 @@ def test_one_command_makes_the_whole_run(finished):
     assert (folder / "depths.png").read_bytes().startswith(b"\x89PNG")
     assert f"next: python tools/export.py --run {folder} --pick networks/{found['name']}" in printed.replace("\n", "")
     network = load_network(folder / "networks" / found["name"])
-    assert stacks.depths(network.space, network.arch) == tuple(found["modules"])
+    assert module_stages.depths(network.space, network.arch) == tuple(found["modules"])
 
 
 def test_killed_and_continued(finished, tmp_path):
@@ -181,7 +185,7 @@ def test_the_other_modules(module, tmp_path, monkeypatch):
     """Bottlenecks on images large enough for the four stages of ResNet-50; NASNet's cells on digits."""
     options = {"run": tmp_path / "run", "iterations": 1, "width": 2, "epochs": 1, "device": "cpu", "quiet": True}
     if module == "bottleneck":
-        monkeypatch.setattr(data, "VAL_PER_CLASS", 4)
+        monkeypatch.setattr(sets, "VAL_PER_CLASS", 4)
         rng = np.random.default_rng(0)
         for part, count in (("train", 24), ("val", 3)):
             for name in ("cat", "dog"):
@@ -248,19 +252,19 @@ def test_countries(monkeypatch):
     data.DataSource = type("DataSource", (), {"get_global_energy_mix_data": lambda self: {"DEU": {}, "USA": {}}})
     monkeypatch.setitem(sys.modules, "codecarbon", package)
     monkeypatch.setitem(sys.modules, "codecarbon.input", data)
-    _carbon.require("DEU")
+    energy.require("DEU")
     for unknown in ("Germany", "XYZ", "deu"):
         with pytest.raises(UserError, match=f"--country {unknown}: expected an ISO code of three letters"):
-            _carbon.require(unknown)
+            energy.require(unknown)
 
 
 @pytest.mark.filterwarnings("default")  # its own: turned into errors they would stop it
 def test_energy_is_measured_where_codecarbon_is_installed():
     pytest.importorskip("codecarbon")
-    _carbon.require("DEU")
+    energy.require("DEU")
     with pytest.raises(UserError, match="--country XYZ"):
-        _carbon.require("XYZ")
-    with _carbon.measure("DEU") as spent:
+        energy.require("XYZ")
+    with energy.measure("DEU") as spent:
         sum(range(10**7))
     assert spent["energy_kwh"] > 0
     assert 0.1 < spent["co2_kg"] / spent["energy_kwh"] < 1  # Germany's electricity, in kg/kWh

@@ -11,8 +11,9 @@ from timm.data import resolve_data_config
 from timm.optim import create_optimizer_v2
 
 import supernet.timm
-from supernet import export, spaces
+from supernet import spaces
 from supernet.errors import UserError
+from supernet.export import formats
 from supernet.model import Network
 
 NAME, ARCH = "supernet_mobile_small", [1, 0, 1, 1, 3, 2]
@@ -26,7 +27,7 @@ def arch_file(tmp_path):
 
 
 def test_every_space_is_registered():
-    names = {f"supernet_{name.replace('-', '_')}" for name in spaces.SPACES}
+    names = {f"supernet_{name.replace('-', '_')}" for name in spaces.presets()}
     assert names <= set(timm.list_models("supernet_*"))
 
 
@@ -34,7 +35,7 @@ def test_exported_weights_come_back(arch_file, tmp_path):
     """What export writes, ``create_model`` loads: the same logits bit for bit."""
     space = spaces.get("mobile-small", 1, 28, 10)
     network = Network(space, tuple(ARCH), kernels="eager").eval()
-    export.export(network, network, tmp_path / "net.pt2", (1, 28, 28), {})
+    formats.export(network, network, tmp_path / "net.pt2", (1, 28, 28), {})
     model = timm.create_model(NAME, arch=arch_file, checkpoint_path=str(tmp_path / "net.safetensors")).eval()
     x = torch.rand(2, 1, 28, 28)
     with torch.inference_mode():

@@ -7,11 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from supernet import checkpoint, spos
+from supernet.data.images import MemoryImages
 from supernet.errors import UserError
-from supernet.images import MemoryImages
+from supernet.families import layerwise
+from supernet.methods import spos
 from supernet.model import Network, Supernet
-from supernet.train import FitConfig, evaluate, fit, learning_rate, sgd
+from supernet.training import checkpoint
+from supernet.training.evaluation import evaluate
+from supernet.training.loop import FitConfig, fit, learning_rate, sgd
 from tests.conftest import tiny_space
 
 
@@ -209,12 +212,12 @@ def test_uniform_paths_are_a_function_of_seed_and_step():
 
 
 def test_binned_paths_fill_every_bin_alike():
-    from supernet import blocks, spaces
+    from supernet import families
 
-    space = spaces.shufflenet(3, 224, 1000)
+    space = layerwise.shufflenet(3, 224, 1000)
     pick = spos.flops_binned_path(space, 0, (290e6, 360e6, 10e6))
     n = 350
-    bins = np.array([blocks.flops(space, pick(step)) // 10e6 for step in range(n)])
+    bins = np.array([families.flops(space, pick(step)) // 10e6 for step in range(n)])
     counts = [(bins == b).sum() for b in range(29, 36)]
     assert sum(counts) > 0.98 * n
     assert min(counts) > 50 * 0.5

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import _cli  # isort: skip  (sets the environment that torch reads when it loads)
-import _bench_cuda_model
-import _bench_kernels
-import _bench_population
-import _bench_step
+import bench.cuda_model
+import bench.kernels
+import bench.population
+import bench.step
 import torch
 import tyro
 
 from latency.measure import host, pin_core
+from supernet.cli import common
 from supernet.errors import UserError
 
 
@@ -41,8 +41,8 @@ class Step:
 
 
 def step(args: Step) -> None:
-    figures = _bench_step.run(args.space, args.resolution, args.batch_size, args.rounds, args.threads)
-    _cli.console.print(_bench_step.table(figures))
+    figures = bench.step.run(args.space, args.resolution, args.batch_size, args.rounds, args.threads)
+    common.console.print(bench.step.table(figures))
     report(args.output, {"step": figures, "threads": args.threads})
 
 
@@ -53,15 +53,15 @@ def report(output: Path | None, figures: dict) -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "allocator": f"glibc, {'keeping' if _cli.keeps_memory() else 'returning'} freed memory",
+        "allocator": f"glibc, {'keeping' if common.keeps_memory() else 'returning'} freed memory",
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "load": os.getloadavg()[0],
     }
-    _cli.console.print(", ".join(f"{k} {v}" for k, v in machine.items()), highlight=False, style="dim")
+    common.console.print(", ".join(f"{k} {v}" for k, v in machine.items()), highlight=False, style="dim")
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps({**machine, **figures}, indent=1) + "\n")
-        _cli.console.print(f"→ {output}", highlight=False)
+        common.console.print(f"→ {output}", highlight=False)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Kernels:
 
     rounds: int = 15
     """Rounds in which every form of a case runs once, in a shuffled order."""
-    groups: tuple[str, ...] = tuple(_bench_kernels.GROUPS)
+    groups: tuple[str, ...] = tuple(bench.kernels.GROUPS)
     """Only these groups of rows."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to run."""
@@ -79,17 +79,17 @@ class Kernels:
 
 
 def kernels(args: Kernels) -> None:
-    unknown = set(args.groups) - set(_bench_kernels.GROUPS)
+    unknown = set(args.groups) - set(bench.kernels.GROUPS)
     if unknown:
-        raise UserError(f"unknown groups {', '.join(unknown)}: expected some of {', '.join(_bench_kernels.GROUPS)}")
+        raise UserError(f"unknown groups {', '.join(unknown)}: expected some of {', '.join(bench.kernels.GROUPS)}")
     if args.device == "cuda":
         if not torch.cuda.is_available():
             raise UserError("--device cuda needs a CUDA device, and PyTorch sees none: use --device cpu")
-        _cli.console.print(torch.cuda.get_device_name(), highlight=False)
+        common.console.print(torch.cuda.get_device_name(), highlight=False)
     with pin_core():
-        results = _bench_kernels.run(args.rounds, args.groups, device=args.device)
-    _cli.console.print(_bench_kernels.table(results, args.device))
-    figures = {"kernels": _bench_kernels.summary(results, args.device), "cases": results, "threads": 1}
+        results = bench.kernels.run(args.rounds, args.groups, device=args.device)
+    common.console.print(bench.kernels.table(results, args.device))
+    figures = {"kernels": bench.kernels.summary(results, args.device), "cases": results, "threads": 1}
     report(args.output, {**figures, "device": args.device})
 
 
@@ -97,18 +97,18 @@ def kernels(args: Kernels) -> None:
 class CudaModel:
     """What the CUDA kernels move, counted on the CPU, and the time that A100 and H100 need for it at best."""
 
-    groups: tuple[str, ...] = tuple(_bench_cuda_model.GROUPS)
+    groups: tuple[str, ...] = tuple(bench.cuda_model.GROUPS)
     """Only these operators."""
     output: Path | None = None
     """Write the figures here as JSON."""
 
 
 def cuda_model(args: CudaModel) -> None:
-    unknown = set(args.groups) - set(_bench_cuda_model.GROUPS)
+    unknown = set(args.groups) - set(bench.cuda_model.GROUPS)
     if unknown:
-        raise UserError(f"unknown groups {', '.join(unknown)}: expected some of {', '.join(_bench_cuda_model.GROUPS)}")
-    results = _bench_cuda_model.run(args.groups)
-    _cli.console.print(_bench_cuda_model.table(results))
+        raise UserError(f"unknown groups {', '.join(unknown)}: expected some of {', '.join(bench.cuda_model.GROUPS)}")
+    results = bench.cuda_model.run(args.groups)
+    common.console.print(bench.cuda_model.table(results))
     report(args.output, {"cuda_model": results})
 
 
@@ -116,7 +116,7 @@ def cuda_model(args: CudaModel) -> None:
 class Population:
     """A recorded CES population scored at once against one architecture at a time, one thread."""
 
-    population: Path = _bench_population.POPULATION
+    population: Path = bench.population.POPULATION
     """The recorded generations."""
     images: int = 1500
     """Of the validation split."""
@@ -131,8 +131,8 @@ class Population:
 def population(args: Population) -> None:
     torch.set_num_threads(1)
     with pin_core():
-        result = _bench_population.run(args.population, args.images, args.recalibration, args.generations)
-    _cli.console.print(_bench_population.table(result))
+        result = bench.population.run(args.population, args.images, args.recalibration, args.generations)
+    common.console.print(bench.population.table(result))
     report(args.output, {"population": result, "threads": 1})
 
 
@@ -149,4 +149,4 @@ def run(args: Step | Kernels | CudaModel | Population) -> None:
 
 
 if __name__ == "__main__":
-    _cli.main(run, tyro.conf.ConsolidateSubcommandArgs[Args])
+    common.main(run, tyro.conf.ConsolidateSubcommandArgs[Args])

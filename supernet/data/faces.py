@@ -1,0 +1,181 @@
+"""Faces: a folder of identities and a pairs file, split by identity into training, validation and test.
+
+``ROOT/IDENTITY/*.jpg`` (or .png, .pgm, …). The pairs file is LFW's: ``name i j`` for a pair of the same identity,
+``name1 i name2 j`` for a different one, separated by blanks; i counts the identity's sorted files from 1, and a first
+line of numbers only is skipped. Identities of the pairs file are the test and are never trained on; a share of the
+others is held out for the search.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from supernet.data.images import SPLIT, FolderImages, generator
+from supernet.errors import UserError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".bmp", ".webp"}
+Pair = tuple[str, str, bool]  # two paths within the root, and whether they show the same identity
+
+
+@dataclass(frozen=True)
+class Faces:
+    """What a search may see: images to train on, and pairs of identities that they do not show."""
+
+    train: FolderImages
+    pairs: tuple[Pair, ...]  # of held-out identities
+    identities: tuple[str, ...]  # of the training images, by label
+
+
+def open_train(
+    root: Path, pairs: Path, resolution: int, seed: int = 0, val_fraction: float = 0.1, workers: int = 0
+) -> Faces:
+    """Training images and validation pairs; nothing of the identities in the pairs file.
+
+    Validation has at least four identities, and as many pairs of the same as of different ones, in turn.
+
+    Raises:
+        UserError: folders or files that are missing or damaged, too few identities, a wrong pairs file.
+    """
+    files = scan(root)
+    tested = {name.partition("/")[0] for pair in open_test(root, pairs) for name in pair[:2]}
+    rest = sorted(name for name, paths in files.items() if name not in tested and len(paths) > 1)
+    held = max(4, round(val_fraction * len(rest)))
+    if len(rest) < held + 2:
+        raise UserError(
+            f"{root} has {len(rest)} identities with two images or more that {pairs} does not name: expected at least "
+            f"{held + 2}, of which {held} are held out"
+        )
+    order = torch.randperm(len(rest), generator=generator(SPLIT, seed)).tolist()
+    validation, training = (sorted(rest[i] for i in part) for part in (order[:held], order[held:]))
+    return Faces(
+        train=images(root, {name: files[name] for name in training}, resolution, workers),
+        pairs=draw_pairs({name: files[name] for name in validation}, seed),
+        identities=tuple(training),
+    )
+
+
+def open_test(root: Path, pairs: Path) -> tuple[Pair, ...]:
+    """The pairs of the pairs file.
+
+    Raises:
+        UserError: a line that is no pair, or names an identity or image that the folder does not have.
+    """
+    files = scan(root)
+    try:
+        lines = pairs.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the pairs file {pairs}: {error}") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words or (number == 1 and all(word.isdigit() for word in words)):
+            continue
+        if len(words) == 3:
+            first, second = (words[0], words[1]), (words[0], words[2])
+        elif len(words) == 4:
+            first, second = (words[0], words[1]), (words[2], words[3])
+        else:
+            raise UserError(f"{pairs}, line {number}: expected 'name i j' or 'name1 i name2 j', got {line!r}")
+        paths = []
+        for name, index in (first, second):
+            if name not in files:
+                raise UserError(f"{pairs}, line {number}: no identity {name!r} in {root}")
+            if not index.isdigit() or not 1 <= int(index) <= len(files[name]):
+                raise UserError(f"{pairs}, line {number}: {name} has images 1 to {len(files[name])}, got {index}")
+            paths.append(files[name][int(index) - 1])
+        found.append((paths[0], paths[1], first[0] == second[0]))
+    if len({same for *_, same in found}) < 2:
+        raise UserError(
+            f"{pairs}: expected pairs of the same and of different identities, got {len(found)} of one kind"
+        )
+    return tuple(found)
+
+
+def scan(root: Path) -> dict[str, list[str]]:
+    """Sorted image paths within ``root`` by identity."""
+    if not root.is_dir():
+        raise UserError(f"expected a folder {root} with a folder of images for each identity; create it")
+    files = {}
+    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
+        if entry.is_dir():
+            names = sorted(e.name for e in os.scandir(entry) if Path(e.name).suffix.lower() in SUFFIXES)
+            files[entry.name] = [f"{entry.name}/{name}" for name in names]
+    if not any(files.values()):
+        raise UserError(f"found no images in the folders of {root}: expected {root}/IDENTITY/*.jpg (or .png, .pgm, …)")
+    return files
+
+
+def draw_pairs(files: dict[str, list[str]], seed: int, most: int = 600) -> tuple[Pair, ...]:
+    """Up to ``most`` pairs, the same and different identities in turn; no pair twice."""
+    rng = np.random.default_rng([seed, 3])
+    names = sorted(files)
+    same = [(a, b, True) for name in names for i, a in enumerate(files[name]) for b in files[name][i + 1 :]]
+    count = min(most // 2, len(same))
+    different: set[Pair] = set()
+    possible = sum(len(files[a]) * len(files[b]) for i, a in enumerate(names) for b in names[i + 1 :])
+    count = min(count, possible)
+    while len(different) < count:
+        a, b = sorted(rng.choice(len(names), 2, replace=False))
+        left, right = files[names[a]], files[names[b]]
+        different.add((left[rng.integers(len(left))], right[rng.integers(len(right))], False))
+    drawn = [same[i] for i in rng.permutation(len(same))[:count]]
+    others = sorted(different)
+    others = [others[i] for i in rng.permutation(count)]
+    return tuple(pair for both in zip(drawn, others, strict=True) for pair in both)
+
+
+def images(root: Path, files: dict[str, list[str]], resolution: int, workers: int = 0) -> FolderImages:
+    """The files as RGB images in [-1, 1], labelled by the order of ``files``; flipped at random when augmented."""
+    from torchvision import transforms
+
+    names = np.array([os.fsencode(path) for paths in files.values() for path in paths])
+    labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()])
+    mean = std = (0.5, 0.5, 0.5)
+    plain = [transforms.Resize((resolution, resolution)), transforms.ToTensor(), transforms.Normalize(mean, std)]
+    both = (transforms.Compose(plain), transforms.Compose([transforms.RandomHorizontalFlip(), *plain]))
+    return FolderImages(root, names, labels.astype(np.int64), mean, std, resolution, both, workers)
+
+
+@torch.inference_mode()
+def embed(model: nn.Module, root: Path, paths: Sequence[str], resolution: int, batch_size: int = 64) -> np.ndarray:
+    """Embeddings ``[N, E]`` in eval mode; an image and its mirror image are added, as the protocols of LFW do."""
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    transform = images(root, {"": list(paths)}, resolution).transforms[0]
+    rows = []
+    try:
+        for start in range(0, len(paths), batch_size):
+            x = torch.stack([transform(_open(root / path)) for path in paths[start : start + batch_size]]).to(device)
+            rows.append((model(x) + model(x.flip(3))).cpu())
+    finally:
+        model.train(training)
+    return torch.cat(rows).numpy()
+
+
+def pair_embeddings(
+    model: nn.Module, root: Path, pairs: Sequence[Pair], resolution: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Embeddings ``[N, E]`` of the pairs' first and second images, and whether they are the same: ``[N]``."""
+    paths = sorted({path for pair in pairs for path in pair[:2]})
+    row = {path: i for i, path in enumerate(paths)}
+    rows = embed(model, root, paths, resolution)
+    first, second = (rows[[row[pair[side]] for pair in pairs]] for side in (0, 1))
+    return first, second, np.array([same for *_, same in pairs])
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as file:
+            return file.convert("RGB")
+    except Exception as error:  # the decoders raise whatever damaged bytes lead to
+        raise UserError(
+            f"expected an image in {path}, but it cannot be read ({error}); replace or delete it"
+        ) from error

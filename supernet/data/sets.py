@@ -1,0 +1,178 @@
+"""Opens a data set: train and validation for the search, test for the one evaluation at the end.
+
+Validation is carved from the training part, stratified; which images, is a function of the data set, the
+seed and the size alone. Only ``open_test`` reads the test part.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from supernet.data import NAMES, sources
+from supernet.data.images import SPLIT, FolderImages, ImageSet, MemoryImages, generator, proportional, stratified
+from supernet.errors import UserError
+
+VAL_FRACTION = 0.1
+VAL_PER_CLASS = 50  # of a folder, as PAD-NAS takes from ImageNet
+RESOLUTION = 224  # of a folder
+
+
+@dataclass(frozen=True)
+class TrainVal:
+    """What a search may see. Images are [channels, resolution, resolution]."""
+
+    train: ImageSet
+    val: ImageSet
+    classes: int
+    channels: int
+    resolution: int
+    class_names: tuple[str, ...]
+
+
+def default_name(root: Path) -> tuple[str, str]:
+    """The data set to use where none is named, and why.
+
+    fashion-mnist if it is in ``root`` or Debian's package can be had (31 MB, fetched now, without root),
+    else digits.
+    """
+    try:
+        sources.fetch_fashion_mnist(root, network=False)
+    except UserError as error:
+        return "digits", str(error)
+    return "fashion-mnist", f"found in {root}"
+
+
+def open_train(
+    name: str,
+    root: Path,
+    *,
+    seed: int = 0,
+    val_fraction: float | None = None,
+    val_per_class: int | None = None,
+    resolution: int | None = None,
+    workers: int = 0,
+    limit: int | None = None,
+) -> TrainVal:
+    """Train and validation of a data set, fetched where it is missing.
+
+    Args:
+        name: one of NAMES. "folder" is ``root/train/CLASS/*`` and, its test part, ``root/val/CLASS/*``.
+        root: where data sets are kept; for "folder" the folder itself.
+        seed: of the split.
+        val_fraction: share of the training part that becomes validation, in [0, 1); default 0.1.
+        val_per_class: images of every class instead; default 50 for "folder".
+        resolution: pixels, of "folder" only; default 224.
+        workers: processes that decode a folder's images; 0 decodes in this one.
+        limit: keep a stratified draw of at most so many training images, for quick runs. Validation stays.
+
+    Raises:
+        UserError: an unknown name or an impossible value; data that are missing, damaged or too few.
+    """
+    whole, class_names = _open(name, Path(root), "train", resolution, workers)
+    if val_fraction is not None and val_per_class is not None:
+        raise UserError("expected val_fraction or val_per_class, got both; drop one")
+    if seed < 0:
+        raise UserError(f"expected a seed of at least 0, got {seed}")
+    if val_fraction is None and val_per_class is None and name == "folder":
+        val_per_class = VAL_PER_CLASS
+    if val_per_class is None:
+        fraction = VAL_FRACTION if val_fraction is None else val_fraction
+        if not 0 <= fraction < 1:
+            raise UserError(f"expected val_fraction in [0, 1), got {fraction}")
+        count = proportional(whole.labels, round(fraction * len(whole)))
+    else:
+        size = np.bincount(whole.labels)
+        if val_per_class < 0:
+            raise UserError(f"expected val_per_class of at least 0, got {val_per_class}")
+        if val_per_class >= size.min():
+            raise UserError(
+                f"class {class_names[size.argmin()]!r} has {size.min()} training images, of which {val_per_class} are "
+                f"the validation: expected more than {val_per_class} in every class; add images or leave the class out"
+            )
+        count = np.full(len(class_names), val_per_class)
+    val = stratified(whole.labels, count, generator(SPLIT, seed))
+    train = whole.take(np.setdiff1d(np.arange(len(whole)), val))
+    return TrainVal(
+        train=train if limit is None else train.subset(limit, seed),
+        val=whole.take(val),
+        classes=len(class_names),
+        channels=whole.channels,
+        resolution=whole.resolution,
+        class_names=class_names,
+    )
+
+
+def open_test(name: str, root: Path, *, resolution: int | None = None, workers: int = 0) -> ImageSet:
+    """The test part, for the one evaluation at the end. Arguments and errors as in ``open_train``."""
+    return _open(name, Path(root), "val", resolution, workers)[0]
+
+
+def _open(name: str, root: Path, part: str, resolution: int | None, workers: int) -> tuple[ImageSet, tuple[str, ...]]:
+    if name == "folder":
+        return _folder(root, part, RESOLUTION if resolution is None else resolution, workers)
+    if name not in sources.READERS:
+        raise UserError(f"expected a data set among {', '.join(NAMES)}, got {name!r}; choose one of these")
+    train = sources.READERS[name](root, True)
+    side = train.images.shape[1]
+    if resolution not in (None, side):
+        raise UserError(f"{name} has {side}x{side} images, got resolution {resolution}; leave it out")
+    # Of the whole training part: train, validation and test share them, whatever the seed and the limit.
+    mean, std = _statistics(train.images)
+    raw = train if part == "train" else sources.READERS[name](root, False)
+    margin = 4 if side >= 32 else 2
+    return MemoryImages(raw.images, raw.labels, mean, std, margin, raw.mirror), raw.class_names
+
+
+def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 [N, H, W, C], as ``ImageSet`` has them.
+
+    Summed over a histogram: exact, whatever the number of threads.
+    """
+    value = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    for channel in images.unbind(-1):
+        weight = torch.bincount(channel.reshape(-1), minlength=256).double() / channel.numel()
+        mean = float((weight * value).sum())
+        means.append(mean)
+        stds.append(float((weight * (value - mean) ** 2).sum()) ** 0.5)
+    return tuple(means), tuple(stds)
+
+
+def _folder(root: Path, part: str, resolution: int, workers: int) -> tuple[FolderImages, tuple[str, ...]]:
+    """Scans ``root/part`` once; at a million files that takes seconds, and nothing looks at them again."""
+    import timm.data  # here, since it takes seconds that the other sets need not wait for
+
+    if resolution < 1 or workers < 0:
+        raise UserError(f"expected resolution >= 1 and workers >= 0, got {resolution} and {workers}")
+    for folder in (root / "train", root / "val"):  # both now, not after days of search
+        if not folder.is_dir():
+            raise UserError(f"expected a folder {folder} with one folder of images per class; create it")
+    from torchvision.datasets import ImageFolder  # takes two seconds, so only folders wait for it
+
+    try:
+        classes = {p: sorted(e.name for e in os.scandir(root / p) if e.is_dir()) for p in ("train", part)}
+        different = sorted(set(classes["train"]) ^ set(classes[part]))
+        if different:
+            raise UserError(f"{root / 'train'} and {root / part} must have the same classes, got {different[0]} in one")
+        scanned = ImageFolder(root / part, allow_empty=True)
+    except OSError as error:  # no class folders at all is a FileNotFoundError
+        raise UserError(f"cannot read {root / part}: {error}; check the folder") from error
+    labels = np.array(scanned.targets, dtype=np.int64)
+    size = np.bincount(labels, minlength=len(scanned.classes))
+    if size.min() == 0:
+        empty = root / part / scanned.classes[size.argmin()]
+        raise UserError(f"expected images (.jpg, .png, …) in {empty}, found none; add some or delete the folder")
+    prefix = len(os.path.join(root / part, ""))
+    names = np.array([os.fsencode(path[prefix:]) for path, _ in scanned.samples])
+    mean, std = timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
+    settings = {"input_size": resolution, "mean": mean, "std": std}
+    plain = timm.data.create_transform(**settings, interpolation="bicubic", crop_pct=0.875)
+    augmenting = timm.data.create_transform(**settings, is_training=True, interpolation="random")
+    images = FolderImages(root / part, names, labels, mean, std, resolution, (plain, augmenting), workers)
+    return images, tuple(scanned.classes)

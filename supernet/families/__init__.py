@@ -1,0 +1,72 @@
+"""Families of spaces. The tuple below is their only registry; what else is known of a space follows from its family."""
+
+from __future__ import annotations
+
+from supernet.errors import UserError
+from supernet.families import ir_resnet, layerwise, module_stages, residual, sep_conv
+from supernet.families.base import Family, Layout
+from supernet.space import Arch, Space
+from supernet.spec import LayerSpec
+
+FAMILIES: tuple[Family, ...] = (
+    layerwise.FAMILY,
+    residual.FAMILY,
+    sep_conv.FAMILY,
+    ir_resnet.FAMILY,
+    *module_stages.FAMILIES,
+)
+
+
+def of(space: Space) -> Family:
+    """The family of a space, by the operation of its first choice that is not its own.
+
+    Raises:
+        UserError: no family has that operation.
+    """
+    own = {block.op for block in space.operations}
+    ops = (choice.op for gene in space.genes for choice in gene.choices if choice.op not in own)
+    op = next(ops, None)
+    if op is None:  # all operations are its own: they stand between the usual stem and head
+        return layerwise.FAMILY
+    for family in FAMILIES:
+        if op in family.ops:
+            return family
+    raise UserError(
+        f"space {space.name} has the operation {op!r}, known here are "
+        f"{', '.join(sorted(frozenset().union(*(family.ops for family in FAMILIES))))}; give the code of an operation "
+        "of your own"
+    )
+
+
+def layout(space: Space) -> Layout:
+    """The layers of ``space``; a UserError names the gene that cannot be built."""
+    return of(space).layout(space)
+
+
+def require_layers(space: Space) -> None:
+    """Refuse a space whose genes are not the layers of a supernet."""
+    if not isinstance(of(space), layerwise.Layerwise):
+        raise UserError(
+            f"space {space.name} has genes for its stages, not one for each layer: expected a space such as "
+            f"{', '.join(sorted(layerwise.FAMILY.presets))}"
+        )
+
+
+def lower(space: Space, arch: Arch) -> list[LayerSpec]:
+    """The layers that run for ``arch``, in order; an Identity runs nothing and is left out."""
+    return [spec for spec in layout(space).pick(arch) if spec.runs]
+
+
+def flops(space: Space, arch: Arch) -> int:
+    """Multiply-adds for one image."""
+    return sum(spec.flops for spec in lower(space, arch))
+
+
+def activations(space: Space, arch: Arch) -> int:
+    """Values alive at the peak, for one image: the largest of any layer."""
+    return max(spec.activations for spec in lower(space, arch))
+
+
+def params(space: Space, arch: Arch) -> int:
+    """Parameters of the stand-alone network."""
+    return sum(spec.params for spec in lower(space, arch))

@@ -1,0 +1,86 @@
+"""What a family of spaces is: how its layers follow from an architecture, and how a supernet shares their weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from torch import nn
+
+from supernet.space import Arch, Space
+from supernet.spec import LayerSpec, Price
+
+
+class Priced(NamedTuple):
+    """What the decisions of a space cost, as ``search.costs.TableCost`` takes it."""
+
+    table: Sequence[Any]  # one per gene, [choice]; or one per group of genes, with an axis for each
+    base: float  # of what runs whatever is chosen
+    genes: Sequence[tuple[int, ...]] | None  # of each table; None: table i belongs to gene i
+
+
+Total = Callable[[Iterable[float]], float]  # of the prices of several layers: ``math.fsum``, or ``peak``
+
+
+def peak(prices: Iterable[float]) -> float:
+    """The largest price, 0 of none: what several layers need one after the other, such as memory."""
+    return max(prices, default=0)
+
+
+class Layout(Protocol):
+    """The layers of a space: sizes follow from the strides, whatever is chosen."""
+
+    @property
+    def stem(self) -> LayerSpec: ...
+
+    def pick(self, arch: Arch) -> list[LayerSpec]:
+        """Stem, the layers of ``arch`` in order (an Identity too), head."""
+        ...
+
+    def every(self) -> Iterator[LayerSpec]:
+        """All that can run, pruned choices too."""
+        ...
+
+    def priced(self, price: Price, total: Total = math.fsum) -> Priced:
+        """What each decision costs where the layers that it decides on together cost the ``total`` of their prices."""
+        ...
+
+
+class Shared(NamedTuple):
+    """The modules of a supernet, by the names that its parameters have."""
+
+    stem: nn.Module
+    layers: nn.ModuleList
+    head: nn.Module
+
+
+class Family(Protocol):
+    """A family of spaces. One file each in ``supernet/families``, one line each in ``FAMILIES``."""
+
+    @property
+    def ops(self) -> frozenset[str]:
+        """The operations by which its spaces are recognised."""
+        ...
+
+    @property
+    def presets(self) -> Mapping[str, Callable[..., Space]]:
+        """Its spaces by name: functions of ``channels``, ``resolution`` and ``classes`` of the images."""
+        ...
+
+    def layout(self, space: Space) -> Layout:
+        """The layers of ``space``; a UserError names the gene that cannot be built."""
+        ...
+
+    def share(self, layout: Any, **build: Any) -> Shared:
+        """The modules that the architectures share; a UserError where there is no supernet of such a space.
+
+        Args:
+            layout: of the space, by this family.
+            build: of ``LayerSpec.build``.
+        """
+        ...
+
+    def path(self, layout: Any, shared: Shared, arch: Arch) -> list[nn.Module]:
+        """The modules that run for ``arch``, in order: one for each layer of ``layout.pick(arch)``."""
+        ...

@@ -1,0 +1,113 @@
+"""Files: written whole or not at all, and never trusted when read. No torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from supernet.errors import UserError
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write to a temporary name beside ``path``, fsync, rename: a reader sees the old file or the new one.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; the old file is untouched.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        reason = getattr(error, "strerror", None) or "the disk is full or the file system failed"
+        raise UserError(f"cannot write {path}: {reason}; choose another folder or free some space") from error
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write ``data`` as indented JSON, atomically."""
+    text = json.dumps(data, indent=1, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path, what: str, advice: str) -> Any:
+    """The JSON in ``path``; ``what`` it should be and what to do without it go into the UserError."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"no {what} at {path}: {advice}") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not a readable {what} ({error}): delete it, then {advice}") from error
+
+
+def same_config(path: Path, config: dict, advice: str) -> bool:
+    """True if the run in ``path`` was started with ``config``, False if there is none yet.
+
+    ``data_root`` may differ: the same images may lie elsewhere by now.
+
+    Raises:
+        UserError: it was started with other settings; names them.
+    """
+    if not path.exists():
+        return False
+    old = read_json(path, "run configuration", advice)
+    new = json.loads(json.dumps(config))
+    old = old if isinstance(old, dict) else {}
+    shaping = sorted({*old, *new} - {"data_root"})
+    changed = [f"{k}: {old.get(k)} → {new.get(k)}" for k in shaping if old.get(k) != new.get(k)]
+    if changed:
+        raise UserError(f"{path.parent} holds a run with other settings ({'; '.join(changed)}); {advice}")
+    return True
+
+
+class JsonLines:
+    """A log of JSON lines that a resumed run cuts back to its checkpoint."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def read(self) -> list[dict]:
+        """Every whole line; a last one that was cut off by a kill is dropped."""
+        if not self.path.exists():
+            return []
+        lines = []
+        for line in self.path.read_text(errors="replace").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                break
+        return lines
+
+    def keep(self, wanted: Callable[[dict], bool]) -> None:
+        """Drop the lines that the checkpoint does not know of."""
+        text = "".join(json.dumps(line) + "\n" for line in self.read() if wanted(line))
+        write_atomically(self.path, lambda file: file.write(text.encode()))
+
+    def append(self, line: dict) -> None:
+        """Add one line."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}; free some space, then run again") from error

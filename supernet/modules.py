@@ -1,0 +1,358 @@
+"""The modules that families of spaces are built of: convolutions with BN, fused pairs, inverted bottlenecks, ends."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from supernet.norm import BatchNorm
+from supernet.spec import Block, Conv, LayerSpec
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hard_swish": nn.Hardswish}
+
+
+class ConvBN(nn.Module):
+    """Convolution, BN, activation: plain modules; our operator normalises and activates in one where it can."""
+
+    def __init__(self, spec: Conv, affine: bool, eps: float, kernels: str):
+        super().__init__()
+        self.conv = nn.Conv2d(
+            spec.in_channels,
+            spec.out_channels,
+            spec.kernel,
+            spec.stride,
+            spec.kernel // 2,
+            groups=spec.groups,
+            bias=spec.bias,
+        )
+        self.bn = BatchNorm(spec.out_channels, eps=eps, affine=affine)
+        self.act = nn.Identity() if spec.act == "none" else ACTIVATIONS[spec.act](inplace=True)
+
+        self.kernels, self.act_name = kernels, spec.act
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kernels == "eager":
+            return self.act(self.bn(self.conv(x)))
+        if not self.bn.training:
+            scale, shift = self.bn.folded()
+            if self.conv.bias is not None:
+                shift = torch.addcmul(shift, self.conv.bias, scale)
+            weight = self.conv.weight * scale.view(-1, 1, 1, 1)
+            return self.act(F.conv2d(x, weight, shift, self.conv.stride, self.conv.padding, groups=self.conv.groups))
+        from supernet import ops  # only here and in Separable is the extension needed
+
+        x = self.conv(x)
+        y, stats = ops.batch_norm_act_train(x, self.bn.weight, self.bn.bias, eps=self.bn.eps, act=self.act_name)
+        self.bn.track(*stats, y.numel() // y.shape[1])
+        return y
+
+
+class Separable(nn.Module):
+    """Depthwise convolution, BN, activation, pointwise convolution, BN, activation: one fused operator.
+
+    The submodules are plain; ``kernels="eager"`` runs them one by one.
+    """
+
+    def __init__(self, depthwise: Conv, pointwise: Conv, affine: bool, eps: float, kernels: str):
+        super().__init__()
+        self.depthwise = ConvBN(depthwise, affine, eps, kernels)
+        self.pointwise = ConvBN(pointwise, affine, eps, kernels)
+        self.acts = {"mid_act": depthwise.act, "out_act": pointwise.act}
+        self.stride = depthwise.stride
+        self.kernels = kernels
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kernels == "eager":
+            return self.pointwise(self.depthwise(x))
+        from supernet import ops
+
+        dw, pw = self.depthwise, self.pointwise
+        if not dw.bn.training:
+            folded = (dw.conv.weight, *dw.bn.folded(), pw.conv.weight, *pw.bn.folded())
+            return ops.dw_separable(x, *folded, stride=self.stride, **self.acts)
+        y, dw_stats, pw_stats = ops.dw_separable_train(
+            x,
+            *(dw.conv.weight, dw.bn.weight, dw.bn.bias),
+            *(pw.conv.weight, pw.bn.weight, pw.bn.bias),
+            eps=dw.bn.eps,
+            stride=self.stride,
+            **self.acts,
+        )
+        n = y.numel() // y.shape[1]  # the depthwise output has the same batch and size
+        dw.bn.track(*dw_stats, n)
+        pw.bn.track(*pw_stats, n)
+        return y
+
+
+class SqueezeExcite(nn.Module):
+    """Global pool, two 1×1 convolutions, hard-sigmoid gate (MobileNetV3)."""
+
+    def __init__(self, reduce: Conv, expand: Conv):
+        super().__init__()
+        self.reduce = nn.Conv2d(reduce.in_channels, reduce.out_channels, 1)
+        self.expand = nn.Conv2d(expand.in_channels, expand.out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = F.relu(self.reduce(F.adaptive_avg_pool2d(x, 1)))
+        return x * F.hardsigmoid(self.expand(gate))
+
+
+class InvertedBottleneck(Block, nn.Module):
+    """MobileNetV2: expand, depthwise, project; a skip iff the shape is kept; no expansion at e = 1."""
+
+    op = "ib"
+
+    @staticmethod
+    def convs(spec: LayerSpec) -> dict[str, Conv]:
+        cin, mid, cout, size = (
+            spec.in_channels,
+            spec.in_channels * spec.expand,
+            spec.out_channels,
+            spec.out_size,
+        )
+        convs = {}
+        if spec.expand > 1:
+            convs["expand"] = Conv(cin, mid, 1, spec.size, act=spec.act)
+        convs["depthwise"] = Conv(mid, mid, spec.kernel, size, spec.stride, groups=mid, act=spec.act)
+        if spec.squeeze_excite:
+            squeezed = max(8, mid // 4)
+            convs["reduce"] = Conv(mid, squeezed, 1, 1, act="relu", norm=False, bias=True)
+            convs["excite"] = Conv(squeezed, mid, 1, 1, norm=False, bias=True)
+        convs["project"] = Conv(mid, cout, 1, size)
+        return convs
+
+    @staticmethod
+    def kept(spec: LayerSpec, conv: str) -> int:
+        """The skip waits for the sum, from the second convolution on: the first one reads it."""
+        skip = spec.stride == 1 and spec.in_channels == spec.out_channels
+        return spec.in_channels * spec.size**2 if skip and conv != next(iter(spec.convs)) else 0
+
+    @staticmethod
+    def refuses(spec: LayerSpec) -> str | None:
+        return odd_kernel(spec) or (f"expansion {spec.expand}: expected at least 1" if spec.expand < 1 else None)
+
+    def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):
+        super().__init__()
+        convs = self.convs(spec)
+        self.expand = ConvBN(convs["expand"], affine, eps, kernels) if "expand" in convs else nn.Identity()
+        if spec.squeeze_excite:
+            self.separable = nn.Sequential(
+                ConvBN(convs["depthwise"], affine, eps, kernels),
+                SqueezeExcite(convs["reduce"], convs["excite"]),
+                ConvBN(convs["project"], affine, eps, kernels),
+            )
+        else:
+            self.separable = Separable(convs["depthwise"], convs["project"], affine, eps, kernels)
+        self.skip = spec.stride == 1 and spec.in_channels == spec.out_channels
+        # Squeeze-and-excite needs all of the depthwise output before any of it is projected: not one operator.
+        self.fused = kernels == "fused" and spec.expand > 1 and not spec.squeeze_excite
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fused:
+            return self.operator(x)
+        y = self.separable(self.expand(x))
+        return x + y if self.skip else y
+
+    def operator(self, x: Tensor) -> Tensor:
+        from supernet import ops
+
+        convs = self.expand, self.separable.depthwise, self.separable.pointwise
+        options = {"residual": self.skip, "stride": self.separable.stride, "act": self.expand.act_name}
+        if not self.expand.bn.training:
+            folded = (t for c in convs for t in (c.conv.weight, *c.bn.folded()))
+            return ops.inverted_bottleneck(x, *folded, **options)
+        parameters = (t for c in convs for t in (c.conv.weight, c.bn.weight, c.bn.bias))
+        y, *stats = ops.inverted_bottleneck_train(x, *parameters, eps=self.expand.bn.eps, **options)
+        for conv, pixels_of, batch_stats in zip(convs, (x, y, y), stats, strict=True):
+            conv.bn.track(*batch_stats, pixels_of.numel() // pixels_of.shape[1])
+        return y
+
+
+class Shuffle(Block, nn.Module):
+    """SPOS's ShuffleNetV2 block with a k×k depthwise convolution (``choice_3/5/7``).
+
+    At stride 1 the even channels pass through and the odd ones are computed; at stride 2 both branches see
+    the whole input.
+    """
+
+    op = "shuffle"
+
+    @staticmethod
+    def main(spec: LayerSpec, inp: int, out: int) -> dict[str, Conv]:
+        mid = spec.out_channels // 2
+        return {
+            "reduce": Conv(inp, mid, 1, spec.size, act=spec.act),
+            "depthwise": Conv(mid, mid, spec.kernel, spec.out_size, spec.stride, groups=mid),
+            "expand": Conv(mid, out, 1, spec.out_size, act=spec.act),
+        }
+
+    @classmethod
+    def convs(cls, spec: LayerSpec) -> dict[str, Conv]:
+        inp = spec.in_channels if spec.stride == 2 else spec.in_channels // 2
+        convs = cls.main(spec, inp, spec.out_channels - inp)
+        if spec.stride == 2:
+            convs["project_depthwise"] = Conv(inp, inp, spec.kernel, spec.out_size, 2, groups=inp)
+            convs["project"] = Conv(inp, inp, 1, spec.out_size, act=spec.act)
+        return convs
+
+    @staticmethod
+    def kept(spec: LayerSpec, conv: str) -> int:
+        """What the other branch holds or waits for."""
+        whole = spec.in_channels * spec.size**2
+        if spec.stride == 1:
+            return whole // 2  # the half that passes
+        if conv == "project_depthwise":
+            return 0  # reads what the main branch waits for
+        return whole if conv == "project" else spec.in_channels * spec.out_size**2
+
+    @staticmethod
+    def refuses(spec: LayerSpec) -> str | None:
+        cin, cout = spec.in_channels, spec.out_channels
+        if cout % 2:
+            return f"{cout} output channels: a {spec.op} block splits them in halves, expected an even number"
+        if spec.stride == 1 and cin != cout:
+            return f"{cin} input and {cout} output channels: at stride 1 a {spec.op} block keeps their number"
+        if spec.stride == 2 and cout <= cin:
+            return f"{cin} input and {cout} output channels: at stride 2 a {spec.op} block adds channels"
+        return odd_kernel(spec) or (f"stride {spec.stride}: expected 1 or 2" if spec.stride > 2 else None)
+
+    def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):
+        super().__init__()
+        convs = self.convs(spec)
+        project = [convs.pop("project_depthwise"), convs.pop("project")] if spec.stride == 2 else None
+        self.project = Separable(*project, affine, eps, kernels) if project else None
+        # Every depthwise convolution is followed by a pointwise one: the two are one fused operator.
+        layers, chain = [], list(convs.values())
+        while chain:
+            conv = chain.pop(0)
+            depthwise = conv.groups > 1
+            layers.append(
+                Separable(conv, chain.pop(0), affine, eps, kernels) if depthwise else ConvBN(conv, affine, eps, kernels)
+            )
+        self.branch = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.project is not None:
+            return torch.cat((self.project(x), self.branch(x)), 1)
+        return torch.cat((x[:, 0::2], self.branch(x[:, 1::2].contiguous(memory_format=torch.channels_last))), 1)
+
+
+class Xception(Shuffle):
+    """SPOS's ``choice_x``: three separable convolutions with 3×3 kernels in the main branch."""
+
+    op = "xception"
+
+    @staticmethod
+    def main(spec: LayerSpec, inp: int, out: int) -> dict[str, Conv]:
+        mid, size = spec.out_channels // 2, spec.out_size
+        return {
+            "depthwise1": Conv(inp, inp, 3, size, spec.stride, groups=inp),
+            "pointwise1": Conv(inp, mid, 1, size, act=spec.act),
+            "depthwise2": Conv(mid, mid, 3, size, groups=mid),
+            "pointwise2": Conv(mid, mid, 1, size, act=spec.act),
+            "depthwise3": Conv(mid, mid, 3, size, groups=mid),
+            "pointwise3": Conv(mid, out, 1, size, act=spec.act),
+        }
+
+
+class Identity(Block, nn.Identity):
+    """The layer is left out."""
+
+    op = "identity"
+    runs = False
+
+    @staticmethod
+    def refuses(spec: LayerSpec) -> str | None:
+        return same_channels(spec) or (f"stride {spec.stride}: identity keeps the size" if spec.stride > 1 else None)
+
+    def __init__(self, spec: LayerSpec, **_):
+        super().__init__()
+
+
+class MaxPool(Block, nn.MaxPool2d):
+    """k×k maximum: no weights."""
+
+    op = "max_pool"
+
+    @staticmethod
+    def refuses(spec: LayerSpec) -> str | None:
+        return same_channels(spec) or odd_kernel(spec)
+
+    def __init__(self, spec: LayerSpec, **_):
+        super().__init__(spec.kernel, spec.stride, spec.kernel // 2)
+
+
+class Stem(Block, ConvBN):
+    """3×3 convolution, BN, activation."""
+
+    op = "stem"
+
+    @staticmethod
+    def convs(spec: LayerSpec) -> dict[str, Conv]:
+        cin, cout = spec.in_channels, spec.out_channels
+        return {"conv": Conv(cin, cout, 3, spec.out_size, spec.stride, act=spec.act, bias=spec.bias)}
+
+    def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):
+        super().__init__(self.convs(spec)["conv"], affine, eps, kernels)
+
+
+class Head(Block, nn.Module):
+    """1×1 convolution, BN, activation, global average pool, dropout, linear."""
+
+    op = "head"
+
+    @staticmethod
+    def convs(spec: LayerSpec) -> dict[str, Conv]:
+        return {
+            "conv": Conv(spec.in_channels, spec.out_channels, 1, spec.size, act=spec.act),
+            "classifier": Conv(spec.out_channels, spec.classes, 1, 1, norm=False, bias=spec.bias),
+        }
+
+    def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):
+        super().__init__()
+        self.conv = ConvBN(self.convs(spec)["conv"], affine, eps, kernels)
+        self.dropout = nn.Dropout(spec.dropout)
+        self.classifier = nn.Linear(spec.out_channels, spec.classes, bias=spec.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.adaptive_avg_pool2d(self.conv(x), 1).flatten(1)
+        return self.classifier(self.dropout(x))
+
+
+class PoolHead(Block, nn.Module):
+    """Global average pool, linear."""
+
+    op = "pool_head"
+
+    @staticmethod
+    def convs(spec: LayerSpec) -> dict[str, Conv]:
+        return {"classifier": Conv(spec.in_channels, spec.classes, 1, 1, norm=False, bias=spec.bias)}
+
+    def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):
+        super().__init__()
+        self.classifier = nn.Linear(spec.in_channels, spec.classes, bias=spec.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of a wider head the columns for x's channels: ``[B, w, H, W]`` to ``[B, classes]``."""
+        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        weight = self.classifier.weight
+        return F.linear(x, weight if x.shape[1] == weight.shape[1] else weight[:, : x.shape[1]], self.classifier.bias)
+
+
+def odd_kernel(spec: LayerSpec) -> str | None:
+    """Why padding by half of the kernel would not keep the size."""
+    return f"kernel {spec.kernel}: expected an odd number" if spec.kernel % 2 == 0 else None
+
+
+def same_channels(spec: LayerSpec) -> str | None:
+    """Why a layer without weights cannot be."""
+    cin, cout = spec.in_channels, spec.out_channels
+    return None if cin == cout else f"{cin} input and {cout} output channels: {spec.op} keeps their number"
+
+
+def kept_for_sum(spec: LayerSpec, conv: str) -> int:
+    """Values that wait while a convolution of a residual block runs: the input; for the shortcut the main branch."""
+    if conv == "shortcut":
+        return spec.out_channels * spec.out_size**2
+    return 0 if conv == next(iter(spec.convs)) else spec.in_channels * spec.size**2

@@ -1,0 +1,72 @@
+"""Batch normalisation whose statistics can be pooled exactly over many batches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation; with a ``pool`` in training mode it collects pooled statistics instead of running ones."""
+
+    pool: PooledStatistics | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.pool is None:
+            return super().forward(x)
+        momentum, self.momentum = self.momentum, 1.0  # running statistics become those of this batch
+        try:
+            y = super().forward(x)
+        finally:
+            self.momentum = momentum
+        n = x.numel() // x.shape[1]
+        self.pool.add(n, self.running_mean, self.running_var * ((n - 1) / n))
+        return y
+
+    @torch.no_grad()
+    def track(self, mean: Tensor, var: Tensor, n: int) -> None:
+        """Take the statistics of a batch that a fused operator computed.
+
+        Args:
+            mean, var: ``[C]`` or of the first channels, the biased variance. n: values per channel.
+        """
+        if self.pool is not None:
+            self.pool.add(n, mean, var)
+        else:
+            c = len(mean)  # of a layer that runs at a part of its width the first channels
+            self.running_mean[:c].lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var[:c].lerp_(var.to(self.running_var.dtype) * (n / max(n - 1, 1)), self.momentum)
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Inference as ``x * scale + shift``: two vectors ``[C]``."""
+        scale = torch.rsqrt(self.running_var + self.eps)
+        if self.weight is None:
+            return scale, -self.running_mean * scale
+        scale = scale * self.weight
+        return scale, torch.addcmul(self.bias, self.running_mean, scale, value=-1)
+
+
+class PooledStatistics:
+    """Mean and variance of everything seen, by the parallel update of Chan et al. (1979), in double."""
+
+    def __init__(self, channels: int, device: torch.device):
+        self.n = 0
+        self.mean = torch.zeros(channels, dtype=torch.double, device=device)
+        self.m2 = torch.zeros_like(self.mean)
+
+    def add(self, n: int, mean: Tensor, var: Tensor) -> None:
+        """Merge a batch of ``n`` values per channel with this mean and biased variance.
+
+        They may be those of the first channels, each time of the same; then only these are kept.
+        """
+        mean, var = mean.double(), var.double()
+        self.mean, self.m2 = self.mean[: len(mean)], self.m2[: len(mean)]
+        total, delta = self.n + n, mean - self.mean
+        self.m2 += var * n + delta**2 * (self.n * n / total)  # the second term is the between-batch one
+        self.mean += delta * (n / total)
+        self.n = total
+
+    @property
+    def var(self) -> Tensor:
+        """Unbiased, as ``running_var`` is."""
+        return self.m2 / max(self.n - 1, 1)

@@ -1,0 +1,162 @@
+"""What one layer is and what it costs: the one source of multiply-adds, parameters, activations and LUT keys. No torch.
+
+A :class:`LayerSpec` says what a layer is. Its block class lists the convolutions that the layer consists of (``convs``)
+and builds the module from that same list, so counts, latency keys and the network itself cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Conv:
+    """One convolution (a linear layer is a 1×1 one on a 1×1 image) and what follows it."""
+
+    in_channels: int
+    out_channels: int
+    kernel: int
+    size: int  # output height and width
+    stride: int = 1
+    groups: int = 1
+    act: str = "none"
+    norm: bool = True
+    bias: bool = False
+    extra: int = 0  # parameters of what else belongs to it: a BN in front, a PReLU
+
+    @property
+    def flops(self) -> int:
+        """Multiply-adds for one image."""
+        return self.size**2 * self.out_channels * (self.in_channels // self.groups) * self.kernel**2
+
+    @property
+    def params(self) -> int:
+        """Weights, bias, the BN's scale and shift, and ``extra``."""
+        weights = self.out_channels * (self.in_channels // self.groups) * self.kernel**2
+        return weights + self.out_channels * (self.bias + 2 * self.norm) + self.extra
+
+
+class Block:
+    """A kind of layer: subclass it together with ``torch.nn.Module``.
+
+    >>> class Pointwise(Block, nn.Module):
+    ...     op = "pointwise"
+    ...     @staticmethod
+    ...     def convs(spec):
+    ...         return {"conv": Conv(spec.in_channels, spec.out_channels, 1, spec.size, act=spec.act)}
+    ...     def __init__(self, spec, affine, eps, kernels):
+    ...         super().__init__()
+    ...         self.conv = ConvBN(self.convs(spec)["conv"], affine, eps, kernels)
+    ...     def forward(self, x):
+    ...         return self.conv(x)
+
+    A module maps ``[B, in_channels, size, size]`` to ``[B, out_channels, out_size, out_size]``.
+
+    Attributes:
+        op: its name in a ``Choice`` and in latency keys.
+        runs: whether anything is executed: an Identity is not a layer of the network.
+    """
+
+    op: ClassVar[str]
+    runs: ClassVar[bool] = True
+
+    @staticmethod
+    def convs(spec: LayerSpec) -> dict[str, Conv]:
+        """The convolutions by the name of the submodule that runs them; empty where there are none."""
+        return {}
+
+    @staticmethod
+    def kept(spec: LayerSpec, conv: str) -> int:
+        """Values that wait, for one image, while the convolution named ``conv`` runs: a skip, another branch."""
+        return 0
+
+    @staticmethod
+    def refuses(spec: LayerSpec) -> str | None:
+        """Why there can be no such layer, in words; None if there can."""
+        return None
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One layer as it is built, counted and timed. ``size`` is the height and width of its input."""
+
+    block: type[Block]
+    in_channels: int
+    out_channels: int
+    size: int
+    stride: int = 1
+    kernel: int = 0
+    expand: int = 0
+    act: str = "relu"
+    squeeze_excite: bool = False
+    classes: int = 0  # head only
+    bias: bool = False  # of a head's classifier or a stem's convolution
+    dropout: float = 0.0  # head only
+    before: int = 0  # a NASNet cell only: channels of its other input, the output before the last one
+
+    @property
+    def op(self) -> str:
+        """The name of its block."""
+        return self.block.op
+
+    @cached_property
+    def key(self) -> str:
+        """The name of this layer in a latency table: all that its latency can depend on."""
+        parts = [self.op]
+        parts += [f"k{self.kernel}"] if self.kernel else []
+        parts += [f"e{self.expand}"] if self.expand else []
+        parts += [f"s{self.stride}", self.act]
+        parts += ["se"] if self.squeeze_excite else []
+        parts += [f"b{self.before}"] if self.before else []
+        shape = f"{self.in_channels}x{self.size}x{self.size}->{self.out_channels}"
+        return "_".join(parts) + f" {shape}" + (f"->{self.classes}" if self.classes else "")
+
+    @property
+    def out_size(self) -> int:
+        return -(-self.size // self.stride)
+
+    @cached_property
+    def convs(self) -> dict[str, Conv]:
+        """The convolutions by the name of the submodule that runs them; empty where there are none."""
+        return self.block.convs(self)
+
+    @property
+    def runs(self) -> bool:
+        """Whether anything is executed: an Identity is not a layer of the network."""
+        return self.block.runs
+
+    @property
+    def flops(self) -> int:
+        """Multiply-adds of convolutions and linear layers for one image, as the papers count."""
+        return sum(conv.flops for conv in self.convs.values())
+
+    @property
+    def params(self) -> int:
+        """Trainable parameters of the stand-alone layer, BN's affine ones included."""
+        return sum(conv.params for conv in self.convs.values())
+
+    @property
+    def activations(self) -> int:
+        """Values alive at the peak, for one image: input and output of one convolution (or of the layer, where
+        it has none), and what a skip or another branch keeps beside them. BN and activation run in place.
+        """
+        whole = self.in_channels * self.size**2
+        peak = 0 if self.convs else whole + self.out_channels * self.out_size**2
+        for name, conv in self.convs.items():
+            source = conv.in_channels * (self.size if conv.stride > 1 else conv.size) ** 2
+            peak = max(peak, source + conv.out_channels * conv.size**2 + self.block.kept(self, name))
+        return peak
+
+    def build(self, affine: bool = True, eps: float = 1e-5, kernels: str = "fused") -> nn.Module:
+        """The layer as a module. ``kernels``: ``fused`` runs our operators, ``eager`` plain PyTorch."""
+        module: Any = self.block  # a Block that is a torch.nn.Module too
+        return module(self, affine=affine, eps=eps, kernels=kernels)
+
+
+Price = Callable[[LayerSpec], float]

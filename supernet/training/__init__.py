@@ -1,0 +1,1 @@
+"""What training needs: the loop, BN statistics, checkpoints, processes, progress."""

@@ -1,0 +1,74 @@
+"""An architecture trained alone: what retraining, ranking and the experiments have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from supernet.data.sets import TrainVal
+from supernet.model import Network, Supernet
+from supernet.space import Arch, Space
+from supernet.training import checkpoint
+from supernet.training.evaluation import evaluate
+from supernet.training.loop import FitConfig, fit
+
+
+def train(
+    space: Space,
+    arch: Arch,
+    data: TrainVal,
+    cfg: FitConfig,
+    folder: Path,
+    device: torch.device,
+    *,
+    kernels: str,
+    supernet: Supernet | None = None,
+    start: Callable[[Network], None] | None = None,
+    eps: float = 1e-5,
+    label: str = "training",
+    quiet: bool = False,
+    validate: Callable[[Network], dict] | None = None,
+) -> tuple[Network, dict]:
+    """Train ``arch`` alone in ``folder``, or continue there.
+
+    Args:
+        cfg: with 0 epochs the weights of ``supernet`` stay as they are.
+        supernet: start from its weights instead of from scratch.
+        start: called with the fresh network, to give it weights from elsewhere.
+        eps: of the BN layers.
+        validate: called after each epoch; its numbers are logged. By default ``val_accuracy``, on the validation
+            split.
+
+    Returns:
+        The network, and the last line of its log: epoch, loss, accuracy, and what ``validate`` gave.
+    """
+    torch.manual_seed(cfg.seed)
+    network = Network(space, arch, eps=eps, kernels=kernels).to(device)
+    if supernet is not None:
+        network.inherit(supernet)
+    if start is not None:
+        start(network)
+    batches = {"seed": 0, "epoch": 0, "augment": False, "drop_last": False}
+
+    def val_accuracy(network: Network) -> dict:
+        return {"val_accuracy": evaluate(network, data.val.batches(512, **batches))}
+
+    check = validate or val_accuracy
+    meta = {"kind": "network", "space": space.to_json(), "arch": list(arch), "eps": eps}
+    if cfg.epochs == 0:
+        checkpoint.save(folder / "checkpoint.pt", {"model": network.state_dict(), "finished": True, "meta": meta})
+        return network, check(network)
+    log = fit(
+        network,
+        data.train,
+        lambda step: None,
+        cfg,
+        folder,
+        meta=meta,
+        validate=lambda: check(network),
+        label=label,
+        quiet=quiet,
+    )
+    return network, log[-1]

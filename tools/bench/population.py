@@ -1,0 +1,121 @@
+"""Scoring the generations of a recorded search: one architecture at a time, by shared prefixes, with fused kernels.
+
+Every form scores the same generations on the same images with the same weights, and their scores are compared. No
+form scores an architecture twice. Weights and images are random: they decide no timing.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from search.evaluator import Evaluator
+from supernet.errors import UserError
+from supernet.model import Supernet
+from supernet.space import Arch, Space
+from supernet.training.bn import recalibrate_bn
+from supernet.training.evaluation import evaluate
+from supernet.training.progress import Bar
+
+POPULATION = Path(__file__).parents[1] / "docs" / "bench" / "ces_population.json"
+BASE = "one by one, eager"
+
+
+def run(path: Path, images: int, recalibration: tuple[int, int], generations: int) -> dict:
+    """Seconds (wall and CPU) of each form on each generation, and what sharing saved."""
+    recorded = json.loads(path.read_text())
+    space = Space.from_json(recorded["space"], str(path))
+    chosen = [[tuple(arch) for arch in archs] for archs in recorded["generations"]]
+    step = max(1, len(chosen) // generations)
+    chosen = chosen[step - 1 :: step]
+
+    eager, fused = (Supernet(space, kernels=kernels) for kernels in ("eager", "fused"))
+    eager.load_state_dict(fused.state_dict())
+    x, y = torch.randn(images, space.channels, 28, 28), torch.randint(space.classes, (images,))
+    batches, size = recalibration
+    pool = list(torch.randn(batches * size, space.channels, 28, 28).split(size))
+    validation = list(zip(x.split(512), y.split(512), strict=True))
+    evaluators = {
+        kernels: Evaluator(model, pool, validation) for kernels, model in (("eager", eager), ("fused", fused))
+    }
+    forms = {
+        BASE: lambda archs: [one(eager, pool, validation, arch) for arch in archs],
+        "prefix tree, eager": evaluators["eager"],
+        "one by one, fused": lambda archs: [one(fused, pool, validation, arch) for arch in archs],
+        "prefix tree, fused": evaluators["fused"],
+    }
+    seconds = {name: {"wall": [], "cpu": []} for name in forms}
+    shuffle = random.Random(0)
+    for call in forms.values():
+        call(chosen[0][:1])  # warm up
+    with Bar("population", len(chosen) * len(forms), unit="generations") as bar:
+        for archs in chosen:
+            for evaluator in evaluators.values():
+                evaluator.scores.clear()
+            scores = {}
+            for name in shuffle.sample(sorted(forms), len(forms)):
+                scores[name] = timed(forms[name], archs, seconds[name])
+                bar.advance()
+            require_equal(scores, images)
+    tree = evaluators["fused"]
+    return {
+        "population": path.name,
+        "architectures": sum(map(len, chosen)),
+        "generations": len(chosen),
+        "images": images,
+        "recalibration": list(recalibration),
+        "layer_runs_saved": tree.separate_runs / tree.runs,
+        "peak_activation_mib": tree.peak_bytes / 2**20,
+        "seconds": seconds,
+        "ratios": {name: {clock: ratio(seconds, name, clock) for clock in ("wall", "cpu")} for name in forms},
+    }
+
+
+def one(model: Supernet, pool: Sequence[Tensor], validation: Sequence[tuple[Tensor, Tensor]], arch: Arch) -> float:
+    """What the evaluator does for a single architecture, by the functions that training shares."""
+    recalibrate_bn(model, pool, arch)
+    return evaluate(model, validation, arch)
+
+
+def timed(call: Callable[[Sequence[Arch]], list[float]], archs: Sequence[Arch], seconds: dict) -> list[float]:
+    """Scores; the wall and the CPU clock go into ``seconds``."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    scores = call(archs)
+    seconds["wall"].append(time.perf_counter() - wall)
+    seconds["cpu"].append(time.process_time() - cpu)
+    return scores
+
+
+def require_equal(scores: dict[str, list[float]], images: int) -> None:
+    """All forms agree to one image in a thousand: rounding moves those that lie on the line."""
+    worst = max(abs(a - b) for name in scores for a, b in zip(scores[name], scores[BASE], strict=True))
+    if worst > max(1.5 / images, 1e-3):
+        raise UserError(f"the forms disagree by {worst:.4f} in accuracy: rebuild the extension, or report this")
+
+
+def ratio(seconds: dict, name: str, clock: str) -> float:
+    """How much faster than the base: the median over the generations."""
+    pairs = zip(seconds[BASE][clock], seconds[name][clock], strict=True)
+    return statistics.median(base / own for base, own in pairs)
+
+
+def table(result: dict) -> Table:
+    table = Table(
+        title=f"{result['architectures']} architectures of {result['generations']} generations, "
+        f"{result['images']} images, one thread; {result['layer_runs_saved']:.2f} times fewer layer runs; "
+        f"activations at most {result['peak_activation_mib']:.1f} MiB (depth × batch)"
+    )
+    for column in ("", "s per generation", "faster (wall)", "faster (CPU time)"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, ratios in result["ratios"].items():
+        median = statistics.median(result["seconds"][name]["wall"])
+        table.add_row(name, f"{median:.2f}", f"{ratios['wall']:.2f}×", f"{ratios['cpu']:.2f}×")
+    return table

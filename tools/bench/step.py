@@ -1,0 +1,169 @@
+"""A supernet training step on our operators against the same step in plain PyTorch, and what the allocator is worth."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch.nn import functional as F
+
+from latency.measure import pin_core
+from supernet import spaces
+from supernet.cli import common
+from supernet.model import Supernet, run_path
+from supernet.modules import additive
+from supernet.space import Space
+from supernet.training.loop import FitConfig, sgd
+from supernet.training.progress import Bar
+
+# A supernet and whether its images are NCHW, by the name of the form.
+FORMS: dict[str, Callable[[Space], Supernet]] = {
+    "ours": lambda space: Supernet(space, kernels="fused"),
+    "eager channels_last": lambda space: Supernet(space, kernels="eager"),
+    "eager NCHW": lambda space: Supernet(space, kernels="eager").to(memory_format=torch.contiguous_format),
+}
+LARGEST = -1  # in place of a seed: the path with the most multiply-adds
+
+Shape = tuple[str, int, int, int]  # space, resolution, images per step, threads
+
+
+def run(space: str, resolution: int, batch: int, rounds: int, threads: int) -> dict[str, Any]:
+    """Seconds of every form on ``rounds`` paths, interleaved; peak memory in MiB; the allocator's ratios."""
+    shape = (space, resolution, batch, threads)
+    memory = {}
+    for name in FORMS:
+        with worker(keep=True) as process:
+            memory[name] = process.submit(peak_memory, shape, name).result()
+    with Bar("step", (len(FORMS) + 2 * 2) * rounds, unit="steps") as bar:
+        seconds = interleave(shape, rounds, bar)
+        allocator = {name: keeping(shape, name, rounds, bar) for name in ("ours", "eager channels_last")}
+    # The paths differ in cost; a ratio is taken path by path.
+    ratios = {name: statistics.median(np.divide(of, seconds["ours"])) for name, of in seconds.items()}
+    return {
+        "space": space,
+        "batch_size": batch,
+        "ratios": ratios,
+        "keeping_memory_ratios": allocator,
+        "peak_memory_mib": memory,
+        "seconds": seconds,
+    }
+
+
+def table(figures: dict[str, Any]) -> Table:
+    """One row per form."""
+    rounds = len(figures["seconds"]["ours"])
+    table = Table(title=f"{figures['space']}, batch {figures['batch_size']}, {rounds} paths")
+    for column in ("", "ms per step", "images/s", "ours is faster by", "keeping freed memory gives", "peak MiB"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, seconds in figures["seconds"].items():
+        median, kept = statistics.median(seconds), figures["keeping_memory_ratios"].get(name)
+        speed = f"{1e3 * median:.1f}", f"{figures['batch_size'] / median:.0f}", f"{figures['ratios'][name]:.2f}×"
+        table.add_row(name, *speed, f"{kept:.2f}×" if kept else "", f"{figures['peak_memory_mib'][name]:.0f}")
+    return table
+
+
+def steppers(shape: Shape, names: Iterable[str]) -> dict[str, Callable[[int], None]]:
+    """One whole SGD step of each form, on the path of a seed."""
+    name, resolution, batch, threads = shape
+    torch.set_num_threads(threads)
+    space = spaces.get(name, 3, resolution, 10)  # NCHW and NHWC are the same thing for one channel
+    x = torch.randn(batch, space.channels, space.resolution, space.resolution)
+    y = torch.randint(space.classes, (batch,))
+    return {form: stepper(FORMS[form](space), x, y, form == "eager NCHW") for form in names}
+
+
+def stepper(model: Supernet, x: torch.Tensor, y: torch.Tensor, nchw: bool) -> Callable[[int], None]:
+    """Forward, backward and SGD on the path of a seed."""
+    optimizer, space = sgd(model.train(), FitConfig(epochs=1)), model.space
+    largest = tuple(max(range(len(adds)), key=adds.__getitem__) for adds in additive(space, "flops")[1])
+
+    def one(seed: int) -> None:
+        arch = largest if seed == LARGEST else space.sample(np.random.default_rng(seed))
+        optimizer.zero_grad(set_to_none=True)
+        if nchw:
+            logits = x
+            for module in model.path(arch):
+                logits = module(logits)
+        else:
+            logits = run_path(model.path(arch), x)
+        F.cross_entropy(logits, y).backward()
+        optimizer.step()
+
+    return one
+
+
+def interleave(shape: Shape, rounds: int, bar: Bar) -> dict[str, list[float]]:
+    """Seconds of every form on every path: one path after the other, the forms in turn, in a shuffled order."""
+    forms, rng = steppers(shape, FORMS), np.random.default_rng(0)
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    for step in forms.values():
+        for seed in range(2):
+            step(seed)
+    gc.collect()
+    with pin_core():
+        for seed in range(rounds):
+            for name in rng.permutation(list(forms)):
+                times[name].append(timed(forms[name], seed, shape))
+                bar.advance()
+    return times
+
+
+def timed(step: Callable[[int], None], seed: int, shape: Shape) -> float:
+    """Seconds of one step: of the thread's CPU clock where it is alone, else of the wall."""
+    clock = time.thread_time if shape[-1] == 1 else time.perf_counter
+    start = clock()
+    step(seed)
+    return clock() - start
+
+
+# --- in processes of their own, whose memory nothing else has touched
+
+
+def worker(keep: bool) -> ProcessPoolExecutor:
+    """A fresh process, with the allocator asked to keep freed memory or left as it is."""
+    prepare = common.keep_memory if keep else os.getpid
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=prepare)
+
+
+def peak_memory(shape: Shape, name: str) -> float:
+    """MiB that the first step on the largest path adds to the process's largest size."""
+    step = steppers(shape, [name])[name]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step(LARGEST)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def keeping(shape: Shape, name: str, rounds: int, bar: Bar) -> float:
+    """How much faster a step is where freed memory is kept: two processes that take turns, path by path."""
+    ratios = []
+    with worker(keep=True) as kept, worker(keep=False) as returned:
+        for seed in range(-2, rounds):
+            first, second = (kept, returned) if seed % 2 else (returned, kept)
+            seconds = {
+                process: process.submit(step_in_worker, shape, name, max(seed, 0)).result()
+                for process in (first, second)
+            }
+            if seed >= 0:
+                ratios.append(seconds[returned] / seconds[kept])
+                bar.advance(2)
+    return statistics.median(ratios)
+
+
+_steps: dict[str, Callable[[int], None]] = {}  # of a worker, made once
+
+
+def step_in_worker(shape: Shape, name: str, seed: int) -> float:
+    """Seconds of one step in this process."""
+    if name not in _steps:
+        _steps.update(steppers(shape, [name]))
+    return timed(_steps[name], seed, shape)
