@@ -1,8 +1,26 @@
-"""The one exception that means: the input was wrong, and here is what to do."""
+"""What goes wrong by input: one line that says what was expected, what came, and what to do."""
+
+from __future__ import annotations
 
 
 class UserError(Exception):
     """Bad input. The message is one line: what was expected, what came, what to do.
 
     The command line tools print it and exit with code 2; every other exception keeps its traceback.
+
+    Attributes:
+        missing: what of a run is not there, not finished or not usable: ``supernet``, ``lut``, ``front``, ``network``.
+            The library does not know who makes it; the commands do, and add which one to run.
     """
+
+    def __init__(self, message: str, missing: str | None = None):
+        super().__init__(message)
+        self.missing = missing
+
+
+class SpaceMismatch(UserError):
+    """A file was made for another space than the one at hand."""
+
+
+class CheckpointError(UserError):
+    """A file of weights is missing, damaged, or of another kind or schema."""
