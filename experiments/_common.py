@@ -28,11 +28,11 @@ from supernet import files
 from supernet.cli import common
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal, sets
+from supernet.progress import shown
 from supernet.space import Arch, Space
 from supernet.training import standalone
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig
-from supernet.training.progress import Bar
 
 CPU = torch.device("cpu")
 
@@ -95,7 +95,7 @@ class Truth:
         known, wanted = self.known(), list(dict.fromkeys(wanted))
         left = [pair for pair in wanted if pair not in known]
         at_once = min(self.jobs, len(left))
-        with Bar(label, len(wanted), done=len(wanted) - len(left), unit="networks", quiet=self.quiet) as bar:
+        with shown(not self.quiet)(label, len(wanted), done=len(wanted) - len(left), unit="networks") as bar:
             if at_once > 1:
                 with ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn")) as pool:
                     jobs = {
@@ -123,7 +123,7 @@ def train_alone(folder: Path, space: Space, budget: Budget, arch: Arch, seed: in
     key = hashlib.sha256(repr((space.fingerprint, budget, arch, seed)).encode()).hexdigest()[:16]
     cfg = FitConfig(budget.epochs, budget.batch_size, budget.lr, schedule="cosine", augment=False, seed=seed)
     batches = {"seed": 0, "epoch": 0, "augment": False, "drop_last": False}
-    silent = {"validate": lambda network: {}, "quiet": True}
+    silent = {"validate": lambda network: {}}
     network, _ = standalone.train(space, arch, images, cfg, folder / key, CPU, kernels="fused", **silent)
     accuracy = evaluate(network, judging.batches(512, **batches))
     shutil.rmtree(folder / key)

@@ -28,6 +28,7 @@ from supernet import families, files, spaces
 from supernet.cli import common, evolve
 from supernet.errors import UserError
 from supernet.methods import spos
+from supernet.progress import shown
 from supernet.space import Arch, Space
 from supernet.training.loop import FitConfig
 
@@ -95,7 +96,7 @@ def supernet_of(args: Args, space: Space, data):
     """The supernet of ``space``, trained here or found finished."""
     folder = args.run / f"evolution-{space.name}-{space.size}"
     cfg = spos.Config(FitConfig(args.epochs, lr=0.08, augment=False), probes=0)
-    return folder, spos.run(space, data, cfg, folder, CPU, args.quiet)
+    return folder, spos.run(space, data, cfg, folder, CPU, shown(not args.quiet))
 
 
 def on_supernet(args: Args, space: Space, data) -> dict:
@@ -115,7 +116,7 @@ def on_supernet(args: Args, space: Space, data) -> dict:
             def search(budget=budget, algorithm=algorithm, name=name, seed=seed) -> dict:
                 found = algorithm(space, {"flops": flops}, bounds, ["flops"], budget)
                 # The evaluator's memory is shared: an algorithm gets no score that another would not get.
-                SearchRun(folder / f"{name}-{seed}", found, evaluator, scored_with).run(quiet=args.quiet)
+                SearchRun(folder / f"{name}-{seed}", found, evaluator, scored_with).run(progress=shown(not args.quiet))
                 p = distribution.estimate(space, [record.arch for record in found.front(RANK)])
                 return {"budget": dataclasses.asdict(budget), "history": found.history, "distribution": p}
 

@@ -31,9 +31,9 @@ from search.efficient_global import Candidate, relative_improvement, sample
 from supernet import families, files, parallel
 from supernet.cli import common, global_nas
 from supernet.data import sets
+from supernet.progress import Bar
 from supernet.training import standalone
 from supernet.training.evaluation import evaluate
-from supernet.training.progress import Bar
 
 CPU = torch.device("cpu")
 
@@ -195,7 +195,7 @@ def train_one(args: Args, name: str, job: Job) -> dict[str, Any]:
     settings = dataclasses.replace(search_args(args), seed=job.seed)
     cfg = global_nas.fit_config(settings, job.candidate.epochs)
     folder = path(args, name).parent
-    last_epoch_counts = {"validate": lambda network: {}, "quiet": True}
+    last_epoch_counts = {"validate": lambda network: {}}
     network, _ = standalone.train(space, arch, opened, cfg, folder, CPU, kernels="fused", **last_epoch_counts)
     batches = {"seed": 0, "epoch": 0, "augment": False, "drop_last": False}
     result = {

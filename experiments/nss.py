@@ -205,7 +205,6 @@ class Study:
                 settings,
                 self.args.run / "now" / name,
                 meta={},
-                quiet=True,
             )
             (self.args.run / "now" / name / "checkpoint.pt").unlink()
             batches = ((s.batches(512, seed=0, epoch=0, augment=False, drop_last=False)) for s in self.halves)

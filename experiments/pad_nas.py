@@ -37,6 +37,7 @@ from supernet.cli import common
 from supernet.data.sets import TrainVal
 from supernet.methods import spos
 from supernet.model import Supernet
+from supernet.progress import shown
 from supernet.space import Arch, Space
 from supernet.training.loop import FitConfig
 
@@ -207,7 +208,7 @@ def train(
         probes=0,
     )
     bounds = {"flops": (0.0, low + SHARE * (high - low))}
-    stages = pad_nas.run(space, data, cfg, {"flops": flops}, bounds, ["flops"], folder, CPU, {}, args.quiet)
+    stages = pad_nas.run(space, data, cfg, {"flops": flops}, bounds, ["flops"], folder, CPU, {}, shown(not args.quiet))
     return list(stages)
 
 
@@ -239,7 +240,7 @@ def pruned_alike(args: Args, nested: Sequence[Space], data: TrainVal, folder: Pa
     for number, (space, epochs) in enumerate(zip(nested, args.epochs, strict=True), start=1):
         here = pad / "supernet-1" if number == 1 else folder / f"supernet-{number}"
         fit = FitConfig(epochs, lr=0.08 if number == 1 else 0.016, seed=seed, augment=False)
-        model = spos.run(space, data, spos.Config(fit, probes=0), here, CPU, args.quiet, inherit=model)
+        model = spos.run(space, data, spos.Config(fit, probes=0), here, CPU, shown(not args.quiet), inherit=model)
     return model
 
 

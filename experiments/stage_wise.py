@@ -40,10 +40,10 @@ from supernet import families, files, parallel
 from supernet.cli import common
 from supernet.families import module_stages
 from supernet.model import load_network
+from supernet.progress import shown
 from supernet.space import Arch, Space
 from supernet.training import standalone
 from supernet.training.loop import FitConfig
-from supernet.training.progress import Bar
 
 CPU = torch.device("cpu")
 TOLERANCE = 0.03  # multiply-adds count as equal within it
@@ -160,7 +160,7 @@ class Study:
         wanted = list(dict.fromkeys(wanted))
         left = {self.path(*cell).stem: (args, *cell) for cell in wanted if not self.path(*cell).exists()}
         if left:
-            already, bar = len(wanted) - len(left), Bar("searches", len(wanted), unit="searches", quiet=args.quiet)
+            already, bar = len(wanted) - len(left), shown(not args.quiet)("searches", len(wanted), unit="searches")
             parallel.run(
                 search,
                 left,
@@ -183,7 +183,7 @@ class Study:
         cfg = stage_wise_run.Training(self.fit(epochs, seed), criterion=criterion)
 
         def compute() -> dict:
-            folder, options = path.with_suffix(""), {"meter": cpu_clock, "quiet": True}
+            folder, options = path.with_suffix(""), {"meter": cpu_clock}
             donor = load_network(self.donor(seed)[0]) if transfer else None
             searched = stage_wise_run.run(
                 StageWise(self.config), self.space, self.data, cfg, folder, CPU, donor=donor, **options
@@ -208,7 +208,7 @@ class Study:
         def compute() -> dict:
             with cpu_clock() as spent:
                 cfg = self.fit(self.args.epochs, seed)
-                standalone.train(self.space, arch, self.data, cfg, folder, CPU, kernels="fused", quiet=True)
+                standalone.train(self.space, arch, self.data, cfg, folder, CPU, kernels="fused")
             return spent
 
         return folder, _common.cell(folder / "result.json", compute)["cpu_seconds"]

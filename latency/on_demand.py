@@ -13,9 +13,9 @@ from latency.measure import Protocol, host, parse_cores, pin_core
 from latency.table import Check, LatencyTable
 from supernet import files
 from supernet.families import lower
+from supernet.progress import Progress
 from supernet.space import Arch, Space
 from supernet.spec import LayerSpec
-from supernet.training.progress import Bar
 
 
 class OnDemandTable:
@@ -26,8 +26,8 @@ class OnDemandTable:
         fit_on: networks that are measured whole when the table is new; one factor is fitted on them.
     """
 
-    def __init__(self, path: Path, fit_on: Sequence[tuple[Space, Arch]], quiet: bool):
-        self.path, self.quiet, self.protocol = path, quiet, Protocol()
+    def __init__(self, path: Path, fit_on: Sequence[tuple[Space, Arch]], progress: Progress):
+        self.path, self.progress, self.protocol = path, progress, Protocol()
         if path.exists():
             self.table = LatencyTable.load(path)
             self.runtime = runtimes.of_table(self.table)
@@ -73,13 +73,10 @@ class OnDemandTable:
         return self.table.predict(spec.key for spec in specs)
 
     def _time(self, modules: dict[str, tuple[Callable[[], torch.nn.Module], runtimes.Shape]], what: str) -> dict:
-        def progress(label: str, total: int, done: int) -> Bar:
-            return Bar(f"latency of {what}: {label}", total, done=done, unit="visits", quiet=self.quiet)
-
         built = ((key, build(), size) for key, (build, size) in modules.items())
         core = self.table.device["core"]
         with pin_core(None if core is None else parse_cores(str(core))):
-            return runtimes.time_modules(self.runtime, built, self.protocol, progress=progress)
+            return runtimes.time_modules(self.runtime, built, self.protocol, self.progress, f"latency of {what}")
 
     def _save(self) -> None:
         files.write_json(self.path, self.table.to_json())

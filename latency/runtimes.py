@@ -23,9 +23,9 @@ from supernet import files
 from supernet.errors import UserError
 from supernet.export.formats import FORMATS, OPSET, Shape, sample_input
 from supernet.model import Network
+from supernet.progress import Progress, Track, silent
 from supernet.space import Arch, Space
 from supernet.training.bn import recalibrate_bn
-from supernet.training.progress import Bar
 
 CONVERTED_AT_ONCE = 12  # layers in one call of a converter: a kill loses one call, and each has a fixed cost
 
@@ -212,11 +212,11 @@ class FileRuntime:
         folder = self.cache / "networks" if isinstance(layer.module, Network) else self.cache
         return folder / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.{self.suffix}"
 
-    def convert(self, layers: Sequence[Layer], quiet: bool = True) -> dict[str, Path]:
+    def convert(self, layers: Sequence[Layer], progress: Progress = silent) -> dict[str, Path]:
         """The files of the layers by key; those that are not there yet are made, several at once."""
         paths = {layer.key: self.path(layer) for layer in layers}
         missing = [layer for layer in layers if not paths[layer.key].exists()]
-        with Bar("converting", len(layers), done=len(layers) - len(missing), unit="layers", quiet=quiet) as bar:
+        with progress("converting", len(layers), done=len(layers) - len(missing), unit="layers") as bar:
             for i in range(0, len(missing), CONVERTED_AT_ONCE):
                 part = missing[i : i + CONVERTED_AT_ONCE]
                 modules, shapes = [layer.module for layer in part], [layer.shape for layer in part]
@@ -307,20 +307,25 @@ def time_modules(
     runtime: Runtime,
     modules: Iterable[tuple[str, nn.Module, Shape]],
     protocol: measure.Protocol,
-    quiet: bool = True,
+    progress: Progress = silent,
+    what: str = "latency",
     **options: Any,
 ) -> dict[str, Samples]:
     """Time modules against one another.
 
     Args:
         modules: key, module and shape of its input, each.
-        quiet: no progress of converting.
+        progress: of converting, and of each pass over ``what`` is measured.
         options: of ``measure.measure``.
     """
+
+    def passes(label: str, total: int, done: int) -> Track:
+        return progress(f"{what}: {label}", total, done=done, unit="visits")
+
     layers = (Layer(*module) for module in modules)
     with runtime.session():
         if isinstance(runtime, FileRuntime):
             layers = list(layers)
-            runtime.convert(layers, quiet)
+            runtime.convert(layers, progress)
         timers = {layer.key: runtime.timer(runtime.prepare(layer)) for layer in layers}
-        return measure.measure(timers, protocol, **options)
+        return measure.measure(timers, protocol, progress=passes, **options)

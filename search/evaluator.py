@@ -21,9 +21,9 @@ from supernet.errors import UserError
 from supernet.families import layout
 from supernet.model import Supernet, batch_norms
 from supernet.norm import BatchNorm, PooledStatistics
+from supernet.progress import Track
 from supernet.space import Arch
 from supernet.spec import LayerSpec
-from supernet.training.progress import Bar
 
 Mode = Literal["recalibrated", "batch", "inherited"]
 
@@ -104,7 +104,7 @@ class Evaluator:
         self.runs = self.separate_runs = 0  # of a layer on all images; what one by one they would be
         self.peak_bytes = 0  # of the activations on one worker's path
 
-    def __call__(self, archs: Sequence[Arch], bar: Bar | None = None) -> list[float]:
+    def __call__(self, archs: Sequence[Arch], bar: Track | None = None) -> list[float]:
         """Accuracies in [0, 1], in the order of ``archs``."""
         new = sorted({arch for arch in archs if arch not in self.scores})
         parts = [new[i[0] : i[-1] + 1] for i in np.array_split(np.arange(len(new)), len(self.models)) if len(i)]

@@ -26,6 +26,7 @@ from supernet import files
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.methods import spos
+from supernet.progress import Progress, silent
 from supernet.space import Space
 from supernet.training.loop import FitConfig
 
@@ -83,7 +84,7 @@ def run(
     folder: Path,
     device: torch.device,
     settings: Mapping,
-    quiet: bool = False,
+    progress: Progress = silent,
 ) -> Iterator[Stage]:
     """Run Algorithm 1 in ``folder``, or continue there: every training and every search resumes by itself.
 
@@ -103,7 +104,7 @@ def run(
         # Lines 1 and 8: train the supernet; a pruned one inherits the weights and starts a new optimiser.
         fit = dataclasses.replace(cfg.fit, epochs=epochs, lr=cfg.lr if number == 1 else cfg.fine_tune_lr)
         how = spos.Config(fit, kernels=cfg.kernels, probes=cfg.probes, recalibration=cfg.scoring.recalibration)
-        supernet = spos.run(space, data, how, here, device, quiet, inherit=supernet)
+        supernet = spos.run(space, data, how, here, device, progress, inherit=supernet)
         trained = time.monotonic()
 
         # Lines 3 and 10: search.
@@ -111,7 +112,7 @@ def run(
         scored_with = cfg.scoring.identity(here / "checkpoint.pt")
         found = SearchRun(here, search, cfg.scoring.evaluator(supernet, data), scored_with)
         random = search.window.sample(np.random.default_rng([cfg.ces.seed, 1]), cfg.random, (), cfg.ces.max_draws)
-        found.run(random, quiet)
+        found.run(random, progress)
         searched = time.monotonic()
 
         # Lines 4 to 7: count the operations of the good architectures, remove the rare ones.

@@ -15,8 +15,8 @@ from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.methods import spos
 from supernet.model import Supernet
+from supernet.progress import Progress, Track, silent
 from supernet.space import Arch
-from supernet.training.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,12 @@ class SearchRun:
         self.log.keep(lambda line: line["generation"] < self.search.generation)
         return note
 
-    def run(self, random: Sequence[Arch] = (), quiet: bool = False) -> None:
+    def run(self, random: Sequence[Arch] = (), progress: Progress = silent) -> None:
         """Search to the end, then score the architectures ``random``."""
         search = self.search
         total = search.config.population * search.config.iterations + len(random)
         done = len(search.records())
-        with Bar(search.config.algorithm, total, done=done, unit="evaluations", quiet=quiet) as bar:
+        with progress(search.config.algorithm, total, done=done, unit="evaluations") as bar:
             while not search.done:
                 archs = search.ask()
                 generation = search.generation
@@ -101,7 +101,7 @@ class SearchRun:
                 bar.advance(0, text=_state(search.history[-1]))
             self.score(random, bar)
 
-    def score(self, archs: Sequence[Arch], bar: Bar) -> list[float]:
+    def score(self, archs: Sequence[Arch], bar: Track) -> list[float]:
         """Accuracies; new ones go to the cache."""
         new = [arch for arch in dict.fromkeys(archs) if arch not in self.evaluator.scores]
         bar.advance(len(archs) - len(new), work=0)

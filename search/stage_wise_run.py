@@ -18,6 +18,7 @@ from supernet import donors, families, files
 from supernet.data.sets import TrainVal
 from supernet.families import module_stages
 from supernet.model import Network
+from supernet.progress import Progress, silent
 from supernet.space import Space
 from supernet.training import standalone
 from supernet.training.evaluation import Batches
@@ -47,7 +48,7 @@ def run(
     *,
     donor: Network | None = None,
     meter: Meter = lambda: contextlib.nullcontext({}),
-    quiet: bool = False,
+    progress: Progress = silent,
 ) -> Iterator[dict]:
     """Run Algorithm 1 in ``folder``, or continue there: no network is trained twice.
 
@@ -57,7 +58,7 @@ def run(
     Yields:
         The result of each network, see ``train``, those of earlier runs too.
     """
-    path, how = folder / "search.json", {"donor": donor, "meter": meter, "quiet": quiet}
+    path, how = folder / "search.json", {"donor": donor, "meter": meter, "progress": progress}
     if path.exists():
         search.replay(files.read_json(path, "search", "run the same command again"), str(path))
         for record in search.records:
@@ -79,7 +80,7 @@ def train(
     *,
     donor: Network | None = None,
     meter: Meter = lambda: contextlib.nullcontext({}),
-    quiet: bool = False,
+    progress: Progress = silent,
 ) -> dict:
     """The network in ``folder/networks``, trained once: role, iteration, modules, α of each stage, accuracies, costs.
 
@@ -102,7 +103,7 @@ def train(
             kernels=cfg.kernels,
             start=None if donor is None else lambda network: donors.transfer(network, donor),
             label=asked.name,
-            quiet=quiet,
+            progress=progress,
         )
     result = {
         "schema": 1,

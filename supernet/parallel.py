@@ -7,14 +7,14 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import Any
 
-from supernet.training.progress import Bar
+from supernet.progress import Track
 
 
 def run(
     function: Callable[..., Any],
     jobs: dict[str, tuple],
     at_once: int,
-    bar: Bar,
+    bar: Track,
     progress: Callable[[], int],
     done: Callable[[str, Any], None] = lambda name, result: None,
 ) -> dict[str, Any]:

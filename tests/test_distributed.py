@@ -35,7 +35,7 @@ def train(folder: Path, world: int) -> Supernet:
     space = tiny_space()
     model = Supernet(space, kernels="eager")
     cfg = FitConfig(epochs=2, batch_size=20, lr=0.05)
-    fit(model, images(80), spos.uniform_path(space, 0), cfg, folder, meta={}, quiet=True)
+    fit(model, images(80), spos.uniform_path(space, 0), cfg, folder, meta={})
     return model
 
 

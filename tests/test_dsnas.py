@@ -291,7 +291,7 @@ def config(space, **options):
 
 
 def run(space, folder, **options):
-    return dsnas.run(space, train_val(), config(space, **options), folder, CPU, quiet=True)
+    return dsnas.run(space, train_val(), config(space, **options), folder, CPU)
 
 
 class Killed(Exception):
@@ -374,8 +374,8 @@ def test_with_one_architecture_left_it_is_plain_training(tmp_path):
     cfg = config(space)
     torch.manual_seed(cfg.fit.seed)
     alone = dsnas.Parent(space, [torch.ones(())] * 3).extract(arch, kernels="fused")
-    child = dsnas.run(space, train_val(), cfg, tmp_path / "dsnas", CPU, quiet=True)
-    fit(alone, train_val().train, lambda step: None, cfg.fit, tmp_path / "alone", meta={}, quiet=True)
+    child = dsnas.run(space, train_val(), cfg, tmp_path / "dsnas", CPU)
+    fit(alone, train_val().train, lambda step: None, cfg.fit, tmp_path / "alone", meta={})
     for (name, a), b in zip(child.named_parameters(), alone.parameters(), strict=True):
         assert torch.equal(a, b), name
 

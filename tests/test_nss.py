@@ -213,7 +213,7 @@ def test_n_plus_n_steps_equal_2n_steps(tmp_path, monkeypatch, kill_at):
     """Weights, momentum, Θ, Adam's state, log and elite space of a killed run: bit for bit the same."""
     space, data = toy()
     cfg = config((middle(space),))
-    whole = nss.run(space, data, cfg, tmp_path / "whole", CPU, quiet=True)
+    whole = nss.run(space, data, cfg, tmp_path / "whole", CPU)
     real, calls = nss.forward, itertools.count()
 
     def killed_once(*args):
@@ -223,8 +223,8 @@ def test_n_plus_n_steps_equal_2n_steps(tmp_path, monkeypatch, kill_at):
 
     monkeypatch.setattr(nss, "forward", killed_once)
     with pytest.raises(Killed):
-        nss.run(space, data, cfg, tmp_path / "parts", CPU, quiet=True)
-    assert nss.run(space, data, cfg, tmp_path / "parts", CPU, quiet=True) == whole
+        nss.run(space, data, cfg, tmp_path / "parts", CPU)
+    assert nss.run(space, data, cfg, tmp_path / "parts", CPU) == whole
     own = nss.folder_of(Path(), middle(space))
     a, b = (checkpoint.load(tmp_path / part / own / "checkpoint.pt", "") for part in ("whole", "parts"))
     assert a["step"] == b["step"] == 12
@@ -242,7 +242,7 @@ def test_theta_rests_in_the_warm_up_and_the_cost_term_moves_it(tmp_path):
     space, data = toy()
     low, high = np.quantile(nss.SpaceCost.of(space, nss.split(space, (2, 2)), multiply_adds).all(), [0.0, 1.0])
     cfg = config((float(low), float(high)), epochs=8)
-    small_one, large_one = nss.run(space, data, cfg, tmp_path, CPU, quiet=True)
+    small_one, large_one = nss.run(space, data, cfg, tmp_path, CPU)
     state = checkpoint.load(tmp_path / "checkpoint.pt", "")
     assert all((logits == 0).all() for logits in state["theta"].values())
     probabilities = [
@@ -270,7 +270,7 @@ def test_what_cannot_be_is_refused_with_what_can(tmp_path):
     space, data = toy()
     for targets, message in (((1e3,), r"cost .* to .*, the nearest"), ((), "expected one or more"), ((-1,), "above 0")):
         with pytest.raises(UserError, match=message):
-            nss.run(space, data, config(targets), tmp_path, CPU, quiet=True)
+            nss.run(space, data, config(targets), tmp_path, CPU)
     with pytest.raises(UserError, match="at least 1"):
         nss.split(space, (0, 2))
     with pytest.raises(UserError, match="larger"):

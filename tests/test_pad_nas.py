@@ -52,7 +52,7 @@ def run(folder, config=CONFIG, stop=None):
     space = tiny_space()
     costs = {"flops": AdditiveCost(*families.layout(space).priced(lambda spec: spec.flops))}
     stages = []
-    for stage in pad_nas.run(space, DATA, config, costs, {}, ["flops"], folder, CPU, {}, quiet=True):
+    for stage in pad_nas.run(space, DATA, config, costs, {}, ["flops"], folder, CPU, {}):
         stages.append(stage)
         if stage.number == stop:
             break
@@ -107,7 +107,7 @@ def test_a_pruned_supernet_starts_from_the_weights_of_the_one_before(tmp_path):
     before = Supernet(space)
     pruned = space.restrict([(1,), (0, 2), (3,)])
     still = spos.Config(FitConfig(epochs=1, batch_size=32, lr=0.0), probes=0)
-    after = spos.run(pruned, DATA, still, tmp_path, CPU, quiet=True, inherit=before)
+    after = spos.run(pruned, DATA, still, tmp_path, CPU, inherit=before)
     inherited = dict(before.named_parameters())
     for name, weight in after.named_parameters():
         assert torch.equal(weight, inherited[name]), name

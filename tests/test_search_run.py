@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from search import run as run_module
 from search.ces import CES, CESConfig
 from search.costs import AdditiveCost
 from search.evaluator import Evaluator
 from search.run import SearchRun
 from supernet import families, files
 from supernet.model import Supernet
-from supernet.training.progress import Bar
+from supernet.progress import Bar
 from tests.conftest import tiny_space
 
 
@@ -28,7 +27,7 @@ def make(folder, **budget):
 
 def test_the_log_holds_all_that_was_told(tmp_path):
     found = make(tmp_path)
-    found.run(quiet=True)
+    found.run()
     told = [(tuple(line.pop("arch")), line) for line in files.JsonLines(tmp_path / "population.jsonl").read()]
     assert told == [
         (record.arch, {"accuracy": record.accuracy, "costs": record.costs, "generation": record.generation})
@@ -36,7 +35,7 @@ def test_the_log_holds_all_that_was_told(tmp_path):
     ]
 
 
-def test_the_bar_says_how_the_search_stands(tmp_path, monkeypatch):
+def test_the_bar_says_how_the_search_stands(tmp_path):
     texts = []
 
     class Spy(Bar):
@@ -44,9 +43,8 @@ def test_the_bar_says_how_the_search_stands(tmp_path, monkeypatch):
             super().advance(n, work, text)
             texts.append(self.text)
 
-    monkeypatch.setattr(run_module, "Bar", Spy)
     found = make(tmp_path)
-    found.run([(0, 0, 0)], quiet=True)
+    found.run([(0, 0, 0)], Spy)
     last = found.search.history[-1]
     for part in (f"best {100 * last['best_accuracy']:.2f} %", f"front {last['front']}"):
         assert part in texts[-1]
@@ -57,10 +55,10 @@ def test_the_bar_says_how_the_search_stands(tmp_path, monkeypatch):
 
 def test_scores_outlive_a_search_and_cost_nothing_again(tmp_path):
     first = make(tmp_path)
-    first.run(quiet=True)
+    first.run()
     assert "times fewer layer runs" in first.evaluator.summary
     again = make(tmp_path)
-    again.run(quiet=True)
+    again.run()
     count = len(first.evaluator.scores)
     assert again.evaluator.summary == f"{count} architectures, BN recalibrated; all of them were known"
     other = make(tmp_path, seed=1)

@@ -61,9 +61,7 @@ def run(folder: Path, stop: int | None = None, **options) -> list[dict]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(standalone, "train", counting)
         try:
-            for result in stage_wise_run.run(
-                StageWise(CONFIG), SPACE, DATA, TRAINING, folder, CPU, quiet=True, **options
-            ):
+            for result in stage_wise_run.run(StageWise(CONFIG), SPACE, DATA, TRAINING, folder, CPU, **options):
                 results.append(result)
         except KeyboardInterrupt:
             assert stop is not None
@@ -96,7 +94,7 @@ def test_a_donor_is_where_every_network_starts(tmp_path, grows):
     """Without an epoch of training the networks are cut out of the donor."""
     donor = Network(SPACE, module_stages.arch(SPACE, (4, 4, 4)), kernels="eager")
     still = stage_wise_run.Training(FitConfig(epochs=0, batch_size=32), images=40)
-    for result in stage_wise_run.run(StageWise(CONFIG), SPACE, DATA, still, tmp_path, CPU, donor=donor, quiet=True):
+    for result in stage_wise_run.run(StageWise(CONFIG), SPACE, DATA, still, tmp_path, CPU, donor=donor):
         network = load_network(tmp_path / "networks" / result["name"])
         for own, given in zip(donors.stages(network), donors.stages(donor), strict=True):
             assert len(own) <= len(given)

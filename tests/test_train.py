@@ -29,7 +29,7 @@ def images(n=120, seed=0):
 
 
 def options(tmp_path):
-    return {"folder": tmp_path, "meta": {}, "quiet": True}
+    return {"folder": tmp_path, "meta": {}}
 
 
 def uniform(space, seed=0):
@@ -107,7 +107,7 @@ def test_n_plus_n_steps_equal_2n_steps(tmp_path, kill_at):
     def run(folder, pick):
         torch.manual_seed(0)
         model = Supernet(space)
-        fit(model, train, pick, cfg, folder, meta={}, quiet=True)
+        fit(model, train, pick, cfg, folder, meta={})
         return model
 
     whole = run(tmp_path / "whole", uniform(space))
@@ -139,7 +139,7 @@ def test_same_seed_same_weights_other_seed_other(tmp_path):
         torch.manual_seed(seed)
         model = Supernet(space)
         cfg = FitConfig(epochs=1, batch_size=20, seed=seed)
-        fit(model, train, uniform(space, seed), cfg, tmp_path / name, meta={}, quiet=True)
+        fit(model, train, uniform(space, seed), cfg, tmp_path / name, meta={})
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
     a, b, c = run("a", 0), run("b", 0), run("c", 1)

@@ -27,9 +27,9 @@ from supernet.errors import UserError
 from supernet.families import layout, lower
 from supernet.families.layerwise import Layers
 from supernet.families.residual import Stages
+from supernet.progress import shown
 from supernet.space import Arch, Space
 from supernet.spec import LayerSpec
-from supernet.training.progress import Bar
 
 FIT_ARCHS = 5  # whole networks that scale and overhead are fitted on
 HOPELESS = 10  # times the gate: half of all layers differ by more between two halves of their visits
@@ -155,7 +155,7 @@ def build(args: Args, space: Space, output: Path) -> LatencyTable:
             "runtime": runtime.describe(),
         }
         partial = Partial(output.with_suffix(".partial.json"), header)
-        timed(args, runtime, unique_layout(space, runtime), protocol, "layers", partial.layers, partial.save)
+        timed(args, runtime, unique_layers(space, runtime), protocol, "layers", partial.layers, partial.save)
         networks = whole_networks(args, space, runtime, archs_of(args, space))
         timed(args, runtime, networks, protocol, "whole networks", partial.networks, partial.save)
     table = table_of(space, header, partial.layers, partial.networks, protocol)
@@ -183,9 +183,9 @@ def emit(args: Args, space: Space, output: Path, target: Path) -> None:
             f"--runtime {runtime.name} cannot leave this machine: expected onnxruntime, litert or executorch"
         )
     header = {**settings(space, runtime, find_protocol(args)), "runtime": {"name": runtime.name, "form": runtime.form}}
-    layer_files = runtime.convert(list(unique_layout(space, runtime)), args.quiet)
+    layer_files = runtime.convert(list(unique_layers(space, runtime)), shown(not args.quiet))
     networks = list(whole_networks(args, space, runtime, archs_of(args, space)))
-    network_files = runtime.convert(networks, args.quiet)
+    network_files = runtime.convert(networks, shown(not args.quiet))
     package = agent.RUNTIMES[runtime.name][1]
     readme = bundle.README.format(package=package, flags=common.run_flag(args.run))
     files.write_atomically(target, lambda file: bundle.write(file, header, layer_files, network_files, readme))
@@ -336,7 +336,7 @@ def whole_networks(args: Args, space: Space, runtime: Runtime, archs: list[Arch]
         yield Layer(",".join(map(str, arch)), runtimes.whole(space, arch, runtime.kernels, args.seed), shape)
 
 
-def unique_layout(space: Space, runtime: Runtime) -> Iterable[Layer]:
+def unique_layers(space: Space, runtime: Runtime) -> Iterable[Layer]:
     """Every layer to be measured alone."""
     for spec in unique(layout(space)):
         yield Layer(spec.key, spec.build(kernels=runtime.kernels), (spec.in_channels, spec.size, spec.size))
@@ -359,12 +359,8 @@ def timed(
     save: Callable[[], None],
 ) -> dict[str, Samples]:
     """``time_modules`` with a progress bar for each of its passes."""
-
-    def progress(label: str, total: int, done: int) -> Bar:
-        return Bar(f"{what}: {label}", total, done=done, unit="visits", quiet=args.quiet)
-
-    options = {"taken": taken, "save": save, "progress": progress, "seed": args.seed}
-    return runtimes.time_modules(runtime, modules, protocol, args.quiet, **options)
+    options = {"taken": taken, "save": save, "seed": args.seed}
+    return runtimes.time_modules(runtime, modules, protocol, shown(not args.quiet), what, **options)
 
 
 def pinned(args: Args, runtime: Runtime):

@@ -12,6 +12,7 @@ from search.ces import CES, CESConfig
 from search.evolution import RandomConfig, RandomSearch, SPOSConfig, SPOSEvolution
 from search.run import SearchRun
 from supernet.cli import common, searching
+from supernet.progress import shown
 
 ALGORITHMS = {
     "ces": (CES, CESConfig),
@@ -45,7 +46,7 @@ def run(args: Args) -> None:
     if found.note:
         common.console.print(found.note, highlight=False)
     random = search.window.sample(np.random.default_rng([args.seed, 1]), args.random, (), 2000)
-    found.run(random, args.quiet)
+    found.run(random, shown(not args.quiet))
     searching.write(args.run, found, [found.record(arch) for arch in random], luts)
     searching.show_winners(found, luts)
     common.next_command(f"python tools/retrain.py --pick best{common.run_flag(args.run)}")

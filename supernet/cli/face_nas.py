@@ -20,6 +20,7 @@ from supernet.data import faces
 from supernet.errors import UserError
 from supernet.families import ir_resnet
 from supernet.model import Network
+from supernet.progress import shown
 from supernet.space import Arch, Space
 from supernet.training import checkpoint
 from supernet.training.loop import FitConfig, fit
@@ -166,7 +167,13 @@ def train_one(
         return {"val_accuracy": accuracy}
 
     meta = {"kind": "recogniser", "space": space.to_json(), "arch": list(arch), "identities": len(opened.identities)}
-    options = {"meta": meta, "logits_of": model.logits, "validate": validate, "label": label, "quiet": args.quiet}
+    options = {
+        "meta": meta,
+        "logits_of": model.logits,
+        "validate": validate,
+        "label": label,
+        "progress": shown(not args.quiet),
+    }
     return model, fit(model, opened.train, lambda step: None, cfg, folder, **options)
 
 

@@ -23,6 +23,7 @@ from supernet.cli import common
 from supernet.data import NAMES, sets
 from supernet.errors import UserError
 from supernet.families import sep_conv
+from supernet.progress import shown
 from supernet.space import Arch, Space
 from supernet.training import standalone
 from supernet.training.evaluation import evaluate
@@ -109,7 +110,7 @@ def run(args: Args) -> None:
 
     def train(candidate: Candidate, folder: Path, label: str) -> tuple[float, float]:
         space, arch = network(candidate, image)
-        options = {"kernels": common.default_kernels(device), "label": label, "quiet": args.quiet}
+        options = {"kernels": common.default_kernels(device), "label": label, "progress": shown(not args.quiet)}
         standalone.train(space, arch, images, fit_config(args, candidate.epochs), folder, device, **options)
         log = files.JsonLines(folder / "metrics.jsonl").read()
         return tuple(100 * max(line[key] for line in log) for key in ("accuracy", "val_accuracy"))
@@ -176,7 +177,7 @@ def latency(args: Args, config: Config, image: tuple[int, int, int]) -> OnDemand
         (2 * config.depth[0], config.width[0]),
     ]
     networks = [(sep_conv.space(*corner, *image), (0,) * corner[0]) for corner in corners]
-    return OnDemandTable(args.run / "lut.json", networks, args.quiet)
+    return OnDemandTable(args.run / "lut.json", networks, shown(not args.quiet))
 
 
 def fit_config(args: Args, epochs: int) -> FitConfig:
@@ -264,7 +265,7 @@ def finish(
     space, arch = network(found, image)
     result = folder / "result.json"
     if not result.exists():
-        options = {"kernels": common.default_kernels(device), "label": folder.name, "quiet": args.quiet}
+        options = {"kernels": common.default_kernels(device), "label": folder.name, "progress": shown(not args.quiet)}
         cfg = fit_config(args, args.final_epochs)
         trained, last = standalone.train(space, arch, images, cfg, folder, device, **options)
         test = sets.open_test(name, args.data_root, resolution=args.resolution)

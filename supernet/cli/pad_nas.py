@@ -20,6 +20,7 @@ from supernet import files, spaces
 from supernet.cli import build_lut, common, retrain, searching
 from supernet.data import NAMES, sets
 from supernet.errors import UserError
+from supernet.progress import shown
 from supernet.space import Space
 from supernet.training.loop import FitConfig
 
@@ -92,7 +93,9 @@ def run(args: Args) -> None:
         files.write_json(args.run / "config.json", config)
 
     stages = []
-    for stage in pad_nas.run(space, images, cfg, costs, bounds, objectives, args.run, device, settings, args.quiet):
+    for stage in pad_nas.run(
+        space, images, cfg, costs, bounds, objectives, args.run, device, settings, shown(not args.quiet)
+    ):
         if luts:
             files.write_json(stage.folder / "lut.json", luts["latency"].to_json())
         searching.write(stage.folder, stage.found, stage.random, luts)

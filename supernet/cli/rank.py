@@ -28,11 +28,11 @@ from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.methods import spos
 from supernet.model import Network
+from supernet.progress import shown
 from supernet.space import Arch, Space
 from supernet.training import standalone
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig
-from supernet.training.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def train_all(args: Args, archs: Sequence[Arch], folder: Path) -> np.ndarray:
         known[job.arch, job.seed] = line
         shutil.rmtree(job.folder)
 
-    bar = Bar("rank", total, done=total - len(jobs), unit="networks", quiet=args.quiet)
+    bar = shown(not args.quiet)("rank", total, done=total - len(jobs), unit="networks")
     device = common.device(args.device)
     at_once = args.jobs if device.type == "cpu" else 1
     if jobs:

@@ -19,11 +19,11 @@ from supernet import families, files, parallel
 from supernet.cli import common, tables
 from supernet.errors import UserError
 from supernet.model import load_network
+from supernet.progress import shown
 from supernet.space import Arch, Space
 from supernet.training import standalone
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig
-from supernet.training.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def train_all(args: Args, jobs: Sequence[Job], at_once: int) -> dict[str, dict]:
         train_one,
         {job.name: (args, job, True) for job in jobs},
         at_once,
-        Bar("retrain", args.epochs * len(jobs), unit="epochs", quiet=args.quiet),
+        shown(not args.quiet)("retrain", args.epochs * len(jobs), unit="epochs"),
         lambda: sum(len(log.read()) for log in logs),
     )
 
@@ -177,7 +177,7 @@ def train_one(args: Args, job: Job, quiet: bool) -> dict:
         supernet=supernet if args.inherit else None,
         eps=supernet.options["eps"],
         label=job.name,
-        quiet=quiet,
+        progress=shown(not quiet),
     )
     test = common.open_test_images(args.run, args.data_root)
     accuracy = evaluate(network, test.batches(512, seed=0, epoch=0, augment=False, drop_last=False))

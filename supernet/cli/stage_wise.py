@@ -25,6 +25,7 @@ from supernet.data import NAMES, sets
 from supernet.errors import UserError
 from supernet.families import module_stages
 from supernet.model import Network, load_network
+from supernet.progress import shown
 from supernet.space import Space
 from supernet.training import energy
 from supernet.training.loop import FitConfig
@@ -113,7 +114,7 @@ def run(args: Args) -> None:
         soft_wrap=True,
     )
 
-    options: dict[str, Any] = {"donor": donor, "quiet": args.quiet}
+    options: dict[str, Any] = {"donor": donor, "progress": shown(not args.quiet)}
     if args.carbon:
         options["meter"] = functools.partial(energy.measure, args.country)
     results = []
@@ -132,7 +133,7 @@ def run(args: Args) -> None:
 
 def plan(args: Args, images: sets.TrainVal) -> tuple[Args, Config, Space, StageWise]:
     """Fill in the preset; the space and the search, which refuse what cannot be."""
-    kind, paper, large = module_stages.family(args.module), args.preset == "paper", images.resolution >= 96
+    kind, paper, large = module_stages.kind_of(args.module), args.preset == "paper", images.resolution >= 96
     if args.criterion not in CRITERIA:
         raise UserError(f"--criterion {args.criterion}: expected {', '.join(CRITERIA)}")
     if args.epochs == 0 and args.donor is None:
@@ -182,10 +183,10 @@ def open_donor(source: str, space: Space, config: Config) -> Network:
 
 def fit_config(args: Args) -> FitConfig:
     """The paper's §IV: SGD .01, ÷10 at a half and three quarters, Nesterov .9, weight decay 1e-4; or a short one."""
-    common = {"batch_size": args.batch_size, "lr": args.lr, "weight_decay": 1e-4, "seed": args.seed}
+    shared = {"batch_size": args.batch_size, "lr": args.lr, "weight_decay": 1e-4, "seed": args.seed}
     if args.preset == "paper":
-        return FitConfig(args.epochs, schedule="step", nesterov=True, label_smoothing=0.0, **common)
-    return FitConfig(args.epochs, schedule="cosine", clip=5.0, augment=common.augments(None, args.epochs), **common)
+        return FitConfig(args.epochs, schedule="step", nesterov=True, label_smoothing=0.0, **shared)
+    return FitConfig(args.epochs, schedule="cosine", clip=5.0, augment=common.augments(None, args.epochs), **shared)
 
 
 def prepare(args: Args, settings: dict) -> None:

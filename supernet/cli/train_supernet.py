@@ -24,6 +24,7 @@ from supernet.data import NAMES, sets
 from supernet.errors import UserError
 from supernet.families import residual
 from supernet.methods import dsnas, nss, spos
+from supernet.progress import shown
 from supernet.space import Arch, Space
 from supernet.spec import Price
 from supernet.training import distributed
@@ -90,7 +91,7 @@ class Spos(Args):
 
     def train(self, space: Space, images: sets.TrainVal, cfg: spos.Config, device: torch.device) -> None:
         """Train in the run folder, or continue there; tell what came out and the next command."""
-        spos.run(space, images, cfg, self.run, device, self.quiet)
+        spos.run(space, images, cfg, self.run, device, shown(not self.quiet))
         if distributed.rank() == 0:
             last = files.JsonLines(self.run / "metrics.jsonl").read()[-1]
             common.console.print(
@@ -160,9 +161,11 @@ class Dsnas(Args):
         return {name: AdditiveCost(*layout.priced(price)) for name, price in prices.items()}
 
     def train(self, space: Space, images: sets.TrainVal, cfg: dsnas.Config, device: torch.device) -> None:
-        child = dsnas.run(space, images, cfg, self.run, device, self.quiet)
+        child = dsnas.run(space, images, cfg, self.run, device, shown(not self.quiet))
         if self.retrain:
-            scratch = dsnas.retrain(space, images, child.arch, cfg, self.run / "retrained", device, self.quiet)
+            scratch = dsnas.retrain(
+                space, images, child.arch, cfg, self.run / "retrained", device, shown(not self.quiet)
+            )
         if distributed.rank() > 0:
             return
         if self.lut is not None and not (self.run / "lut.json").exists():
@@ -253,7 +256,7 @@ class Nss(Args):
     def train(self, space: Space, images: sets.TrainVal, cfg: nss.Config, device: torch.device) -> None:
         """Search every target in the run folder, or continue there; tell what came out and the next command."""
         unit, scale = ("ms", 1.0) if self.lut else ("MFLOPs", 1e-6)
-        elites = nss.run(space, images, cfg, self.run, device, self.quiet, self.price(space))
+        elites = nss.run(space, images, cfg, self.run, device, shown(not self.quiet), self.price(space))
         if distributed.rank() > 0:
             return
         for target, elite in zip(cfg.targets, elites, strict=True):

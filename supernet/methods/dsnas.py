@@ -22,6 +22,7 @@ from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.methods.spos import recalibration_images, score
 from supernet.model import Network, Supernet
+from supernet.progress import Progress, silent
 from supernet.space import Arch, Space
 from supernet.training import checkpoint, distributed
 from supernet.training.evaluation import evaluate
@@ -259,7 +260,9 @@ def most_probable(probabilities: Sequence[np.ndarray], allowed: Sequence[Sequenc
     return front[-1][2]
 
 
-def run(space: Space, data: TrainVal, cfg: Config, folder: Path, device: torch.device, quiet: bool = False) -> Network:
+def run(
+    space: Space, data: TrainVal, cfg: Config, folder: Path, device: torch.device, progress: Progress = silent
+) -> Network:
     """Search, then train the child on, in ``folder``; or continue there. Returns the child.
 
     ``folder`` gets the parent's checkpoint, the child's in ``child/`` (for ``load_network``), and ``arch.json``.
@@ -297,7 +300,7 @@ def run(space: Space, data: TrainVal, cfg: Config, folder: Path, device: torch.d
         search=distribution,
         validate=validate,
         label="DSNAS",
-        quiet=quiet,
+        progress=progress,
     )
     arch = distribution.child()
     child = parent.extract(arch)
@@ -310,7 +313,13 @@ def run(space: Space, data: TrainVal, cfg: Config, folder: Path, device: torch.d
 
 
 def retrain(
-    space: Space, data: TrainVal, arch: Arch, cfg: Config, folder: Path, device: torch.device, quiet: bool = False
+    space: Space,
+    data: TrainVal,
+    arch: Arch,
+    cfg: Config,
+    folder: Path,
+    device: torch.device,
+    progress: Progress = silent,
 ) -> float:
     """Train ``arch`` alone and from scratch, as long as the whole run was. Returns its validation accuracy."""
     torch.manual_seed(cfg.fit.seed)
@@ -319,7 +328,7 @@ def retrain(
     def validate() -> dict:
         return {"val_accuracy": evaluate(network, data.val.batches(512, **IN_ORDER))}
 
-    options = {"meta": network_meta(space, arch), "validate": validate, "label": "retrain", "quiet": quiet}
+    options = {"meta": network_meta(space, arch), "validate": validate, "label": "retrain", "progress": progress}
     return fit(network, data.train, lambda step: None, cfg.fit, folder, **options)[-1]["val_accuracy"]
 
 

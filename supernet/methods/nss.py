@@ -24,11 +24,11 @@ from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.families import layout, residual
 from supernet.model import Supernet
+from supernet.progress import Progress, silent
 from supernet.space import Space
 from supernet.spec import Price
 from supernet.training import checkpoint, distributed
 from supernet.training.loop import FitConfig, learning_rate, require_finite, sgd
-from supernet.training.progress import Bar
 
 SCHEMA = 1
 WEIGHTS, THETA = range(2)  # what a step's random stream is for
@@ -230,7 +230,7 @@ def run(
     cfg: Config,
     folder: Path,
     device: torch.device,
-    quiet: bool = False,
+    progress: Progress = silent,
     price: Price = lambda spec: spec.flops,
 ) -> list[Space]:
     """Search the elite space for each target in ``folder/elite-TARGET``, or continue there.
@@ -249,7 +249,7 @@ def run(
     warmup = warmup_epochs(cfg)
     if not 0 <= warmup < cfg.fit.epochs:
         raise UserError(f"{warmup} of {cfg.fit.epochs} epochs are warm-up: expected 0 or more, and fewer than all")
-    search = Search(space, ranges, cost, cfg, halves(data.train, cfg.fit.seed), device, quiet)
+    search = Search(space, ranges, cost, cfg, halves(data.train, cfg.fit.seed), device, progress)
     search.train(folder, 0, warmup, None, None)
     spaces = []
     for target in cfg.targets:
@@ -272,7 +272,7 @@ class Search:
     cfg: Config
     halves: tuple[ImageSet, ImageSet]
     device: torch.device
-    quiet: bool
+    progress: Progress
 
     def argmax_cost(self, theta: Sequence[Tensor]) -> float:
         """Average cost of the most probable space."""
@@ -335,7 +335,7 @@ class Search:
         save()
         model.train()
         label = "warm-up" if target is None else f"search {target:.4g}"
-        with Bar(label, end, done=step, unit="images", quiet=self.quiet or not leader) as bar:
+        with (self.progress if leader else silent)(label, end, done=step, unit="images") as bar:
             while step < end:
                 epoch, start = divmod(step, per_epoch)
                 saved = time.monotonic()

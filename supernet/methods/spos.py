@@ -18,6 +18,7 @@ from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.families import layout
 from supernet.model import Supernet
+from supernet.progress import Progress, silent
 from supernet.space import Arch, Space
 from supernet.training.bn import recalibrate_bn
 from supernet.training.evaluation import evaluate
@@ -104,7 +105,7 @@ def run(
     cfg: Config,
     folder: Path,
     device: torch.device,
-    quiet: bool = False,
+    progress: Progress = silent,
     inherit: Supernet | None = None,
 ) -> Supernet:
     """Train the supernet of ``space`` in ``folder``, or continue there. Returns it trained.
@@ -139,6 +140,6 @@ def run(
         meta={**meta(space, cfg), "config": asdict(cfg)},
         validate=validate if probes else None,
         label="supernet",
-        quiet=quiet,
+        progress=progress,
     )
     return model

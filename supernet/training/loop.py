@@ -17,9 +17,9 @@ from supernet import files
 from supernet.data.images import ImageSet
 from supernet.errors import UserError
 from supernet.model import Network, Supernet
+from supernet.progress import Progress, silent
 from supernet.space import Arch
 from supernet.training import checkpoint, distributed
-from supernet.training.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def fit(
     search: Search | None = None,
     validate: Callable[[], dict] | None = None,
     label: str = "training",
-    quiet: bool = False,
+    progress: Progress = silent,
     logits_of: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> list[dict]:
     """Train ``model`` on the path that ``pick_arch(step)`` names at each step; continue where ``folder`` stopped.
@@ -140,7 +140,7 @@ def fit(
             checkpoint.save(path, {**state, "finished": step == total, "meta": meta})
 
     model.train()
-    with Bar(label, total, done=step, unit="images", quiet=quiet or not leader) as bar:
+    with (progress if leader else silent)(label, total, done=step, unit="images") as bar:
         while step < total:
             epoch, start = divmod(step, per_epoch)
             batches = train.batches(

@@ -9,6 +9,7 @@ import torch
 
 from supernet.data.sets import TrainVal
 from supernet.model import Network, Supernet
+from supernet.progress import Progress, silent
 from supernet.space import Arch, Space
 from supernet.training import checkpoint
 from supernet.training.evaluation import evaluate
@@ -28,7 +29,7 @@ def train(
     start: Callable[[Network], None] | None = None,
     eps: float = 1e-5,
     label: str = "training",
-    quiet: bool = False,
+    progress: Progress = silent,
     validate: Callable[[Network], dict] | None = None,
 ) -> tuple[Network, dict]:
     """Train ``arch`` alone in ``folder``, or continue there.
@@ -69,6 +70,6 @@ def train(
         meta=meta,
         validate=lambda: check(network),
         label=label,
-        quiet=quiet,
+        progress=progress,
     )
     return network, log[-1]

@@ -26,7 +26,7 @@ import torch
 from rich.table import Table
 
 from supernet.errors import UserError
-from supernet.training.progress import Bar
+from supernet.progress import Bar
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from simt.runner import Out, Scratch, count

@@ -20,10 +20,10 @@ from torch import Tensor
 from search.evaluator import Evaluator
 from supernet.errors import UserError
 from supernet.model import Supernet
+from supernet.progress import Bar
 from supernet.space import Arch, Space
 from supernet.training.bn import recalibrate_bn
 from supernet.training.evaluation import evaluate
-from supernet.training.progress import Bar
 
 POPULATION = Path(__file__).parents[1] / "docs" / "bench" / "ces_population.json"
 BASE = "one by one, eager"

@@ -22,9 +22,9 @@ from supernet import spaces
 from supernet.cli import common
 from supernet.model import Supernet, run_path
 from supernet.modules import additive
+from supernet.progress import Bar
 from supernet.space import Space
 from supernet.training.loop import FitConfig, sgd
-from supernet.training.progress import Bar
 
 # A supernet and whether its images are NCHW, by the name of the form.
 FORMS: dict[str, Callable[[Space], Supernet]] = {
