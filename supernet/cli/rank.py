@@ -205,7 +205,7 @@ def train_one(args: Args, job: Job) -> float:
         augment=common.augments(None, args.epochs),
     )
     network, _ = standalone.train(
-        space, job.arch, images, cfg, job.folder, device, kernels=common.default_kernels(device), quiet=True
+        space, job.arch, images, cfg, job.folder, device, kernels=common.default_kernels(device)
     )
     return truth(network, images)
 

@@ -1,0 +1,340 @@
+"""A run folder: what it holds, how a run begins, continues and starts over. The only code that knows its files.
+
+::
+
+    config.json space.json           what made the run: settings, images, space
+    checkpoint.pt metrics.jsonl      the supernet (training/folder.py)
+    lut.json                         the latency table
+    search.json population.jsonl scores.jsonl front.json front.png
+    best/ knee/ front-N/ random-N/   networks trained alone, each with config, weights, log and result.json
+    arch.json child/                 of methods that end with one network
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+import supernet
+from supernet import files
+from supernet.data import sets
+from supernet.data.images import ImageSet
+from supernet.errors import CheckpointError, UserError
+from supernet.model import Network, Supernet, load_network
+from supernet.space import Arch, Space
+from supernet.training import checkpoint
+from supernet.training.folder import TrainingFolder
+
+FRONT_SCHEMA = 1
+RECORD = "made_with"  # in config.json, beside the settings: what a later command compares, not what shapes a run
+
+
+class RunFolder(TrainingFolder):
+    """The folder of a run.
+
+    Args:
+        code: ``FILE.py:function`` or ``package.module:function``, for spaces and images of one's own: a file in the
+            folder never starts code by itself, so whoever opens the run says that it may be run.
+
+    >>> RunFolder("runs/default").front_path
+    PosixPath('runs/default/front.json')
+    """
+
+    def __init__(self, path: str | Path, *, space_code: str | None = None, data_code: str | None = None):
+        super().__init__(path)
+        self.space_code, self.data_code = space_code, data_code
+
+    # --- files
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def space_path(self) -> Path:
+        return self.path / "space.json"
+
+    @property
+    def lut_path(self) -> Path:
+        return self.path / "lut.json"
+
+    @property
+    def front_path(self) -> Path:
+        return self.path / "front.json"
+
+    @property
+    def front_picture(self) -> Path:
+        return self.path / "front.png"
+
+    @property
+    def search_path(self) -> Path:
+        return self.path / "search.json"
+
+    @property
+    def population(self) -> files.JsonLines:
+        """All that a search was told, in order."""
+        return files.JsonLines(self.path / "population.jsonl")
+
+    @property
+    def scores(self) -> files.JsonLines:
+        """One-shot accuracies, which outlive a search; the first line says what they depend on."""
+        return files.JsonLines(self.path / "scores.jsonl")
+
+    @property
+    def arch_path(self) -> Path:
+        return self.path / "arch.json"
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def result_path(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def child(self) -> RunFolder:
+        """DSNAS's child, ready to use."""
+        return RunFolder(self.path / "child")
+
+    def network(self, name: str) -> RunFolder:
+        """A network that was trained alone, by the name of its folder."""
+        return RunFolder(self.path / name)
+
+    # --- beginning and continuing
+
+    def begin(self, settings: Mapping[str, Any], *, restart: bool = False, made_with: Mapping | None = None) -> bool:
+        """A new run with these settings, or the one to continue. Returns whether it is new.
+
+        Args:
+            settings: all that shapes the run, in plain JSON values; ``data_root`` may change, as images move.
+            restart: delete the run that the folder holds.
+            made_with: what later commands compare, such as ``TrainVal.identity``.
+
+        Raises:
+            UserError: the folder holds a run of other settings or of other images; nothing is changed.
+        """
+        if restart and self.path.exists():
+            self.delete()
+        if self.config_path.exists():
+            self.require_settings(settings)
+            recorded = self.config().get(RECORD, {})
+            if made_with and recorded.get("data"):
+                sets.require_same(recorded["data"], made_with["data"], str(self.path))
+            return False
+        record = {"version": supernet.__version__, "torch": torch.__version__, **(made_with or {})}
+        files.write_json(self.config_path, {**settings, RECORD: record})
+        return True
+
+    def require_settings(self, settings: Mapping[str, Any]) -> None:
+        """Refuse a run that was started with other settings, naming them."""
+        old, new = self.config(), json.loads(json.dumps(settings))
+        shaping = sorted({*old, *new} - {"data_root", RECORD})
+        changed = [f"{k}: {old.get(k)} → {new.get(k)}" for k in shaping if old.get(k) != new.get(k)]
+        if changed:
+            raise UserError(
+                f"{self.path} holds a run with other settings ({'; '.join(changed)})", missing="another run"
+            )
+
+    def delete(self) -> None:
+        """Delete the run; a UserError where the folder holds anything else."""
+        if any(self.path.iterdir()) and not self.config_path.exists():
+            raise UserError(f"{self.path} is not a run (it has no config.json), so it is not deleted: choose another")
+        shutil.rmtree(self.path)
+
+    def set_aside(self) -> Path:
+        """Rename the folder, so that another training can take its place. Returns the new name."""
+        aside = self.path.with_name(f"{self.path.name}-before-{time.strftime('%Y%m%d-%H%M%S')}")
+        self.path.rename(aside)
+        return aside
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder against other processes that write in it; a UserError where one does."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(f"another process is at work in {self.path}: wait for it, or stop it") from error
+        except OSError as error:
+            raise UserError(f"cannot write in {self.path}: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    # --- what the run holds
+
+    def config(self) -> dict[str, Any]:
+        """Settings, and under ``made_with`` what made the run."""
+        config = files.read_json(self.config_path, "run configuration", missing="supernet")
+        if not isinstance(config, dict):
+            raise UserError(f"{self.config_path} is no run configuration", missing="supernet")
+        return config
+
+    def space(self) -> Space:
+        """The space of the run, with its own operations where it has some."""
+        space = Space.from_json(
+            files.read_json(self.space_path, "space of a run", missing="supernet"), str(self.space_path)
+        )
+        return space if self.space_code is None else self._with_code(space)
+
+    def _with_code(self, space: Space) -> Space:
+        from supernet import spaces
+
+        own = spaces.get(self.space_code, space.channels, space.resolution, space.classes)
+        space.require(own.fingerprint, f"the space of {self.space_code}")
+        return space.with_operations(*own.operations)
+
+    def supernet(self, space: Space, device: torch.device, kernels: str) -> Supernet:
+        """The trained supernet.
+
+        Raises:
+            UserError: there is none, it is not trained to the end, or it is of another space.
+        """
+        state = self._weights("supernet")
+        meta = state["meta"]
+        space.require(meta["space"]["fingerprint"], str(self.checkpoint))
+        if not state["finished"]:
+            raise CheckpointError(
+                f"the supernet in {self.path} is not trained to the end (step {state['step']})", missing="supernet"
+            )
+        model = Supernet(space, affine=meta["affine"], eps=meta.get("eps", 1e-5), kernels=kernels)
+        try:
+            model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            reason = str(error).split(":")[0]
+            raise CheckpointError(f"{self.checkpoint} does not fit its space ({reason})", missing="supernet") from error
+        return model.to(device)
+
+    def trained(self, space: Space, kernels: str = "eager") -> Network:
+        """The network that was trained to the end in this folder."""
+        if not self._weights("network")["finished"]:
+            raise CheckpointError(f"the network in {self.path} is not trained to the end", missing="network")
+        network = load_network(self.path, kernels, operations=space.operations)
+        space.require(network.space.fingerprint, str(self.path))
+        return network
+
+    def _weights(self, kind: str) -> dict:
+        state = checkpoint.load(self.checkpoint, missing=kind)
+        found = state.get("meta", {}).get("kind")
+        if found != kind:
+            raise CheckpointError(f"{self.checkpoint} holds no {kind} but {found}", missing=kind)
+        return state
+
+    def images(self, root: Path | None = None, limit: int | None = None, workers: int = 0) -> sets.TrainVal:
+        """Train and validation images as the supernet had them: the same split, by default from the same place.
+
+        Raises:
+            UserError: other images than those that the run began with.
+        """
+        name, root, config = self._data(root)
+        options = {"seed": config["seed"], "resolution": config["resolution"], "limit": limit, "workers": workers}
+        images = sets.open_train(name, root, **options)
+        recorded = config.get(RECORD, {}).get("data")
+        if recorded and limit == config.get("limit"):
+            sets.require_same(recorded, images.identity, str(self.path))
+        return images
+
+    def test_images(self, root: Path | None = None, workers: int = 0) -> ImageSet:
+        """The test part of the run's images."""
+        name, root, config = self._data(root)
+        return sets.open_test(name, root, resolution=config["resolution"], workers=workers)
+
+    def _data(self, root: Path | None) -> tuple[str, Path, dict]:
+        config = self.config()
+        name = config["data"]
+        if ":" in name and name != self.data_code:
+            raise UserError(f"the images of {self.path} come from the code {name}, which was not named", missing="code")
+        return name, root or Path(config.get("data_root", "data")), config
+
+    @property
+    def identity(self) -> str:
+        """16 hex digits that tell these weights of the supernet from others."""
+        return hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()[:16]
+
+    # --- the front
+
+    def front(self, space: Space) -> dict[str, Any]:
+        """What a search found; a UserError where there is nothing, or where it was found on another supernet."""
+        front = files.read_json(self.front_path, "front", missing="front")
+        if not isinstance(front, dict) or front.get("schema") != FRONT_SCHEMA or not front.get("front"):
+            raise UserError(f"{self.front_path} is not a front of schema {FRONT_SCHEMA}", missing="front")
+        space.require(front["space"]["fingerprint"], str(self.front_path))
+        made_by = front.get("checkpoint")
+        if made_by and self.checkpoint.exists() and made_by != self.identity:
+            raise UserError(f"{self.front_path} was found on other weights than {self.checkpoint}", missing="front")
+        return front
+
+    def write_front(
+        self,
+        space: Space,
+        front: Sequence[Mapping],
+        random: Sequence[Mapping],
+        bounds: Mapping[str, tuple[float, float]],
+        *,
+        best: int = 0,
+        knee: int = 0,
+        **more: Any,
+    ) -> None:
+        """``front.json``: architectures with the names of their layers, accuracies and costs.
+
+        Args:
+            front, random: ``arch`` with what is known of it; random ones of the same bounds to compare with.
+            best, knee: positions in the front.
+            more: further plain values, e.g. the device.
+        """
+
+        def entry(found: Mapping) -> dict:
+            return {"arch": list(found["arch"]), "layers": space.describe(tuple(found["arch"])), **found}
+
+        finite = {name: [x if math.isfinite(x) else None for x in ends] for name, ends in bounds.items()}
+        files.write_json(
+            self.front_path,
+            {
+                "schema": FRONT_SCHEMA,
+                "space": {"name": space.name, "fingerprint": space.fingerprint},
+                "checkpoint": self.identity,
+                "bounds": finite,
+                **more,
+                "best": best,
+                "knee": knee,
+                "front": [entry(found) for found in front],
+                "random": [entry(found) for found in random],
+            },
+        )
+
+    def picked(self, name: str, front: Mapping[str, Any]) -> dict | None:
+        """The entry of the front that the folder ``name`` is for; None of a name that stands for none now."""
+        if name in ("best", "knee"):
+            return front["front"][front[name]]
+        kind, _, number = name.rpartition("-")
+        entries = front.get({"front": "front", "random": "random"}.get(kind, ""), [])
+        return entries[int(number)] if number.isdigit() and int(number) < len(entries) else None
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Of the networks that were trained alone, by folder: the picked ones first, then the random ones."""
+        found = {
+            path.parent.name: files.read_json(path, "result", missing="network")
+            for path in sorted(self.path.glob("*/result.json"))
+            if "-before-" not in path.parent.name  # set aside by a training of other settings
+        }
+        return dict(sorted(found.items(), key=lambda item: item[0].startswith("random-")))
+
+    def stale(self, name: str, arch: Arch, front: Mapping[str, Any] | None) -> bool:
+        """Whether the network ``name`` was trained for an earlier search: the front now has another one there."""
+        if front is None or not (name in ("best", "knee") or name.startswith(("front-", "random-"))):
+            return False
+        entry = self.picked(name, front)
+        return entry is None or tuple(entry["arch"]) != tuple(arch)

@@ -1,0 +1,24 @@
+"""The files of one training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from supernet import files
+
+
+class TrainingFolder:
+    """Where a training, of a supernet or of a network alone, keeps its weights and its log."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Weights, optimiser, step, and ``meta``: what a reader needs to rebuild the model."""
+        return self.path / "checkpoint.pt"
+
+    @property
+    def metrics(self) -> files.JsonLines:
+        """A line for each epoch."""
+        return files.JsonLines(self.path / "metrics.jsonl")
