@@ -50,14 +50,21 @@ def write_json(path: Path, data: Any) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def read_json(path: Path, what: str, advice: str) -> Any:
-    """The JSON in ``path``; ``what`` it should be and what to do without it go into the UserError."""
+def read_json(path: Path, what: str, advice: str = "", *, missing: str | None = None) -> Any:
+    """The JSON in ``path``.
+
+    Args:
+        what: what it should be, for the message. advice: what to do where it is not there or not readable.
+        missing: of the UserError.
+    """
+    told = f": {advice}" if advice else ""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"no {what} at {path}: {advice}") from error
+        raise UserError(f"no {what} at {path}{told}", missing) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not a readable {what} ({error}): delete it, then {advice}") from error
+        told = f"delete it, then {advice}" if advice else "delete it"
+        raise UserError(f"{path} is not a readable {what} ({error}): {told}", missing) from error
 
 
 def same_config(path: Path, config: dict, advice: str) -> bool:
