@@ -30,7 +30,7 @@ from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal, sets
 from supernet.progress import shown
 from supernet.space import Arch, Space
-from supernet.training import standalone
+from supernet.training import defaults, standalone
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig
 
@@ -117,7 +117,7 @@ class Truth:
 
 def train_alone(folder: Path, space: Space, budget: Budget, arch: Arch, seed: int) -> float:
     """Train one network on one thread; its accuracy on the truth images."""
-    common.keep_memory()
+    defaults.keep_memory()
     torch.set_num_threads(1)
     images, judging = open_images(budget.images)
     key = hashlib.sha256(repr((space.fingerprint, budget, arch, seed)).encode()).hexdigest()[:16]

@@ -35,6 +35,7 @@ from supernet.methods import dsnas, spos
 from supernet.methods.soft_mixture import SoftMixture, softmax_weights
 from supernet.model import Network, Supernet
 from supernet.space import Arch, Choice, Gene, Space
+from supernet.training import defaults
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig, fit, sgd
 
@@ -212,7 +213,7 @@ def seed_cells(args: Args, seed: int) -> dict[str, dict]:
     selecting = dataclasses.replace(images, val=images.val.take(select[: min(1000, len(select))]))
     space = spaces.get("mobile-small", images.channels, images.resolution, images.classes)
     flops = AdditiveCost(*families.layout(space).priced(lambda spec: spec.flops))
-    lr = common.default_lr(args.batch_size)
+    lr = defaults.learning_rate(args.batch_size)
     fit_cfg = FitConfig(args.epochs, args.batch_size, lr, schedule="cosine", augment=False, seed=seed)
     search_epochs = max(1, round(args.search_share * args.epochs))
     folder = args.run / f"seed{seed}"

@@ -32,7 +32,7 @@ from supernet import families, files, parallel
 from supernet.cli import common, global_nas
 from supernet.data import sets
 from supernet.progress import Bar
-from supernet.training import standalone
+from supernet.training import defaults, standalone
 from supernet.training.evaluation import evaluate
 
 CPU = torch.device("cpu")
@@ -188,7 +188,7 @@ def images(name: str, root: Path, limit: int, cutout: int) -> sets.TrainVal:
 
 def train_one(args: Args, name: str, job: Job) -> dict[str, Any]:
     """Train one network as the search does; its last epoch counts, as nothing is selected here."""
-    common.keep_memory()
+    defaults.keep_memory()
     torch.set_num_threads(1)
     opened = images(args.data, args.data_root, args.limit, 16)
     space, arch = global_nas.network(job.candidate, (opened.channels, opened.resolution, opened.classes))

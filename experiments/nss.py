@@ -31,6 +31,7 @@ from supernet.data import sets
 from supernet.methods import nss
 from supernet.model import Network
 from supernet.space import Arch, Space
+from supernet.training import defaults
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig, fit
 
@@ -197,7 +198,7 @@ class Study:
         def compute() -> dict:
             torch.manual_seed(0)
             network = Network(self.space, arch)
-            settings = FitConfig(self.args.epochs, lr=common.default_lr(64), augment=False)
+            settings = FitConfig(self.args.epochs, lr=defaults.learning_rate(64), augment=False)
             fit(
                 network,
                 self.images.train,

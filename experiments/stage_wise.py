@@ -42,7 +42,7 @@ from supernet.families import module_stages
 from supernet.model import load_network
 from supernet.progress import shown
 from supernet.space import Arch, Space
-from supernet.training import standalone
+from supernet.training import defaults, standalone
 from supernet.training.loop import FitConfig
 
 CPU = torch.device("cpu")
@@ -127,7 +127,7 @@ def finish(args: Args, result: dict) -> None:
 
 def search(args: Args, criterion: str, seed: int, transfer: bool) -> None:
     """One cell, in a process of its own."""
-    common.keep_memory()
+    defaults.keep_memory()
     torch.set_num_threads(1)
     torch.optim.SGD([torch.zeros(1)])  # the first one imports torch._dynamo: seconds that no network should be charged
     Study(args).search(criterion, seed, transfer)

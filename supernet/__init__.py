@@ -1,7 +1,7 @@
 """Weight-sharing neural architecture search with kernels of its own, for your images and your device.
 
-``Space``, ``Supernet``, ``Network``, ``load_network``, ``Block``, ``UserError`` and the module ``spaces`` are loaded when
-they are first used, so that what needs no PyTorch does not wait for it.
+``Space``, ``Supernet``, ``Network``, ``load_network``, ``Block``, ``UserError`` and ``spaces`` load when they are first
+used, so that what needs no PyTorch does not wait for it.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from bench import step
 from bench.step import FORMS, stepper
 
 from supernet import spaces
-from supernet.cli import common
+from supernet.training import defaults
 
 
 def test_the_forms_take_the_same_step():
@@ -45,4 +45,4 @@ def test_keeping_memory_is_a_switch(monkeypatch, value, kept):
         monkeypatch.delenv("SUPERNET_KEEP_MEMORY", raising=False)
     else:
         monkeypatch.setenv("SUPERNET_KEEP_MEMORY", value)
-    assert common.keeps_memory() is kept
+    assert defaults.keeps_memory() is kept

@@ -20,6 +20,7 @@ import tyro
 from latency.measure import host, pin_core
 from supernet.cli import common
 from supernet.errors import UserError
+from supernet.training import defaults
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def report(output: Path | None, figures: dict) -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "allocator": f"glibc, {'keeping' if common.keeps_memory() else 'returning'} freed memory",
+        "allocator": f"glibc, {'keeping' if defaults.keeps_memory() else 'returning'} freed memory",
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "load": os.getloadavg()[0],
     }

@@ -1,37 +1,86 @@
-"""What every tool shares: the command line, one-line errors, the run folder."""
+"""What every command shares: parsing, errors in one line, the run folder, the next command."""
 
 from __future__ import annotations
 
-import ctypes
 import os
+import shlex
+import signal
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 import tyro
 from rich.console import Console
 
-from supernet import files
-from supernet.data import images as data_images
-from supernet.data import sets
 from supernet.errors import UserError
-from supernet.model import Supernet
-from supernet.space import Space
-from supernet.training import checkpoint
+
+if TYPE_CHECKING:
+    from supernet.data.sets import TrainVal
+    from supernet.runs import RunFolder
 
 Args = TypeVar("Args")
-console = Console()
+DEFAULT_RUN = Path("runs/default")
+# The commands by the names of their modules, which are those of the scripts in tools/.
+COMMANDS = {
+    "train_supernet": "train",
+    "build_lut": "lut",
+    "evolve": "evolve",
+    "retrain": "retrain",
+    "export": "export",
+    "report": "report",
+    "rank": "rank",
+    "pad_nas": "pad-nas",
+    "stage_wise": "stage-wise",
+    "global_nas": "global-nas",
+    "face_nas": "face-nas",
+}
+# Which command makes what an error says is missing.
+MAKERS = {"supernet": "train_supernet", "lut": "build_lut", "front": "evolve", "network": "retrain"}
+_console = Console()
 
 
-def main(run: Callable[[Args], None], args: type[Args], description: str | None = None) -> None:
-    """Parse ``args`` and run. Bad input ends in one line on stderr and exit code 2; Ctrl-C in 130."""
-    keep_memory()
+@dataclass(frozen=True)
+class OnRun:
+    """What commands on a trained run share."""
+
+    run: Path = DEFAULT_RUN
+    """Run folder."""
+    space: str | None = None
+    """Code of the run's space, if it has operations of your own: FILE.py:function."""
+    data: str | None = None
+    """Code of the run's images, if they come from your own: FILE.py:function."""
+    data_root: Path | None = None
+    """Dataset directory; defaults to the one used in training."""
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run folder, with the code that may be run for it."""
+        return open_run(self)
+
+
+def open_run(args: Any) -> RunFolder:
+    """The folder ``args.run`` with the code that the command line allows."""
+    from supernet.runs import RunFolder
+
+    codes = {name: getattr(args, name, None) for name in ("space", "data")}
+    return RunFolder(args.run, **{f"{k}_code": v for k, v in codes.items() if v is not None and is_code(v)})
+
+
+def is_code(name: str) -> bool:
+    """Whether a name refers to Python code: ``FILE.py:function``, ``package.module:function``."""
+    return ":" in name
+
+
+def main(run: Callable[[Args], None], args: Any, *, script: str | None = None) -> None:
+    """Parse ``args`` and run. Bad input ends in one line on stderr and exit code 2; Ctrl-C in 130, SIGTERM in 143."""
+    given: Any = tyro.cli(args, description=sys.modules[run.__module__].__doc__, prog=program(script))
+    signal.signal(signal.SIGTERM, _terminated)
     try:
-        run(tyro.cli(args, description=description or sys.modules[run.__module__].__doc__))
+        run(given)
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(with_advice(error, given).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
@@ -40,88 +89,72 @@ def main(run: Callable[[Args], None], args: type[Args], description: str | None 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def keeps_memory() -> bool:
-    """The switch: SUPERNET_KEEP_MEMORY=0 leaves the allocator as it is."""
-    return os.environ.get("SUPERNET_KEEP_MEMORY", "1") != "0"
+def _terminated(*_: object) -> None:
+    print("terminated; the same command continues", file=sys.stderr)
+    sys.exit(143)
 
 
-def keep_memory() -> None:
-    """Ask glibc to keep freed memory instead of returning it: fresh pages cost more than the kernels that fill them."""
-    if not keeps_memory():
-        return
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    for parameter, value in ((-1, 2**31 - 1), (-4, 0)):  # M_TRIM_THRESHOLD, M_MMAP_MAX
-        mallopt(parameter, value)
+def with_advice(error: UserError, args: Any) -> str:
+    """The message, and which command makes what is missing."""
+    text = str(error).rstrip(".")
+    if error.missing in MAKERS:
+        return f"{text}: run {command(MAKERS[error.missing], args)}"
+    if error.missing == "another run":
+        replace = "use --restart to replace it, or another --run folder"
+        return f"{text}; {replace if hasattr(args, 'restart') else 'use another --run folder, or delete this one'}"
+    if error.missing == "code":
+        return f"{text}: add --space or --data with that FILE.py:function, if you trust it"
+    return text
 
 
-def load_space(run: Path) -> Space:
-    """The space that the supernet in ``run`` was trained on."""
-    path = run / "space.json"
-    data = files.read_json(path, "supernet's space", f"run python tools/train_supernet.py --run {run} first")
-    return Space.from_json(data, str(path))
+def program(script: str | None = None) -> str:
+    """How this process was started, for help texts."""
+    name = Path(sys.argv[0]).name
+    return f"python tools/{name}" if name.endswith(".py") else sys.argv[0] if " " in sys.argv[0] else name
 
 
-def load_supernet(run: Path, space: Space, device: torch.device) -> Supernet:
-    """The trained supernet in ``run``."""
-    advice = f"run python tools/train_supernet.py{run_flag(run)} first"
-    state = checkpoint.load(run / "checkpoint.pt", advice)
-    meta = state.get("meta", {})
-    if meta.get("kind") != "supernet":
-        raise UserError(f"{run / 'checkpoint.pt'} holds no supernet but {meta.get('kind')}; {advice}")
-    space.require(meta["space"]["fingerprint"], str(run / "checkpoint.pt"))
-    if not state["finished"]:
-        raise UserError(f"the supernet in {run} is not trained to the end (step {state['step']}); {advice}")
-    options = {"affine": meta["affine"], "eps": meta.get("eps", 1e-5), "kernels": default_kernels(device)}
-    supernet = Supernet(space, **options)
-    try:
-        supernet.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise UserError(
-            f"{run / 'checkpoint.pt'} does not fit its space ({str(error).split(':')[0]}); {advice}"
-        ) from error
-    return supernet.to(device)
+def command(tool: str, args: Any = None, *words: object) -> str:
+    """The command line of another command on the same run, quoted for a shell.
+
+    Args:
+        tool: a key of ``COMMANDS``. args: whose run folder, code and dataset directory it takes over.
+        words: further ones.
+    """
+    script = ["python", f"tools/{tool}.py"] if Path(sys.argv[0]).name.endswith(".py") else ["supernet", COMMANDS[tool]]
+    flags: list[object] = []
+    for name in ("run", "space", "data", "data_root"):
+        value = getattr(args, name, None)
+        code = name in ("space", "data") and value is not None and is_code(value)
+        if (
+            code
+            or (name == "run" and value not in (None, DEFAULT_RUN))
+            or (name == "data_root" and passes_on(args, tool))
+        ):
+            flags += [f"--{name.replace('_', '-')}", value]
+    return shlex.join(map(str, [*script, *words, *flags]))
 
 
-def load_front(run: Path, space: Space) -> dict:
-    """What evolve.py found in ``run``."""
-    path = run / "front.json"
-    front = files.read_json(path, "front", f"run python tools/evolve.py{run_flag(run)}")
-    if not isinstance(front, dict) or front.get("schema") != 1 or not front.get("front"):
-        raise UserError(f"{path} is not a front of schema 1: run python tools/evolve.py{run_flag(run)}")
-    space.require(front["space"]["fingerprint"], str(path))
-    return front
+def passes_on(args: Any, tool: str) -> bool:
+    """Whether the next command must be told where the images are: this one was told another place than the run's."""
+    return isinstance(args, OnRun) and args.data_root is not None and tool in ("evolve", "retrain", "rank", "export")
 
 
-def open_images(run: Path, root: Path | None, limit: int | None = None) -> sets.TrainVal:
-    """Train and validation images as the supernet in ``run`` had them: the same split, in the same place by default."""
-    config, root = _run_config(run, root)
-    return sets.open_train(config["data"], root, seed=config["seed"], resolution=config["resolution"], limit=limit)
+def next_command(tool: str, args: Any = None, *words: object, note: str = "") -> None:
+    """Print the command that people run next."""
+    told = f"  # {note}" if note else ""
+    _console.print(f"\nnext: [bold]{escape(command(tool, args, *words))}[/bold]{told}", soft_wrap=True, highlight=False)
 
 
-def open_test_images(run: Path, root: Path | None) -> data_images.ImageSet:
-    """The test images of the data set of ``run``."""
-    config, root = _run_config(run, root)
-    return sets.open_test(config["data"], root, resolution=config["resolution"])
+def escape(text: str) -> str:
+    """Text with brackets as it is, not as markup."""
+    from rich.markup import escape
+
+    return escape(text)
 
 
-def _run_config(run: Path, root: Path | None) -> tuple[dict, Path]:
-    """The run's configuration; ``root``, else where its supernet's training found the images."""
-    advice = f"run python tools/train_supernet.py{run_flag(run)} first"
-    config = files.read_json(run / "config.json", "run configuration", advice)
-    return config, root or Path(config.get("data_root", "data"))
-
-
-def default_kernels(device: torch.device) -> str:
-    """Our operators on the CPU; plain PyTorch elsewhere, as their CUDA forms have not run on a GPU yet."""
-    return "fused" if device.type == "cpu" else "eager"
-
-
-def default_lr(batch_size: int) -> float:
-    """SPOS's 0.5 at batch 1024, by the square root of the batch, as short runs on small batches want it."""
-    return min(0.5, 0.2 * (batch_size / 64) ** 0.5)
+def say(*parts: Any, style: str | None = None) -> None:
+    """Print text (with rich's markup) or a table."""
+    _console.print(*parts, style=style, highlight=False, soft_wrap=all(isinstance(part, str) for part in parts))
 
 
 def default_bound(low: float, high: float) -> float:
@@ -129,35 +162,18 @@ def default_bound(low: float, high: float) -> float:
     return low + 0.4 * (high - low)
 
 
-def augments(wish: bool | None, epochs: int) -> bool:
-    """Whether to augment: crops cost three points after 3 epochs (one architecture of 0.84 MFLOPs, Fashion-MNIST).
-
-    That they pay from 30 epochs on is an assumption.
-    """
-    return epochs >= 30 if wish is None else wish
-
-
-def require_run_folder(run: Path) -> None:
-    """Refuse to delete a folder that is no run."""
-    if any(run.iterdir()) and not (run / "config.json").exists():
-        raise UserError(f"{run} is not a run (it has no config.json); refusing to delete it, choose another --run")
+def in_words(images: TrainVal, name: str, reason: str = "") -> str:
+    """A data set in one line."""
+    return (
+        f"[bold]{escape(name)}[/bold]{reason and f' ({escape(reason)})'}: {len(images.train):,} training, "
+        f"{len(images.val):,} validation images, {images.channels}×{images.resolution}²"
+    )
 
 
-def device(name: str | None) -> torch.device:
-    """The device to run on: ``name``, else CUDA where there is one."""
-    try:
-        chosen = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"cannot use the device {name!r}: {str(error).splitlines()[0]}") from error
-    return chosen
+def open_images(args: Any, **options: Any) -> tuple[str, str, TrainVal]:
+    """The images that a new run is asked to take: name, why it was chosen, train and validation."""
+    from supernet.data import sets
 
-
-def run_flag(run: Path) -> str:
-    """`` --run X`` for a next command, empty for the default folder."""
-    return "" if run == Path("runs/default") else f" --run {run}"
-
-
-def next_command(text: str) -> None:
-    """Print the command that people run next."""
-    console.print(f"\nnext: [bold]{text}[/bold]", soft_wrap=True, highlight=False)
+    name, reason = (args.data, "") if args.data else sets.default_name(args.data_root)
+    given = {"seed": args.seed, "resolution": args.resolution, "limit": args.limit, **options}
+    return name, reason, sets.open_train(name, args.data_root, **given)

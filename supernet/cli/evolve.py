@@ -13,6 +13,7 @@ from search.evolution import RandomConfig, RandomSearch, SPOSConfig, SPOSEvoluti
 from search.run import SearchRun
 from supernet.cli import common, searching
 from supernet.progress import shown
+from supernet.training import defaults
 
 ALGORITHMS = {
     "ces": (CES, CESConfig),
@@ -32,7 +33,7 @@ class Args(searching.SearchArgs):
 def run(args: Args) -> None:
     space = common.load_space(args.run)
     luts = searching.tables(args, args.run / "lut.json", space)
-    supernet = common.load_supernet(args.run, space, common.device(args.device))
+    supernet = common.load_supernet(args.run, space, defaults.device(args.device))
     costs = searching.costs(space, luts)
     bounds = searching.bounds(args, space, luts, costs)
     algorithm, config = ALGORITHMS[args.algorithm]

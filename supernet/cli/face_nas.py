@@ -22,7 +22,7 @@ from supernet.families import ir_resnet
 from supernet.model import Network
 from supernet.progress import shown
 from supernet.space import Arch, Space
-from supernet.training import checkpoint
+from supernet.training import checkpoint, defaults
 from supernet.training.loop import FitConfig, fit
 
 WIDTHS = {"small": (16, 32), "medium": (16, 64)}
@@ -87,7 +87,7 @@ class Recogniser(nn.Module):
 
 
 def run(args: Args) -> None:
-    device = common.device(args.device)
+    device = defaults.device(args.device)
     if args.final_epochs < 0:
         raise UserError(f"--final-epochs {args.final_epochs}: expected at least 0")
     opened = faces.open_train(args.faces, args.pairs, args.resolution, args.seed, workers=args.workers)
@@ -149,7 +149,7 @@ def train_one(
     """Train a candidate, or continue; the fitness is the 1:1 accuracy on the validation pairs (§4.2)."""
     torch.manual_seed(args.seed)
     space, arch = network(candidate, args)
-    model = Recogniser(Network(space, arch, kernels=common.default_kernels(device)), len(opened.identities)).to(device)
+    model = Recogniser(Network(space, arch, kernels=defaults.kernels(device)), len(opened.identities)).to(device)
     cfg = FitConfig(
         candidate.epochs,
         args.batch_size,

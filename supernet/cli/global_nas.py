@@ -25,7 +25,7 @@ from supernet.errors import UserError
 from supernet.families import sep_conv
 from supernet.progress import shown
 from supernet.space import Arch, Space
-from supernet.training import standalone
+from supernet.training import defaults, standalone
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig
 
@@ -83,7 +83,7 @@ class Args:
 
 
 def run(args: Args) -> None:
-    device = common.device(args.device)
+    device = defaults.device(args.device)
     name, reason = (args.data, "") if args.data else sets.default_name(args.data_root)
     limit = SMALL_LIMIT if args.limit is None and args.preset == "small" else args.limit
     images = sets.open_train(name, args.data_root, seed=args.seed, resolution=args.resolution, workers=0, limit=limit)
@@ -110,7 +110,7 @@ def run(args: Args) -> None:
 
     def train(candidate: Candidate, folder: Path, label: str) -> tuple[float, float]:
         space, arch = network(candidate, image)
-        options = {"kernels": common.default_kernels(device), "label": label, "progress": shown(not args.quiet)}
+        options = {"kernels": defaults.kernels(device), "label": label, "progress": shown(not args.quiet)}
         standalone.train(space, arch, images, fit_config(args, candidate.epochs), folder, device, **options)
         log = files.JsonLines(folder / "metrics.jsonl").read()
         return tuple(100 * max(line[key] for line in log) for key in ("accuracy", "val_accuracy"))
@@ -190,7 +190,7 @@ def fit_config(args: Args, epochs: int) -> FitConfig:
         weight_decay=3e-4,
         label_smoothing=0.0,
         clip=5.0,
-        augment=common.augments(args.augment, epochs) if args.preset == "small" else args.augment is not False,
+        augment=defaults.augments(args.augment, epochs) if args.preset == "small" else args.augment is not False,
         seed=args.seed,
     )
 
@@ -265,7 +265,7 @@ def finish(
     space, arch = network(found, image)
     result = folder / "result.json"
     if not result.exists():
-        options = {"kernels": common.default_kernels(device), "label": folder.name, "progress": shown(not args.quiet)}
+        options = {"kernels": defaults.kernels(device), "label": folder.name, "progress": shown(not args.quiet)}
         cfg = fit_config(args, args.final_epochs)
         trained, last = standalone.train(space, arch, images, cfg, folder, device, **options)
         test = sets.open_test(name, args.data_root, resolution=args.resolution)

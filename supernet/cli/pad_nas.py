@@ -22,6 +22,7 @@ from supernet.data import NAMES, sets
 from supernet.errors import UserError
 from supernet.progress import shown
 from supernet.space import Space
+from supernet.training import defaults
 from supernet.training.loop import FitConfig
 
 VARIANTS = {"basic": "mobile", "large": "mobile-large", "v3": "mobile-v3"}
@@ -56,12 +57,12 @@ class Args(searching.SearchArgs):
 def run(args: Args) -> None:
     if args.retrain < 0:
         raise UserError(f"--retrain {args.retrain}: expected a number of epochs, or 0")
-    device = common.device(args.device)
+    device = defaults.device(args.device)
     name, _ = (args.data, "") if args.data else sets.default_name(args.data_root)
     images = sets.open_train(name, args.data_root, seed=args.seed, resolution=args.resolution, limit=args.limit)
     space = find_space(args, images)
-    lr = args.lr if args.lr is not None else common.default_lr(args.batch_size)
-    augment = common.augments(None, max(args.epochs, default=0))
+    lr = args.lr if args.lr is not None else defaults.learning_rate(args.batch_size)
+    augment = defaults.augments(None, max(args.epochs, default=0))
     cfg = pad_nas.Config(
         FitConfig(max(args.epochs, default=1), args.batch_size, lr, seed=args.seed, augment=augment),
         args.epochs,
@@ -71,7 +72,7 @@ def run(args: Args) -> None:
         ces=CESConfig(args.population, args.iterations, seed=args.seed),
         scoring=searching.scoring(args),
         random=args.random,
-        kernels=common.default_kernels(device),
+        kernels=defaults.kernels(device),
     )
     settings = {"data": name, "seed": args.seed, "resolution": args.resolution, "limit": args.limit}
     settings |= {"batch_size": args.batch_size, "lr": lr, "augment": augment, "data_root": str(args.data_root)}

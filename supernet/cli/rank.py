@@ -30,7 +30,7 @@ from supernet.methods import spos
 from supernet.model import Network
 from supernet.progress import shown
 from supernet.space import Arch, Space
-from supernet.training import standalone
+from supernet.training import defaults, standalone
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig
 
@@ -80,7 +80,7 @@ class Job:
 
 def run(args: Args) -> None:
     space = common.load_space(args.run)
-    device = common.device(args.device)
+    device = defaults.device(args.device)
     supernet = common.load_supernet(args.run, space, device)
     archs = pick(args, space)
     images = common.open_images(args.run, args.data_root)
@@ -175,7 +175,7 @@ def train_all(args: Args, archs: Sequence[Arch], folder: Path) -> np.ndarray:
         shutil.rmtree(job.folder)
 
     bar = shown(not args.quiet)("rank", total, done=total - len(jobs), unit="networks")
-    device = common.device(args.device)
+    device = defaults.device(args.device)
     at_once = args.jobs if device.type == "cpu" else 1
     if jobs:
         arguments = {key: (args, job) for key, job in jobs.items()}
@@ -190,8 +190,8 @@ def wanted(args: Args, archs: Sequence[Arch]) -> set[tuple[Arch, int]]:
 
 def train_one(args: Args, job: Job) -> float:
     """Train one network alone; its accuracy on the second half of the validation split."""
-    common.keep_memory()
-    device = common.device(args.device)
+    defaults.keep_memory()
+    device = defaults.device(args.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
     space = common.load_space(args.run)
@@ -199,14 +199,12 @@ def train_one(args: Args, job: Job) -> float:
     cfg = FitConfig(
         args.epochs,
         args.batch_size,
-        args.lr if args.lr is not None else common.default_lr(args.batch_size),
+        args.lr if args.lr is not None else defaults.learning_rate(args.batch_size),
         schedule="cosine",
         seed=job.seed,
-        augment=common.augments(None, args.epochs),
+        augment=defaults.augments(None, args.epochs),
     )
-    network, _ = standalone.train(
-        space, job.arch, images, cfg, job.folder, device, kernels=common.default_kernels(device)
-    )
+    network, _ = standalone.train(space, job.arch, images, cfg, job.folder, device, kernels=defaults.kernels(device))
     return truth(network, images)
 
 

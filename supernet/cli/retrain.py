@@ -21,7 +21,7 @@ from supernet.errors import UserError
 from supernet.model import load_network
 from supernet.progress import shown
 from supernet.space import Arch, Space
-from supernet.training import standalone
+from supernet.training import defaults, standalone
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig
 
@@ -84,7 +84,7 @@ def run(args: Args) -> None:
             n: lut.predict(layer.key for layer in families.lower(space, e["arch"])) for n, e in entries.items()
         }
         entries = {name: {"latency_ms": predicted[name], **entry} for name, entry in entries.items()}
-    device = common.device(args.device)
+    device = defaults.device(args.device)
     at_once = min(args.jobs, len(entries)) if device.type == "cpu" else 1
     threads = max(1, (os.cpu_count() or 1) // at_once)
     jobs = [Job(name, space.check(entry["arch"]), args.run / name, threads) for name, entry in entries.items()]
@@ -150,8 +150,8 @@ def train_all(args: Args, jobs: Sequence[Job], at_once: int) -> dict[str, dict]:
 
 def train_one(args: Args, job: Job, quiet: bool) -> dict:
     """Train and test one network. Returns validation and test accuracy in [0, 1]."""
-    common.keep_memory()
-    device = common.device(args.device)
+    defaults.keep_memory()
+    device = defaults.device(args.device)
     if device.type == "cpu":
         torch.set_num_threads(job.threads)
     space = common.load_space(args.run)
@@ -160,11 +160,11 @@ def train_one(args: Args, job: Job, quiet: bool) -> dict:
     cfg = FitConfig(
         args.epochs,
         args.batch_size,
-        args.lr if args.lr is not None else common.default_lr(args.batch_size),
+        args.lr if args.lr is not None else defaults.learning_rate(args.batch_size),
         schedule="cosine",
         clip=args.clip,
         seed=args.seed,
-        augment=common.augments(args.augment, args.epochs),
+        augment=defaults.augments(args.augment, args.epochs),
     )
     network, last = standalone.train(
         space,
@@ -173,7 +173,7 @@ def train_one(args: Args, job: Job, quiet: bool) -> dict:
         cfg,
         job.folder,
         device,
-        kernels=common.default_kernels(device),
+        kernels=defaults.kernels(device),
         supernet=supernet if args.inherit else None,
         eps=supernet.options["eps"],
         label=job.name,

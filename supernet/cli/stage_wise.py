@@ -27,7 +27,7 @@ from supernet.families import module_stages
 from supernet.model import Network, load_network
 from supernet.progress import shown
 from supernet.space import Space
-from supernet.training import energy
+from supernet.training import defaults, energy
 from supernet.training.loop import FitConfig
 
 
@@ -92,14 +92,14 @@ class Args:
 
 
 def run(args: Args) -> None:
-    device = common.device(args.device)
+    device = defaults.device(args.device)
     name, reason = (args.data, "") if args.data else sets.default_name(args.data_root)
     images = sets.open_train(name, args.data_root, seed=args.seed, resolution=args.resolution, limit=args.limit)
     # All that can be wrong is found before any training.
     args, config, space, search = plan(args, images)
     donor = None if args.donor is None else open_donor(args.donor, space, config)
     cfg = stage_wise_run.Training(
-        fit_config(args), args.further_epochs, args.criterion, kernels=common.default_kernels(device)
+        fit_config(args), args.further_epochs, args.criterion, kernels=defaults.kernels(device)
     )
     images.train.steps(args.batch_size, drop_last=True)
     if args.carbon:
@@ -186,7 +186,7 @@ def fit_config(args: Args) -> FitConfig:
     shared = {"batch_size": args.batch_size, "lr": args.lr, "weight_decay": 1e-4, "seed": args.seed}
     if args.preset == "paper":
         return FitConfig(args.epochs, schedule="step", nesterov=True, label_smoothing=0.0, **shared)
-    return FitConfig(args.epochs, schedule="cosine", clip=5.0, augment=common.augments(None, args.epochs), **shared)
+    return FitConfig(args.epochs, schedule="cosine", clip=5.0, augment=defaults.augments(None, args.epochs), **shared)
 
 
 def prepare(args: Args, settings: dict) -> None:

@@ -27,7 +27,7 @@ from supernet.methods import dsnas, nss, spos
 from supernet.progress import shown
 from supernet.space import Arch, Space
 from supernet.spec import Price
-from supernet.training import distributed
+from supernet.training import defaults, distributed
 from supernet.training.loop import FitConfig
 
 
@@ -288,7 +288,7 @@ def chosen(argv: Sequence[str]) -> type[Args]:
 
 
 def run(args: Spos | Dsnas | Nss) -> None:
-    device = common.device(args.device)
+    device = defaults.device(args.device)
     distributed.start(device)
     name, reason = (args.data, "") if args.data else sets.default_name(args.data_root)
     images = sets.open_train(
@@ -308,13 +308,13 @@ def run(args: Spos | Dsnas | Nss) -> None:
     fit = FitConfig(
         args.epochs,
         args.batch_size,
-        args.lr if args.lr is not None else common.default_lr(args.batch_size),
+        args.lr if args.lr is not None else defaults.learning_rate(args.batch_size),
         warmup_epochs=args.warmup_epochs,
         clip=args.clip,
         seed=args.seed,
-        augment=common.augments(args.augment, args.epochs),
+        augment=defaults.augments(args.augment, args.epochs),
     )
-    cfg = args.config(space, fit, args.kernels or common.default_kernels(device))
+    cfg = args.config(space, fit, args.kernels or defaults.kernels(device))
     settings = dataclasses.replace(
         args, data=name, space=space.name, lr=fit.lr, kernels=cfg.kernels, augment=fit.augment
     )

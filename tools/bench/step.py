@@ -19,11 +19,11 @@ from torch.nn import functional as F
 
 from latency.measure import pin_core
 from supernet import spaces
-from supernet.cli import common
 from supernet.model import Supernet, run_path
 from supernet.modules import additive
 from supernet.progress import Bar
 from supernet.space import Space
+from supernet.training import defaults
 from supernet.training.loop import FitConfig, sgd
 
 # A supernet and whether its images are NCHW, by the name of the form.
@@ -131,7 +131,7 @@ def timed(step: Callable[[int], None], seed: int, shape: Shape) -> float:
 
 def worker(keep: bool) -> ProcessPoolExecutor:
     """A fresh process, with the allocator asked to keep freed memory or left as it is."""
-    prepare = common.keep_memory if keep else os.getpid
+    prepare = defaults.keep_memory if keep else os.getpid
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=prepare)
 
 

@@ -1,0 +1,59 @@
+"""What a training takes where nothing is said: device, kernels, learning rate, augmentation, memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+import torch
+
+from supernet.errors import UserError
+
+
+def device(name: str | None = None) -> torch.device:
+    """The device to run on: ``name``, else CUDA where there is one.
+
+    Raises:
+        UserError: PyTorch cannot use it here.
+    """
+    try:
+        chosen = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"cannot use the device {name!r}: {str(error).splitlines()[0]}") from error
+    return chosen
+
+
+def kernels(device: torch.device) -> str:
+    """Our operators on the CPU; plain PyTorch elsewhere, as their CUDA forms have not run on a GPU yet."""
+    return "fused" if device.type == "cpu" else "eager"
+
+
+def learning_rate(batch_size: int) -> float:
+    """SPOS's 0.5 at batch 1024, by the square root of the batch, as short runs on small batches want it."""
+    return min(0.5, 0.2 * (batch_size / 64) ** 0.5)
+
+
+def augments(wish: bool | None, epochs: int) -> bool:
+    """Whether to augment: crops cost three points after 3 epochs (one architecture of 0.84 MFLOPs, Fashion-MNIST).
+
+    That they pay from 30 epochs on is an assumption.
+    """
+    return epochs >= 30 if wish is None else wish
+
+
+def keeps_memory() -> bool:
+    """The switch: SUPERNET_KEEP_MEMORY=0 leaves the allocator as it is."""
+    return os.environ.get("SUPERNET_KEEP_MEMORY", "1") != "0"
+
+
+def keep_memory() -> None:
+    """Ask glibc to keep freed memory instead of returning it: fresh pages cost more than the kernels that fill them."""
+    if not keeps_memory():
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    for parameter, value in ((-1, 2**31 - 1), (-4, 0)):  # M_TRIM_THRESHOLD, M_MMAP_MAX
+        mallopt(parameter, value)
