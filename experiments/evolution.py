@@ -29,6 +29,7 @@ from supernet.cli import common, evolve
 from supernet.errors import UserError
 from supernet.methods import spos
 from supernet.progress import shown
+from supernet.runs import RunFolder
 from supernet.space import Arch, Space
 from supernet.training.loop import FitConfig
 
@@ -106,7 +107,7 @@ def on_supernet(args: Args, space: Space, data) -> dict:
     low, high = flops.bounds(space)
     bounds = {"flops": (0.0, low + args.share * (high - low))}
     scoring = Scoring(recalibration=(4, 128), workers=args.workers)
-    evaluator, scored_with = scoring.evaluator(model, data), scoring.identity(folder / "checkpoint.pt")
+    evaluator, scored_with = scoring.evaluator(model, data), scoring.identity(RunFolder(folder).identity)
     rows = {}
     for name, (algorithm, config) in evolve.ALGORITHMS.items():
         cells = []

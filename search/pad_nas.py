@@ -27,6 +27,7 @@ from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.methods import spos
 from supernet.progress import Progress, silent
+from supernet.runs import RunFolder
 from supernet.space import Space
 from supernet.training.loop import FitConfig
 
@@ -109,7 +110,7 @@ def run(
 
         # Lines 3 and 10: search.
         search = CES(space, costs, bounds, objectives, cfg.ces)
-        scored_with = cfg.scoring.identity(here / "checkpoint.pt")
+        scored_with = cfg.scoring.identity(RunFolder(here).identity, data.identity)
         found = SearchRun(here, search, cfg.scoring.evaluator(supernet, data), scored_with)
         random = search.window.sample(np.random.default_rng([cfg.ces.seed, 1]), cfg.random, (), cfg.ces.max_draws)
         found.run(random, progress)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from search.ask_tell import Record, Search
 from search.evaluator import Evaluator, Mode
-from supernet import files
+from supernet import families, files
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.methods import spos
 from supernet.model import Supernet
 from supernet.progress import Progress, Track, silent
+from supernet.runs import RunFolder
 from supernet.space import Arch
 
 
@@ -40,18 +40,21 @@ class Scoring:
             mode=self.bn,
         )
 
-    def identity(self, checkpoint: Path) -> dict:
-        """All that a score depends on besides the architecture, in plain JSON."""
-        weights = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16]
+    def identity(self, checkpoint: str, data: dict | None = None) -> dict:
+        """All that a score depends on besides the architecture, in plain JSON.
+
+        Args:
+            checkpoint: ``RunFolder.identity``. data: ``TrainVal.identity``.
+        """
         fields = {name: value for name, value in asdict(self).items() if name != "workers"}
-        return {"checkpoint": weights, **fields, "recalibration": list(self.recalibration)}
+        images = {} if data is None else {"data": data}
+        return {"checkpoint": checkpoint, **fields, "recalibration": list(self.recalibration), **images}
 
 
 class SearchRun:
-    """``search`` in ``folder``: ``search.json`` (state), ``population.jsonl`` (all that was told), ``scores.jsonl``.
+    """A search in a run folder: its state, all that it was told, and scores.
 
-    Scores outlive a search: another bound, algorithm or seed on the same supernet does not score an
-    architecture again.
+    Scores outlive a search: another bound, algorithm or seed on the same supernet does not score an architecture again.
 
     Args:
         scored_with: plain values that a score depends on: the weights, the images, the BN mode. Files of
@@ -59,23 +62,28 @@ class SearchRun:
     """
 
     def __init__(self, folder: Path, search: Search, evaluator: Evaluator, scored_with: dict):
+        self.folder = RunFolder(folder)
         self.search, self.evaluator, self.scored_with = search, evaluator, scored_with
-        self.state = folder / "search.json"
-        self.log = files.JsonLines(folder / "population.jsonl")
-        self.cache = files.JsonLines(folder / "scores.jsonl")
+        self.log, self.cache = self.folder.population, self.folder.scores
         lines = self.cache.read()
-        if lines and lines[0] == scored_with:
+        if lines and self._alike(lines[0]):
             evaluator.scores.update({tuple(line["arch"]): line["accuracy"] for line in lines[1:]})
-        self.cache.keep(lambda line: line == scored_with or (evaluator.scores and "arch" in line))
-        if not self.cache.read():
+        else:
+            self.cache.keep(lambda line: False)
             self.cache.append(scored_with)
         self.note = self._resume()
 
+    def _alike(self, scored_with: object) -> bool:
+        """Whether scores were made as ours are. Version 0.1 did not record the images."""
+        if not isinstance(scored_with, dict):
+            return False
+        return scored_with == {name: value for name, value in self.scored_with.items() if name in scored_with}
+
     def _resume(self) -> str:
         """Continue the search of the same settings and weights, if there is one; else say why not."""
-        note = ""
-        old = files.read_json(self.state, "search state", "run it again") if self.state.exists() else None
-        if isinstance(old, dict) and old.get("scored_with") == self.scored_with:
+        note, path = "", self.folder.search_path
+        old = files.read_json(path, "search state") if path.exists() else None
+        if isinstance(old, dict) and self._alike(old.get("scored_with")):
             try:
                 self.search.load_state_dict(old["search"])
             except (UserError, KeyError) as error:
@@ -97,7 +105,9 @@ class SearchRun:
                     record = self.record(arch)
                     told = {"arch": record.arch, "accuracy": record.accuracy, "costs": record.costs}
                     self.log.append({**told, "generation": generation})
-                files.write_json(self.state, {"scored_with": self.scored_with, "search": search.state_dict()})
+                files.write_json(
+                    self.folder.search_path, {"scored_with": self.scored_with, "search": search.state_dict()}
+                )
                 bar.advance(0, text=_state(search.history[-1]))
             self.score(random, bar)
 
@@ -115,42 +125,40 @@ class SearchRun:
         costs = {name: float(cost(arch)) for name, cost in self.search.costs.items()}
         return Record(arch, self.evaluator.scores[arch], costs, 0, 0)
 
+    def front(self) -> list[Record]:
+        """The Pareto front, each network once: an identity before a pooling makes the same one as after it."""
+        networks = {tuple(families.lower(self.search.space, r.arch)): r for r in reversed(self.search.front())}
+        return list(reversed(networks.values()))
+
+    def write_front(self, front: Sequence[Record], random: Sequence[Record], best: int, knee: int, **more: Any) -> None:
+        """``front.json``: one-shot accuracies and costs, latencies in ms.
+
+        Args:
+            front: of ``front()``. random: architectures of the same window, to compare with.
+            best, knee: positions in the front.
+            more: further plain values, e.g. the device.
+        """
+        search = self.search
+        found = {"algorithm": search.config.algorithm, "objectives": list(search.objectives), **more}
+        self.folder.write_front(
+            search.space,
+            [entry(record) for record in front],
+            [entry(record) for record in random],
+            search.window.bounds,
+            best=best,
+            knee=knee,
+            evaluated=len(search.records()),
+            **found,
+        )
+
+
+def entry(record: Record) -> dict:
+    """A record as files have it: costs by name, latencies with their unit."""
+    costs = {f"{name}_ms" if name.startswith("latency") else name: cost for name, cost in record.costs.items()}
+    return {"arch": list(record.arch), "one_shot_accuracy": record.accuracy, **costs}
+
 
 def _state(last: dict) -> str:
     """A generation in the progress bar."""
     best, front = f"best {100 * last['best_accuracy']:.2f} %", f"front {last['front']}"
     return f"generation {last['generation'] + 1}: {best}, {front}, hypervolume {last['hypervolume']:.4g}"
-
-
-def write_front(path: Path, search: Search, random: Sequence[Record], best: int, knee: int, more: dict) -> None:
-    """The front as JSON: architectures with their names, one-shot accuracies and costs (latencies in ms).
-
-    Args:
-        random: architectures of the same window, to compare with.
-        best, knee: positions in the front.
-        more: further plain values, e.g. the device.
-    """
-    space = search.space
-
-    def entry(record: Record) -> dict:
-        costs = {f"{name}_ms" if name.startswith("latency") else name: cost for name, cost in record.costs.items()}
-        named = {"arch": list(record.arch), "layers": space.describe(record.arch)}
-        return {**named, "one_shot_accuracy": record.accuracy, **costs}
-
-    finite = {name: [x if math.isfinite(x) else None for x in ends] for name, ends in search.window.bounds.items()}
-    files.write_json(
-        path,
-        {
-            "schema": 1,
-            "space": {"name": space.name, "fingerprint": space.fingerprint},
-            "algorithm": search.config.algorithm,
-            "objectives": list(search.objectives),
-            "bounds": finite,
-            **more,
-            "evaluated": len(search.records()),
-            "best": best,
-            "knee": knee,
-            "front": [entry(record) for record in search.front()],
-            "random": [entry(record) for record in random],
-        },
-    )

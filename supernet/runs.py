@@ -174,6 +174,11 @@ class RunFolder(TrainingFolder):
         finally:
             lock.release()
 
+    @contextlib.contextmanager
+    def unlocked(self) -> Iterator[None]:
+        """Stands in for ``lock`` in the other processes of a run whose first one holds it."""
+        yield
+
     # --- what the run holds
 
     def config(self) -> dict[str, Any]:
@@ -189,6 +194,10 @@ class RunFolder(TrainingFolder):
             files.read_json(self.space_path, "space of a run", missing="supernet"), str(self.space_path)
         )
         return space if self.space_code is None else self._with_code(space)
+
+    def write_space(self, space: Space) -> None:
+        """``space.json``."""
+        files.write_json(self.space_path, space.to_json())
 
     def _with_code(self, space: Space) -> Space:
         from supernet import spaces
@@ -263,6 +272,18 @@ class RunFolder(TrainingFolder):
     def identity(self) -> str:
         """16 hex digits that tell these weights of the supernet from others."""
         return hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()[:16]
+
+    def found(self) -> dict[str, Any]:
+        """The network that a method ended with: its architecture and what is known of it."""
+        return files.read_json(self.arch_path, "found network", missing="supernet")
+
+    def elite(self, target: float) -> RunFolder:
+        """NSS's elite space for a target: ``space.json``, ``probabilities.json`` and a picture."""
+        return RunFolder(self.path / f"elite-{target:.9g}")
+
+    def probabilities(self) -> dict[str, Any]:
+        """What NSS's elite space was taken from."""
+        return files.read_json(self.path / "probabilities.json", "result of a search", missing="supernet")
 
     # --- the front
 

@@ -1,56 +1,49 @@
-"""Search the trained supernet for the most accurate networks within bounds: CES, SPOS's evolution, or at random."""
+"""Search the trained supernet for the most accurate networks within bounds: CES, SPOS's evolution, or random search."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from search.ces import CES, CESConfig
-from search.evolution import RandomConfig, RandomSearch, SPOSConfig, SPOSEvolution
-from search.run import SearchRun
 from supernet.cli import common, searching
 from supernet.progress import shown
-from supernet.training import defaults
-
-ALGORITHMS = {
-    "ces": (CES, CESConfig),
-    "spos": (SPOSEvolution, SPOSConfig),
-    "random": (RandomSearch, RandomConfig),
-}
 
 
 @dataclass(frozen=True)
-class Args(searching.SearchArgs):
-    run: Path = Path("runs/default")
-    """Folder of the trained supernet; the front goes there."""
+class Args(searching.SearchArgs, common.OnRun):
     algorithm: Literal["ces", "spos", "random"] = "ces"
     """CES (NSGA-II in a window), SPOS's evolution, or random search, each with the same budget and log."""
 
 
 def run(args: Args) -> None:
-    space = common.load_space(args.run)
-    luts = searching.tables(args, args.run / "lut.json", space)
-    supernet = common.load_supernet(args.run, space, defaults.device(args.device))
+    import numpy as np
+
+    from search.algorithms import ALGORITHMS
+    from search.run import SearchRun
+    from supernet.training import defaults
+
+    args, folder = searching.resolved(args), args.folder
+    space = folder.space()
+    luts = searching.tables(args, folder.lut_path, space)
+    device = defaults.device(args.device)
+    supernet = folder.supernet(space, device, defaults.kernels(device))
     costs = searching.costs(space, luts)
     bounds = searching.bounds(args, space, luts, costs)
     algorithm, config = ALGORITHMS[args.algorithm]
     budget = config(population=args.population, iterations=args.iterations, seed=args.seed)
     search = algorithm(space, costs, bounds, searching.objectives(args, luts), budget)
 
-    images = common.open_images(args.run, args.data_root)
-    scoring = searching.scoring(args)
-    evaluator = scoring.evaluator(supernet, images)
-    found = SearchRun(args.run, search, evaluator, scoring.identity(args.run / "checkpoint.pt"))
-    if found.note:
-        common.console.print(found.note, highlight=False)
-    random = search.window.sample(np.random.default_rng([args.seed, 1]), args.random, (), 2000)
-    found.run(random, shown(not args.quiet))
-    searching.write(args.run, found, [found.record(arch) for arch in random], luts)
+    images, scoring = folder.images(args.data_root), searching.scoring(args)
+    with folder.lock():
+        evaluator = scoring.evaluator(supernet, images)
+        found = SearchRun(folder.path, search, evaluator, scoring.identity(folder.identity, images.identity))
+        if found.note:
+            common.say(common.escape(found.note))
+        random = search.window.sample(np.random.default_rng([args.seed, 1]), args.random, (), 2000)
+        found.run(random, shown(not args.quiet))
+        searching.write(found, [found.record(arch) for arch in random], luts)
     searching.show_winners(found, luts)
-    common.next_command(f"python tools/retrain.py --pick best{common.run_flag(args.run)}")
+    common.next_command("retrain", args, "--pick", "best")
 
 
 def main() -> None:

@@ -10,70 +10,75 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
-import torch
 import tyro
 
-from latency.table import LatencyTable
-from search.costs import AdditiveCost, Window
-from supernet import families, files, spaces
 from supernet.cli import common
-from supernet.data import NAMES, sets
+from supernet.data import NAMES
 from supernet.errors import UserError
-from supernet.families import residual
-from supernet.methods import dsnas, nss, spos
-from supernet.progress import shown
-from supernet.space import Arch, Space
-from supernet.spec import Price
-from supernet.training import defaults, distributed
-from supernet.training.loop import FitConfig
+from supernet.progress import Progress, shown
+
+if TYPE_CHECKING:
+    import torch
+
+    from search.costs import AdditiveCost
+    from supernet.data.sets import TrainVal
+    from supernet.methods import dsnas, nss, spos
+    from supernet.runs import RunFolder
+    from supernet.space import Arch, Space
+    from supernet.spec import Price
+    from supernet.training.loop import FitConfig
 
 
 @dataclass(frozen=True)
 class Args:
-    """What every method takes. A method adds its flags, how they become its Config, and its run."""
+    """What every method takes. A method adds its options, how they become its Config, and its run."""
 
     method: Literal["spos", "dsnas", "nss"] = "spos"
     """spos: one uniform path per step; dsnas: architecture and weights together, ready to use; nss: spaces of residual
     networks that are good for a cost."""
-    run: Path = Path("runs/default")
-    """Folder of the run; the same command continues a run that was stopped."""
-    data: Annotated[str | None, tyro.conf.arg(metavar="|".join(NAMES))] = None
-    """Images; fashion-mnist where it can be had, else the bundled digits."""
+    run: Path = common.DEFAULT_RUN
+    """Run folder; the same command continues a run that was stopped."""
+    data: Annotated[str | None, tyro.conf.arg(metavar="|".join((*NAMES, "FILE.py:function")))] = None
+    """Images; defaults to fashion-mnist if available, else the bundled digits."""
     data_root: Path = Path("data")
-    """Where image sets lie, or the folder that holds train/ and val/ for --data folder."""
+    """Dataset directory; for --data folder the one that holds train/ and val/."""
     space: str | None = None
-    """A space by name or a space .json; mobile-small for images under 96 pixels, else mobile."""
+    """Search space: a name, a space .json, or FILE.py:function; defaults to mobile-small for images under 96 pixels,
+    else mobile."""
     epochs: int = 12
-    """Passes over the training images (SPOS on ImageNet: 120)."""
+    """Epochs (SPOS on ImageNet: 120)."""
     batch_size: int = 64
     """Images per step and process (SPOS on ImageNet: 1024)."""
     lr: float | None = None
-    """Peak learning rate; 0.2 · sqrt(batch/64) up to SPOS's 0.5."""
+    """Peak learning rate; defaults to 0.2 · sqrt(batch size / 64), at most SPOS's 0.5."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up."""
     clip: float = 0.0
-    """Largest gradient norm; 0 is off."""
+    """Largest gradient norm; 0 turns clipping off."""
     augment: bool | None = None
-    """Random crops and flips; on from 30 epochs on: a short training does better without."""
+    """Random crops and flips; defaults to on from 30 epochs, since short trainings do better without."""
     limit: int | None = None
-    """Train on this many images only, stratified."""
+    """Train on a stratified subset of this many images."""
     resolution: int | None = None
-    """Height and width in pixels, for --data folder; 224."""
+    """Height and width in pixels, for images of any size; defaults to 224."""
     seed: int = 0
-    """Of the split, the weights, the paths and the augmentation."""
+    """Random seed of the split, the weights, the paths and the augmentation."""
     kernels: Literal["fused", "eager"] | None = None
-    """The project's operators or plain PyTorch; fused on the CPU."""
+    """The project's operators or plain PyTorch; defaults to fused on the CPU."""
     device: str | None = None
-    """cpu, cuda, …; CUDA where there is one."""
+    """Device: cpu, cuda, …; defaults to CUDA if available."""
     workers: int = 0
     """Processes that decode images, for --data folder."""
     restart: bool = False
-    """Throw the run in --run away and start again."""
+    """Delete the existing run and start over."""
     quiet: bool = False
-    """No progress."""
+    """Show no progress."""
+
+    @property
+    def progress(self) -> Progress:
+        return shown(not self.quiet)
 
 
 @dataclass(frozen=True)
@@ -81,25 +86,30 @@ class Spos(Args):
     """SPOS: the supernet that searches score architectures on."""
 
     sampling: Literal["uniform", "flops"] = "uniform"
-    """Paths drawn uniformly, or in a uniformly drawn bin of multiply-adds (SPOS's code)."""
+    """Draw paths uniformly, or within a uniformly drawn bin of multiply-adds (SPOS's code)."""
     flops_bins: tuple[float, float, float] = (290e6, 360e6, 10e6)
-    """From, to and width of the bins, multiply-adds."""
+    """From, to and width of the bins, in multiply-adds."""
 
-    def config(self, space: Space, fit: FitConfig, kernels: str) -> spos.Config:
+    def config(self, space: Space, fit: FitConfig, kernels: Any) -> spos.Config:
         """The method's Config; refuses what cannot be before anything is written."""
+        from supernet.methods import spos
+
         return spos.Config(fit, self.sampling, self.flops_bins, kernels)
 
-    def train(self, space: Space, images: sets.TrainVal, cfg: spos.Config, device: torch.device) -> None:
-        """Train in the run folder, or continue there; tell what came out and the next command."""
-        spos.run(space, images, cfg, self.run, device, shown(not self.quiet))
-        if distributed.rank() == 0:
-            last = files.JsonLines(self.run / "metrics.jsonl").read()[-1]
-            common.console.print(
-                f"trained: loss {last['loss']:.3f}, one-shot accuracy of {cfg.probes} random architectures "
-                f"{100 * last['val_accuracy']:.1f} % → {self.run / 'checkpoint.pt'}",
-                highlight=False,
-            )
-            common.next_command(f"python tools/build_lut.py{common.run_flag(self.run)}")
+    def train(self, space: Space, images: TrainVal, cfg: spos.Config, device: torch.device, run: RunFolder) -> None:
+        """Train in the run folder, or continue there."""
+        from supernet.methods import spos
+
+        spos.run(space, images, cfg, run.path, device, self.progress)
+
+    def report(self, space: Space, cfg: spos.Config, run: RunFolder) -> None:
+        """Tell what came out and the next command."""
+        last = run.metrics.read()[-1]
+        common.say(
+            f"trained: loss {last['loss']:.3f}, one-shot accuracy of {cfg.probes} random architectures "
+            f"{100 * last['val_accuracy']:.1f} % → {common.escape(str(run.checkpoint))}"
+        )
+        common.next_command("build_lut", self)
 
 
 @dataclass(frozen=True)
@@ -109,26 +119,30 @@ class Dsnas(Args):
     flops_max: float | None = None
     """Most multiply-adds of the child."""
     lat_max: float | None = None
-    """Largest latency of the child in ms, instead; needs --lut."""
+    """Largest latency of the child in ms, instead of --flops-max; needs --lut."""
     lut: str | None = None
-    """Latency table of the space, from tools/build_lut.py."""
+    """Latency table of the space, from build_lut.py."""
     search_epochs: int | None = None
-    """Epochs until the child is fixed and goes on alone; a third of --epochs (the paper: 80 of 240)."""
+    """Epochs until the child is fixed and trains on alone; defaults to a third of --epochs (the paper: 80 of 240)."""
     weight_epochs: int = 0
-    """The first epochs of the search that train weights only."""
+    """First epochs of the search, which train weights only."""
     arch_lr: float = 1e-3
-    """Adam's rate for the distribution over architectures; short searches need more."""
+    """Adam's learning rate for the distribution over architectures; short searches need more."""
     coefficient: float = 0.1
-    """Of the budget's term in the loss of paths that break the budget."""
+    """Weight of the budget in the loss of paths that exceed it."""
     stop_gap: float = 0.3
-    """A layer is settled where its two largest probabilities are so far apart; above 1 is never."""
+    """A layer is settled when its two largest probabilities differ by this much; above 1 is never."""
     retrain: bool = False
-    """Train the child from scratch too, as long, to measure the gap."""
+    """Also train the child from scratch for as long, to measure the gap."""
 
-    def config(self, space: Space, fit: FitConfig, kernels: str) -> dsnas.Config:
+    def config(self, space: Space, fit: FitConfig, kernels: Any) -> dsnas.Config:
+        """The method's Config; refuses a limit out of reach."""
+        from search.costs import Window
+        from supernet.methods import dsnas
+
         name, limit = self.bound()
         cost = self.costs(space)[name]
-        Window(space, {name: cost}, {name: (0.0, limit)})  # refuses a limit out of reach
+        Window(space, {name: cost}, {name: (0.0, limit)})
         return dsnas.Config(
             dataclasses.replace(fit, schedule="cosine"),
             dsnas.Budget(cost.table, cost.base, limit),
@@ -145,67 +159,62 @@ class Dsnas(Args):
         if self.lat_max is None:
             return "flops", math.inf if self.flops_max is None else self.flops_max
         if self.flops_max is not None or self.lut is None:
+            table = common.command("build_lut", None, "--space", "SPACE", "--output", "FILE")
             raise UserError(
-                "--lat-max takes the place of --flops-max and needs --lut FILE: build the table of the space with "
-                "python tools/build_lut.py --space SPACE --output FILE"
+                f"--lat-max takes the place of --flops-max and needs --lut FILE: build the table of the space with {table}"
             )
         return "latency_ms", self.lat_max
 
     def costs(self, space: Space) -> dict[str, AdditiveCost]:
         """Multiply-adds, parameters, and latency where there is a table."""
+        from latency.table import LatencyTable
+        from search.costs import AdditiveCost
+        from supernet import families
+
         families.require_layers(space)
         layout = families.layout(space)
-        prices = {"flops": lambda spec: spec.flops, "params": lambda spec: spec.params}
+        prices: dict[str, Price] = {"flops": lambda spec: spec.flops, "params": lambda spec: spec.params}
         if self.lut is not None:
             prices = {"latency_ms": LatencyTable.load(self.lut, space).price, **prices}
         return {name: AdditiveCost(*layout.priced(price)) for name, price in prices.items()}
 
-    def train(self, space: Space, images: sets.TrainVal, cfg: dsnas.Config, device: torch.device) -> None:
-        child = dsnas.run(space, images, cfg, self.run, device, shown(not self.quiet))
+    def train(self, space: Space, images: TrainVal, cfg: dsnas.Config, device: torch.device, run: RunFolder) -> None:
+        """Search and train in the run folder, or continue there; then train the child from scratch if asked."""
+        from supernet.methods import dsnas
+
+        child = dsnas.run(space, images, cfg, run.path, device, self.progress)
         if self.retrain:
-            scratch = dsnas.retrain(
-                space, images, child.arch, cfg, self.run / "retrained", device, shown(not self.quiet)
-            )
-        if distributed.rank() > 0:
-            return
-        if self.lut is not None and not (self.run / "lut.json").exists():
-            shutil.copy(self.lut, self.run / "lut.json")
-        self.write_front(space, child.arch)
-        found = files.read_json(self.run / "arch.json", "child", "run the same command again")
+            dsnas.retrain(space, images, child.arch, cfg, run.network("retrained").path, device, self.progress)
+
+    def report(self, space: Space, cfg: dsnas.Config, run: RunFolder) -> None:
+        """Leave table and front for the later commands; tell what came out and the next command."""
+        found = run.found()
+        if self.lut is not None and not run.lut_path.exists():
+            shutil.copy(self.lut, run.lut_path)
+        self.write_front(space, tuple(found["arch"]), run)
         name, limit = self.bound()
         accuracy = 100 * found["val_accuracy"]
-        common.console.print(
+        common.say(
             f"child: {found['layers']}; {name} {found['cost']:.6g} (at most {limit:g}); validation accuracy "
-            f"{accuracy:.2f} % with the weights of the search → {self.run / 'child'}",
-            highlight=False,
+            f"{accuracy:.2f} % with the weights of the search → {common.escape(str(run.child.path))}"
         )
         if self.retrain:
-            gap = 100 * scratch - accuracy
-            common.console.print(f"from scratch, as long: {100 * scratch:.2f} %, {gap:+.2f} points", highlight=False)
-        flag = common.run_flag(self.run)
-        common.next_command(f"python tools/retrain.py --inherit --epochs 0 --controls 0{flag}  # test it as it is")
+            scratch = 100 * run.network("retrained").metrics.read()[-1]["val_accuracy"]
+            common.say(f"from scratch, as long: {scratch:.2f} %, {scratch - accuracy:+.2f} points")
+        asis = ("--inherit", "--epochs", 0, "--controls", 0)
+        common.next_command("retrain", self, *asis, note="test it as it is")
 
-    def write_front(self, space: Space, arch: Arch) -> None:
+    def write_front(self, space: Space, arch: Arch, run: RunFolder) -> None:
         """The child as a front of one, beside random architectures of the same bound, as ``retrain.py`` reads it."""
+        import numpy as np
+
+        from search.costs import Window
+
         (name, limit), costs = self.bound(), self.costs(space)
         window = Window(space, costs, {name: (0.0, limit)})
         random = window.sample(np.random.default_rng([self.seed, 1]), 8, [arch], 2000)
-
-        def entry(z: Arch) -> dict:
-            return {"arch": list(z), "layers": space.describe(z), **{cost: float(f(z)) for cost, f in costs.items()}}
-
-        files.write_json(
-            self.run / "front.json",
-            {
-                "schema": 1,
-                "space": {"name": space.name, "fingerprint": space.fingerprint},
-                "bounds": {name: [0.0, limit if math.isfinite(limit) else None]},
-                "best": 0,
-                "knee": 0,
-                "front": [entry(arch)],
-                "random": [entry(z) for z in random],
-            },
-        )
+        entries = [{"arch": list(z), **{cost: float(f(z)) for cost, f in costs.items()}} for z in (arch, *random)]
+        run.write_front(space, entries[:1], entries[1:], {name: (0.0, limit)})
 
 
 @dataclass(frozen=True)
@@ -214,26 +223,29 @@ class Nss(Args):
 
     method: Literal["spos", "dsnas", "nss"] = "nss"
     space: str | None = "residual-small"
-    """residual, residual-medium, residual-small, or a .json of such a space."""
+    """Search space: residual, residual-medium, residual-small, or a .json of such a space."""
     lr: float | None = 0.025
     """Peak learning rate; it ends at 0.001."""
     clip: float = 5.0
-    """Largest gradient norm; 0 is off."""
+    """Largest gradient norm; 0 turns clipping off."""
     targets: Annotated[str, tyro.conf.arg(metavar="T,T,…")] = ""
-    """Average cost of each elite space to be found: multiply-adds, or ms with --lut; else thirds of what is there."""
+    """Average cost of each elite space to find: multiply-adds, or ms with --lut; defaults to quarters of the range."""
     lut: Path | None = None
-    """Latency table of the space: targets are milliseconds."""
+    """Latency table of the space: targets are then milliseconds."""
     depth_range: int | None = None
-    """Depths in one range; a quarter of the open ones, at least 2 (the paper: 4 of 16)."""
+    """Depths in one range; defaults to a quarter of the open ones, at least 2 (the paper: 4 of 16)."""
     width_range: int | None = None
-    """Widths in one range; a sixteenth of the open ones, at least 4 (the paper: 32 of 512)."""
+    """Widths in one range; defaults to a sixteenth of the open ones, at least 4 (the paper: 32 of 512)."""
     warmup: float = 0.3
-    """Share of the epochs that train weights alone."""
+    """Share of the epochs that train weights only."""
     theta_lr: float | None = None
-    """Adam's rate for the probabilities; DARTS's 3e-4, more in short runs."""
+    """Adam's learning rate for the probabilities; defaults to DARTS's 3e-4, more in short runs."""
 
-    def config(self, space: Space, fit: FitConfig, kernels: str) -> nss.Config:
+    def config(self, space: Space, fit: FitConfig, kernels: Any) -> nss.Config:
         """The method's Config; refuses what cannot be before anything is written."""
+        from supernet.families import residual
+        from supernet.methods import nss
+
         residual.require(space)
         fit = dataclasses.replace(fit, schedule="cosine", weight_decay=3e-4, label_smoothing=0.0)
         depths, widths = (len(open_) for open_ in space.allowed[:2])
@@ -251,30 +263,41 @@ class Nss(Args):
 
     def price(self, space: Space) -> Price:
         """What a layer costs, in the unit of the targets."""
+        from latency.table import LatencyTable
+
         return LatencyTable.load(self.lut, space).price if self.lut else lambda spec: spec.flops
 
-    def train(self, space: Space, images: sets.TrainVal, cfg: nss.Config, device: torch.device) -> None:
-        """Search every target in the run folder, or continue there; tell what came out and the next command."""
+    def train(self, space: Space, images: TrainVal, cfg: nss.Config, device: torch.device, run: RunFolder) -> None:
+        """Search every target in the run folder, or continue there."""
+        from supernet.methods import nss
+
+        nss.run(space, images, cfg, run.path, device, self.progress, self.price(space))
+
+    def report(self, space: Space, cfg: nss.Config, run: RunFolder) -> None:
+        """Tell what came out and the next command."""
         unit, scale = ("ms", 1.0) if self.lut else ("MFLOPs", 1e-6)
-        elites = nss.run(space, images, cfg, self.run, device, shown(not self.quiet), self.price(space))
-        if distributed.rank() > 0:
-            return
-        for target, elite in zip(cfg.targets, elites, strict=True):
-            folder = nss.folder_of(self.run, target)
-            result = files.read_json(folder / "probabilities.json", "result", "run it again")
-            cost, most_probable = scale * result["cost"], scale * result["argmax_cost"]
+        for target in cfg.targets:
+            folder = run.elite(target)
+            elite, result = folder.space(), folder.probabilities()
             genes = "  ".join(
                 f"{gene.name} {gene.choices[open_[0]].count}–{gene.choices[open_[-1]].count}"
                 for gene, open_ in zip(elite.genes, elite.allowed, strict=True)
             )
-            common.console.print(
-                f"{scale * target:.4g} {unit}: {elite.size:,} networks of {cost:.4g} {unit} on average (the most "
-                f"probable space: {most_probable:.4g}): {genes} → {folder / 'space.json'}",
-                highlight=False,
-                soft_wrap=True,
+            common.say(
+                f"{scale * target:.4g} {unit}: {elite.size:,} networks of {scale * result['cost']:.4g} {unit} on average "
+                f"(the most probable space: {scale * result['argmax_cost']:.4g}): {genes} → "
+                f"{common.escape(str(folder.space_path))}"
             )
-        first = nss.folder_of(self.run, cfg.targets[0])
-        common.next_command(f"python tools/train_supernet.py --space {first / 'space.json'} --run {first / 'supernet'}")
+        first = run.elite(cfg.targets[0])
+        common.next_command(
+            "train_supernet", None, "--space", first.space_path, "--run", first.path / "supernet", *self.same_images()
+        )
+
+    def same_images(self) -> list[object]:
+        """The options that name these images to another training."""
+        words: list[object] = [] if self.data is None else ["--data", self.data]
+        words += [] if self.data_root == Path("data") else ["--data-root", self.data_root]
+        return words + ([] if self.resolution is None else ["--resolution", self.resolution])
 
 
 METHODS = {"spos": Spos, "dsnas": Dsnas, "nss": Nss}
@@ -288,23 +311,15 @@ def chosen(argv: Sequence[str]) -> type[Args]:
 
 
 def run(args: Spos | Dsnas | Nss) -> None:
+    from supernet import spaces
+    from supernet.training import defaults, distributed
+    from supernet.training.loop import FitConfig
+
     device = defaults.device(args.device)
     distributed.start(device)
-    name, reason = (args.data, "") if args.data else sets.default_name(args.data_root)
-    images = sets.open_train(
-        name,
-        args.data_root,
-        seed=args.seed,
-        resolution=args.resolution,
-        workers=args.workers,
-        limit=args.limit,
-    )
-    space = spaces.get(
-        args.space or ("mobile-small" if images.resolution < 96 else "mobile"),
-        images.channels,
-        images.resolution,
-        images.classes,
-    )
+    name, reason, images = common.open_images(args, workers=args.workers)
+    wanted = args.space or ("mobile-small" if images.resolution < 96 else "mobile")
+    space = spaces.get(wanted, images.channels, images.resolution, images.classes)
     fit = FitConfig(
         args.epochs,
         args.batch_size,
@@ -314,34 +329,30 @@ def run(args: Spos | Dsnas | Nss) -> None:
         seed=args.seed,
         augment=defaults.augments(args.augment, args.epochs),
     )
-    cfg = args.config(space, fit, args.kernels or defaults.kernels(device))
-    settings = dataclasses.replace(
-        args, data=name, space=space.name, lr=fit.lr, kernels=cfg.kernels, augment=fit.augment
-    )
-    if distributed.rank() == 0:
-        prepare(args, settings, space)
-        common.console.print(
-            f"[bold]{space.name}[/bold]: {len(space.genes)} layers, {space.size:.3g} architectures; "
-            f"[bold]{name}[/bold]{reason and f' ({reason})'}: {len(images.train):,} training, {len(images.val):,} "
-            f"validation images, {images.channels}×{images.resolution}²; {args.run}",
-            highlight=False,
-        )
-    args.train(space, images, cfg, device)
+    cfg: Any = args.config(space, fit, args.kernels or defaults.kernels(device))
+    args = dataclasses.replace(args, data=name, lr=fit.lr, kernels=cfg.kernels, augment=fit.augment)
+    folder, leader = common.open_run(args), distributed.rank() == 0
+    with folder.lock() if leader else folder.unlocked():
+        if leader:
+            begin(args, folder, space, images)
+            common.say(
+                f"[bold]{space.name}[/bold]: {len(space.genes)} genes, {space.size:.3g} architectures; "
+                f"{common.in_words(images, name, reason)}; {common.escape(str(args.run))}"
+            )
+        args.train(space, images, cfg, device, folder)
+        if leader:
+            args.report(space, cfg, folder)
     distributed.stop()
 
 
-def prepare(args: Args, settings: Args, space) -> None:
+def begin(args: Args, folder: RunFolder, space: Space, images: TrainVal) -> None:
     """The run folder: new, the one to continue, or a UserError if it holds another run."""
-    if args.restart and args.run.exists():
-        common.require_run_folder(args.run)
-        shutil.rmtree(args.run)
-    config = args.run / "config.json"
     ignored = ("run", "device", "workers", "restart", "quiet")
-    wanted = {k: v for k, v in dataclasses.asdict(settings).items() if k not in ignored}
-    wanted["data_root"] = str(args.data_root)  # where the later tools look
-    if not files.same_config(config, wanted, "use --restart to replace it, or another --run folder"):
-        files.write_json(args.run / "space.json", space.to_json())
-        files.write_json(config, wanted)
+    settings = {k: v for k, v in dataclasses.asdict(args).items() if k not in ignored}
+    # Where the later commands look; the space file says which space.
+    settings |= {"space": space.name, "data_root": str(args.data_root)}
+    if folder.begin(settings, restart=args.restart, made_with={"data": images.identity, "space": args.space}):
+        folder.write_space(space)
 
 
 def main() -> None:

@@ -1,0 +1,13 @@
+"""The searches by name, each with its configuration. No torch."""
+
+from __future__ import annotations
+
+from search.ask_tell import Budget, Search
+from search.ces import CES, CESConfig
+from search.evolution import RandomConfig, RandomSearch, SPOSConfig, SPOSEvolution
+
+ALGORITHMS: dict[str, tuple[type[Search], type[Budget]]] = {
+    "ces": (CES, CESConfig),
+    "spos": (SPOSEvolution, SPOSConfig),
+    "random": (RandomSearch, RandomConfig),
+}

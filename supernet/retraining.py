@@ -1,0 +1,171 @@
+"""Training found architectures alone, side by side, each in a folder of the run; their test is opened once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from supernet import files, parallel
+from supernet.errors import UserError
+from supernet.progress import Progress, silent
+from supernet.runs import RunFolder
+from supernet.space import Arch
+from supernet.training import defaults, standalone
+from supernet.training.evaluation import evaluate
+from supernet.training.loop import FitConfig
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What shapes a trained network: another value is another training."""
+
+    epochs: int = 12  # 0 with ``inherit`` tests the supernet's weights as they are
+    batch_size: int = 64
+    lr: float | None = None  # peak; None: ``defaults.learning_rate``
+    clip: float = 0.0
+    inherit: bool = False  # start from the supernet's weights instead of from scratch
+    augment: bool | None = None
+    limit: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs == 0 and not self.inherit:
+            raise UserError("0 epochs train nothing: expected inherited weights with them, or at least one epoch")
+
+    @property
+    def fit(self) -> FitConfig:
+        """How the network is trained."""
+        return FitConfig(
+            self.epochs,
+            self.batch_size,
+            self.lr if self.lr is not None else defaults.learning_rate(self.batch_size),
+            schedule="cosine",
+            clip=self.clip,
+            seed=self.seed,
+            augment=defaults.augments(self.augment, self.epochs),
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network to train, in a process of its own."""
+
+    run: RunFolder
+    name: str
+    arch: Arch
+    settings: Settings
+    device: str
+    data_root: Path | None
+    threads: int  # of the CPU
+
+
+def picked(front: Mapping[str, Any], pick: str, controls: int) -> dict[str, dict]:
+    """Entries of a front by the names of their folders: those that ``pick`` names, and random ones of the same window.
+
+    Args:
+        pick: ``best``, ``knee``, ``all``, or a number in the front.
+        controls: how many random ones.
+    """
+    entries = front["front"]
+    random = {f"random-{i}": entry for i, entry in enumerate(front["random"][:controls])}
+    if pick in ("best", "knee"):
+        return {pick: entries[front[pick]], **random}
+    if pick == "all":
+        return {**{f"front-{i}": entry for i, entry in enumerate(entries)}, **random}
+    if pick.isdigit() and int(pick) < len(entries):
+        return {f"front-{pick}": entries[int(pick)], **random}
+    raise UserError(f"pick {pick}: expected best, knee, all or a number from 0 to {len(entries) - 1}")
+
+
+def train(
+    run: RunFolder,
+    archs: Mapping[str, Arch],
+    settings: Settings,
+    *,
+    device: str | None = None,
+    at_once: int = 1,
+    data_root: Path | None = None,
+    progress: Progress = silent,
+    aside: Callable[[Path, Path], None] = lambda folder, name: None,
+) -> dict[str, dict]:
+    """Train and test architectures in ``run/NAME``, or continue there.
+
+    Args:
+        archs: by the names of their folders.
+        at_once: networks trained side by side, on the CPU.
+        aside: called where a folder held another training, which was renamed.
+
+    Returns:
+        ``val_accuracy`` and ``test_accuracy`` in [0, 1] and ``test_images``, by name.
+    """
+    where = defaults.device(device)
+    at_once = min(at_once, len(archs)) if where.type == "cpu" else 1
+    threads = max(1, (os.cpu_count() or 1) // at_once)
+    jobs = {name: Job(run, name, arch, settings, str(where), data_root, threads) for name, arch in archs.items()}
+    for job in jobs.values():
+        prepare(job, aside)
+    if at_once == 1:
+        return {name: train_one(job, progress) for name, job in jobs.items()}
+    logs = [run.network(name).metrics for name in jobs]
+    return parallel.run(
+        train_one,
+        {name: (job,) for name, job in jobs.items()},
+        at_once,
+        progress("retrain", settings.epochs * len(jobs), unit="epochs"),
+        lambda: sum(len(log.read()) for log in logs),
+    )
+
+
+def prepare(job: Job, aside: Callable[[Path, Path], None]) -> None:
+    """An empty folder, or one that holds the same training; an older one of other settings is set aside."""
+    folder, wanted = job.run.network(job.name), {**asdict(job.settings), "arch": list(job.arch)}
+    try:
+        folder.begin(wanted)
+    except UserError:
+        aside(folder.path, folder.set_aside())
+        folder.begin(wanted)
+
+
+def train_one(job: Job, progress: Progress = silent) -> dict:
+    """Train and test one network."""
+    defaults.keep_memory()
+    run, device = job.run, torch.device(job.device)
+    if device.type == "cpu":
+        torch.set_num_threads(job.threads)
+    space, kernels = run.space(), defaults.kernels(device)
+    images = run.images(job.data_root, limit=job.settings.limit)
+    supernet = run.supernet(space, device, kernels)
+    network, last = standalone.train(
+        space,
+        job.arch,
+        images,
+        job.settings.fit,
+        run.network(job.name).path,
+        device,
+        kernels=kernels,
+        supernet=supernet if job.settings.inherit else None,
+        eps=supernet.options["eps"],
+        label=job.name,
+        progress=progress,
+    )
+    test = run.test_images(job.data_root)
+    accuracy = evaluate(network, test.batches(512, seed=0, epoch=0, augment=False, drop_last=False))
+    return {"val_accuracy": last["val_accuracy"], "test_accuracy": accuracy, "test_images": len(test)}
+
+
+def write(run: RunFolder, rows: Mapping[str, dict], settings: Settings) -> None:
+    """``result.json`` of each network: the settings, the supernet that its search was scored on, what was found."""
+    made_from = {"checkpoint": run.identity}
+    for name, row in rows.items():
+        result = {"settings": asdict(settings), "made_from": made_from, **row}
+        files.write_json(run.network(name).result_path, result)
+
+
+def controls(rows: Mapping[str, dict]) -> Sequence[str]:
+    """The names of the random architectures."""
+    return [name for name in rows if name.startswith("random-")]
