@@ -148,7 +148,7 @@ class RunFolder(TrainingFolder):
 
     def delete(self) -> None:
         """Delete the run; a UserError where the folder holds anything else."""
-        if any(self.path.iterdir()) and not self.config_path.exists():
+        if not self.config_path.exists() and any(entry.name != ".lock" for entry in self.path.iterdir()):
             raise UserError(f"{self.path} is not a run (it has no config.json), so it is not deleted: choose another")
         shutil.rmtree(self.path)
 
@@ -160,17 +160,28 @@ class RunFolder(TrainingFolder):
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder against other processes that write in it; a UserError where one does."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
+        """Hold the folder against other processes that write in it; a UserError where one does.
+
+        Where the work is refused, the folder is left as it was found.
+        """
+        path = self.path / ".lock"
+        new_folder, new_file = not self.path.exists(), not path.exists()
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path)
             lock.acquire(timeout=0)
         except Timeout as error:
             raise UserError(f"another process is at work in {self.path}: wait for it, or stop it") from error
         except OSError as error:
-            raise UserError(f"cannot write in {self.path}: {error.strerror}") from error
+            raise UserError(f"cannot write in {self.path}: {error.strerror}; choose another folder") from error
         try:
             yield
+        except UserError:
+            if new_file:
+                path.unlink(missing_ok=True)
+            if new_folder and self.path.exists() and not any(self.path.iterdir()):
+                self.path.rmdir()
+            raise
         finally:
             lock.release()
 
@@ -284,6 +295,12 @@ class RunFolder(TrainingFolder):
     def probabilities(self) -> dict[str, Any]:
         """What NSS's elite space was taken from."""
         return files.read_json(self.path / "probabilities.json", "result of a search", missing="supernet")
+
+    def origin(self) -> dict[str, Any]:
+        """What this run's networks are made from: the supernet's weights, the images' classes, the version."""
+        record = self.config().get(RECORD, {}) if self.config_path.exists() else {}
+        weights = self.identity if self.checkpoint.exists() else None
+        return {"checkpoint": weights, **{name: record[name] for name in ("data", "version") if name in record}}
 
     # --- the front
 

@@ -7,132 +7,142 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from rich.table import Table
-from torch import Tensor, nn
-
-from latency import agent, measure
-from latency.profile import profile, profiler
-from latency.runtimes import SUFFIXES
-from latency.table import LatencyTable
-from supernet import families, files
 from supernet.cli import common
 from supernet.errors import UserError
-from supernet.export import formats
-from supernet.methods import spos
-from supernet.model import load_network
-from supernet.space import Arch, Space
-from supernet.training import checkpoint
-from supernet.training.bn import recalibrate_bn
 
-RUNTIMES = {suffix: name for name, suffix in SUFFIXES.items()}  # that executes a file, and so has its latency
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from latency.table import LatencyTable
+    from supernet.runs import RunFolder
+    from supernet.space import Arch, Space
+
 SHOWN = 10  # operators of a profile
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(common.OnRun):
     output: Path | None = None
-    """The file; its ending is the format (.pt2, .onnx, .tflite, .pte). RUN/PICK.onnx."""
+    """Output file; its suffix is the format (.pt2, .onnx, .tflite, .pte). Defaults to RUN/PICK.onnx."""
     pick: str = "best"
-    """Which network that retrain.py trained: the name of its folder in RUN."""
+    """Network that retrain.py trained: the name of its folder in RUN."""
     arch: tuple[int, ...] | None = None
     """An architecture instead, with the supernet's weights; BN is recalibrated as in the search."""
-    run: Path = Path("runs/default")
-    """Folder of the run."""
     batch: int = 1
-    """Images in one run; the file takes no other number."""
+    """Batch size; the file takes no other."""
     recalibration: tuple[int, int] = (8, 128)
-    """With --arch: batches and images per batch."""
-    data_root: Path | None = None
-    """Where image sets lie; where the supernet's training found them."""
+    """With --arch: batches and images per batch for recalibrating BN."""
     timed: bool = True
     """Measure the file where the table's runtime executes it."""
     profile: bool = False
     """Show the slowest operators of the file, by the profiler of its runtime: onnxruntime or executorch."""
 
 
+class Found(NamedTuple):
+    """A network to be written."""
+
+    arch: Arch
+    network: nn.Module  # eager, in eval mode
+    reference: Callable[[Tensor], Tensor]  # what it was extracted from
+    accuracy: dict[str, Any]  # in [0, 1], None where it was not tested
+
+
 def run(args: Args) -> None:
+    from latency.profile import profiler
+    from latency.runtimes import SUFFIXES
+    from latency.table import LatencyTable
+    from supernet import families
+    from supernet.export import formats
+
     if args.batch < 1:
         raise UserError(f"--batch {args.batch}: expected at least 1")
-    space = common.load_space(args.run)
-    name = "supernet" if args.arch else args.pick
-    path = args.output or args.run / f"{name}.onnx"
-    runtime = RUNTIMES.get(path.suffix[1:], path.name)
+    folder = args.folder
+    space = folder.space()
+    path = args.output or args.run / f"{'supernet' if args.arch else args.pick}.onnx"
+    runtime = next((name for name, suffix in SUFFIXES.items() if path.suffix == f".{suffix}"), path.name)
     if args.profile:
         profiler(runtime)  # refuses before anything is written
-    arch, network, reference, accuracy = from_supernet(args, space) if args.arch else trained(args, space)
-    lut = find_table(args.run, space)
-    promised = lut.predict(spec.key for spec in families.lower(space, arch)) if lut else None
+    found = from_supernet(args, folder, space) if args.arch else trained(args, folder, space)
+    lut = LatencyTable.load(folder.lut_path, space) if folder.lut_path.exists() else None
+    promised = lut.predict(spec.key for spec in families.lower(space, found.arch)) if lut else None
     shape = (space.channels, space.resolution, space.resolution)
     metadata = {
         "schema": 1,
         "space": {"name": space.name, "fingerprint": space.fingerprint},
-        "arch": list(arch),
-        "layers": space.describe(arch),
+        "arch": list(found.arch),
+        "layers": space.describe(found.arch),
         "input": [args.batch, *shape],
-        "accuracy": accuracy,
+        "accuracy": found.accuracy,
         "latency_ms": promised,
-        "lut": {"device": lut.device, "runtime": lut.runtime, "threads": lut.threads} if lut else None,
+        "lut": {"table": lut.identity, "device": lut.device, "runtime": lut.runtime, "threads": lut.threads}
+        if lut
+        else None,
+        "made_from": folder.origin(),
     }
-    difference = formats.export(network, reference, path, shape, metadata, args.batch)
-    common.console.print(
-        f"{path}: {path.stat().st_size / 1e6:.1f} MB, logits within {difference:.1e} of the largest "
-        f"(at most {formats.TOLERANCE:g} is taken)",
-        highlight=False,
-        soft_wrap=True,
+    difference = formats.export(found.network, found.reference, path, shape, metadata, args.batch)
+    common.say(
+        f"{common.escape(str(path))}: {path.stat().st_size / 1e6:.1f} MB, logits within {difference:.1e} of the "
+        f"largest (tolerance {formats.TOLERANCE:g})"
     )
-    if args.timed and lut and runtime == lut.runtime["name"] and args.batch == lut.batch:
+    if args.timed and lut and promised and runtime == lut.runtime["name"] and args.batch == lut.batch:
         show_latency(path, lut, promised)
     if args.profile:
         show_profile(path, runtime, lut.threads if lut else 1)
 
 
-def trained(args: Args, space: Space) -> tuple[Arch, nn.Module, Callable[[Tensor], Tensor], dict[str, Any]]:
-    """A network that was trained alone: its architecture, itself, itself as reference, its accuracy.
+def trained(args: Args, folder: RunFolder, space: Space) -> Found:
+    """A network that was trained alone; DSNAS's child is trained by the search and not tested."""
+    from supernet import files
 
-    Accuracies are None where it was not tested: DSNAS's child is trained by the search.
-    """
-    folder, advice = args.run / args.pick, f"run python tools/retrain.py{common.run_flag(args.run)}"
-    network, result = load_network(folder), folder / "result.json"
-    space.require(network.space.fingerprint, str(folder))
-    if not checkpoint.load(folder / "checkpoint.pt", advice)["finished"]:
-        raise UserError(f"the network in {folder} is not trained to the end: {advice}")
-    read = files.read_json(result, "result", advice) if result.exists() else {}
-    return network.arch, network, network, {"test": read.get("test_accuracy"), "validation": read.get("val_accuracy")}
+    own = folder.network(args.pick)
+    network = own.trained(space)
+    if folder.front_path.exists() and folder.stale(args.pick, network.arch, folder.front(space)):
+        raise UserError(
+            f"{own.path} was trained for an earlier search, the front has another network for --pick {args.pick} now",
+            missing="network",
+        )
+    read = files.read_json(own.result_path, "result", missing="network") if own.result_path.exists() else {}
+    accuracy = {"test": read.get("test_accuracy"), "validation": read.get("val_accuracy")}
+    return Found(network.arch, network, network, accuracy)
 
 
-def from_supernet(args: Args, space: Space) -> tuple[Arch, nn.Module, Callable[[Tensor], Tensor], dict[str, Any]]:
+def from_supernet(args: Args, folder: RunFolder, space: Space) -> Found:
     """An architecture with the supernet's weights; the reference is the supernet's own path."""
-    arch = space.check(args.arch)
-    supernet = common.load_supernet(args.run, space, torch.device("cpu")).eval()
-    images = common.open_images(args.run, args.data_root)
+    import torch
+
+    from supernet.methods import spos
+    from supernet.training.bn import recalibrate_bn
+
+    arch = space.check(args.arch or ())
+    supernet = folder.supernet(space, torch.device("cpu"), "fused").eval()
+    images = folder.images(args.data_root)
     recalibrate_bn(supernet, spos.recalibration_images(images, *args.recalibration), arch)
-    return arch, supernet.extract(arch), lambda x: supernet(x, arch), {"test": None, "validation": None}
-
-
-def find_table(run: Path, space: Space) -> LatencyTable | None:
-    """The run's latency table, if there is one."""
-    return LatencyTable.load(run / "lut.json", space) if (run / "lut.json").exists() else None
+    return Found(arch, supernet.extract(arch), lambda x: supernet(x, arch), {"test": None, "validation": None})
 
 
 def show_latency(path: Path, lut: LatencyTable, promised: float) -> None:
     """The file's latency beside what the table says, measured as the table was."""
+    from latency import agent, measure
+
     call = agent.LOADERS[lut.runtime["name"]](path.read_bytes(), lut.threads)
     with measure.pin_core() if lut.threads == 1 else nullcontext():
         timers = {"file": measure.stopwatch(call, agent.clock(lut.threads))}
         sample = measure.measure(timers, measure.Protocol(**lut.protocol))["file"]
-    common.console.print(
+    common.say(
         f"{lut.runtime['name']} takes {sample.median_ms:.4g} ms here{' (noisy)' if sample.noisy else ''}, the table "
-        f"promised {promised:.4g} ms on {lut.device['cpu']} ({100 * (promised / sample.median_ms - 1):+.1f} %)",
-        highlight=False,
-        soft_wrap=True,
+        f"promised {promised:.4g} ms on {lut.device['cpu']} ({100 * (promised / sample.median_ms - 1):+.1f} %)"
     )
 
 
 def show_profile(path: Path, runtime: str, threads: int) -> None:
     """The operators that take longest, each with its place in the order in which they run."""
+    from rich.table import Table
+
+    from latency import measure
+    from latency.profile import profile
+
     with measure.pin_core() if threads == 1 else nullcontext():
         operators = profile(runtime, path.read_bytes(), threads)
     total = math.fsum(operator.ms for operator in operators)
@@ -141,7 +151,7 @@ def show_profile(path: Path, runtime: str, threads: int) -> None:
     grid = Table("place", "operator", "ms", "share", title=title)
     for place, operator in slowest:
         grid.add_row(str(place), operator.name, f"{operator.ms:.3f}", f"{100 * operator.ms / (total or 1):.1f} %")
-    common.console.print(grid)
+    common.say(grid)
 
 
 def main() -> None:

@@ -8,24 +8,20 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import matplotlib
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from supernet.cli import common
 
-from latency.table import LatencyTable
-from search import drawing
-from search import front as fronts
-from search.ask_tell import Record
-from supernet import families, files
-from supernet.cli import common, tables
-from supernet.families import layerwise
-from supernet.space import Space
-from supernet.spec import LayerSpec
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from latency.table import LatencyTable
+    from supernet.families.layerwise import Layers
+    from supernet.runs import RunFolder
+    from supernet.space import Space
+    from supernet.spec import LayerSpec
 
 STYLE = """
 :root { color-scheme: light; }
@@ -42,18 +38,16 @@ summary { cursor: pointer; } .note { color: #57606a; font-size: .9rem; }
 
 
 @dataclass(frozen=True)
-class Args:
-    run: Path = Path("runs/default")
-    """Folder of the run; what it holds so far is told."""
+class Args(common.OnRun):
     output: Path | None = None
-    """The page; RUN/report.html."""
+    """Output page; defaults to RUN/report.html."""
 
 
 @dataclass(frozen=True)
 class Run:
     """What a run folder holds; None or empty where a step has not been done."""
 
-    folder: Path
+    folder: RunFolder
     config: dict[str, Any]
     space: Space
     metrics: list[dict[str, Any]]
@@ -61,26 +55,33 @@ class Run:
     front: dict[str, Any] | None
     scored: list[dict[str, Any]]
     results: dict[str, dict[str, Any]]  # of retrain.py, by folder: the picked networks first
+    earlier: list[str] = field(default_factory=list)  # networks that were trained for an earlier search
 
     @classmethod
-    def load(cls, folder: Path) -> Run:
+    def load(cls, folder: RunFolder) -> Run:
         """Read a run; a UserError where there is none or a file is damaged."""
-        space, lut, front = common.load_space(folder), folder / "lut.json", folder / "front.json"
-        results = {
-            path.parent.name: files.read_json(path, "result", "run python tools/retrain.py again")
-            for path in sorted(folder.glob("*/result.json"))
-            if "-before-" not in path.parent.name  # set aside by a training of other settings
-        }
+        from latency.table import LatencyTable
+
+        config, space = folder.config(), folder.space()
+        front = folder.front(space) if folder.front_path.exists() else None
+        results = folder.results()
+        earlier = [name for name, row in results.items() if folder.stale(name, tuple(row["arch"]), front)]
         return cls(
             folder,
-            files.read_json(folder / "config.json", "configuration", "run python tools/train_supernet.py first"),
+            config,
             space,
-            files.JsonLines(folder / "metrics.jsonl").read(),
-            LatencyTable.load(lut, space) if lut.exists() else None,
-            common.load_front(folder, space) if front.exists() else None,
-            files.JsonLines(folder / "population.jsonl").read(),
-            dict(sorted(results.items(), key=lambda item: item[0].startswith("random-"))),
+            folder.metrics.read(),
+            LatencyTable.load(folder.lut_path, space) if folder.lut_path.exists() else None,
+            front,
+            folder.population.read(),
+            {name: row for name, row in results.items() if name not in earlier},
+            earlier,
         )
+
+    @property
+    def options(self) -> common.OnRun:
+        """What a command on this run is told."""
+        return common.OnRun(self.folder.path, self.folder.space_code, self.folder.data_code)
 
     @property
     def picked(self) -> dict[str, dict[str, Any]]:
@@ -96,14 +97,18 @@ class Run:
 
 
 def run(args: Args) -> None:
-    run = Run.load(args.run)
-    output = args.output or args.run / "report.html"
-    page = render(run)
+    from supernet import files
+
+    found = Run.load(args.folder)
+    output = args.output or args.folder.report_path
+    page = render(found)
     files.write_atomically(output, lambda file: file.write(page.encode()))
-    common.console.print(f"report → {output}", highlight=False, soft_wrap=True)
-    if run.picked:
-        name = next(iter(run.picked))
-        common.next_command(f"python tools/export.py --pick {name} --output {name}.onnx{common.run_flag(args.run)}")
+    common.say(f"report → {common.escape(str(output))}")
+    for name in found.earlier:
+        common.say(common.escape(f"{name} was trained for an earlier search: it is left out"), style="yellow")
+    if found.picked:
+        name = next(iter(found.picked))
+        common.next_command("export", args, "--pick", name, "--output", f"{name}.onnx")
 
 
 def render(run: Run) -> str:
@@ -137,6 +142,9 @@ def heading(run: Run) -> str:
 
 
 def network(run: Run) -> str:
+    from search import drawing
+    from supernet import families
+
     if run.winner is None:
         return ""
     name, row = run.winner
@@ -163,6 +171,10 @@ def label(spec: LayerSpec) -> str:
 
 
 def tested(run: Run) -> str:
+    import numpy as np
+
+    from supernet.cli import tables
+
     if not run.results:
         return ""
     columns = tables.columns(run.results.values())
@@ -199,6 +211,10 @@ def tested(run: Run) -> str:
 
 
 def search(run: Run) -> str:
+    from search import front as fronts
+    from search.ask_tell import Record
+    from supernet.cli import tables
+
     front = run.front
     if front is None or "objectives" not in front:  # a search of another kind, as DSNAS's
         return ""
@@ -228,6 +244,10 @@ def search(run: Run) -> str:
 
 
 def device(run: Run) -> str:
+    from supernet import families
+    from supernet.cli import tables
+    from supernet.families import layerwise
+
     lut = run.lut
     if lut is None:
         return ""
@@ -266,8 +286,10 @@ def plot_check(file: BinaryIO, lut: LatencyTable) -> None:
     figure.savefig(file)
 
 
-def plot_layers(file: BinaryIO, run: Run, layers: layerwise.Layers) -> None:
+def plot_layers(file: BinaryIO, run: Run, layers: Layers) -> None:
     """A heat map: candidate operation × layer, in microseconds; open choices only."""
+    import numpy as np
+
     names = list(dict.fromkeys(choice.name for gene in run.space.genes for choice in gene.choices))
     values = np.full((len(names), len(run.space.genes)), math.nan)
     for column, (gene, open_) in enumerate(zip(run.space.genes, run.space.allowed, strict=True)):
@@ -314,8 +336,8 @@ def settings(run: Run) -> str:
     parts = [f"<details><summary>Settings of the supernet</summary><pre>{text}</pre></details>"]
     if run.picked:
         name = next(iter(run.picked))
-        code = f'from supernet.model import load_network\n\nnetwork = load_network("{run.folder / name}")'
-        export = f"python tools/export.py --pick {name} --output {name}.onnx{common.run_flag(run.folder)}"
+        code = f"from supernet import load_network\n\nnetwork = load_network({str(run.folder.network(name).path)!r})"
+        export = common.command("export", run.options, "--pick", name, "--output", f"{name}.onnx")
         parts.append(f"<pre>{html.escape(code)}</pre><pre>{html.escape(export)}</pre>")
     return section("Use it, make it again", *parts)
 
@@ -344,6 +366,8 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], picked: Iterab
 
 def image(draw: Callable[[BinaryIO], None], alt: str) -> str:
     """What ``draw`` saves, as SVG inside the page."""
+    import matplotlib
+
     buffer = io.BytesIO()
     with matplotlib.rc_context({"savefig.format": "svg"}):
         draw(buffer)
@@ -353,6 +377,9 @@ def image(draw: Callable[[BinaryIO], None], alt: str) -> str:
 
 def axes_of(width: float, height: float) -> tuple[Figure, Any]:
     """A figure of so many inches with one plot."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

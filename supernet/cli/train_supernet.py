@@ -161,7 +161,7 @@ class Dsnas(Args):
         if self.flops_max is not None or self.lut is None:
             table = common.command("build_lut", None, "--space", "SPACE", "--output", "FILE")
             raise UserError(
-                f"--lat-max takes the place of --flops-max and needs --lut FILE: build the table of the space with {table}"
+                f"--lat-max takes the place of --flops-max and needs --lut FILE, the table of the space: {table} builds it"
             )
         return "latency_ms", self.lat_max
 
@@ -284,8 +284,8 @@ class Nss(Args):
                 for gene, open_ in zip(elite.genes, elite.allowed, strict=True)
             )
             common.say(
-                f"{scale * target:.4g} {unit}: {elite.size:,} networks of {scale * result['cost']:.4g} {unit} on average "
-                f"(the most probable space: {scale * result['argmax_cost']:.4g}): {genes} → "
+                f"{scale * target:.4g} {unit}: {elite.size:,} networks of {scale * result['cost']:.4g} {unit} on "
+                f"average (the most probable space: {scale * result['argmax_cost']:.4g}): {genes} → "
                 f"{common.escape(str(folder.space_path))}"
             )
         first = run.elite(cfg.targets[0])
