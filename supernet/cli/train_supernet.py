@@ -161,7 +161,7 @@ class Dsnas(Args):
         if self.flops_max is not None or self.lut is None:
             table = common.command("build_lut", None, "--space", "SPACE", "--output", "FILE")
             raise UserError(
-                f"--lat-max takes the place of --flops-max and needs --lut FILE, the table of the space: {table} builds it"
+                f"--lat-max takes the place of --flops-max and needs --lut FILE, the table of the space, by {table}"
             )
         return "latency_ms", self.lat_max
 
