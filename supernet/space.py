@@ -25,7 +25,7 @@ from supernet.spec import Block
 Arch = tuple[int, ...]
 SCHEMA = 1
 INITS = ("kaiming", "spos", "pytorch")
-SMALLEST = {"channels": 1, "resolution": 1, "classes": 1, "stem_channels": 1, "stem_stride": 1, "head_channels": 0}
+SMALLEST = {"channels": 1, "resolution": 1, "classes": 0, "stem_channels": 1, "stem_stride": 1, "head_channels": 0}
 TYPES = {
     "str": (str, "text"),
     "int": (int, "a whole number"),
@@ -83,7 +83,7 @@ class Space:
     name: str
     channels: int  # of the input image
     resolution: int  # height and width of the input image, pixels
-    classes: int
+    classes: int  # 0 where the head gives an embedding
     stem_channels: int
     stem_stride: int
     head_channels: int
@@ -285,14 +285,14 @@ def _space(data: dict) -> Space:
     else:
         allowed = _items(data, "allowed", "the space")
         for gene, open_ in zip(genes, allowed, strict=False):
-            if not isinstance(open_, list) or not all(type(i) is int for i in open_):
+            if not isinstance(open_, (list, tuple)) or not all(type(i) is int for i in open_):
                 raise UserError(f"allowed has {open_!r} for gene {gene.name}, expected a list of indices")
     open_ = tuple(tuple(indices) for indices in allowed)
     return Space(**_fields(Space, data, "the space", genes=tuple(genes), allowed=open_))
 
 
-def _items(data: Any, name: str, where: str) -> list:
-    if not isinstance(data, dict) or not isinstance(data.get(name), list):
+def _items(data: Any, name: str, where: str) -> Sequence:
+    if not isinstance(data, dict) or not isinstance(data.get(name), (list, tuple)):  # in checkpoints they are tuples
         raise UserError(f"{where} has no list {name!r}")
     return data[name]
 
