@@ -19,7 +19,7 @@ from torch import nn
 from latency import agent, measure
 from latency.measure import Clock, Samples, Timer
 from latency.table import LatencyTable
-from supernet import files
+from supernet import files, plugins
 from supernet.errors import UserError
 from supernet.export.formats import FORMATS, OPSET, Shape, sample_input
 from supernet.model import Network
@@ -248,6 +248,7 @@ class FileRuntime:
 
 SUFFIXES = {"onnxruntime": "onnx", "litert": "tflite", "executorch": "pte"}
 EXTRAS = {"onnxruntime": "onnx", "litert": "litert", "executorch": "executorch"}
+PARTS = ("name", "kernels", "batch", "threads", "describe", "prepare", "timer", "session")  # of a Runtime
 RUNTIMES: dict[str, Callable[..., Runtime]] = {
     "torch": TorchRuntime,
     **{name: partial(FileRuntime, name) for name in SUFFIXES},
@@ -261,14 +262,27 @@ def default() -> str:
 
 
 def get(name: str, **options: Any) -> Runtime:
-    """The runtime ``name``.
+    """The runtime ``name``: one of ``RUNTIMES``, or an entry point of the group ``supernet.runtimes``.
+
+    An entry point is called with the same ``options`` and gives a ``Runtime`` whose ``describe`` has that name. Code in
+    a file is not looked for: tables name their runtime, and what a file names is never imported.
+
+    Args:
+        options: of kernels, device, batch, threads, cache.
 
     Raises:
         UserError: there is none of that name, or it cannot run here.
     """
-    if name not in RUNTIMES:
-        raise UserError(f"unknown runtime {name!r}: expected one of {', '.join(sorted(RUNTIMES))}")
-    return RUNTIMES[name](**options)
+    if name in RUNTIMES:
+        return RUNTIMES[name](**options)
+    plugin = None if plugins.is_reference(name) else plugins.find(name, plugins.RUNTIMES)
+    if plugin is None:
+        known = ", ".join(sorted({*RUNTIMES, *plugins.names(plugins.RUNTIMES)}))
+        raise UserError(f"unknown runtime {name!r}: expected one of {known}")
+    runtime = plugin(**options)
+    if not all(hasattr(runtime, part) for part in PARTS):
+        raise UserError(f"{plugin.source} returned {runtime!r:.80}, expected a Runtime, which has {', '.join(PARTS)}")
+    return runtime
 
 
 def of_table(table: LatencyTable) -> Runtime:

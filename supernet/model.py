@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from supernet.errors import UserError
 from supernet.families.base import Shared
 from supernet.norm import BatchNorm
 from supernet.space import Arch, Space
+from supernet.spec import Block
 from supernet.training import checkpoint
 
 
@@ -116,8 +117,11 @@ def initialise(model: nn.Module, scheme: str) -> None:
                 nn.init.zeros_(m.bias)
 
 
-def load_network(folder: str | Path, kernels: str = "eager") -> Network:
+def load_network(folder: str | Path, kernels: str = "eager", operations: Sequence[type[Block]] = ()) -> Network:
     """The network that ``tools/retrain.py`` trained in ``folder``, in eval mode.
+
+    Args:
+        operations: of its space's own; the files name them only, ``spaces.operations`` finds them by their code.
 
     Raises:
         UserError: there is none, or its files are damaged.
@@ -127,7 +131,7 @@ def load_network(folder: str | Path, kernels: str = "eager") -> Network:
     meta = state.get("meta", {})
     if meta.get("kind") != "network":
         raise UserError(f"{path} holds no network but {meta.get('kind')}; {advice}")
-    space, arch = Space.from_json(meta["space"], str(path)), tuple(meta["arch"])
+    space, arch = Space.from_json(meta["space"], str(path), operations), tuple(meta["arch"])
     network = Network(space, arch, eps=meta.get("eps", 1e-5), kernels=kernels)
     network.load_state_dict(state["model"])
     return network.eval()

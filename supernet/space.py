@@ -11,20 +11,27 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from supernet.errors import UserError
-
-if TYPE_CHECKING:
-    from supernet.spec import Block
+from supernet.spec import Block
 
 Arch = tuple[int, ...]
 SCHEMA = 1
+INITS = ("kaiming", "spos", "pytorch")
+SMALLEST = {"channels": 1, "resolution": 1, "classes": 0, "stem_channels": 1, "stem_stride": 1, "head_channels": 0}
+TYPES = {
+    "str": (str, "text"),
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": (bool, "true or false"),
+}
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class Space:
     name: str
     channels: int  # of the input image
     resolution: int  # height and width of the input image, pixels
-    classes: int
+    classes: int  # 0 where the head gives an embedding
     stem_channels: int
     stem_stride: int
     head_channels: int
@@ -90,13 +97,43 @@ class Space:
     operations: tuple[type[Block], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
+        problem = next(self._problems(), None)
+        if problem:
+            raise UserError(f"space {self.name}: {problem}")
+
+    def _problems(self) -> Iterator[str]:
+        """What is wrong with the values, in words."""
+        for name, least in SMALLEST.items():
+            if getattr(self, name) < least:
+                yield f"{name} {getattr(self, name)}: expected at least {least}"
+        if not 0 <= self.dropout < 1:
+            yield f"dropout {self.dropout}: expected a share in [0, 1)"
+        if self.init not in INITS:
+            yield f"init {self.init!r}: expected one of {', '.join(INITS)}"
+        if not self.genes:
+            yield "no genes: expected at least one"
+        if twice := _repeated(gene.name for gene in self.genes):
+            yield f"two genes have the name {twice!r}: expected a name of its own for each"
+        for gene in self.genes:
+            if min(gene.in_channels, gene.out_channels, gene.stride) < 1:
+                yield (
+                    f"gene {gene.name} has {gene.in_channels} input, {gene.out_channels} output channels, stride "
+                    f"{gene.stride}: expected at least 1"
+                )
+            if not gene.choices:
+                yield f"gene {gene.name} has no choices: expected at least one"
+            if twice := _repeated(choice.name for choice in gene.choices):
+                yield f"gene {gene.name} has the choice {twice!r} twice: expected different ones"
+            for choice in gene.choices:
+                if not choice.op or min(choice.kernel, choice.expand, choice.count) < 0:
+                    yield f"gene {gene.name} has the choice {choice}: expected an op, and no number below 0"
         if len(self.allowed) != len(self.genes):
-            raise UserError(f"space {self.name}: {len(self.genes)} genes but {len(self.allowed)} allowed lists")
-        for gene, open_ in zip(self.genes, self.allowed, strict=True):
+            yield f"{len(self.genes)} genes but {len(self.allowed)} allowed lists"
+        for gene, open_ in zip(self.genes, self.allowed, strict=False):
             if not open_ or list(open_) != sorted(set(open_)) or not 0 <= open_[0] <= open_[-1] < len(gene.choices):
-                raise UserError(
-                    f"space {self.name}: gene {gene.name} allows {list(open_)}; expected ascending indices "
-                    f"below {len(gene.choices)}, at least one"
+                yield (
+                    f"gene {gene.name} allows {list(open_)}; expected ascending indices below {len(gene.choices)}, "
+                    "at least one"
                 )
 
     @property
@@ -172,39 +209,55 @@ class Space:
         left_out = (("count", 0), ("operations", ()))
         return dataclasses.asdict(plain, dict_factory=lambda items: {k: v for k, v in items if (k, v) not in left_out})
 
+    def with_operations(self, *blocks: type[Block]) -> Space:
+        """The same space with more operations of its own; those that it has stay.
+
+        Raises:
+            UserError: no block class with an ``op``, or two of the same ``op``.
+        """
+        operations = tuple(dict.fromkeys((*self.operations, *blocks)))
+        for block in operations:
+            if not (isinstance(block, type) and issubclass(block, Block) and isinstance(getattr(block, "op", 0), str)):
+                raise UserError(f"expected a subclass of supernet.spec.Block with a text as its op, got {block!r}")
+        if twice := _repeated(block.op for block in operations):
+            both = " and ".join(block.__name__ for block in operations if block.op == twice)
+            raise UserError(f"{both} have the same op {twice!r}: give each an op of its own")
+        return dataclasses.replace(self, operations=operations)
+
     @classmethod
-    def from_json(cls, data: object, source: str = "space") -> Space:
-        """Rebuild a space; a UserError names ``source`` where the data is no space of this schema."""
+    def from_json(cls, data: object, source: str = "space", operations: Sequence[type[Block]] = ()) -> Space:
+        """Rebuild a space; a UserError names ``source`` where the data is no space of this schema.
+
+        Args:
+            data: as ``to_json`` gives it, or written by hand: ``fingerprint`` can be left out, and ``allowed``
+                where everything is open.
+            operations: of its own; the data holds their names only.
+        """
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             found = data.get("schema") if isinstance(data, dict) else type(data).__name__
             raise UserError(f"{source}: expected a space of schema {SCHEMA}, found {found}")
-        fields = {k: v for k, v in data.items() if k not in ("schema", "fingerprint")}
+        fields = {key: value for key, value in data.items() if key not in ("schema", "fingerprint")}
         try:
-            fields["genes"] = tuple(
-                Gene(**{**gene, "choices": tuple(Choice(**choice) for choice in gene["choices"])})
-                for gene in fields["genes"]
-            )
-            fields["allowed"] = tuple(tuple(int(i) for i in open_) for open_ in fields["allowed"])
-            space = cls(**fields)
-        except (TypeError, KeyError, ValueError) as error:
-            raise UserError(f"{source}: not a space file ({error})") from error
-        if data.get("fingerprint") != space.fingerprint:
+            space = _space(fields).with_operations(*operations)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from error
+        if data.get("fingerprint", space.fingerprint) != space.fingerprint:
             raise UserError(
-                f"{source}: says fingerprint {data.get('fingerprint')} but its content gives {space.fingerprint}; "
-                "the file was edited or damaged"
+                f"{source}: says fingerprint {data['fingerprint']} but its content gives {space.fingerprint}; "
+                "the file was edited or damaged (leave the fingerprint out if you edited it)"
             )
         return space
 
     @classmethod
-    def load(cls, path: str | Path) -> Space:
-        """Read a space file."""
+    def load(cls, path: str | Path, operations: Sequence[type[Block]] = ()) -> Space:
+        """Read a space file; ``operations`` as in ``from_json``."""
         try:
-            data = json.loads(Path(path).read_text())
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"cannot read the space file {path}: {error.strerror}") from error
         except ValueError as error:
             raise UserError(f"{path} is not JSON ({error})") from error
-        return cls.from_json(data, str(path))
+        return cls.from_json(data, str(path), operations)
 
     def require(self, fingerprint: str, source: str) -> None:
         """Refuse a file made for another space, naming both."""
@@ -213,3 +266,50 @@ class Space:
                 f"{source} was made for the space {fingerprint}, but the space here is {self.fingerprint} "
                 f"({self.name}); make it again for this space"
             )
+
+
+def _repeated(names: Iterable[str]) -> str | None:
+    """A name that comes twice."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)
+
+
+def _space(data: dict) -> Space:
+    """A space of plain JSON; a UserError says which field is missing, unknown or of another type."""
+    genes = []
+    for i, gene in enumerate(_items(data, "genes", "the space")):
+        where = f"gene {i}"
+        choices = [_fields(Choice, item, f"a choice of {where}") for item in _items(gene, "choices", where)]
+        genes.append(Gene(**_fields(Gene, gene, where, choices=tuple(Choice(**choice) for choice in choices))))
+    if "allowed" not in data:
+        allowed = [range(len(gene.choices)) for gene in genes]
+    else:
+        allowed = _items(data, "allowed", "the space")
+        for gene, open_ in zip(genes, allowed, strict=False):
+            if not isinstance(open_, (list, tuple)) or not all(type(i) is int for i in open_):
+                raise UserError(f"allowed has {open_!r} for gene {gene.name}, expected a list of indices")
+    open_ = tuple(tuple(indices) for indices in allowed)
+    return Space(**_fields(Space, data, "the space", genes=tuple(genes), allowed=open_))
+
+
+def _items(data: Any, name: str, where: str) -> Sequence:
+    if not isinstance(data, dict) or not isinstance(data.get(name), (list, tuple)):  # in checkpoints they are tuples
+        raise UserError(f"{where} has no list {name!r}")
+    return data[name]
+
+
+def _fields(cls: type, data: Any, where: str, **parsed: Any) -> dict[str, Any]:
+    """Arguments of the data class ``cls``: the plain ones as ``data`` has them, each of its type, and ``parsed``."""
+    if not isinstance(data, dict):
+        raise UserError(f"{where} is {data!r:.80}, expected an object")
+    types = {f.name: str(f.type) for f in dataclasses.fields(cls) if f.name != "operations"}
+    needed = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING} - set(parsed)
+    if unknown := sorted(set(data) - set(types)):
+        raise UserError(f"{where} has the unknown field {unknown[0]!r}, expected {', '.join(types)}")
+    if missing := sorted(needed - set(data)):
+        raise UserError(f"{where} lacks the field {missing[0]!r}")
+    plain = {name: value for name, value in data.items() if name not in parsed}
+    for name, value in plain.items():
+        kinds, expected = TYPES[types[name]]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+            raise UserError(f"{where} has {name} {value!r:.80}, expected {expected}")
+    return {**plain, **parsed}

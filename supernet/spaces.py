@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from supernet import plugins
 from supernet.errors import UserError
 from supernet.space import Space
+from supernet.spec import Block
 
 
 def presets() -> Mapping[str, Callable[..., Space]]:
@@ -17,20 +19,70 @@ def presets() -> Mapping[str, Callable[..., Space]]:
 
 
 def get(name: str, channels: int, resolution: int, classes: int) -> Space:
-    """The space ``name`` for images of this shape, or the space in the JSON file that ``name`` names.
+    """The space ``name`` for images of this shape.
+
+    Args:
+        name: of a preset or an installed space, a space file (.json), or code: ``FILE.py:function`` or
+            ``package.module:function``, a function of those of ``channels``, ``resolution`` and ``classes`` that it
+            takes. Block classes beside the function are operations of the space.
 
     Raises:
-        UserError: unknown name, or a file made for other images.
+        UserError: unknown name, a space for other images, or code that fails or contradicts itself.
     """
+    images = {"channels": channels, "resolution": resolution, "classes": classes}
     if name.endswith(".json"):
-        space = Space.load(Path(name))
-        if (space.channels, space.resolution, space.classes) != (channels, resolution, classes):
-            raise UserError(
-                f"{name} is for {space.channels}×{space.resolution}² images of {space.classes} classes, the data "
-                f"has {channels}×{resolution}² of {classes}"
-            )
-        return space
+        return _read(name, images)
     known = presets()
-    if name not in known:
-        raise UserError(f"unknown space {name!r}: expected one of {', '.join(sorted(known))}, or a space .json file")
-    return known[name](channels=channels, resolution=resolution, classes=classes)
+    if name in known:
+        return known[name](**images)
+    plugin = _plugin(name)
+    space = plugin.offer(**images)
+    if not isinstance(space, Space):
+        raise UserError(f"{plugin.source} returned {space!r:.80}, expected a supernet.space.Space")
+    _require_images(space, images, plugin.source)
+    from supernet import own_blocks  # loads torch
+
+    try:
+        space = space.with_operations(*plugin.operations)
+    except UserError as error:
+        raise UserError(f"{plugin.source}: {error}") from error
+    own_blocks.check(space, plugin)
+    return space
+
+
+def operations(name: str) -> tuple[type[Block], ...]:
+    """The block classes beside the function that ``name`` refers to, for ``Space.load`` and ``load_network``.
+
+    Files name operations only; their code is never looked for by what a file says.
+    """
+    return _plugin(name).operations
+
+
+def _plugin(name: str) -> plugins.Plugin:
+    plugin = plugins.find(name, plugins.SPACES)
+    if plugin is None:
+        known = ", ".join(sorted({*presets(), *plugins.names(plugins.SPACES)}))
+        raise UserError(f"unknown space {name!r}: expected one of {known}, a space .json file, or FILE.py:function")
+    return plugin
+
+
+def _read(name: str, images: Mapping[str, int]) -> Space:
+    """A space file, laid out once: what it cannot be is said here, with its name."""
+    from supernet import families
+
+    space = Space.load(Path(name))
+    _require_images(space, images, name)
+    try:
+        families.layout(space)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+    return space
+
+
+def _require_images(space: Space, images: Mapping[str, int], source: str) -> None:
+    channels, resolution, classes = images.values()
+    if (space.channels, space.resolution, space.classes) != (channels, resolution, classes):
+        raise UserError(
+            f"{source} is for {space.channels}×{space.resolution}² images of {space.classes} classes, the data "
+            f"has {channels}×{resolution}² of {classes}"
+        )

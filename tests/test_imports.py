@@ -19,6 +19,7 @@ TORCH_FREE = (
     "supernet.space",
     "supernet.spaces",
     "supernet.errors",
+    "supernet.plugins",
     "search.nsga2",
     "search.costs",
     "search.ask_tell",

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import hashlib
 import os
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from supernet.errors import UserError
 
 SPLIT, SUBSET, ORDER, AUGMENT, CUTOUT = range(5)  # what a random stream is for: the first part of its key
 WHOLE_BYTES = 2**30  # tensors() keeps a set of at most this size
+Transform = Callable[[Any], Tensor]
 Step = tuple[int, np.ndarray]  # the number of a global batch and the positions of its images
 
 
@@ -80,9 +83,15 @@ class ImageSet(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
-    @abstractmethod
     def take(self, positions: np.ndarray) -> ImageSet:
         """The set of these of this set's images; the image data are shared, not copied."""
+        taken = copy.copy(self)
+        taken.labels, taken.index, taken._whole = self.labels[positions], self.index[positions], None
+        return taken
+
+    def digest(self) -> str:
+        """16 hex digits that name the images by what is quick to read: here their labels, in order."""
+        return hashlib.sha256(self.labels.astype("<i8").tobytes()).hexdigest()[:16]
 
     @abstractmethod
     def _serve(
@@ -223,11 +232,6 @@ class MemoryImages(ImageSet):
         self._mean = torch.tensor(mean).mul(255).repeat(side * side)
         self._std = torch.tensor(std).mul(255).repeat(side * side)
 
-    def take(self, positions: np.ndarray) -> MemoryImages:
-        taken = copy.copy(self)
-        taken.labels, taken.index, taken._whole = self.labels[positions], self.index[positions], None
-        return taken
-
     def _serve(self, plan, mine, seed, epoch, augment):
         for t, positions in plan:
             down = right = torch.full((len(positions),), self.margin)
@@ -250,8 +254,45 @@ class MemoryImages(ImageSet):
             yield x.permute(0, 3, 1, 2), torch.from_numpy(self.labels[positions])
 
 
-class FolderImages(ImageSet):
-    """Image files, decoded when they are served.
+class DecodedImages(ImageSet):
+    """Images decoded one by one when they are served, by ``workers`` processes or in this one."""
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        resolution: int,
+        transforms: tuple[Transform, Transform],
+        workers: int,
+    ):
+        """transforms: the plain and the augmenting one, from what ``decode`` gives to [channels, side, side]."""
+        super().__init__(labels, mean, std, resolution)
+        self.transforms, self.workers = transforms, workers
+
+    @abstractmethod
+    def decode(self, position: int) -> Any:
+        """What the transforms take; a UserError where the image cannot be had."""
+
+    def _serve(self, plan, mine, seed, epoch, augment):
+        # A loader of its own for every call: workers that outlive an epoch would be shared by an epoch under
+        # way and, say, a recalibration on the same images in between.
+        loader = DataLoader(
+            _Decoded(self, seed, epoch, augment),
+            batch_sampler=(positions[mine].tolist() for _, positions in plan),
+            num_workers=self.workers,
+            collate_fn=functools.partial(_collate, (self.channels, self.resolution, self.resolution)),
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else it draws from the global one
+        )
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+class FolderImages(DecodedImages):
+    """Image files.
 
     The names are one array of bytes: a list of a million strings would be copied into every worker, page by
     page, as their reference counts change.
@@ -265,61 +306,60 @@ class FolderImages(ImageSet):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         resolution: int,
-        transforms: tuple[Callable[[Image.Image], Tensor], Callable[[Image.Image], Tensor]],
+        transforms: tuple[Transform, Transform],
         workers: int,
     ):
-        """names: bytes [N], relative to the folder. transforms: the plain and the augmenting one."""
-        super().__init__(labels, mean, std, resolution)
-        self.folder, self.names, self.transforms, self.workers = folder, names, transforms, workers
+        """names: bytes [N], relative to the folder."""
+        super().__init__(labels, mean, std, resolution, transforms, workers)
+        self.folder, self._names = folder, names
 
-    def take(self, positions: np.ndarray) -> FolderImages:
-        taken = copy.copy(self)
-        taken.labels, taken.index, taken._whole = self.labels[positions], self.index[positions], None
-        taken.names = self.names[positions]
-        return taken
+    @property
+    def names(self) -> np.ndarray:
+        """Of the files: bytes [N], relative to the folder."""
+        return self._names[self.index]
 
-    def _serve(self, plan, mine, seed, epoch, augment):
-        # A loader of its own for every call: workers that outlive an epoch would be shared by an epoch under
-        # way and, say, a recalibration on the same images in between.
-        loader = DataLoader(
-            _Files(self, seed, epoch, augment),
-            batch_sampler=(positions[mine].tolist() for _, positions in plan),
-            num_workers=self.workers,
-            collate_fn=functools.partial(_collate, self.resolution),
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else it draws from the global one
-        )
-        for batch in loader:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+    def digest(self) -> str:
+        """By the names and sizes of the files, and by the labels."""
+        folder, names = os.fsencode(self.folder), self.names.tolist()
+        sizes = np.fromiter((os.stat(os.path.join(folder, name)).st_size for name in names), "<i8", len(self))
+        content = (super().digest().encode(), sizes.tobytes(), *names)
+        return hashlib.sha256(b"\0".join(content)).hexdigest()[:16]
+
+    def decode(self, position: int) -> Image.Image:
+        path = self.folder / os.fsdecode(self._names[self.index[position]])
+        try:
+            with Image.open(path) as file:
+                return file.convert("RGB")
+        except Exception as error:  # the decoders raise whatever damaged bytes lead to, and every one has its own ways
+            raise UserError(
+                f"expected an image in {path}, but it cannot be read ({error}); replace or delete it"
+            ) from error
 
 
-class _Files(Dataset):
-    """What a worker gets of a FolderImages: position -> (x, label), or the UserError that came instead."""
+class _Decoded(Dataset):
+    """What a worker gets of the images: position -> (x, label), or the UserError that came instead."""
 
-    def __init__(self, images: FolderImages, seed: int, epoch: int, augment: bool):
-        self.folder, self.names, self.labels = images.folder, images.names, images.labels
-        self.index, self.transform = images.index, images.transforms[augment]
+    def __init__(self, images: DecodedImages, seed: int, epoch: int, augment: bool):
+        self.images = copy.copy(images)
+        self.images._whole = None  # not for other processes
+        self.transform = images.transforms[augment]
         self.key = (AUGMENT, seed, epoch) if augment else None
 
     def __getitem__(self, position: int) -> tuple[Tensor, int] | UserError:
-        path = self.folder / os.fsdecode(self.names[position])
         try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except Exception as error:  # the decoders raise whatever damaged bytes lead to, and every one has its own ways
-            # Returned, not raised: a worker's exception would reach the user as a page of two tracebacks.
-            return UserError(f"expected an image in {path}, but it cannot be read ({error}); replace or delete it")
-        with _seeded(_key(*self.key, int(self.index[position]))) if self.key else contextlib.nullcontext():
-            return self.transform(image), int(self.labels[position])
+            image = self.images.decode(position)
+        except UserError as error:  # returned: a worker's exception would reach the user as a page of two tracebacks
+            return error
+        index, label = int(self.images.index[position]), int(self.images.labels[position])
+        with _seeded(_key(*self.key, index)) if self.key else contextlib.nullcontext():
+            return self.transform(image), label
 
 
-def _collate(resolution: int, samples: list[tuple[Tensor, int] | UserError]) -> tuple[Tensor, Tensor] | UserError:
+def _collate(shape: tuple[int, int, int], samples: list[tuple[Tensor, int] | UserError]):
     for sample in samples:
         if isinstance(sample, UserError):
             return sample
-    x = torch.stack([x for x, _ in samples]) if samples else torch.empty(0, 3, resolution, resolution)
+    x = torch.stack([x for x, _ in samples]) if samples else torch.empty(0, *shape)
     y = torch.tensor([y for _, y in samples], dtype=torch.int64)
     return x.contiguous(memory_format=torch.channels_last), y
 

@@ -7,14 +7,16 @@ seed and the size alone. Only ``open_test`` reads the test part.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from supernet.data import NAMES, sources
+from supernet import plugins
+from supernet.data import NAMES, own, sources
 from supernet.data.images import SPLIT, FolderImages, ImageSet, MemoryImages, generator, proportional, stratified
 from supernet.errors import UserError
 
@@ -25,7 +27,12 @@ RESOLUTION = 224  # of a folder
 
 @dataclass(frozen=True)
 class TrainVal:
-    """What a search may see. Images are [channels, resolution, resolution]."""
+    """What a search may see. Images are [channels, resolution, resolution].
+
+    ``identity`` tells the data from others, as plain JSON for files of a run: name, classes, number of images before a
+    ``limit``, and a digest of the whole training part's labels (of a folder, of its files' names and sizes too). Where
+    the data lie has no part in it. ``require_same`` compares two.
+    """
 
     train: ImageSet
     val: ImageSet
@@ -33,6 +40,7 @@ class TrainVal:
     channels: int
     resolution: int
     class_names: tuple[str, ...]
+    identity: dict[str, Any] = field(default_factory=dict)
 
 
 def default_name(root: Path) -> tuple[str, str]:
@@ -62,13 +70,15 @@ def open_train(
     """Train and validation of a data set, fetched where it is missing.
 
     Args:
-        name: one of NAMES. "folder" is ``root/train/CLASS/*`` and, its test part, ``root/val/CLASS/*``.
+        name: one of NAMES; an entry point of the group ``supernet.data``; or code, ``FILE.py:function`` or
+            ``package.module:function``, that gives two datasets as ``own.open_own`` takes them. "folder" is
+            ``root/train/CLASS/*`` and, its test part, ``root/val/CLASS/*``.
         root: where data sets are kept; for "folder" the folder itself.
         seed: of the split.
         val_fraction: share of the training part that becomes validation, in [0, 1); default 0.1.
         val_per_class: images of every class instead; default 50 for "folder".
-        resolution: pixels, of "folder" only; default 224.
-        workers: processes that decode a folder's images; 0 decodes in this one.
+        resolution: pixels, of "folder" (default 224) and of data of your own only.
+        workers: processes that decode the images of a folder or of your own data; 0 decodes in this one.
         limit: keep a stratified draw of at most so many training images, for quick runs. Validation stays.
 
     Raises:
@@ -87,7 +97,7 @@ def open_train(
             raise UserError(f"expected val_fraction in [0, 1), got {fraction}")
         count = proportional(whole.labels, round(fraction * len(whole)))
     else:
-        size = np.bincount(whole.labels)
+        size = np.bincount(whole.labels, minlength=len(class_names))
         if val_per_class < 0:
             raise UserError(f"expected val_per_class of at least 0, got {val_per_class}")
         if val_per_class >= size.min():
@@ -105,7 +115,48 @@ def open_train(
         channels=whole.channels,
         resolution=whole.resolution,
         class_names=class_names,
+        identity={
+            "name": Path(name).name,  # of a file of one's own without its folder
+            "classes": list(class_names),
+            "images": {"train": len(train), "val": len(val)},
+            "digest": whole.digest(),
+        },
     )
+
+
+def require_same(recorded: dict[str, Any], found: dict[str, Any], source: str) -> None:
+    """Refuse other data than a file was made with.
+
+    Args:
+        recorded: the ``TrainVal.identity`` that the file ``source`` holds. found: that of the data at hand.
+
+    Raises:
+        UserError: says what differs.
+    """
+    if recorded == found:
+        return
+    if recorded.get("name") != found["name"]:
+        different = f"the data set {recorded.get('name')}, not {found['name']}"
+    elif recorded.get("classes") != found["classes"]:
+        different = f"other classes: {_changed_classes(recorded.get('classes', []), found['classes'])}"
+    elif recorded.get("images") != found["images"]:
+        before = recorded.get("images", {})
+        counts = [f"{part} {before.get(part)} -> {n}" for part, n in found["images"].items() if before.get(part) != n]
+        different = f"other numbers of images: {', '.join(counts)}"
+    else:
+        different = "other images of the same number (labels, names or sizes of files differ)"
+    raise UserError(f"{source} was made with {different}; restore the data, or start over with these")
+
+
+def _changed_classes(before: list[str], after: list[str]) -> str:
+    missing = [name for name in before if name not in after]
+    added = [name for name in after if name not in before]
+    if len(missing) == len(added) == 1:
+        return f"{missing[0]!r} is called {added[0]!r} now"
+    changes = [
+        f"{', '.join(map(repr, names))} {what}" for names, what in ((missing, "missing"), (added, "added")) if names
+    ]
+    return "; ".join(changes) or "their order"
 
 
 def open_test(name: str, root: Path, *, resolution: int | None = None, workers: int = 0) -> ImageSet:
@@ -114,10 +165,20 @@ def open_test(name: str, root: Path, *, resolution: int | None = None, workers: 
 
 
 def _open(name: str, root: Path, part: str, resolution: int | None, workers: int) -> tuple[ImageSet, tuple[str, ...]]:
+    if workers < 0 or (resolution is not None and resolution < 1):
+        raise UserError(f"expected resolution >= 1 and workers >= 0, got {resolution} and {workers}")
     if name == "folder":
         return _folder(root, part, RESOLUTION if resolution is None else resolution, workers)
-    if name not in sources.READERS:
-        raise UserError(f"expected a data set among {', '.join(NAMES)}, got {name!r}; choose one of these")
+    if name in sources.READERS:
+        return _memory(name, root, part, resolution)
+    plugin = plugins.find(name, plugins.DATA)
+    if plugin is None:
+        known = ", ".join((*NAMES, *plugins.names(plugins.DATA)))
+        raise UserError(f"expected a data set among {known}, or FILE.py:function, got {name!r}; choose one of these")
+    return own.open_own(plugin, root, part, resolution, workers)
+
+
+def _memory(name: str, root: Path, part: str, resolution: int | None) -> tuple[MemoryImages, tuple[str, ...]]:
     train = sources.READERS[name](root, True)
     side = train.images.shape[1]
     if resolution not in (None, side):
@@ -148,8 +209,6 @@ def _folder(root: Path, part: str, resolution: int, workers: int) -> tuple[Folde
     """Scans ``root/part`` once; at a million files that takes seconds, and nothing looks at them again."""
     import timm.data  # here, since it takes seconds that the other sets need not wait for
 
-    if resolution < 1 or workers < 0:
-        raise UserError(f"expected resolution >= 1 and workers >= 0, got {resolution} and {workers}")
     for folder in (root / "train", root / "val"):  # both now, not after days of search
         if not folder.is_dir():
             raise UserError(f"expected a folder {folder} with one folder of images per class; create it")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
+from supernet import plugins
 from supernet.errors import UserError
 from supernet.families import ir_resnet, layerwise, module_stages, residual, sep_conv
 from supernet.families.base import Family, Layout
 from supernet.space import Arch, Space
-from supernet.spec import LayerSpec
+from supernet.spec import Block, LayerSpec
 
 FAMILIES: tuple[Family, ...] = (
     layerwise.FAMILY,
@@ -21,9 +24,11 @@ def of(space: Space) -> Family:
     """The family of a space, by the operation of its first choice that is not its own.
 
     Raises:
-        UserError: no family has that operation.
+        UserError: no family has that operation, or one of its own has the name of another.
     """
-    own = {block.op for block in space.operations}
+    own = {block.op for block in _complete(space).operations}
+    for op in sorted(own & _ops()):
+        raise UserError(f"space {space.name}: an operation {op!r} exists already; give your own another op")
     ops = (choice.op for gene in space.genes for choice in gene.choices if choice.op not in own)
     op = next(ops, None)
     if op is None:  # all operations are its own: they stand between the usual stem and head
@@ -33,14 +38,40 @@ def of(space: Space) -> Family:
             return family
     raise UserError(
         f"space {space.name} has the operation {op!r}, known here are "
-        f"{', '.join(sorted(frozenset().union(*(family.ops for family in FAMILIES))))}; give the code of an operation "
-        "of your own"
+        f"{', '.join(sorted(frozenset().union(*(family.ops for family in FAMILIES))))}; {layerwise.NO_CODE}"
     )
 
 
 def layout(space: Space) -> Layout:
     """The layers of ``space``; a UserError names the gene that cannot be built."""
-    return of(space).layout(space)
+    return of(space).layout(_complete(space))
+
+
+def _complete(space: Space) -> Space:
+    """``space`` with the operations of installed packages, if it names some whose code it does not have."""
+    known = _ops() | {block.op for block in space.operations}
+    missing = {choice.op for gene in space.genes for choice in gene.choices} - known
+    return (
+        space.with_operations(*(_installed()[op] for op in sorted(missing & set(_installed())))) if missing else space
+    )
+
+
+@functools.cache
+def _ops() -> frozenset[str]:
+    """Every operation of this library, those of stems and heads too: an own one would share their latency keys."""
+    classes, ops = [Block], {op for family in FAMILIES for op in family.ops}
+    while classes:
+        block = classes.pop()
+        classes += block.__subclasses__()
+        if block.__module__.startswith("supernet.") and hasattr(block, "op"):
+            ops.add(block.op)
+    return frozenset(ops)
+
+
+@functools.cache
+def _installed() -> dict[str, type[Block]]:
+    """The operations of installed packages by ``op``."""
+    return {block.op: block for plugin in plugins.installed(plugins.SPACES) for block in plugin.operations}
 
 
 def require_layers(space: Space) -> None:

@@ -19,6 +19,8 @@ from supernet.modules import ACTIVATIONS, Head, Identity, InvertedBottleneck, Ma
 from supernet.space import Arch, Choice, Gene, Space
 from supernet.spec import Block, LayerSpec, Price
 
+NO_CODE = "for an operation of your own give the space by its code, FILE.py:function, or install its package"
+
 
 @dataclass(frozen=True)
 class Layers:
@@ -61,7 +63,7 @@ class Layerwise:
         return frozenset(block.op for block in self.blocks)
 
     def layout(self, space: Space) -> Layers:
-        """Lay ``space`` out; its own operations (``Space.operations``) go before those of the family."""
+        """Lay ``space`` out, with its own operations (``Space.operations``) beside those of the family."""
         blocks = {block.op: block for block in (*self.blocks, *space.operations)}
         if space.act not in ACTIVATIONS and self.stem is Stem:
             raise UserError(f"space {space.name}: act {space.act!r}, expected one of {', '.join(ACTIVATIONS)}")
@@ -95,7 +97,7 @@ class Layerwise:
         if choice.op not in blocks:
             raise UserError(
                 f"space {space.name}: gene {gene.name} has the operation {choice.op!r}, known here are "
-                f"{', '.join(sorted(blocks))}; give the code of an operation of your own"
+                f"{', '.join(sorted(blocks))}; {NO_CODE}"
             )
         spec = LayerSpec(
             blocks[choice.op],

@@ -1,0 +1,242 @@
+"""Data sets from outside of this library: any two map-style datasets of (image, label)."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from supernet.data.images import DecodedImages, Transform
+from supernet.errors import UserError
+from supernet.plugins import Plugin, reason
+
+LARGE = 96  # pixels: from here on images are cropped and mirrored as photographs in folders are
+RESOLUTION = 224  # where the images do not say one
+GREY, RGB = (0.449,), (0.485, 0.456, 0.406)  # means of ImageNet, of its channels together and of each
+GREY_STD, RGB_STD = (0.226,), (0.229, 0.224, 0.225)
+KINDS = "a PIL image, uint8 of [H, W], [H, W, C] or (a tensor) [C, H, W], or a float tensor [C, H, W]"
+
+
+class OwnImages(DecodedImages):
+    """Items of a dataset: images that are resized, cropped and normalised, or float tensors that stay as they are."""
+
+    def __init__(
+        self,
+        dataset: Any,
+        source: str,
+        file: str | None,
+        labels: np.ndarray,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        resolution: int,
+        transforms: tuple[Transform, Transform] | None,
+        workers: int,
+    ):
+        """transforms: the plain and the augmenting one, of PIL images; None for float tensors."""
+        super().__init__(labels, mean, std, resolution, transforms or (_same, _same), workers)
+        self.dataset, self.source, self.file, self.floats = dataset, source, file, transforms is None
+
+    def decode(self, position: int) -> Image.Image | Tensor:
+        index = int(self.index[position])
+        image, label = item(self.dataset, index, self.source, self.file)
+        if label != self.labels[position]:
+            raise UserError(f"{self.source}: item {index} has the label {label}, had {self.labels[position]} at first")
+        if isinstance(image, Tensor) != self.floats:
+            kinds = ("images", "float tensors") if self.floats else ("float tensors", "images")
+            raise UserError(f"{self.source}: item {index} is one of {kinds[0]}, the first was one of {kinds[1]}")
+        if isinstance(image, Image.Image):
+            try:
+                return image.convert("L" if self.channels == 1 else "RGB")
+            except Exception as error:  # a file that PIL reads only now may be damaged
+                raise UserError(f"{self.source}: item {index} raised {reason(error, self.file)}") from error
+        shape = (self.channels, self.resolution, self.resolution)
+        if image.shape != shape:
+            raise UserError(
+                f"{self.source}: item {index} is a float tensor of {list(image.shape)}, expected {list(shape)}"
+            )
+        return image
+
+
+def open_own(
+    plugin: Plugin, root: Path, part: str, resolution: int | None, workers: int
+) -> tuple[OwnImages, tuple[str, ...]]:
+    """The ``train`` or the test part of what ``plugin`` gives, called with ``root`` if it takes that; class names.
+
+    The first training image decides on grey or colour and, where ``resolution`` is None, on the size: its side if it
+    is a square of less than 96 pixels, else 224. Labels are those of ``targets`` or ``labels``, where a dataset has
+    one, else every item is read once.
+
+    Raises:
+        UserError: it gives no two datasets, an empty one, or items or labels that cannot be used.
+    """
+    parts = _two(plugin, root)
+    sources = [f"{plugin.source}, {name} set" for name in ("training", "test")]
+    file = plugin.module.__file__
+    # The labels of the test are looked at now, if that is free: not after days of search.
+    labels = [_labels(dataset, source) for dataset, source in zip(parts, sources, strict=True)]
+    this = 0 if part == "train" else 1
+    for i in {0, this}:
+        if labels[i] is None:
+            labels[i] = [item(parts[i], j, sources[i], file)[1] for j in range(len(parts[i]))]
+    names = _class_names(parts[0], labels[0], sources[0])
+    for found, source in zip(labels, sources, strict=True):
+        _require_range(found or (), len(names), source)
+    first, _ = item(parts[0], 0, sources[0], file)
+    mean, std, side, transforms = _format(first, parts[0], resolution, sources[0])
+    array = np.array(labels[this], dtype=np.int64)
+    images = OwnImages(parts[this], sources[this], file, array, mean, std, side, transforms, workers)
+    images.decode(0)
+    return images, names
+
+
+def item(dataset: Any, index: int, source: str, file: str | None) -> tuple[Image.Image | Tensor, int]:
+    """An image, as PIL's unless it is a float tensor, and its label; a UserError names the item that is neither."""
+    try:
+        pair = dataset[index]
+    except Exception as error:
+        raise UserError(f"{source}: item {index} raised {reason(error, file)}") from error
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise UserError(f"{source}: item {index} is {_short(pair)}, expected a pair (image, label)")
+    return _image(pair[0], f"{source}: item {index}"), _label(pair[1], f"{source}: item {index}")
+
+
+def _two(plugin: Plugin, root: Path) -> tuple[Any, Any]:
+    parts = plugin.offer(root=root)
+    if not isinstance(parts, (tuple, list)) or len(parts) != 2:
+        raise UserError(f"{plugin.source} returned {_short(parts)}, expected (training set, test set)")
+    for name, part in zip(("training", "test"), parts, strict=True):
+        if not (hasattr(part, "__getitem__") and hasattr(part, "__len__")):
+            raise UserError(
+                f"{plugin.source} returned {_short(part)} as the {name} set, expected a dataset with __len__ and "
+                "__getitem__"
+            )
+        if not len(part):
+            raise UserError(f"{plugin.source} returned an empty {name} set, expected at least one image")
+    return parts[0], parts[1]
+
+
+def _labels(dataset: Any, source: str) -> list[int] | None:
+    """The labels that a dataset lists; None if it does not, or of another number of images."""
+    for name in ("targets", "labels"):
+        listed = getattr(dataset, name, None)
+        listed = listed.tolist() if isinstance(listed, (np.ndarray, Tensor)) else listed
+        if isinstance(listed, Sequence) and len(listed) == len(dataset):
+            return [_label(label, f"{source}: item {i}") for i, label in enumerate(listed)]
+    return None
+
+
+def _label(label: Any, where: str) -> int:
+    try:
+        if isinstance(label, (bool, str)):
+            raise TypeError
+        return operator.index(label.item() if isinstance(label, (np.ndarray, Tensor)) else label)
+    except (TypeError, ValueError, RuntimeError) as error:  # items of arrays and tensors of more than one element
+        raise UserError(f"{where} has the label {_short(label)}, expected an integer") from error
+
+
+def _class_names(train: Any, labels: Sequence[int], source: str) -> tuple[str, ...]:
+    """The names that the training set lists as ``classes``, else the numbers up to the largest label."""
+    listed = getattr(train, "classes", None)
+    if listed is None:
+        _require_range(labels, max(0, *labels) + 1, source)
+        found = sorted(set(labels))
+        missing = next((i for i, label in enumerate(found) if label != i), None)
+        if missing is not None:
+            raise UserError(
+                f"{source}: no image has the label {missing}, the largest is {found[-1]}; count the labels from 0, or "
+                "name all classes in an attribute 'classes'"
+            )
+        return tuple(map(str, found))
+    if isinstance(listed, str) or not isinstance(listed, Sequence) or not listed:
+        raise UserError(f"{source}: its classes are {_short(listed)}, expected a list of names")
+    return tuple(map(str, listed))
+
+
+def _require_range(labels: Sequence[int], classes: int, source: str) -> None:
+    for i, label in enumerate(labels):
+        if not 0 <= label < classes:
+            raise UserError(f"{source}: item {i} has the label {label}, expected 0 to {classes - 1}")
+
+
+def _image(image: Any, where: str) -> Image.Image | Tensor:
+    """As PIL's, or a float tensor [C, H, W] as it is."""
+    if isinstance(image, Image.Image) and not image.mode.startswith(("I", "F")):  # these have more than 8 bits
+        return image
+    if isinstance(image, Tensor) and image.is_floating_point() and image.dim() == 3:
+        return image.float()
+    array: Any = image
+    if isinstance(image, Tensor):
+        channels_first = image.dim() == 3 and image.shape[0] in (1, 3, 4)
+        array = (image.permute(1, 2, 0) if channels_first else image).numpy(force=True)
+    if isinstance(array, np.ndarray) and array.dtype == np.uint8:
+        if array.ndim == 3 and array.shape[2] == 1:
+            array = array[:, :, 0]
+        if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4)):
+            return Image.fromarray(np.ascontiguousarray(array))
+    raise UserError(f"{where} is {_short(image)}, expected {KINDS}")
+
+
+def _format(
+    first: Image.Image | Tensor, train: Any, resolution: int | None, source: str
+) -> tuple[tuple[float, ...], tuple[float, ...], int, tuple[Transform, Transform] | None]:
+    """Mean, deviation, side and transforms for images like the first one."""
+    if isinstance(first, Tensor):
+        channels, height, width = first.shape
+        if height != width or resolution not in (None, height):
+            expected = "the same height and width" if resolution is None else f"{resolution} by {resolution} pixels"
+            raise UserError(
+                f"{source}: item 0 is a float tensor of {list(first.shape)}, taken as it is; expected {expected}"
+            )
+        return (0.0,) * channels, (1.0,) * channels, height, None
+    grey = first.mode in ("1", "L", "LA")
+    mean, std = (GREY, GREY_STD) if grey else (RGB, RGB_STD)
+    small = first.width if first.width == first.height < LARGE else RESOLUTION
+    side = small if resolution is None else resolution
+    mirror = bool(getattr(train, "mirror", side >= LARGE))
+    make = _photograph if side >= LARGE else _picture
+    return mean, std, side, make(side, mean, std, mirror)
+
+
+def _photograph(side: int, mean, std, mirror: bool) -> tuple[Transform, Transform]:
+    import timm.data  # here, since it takes seconds that other sets need not wait for
+
+    settings = {"input_size": side, "mean": mean, "std": std}
+    plain = timm.data.create_transform(**settings, interpolation="bicubic", crop_pct=0.875)
+    augmenting = timm.data.create_transform(
+        **settings, is_training=True, interpolation="random", hflip=0.5 if mirror else 0.0
+    )
+    return plain, augmenting
+
+
+def _picture(side: int, mean, std, mirror: bool) -> tuple[Transform, Transform]:
+    """Resized if need be; a crop at a random offset of up to 2 pixels, 4 from 32 on, with a black margin."""
+    from torchvision import transforms as t
+
+    resize = [t.Resize(side, t.InterpolationMode.BICUBIC), t.CenterCrop(side)]
+    last = [t.ToTensor(), t.Normalize(mean, std)]
+    crop = [t.RandomCrop(side, padding=4 if side >= 32 else 2)]
+    flip = [t.RandomHorizontalFlip()] if mirror else []
+    return t.Compose([*resize, *last]), t.Compose([*resize, *crop, *flip, *last])
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _short(value: Any) -> str:
+    """What a value is, in a few words."""
+    if isinstance(value, (Tensor, np.ndarray)) and value.ndim:
+        kind = "tensor" if isinstance(value, Tensor) else "array"
+        return f"a {kind} of {str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return f"{value!r:.60}"
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, Image.Image):
+        return f"a PIL image of mode {value.mode}"
+    return f"a {type(value).__name__}"
