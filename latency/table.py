@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import statistics
@@ -78,6 +79,11 @@ class LatencyTable:
             "share_cpu_clock": sum(s.source == "cpu" for s in samples) / len(samples),
             "median_aa": statistics.median(s.aa for s in samples),
         }
+
+    @property
+    def identity(self) -> str:
+        """16 hex digits of all that it holds: tells it from another table of the same device."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def layer_ms(self, key: str) -> float:
         """Latency of one layer on its own, ms.
