@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/cpu/*)
 export MAX_JOBS ?= $(shell nproc)
 
-.PHONY: quickstart test test-long lint format bench litert clean
+.PHONY: quickstart test test-long lint types format bench litert package clean
 
 quickstart: $(VENV)/built
 	$(BIN)/python tools/train_supernet.py --run $(RUN) --epochs 3
@@ -15,15 +15,23 @@ quickstart: $(VENV)/built
 	$(BIN)/python tools/retrain.py --run $(RUN) --pick best --epochs 3
 	$(BIN)/python tools/report.py --run $(RUN)
 
+# A file of tests in one process each, on every core.
 test: $(VENV)/built
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile --durations 15
 
 test-long: $(VENV)/built
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
+	$(BIN)/mypy
+
+# Wheel and sdist, each installed into an environment of its own, and the installed command tried there.
+package: $(VENV)/installed
+	bash .ci/package $(BIN)/python
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

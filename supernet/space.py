@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from supernet.errors import UserError
+from supernet.errors import SpaceMismatch, UserError
 from supernet.spec import Block
 
 Arch = tuple[int, ...]
@@ -262,7 +262,7 @@ class Space:
     def require(self, fingerprint: str, source: str) -> None:
         """Refuse a file made for another space, naming both."""
         if fingerprint != self.fingerprint:
-            raise UserError(
+            raise SpaceMismatch(
                 f"{source} was made for the space {fingerprint}, but the space here is {self.fingerprint} "
                 f"({self.name}); make it again for this space"
             )

@@ -1,0 +1,149 @@
+"""Run folders: beginning, continuing, starting over, locking; what belongs together; runs of version 0.1."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from supernet.errors import CheckpointError, SpaceMismatch, UserError
+from supernet.runs import RunFolder
+from tests.conftest import tiny_space
+
+OLD = Path(__file__).parent / "data" / "v0.1"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def old(tmp_path) -> RunFolder:
+    """A finished run of version 0.1, to be spoiled."""
+    shutil.copytree(OLD / "spos", tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+def test_a_run_begins_continues_and_starts_over(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    assert run.begin({"epochs": 3, "data_root": "here"})
+    assert not run.begin({"epochs": 3, "data_root": "moved"})
+    before = run.config_path.read_bytes()
+    with pytest.raises(UserError, match="holds a run with other settings .epochs: 3 → 4") as caught:
+        run.begin({"epochs": 4})
+    assert caught.value.missing == "another run"
+    assert run.config_path.read_bytes() == before
+    (run.path / "leftover").touch()
+    assert run.begin({"epochs": 4}, restart=True)
+    assert run.config()["epochs"] == 4
+    assert not (run.path / "leftover").exists()
+
+
+def test_settings_that_version_0_1_did_not_have_are_not_another_run(old):
+    settings = {k: v for k, v in old.config().items() if k != "made_with"}
+    assert not old.begin({**settings, "new_option": None})
+    with pytest.raises(UserError, match="new_option: None → 1"):
+        old.begin({**settings, "new_option": 1})
+
+
+def test_a_folder_that_is_no_run_is_not_deleted(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    run = RunFolder(tmp_path)
+    with pytest.raises(UserError, match="is not a run"), run.lock():
+        run.begin({}, restart=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def hold(path: Path, held, let_go) -> None:
+    with RunFolder(path).lock():
+        held.set()
+        let_go.wait(30)
+
+
+def test_two_processes_do_not_write_in_one_folder(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    held, let_go = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(tmp_path / "run", held, let_go))
+    process.start()
+    assert held.wait(30)
+    with pytest.raises(UserError, match="another process is at work"), RunFolder(tmp_path / "run").lock():
+        raise AssertionError("two held it")
+    let_go.set()
+    process.join(30)
+    with RunFolder(tmp_path / "run").lock():
+        pass
+
+
+def test_a_refused_command_leaves_no_folder_behind(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(UserError, match="refused"), run.lock():
+        raise UserError("refused")
+    assert not run.path.exists()
+
+
+def test_a_run_of_version_0_1_opens_whole(old):
+    space = old.space()
+    assert space.fingerprint == json.loads(old.space_path.read_text())["fingerprint"]
+    front = old.front(space)
+    assert front["front"][front["best"]]["arch"] == json.loads((old.path / "best/result.json").read_text())["arch"]
+    supernet = old.supernet(space, CPU, "eager")
+    network = old.network("best").trained(space)
+    x = torch.zeros(1, space.channels, space.resolution, space.resolution)
+    assert supernet.eval()(x, network.arch).shape == network(x).shape == (1, space.classes)
+    assert list(old.results()) == ["best", "random-0"]
+    assert len(old.metrics.read()) == 2
+    child = RunFolder(OLD / "dsnas")
+    assert child.found()["arch"] == list(child.child.trained(child.space()).arch)
+    assert RunFolder(OLD / "nss").elite(340000.0).space().fingerprint == RunFolder(OLD / "nss").space().fingerprint
+
+
+def test_a_front_of_other_weights_is_refused(old):
+    space = old.space()
+    front = json.loads(old.front_path.read_text())
+    old.write_front(space, front["front"], front["random"], {"latency": (0.0, float("inf"))})
+    old.front(space)
+    state = torch.load(old.checkpoint, weights_only=True)
+    name = next(iter(state["model"]))
+    state["model"][name] = state["model"][name] + 1
+    torch.save(state, old.checkpoint)
+    with pytest.raises(UserError, match="found on other weights") as caught:
+        old.front(space)
+    assert caught.value.missing == "front"
+
+
+def test_a_network_of_an_earlier_search_is_told(old):
+    front = old.front(old.space())
+    arch = tuple(front["front"][front["best"]]["arch"])
+    assert not old.stale("best", arch, front)
+    assert old.stale("best", (*arch[:-1], arch[-1] + 1), front)
+    assert old.stale("front-99", arch, front)  # the front has become shorter
+    assert not old.stale("child", arch, front)
+    assert not old.stale("best", arch, None)
+
+
+def test_what_is_missing_is_named(tmp_path, old):
+    nothing = RunFolder(tmp_path / "none")
+    for open_, missing in ((nothing.config, "supernet"), (nothing.space, "supernet")):
+        with pytest.raises(UserError) as caught:
+            open_()
+        assert caught.value.missing == missing
+    space = old.space()
+    other = tiny_space(layers=2)
+    with pytest.raises(SpaceMismatch, match=space.fingerprint):
+        old.supernet(other, CPU, "eager")
+    with pytest.raises(CheckpointError, match="not trained to the end"):
+        RunFolder(OLD / "half").supernet(space, CPU, "eager")
+    with pytest.raises(CheckpointError, match="holds no network but supernet"):
+        old.trained(space)
+
+
+def test_files_do_not_start_code(old):
+    config = json.loads(old.config_path.read_text())
+    trap = old.path / "trap.py"
+    trap.write_text(f"open({str(old.path / 'sprung')!r}, 'w')\ndef images(root):\n    return [], []\n")
+    old.config_path.write_text(json.dumps({**config, "data": f"{trap}:images"}))
+    with pytest.raises(UserError, match="come from the code") as caught:
+        old.images()
+    assert caught.value.missing == "code"
+    assert not (old.path / "sprung").exists()
