@@ -8,6 +8,7 @@
 
 #include <array>
 
+#include "aten/depthwise.h"
 #include "ops/depthwise.h"
 #include "ops/layout.h"
 

@@ -14,6 +14,7 @@
 #include <tuple>
 
 #include "aten/batch_norm.h"
+#include "aten/dw_separable.h"
 #include "ops/dw_separable.h"
 #include "ops/layout.h"
 

@@ -9,6 +9,7 @@
 #include <torch/library.h>
 
 #include "aten/batch_norm.h"
+#include "aten/inverted_bottleneck.h"
 #include "ops/inverted_bottleneck.h"
 #include "ops/layout.h"
 

@@ -15,6 +15,7 @@
 
 #include <array>
 
+#include "aten/masked_conv.h"
 #include "ops/layout.h"
 #include "ops/masked_conv.h"
 

@@ -11,6 +11,7 @@
 
 #include <limits>
 
+#include "aten/depthwise.h"
 #include "ops/layout.h"
 
 namespace supernet {

@@ -3,6 +3,9 @@
 
 #include <ATen/Dispatch.h>
 
+#include <array>
+#include <tuple>
+
 #include "cuda/batch_norm_act.h"
 #include "cuda/depthwise_kernels.cuh"
 #include "cuda/depthwise_weight_kernels.cuh"

@@ -12,6 +12,7 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include "aten/inverted_bottleneck.h"
 #include "cuda/batch_norm_act.h"
 #include "cuda/depthwise.h"
 #include "cuda/dw_separable.h"

@@ -10,6 +10,7 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include "aten/masked_conv.h"
 #include "cuda/masked_conv_kernels.cuh"
 #include "ops/masked_conv.h"
 

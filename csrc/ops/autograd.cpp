@@ -1,20 +1,13 @@
-// Gradients, wired by the names in the schemas: in C++, since for a small layer Python's autograd functions cost
-// more than the layer.
-//
-// The backward of `f` or `f_train` is the operator `f_backward`. Its arguments are `grad`, the gradient of the
-// first output; arguments and outputs of the forward operator under the same name; and `needed` or `x_needed`,
-// which of its results, or whether x's, are wanted. Each result is named after the argument that it is the
-// gradient of. Outputs behind the first one have no gradient.
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
 
 #include <mutex>
-#include <string>
 #include <unordered_map>
 #include <vector>
+
+#include "ops/autograd.h"
 
 namespace supernet {
 namespace {
@@ -243,18 +236,19 @@ void apply(const c10::OperatorHandle& op, c10::DispatchKeySet keys, Stack* stack
   }
 }
 
+void wire(torch::Library& m, const std::string& name, torch::CppFunction&& kernel) {
+  m.impl(name.c_str(), torch::dispatch(c10::DispatchKey::Autograd, std::move(kernel)));
+}
+
 } // namespace
 
-TORCH_LIBRARY_IMPL(supernet, Autograd, m) {
-  for (const std::string name :
-       {"masked_conv2d", "depthwise_conv2d", "depth_mix", "batch_norm_act_train", "dw_separable_train",
-        "inverted_bottleneck_train"}) {
-    m.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&apply<Differentiable>>());
-    m.impl(backward_of(name).c_str(), torch::autograd::autogradNotImplementedFallback());
-  }
-  for (const auto* name : {"dw_separable", "inverted_bottleneck"}) {
-    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&apply<InferenceOnly>>());
-  }
+void differentiable(torch::Library& m, const std::string& name) {
+  wire(m, name, torch::CppFunction::makeFromBoxedFunction<&apply<Differentiable>>());
+  wire(m, backward_of(name), torch::autograd::autogradNotImplementedFallback());
+}
+
+void inference_only(torch::Library& m, const std::string& name) {
+  wire(m, name, torch::CppFunction::makeFromBoxedFunction<&apply<InferenceOnly>>());
 }
 
 } // namespace supernet

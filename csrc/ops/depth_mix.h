@@ -1,4 +1,4 @@
-// Checks and preparation of depth_mix, shared by the CPU and CUDA files.
+// Checks and preparation of depth_mix, shared by every device.
 #pragma once
 
 #include <ATen/ops/empty_like.h>

@@ -1,8 +1,7 @@
 // Checks and sizes of depthwise_conv2d, shared by every device.
 #pragma once
 
-#include <array>
-#include <tuple>
+#include <utility>
 
 #include "ops/checks.h"
 
@@ -20,18 +19,5 @@ inline std::pair<int64_t, int64_t> depthwise_shape(
   return {
       conv_out_size(op, x.size(2), k, stride, k / 2), conv_out_size(op, x.size(3), k, stride, k / 2)};
 }
-
-// The form for every device, for what a device's own kernels leave out.
-namespace aten {
-
-at::Tensor depthwise_conv2d(const at::Tensor& x, const at::Tensor& weight, int64_t stride);
-std::tuple<at::Tensor, at::Tensor> depthwise_conv2d_backward(
-    const at::Tensor& grad,
-    const at::Tensor& x,
-    const at::Tensor& weight,
-    int64_t stride,
-    std::array<bool, 2> needed);
-
-} // namespace aten
 
 } // namespace supernet

@@ -3,7 +3,6 @@
 
 #include <optional>
 #include <string_view>
-#include <tuple>
 
 #include "ops/batch_norm_act.h"
 
@@ -97,58 +96,5 @@ inline DwSeparable check_dw_separable_train(
   check_count(op, s.count, x);
   return {s, parse_activation(op, "mid_act", mid_act), parse_activation(op, "out_act", out_act)};
 }
-
-// The form for every device, for what a device's own kernels leave out.
-namespace aten {
-
-at::Tensor dw_separable(
-    const at::Tensor& x,
-    const at::Tensor& dw_weight,
-    const at::Tensor& dw_scale,
-    const at::Tensor& dw_shift,
-    const at::Tensor& pw_weight,
-    const at::Tensor& pw_scale,
-    const at::Tensor& pw_shift,
-    int64_t stride,
-    std::string_view mid_act,
-    std::string_view out_act);
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> dw_separable_train(
-    const at::Tensor& x,
-    const at::Tensor& dw_weight,
-    const std::optional<at::Tensor>& dw_gamma,
-    const std::optional<at::Tensor>& dw_beta,
-    double dw_eps,
-    const at::Tensor& pw_weight,
-    const std::optional<at::Tensor>& pw_gamma,
-    const std::optional<at::Tensor>& pw_beta,
-    double pw_eps,
-    int64_t stride,
-    std::string_view mid_act,
-    std::string_view out_act);
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> dw_separable_backward(
-    const at::Tensor& grad,
-    const at::Tensor& x,
-    const at::Tensor& dw_out,
-    const at::Tensor& pw_out,
-    const at::Tensor& dw_weight,
-    const std::optional<at::Tensor>& dw_gamma,
-    const std::optional<at::Tensor>& dw_beta,
-    const at::Tensor& dw_mean,
-    const at::Tensor& dw_var,
-    double dw_eps,
-    const at::Tensor& pw_weight,
-    const std::optional<at::Tensor>& pw_gamma,
-    const std::optional<at::Tensor>& pw_beta,
-    const at::Tensor& pw_mean,
-    const at::Tensor& pw_var,
-    double pw_eps,
-    int64_t stride,
-    std::string_view mid_act,
-    std::string_view out_act,
-    bool x_needed);
-
-} // namespace aten
 
 } // namespace supernet

@@ -1,9 +1,7 @@
 // Checks and sizes of masked_conv2d, shared by every device.
 #pragma once
 
-#include <array>
 #include <optional>
-#include <tuple>
 
 #include "ops/checks.h"
 
@@ -68,25 +66,5 @@ inline MaskedConvShape masked_conv_shape(
       conv_out_size(op, x.size(2), weight.size(2), stride, padding),
       conv_out_size(op, x.size(3), weight.size(3), stride, padding)};
 }
-
-// Steps of the form for every device, for forms of one device.
-namespace aten {
-
-// The part of the weight that is used: a view.
-at::Tensor active_weight(const at::Tensor& weight, const MaskedConvShape& s);
-
-// The convolution of x by `w`, which has the active weight's shape, and the gradients of both.
-at::Tensor active_convolution(
-    const at::Tensor& x, const at::Tensor& w, const MaskedConvShape& s, int64_t stride, int64_t padding);
-std::tuple<at::Tensor, at::Tensor> active_convolution_backward(
-    const at::Tensor& grad,
-    const at::Tensor& x,
-    const at::Tensor& w,
-    const MaskedConvShape& s,
-    int64_t stride,
-    int64_t padding,
-    std::array<bool, 2> needed);
-
-} // namespace aten
 
 } // namespace supernet
