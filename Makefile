@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
-SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/cpu/*)
+SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 export MAX_JOBS ?= $(shell nproc)
 
 .PHONY: quickstart test test-long lint types format bench litert package clean

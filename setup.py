@@ -131,10 +131,13 @@ def main() -> None:
     host = ["-O3", "-g1", "-fopenmp", "-fvisibility=hidden", *WARNINGS]
     device = ["-O3", "-lineinfo", "-Werror", "all-warnings", "-Xcompiler", ",".join(["-fopenmp", *WARNINGS])]
 
-    sources = [p for p in sorted(glob.glob("csrc/*.cpp") + glob.glob("csrc/*.cu")) if cuda or p.endswith(".cpp")]
+    sources = sorted(glob.glob("csrc/**/*.cpp", recursive=True))
+    if cuda:
+        sources += sorted(glob.glob("csrc/**/*.cu", recursive=True))
     extension = (CUDAExtension if cuda else CppExtension)(
         "supernet._C",
         sources,
+        include_dirs=[str(ROOT / "csrc")],
         define_macros=macros,
         library_dirs=[link_dir(home)] if cuda else [],
         extra_compile_args={"cxx": host + isystem, "nvcc": device + isystem},

@@ -1,4 +1,4 @@
-"""The compiled operators, with their shapes and their shape inference; csrc/autograd.cpp has their gradients.
+"""The compiled operators, with their shapes and their shape inference; csrc/ops wires their gradients.
 
 The only module that imports the extension. The convolutions work on ``[N, C, H, W]`` tensors in
 ``channels_last`` memory; an input in another layout is converted once, at entry. float32, bfloat16 and

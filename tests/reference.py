@@ -42,6 +42,11 @@ def batch_norm(y, gamma, beta, eps):
     return y if gamma is None else affine(y, gamma, beta), (mean.detach(), var.detach())
 
 
+def batch_norm_act_train(x, gamma, beta, *, eps, act="none"):
+    y, stats = batch_norm(x, gamma, beta, eps)
+    return ACTIVATIONS[act](y), stats
+
+
 def dw_separable(
     x,
     dw_weight,

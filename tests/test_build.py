@@ -1,13 +1,25 @@
-"""What setup.py decides to build, and where it looks; that the sources compile is `make test`'s and CI's."""
+"""What setup.py decides to build, and where it looks; which sources may include which.
+
+That they compile is `make test`'s and CI's.
+"""
 
 import importlib.util
 import os
+import re
 import stat
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+CSRC = ROOT / "csrc"
+# What the files of a folder include of ours. What a backend has no kernel for it leaves to the form of every device.
+INCLUDES = {
+    "ops": {"ops"},
+    "aten": {"ops", "aten"},
+    "cpu": {"ops", "aten", "cpu"},
+    "cuda": {"ops", "aten", "cuda"},
+}
 spec = importlib.util.spec_from_file_location("supernet_setup", ROOT / "setup.py")
 build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(build)
@@ -123,3 +135,23 @@ def test_forcing_cuda_without_a_toolkit_is_refused_in_one_line():
     with pytest.raises(SystemExit, match=r"SUPERNET_CUDA=1, but no nvcc; .* SUPERNET_CUDA=0") as caught:
         build.resolve_cuda("1", "no nvcc", True, None)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("folder", INCLUDES)
+def test_backends_do_not_include_each_other(folder):
+    files = [f for f in (CSRC / folder).rglob("*") if f.is_file()]
+    assert files
+    for file in files:
+        for name in re.findall(r'^\s*#\s*include\s*"(.+?)"', file.read_text(), re.MULTILINE):
+            if name != "simt.h":  # of the runner in tests/simt
+                assert name.split("/")[0] in INCLUDES[folder], f"{file.relative_to(ROOT)} includes {name}"
+                assert (CSRC / name).is_file(), f"{file.relative_to(ROOT)} includes {name}, which is not in csrc"
+
+
+def test_every_source_has_its_folder():
+    assert {f.name for f in CSRC.iterdir()} == {*INCLUDES, "module.cpp"}
+
+
+def test_no_source_is_long():
+    lines = {f: f.read_text().count("\n") for f in CSRC.rglob("*") if f.is_file()}
+    assert max(lines.values()) <= 450, max(lines, key=lines.get)

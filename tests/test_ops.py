@@ -1,11 +1,16 @@
-"""Every operator against its plain twin in reference.py, forward and backward, on the CPU and on a GPU."""
+"""Every operator against its plain twin in reference.py, forward and backward, on the CPU and on a GPU.
+
+"aten" is the CPU with the forms for every device in place of its own.
+"""
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import reference
 import torch
+from aten import forms_for_every_device
 from torch import Tensor
 
 ops = pytest.importorskip("supernet.ops", reason="the extension is not built", exc_type=ImportError)
@@ -22,14 +27,25 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 4e-3, tor
 gpu = pytest.param("cuda", marks=pytest.mark.gpu)
 
 
-@pytest.fixture(params=["cpu", gpu])
+@pytest.fixture(params=["cpu", "aten", gpu])
 def device(request):
+    if request.param == "aten":
+        with forms_for_every_device():
+            yield "cpu"
+        return
     if request.param == "cuda":
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
         if ops.build_info()["cuda"] is None:
             pytest.skip("the extension was built without CUDA")
-    return request.param
+    yield request.param
+
+
+@pytest.fixture(params=["cpu", "aten"])
+def form(request):
+    """The CPU's own forms, and those for every device."""
+    with forms_for_every_device() if request.param == "aten" else nullcontext():
+        yield
 
 
 def dtypes(device):
@@ -274,7 +290,7 @@ def test_depth_mix_gradients_do_not_depend_on_the_threads(dtype):
         assert all(a.equal(b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_depth_mix_gradient_of_p_is_accurate_in_float32():
+def test_depth_mix_gradient_of_p_is_accurate_in_float32(form):
     x, grad = torch.rand(1 << 20) + 1, torch.rand(1 << 20) + 1
     _, got = torch.ops.supernet.depth_mix_backward(grad, [x], torch.ones(1))
     assert abs(got.item() / (x.double() @ grad.double()).item() - 1) < 1e-6
@@ -391,10 +407,56 @@ def test_dw_separable_inference_has_no_gradient():
         y.sum().backward()
 
 
+# --- inverted_bottleneck, batch_norm_act_train --------------------------------------------------------------
+
+
+def inverted_bottleneck_case(k, residual, affine=True, channels=5, mid=11):
+    x, _, _, _, expand, *vectors = separable_case(1, affine=affine, channels=channels, outputs=mid)
+    _, *separable = separable_case(k, (1, 1, 1), affine, mid, channels if residual else 6)
+    return [x, expand, *vectors, *separable]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("k", KERNELS)
+@pytest.mark.parametrize("act", ACTS)
+def test_inverted_bottleneck(act, k, stride, device):
+    options = {"stride": stride, "act": act, "residual": stride == 1 and k > 1}
+    args = [a.detach() for a in inverted_bottleneck_case(k, options["residual"])]
+    for dtype in dtypes(device):
+        compare(ops.inverted_bottleneck, reference.inverted_bottleneck, args, options, dtype, device)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("k", KERNELS)
+@pytest.mark.parametrize("act", ACTS[1:])  # with none, gradients of inner betas are 0 but for rounding
+def test_inverted_bottleneck_train(act, k, stride, device):
+    options = {"eps": 1e-3, "stride": stride, "act": act, "residual": stride == 1 and k > 1}
+    args = inverted_bottleneck_case(k, options["residual"], affine=k != 5)
+    for dtype in dtypes(device):
+        compare(
+            ops.inverted_bottleneck_train,
+            reference.inverted_bottleneck_train,
+            args,
+            options,
+            dtype,
+            device,
+            factor=20 if dtype in (torch.bfloat16, torch.float16) else 2,  # three normalisations in a row
+        )
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("act", ACTS)
+def test_batch_norm_act_train(act, affine, device):
+    x, _, *vectors = separable_case(3, affine=affine)[:4]
+    options = {"eps": 1e-3, "act": act}
+    for dtype in dtypes(device):
+        compare(ops.batch_norm_act_train, reference.batch_norm_act_train, [x, *vectors], options, dtype, device)
+
+
 # --- all of them --------------------------------------------------------------------------------------------
 
 
-def test_gradcheck():
+def test_gradcheck(form):
     for conv in ("dense, masked", "grouped, masked", "depthwise, masked"):
         for coefficients in (False, True):
             args, run = conv_case(conv, 3, (2, 4, 3), coefficients, zeros=False)

@@ -7,7 +7,7 @@
 // Buffers of pixels and of blocks hold kGroup pixels more, whose values do not matter.
 #pragma once
 
-#include "kernels.h"
+#include "cpu/kernels.h"
 
 namespace supernet::cpu {
 

@@ -1,9 +1,9 @@
 // What the CPU operators ask of their kernels, whatever the instruction set: plain arguments, no ATen.
 //
-// The kernels themselves (depthwise.h, matmul.h, batch_norm.h) are compiled once per instruction set, by
-// cpu_kernels_generic.cpp, cpu_kernels_avx2.cpp and cpu_kernels_avx512.cpp, each of which fills one table of
-// functions. kernels<S>() is the table of the best set that this machine and SUPERNET_CPU_CAPABILITY allow.
-// AMX and AVX-512-bf16 use AVX-512's, beside their own block_kernels.h and, the latter, passes over rows.
+// The kernels themselves (kernels/) are compiled once per instruction set, by isa/generic.cpp, isa/avx2.cpp and
+// isa/avx512.cpp, each of which fills one table of functions. kernels<S>() is the table of the best set that this
+// machine and SUPERNET_CPU_CAPABILITY allow. AMX and AVX-512-bf16 use AVX-512's, beside their own block_kernels.h and,
+// the latter, passes over rows.
 //
 // S, the type computed in, is float or double. Images are channels_last: pixel after pixel, each `channels`
 // long.
@@ -14,7 +14,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include "../activation.h"
+#include "ops/activation.h"
 
 namespace supernet::cpu {
 
@@ -75,7 +75,7 @@ template <typename S>
 struct Kernels {
   int64_t vector; // lanes; "padded" below means rounded up to a multiple of it
 
-  // --- depthwise.h ---
+  // --- kernels/depthwise_any.h ---
 
   // Weights [channels, 1, k, k] in the kernels' order, vector by vector: [padded / vector][k * k][vector].
   // Scaled per channel where scale is not null.
@@ -92,7 +92,7 @@ struct Kernels {
       const DepthwiseShape&, Band<const S> x, Band<const S> grad, int64_t images, int64_t begin, int64_t end,
       S* sums, bool x_streams, bool grad_streams);
 
-  // --- matmul.h ---
+  // --- kernels/matmul.h ---
 
   // B [depth, columns] for `matmul`; b(k, j) = b[k * row + j * column] * scale[j]. Holds depth * padded
   // columns.

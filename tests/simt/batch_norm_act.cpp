@@ -1,4 +1,4 @@
-#include "batch_norm_act_kernels.cuh"
+#include "cuda/batch_norm_act_kernels.cuh"
 #include "export.h"
 
 using namespace supernet::cuda;

@@ -1,4 +1,4 @@
-#include "depth_mix_kernels.cuh"
+#include "cuda/depth_mix_kernels.cuh"
 #include "export.h"
 
 using namespace supernet::cuda;

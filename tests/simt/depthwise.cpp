@@ -1,6 +1,6 @@
-#include "batch_norm_act_kernels.cuh"
-#include "depthwise_kernels.cuh"
-#include "depthwise_weight_kernels.cuh"
+#include "cuda/batch_norm_act_kernels.cuh"
+#include "cuda/depthwise_kernels.cuh"
+#include "cuda/depthwise_weight_kernels.cuh"
 #include "export.h"
 
 using namespace supernet::cuda;

@@ -1,4 +1,4 @@
-#include "dw_separable_kernels.cuh"
+#include "cuda/dw_separable_kernels.cuh"
 #include "export.h"
 
 using namespace supernet::cuda;

@@ -1,5 +1,5 @@
 // A kernel that is right, and the same with one fault each: tests/test_simt.py shows that the runner sees them.
-#include "cuda_common.cuh"
+#include "cuda/common.cuh"
 #include "export.h"
 
 namespace {

@@ -1,4 +1,4 @@
-#include "inverted_bottleneck_kernels.cuh"
+#include "cuda/inverted_bottleneck_kernels.cuh"
 #include "export.h"
 
 using namespace supernet::cuda;

@@ -1,4 +1,4 @@
-#include "masked_conv_kernels.cuh"
+#include "cuda/masked_conv_kernels.cuh"
 #include "export.h"
 
 using namespace supernet::cuda;

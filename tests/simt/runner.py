@@ -2,11 +2,11 @@
 
 To prove another kernel:
 
-1. Keep the rules at the top of ``csrc/cuda_common.cuh``, with a host function in the ``*_kernels.cuh`` that plans and
+1. Keep the rules at the top of ``csrc/cuda/common.cuh``, with a host function in the ``*_kernels.cuh`` that plans and
    launches, e.g. ``template <typename T> void scale(const T* x, T* y, int64_t n, float factor, Stream stream)``.
 2. Name what the tests call in ``tests/simt/NAME.cpp``::
 
-       #include "scale_kernels.cuh"
+       #include "cuda/scale_kernels.cuh"
        #include "export.h"
        SIMT_EXPORT(scale_float32, supernet::cuda::scale<float>)
 

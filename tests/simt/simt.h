@@ -1,5 +1,5 @@
 // Runs CUDA kernels on the CPU, one fiber per CUDA thread, to prove them without a GPU: g++ reads this header where
-// nvcc reads its own (csrc/cuda_common.cuh chooses), and the kernels' bodies stay as they are.
+// nvcc reads its own (csrc/cuda/common.cuh chooses), and the kernels' bodies stay as they are.
 //
 // A thread runs until it waits: at a barrier for its block, at a shuffle, a vote or __syncwarp for its warp. Then the
 // ready thread of the highest priority goes on. The priorities are the order that the tests vary: a result that depends

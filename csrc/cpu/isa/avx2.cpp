@@ -1,0 +1,42 @@
+// The CPU kernels for AVX2 and FMA.
+//
+// Every header of others comes before the target options: what it defines may be merged with copies from
+// other files, which must run on any processor. All that follows lives in a namespace of this instruction
+// set.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cpu/kernels.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+
+#define SUPERNET_ISA avx2
+#include "cpu/isa/vec_avx2.h"
+// behind the vectors
+#include "cpu/kernels/table.h"
+
+namespace supernet::cpu::avx2 {
+
+const FloatTables float_tables = {
+    make_kernels<FloatVec>(),
+    make_float_row_tables<FloatVec>(),
+};
+
+} // namespace supernet::cpu::avx2
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif

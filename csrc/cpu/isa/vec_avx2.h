@@ -1,0 +1,110 @@
+// Vectors of 8 floats. Needs the target options of avx2.cpp.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace supernet::cpu::avx2 {
+
+struct FloatVec {
+  using Scalar = float;
+  struct Mask {
+    __m256i lanes;
+    int count;
+  };
+  static constexpr int kSize = 8;
+  // Depthwise tiles in registers: worth their code here.
+  static constexpr bool kTiled = true;
+  static constexpr int kRegisters = 16;
+  static constexpr bool kFetchesWrites = true, kFetchesMixtures = true;
+  // Rows of a matrix tile of 1, 2 and 3 vectors: accumulators, one row of B and a broadcast fit 16 registers.
+  static constexpr int kTileRows[] = {12, 6, 4};
+
+  __m256 v;
+
+  static Mask mask(int64_t lanes) {
+    const int count = lanes >= kSize ? kSize : static_cast<int>(lanes);
+    const auto index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return {_mm256_cmpgt_epi32(_mm256_set1_epi32(count), index), count};
+  }
+  static FloatVec zero() {
+    return {_mm256_setzero_ps()};
+  }
+  static FloatVec set(float s) {
+    return {_mm256_set1_ps(s)};
+  }
+  static FloatVec load(const float* p) {
+    return {_mm256_loadu_ps(p)};
+  }
+  static FloatVec load(const float* p, Mask m) {
+    return {_mm256_maskload_ps(p, m.lanes)};
+  }
+  static FloatVec load(const c10::BFloat16* p) {
+    return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static FloatVec load(const c10::BFloat16* p, Mask m) {
+    alignas(16) uint16_t bits[kSize] = {};
+    __builtin_memcpy(bits, p, 2 * m.count);
+    return widen(_mm_load_si128(reinterpret_cast<const __m128i*>(bits)));
+  }
+  void store(float* p) const {
+    _mm256_storeu_ps(p, v);
+  }
+  void store(float* p, Mask m) const {
+    _mm256_maskstore_ps(p, m.lanes, v);
+  }
+  void store(c10::BFloat16* p) const {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow());
+  }
+  void store(c10::BFloat16* p, Mask m) const {
+    alignas(16) uint16_t bits[kSize];
+    _mm_store_si128(reinterpret_cast<__m128i*>(bits), narrow());
+    __builtin_memcpy(static_cast<void*>(p), bits, 2 * m.count);
+  }
+
+  // a * b + c
+  static FloatVec fma(FloatVec a, FloatVec b, FloatVec c) {
+    return {_mm256_fmadd_ps(a.v, b.v, c.v)};
+  }
+  // NaN in b is kept.
+  static FloatVec max(FloatVec a, FloatVec b) {
+    return {_mm256_max_ps(a.v, b.v)};
+  }
+  static FloatVec min(FloatVec a, FloatVec b) {
+    return {_mm256_min_ps(a.v, b.v)};
+  }
+  // x where a > b, else 0
+  static FloatVec where_greater(FloatVec a, FloatVec b, FloatVec x) {
+    return {_mm256_and_ps(_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ), x.v)};
+  }
+
+ private:
+  static FloatVec widen(__m128i bits) {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16))};
+  }
+  // To bfloat16, nearest or even; NaN stays NaN.
+  __m128i narrow() const {
+    const auto bits = _mm256_castps_si256(v);
+    const auto odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    auto rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const auto nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    rounded = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc00000), nan), 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
+  }
+};
+
+// Not friends inside the class: GCC 12 gives those the target of the file.
+inline FloatVec operator+(FloatVec a, FloatVec b) {
+  return {_mm256_add_ps(a.v, b.v)};
+}
+
+inline FloatVec operator-(FloatVec a, FloatVec b) {
+  return {_mm256_sub_ps(a.v, b.v)};
+}
+
+inline FloatVec operator*(FloatVec a, FloatVec b) {
+  return {_mm256_mul_ps(a.v, b.v)};
+}
+
+} // namespace supernet::cpu::avx2

@@ -1,0 +1,127 @@
+// Vectors of 16 floats. Needs the target options of avx512.cpp or, with
+// SUPERNET_NARROWS_BFLOAT16, of avx512_bf16.cpp and amx.cpp.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace supernet::cpu::SUPERNET_ISA {
+
+struct FloatVec {
+  using Scalar = float;
+  using Mask = __mmask16;
+  static constexpr int kSize = 16;
+  // Depthwise tiles in registers: worth their code here.
+  static constexpr bool kTiled = true;
+  static constexpr int kRegisters = 32;
+#ifdef SUPERNET_NARROWS_BFLOAT16
+  // Zen, most of what multiplies bfloat16 without AMX, fetches better by itself (docs/performance.md).
+  static constexpr bool kFetchesWrites = false, kFetchesMixtures = false;
+#else
+  static constexpr bool kFetchesWrites = true, kFetchesMixtures = true;
+#endif
+  // Rows of a matrix tile of 1, 2 and 3 vectors: accumulators, one row of B and a broadcast fit 32 registers.
+  static constexpr int kTileRows[] = {28, 14, 9};
+
+  __m512 v;
+
+  static Mask mask(int64_t lanes) {
+    return lanes >= kSize ? 0xffff : static_cast<Mask>((1u << lanes) - 1);
+  }
+  static FloatVec zero() {
+    return {_mm512_setzero_ps()};
+  }
+  static FloatVec set(float s) {
+    return {_mm512_set1_ps(s)};
+  }
+  static FloatVec load(const float* p) {
+    return {_mm512_loadu_ps(p)};
+  }
+  static FloatVec load(const float* p, Mask m) {
+    return {_mm512_maskz_loadu_ps(m, p)};
+  }
+  static FloatVec load(const c10::BFloat16* p) {
+    return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static FloatVec load(const c10::BFloat16* p, Mask m) {
+    return widen(_mm256_maskz_loadu_epi16(m, p));
+  }
+  void store(float* p) const {
+    _mm512_storeu_ps(p, v);
+  }
+  void store(float* p, Mask m) const {
+    _mm512_mask_storeu_ps(p, m, v);
+  }
+  void store(c10::BFloat16* p) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow());
+  }
+  void store(c10::BFloat16* p, Mask m) const {
+    _mm256_mask_storeu_epi16(p, m, narrow());
+  }
+
+#ifdef SUPERNET_NARROWS_BFLOAT16
+  // a and b in bfloat16, behind each other.
+  static __m512i pair(FloatVec a, FloatVec b) {
+    return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b.v, a.v));
+  }
+  // Of a Tail, the lanes of the masks.
+  template <bool Tail>
+  static void store_pair(FloatVec a, FloatVec b, c10::BFloat16* p, Mask of_a, Mask of_b) {
+    if constexpr (Tail) {
+      _mm512_mask_storeu_epi16(p, _mm512_kunpackw(of_b, of_a), pair(a, b));
+    } else {
+      _mm512_storeu_si512(p, pair(a, b));
+    }
+  }
+#endif
+
+  // a * b + c
+  static FloatVec fma(FloatVec a, FloatVec b, FloatVec c) {
+    return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+  }
+  // NaN in b is kept.
+  static FloatVec max(FloatVec a, FloatVec b) {
+    return {_mm512_max_ps(a.v, b.v)};
+  }
+  static FloatVec min(FloatVec a, FloatVec b) {
+    return {_mm512_min_ps(a.v, b.v)};
+  }
+  // x where a > b, else 0
+  static FloatVec where_greater(FloatVec a, FloatVec b, FloatVec x) {
+    return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ), x.v)};
+  }
+
+ private:
+  static FloatVec widen(__m256i bits) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+  }
+  // To bfloat16, nearest or even; NaN stays NaN.
+  __m256i narrow() const {
+#ifdef SUPERNET_NARROWS_BFLOAT16
+    return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v));
+#else
+    const auto bits = _mm512_castps_si512(v);
+    const auto odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const auto rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const auto nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    return _mm512_cvtepi32_epi16(
+        _mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc00000)), 16));
+#endif
+  }
+};
+
+// Not friends inside the class: GCC 12 gives those the target of the file.
+inline FloatVec operator+(FloatVec a, FloatVec b) {
+  return {_mm512_add_ps(a.v, b.v)};
+}
+
+inline FloatVec operator-(FloatVec a, FloatVec b) {
+  return {_mm512_sub_ps(a.v, b.v)};
+}
+
+inline FloatVec operator*(FloatVec a, FloatVec b) {
+  return {_mm512_mul_ps(a.v, b.v)};
+}
+
+} // namespace supernet::cpu::SUPERNET_ISA

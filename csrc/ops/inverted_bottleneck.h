@@ -1,0 +1,91 @@
+// Checks and sizes of inverted_bottleneck, its training form and its backward, shared by every device.
+#pragma once
+
+#include "ops/dw_separable.h"
+
+namespace supernet {
+
+// A call whose arguments were checked. The activation follows the expansion and the depthwise part.
+struct InvertedBottleneck {
+  DwSeparableShape shape; // of all behind the expansion
+  Activation act;
+};
+
+inline InvertedBottleneck inverted_bottleneck_call(
+    const char* op,
+    const at::Tensor& x,
+    const at::Tensor& expand_weight,
+    const at::Tensor& dw_weight,
+    const at::Tensor& pw_weight,
+    bool residual,
+    int64_t stride,
+    std::string_view act) {
+  check_image(op, "x", x);
+  check_weight(op, "expand_weight", expand_weight, x);
+  TORCH_CHECK(
+      expand_weight.size(0) >= 1 && expand_weight.size(1) == x.size(1) && expand_weight.size(2) == 1, op,
+      ": expand_weight should have shape [mid, ", x.size(1), ", 1, 1] for x with ", x.size(1),
+      " channels, got ", expand_weight.sizes());
+  const auto s = dw_separable_shape(op, x, expand_weight.size(0), dw_weight, pw_weight, stride);
+  TORCH_CHECK(
+      !residual || (stride == 1 && s.out_channels == x.size(1)), op,
+      ": a residual needs stride 1 and as many outputs as inputs, got stride ", stride, " and ", x.size(1),
+      " -> ", s.out_channels, " channels");
+  return {s, parse_activation(op, "act", act)};
+}
+
+// The inference form: each batch norm as a scale and a shift.
+inline InvertedBottleneck check_inverted_bottleneck(
+    const char* op,
+    const at::Tensor& x,
+    const at::Tensor& expand_weight,
+    const at::Tensor& expand_scale,
+    const at::Tensor& expand_shift,
+    const at::Tensor& dw_weight,
+    const at::Tensor& dw_scale,
+    const at::Tensor& dw_shift,
+    const at::Tensor& pw_weight,
+    const at::Tensor& pw_scale,
+    const at::Tensor& pw_shift,
+    bool residual,
+    int64_t stride,
+    std::string_view act) {
+  const auto call =
+      inverted_bottleneck_call(op, x, expand_weight, dw_weight, pw_weight, residual, stride, act);
+  check_channels(op, "expand_scale", expand_scale, call.shape.channels, x);
+  check_channels(op, "expand_shift", expand_shift, call.shape.channels, x);
+  check_channels(op, "dw_scale", dw_scale, call.shape.channels, x);
+  check_channels(op, "dw_shift", dw_shift, call.shape.channels, x);
+  check_channels(op, "pw_scale", pw_scale, call.shape.out_channels, x);
+  check_channels(op, "pw_shift", pw_shift, call.shape.out_channels, x);
+  return call;
+}
+
+// The training form, forward and backward: batch norms by the statistics of the batch.
+inline InvertedBottleneck check_inverted_bottleneck_train(
+    const char* op,
+    const at::Tensor& x,
+    const at::Tensor& expand_weight,
+    const std::optional<at::Tensor>& expand_gamma,
+    const std::optional<at::Tensor>& expand_beta,
+    const at::Tensor& dw_weight,
+    const std::optional<at::Tensor>& dw_gamma,
+    const std::optional<at::Tensor>& dw_beta,
+    const at::Tensor& pw_weight,
+    const std::optional<at::Tensor>& pw_gamma,
+    const std::optional<at::Tensor>& pw_beta,
+    double eps,
+    bool residual,
+    int64_t stride,
+    std::string_view act) {
+  const auto call =
+      inverted_bottleneck_call(op, x, expand_weight, dw_weight, pw_weight, residual, stride, act);
+  const auto& s = call.shape;
+  check_batch_norm(op, "expand_gamma", expand_gamma, "expand_beta", expand_beta, s.channels, eps, x);
+  check_batch_norm(op, "dw_gamma", dw_gamma, "dw_beta", dw_beta, s.channels, eps, x);
+  check_batch_norm(op, "pw_gamma", pw_gamma, "pw_beta", pw_beta, s.out_channels, eps, x);
+  check_count(op, s.count, x);
+  return call;
+}
+
+} // namespace supernet
