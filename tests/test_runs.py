@@ -30,7 +30,7 @@ def test_a_run_begins_continues_and_starts_over(tmp_path):
     assert run.begin({"epochs": 3, "data_root": "here"})
     assert not run.begin({"epochs": 3, "data_root": "moved"})
     before = run.config_path.read_bytes()
-    with pytest.raises(UserError, match="holds a run with other settings .epochs: 3 → 4") as caught:
+    with pytest.raises(UserError, match=r"holds a run with other settings \(epochs: 3 → 4\)") as caught:
         run.begin({"epochs": 4})
     assert caught.value.missing == "another run"
     assert run.config_path.read_bytes() == before
