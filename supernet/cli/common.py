@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
 from rich.console import Console
@@ -80,13 +80,18 @@ def main(run: Callable[[Args], None], args: Any, *, script: str | None = None) -
     try:
         run(given)
     except UserError as error:
-        print(f"error: {' '.join(with_advice(error, given).split())}", file=sys.stderr)
-        sys.exit(2)
+        refuse(with_advice(error, given))
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has left, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def refuse(message: str) -> NoReturn:
+    """End in one line on stderr and exit code 2."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _terminated(*_: object) -> None:

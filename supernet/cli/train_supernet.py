@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import math
 import shutil
 import sys
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Args:
-    """What every method takes. A method adds its options, how they become its Config, and its run."""
+    """What every method takes; enough for one whose ``Config`` and ``run`` need no more (``supernet/methods``)."""
 
-    method: Literal["spos", "dsnas", "nss"] = "spos"
+    method: Annotated[str, tyro.conf.arg(metavar="spos|dsnas|nss")] = "spos"
     """spos: one uniform path per step; dsnas: architecture and weights together, ready to use; nss: spaces of residual
     networks that are good for a cost."""
     run: Path = common.DEFAULT_RUN
@@ -80,6 +81,27 @@ class Args:
     def progress(self) -> Progress:
         return shown(not self.quiet)
 
+    @property
+    def library(self) -> Any:
+        """The module of the method."""
+        return importlib.import_module(f"supernet.methods.{self.method}")
+
+    def config(self, space: Space, fit: FitConfig, kernels: Any) -> Any:
+        """The method's Config; refuses what cannot be before anything is written."""
+        return self.library.Config(fit, kernels=kernels)
+
+    def train(self, space: Space, images: TrainVal, cfg: Any, device: torch.device, run: RunFolder) -> None:
+        """Train in the run folder, or continue there."""
+        self.library.run(space, images, cfg, run.path, device, self.progress)
+
+    def report(self, space: Space, cfg: Any, run: RunFolder) -> None:
+        """Tell what came out and the next command."""
+        last = run.metrics.read()[-1]
+        accuracy = last.get("val_accuracy")
+        told = "" if accuracy is None else f", one-shot accuracy of random architectures {100 * accuracy:.1f} %"
+        common.say(f"trained: loss {last['loss']:.3f}{told} → {common.escape(str(run.checkpoint))}")
+        common.next_command("build_lut", self)
+
 
 @dataclass(frozen=True)
 class Spos(Args):
@@ -95,21 +117,6 @@ class Spos(Args):
         from supernet.methods import spos
 
         return spos.Config(fit, self.sampling, self.flops_bins, kernels)
-
-    def train(self, space: Space, images: TrainVal, cfg: spos.Config, device: torch.device, run: RunFolder) -> None:
-        """Train in the run folder, or continue there."""
-        from supernet.methods import spos
-
-        spos.run(space, images, cfg, run.path, device, self.progress)
-
-    def report(self, space: Space, cfg: spos.Config, run: RunFolder) -> None:
-        """Tell what came out and the next command."""
-        last = run.metrics.read()[-1]
-        common.say(
-            f"trained: loss {last['loss']:.3f}, one-shot accuracy of {cfg.probes} random architectures "
-            f"{100 * last['val_accuracy']:.1f} % → {common.escape(str(run.checkpoint))}"
-        )
-        common.next_command("build_lut", self)
 
 
 @dataclass(frozen=True)
@@ -221,7 +228,7 @@ class Dsnas(Args):
 class Nss(Args):
     """NSS: spaces of residual networks that are good for a cost; each is then a --space of its own."""
 
-    method: Literal["spos", "dsnas", "nss"] = "nss"
+    method: Annotated[str, tyro.conf.arg(metavar="spos|dsnas|nss")] = "nss"
     space: str | None = "residual-small"
     """Search space: residual, residual-medium, residual-small, or a .json of such a space."""
     lr: float | None = 0.025
@@ -300,17 +307,21 @@ class Nss(Args):
         return words + ([] if self.resolution is None else ["--resolution", self.resolution])
 
 
-METHODS = {"spos": Spos, "dsnas": Dsnas, "nss": Nss}
+# The options of each method: its own, or ``Args`` where those are enough.
+METHODS: dict[str, type[Args]] = {"spos": Spos, "dsnas": Dsnas, "nss": Nss}
 
 
 def chosen(argv: Sequence[str]) -> type[Args]:
-    """The options of the method that ``--method`` names; a name that is none is left to the real parser."""
+    """The options of the method that ``--method`` names."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--method", default="spos")
-    return METHODS.get(parser.parse_known_args(argv)[0].method, Spos)
+    parser.add_argument("--method", nargs="?", default="spos")
+    name = parser.parse_known_args(argv)[0].method
+    if name not in METHODS:
+        common.refuse(f"--method {name}: expected one of {', '.join(METHODS)}")
+    return METHODS[name]
 
 
-def run(args: Spos | Dsnas | Nss) -> None:
+def run(args: Args) -> None:
     from supernet import spaces
     from supernet.training import defaults, distributed
     from supernet.training.loop import FitConfig
@@ -329,7 +340,7 @@ def run(args: Spos | Dsnas | Nss) -> None:
         seed=args.seed,
         augment=defaults.augments(args.augment, args.epochs),
     )
-    cfg: Any = args.config(space, fit, args.kernels or defaults.kernels(device))
+    cfg = args.config(space, fit, args.kernels or defaults.kernels(device))
     args = dataclasses.replace(args, data=name, lr=fit.lr, kernels=cfg.kernels, augment=fit.augment)
     folder, leader = common.open_run(args), distributed.rank() == 0
     with folder.lock() if leader else folder.unlocked():
