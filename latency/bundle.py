@@ -31,7 +31,7 @@ AGENT = {  # name in the bundle: file here
 README = """\
 On the device (Python 3.8 or newer): python3 -m pip install numpy {package}
 tar xf this file, then: python3 agent.py run bundle -o samples.json   (--cores 4 keeps to core 4; continues if stopped)
-Back home: python tools/build_lut.py --collect samples.json{flags}
+Back home: {collect}
 """
 
 

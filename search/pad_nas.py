@@ -100,8 +100,9 @@ def run(
     for number, epochs in enumerate(cfg.epochs, start=1):
         here = folder / f"supernet-{number}"
         began = time.monotonic()
-        files.write_json(here / "space.json", space.to_json())
-        files.write_json(here / "config.json", {**settings, "epochs": epochs})
+        run = RunFolder(here)
+        run.write_space(space)
+        files.write_json(run.config_path, {**settings, "epochs": epochs})
         # Lines 1 and 8: train the supernet; a pruned one inherits the weights and starts a new optimiser.
         fit = dataclasses.replace(cfg.fit, epochs=epochs, lr=cfg.lr if number == 1 else cfg.fine_tune_lr)
         how = spos.Config(fit, kernels=cfg.kernels, probes=cfg.probes, recalibration=cfg.scoring.recalibration)

@@ -210,6 +210,10 @@ class RunFolder(TrainingFolder):
         """``space.json``."""
         files.write_json(self.space_path, space.to_json())
 
+    def write_lut(self, table: Mapping[str, Any]) -> None:
+        """``lut.json``: a latency table in plain JSON."""
+        files.write_json(self.lut_path, table)
+
     def _with_code(self, space: Space) -> Space:
         from supernet import spaces
 

@@ -56,6 +56,12 @@ class Args(common.OnRun):
 
 
 def run(args: Args) -> None:
+    train(args)
+    common.next_command("report", args)
+
+
+def train(args: Args) -> None:
+    """Train what is asked for, write and show the results."""
     from latency.table import LatencyTable
     from supernet import families, retraining
 
@@ -85,7 +91,6 @@ def run(args: Args) -> None:
         rows = {name: {**entries[name], **trained[name], **measured.get(name, {})} for name in archs}
         retraining.write(folder, rows, settings)
     show(args, rows)
-    common.next_command("report", args)
 
 
 def measure(folder: RunFolder, space: Space, names: list[str], lut: LatencyTable) -> dict[str, dict]:

@@ -96,9 +96,9 @@ def show(table: LatencyTable, space: Space) -> None:
         f"{rounded(low)} to {rounded(high)} ms over {space.name}; median of 1,000 random "
         f"architectures {rounded(median_ms(table, space))} ms",
     )
-    common.console.print(grid)
+    common.say(grid)
     if noisy > n / 5:
-        common.console.print(
+        common.say(
             "the machine was too busy for a good table: close what else runs, or move to a quiet machine, "
             "and build it again",
             style="yellow",

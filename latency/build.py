@@ -1,0 +1,237 @@
+"""How a latency table is built: layers alone, then whole networks that calibrate and check it; here or by an agent.
+
+What was measured is kept beside the table until it is whole, so that a killed build goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from latency import agent, bundle, remote, runtimes
+from latency.measure import Protocol, Samples, host, parse_cores, pin_core, summarise
+from latency.runtimes import FileRuntime, Layer, Runtime
+from latency.table import Check, LatencyTable
+from supernet import files
+from supernet.errors import UserError
+from supernet.families import layout, lower
+from supernet.progress import Progress, silent
+from supernet.space import Arch, Space
+from supernet.spec import LayerSpec
+
+FIT_ARCHS = 5  # whole networks that scale and overhead are fitted on
+HOPELESS = 10  # times the gate: half of all layers differ by more between two halves of their visits
+Visits = dict[str, list]  # of each layer or network: wall and CPU time of every visit
+
+
+@dataclass(frozen=True)
+class Build:
+    """What is measured, and how.
+
+    Args:
+        archs: networks to be measured whole; the first ``FIT_ARCHS`` calibrate, the others check.
+        cores: to stay on, as ``0`` or ``4-7``; None: the fastest one for one thread.
+        pin: stay on one core, with one thread.
+        note: told what a person should know, such as an unfinished build that is not continued.
+    """
+
+    space: Space
+    runtime: Runtime
+    protocol: Protocol
+    archs: Sequence[Arch]
+    seed: int = 0
+    cores: str | None = None
+    pin: bool = True
+    progress: Progress = silent
+    note: Callable[[str], None] = lambda text: None
+
+    def settings(self) -> dict[str, Any]:
+        """What of a table's header does not depend on the device."""
+        space = self.space
+        return {
+            "space": {"name": space.name, "fingerprint": space.fingerprint},
+            "batch": self.runtime.batch,
+            "threads": self.runtime.threads,
+            "input": (space.channels, space.resolution, space.resolution),
+            "protocol": dataclasses.asdict(self.protocol),
+        }
+
+    def here(self, output: Path) -> LatencyTable:
+        """Measure on this machine, or on a device that the runtime reaches, or continue.
+
+        Args:
+            output: where the table will lie; ``*.partial.json`` beside it holds what was measured.
+        """
+        with self.pinned() as core:
+            header = {**self.settings(), "device": self.device(core), "runtime": self.runtime.describe()}
+            partial = Partial(partial_path(output), header, self.note)
+            self.time(self.layers(), "layers", partial.layers, partial.save)
+            self.time(self.networks(), "whole networks", partial.networks, partial.save)
+        table = self.table(header, partial.layers, partial.networks)
+        self.forget_networks()
+        return table
+
+    def over_ssh(self, url: str, readme: str, quiet: bool) -> LatencyTable:
+        """Emit, run and collect in one go; the device keeps what it has measured until then."""
+        with TemporaryDirectory() as folder:
+            packed, samples = Path(folder, "bundle.tar"), Path(folder, "samples.json")
+            self.emit(packed, readme)
+            name = hashlib.sha256(packed.read_bytes()).hexdigest()[:16]
+            remote.over_ssh(packed, name, url, self.cores, samples, quiet)
+            table = collect(self.space, samples)
+        self.forget_networks()
+        return table
+
+    def emit(self, target: Path, readme: str) -> None:
+        """Convert layers and whole networks, and pack them with the agent and a ``readme`` for its user."""
+        runtime = self.runtime
+        if not isinstance(runtime, FileRuntime):
+            raise UserError(
+                f"runtime {runtime.name} cannot leave this machine: expected onnxruntime, litert or executorch"
+            )
+        header = {**self.settings(), "runtime": {"name": runtime.name, "form": runtime.form}}
+        layers = runtime.convert(list(self.layers()), self.progress)
+        networks = runtime.convert(list(self.networks()), self.progress)
+        readme = readme.format(package=agent.RUNTIMES[runtime.name][1])
+        files.write_atomically(target, lambda file: bundle.write(file, header, layers, networks, readme))
+
+    def check(self, table: LatencyTable) -> list[Check]:
+        """Measure the networks by the table's runtime, and set them beside what its layers add up to."""
+        with self.pinned() as core:
+            here, described = self.device(core), self.runtime.describe()
+            if (here, described) != (table.device, table.runtime):
+                self.note(
+                    f"{table.source} was measured on {table.device['cpu']} with {table.runtime['name']} "
+                    f"{table.runtime['version']}; this is {here['cpu']} with {described['version']}, or set "
+                    "up differently"
+                )
+            samples = self.time(self.networks(), "whole networks", {}, lambda: None)
+        return checked(self.space, table, samples)
+
+    def table(self, header: dict, layers: Visits, networks: Visits) -> LatencyTable:
+        """The table that visits make, calibrated and checked."""
+        return table_of(self.space, header, layers, networks, self.protocol)
+
+    def layers(self) -> Iterator[Layer]:
+        """Every layer to be measured alone."""
+        for spec in unique(self.space):
+            yield Layer(spec.key, spec.build(kernels=self.runtime.kernels), (spec.in_channels, spec.size, spec.size))
+
+    def networks(self) -> Iterator[Layer]:
+        """Networks to be measured whole, interleaved with one another."""
+        space = self.space
+        shape = (space.channels, space.resolution, space.resolution)
+        for arch in self.archs:
+            network = runtimes.whole(space, arch, self.runtime.kernels, self.seed)
+            yield Layer(",".join(map(str, arch)), network, shape)
+
+    def time(self, modules: Iterable[Layer], what: str, taken: Visits, save: Callable[[], None]) -> dict[str, Samples]:
+        """Time modules against one another; what is ``taken`` already is not measured again."""
+        options = {"taken": taken, "save": save, "seed": self.seed}
+        return runtimes.time_modules(self.runtime, modules, self.protocol, self.progress, what, **options)
+
+    def device(self, core: int | str | None) -> dict[str, Any]:
+        """What the table says of the machine that runs."""
+        runtime = self.runtime
+        return runtime.host() if isinstance(runtime, remote.AdbRuntime) else {**host(), "core": core}
+
+    def pinned(self) -> AbstractContextManager:
+        """One core for one thread, or those that were asked for."""
+        if isinstance(self.runtime, remote.AdbRuntime):
+            return nullcontext()
+        cores = parse_cores(self.cores) if self.cores else None
+        return pin_core(cores) if cores or (self.pin and self.runtime.threads == 1) else nullcontext()
+
+    def forget_networks(self) -> None:
+        """Whole networks take much space and serve one build; converted layers serve the next one too."""
+        if isinstance(self.runtime, FileRuntime) and self.runtime.cache is not None:
+            shutil.rmtree(self.runtime.cache / "networks", ignore_errors=True)
+
+
+def partial_path(output: Path) -> Path:
+    """Where the visits of an unfinished build lie."""
+    return output.with_suffix(".partial.json")
+
+
+class Partial:
+    """The visits of an unfinished build. Those of other settings or another machine are not continued."""
+
+    def __init__(self, path: Path, header: dict[str, Any], note: Callable[[str], None]):
+        self.path, self.header = path, header
+        self.layers: Visits = {}
+        self.networks: Visits = {}
+        if path.exists():
+            try:
+                self._read()
+            except (UserError, KeyError, TypeError, ValueError) as error:
+                note(f"starting again: {error}")
+        self.save()  # an unwritable folder shows before anything is measured
+
+    def _read(self) -> None:
+        data = files.read_json(self.path, "unfinished latency table")
+        if data["header"] != {**self.header, "input": list(self.header["input"])}:
+            raise UserError(f"{self.path} is of another space, other settings or another machine")
+        for visits in (*data["layers"].values(), *data["networks"].values()):
+            if not all(wall > 0 and (cpu is None or cpu >= 0) for wall, cpu in visits):
+                raise ValueError(f"{self.path} is damaged")
+        self.layers, self.networks = data["layers"], data["networks"]
+
+    def save(self) -> None:
+        files.write_json(self.path, {"header": self.header, "layers": self.layers, "networks": self.networks})
+
+
+def collect(space: Space, samples: Path) -> LatencyTable:
+    """The table of the device that the agent ran on."""
+    keys = {spec.key for spec in unique(space)}
+    found = bundle.read_samples(samples, space.fingerprint, keys)
+    return table_of(space, found.header, found.layers, found.networks, found.protocol)
+
+
+def table_of(space: Space, header: dict, layers: Visits, networks: Visits, protocol: Protocol) -> LatencyTable:
+    """The table that visits make, calibrated on the first whole networks and checked on the others."""
+    header = {**header, "input": tuple(header["input"])}
+    table = LatencyTable(**header, operations={key: summarise(visits, protocol) for key, visits in layers.items()})
+    checks = checked(space, table, {key: summarise(visits, protocol) for key, visits in networks.items()})
+    return table.calibrated(checks[:FIT_ARCHS], checks[FIT_ARCHS:])
+
+
+def checked(space: Space, table: LatencyTable, samples: dict[str, Samples]) -> list[Check]:
+    """Whole networks beside what the table's layers add up to; keys are architectures, ``0,2,1``.
+
+    Raises:
+        UserError: a key that is no architecture of the space: samples come from another machine.
+    """
+    raw = dataclasses.replace(table, calibration=None)
+    checks = []
+    for key, sample in samples.items():
+        if not all(part.isdigit() for part in key.split(",")):
+            raise UserError(f"expected an architecture such as 0,2,1, got {key!r}: run the agent again")
+        arch = space.check([int(part) for part in key.split(",")])
+        keys = [spec.key for spec in lower(space, arch)]
+        checks.append(Check(arch, len(keys), raw.predict(keys), sample.median_ms, sample.noisy))
+    return checks
+
+
+def unique(space: Space) -> list[LayerSpec]:
+    """Every layer that runs anything, once; a gene's pruned layers too, so that the table serves the whole space."""
+    return list({spec.key: spec for spec in layout(space).every() if spec.runs}.values())
+
+
+def write(table: LatencyTable, output: Path) -> None:
+    """Write the table, unless it is worth nothing."""
+    median, gate = table.quality["median_aa"], table.protocol["gate"]
+    if median > HOPELESS * gate:
+        partial_path(output).unlink(missing_ok=True)
+        raise UserError(
+            f"the clock is too noisy: half of the layers differ by over {100 * median:.0f} % between two halves of "
+            f"their visits, {100 * gate:g} % is the aim; close what else runs and build again ({output} is untouched)"
+        )
+    files.write_json(output, table.to_json())
+    partial_path(output).unlink(missing_ok=True)
