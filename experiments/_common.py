@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
-import multiprocessing
 import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from latency.measure import host
+from search.alone import StandAlone
 from supernet import files
 from supernet.cli import common
 from supernet.data.images import ImageSet
@@ -68,51 +66,14 @@ class Budget:
     lr: float = 0.08
 
 
-class Truth:
-    """Accuracies of networks trained alone, each architecture, budget and seed once: lines of ``truth.jsonl``.
-
-    A folder shared by several experiments shares them.
-    """
+class Truth(StandAlone):
+    """Accuracies on the truth images, in ``truth.jsonl``; a folder shared by several experiments shares them."""
 
     def __init__(self, folder: Path, space: Space, budget: Budget, jobs: int, quiet: bool):
-        self.folder, self.space, self.budget, self.jobs, self.quiet = folder, space, budget, jobs, quiet
-        self.log = files.JsonLines(folder / "truth.jsonl")
         identity = {"space": space.fingerprint, **asdict(budget)}
         identity["images"] = {name: value for name, value in identity["images"].items() if name != "root"}
-        self.identity = json.loads(json.dumps(identity))
-
-    def known(self) -> dict[tuple[Arch, int], float]:
-        lines = [line for line in self.log.read() if line["budget"] == self.identity]
-        return {(tuple(line["arch"]), line["seed"]): line["accuracy"] for line in lines}
-
-    def __call__(self, archs: Sequence[Arch], seeds: Sequence[int], label: str = "alone") -> np.ndarray:
-        """Accuracies [architectures, seeds] on the truth images."""
-        known = self.pairs([(arch, seed) for seed in seeds for arch in archs], label)
-        return np.array([[known[arch, seed] for seed in seeds] for arch in archs])
-
-    def pairs(self, wanted: Sequence[tuple[Arch, int]], label: str = "alone") -> dict[tuple[Arch, int], float]:
-        """Accuracies by architecture and seed: these, and all others that are known."""
-        known, wanted = self.known(), list(dict.fromkeys(wanted))
-        left = [pair for pair in wanted if pair not in known]
-        at_once = min(self.jobs, len(left))
-        with shown(not self.quiet)(label, len(wanted), done=len(wanted) - len(left), unit="networks") as bar:
-            if at_once > 1:
-                with ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn")) as pool:
-                    jobs = {
-                        pool.submit(train_alone, self.folder, self.space, self.budget, *pair): pair for pair in left
-                    }
-                    for job in as_completed(jobs):
-                        self._keep(*jobs[job], job.result(), known)
-                        bar.advance()
-            else:
-                for pair in left:
-                    self._keep(*pair, train_alone(self.folder, self.space, self.budget, *pair), known)
-                    bar.advance()
-        return known
-
-    def _keep(self, arch: Arch, seed: int, accuracy: float, known: dict) -> None:
-        self.log.append({"budget": self.identity, "arch": list(arch), "seed": seed, "accuracy": accuracy})
-        known[arch, seed] = accuracy
+        train = functools.partial(train_alone, folder, space, budget)
+        super().__init__(files.JsonLines(folder / "truth.jsonl"), identity, train, jobs, progress=shown(not quiet))
 
 
 def train_alone(folder: Path, space: Space, budget: Budget, arch: Arch, seed: int) -> float:

@@ -67,24 +67,9 @@ def read_json(path: Path, what: str, advice: str = "", *, missing: str | None = 
         raise UserError(f"{path} is not a readable {what} ({error}): {told}", missing) from error
 
 
-def same_config(path: Path, config: dict, advice: str) -> bool:
-    """True if the run in ``path`` was started with ``config``, False if there is none yet.
-
-    ``data_root`` may differ: the same images may lie elsewhere by now.
-
-    Raises:
-        UserError: it was started with other settings; names them.
-    """
-    if not path.exists():
-        return False
-    old = read_json(path, "run configuration", advice)
-    new = json.loads(json.dumps(config))
-    old = old if isinstance(old, dict) else {}
-    shaping = sorted({*old, *new} - {"data_root"})
-    changed = [f"{k}: {old.get(k)} → {new.get(k)}" for k in shaping if old.get(k) != new.get(k)]
-    if changed:
-        raise UserError(f"{path.parent} holds a run with other settings ({'; '.join(changed)}); {advice}")
-    return True
+def plain(data: Any) -> Any:
+    """``data`` as it comes back from JSON: tuples as lists."""
+    return json.loads(json.dumps(data))
 
 
 class JsonLines:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import shutil
 import time
@@ -95,6 +94,24 @@ class RunFolder(TrainingFolder):
         return self.path / "arch.json"
 
     @property
+    def network_picture(self) -> Path:
+        return self.path / "network.png"
+
+    @property
+    def candidate_path(self) -> Path:
+        """What a candidate of a growing search is."""
+        return self.path / "candidate.json"
+
+    def candidate(self, number: int) -> RunFolder:
+        """A candidate of a growing search."""
+        return RunFolder(self.path / "candidates" / f"{number:03d}")
+
+    @property
+    def rank_path(self) -> Path:
+        """Folder of a study of how well the supernet ranks."""
+        return self.path / "rank"
+
+    @property
     def report_path(self) -> Path:
         return self.path / "report.html"
 
@@ -138,7 +155,7 @@ class RunFolder(TrainingFolder):
 
     def require_settings(self, settings: Mapping[str, Any]) -> None:
         """Refuse a run that was started with other settings, naming them."""
-        old, new = self.config(), json.loads(json.dumps(settings))
+        old, new = self.config(), files.plain(settings)
         shaping = sorted({*old, *new} - {"data_root", RECORD})
         changed = [f"{k}: {old.get(k)} → {new.get(k)}" for k in shaping if old.get(k) != new.get(k)]
         if changed:
@@ -291,6 +308,11 @@ class RunFolder(TrainingFolder):
     def found(self) -> dict[str, Any]:
         """The network that a method ended with: its architecture and what is known of it."""
         return files.read_json(self.arch_path, "found network", missing="supernet")
+
+    def write_found(self, space: Space, arch: Arch, **known: Any) -> None:
+        """``arch.json``: the network that a method ended with, and what is known of it."""
+        of = {"name": space.name, "fingerprint": space.fingerprint}
+        files.write_json(self.arch_path, {"schema": 1, "space": of, "arch": list(arch), **known})
 
     def elite(self, target: float) -> RunFolder:
         """NSS's elite space for a target: ``space.json``, ``probabilities.json`` and a picture."""

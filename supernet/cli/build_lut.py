@@ -111,8 +111,13 @@ def prepare(args: Args, space: Space, output: Path) -> Build:
         args.cores,
         args.pin,
         shown(not args.quiet),
-        lambda text: common.say(common.escape(text), style="yellow"),
+        warn,
     )
+
+
+def warn(text: str) -> None:
+    """What a person should know about a measurement."""
+    common.say(common.escape(text), style="yellow")
 
 
 def readme(args: Args) -> str:
@@ -185,9 +190,8 @@ def check(args: Args, space: Space, table: LatencyTable) -> None:
     runtime = find_runtime(args, args.check or Path()) if args.device == "adb" else runtimes.of_table(table)
     seen: Collection[Arch] = {c.arch for c in table.calibration.fitted_on} if table.calibration else set()
     archs = spread(space, args.check_archs, args.seed + 1, seen)
-    note = lambda text: common.say(common.escape(text), style="yellow")
     job = Build(
-        space, runtime, find_protocol(args), archs, args.seed, args.cores, args.pin, shown(not args.quiet), note
+        space, runtime, find_protocol(args), archs, args.seed, args.cores, args.pin, shown(not args.quiet), warn
     )
     checks = job.check(table)
     grid = Table("architecture", "predicted ms", "measured ms", "error")

@@ -1,0 +1,64 @@
+"""The greedy search of Efficient Global NAS with its files: no candidate is trained twice, none is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from search.efficient_global import Candidate, EfficientGlobal
+from supernet import files
+from supernet.errors import UserError
+from supernet.files import JsonLines
+from supernet.runs import RunFolder
+
+Train = Callable[[Candidate, Path, str], None]  # candidate, folder, label: trains it, or goes on
+
+
+def search(
+    controller: EfficientGlobal,
+    run: RunFolder,
+    train: Train,
+    told: Callable[[str], None] = lambda line: None,
+) -> Candidate:
+    """Run to the end, or continue: ``search.json`` has every finished candidate.
+
+    A candidate that was stopped goes on from its last epoch; its weights go once its accuracy, that of its best epoch,
+    is known.
+
+    Args:
+        told: called with a line on each candidate.
+    """
+    if run.search_path.exists():
+        controller.load_state_dict(files.read_json(run.search_path, "search state"))
+    while (candidate := controller.ask()) is not None:
+        number = len(controller.records)
+        folder = run.candidate(number)
+        _require_same(folder, candidate)
+        label = f"{number} {candidate.phase} {candidate.describe()}"
+        train(candidate, folder.path, label)
+        train_accuracy, val_accuracy = best_epoch(folder.metrics)
+        controller.tell(candidate, train_accuracy, val_accuracy)
+        files.write_json(run.search_path, controller.state_dict())
+        folder.checkpoint.unlink(missing_ok=True)
+        told(f"{label}, {candidate.epochs} epochs: {val_accuracy:.2f} % validation, {train_accuracy:.2f} % training")
+    if controller.skipped:
+        told(f"{len(controller.skipped)} candidates lay beyond the bounds and were not trained")
+    assert controller.found is not None  # the search has ended
+    return controller.found
+
+
+def best_epoch(log: JsonLines) -> tuple[float, float]:
+    """Training and validation accuracy of the best epoch of each, %."""
+    lines = log.read()
+    train, val = (100 * max(line[key] for line in lines) for key in ("accuracy", "val_accuracy"))
+    return train, val
+
+
+def _require_same(folder: RunFolder, candidate: Candidate) -> None:
+    """Refuse to continue the weights of another candidate."""
+    path, wanted = folder.candidate_path, files.plain(asdict(candidate))
+    if not path.exists():
+        files.write_json(path, wanted)
+    elif files.read_json(path, "candidate") != wanted:
+        raise UserError(f"{folder.path} holds another candidate than the search asks for: delete this folder")

@@ -1,0 +1,165 @@
+"""Efficient Global NAS on plain networks of Sep and Conv layers: candidates as networks, their training, the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from search import greedy_run
+from search.drawing import Block
+from search.efficient_global import PRESETS, Candidate, Config, EfficientGlobal
+from supernet import families, files
+from supernet.data.images import ImageSet
+from supernet.data.sets import TrainVal
+from supernet.families import sep_conv
+from supernet.progress import Progress, silent
+from supernet.runs import RunFolder
+from supernet.space import Arch, Space
+from supernet.training import defaults, standalone
+from supernet.training.evaluation import evaluate
+from supernet.training.loop import FitConfig
+
+Image = tuple[int, int, int]  # channels, resolution, classes
+Latency = Callable[[Space, Arch], float]  # ms
+
+
+@dataclass(frozen=True)
+class Training:
+    """§4.1: SGD, momentum .9, weight decay 3e-4, a cosine to 0; the authors' code clips gradients at 5."""
+
+    batch_size: int = 64
+    lr: float = 0.025
+    augment: bool | None = True  # None: from 30 epochs on
+    seed: int = 0
+
+    def fit(self, epochs: int) -> FitConfig:
+        """A training of so many epochs."""
+        return FitConfig(
+            epochs,
+            self.batch_size,
+            self.lr,
+            schedule="cosine",
+            weight_decay=3e-4,
+            label_smoothing=0.0,
+            clip=5.0,
+            augment=defaults.augments(self.augment, epochs),
+            seed=self.seed,
+        )
+
+
+def configure(preset: str, **given: Any) -> Config:
+    """A preset with what is not None of ``given``: depth, width, epochs, micro_epochs."""
+    return dataclasses.replace(PRESETS[preset], **{k: v for k, v in given.items() if v is not None})
+
+
+def with_cutout(images: TrainVal, side: int) -> TrainVal:
+    """The same images, with squares of ``side`` pixels, at most 4/7 of the image, blanked in training."""
+    side = min(side, images.resolution * 4 // 7)
+    return dataclasses.replace(images, train=images.train.with_cutout(side))
+
+
+def network(candidate: Candidate, image: Image) -> tuple[Space, Arch]:
+    """The candidate as the rest of the project knows networks."""
+    return sep_conv.space(candidate.depth, candidate.width, *image), sep_conv.arch(candidate.ops, candidate.kernels)
+
+
+def controller(
+    config: Config,
+    image: Image,
+    flops_max: float = math.inf,
+    params_max: float = math.inf,
+    latency_max: float = math.inf,
+    latency: Latency | None = None,
+) -> EfficientGlobal:
+    """The search with its costs; without ``latency`` no bound on it."""
+
+    @functools.cache
+    def params(candidate: Candidate) -> int:
+        return families.params(*network(candidate, image))
+
+    costs: dict[str, Callable[[Candidate], float]] = {
+        "multiply-adds": lambda c: families.flops(*network(c, image)),
+        "parameters": params,
+    }
+    bounds = {"multiply-adds": flops_max, "parameters": params_max}
+    if latency is not None:
+        costs["latency in ms"] = lambda c: latency(*network(c, image))
+        bounds["latency in ms"] = latency_max
+    return EfficientGlobal(config, params, costs, bounds)
+
+
+def corners(config: Config, image: Image) -> list[tuple[Space, Arch]]:
+    """Small and large networks of the bounds, to calibrate latencies on."""
+    depth, width = config.depth[0], config.width
+    sizes = [(depth, width[0]), (depth, width[1]), (2 * depth, width[0])]
+    return [(sep_conv.space(*size, *image), (0,) * size[0]) for size in sizes]
+
+
+@dataclass(frozen=True)
+class PlainRun:
+    """A search in a run folder."""
+
+    run: RunFolder
+    images: TrainVal
+    training: Training
+    device: torch.device
+    progress: Progress = silent
+    told: Callable[[str], None] = lambda line: None
+
+    @property
+    def image(self) -> Image:
+        return self.images.channels, self.images.resolution, self.images.classes
+
+    def search(self, controller: EfficientGlobal) -> Candidate:
+        """Run to the end, or continue; leaves ``space.json`` and ``arch.json``."""
+
+        def train(candidate: Candidate, folder: Path, label: str) -> None:
+            self.train(candidate, candidate.epochs, folder, label)
+
+        found = greedy_run.search(controller, self.run, train, self.told)
+        space, arch = network(found, self.image)
+        self.run.write_space(space)
+        self.run.write_found(
+            space,
+            arch,
+            found=dataclasses.asdict(found),
+            macro=dataclasses.asdict(controller.macro),
+            trained=len(controller.records),
+            skipped=len(controller.skipped),
+            epochs=sum(record.candidate.epochs for record in controller.records),
+            params=families.params(space, arch),
+            flops=families.flops(space, arch),
+        )
+        return found
+
+    def train(self, candidate: Candidate, epochs: int, folder: Path, label: str) -> tuple[Any, dict]:
+        """Train one network alone."""
+        space, arch = network(candidate, self.image)
+        options = {"kernels": defaults.kernels(self.device), "label": label, "progress": self.progress}
+        return standalone.train(space, arch, self.images, self.training.fit(epochs), folder, self.device, **options)
+
+    def final(self, found: Candidate, epochs: int, name: str, test: Callable[[], ImageSet]) -> Mapping[str, Any]:
+        """Train the found network from scratch in ``RUN/name``; the test set is opened once, after its last epoch."""
+        folder = self.run.network(name)
+        if not folder.result_path.exists():
+            trained, last = self.train(found, epochs, folder.path, name)
+            images = test()
+            accuracy = evaluate(trained, images.batches(512, seed=0, epoch=0, augment=False, drop_last=False))
+            params = families.params(*network(found, self.image))
+            row: dict[str, Any] = {"found": dataclasses.asdict(found), "params": params}
+            row |= {"val_accuracy": last["val_accuracy"], "test_accuracy": accuracy, "test_images": len(images)}
+            files.write_json(folder.result_path, row)
+        return files.read_json(folder.result_path, "result")
+
+
+def drawn(space: Space, arch: Arch) -> list[Block]:
+    """The layers between stem and head, to be drawn."""
+    specs = families.layout(space).pick(arch)[1:-1]
+    return [Block(s.out_size, s.out_channels, f"{s.op.capitalize()} {s.kernel}×{s.kernel}") for s in specs]
