@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import textwrap
+from pathlib import Path
+
 import pytest
 import torch
 
-from supernet import spaces
+from supernet import families, spaces
+from supernet.errors import UserError
 from supernet.space import Choice, Gene, Space
 
 
@@ -16,6 +21,14 @@ def tiny_space(layers: int = 3, act: str = "relu6", squeeze_excite: bool = False
     genes += [Gene(f"layer{i}", wide, 12, 12, 1) for i in range(1, layers)]
     allowed = tuple(tuple(range(len(gene.choices))) for gene in genes)
     return Space("tiny", 1, 14, 10, 8, 2, 16, act, tuple(genes), allowed, squeeze_excite)
+
+
+def refused(call, *arguments, **named) -> str:
+    """The one line of the UserError."""
+    with pytest.raises(UserError) as caught:
+        call(*arguments, **named)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 SMALL_SPACES = {
@@ -47,3 +60,43 @@ def _whole_float32():
     if torch.cuda.is_available():
         torch.backends.cudnn.conv.fp32_precision = "ieee"
         torch.backends.cudnn.rnn.fp32_precision = "ieee"  # torch.export refuses two that differ
+
+
+@pytest.fixture
+def own_file(tmp_path, monkeypatch):
+    """Writes a Python file of a user into a folder with a space and an umlaut; what is imported of it is forgotten."""
+    folder = tmp_path / "mein Größe: 1"
+    folder.mkdir()
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+
+    def write(name: str, text: str) -> Path:
+        path = folder / name
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+        return path
+
+    yield write
+    for name in set(sys.modules) - before:
+        if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Installs a package of one module, with entry points."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+
+    def install(module: str, text: str, entry_points: str) -> None:
+        (tmp_path / f"{module}.py").write_text(textwrap.dedent(text))
+        info = tmp_path / f"{module}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(textwrap.dedent(entry_points))
+        families._installed.cache_clear()
+        installed_modules.append(module)
+
+    installed_modules: list[str] = []
+    yield install
+    families._installed.cache_clear()
+    for name in installed_modules:
+        sys.modules.pop(name, None)

@@ -231,8 +231,8 @@ def _same(x: Tensor) -> Tensor:
 def _short(value: Any) -> str:
     """What a value is, in a few words."""
     if isinstance(value, (Tensor, np.ndarray)) and value.ndim:
-        kind = "tensor" if isinstance(value, Tensor) else "array"
-        return f"a {kind} of {str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+        kind = "a tensor" if isinstance(value, Tensor) else "an array"
+        return f"{kind} of {str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     if value is None or isinstance(value, (bool, int, float, str)):
         return f"{value!r:.60}"
     if isinstance(value, (tuple, list)):
