@@ -1,5 +1,7 @@
 """Data: splits, stateless batches, augmentation, folders, refusal of damaged files."""
 
+import hashlib
+import json
 import pickle
 import random
 import shutil
@@ -558,3 +560,70 @@ def test_bad_arguments_are_refused(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             sets.open_train(name, tmp_path, **options)
+
+
+# What tells data from other data
+
+
+def test_a_folder_has_the_same_identity_wherever_it_lies(folder, tmp_path):
+    identity = open_folder(folder).identity
+    assert identity["name"] == "folder"
+    assert identity["classes"] == ["cat", "dog"]
+    assert identity["images"] == {"train": 15, "val": 6}
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    moved = open_folder(tmp_path / "elsewhere", resolution=8, workers=1, limit=5).identity
+    assert json.loads(json.dumps(moved)) == identity
+    sets.require_same(identity, moved, "the run")
+
+
+def test_other_data_are_refused(folder, tmp_path):
+    identity = open_folder(folder).identity
+
+    def refuses(message, source="digits", **changes):
+        other = open_folder(tmp_path / "other").identity if source == "folder" else changes
+        with pytest.raises(UserError, match=message) as caught:
+            sets.require_same(identity, other, "runs/a")
+        assert "\n" not in str(caught.value)
+        assert str(caught.value).startswith("runs/a was made with ")
+
+    def fresh():
+        shutil.rmtree(tmp_path / "other", ignore_errors=True)
+        shutil.copytree(folder, tmp_path / "other")
+        return tmp_path / "other"
+
+    for part in ("train", "val"):
+        (fresh() if part == "train" else tmp_path / "other").joinpath(part, "dog").rename(
+            tmp_path / "other" / part / "wolf"
+        )
+    refuses("other classes: 'dog' is called 'wolf' now", "folder")
+    other = fresh()
+    for part in ("train", "val"):
+        shutil.copytree(other / part / "dog", other / part / "elk")
+    refuses("other classes: 'elk' added", "folder")
+    other = fresh()
+    shutil.copy(other / "train" / "dog" / "0.jpg", other / "train" / "dog" / "more.jpg")
+    refuses("other numbers of images: train 15 -> 16", "folder")
+    other = fresh()
+    (other / "train" / "dog" / "0.jpg").rename(other / "train" / "dog" / "00.jpg")
+    refuses("other images of the same number", "folder")
+    other = fresh()
+    with (other / "train" / "dog" / "0.jpg").open("ab") as file:
+        file.write(b"more")
+    refuses("other images of the same number", "folder")
+    refuses("the data set folder, not digits", **sets.open_train("digits", tmp_path).identity)
+    refuses("'cat', 'dog' missing; 'a', 'b', 'c' added", **{**identity, "classes": ["a", "b", "c"]})
+    refuses("other classes: their order", **{**identity, "classes": ["dog", "cat"]})
+
+
+def test_a_set_in_memory_is_told_by_its_labels(tmp_path):
+    one, two = (sets.open_train("digits", tmp_path, seed=seed).identity for seed in (0, 1))
+    assert one == two
+    assert one["images"] == {"train": 1293, "val": 144}
+    assert one["digest"] == hashlib.sha256(digits_labels().astype("<i8").tobytes()).hexdigest()[:16]
+
+
+def digits_labels() -> np.ndarray:
+    """Of the training part, in the order of the whole set."""
+    raw = sources.digits(Path(), True)
+    assert np.bincount(raw.labels).sum() == 1437
+    return raw.labels

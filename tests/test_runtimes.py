@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import SMALL_SPACES, tiny_space
+from conftest import SMALL_SPACES, refused, tiny_space
 from torch import nn
 
 from latency import runtimes
@@ -309,3 +309,43 @@ def test_executorch_loads_a_method_with_the_threads_set(monkeypatch):
     monkeypatch.setitem(sys.modules, "executorch.extension.pybindings.portable_lib", portable)
     runtimes.agent.load_executorch(b"", 3)()
     assert log == ["3 threads", "load", "execute"]
+
+
+RUNTIME = """
+from latency.runtimes import TorchRuntime
+
+
+class Twice(TorchRuntime):
+    name = "twice"
+
+
+def twice(kernels="eager", device="cpu", batch=1, threads=1, cache=None):
+    return Twice(kernels, device, 2 * batch, threads)
+
+
+def wrong(**options):
+    return options
+
+
+def fails(**options):
+    raise OSError("no such board")
+"""
+
+
+def test_an_installed_runtime_is_known_by_name(installed):
+    entries = "".join(f"{name} = my_runtime:{name}\n" for name in ("twice", "wrong", "fails"))
+    installed("my_runtime", RUNTIME, f"[supernet.runtimes]\n{entries}")
+    runtime = runtimes.get("twice", kernels="eager", device="cpu", batch=3, threads=1, cache=None)
+    assert (runtime.batch, runtime.describe()["name"]) == (6, "twice")
+    assert "unknown runtime 'nope': expected one of executorch, fails, litert, onnxruntime, torch, twice" in refused(
+        runtimes.get, "nope"
+    )
+    assert "wrong (my_runtime:wrong) returned {'batch': 1}, expected a Runtime" in refused(
+        runtimes.get, "wrong", batch=1
+    )
+    assert "fails (my_runtime:fails) raised OSError in line 18: no such board" in refused(runtimes.get, "fails")
+
+
+def test_a_runtime_is_never_code_that_a_table_names(own_file):
+    path = own_file("my_runtime_file.py", "raise RuntimeError('imported')")
+    assert "unknown runtime" in refused(runtimes.get, f"{path}:twice")
