@@ -26,7 +26,7 @@ Arch = tuple[int, ...]
 SCHEMA = 1
 INITS = ("kaiming", "spos", "pytorch")
 SMALLEST = {"channels": 1, "resolution": 1, "classes": 0, "stem_channels": 1, "stem_stride": 1, "head_channels": 0}
-TYPES = {
+TYPES: dict[str, tuple[Any, str]] = {
     "str": (str, "text"),
     "int": (int, "a whole number"),
     "float": ((int, float), "a number"),
@@ -276,19 +276,15 @@ def _repeated(names: Iterable[str]) -> str | None:
 def _space(data: dict) -> Space:
     """A space of plain JSON; a UserError says which field is missing, unknown or of another type."""
     genes = []
-    for i, gene in enumerate(_items(data, "genes", "the space")):
+    for i, item in enumerate(_items(data, "genes", "the space")):
         where = f"gene {i}"
-        choices = [_fields(Choice, item, f"a choice of {where}") for item in _items(gene, "choices", where)]
-        genes.append(Gene(**_fields(Gene, gene, where, choices=tuple(Choice(**choice) for choice in choices))))
-    if "allowed" not in data:
-        allowed = [range(len(gene.choices)) for gene in genes]
-    else:
-        allowed = _items(data, "allowed", "the space")
-        for gene, open_ in zip(genes, allowed, strict=False):
-            if not isinstance(open_, (list, tuple)) or not all(type(i) is int for i in open_):
-                raise UserError(f"allowed has {open_!r} for gene {gene.name}, expected a list of indices")
-    open_ = tuple(tuple(indices) for indices in allowed)
-    return Space(**_fields(Space, data, "the space", genes=tuple(genes), allowed=open_))
+        choices = (Choice(**_fields(Choice, c, f"a choice of {where}")) for c in _items(item, "choices", where))
+        genes.append(Gene(**_fields(Gene, item, where, choices=tuple(choices))))
+    allowed = _items(data, "allowed", "the space") if "allowed" in data else [range(len(g.choices)) for g in genes]
+    for place, open_ in enumerate(allowed):
+        if not isinstance(open_, (list, tuple, range)) or not all(type(i) is int for i in open_):
+            raise UserError(f"allowed has {open_!r:.80} for gene {place}, expected a list of indices")
+    return Space(**_fields(Space, data, "the space", genes=tuple(genes), allowed=tuple(map(tuple, allowed))))
 
 
 def _items(data: Any, name: str, where: str) -> Sequence:

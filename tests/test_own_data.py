@@ -7,10 +7,11 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
+import timm.data
 import torch
 from PIL import Image
 
-from supernet.data import own, sets
+from supernet.data import sets, transforms
 from tests.conftest import refused
 
 DATA = """
@@ -317,5 +318,7 @@ def test_a_damaged_file_is_named(own_file, tmp_path):
     assert "item 1 raised OSError" in refused(batches, data.train)
 
 
-def test_a_grey_set_takes_the_mean_of_colours():
-    assert own.GREY[0] == pytest.approx(np.mean(own.RGB), abs=1e-3)
+def test_pictures_are_normalised_as_timm_does():
+    assert transforms.IMAGENET == (timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD)
+    for grey, colours in zip(transforms.GREY, transforms.IMAGENET, strict=True):
+        assert grey[0] == pytest.approx(np.mean(colours), abs=1e-3)

@@ -232,7 +232,9 @@ class MemoryImages(ImageSet):
         self._mean = torch.tensor(mean).mul(255).repeat(side * side)
         self._std = torch.tensor(std).mul(255).repeat(side * side)
 
-    def _serve(self, plan, mine, seed, epoch, augment):
+    def _serve(
+        self, plan: Iterable[Step], mine: slice, seed: int, epoch: int, augment: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         for t, positions in plan:
             down = right = torch.full((len(positions),), self.margin)
             mirrored = torch.zeros(len(positions), dtype=torch.bool)
@@ -274,7 +276,9 @@ class DecodedImages(ImageSet):
     def decode(self, position: int) -> Any:
         """What the transforms take; a UserError where the image cannot be had."""
 
-    def _serve(self, plan, mine, seed, epoch, augment):
+    def _serve(
+        self, plan: Iterable[Step], mine: slice, seed: int, epoch: int, augment: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         # A loader of its own for every call: workers that outlive an epoch would be shared by an epoch under
         # way and, say, a recalibration on the same images in between.
         loader = DataLoader(
@@ -355,12 +359,16 @@ class _Decoded(Dataset):
             return self.transform(image), label
 
 
-def _collate(shape: tuple[int, int, int], samples: list[tuple[Tensor, int] | UserError]):
+def _collate(
+    shape: tuple[int, int, int], samples: list[tuple[Tensor, int] | UserError]
+) -> tuple[Tensor, Tensor] | UserError:
+    pairs = []
     for sample in samples:
         if isinstance(sample, UserError):
             return sample
-    x = torch.stack([x for x, _ in samples]) if samples else torch.empty(0, *shape)
-    y = torch.tensor([y for _, y in samples], dtype=torch.int64)
+        pairs.append(sample)
+    x = torch.stack([x for x, _ in pairs]) if pairs else torch.empty(0, *shape)
+    y = torch.tensor([y for _, y in pairs], dtype=torch.int64)
     return x.contiguous(memory_format=torch.channels_last), y
 
 

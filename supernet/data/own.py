@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,13 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from supernet.data import transforms
 from supernet.data.images import DecodedImages, Transform
 from supernet.errors import UserError
 from supernet.plugins import Plugin, reason
 
 LARGE = 96  # pixels: from here on images are cropped and mirrored as photographs in folders are
 RESOLUTION = 224  # where the images do not say one
-GREY, RGB = (0.449,), (0.485, 0.456, 0.406)  # means of ImageNet, of its channels together and of each
-GREY_STD, RGB_STD = (0.226,), (0.229, 0.224, 0.225)
 KINDS = "a PIL image, uint8 of [H, W], [H, W, C] or (a tensor) [C, H, W], or a float tensor [C, H, W]"
 
 
@@ -77,19 +76,22 @@ def open_own(
     parts = _two(plugin, root)
     sources = [f"{plugin.source}, {name} set" for name in ("training", "test")]
     file = plugin.module.__file__
-    # The labels of the test are looked at now, if that is free: not after days of search.
-    labels = [_labels(dataset, source) for dataset, source in zip(parts, sources, strict=True)]
     this = 0 if part == "train" else 1
-    for i in {0, this}:
-        if labels[i] is None:
-            labels[i] = [item(parts[i], j, sources[i], file)[1] for j in range(len(parts[i]))]
-    names = _class_names(parts[0], labels[0], sources[0])
-    for found, source in zip(labels, sources, strict=True):
-        _require_range(found or (), len(names), source)
+    listed = [_labels(dataset, source) for dataset, source in zip(parts, sources, strict=True)]
+
+    def labels_of(i: int) -> list[int]:
+        found = listed[i]
+        return [item(parts[i], j, sources[i], file)[1] for j in range(len(parts[i]))] if found is None else found
+
+    names = _class_names(parts[0], lambda: labels_of(0), sources[0])
+    labels = labels_of(this)
+    # Labels that the test set lists are looked at from the start, not after days of search.
+    for found, source in ((labels, sources[this]), (listed[1] or (), sources[1])):
+        _require_range(found, len(names), source)
     first, _ = item(parts[0], 0, sources[0], file)
-    mean, std, side, transforms = _format(first, parts[0], resolution, sources[0])
-    array = np.array(labels[this], dtype=np.int64)
-    images = OwnImages(parts[this], sources[this], file, array, mean, std, side, transforms, workers)
+    mean, std, side, both = _format(first, parts[0], resolution, sources[0])
+    array = np.array(labels, dtype=np.int64)
+    images = OwnImages(parts[this], sources[this], file, array, mean, std, side, both, workers)
     images.decode(0)
     return images, names
 
@@ -134,15 +136,17 @@ def _label(label: Any, where: str) -> int:
     try:
         if isinstance(label, (bool, str)):
             raise TypeError
-        return operator.index(label.item() if isinstance(label, (np.ndarray, Tensor)) else label)
+        value: Any = label.item() if isinstance(label, (np.ndarray, Tensor)) else label
+        return operator.index(value)
     except (TypeError, ValueError, RuntimeError) as error:  # items of arrays and tensors of more than one element
         raise UserError(f"{where} has the label {_short(label)}, expected an integer") from error
 
 
-def _class_names(train: Any, labels: Sequence[int], source: str) -> tuple[str, ...]:
+def _class_names(train: Any, labels_of: Callable[[], list[int]], source: str) -> tuple[str, ...]:
     """The names that the training set lists as ``classes``, else the numbers up to the largest label."""
     listed = getattr(train, "classes", None)
     if listed is None:
+        labels = labels_of()
         _require_range(labels, max(0, *labels) + 1, source)
         found = sorted(set(labels))
         missing = next((i for i, label in enumerate(found) if label != i), None)
@@ -184,7 +188,7 @@ def _image(image: Any, where: str) -> Image.Image | Tensor:
 def _format(
     first: Image.Image | Tensor, train: Any, resolution: int | None, source: str
 ) -> tuple[tuple[float, ...], tuple[float, ...], int, tuple[Transform, Transform] | None]:
-    """Mean, deviation, side and transforms for images like the first one."""
+    """Mean, deviation, side, and plain and augmenting transform, for images like the first one."""
     if isinstance(first, Tensor):
         channels, height, width = first.shape
         if height != width or resolution not in (None, height):
@@ -194,34 +198,12 @@ def _format(
             )
         return (0.0,) * channels, (1.0,) * channels, height, None
     grey = first.mode in ("1", "L", "LA")
-    mean, std = (GREY, GREY_STD) if grey else (RGB, RGB_STD)
+    mean, std = transforms.GREY if grey else transforms.IMAGENET
     small = first.width if first.width == first.height < LARGE else RESOLUTION
     side = small if resolution is None else resolution
     mirror = bool(getattr(train, "mirror", side >= LARGE))
-    make = _photograph if side >= LARGE else _picture
+    make = transforms.photograph if side >= LARGE else transforms.picture
     return mean, std, side, make(side, mean, std, mirror)
-
-
-def _photograph(side: int, mean, std, mirror: bool) -> tuple[Transform, Transform]:
-    import timm.data  # here, since it takes seconds that other sets need not wait for
-
-    settings = {"input_size": side, "mean": mean, "std": std}
-    plain = timm.data.create_transform(**settings, interpolation="bicubic", crop_pct=0.875)
-    augmenting = timm.data.create_transform(
-        **settings, is_training=True, interpolation="random", hflip=0.5 if mirror else 0.0
-    )
-    return plain, augmenting
-
-
-def _picture(side: int, mean, std, mirror: bool) -> tuple[Transform, Transform]:
-    """Resized if need be; a crop at a random offset of up to 2 pixels, 4 from 32 on, with a black margin."""
-    from torchvision import transforms as t
-
-    resize = [t.Resize(side, t.InterpolationMode.BICUBIC), t.CenterCrop(side)]
-    last = [t.ToTensor(), t.Normalize(mean, std)]
-    crop = [t.RandomCrop(side, padding=4 if side >= 32 else 2)]
-    flip = [t.RandomHorizontalFlip()] if mirror else []
-    return t.Compose([*resize, *last]), t.Compose([*resize, *crop, *flip, *last])
 
 
 def _same(x: Tensor) -> Tensor:

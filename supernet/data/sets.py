@@ -18,6 +18,7 @@ from torch import Tensor
 from supernet import plugins
 from supernet.data import NAMES, own, sources
 from supernet.data.images import SPLIT, FolderImages, ImageSet, MemoryImages, generator, proportional, stratified
+from supernet.data.transforms import IMAGENET, photograph
 from supernet.errors import UserError
 
 VAL_FRACTION = 0.1
@@ -207,8 +208,6 @@ def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def _folder(root: Path, part: str, resolution: int, workers: int) -> tuple[FolderImages, tuple[str, ...]]:
     """Scans ``root/part`` once; at a million files that takes seconds, and nothing looks at them again."""
-    import timm.data  # here, since it takes seconds that the other sets need not wait for
-
     for folder in (root / "train", root / "val"):  # both now, not after days of search
         if not folder.is_dir():
             raise UserError(f"expected a folder {folder} with one folder of images per class; create it")
@@ -229,9 +228,6 @@ def _folder(root: Path, part: str, resolution: int, workers: int) -> tuple[Folde
         raise UserError(f"expected images (.jpg, .png, …) in {empty}, found none; add some or delete the folder")
     prefix = len(os.path.join(root / part, ""))
     names = np.array([os.fsencode(path[prefix:]) for path, _ in scanned.samples])
-    mean, std = timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
-    settings = {"input_size": resolution, "mean": mean, "std": std}
-    plain = timm.data.create_transform(**settings, interpolation="bicubic", crop_pct=0.875)
-    augmenting = timm.data.create_transform(**settings, is_training=True, interpolation="random")
-    images = FolderImages(root / part, names, labels, mean, std, resolution, (plain, augmenting), workers)
+    both = photograph(resolution, *IMAGENET)
+    images = FolderImages(root / part, names, labels, *IMAGENET, resolution, both, workers)
     return images, tuple(scanned.classes)
