@@ -46,7 +46,7 @@ class Shapes:
 
 def images():
     """A training and a test set: any objects with __len__ and __getitem__ that give (image, label)."""
-    return Shapes(0, 480), Shapes(480, 120)
+    return Shapes(0, 360), Shapes(360, 120)
 
 
 if __name__ == "__main__":

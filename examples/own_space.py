@@ -45,16 +45,16 @@ def space(channels=1, resolution=28, classes=10):
 
 if __name__ == "__main__":
     run, own, cpu, data = Path("runs/own_space"), space(), torch.device("cpu"), sets.open_train("digits", Path("data"))
-    supernet = spos.run(own, data, spos.Config(loop.FitConfig(4), kernels="eager"), run, cpu)
+    supernet = spos.run(own, data, spos.Config(loop.FitConfig(3), kernels="eager"), run, cpu)
     layout = families.layout(own)
     layers = [(s.key, s.build(kernels="eager"), (s.in_channels, s.size, s.size)) for s in layout.every()]
     times = runtimes.time_modules(runtimes.get("torch"), layers, measure.Protocol(rounds=6, attempts=0))
     latency = costs.AdditiveCost(*layout.priced(lambda spec: times[spec.key].median_ms))
-    bound, budget = {"latency": (0, sum(latency.bounds(own)) / 2)}, evolution.SPOSConfig(12, 3)
+    bound, budget = {"latency": (0, sum(latency.bounds(own)) / 2)}, evolution.SPOSConfig(8, 3)
     search = evolution.SPOSEvolution(own, {"latency": latency}, bound, ["latency"], budget)
     images, weights = spos.recalibration_images(data, 4, 64), {"kernels": "eager", "supernet": supernet}
     while not search.done:
         search.tell(archs := search.ask(), [spos.score(supernet, images, data, arch) for arch in archs])
     best = max(search.records(), key=lambda record: record.accuracy)
-    _, log = standalone.train(own, best.arch, data, loop.FitConfig(4), run / "best", cpu, **weights)
+    _, log = standalone.train(own, best.arch, data, loop.FitConfig(3), run / "best", cpu, **weights)
     print(f"{own.describe(best.arch)}: {best.costs['latency']:.3f} ms, {100 * log['val_accuracy']:.1f} %")
