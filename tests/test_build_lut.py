@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import runpy
 import sys
@@ -13,7 +12,9 @@ import pytest
 from conftest import tiny_space
 
 from latency import runtimes
+from latency.build import FIT_ARCHS
 from latency.table import LatencyTable
+from search.spread import calibration_archs, spread
 from supernet import spaces
 from supernet.families import flops, layout, lower
 from supernet.files import write_json
@@ -106,15 +107,14 @@ def test_builds_a_table_that_is_right(folder, capsys):
 
 def test_whole_networks_are_spread_from_the_smallest_to_the_largest(folder):
     """One in each of 13 equal intervals of multiply-adds; the scale is fitted on both ends and between."""
-    build_lut = importlib.import_module("build_lut")
     space = spaces.get("mobile-small", 1, 28, 10)
     sizes = {arch: flops(space, arch) for arch in space.enumerate()}
     smallest, step = min(sizes.values()), (max(sizes.values()) - min(sizes.values())) / 13
-    archs = build_lut.archs_of(build_lut.Args(seed=3), space)
+    archs = calibration_archs(space, FIT_ARCHS, 8, 3)
     assert [min(int((sizes[arch] - smallest) / step), 12) for arch in archs[:5]] == [0, 3, 6, 9, 12]
     assert [int((sizes[arch] - smallest) / step) for arch in archs[5:]] == [1, 2, 4, 5, 7, 8, 10, 11]
-    assert archs != build_lut.archs_of(build_lut.Args(seed=4), space)
-    new = build_lut.spread(space, 13, seed=3, known=archs)
+    assert archs != calibration_archs(space, FIT_ARCHS, 8, 4)
+    new = spread(space, 13, seed=3, known=archs)
     assert len({*archs, *new}) == 26
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from search.alone import halves
 from supernet.data import sets
 from tests.test_cli import TRAIN, ok, refused, space_file  # noqa: F401 -- space_file is a fixture
 
@@ -63,18 +64,17 @@ def test_files_and_refusals(run, tmp_path):
 
 
 def test_the_halves_are_disjoint_and_cover_the_validation_split():
-    sys.path.insert(0, str(ROOT / "tools"))
-    from supernet.cli import rank
-
     val = sets.open_train("digits", Path("data")).val
-    first, second = rank.halves(val)
+    first, second = halves(val)
     assert sorted([*first.index, *second.index]) == sorted(val.index)
     assert abs(len(first) - len(second)) <= 1
     counts = [np.bincount(half.labels, minlength=10) for half in (first, second)]
     assert np.abs(counts[0] - counts[1]).max() <= 2
 
 
-@pytest.mark.parametrize("tool", ["rank", "evolve", "pad_nas"])
-def test_only_retrain_opens_the_test_set(tool):
-    assert "open_test" not in (ROOT / "tools" / f"{tool}.py").read_text()
-    assert "open_test" in (ROOT / "tools" / "retrain.py").read_text()
+def test_only_trainings_to_the_end_open_the_test_set():
+    """Retraining, and the searches that end with a trained network; no search, ranking or pruning."""
+    files = [file for package in ("supernet", "search", "latency") for file in (ROOT / package).rglob("*.py")]
+    users = {file.stem for file in files if re.search(r"\b(open_test|test_images)\(", file.read_text())}
+    opening = {"sets", "faces", "runs"}
+    assert users - opening == {"retraining", "global_nas", "stage_wise", "face_nas"}

@@ -164,7 +164,14 @@ def find_runtime(args: Args, output: Path) -> Runtime:
     name = args.runtime or (runtimes.default() if plain else "torch")
     device = "cpu" if args.device.startswith("ssh://") else args.device
     options: dict[str, Any] = {"kernels": args.kernels, "device": device, "batch": args.batch, "threads": args.threads}
-    return runtimes.get(name, **options, **({} if name == "torch" else {"cache": cache}))
+    return runtimes.get(name, **options, **(options_of(name, cache)))
+
+
+def options_of(name: str, cache: Path) -> dict[str, Any]:
+    """Where a runtime keeps converted layers, if it converts: ours that run files, and those of other packages."""
+    from latency.runtimes import RUNTIMES, SUFFIXES
+
+    return {"cache": cache} if name in SUFFIXES or name not in RUNTIMES else {}
 
 
 def find_protocol(args: Args) -> Protocol:
@@ -219,7 +226,7 @@ def show(args: Args, folder: RunFolder, space: Space, output: Path, table: Laten
         common.next_command("build_lut", None, "--space", args.space, "--check", output)
     else:
         bound = tables.rounded(common.default_bound(*tables.extremes(table, space)))
-        common.next_command("evolve", args, "--lat-max", bound)
+        common.next_command("evolve", args, after=("--lat-max", bound))
 
 
 def main() -> None:

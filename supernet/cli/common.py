@@ -6,7 +6,8 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -76,7 +77,8 @@ def is_code(name: str) -> bool:
 def main(run: Callable[[Args], None], args: Any, *, script: str | None = None) -> None:
     """Parse ``args`` and run. Bad input ends in one line on stderr and exit code 2; Ctrl-C in 130, SIGTERM in 143."""
     given: Any = tyro.cli(args, description=sys.modules[run.__module__].__doc__, prog=program(script))
-    signal.signal(signal.SIGTERM, _terminated)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         run(given)
     except UserError as error:
@@ -118,12 +120,12 @@ def program(script: str | None = None) -> str:
     return f"python tools/{name}" if name.endswith(".py") else sys.argv[0] if " " in sys.argv[0] else name
 
 
-def command(tool: str, args: Any = None, *words: object) -> str:
+def command(tool: str, args: Any = None, *words: object, after: Sequence[object] = ()) -> str:
     """The command line of another command on the same run, quoted for a shell.
 
     Args:
         tool: a key of ``COMMANDS``. args: whose run folder, code and dataset directory it takes over.
-        words: further ones.
+        words: further ones, before the run folder; ``after`` it.
     """
     script = ["python", f"tools/{tool}.py"] if Path(sys.argv[0]).name.endswith(".py") else ["supernet", COMMANDS[tool]]
     flags: list[object] = []
@@ -136,7 +138,7 @@ def command(tool: str, args: Any = None, *words: object) -> str:
             or (name == "data_root" and passes_on(args, tool))
         ):
             flags += [f"--{name.replace('_', '-')}", value]
-    return shlex.join(map(str, [*script, *words, *flags]))
+    return shlex.join(map(str, [*script, *words, *flags, *after]))
 
 
 def passes_on(args: Any, tool: str) -> bool:
@@ -144,10 +146,14 @@ def passes_on(args: Any, tool: str) -> bool:
     return isinstance(args, OnRun) and args.data_root is not None and tool in ("evolve", "retrain", "rank", "export")
 
 
-def next_command(tool: str, args: Any = None, *words: object, note: str = "") -> None:
+def next_command(tool: str, args: Any = None, *words: object, after: Sequence[object] = (), note: str = "") -> None:
     """Print the command that people run next."""
     told = f"  # {note}" if note else ""
-    _console.print(f"\nnext: [bold]{escape(command(tool, args, *words))}[/bold]{told}", soft_wrap=True, highlight=False)
+    _console.print(
+        f"\nnext: [bold]{escape(command(tool, args, *words, after=after))}[/bold]{told}",
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 def escape(text: str) -> str:
