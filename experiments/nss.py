@@ -30,6 +30,7 @@ from supernet.cli import common
 from supernet.data import sets
 from supernet.methods import nss
 from supernet.model import Network
+from supernet.runs import RunFolder
 from supernet.space import Arch, Space
 from supernet.training import defaults
 from supernet.training.evaluation import evaluate
@@ -142,7 +143,7 @@ class Study:
             nss.run(self.space, self.images, cfg, folder, CPU)
             found = []
             for target in targets:
-                own = nss.folder_of(folder, target)
+                own = RunFolder(folder).elite(target).path
                 result = files.read_json(own / "probabilities.json", "result", "delete the folder")
                 allowed = Space.load(own / "space.json").allowed
                 found.append({"allowed": allowed, "cost": result["cost"], "argmax_cost": result["argmax_cost"]})

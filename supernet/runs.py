@@ -318,9 +318,14 @@ class RunFolder(TrainingFolder):
         """NSS's elite space for a target: ``space.json``, ``probabilities.json`` and a picture."""
         return RunFolder(self.path / f"elite-{target:.9g}")
 
+    @property
+    def probabilities_path(self) -> Path:
+        """What NSS's elite space was taken from."""
+        return self.path / "probabilities.json"
+
     def probabilities(self) -> dict[str, Any]:
         """What NSS's elite space was taken from."""
-        return files.read_json(self.path / "probabilities.json", "result of a search", missing="supernet")
+        return files.read_json(self.probabilities_path, "result of a search", missing="supernet")
 
     def origin(self) -> dict[str, Any]:
         """What this run's networks are made from: the supernet's weights, the images' classes, the version."""

@@ -20,6 +20,7 @@ from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.methods import nss
 from supernet.model import Supernet
+from supernet.runs import RunFolder
 from supernet.space import Space
 from supernet.spec import LayerSpec
 from supernet.training import checkpoint
@@ -225,7 +226,7 @@ def test_n_plus_n_steps_equal_2n_steps(tmp_path, monkeypatch, kill_at):
     with pytest.raises(Killed):
         nss.run(space, data, cfg, tmp_path / "parts", CPU)
     assert nss.run(space, data, cfg, tmp_path / "parts", CPU) == whole
-    own = nss.folder_of(Path(), middle(space))
+    own = RunFolder(Path()).elite(middle(space)).path
     a, b = (checkpoint.load(tmp_path / part / own / "checkpoint.pt", "") for part in ("whole", "parts"))
     assert a["step"] == b["step"] == 12
     for name in ("model", "theta"):
@@ -246,7 +247,7 @@ def test_theta_rests_in_the_warm_up_and_the_cost_term_moves_it(tmp_path):
     state = checkpoint.load(tmp_path / "checkpoint.pt", "")
     assert all((logits == 0).all() for logits in state["theta"].values())
     probabilities = [
-        json.loads((nss.folder_of(tmp_path, target) / "probabilities.json").read_text())["genes"]
+        json.loads((RunFolder(tmp_path).elite(target).path / "probabilities.json").read_text())["genes"]
         for target in (low, high)
     ]
     for a, b in zip(*probabilities, strict=True):
@@ -294,7 +295,7 @@ def test_search_then_supernet_table_and_evolution_on_the_elite_space(tmp_path):
     run = tmp_path / "nss"
     command = ("--method", "nss", "--run", run, "--space", space, "--width-range", 2, *TRAIN, "--epochs", 3)
     printed = ok("train_supernet", *command, "--targets", f"{target:g},{2 * target:g}")
-    folders = [nss.folder_of(run, t) for t in (target, 2 * target)]
+    folders = [RunFolder(run).elite(t).path for t in (target, 2 * target)]
     for folder, t in zip(folders, (target, 2 * target), strict=True):
         assert (folder / "probabilities.png").read_bytes().startswith(b"\x89PNG")
         found, report = Space.load(folder / "space.json"), json.loads((folder / "probabilities.json").read_text())

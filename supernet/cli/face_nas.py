@@ -169,7 +169,7 @@ def train_one(
     meta = {"kind": "recogniser", "space": space.to_json(), "arch": list(arch), "identities": len(opened.identities)}
     options = {
         "meta": meta,
-        "logits_of": model.logits,
+        "forward": lambda step, x, y: model.logits(x, y),
         "validate": validate,
         "label": label,
         "progress": shown(not args.quiet),

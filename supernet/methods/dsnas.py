@@ -26,7 +26,7 @@ from supernet.progress import Progress, silent
 from supernet.space import Arch, Space
 from supernet.training import checkpoint, distributed
 from supernet.training.evaluation import evaluate
-from supernet.training.loop import FitConfig, fit
+from supernet.training.loop import FitConfig, Search, fit
 
 # A layer that only feeds a convolution and BN has no influence on the loss through its scale: its credit vanishes as
 # BN's eps does. The authors' code has 1e-2.
@@ -93,8 +93,8 @@ class Parent(Supernet):
         return head(x)
 
 
-class Distribution:
-    """p_α(Z): which operation each layer samples, learnt beside the weights (a ``train.Search``).
+class Distribution(Search):
+    """p_α(Z): which operation each layer samples, learnt beside the weights (a ``loop.Search``).
 
     A layer settles where its two largest probabilities are far enough apart (progressive early stop, §3.5), and all
     do at the end of the search. The logits of a settled layer have no gradient, so Adam leaves them alone.
@@ -199,7 +199,7 @@ class Distribution:
         argmax = tuple(open_[int(p.argmax())] for p, open_ in zip(probabilities, self.allowed, strict=True))
         return argmax if budget.cost(argmax) <= budget.limit else most_probable(probabilities, self.allowed, budget)
 
-    def metrics(self) -> dict:
+    def after_epoch(self) -> dict:
         """Per layer the entropy of p_α (nats) and the epoch's mean |C_i| (None: settled); who is settled; E[cost]."""
         probabilities, budget = self.probabilities(), self.cfg.budget
         expected = budget.base
@@ -280,7 +280,7 @@ def run(
             accuracy = score(parent, recalibration, data, child)
         else:
             accuracy = evaluate(parent, data.val.batches(512, **IN_ORDER), child)
-        return {"val_accuracy": accuracy, "arch": list(child), **distribution.metrics()}
+        return {"val_accuracy": accuracy, "arch": list(child)}
 
     log = fit(
         parent,

@@ -138,7 +138,7 @@ def run(
         cfg.fit,
         folder,
         meta={**meta(space, cfg), "config": asdict(cfg)},
-        validate=validate if probes else None,
+        validate=validate if probes else dict,
         label="supernet",
         progress=progress,
     )

@@ -1,25 +1,28 @@
-"""The training mechanism that every method shares: ``fit``, ``evaluate``, ``recalibrate_bn``."""
+"""The training loop of every method: resume, step, log, save."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from supernet import files
 from supernet.data.images import ImageSet
 from supernet.errors import UserError
 from supernet.model import Network, Supernet
-from supernet.progress import Progress, silent
+from supernet.progress import Progress, Track, silent
 from supernet.space import Arch
 from supernet.training import checkpoint, distributed
+from supernet.training.folder import TrainingFolder
+
+Forward = Callable[[int, Tensor, Tensor], Tensor]  # step, images, labels -> logits
 
 
 @dataclass(frozen=True)
@@ -42,16 +45,25 @@ class FitConfig:
     augment: bool = True
     seed: int = 0
     checkpoint_minutes: float = 10.0  # besides the one after every epoch
+    lr_min: float = 0.0  # what the schedule ends at instead of 0
 
 
-class Search(Protocol):
-    """What a method learns besides the weights; it is in the checkpoint with them."""
+class Search:
+    """What a method learns besides the weights; it is in the checkpoint with them. A base class that learns nothing."""
+
+    def before_step(self, step: int) -> None:
+        """Called before the weights' step: learn from other images."""
 
     def update(self, step: int) -> None:
         """Called after the weights' step; the gradients of this batch still stand."""
 
+    def after_epoch(self) -> dict:
+        """Called after the last step of an epoch. Returns what is logged."""
+        return {}
+
     def state_dict(self) -> dict:
         """Tensors and plain values."""
+        return {}
 
     def load_state_dict(self, state: dict) -> None:
         """The inverse."""
@@ -68,7 +80,11 @@ def sgd(model: nn.Module, cfg: FitConfig) -> torch.optim.SGD:
 
 
 def learning_rate(cfg: FitConfig, step: int, steps_per_epoch: int) -> float:
-    """The rate of ``step`` (from 0): linear warm-up, then the schedule; its 0 would be one step after the last."""
+    """The rate of ``step`` (from 0): linear warm-up, then the schedule; its end would be one step after the last."""
+    return cfg.lr_min + (1 - cfg.lr_min / cfg.lr) * _to_zero(cfg, step, steps_per_epoch)
+
+
+def _to_zero(cfg: FitConfig, step: int, steps_per_epoch: int) -> float:
     warmup, total = cfg.warmup_epochs * steps_per_epoch, cfg.epochs * steps_per_epoch
     if step < warmup:
         return cfg.lr * (step + 1) / warmup
@@ -87,10 +103,13 @@ def fit(
     *,
     meta: dict,
     search: Search | None = None,
-    validate: Callable[[], dict] | None = None,
+    validate: Callable[[], dict] = dict,
     label: str = "training",
     progress: Progress = silent,
-    logits_of: Callable[[Tensor, Tensor], Tensor] | None = None,
+    forward: Forward | None = None,
+    epochs: tuple[int, int] | None = None,
+    begin: Path | None = None,
+    steps_per_epoch: int | None = None,
 ) -> list[dict]:
     """Train ``model`` on the path that ``pick_arch(step)`` names at each step; continue where ``folder`` stopped.
 
@@ -98,102 +117,146 @@ def fit(
     2N steps bit for bit. Under torchrun all ranks take the same path and average the gradients on it.
 
     Args:
-        meta: plain values that a reader of ``checkpoint.pt`` needs (space, options).
-        search: what else is learnt, updated after every step.
-        validate: called after each epoch; its numbers go into ``metrics.jsonl``.
-        logits_of: logits from images and labels, for a loss with a margin; ``model(images, arch)`` without.
+        meta: plain values that a reader of the checkpoint needs (space, options).
+        search: what else is learnt.
+        validate: called after each epoch; its numbers go into the log.
+        forward: logits of a step's images and labels; by default ``model(images, pick_arch(step))``.
+        epochs: from and to, of ``cfg.epochs`` that the schedule spans; by default all.
+        begin: a checkpoint whose weights and momentum a new training starts from.
+        steps_per_epoch: fewer than ``train`` has.
 
     Returns:
-        One dict per epoch: loss, accuracy, images/s and what ``validate`` gave.
+        One dict per epoch: loss, accuracy, images/s and what ``validate`` and ``search`` gave.
 
     Raises:
         UserError: the loss is not finite, or the folder holds something else.
     """
-    optimizer = sgd(model, cfg)
-    path, log = folder / "checkpoint.pt", files.JsonLines(folder / "metrics.jsonl")
-    per_epoch = train.steps(cfg.batch_size, drop_last=True, world=distributed.world())
-    if per_epoch == 0:
-        raise UserError(f"{len(train)} training images do not fill one batch of {cfg.batch_size}: lower --batch-size")
-    total, step, sums = cfg.epochs * per_epoch, 0, [0.0, 0]  # sums of loss and of hits within the epoch
-    device = next(model.parameters()).device
-    if path.exists():
-        state = checkpoint.load(path, "start again with --restart")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if search is not None:
-            search.load_state_dict(state["search"])
-        step, sums = state["step"], state["sums"]
-    leader = distributed.rank() == 0
-    if leader:
-        log.keep(lambda line: line["epoch"] * per_epoch <= step)
+    if forward is None:
 
-    def save() -> None:
-        if leader:
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "step": step,
-                "sums": sums,
-            }
-            if search is not None:
-                state["search"] = search.state_dict()
-            checkpoint.save(path, {**state, "finished": step == total, "meta": meta})
+        def forward(step: int, x: Tensor, y: Tensor) -> Tensor:
+            return model(x, pick_arch(step))
 
+    training = Training(
+        model, train, cfg, TrainingFolder(folder), meta, search or Search(), epochs or (0, cfg.epochs), steps_per_epoch
+    )
+    training.resume(begin)
     model.train()
-    with (progress if leader else silent)(label, total, done=step, unit="images") as bar:
-        while step < total:
-            epoch, start = divmod(step, per_epoch)
-            batches = train.batches(
-                cfg.batch_size,
-                seed=cfg.seed,
-                epoch=epoch,
-                start=start,
-                augment=cfg.augment,
-                drop_last=True,
-                rank=distributed.rank(),
-                world=distributed.world(),
+    with (progress if training.leader else silent)(label, training.end, done=training.step, unit="images") as bar:
+        while training.step < training.end:
+            training.epoch(forward, validate, bar)
+    return training.log.read()
+
+
+class Training:
+    """A training under way: where it is, and what its checkpoint holds."""
+
+    def __init__(
+        self,
+        model: Supernet | Network,
+        train: ImageSet,
+        cfg: FitConfig,
+        folder: TrainingFolder,
+        meta: dict,
+        search: Search,
+        epochs: tuple[int, int],
+        steps_per_epoch: int | None,
+    ):
+        self.model, self.train, self.cfg, self.meta, self.search = model, train, cfg, meta, search
+        self.path, self.log = folder.checkpoint, folder.metrics
+        self.optimizer = sgd(model, cfg)
+        self.device = next(model.parameters()).device
+        self.leader, self.world = distributed.rank() == 0, distributed.world()
+        self.per_epoch = steps_per_epoch or train.steps(cfg.batch_size, drop_last=True, world=self.world)
+        if self.per_epoch == 0:
+            raise UserError(
+                f"{len(train)} training images do not fill one batch of {cfg.batch_size}: lower the batch size"
             )
-            began, last_save = time.monotonic(), time.monotonic()
-            loss_sum, hits = torch.tensor(sums[0], dtype=torch.double, device=device), sums[1]
-            for x, y in batches:
-                x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(cfg, step, per_epoch)
-                torch.manual_seed(hash((cfg.seed, step)) % 2**63)  # dropout
-                optimizer.zero_grad(set_to_none=True)  # what is not on the path keeps grad None, and its weights
-                logits = model(x, pick_arch(step)) if logits_of is None else logits_of(x, y)
-                loss = F.cross_entropy(logits, y, label_smoothing=cfg.label_smoothing)
-                loss.backward()
-                distributed.average_gradients(model)
-                if cfg.clip:
-                    nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], cfg.clip)
-                optimizer.step()
-                if search is not None:
-                    search.update(step)
-                step += 1
-                loss_sum += loss.detach()
-                hits += (logits.detach().argmax(1) == y).sum()
-                seen = len(x) * (step - epoch * per_epoch)
-                if step % 20 == 0 or step == (epoch + 1) * per_epoch:
-                    require_finite(loss_sum, step, cfg)
-                    text = f"epoch {epoch + 1}/{cfg.epochs} loss {loss_sum.item() / (step - epoch * per_epoch):.3f}"
-                    bar.advance(step - bar.count, work=(step - bar.count) * len(x) * distributed.world(), text=text)
-                if time.monotonic() - last_save > 60 * cfg.checkpoint_minutes:
-                    require_finite(loss_sum, step, cfg)
-                    sums = [loss_sum.item(), int(hits)]
-                    save()
-                    last_save = time.monotonic()
-            line = {"epoch": epoch + 1, "loss": loss_sum.item() / per_epoch, "accuracy": int(hits) / seen}
-            rate = (per_epoch - start) * len(x) * distributed.world() / (time.monotonic() - began)
-            line |= {"lr": learning_rate(cfg, step - 1, per_epoch), "images_per_second": round(rate, 1)}
-            if validate is not None:
-                line |= validate()
-                model.train()
-            sums = [0.0, 0]
-            save()
-            if leader:
-                log.append(line)
-    return log.read()
+        self.step, self.end = (epoch * self.per_epoch for epoch in epochs)
+        self.loss_sum, self.hits = torch.zeros((), dtype=torch.double, device=self.device), 0  # within the epoch
+
+    def resume(self, begin: Path | None) -> None:
+        """Continue from the checkpoint, if there is one; else start, from the weights in ``begin`` where given."""
+        if self.path.exists():
+            state = checkpoint.load(self.path, missing="another run")
+            self.search.load_state_dict(
+                state.get("search", state)
+            )  # NSS of version 0.1 had its parts beside the others
+            self.step, (loss, self.hits) = state["step"], state["sums"]
+            self.loss_sum.fill_(loss)
+        elif begin is not None:
+            state = checkpoint.load(begin, missing="another run")
+        else:
+            state = None
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        if self.leader:
+            self.log.keep(lambda line: line["epoch"] * self.per_epoch <= self.step)
+        if not self.path.exists() and (begin is not None or self.step == self.end):
+            self.save()  # others may begin with it, or it is all there is to do
+
+    def save(self) -> None:
+        """Write the checkpoint, on one rank."""
+        if self.leader:
+            state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+            state |= {"sums": [self.loss_sum.item(), int(self.hits)], "search": self.search.state_dict()}
+            checkpoint.save(self.path, {**state, "finished": self.step == self.end, "meta": self.meta})
+
+    def epoch(self, forward: Forward, validate: Callable[[], dict], bar: Track) -> None:
+        """The rest of the epoch that ``step`` lies in: train, validate, save, log."""
+        cfg, (epoch, start) = self.cfg, divmod(self.step, self.per_epoch)
+        last, began, saved = (epoch + 1) * self.per_epoch, time.monotonic(), time.monotonic()
+        for x, y in itertools.islice(self.batches(epoch, start), self.per_epoch - start):
+            x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+            self.one_step(x, y, forward)
+            if self.step % 20 == 0 or self.step == last:
+                require_finite(self.loss_sum, self.step, cfg)
+                mean = self.loss_sum.item() / (self.step - epoch * self.per_epoch)
+                new, text = self.step - bar.count, f"epoch {epoch + 1}/{cfg.epochs} loss {mean:.3f}"
+                bar.advance(new, work=new * len(x) * self.world, text=text)
+            if time.monotonic() - saved > 60 * cfg.checkpoint_minutes and self.step < last:
+                require_finite(self.loss_sum, self.step, cfg)
+                self.save()
+                saved = time.monotonic()
+        rate = (self.per_epoch - start) * len(x) * self.world / (time.monotonic() - began)
+        line = {"epoch": epoch + 1, "loss": self.loss_sum.item() / self.per_epoch}
+        line |= {"accuracy": int(self.hits) / (self.per_epoch * len(x))}
+        line |= {"lr": learning_rate(cfg, self.step - 1, self.per_epoch), "images_per_second": round(rate, 1)}
+        line |= validate()
+        self.model.train()
+        line |= self.search.after_epoch()
+        self.loss_sum.zero_()
+        self.hits = 0
+        self.save()
+        if self.leader:
+            self.log.append(line)
+
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This rank's batches of an epoch from its step ``start`` on."""
+        options = {"seed": self.cfg.seed, "epoch": epoch, "start": start, "augment": self.cfg.augment}
+        return self.train.batches(
+            self.cfg.batch_size, **options, drop_last=True, rank=distributed.rank(), world=self.world
+        )
+
+    def one_step(self, x: Tensor, y: Tensor, forward: Forward) -> None:
+        """One step of the weights, and of what else is learnt."""
+        cfg = self.cfg
+        self.search.before_step(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(cfg, self.step, self.per_epoch)
+        torch.manual_seed(hash((cfg.seed, self.step)) % 2**63)  # dropout
+        self.optimizer.zero_grad(set_to_none=True)  # what is not on the path keeps grad None, and its weights
+        logits = forward(self.step, x, y)
+        loss = F.cross_entropy(logits, y, label_smoothing=cfg.label_smoothing)
+        loss.backward()
+        distributed.average_gradients(self.model)
+        if cfg.clip:
+            nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None], cfg.clip)
+        self.optimizer.step()
+        self.search.update(self.step)
+        self.step += 1
+        self.loss_sum += loss.detach()
+        self.hits = self.hits + (logits.detach().argmax(1) == y).sum()
 
 
 def require_finite(loss: Tensor, step: int, cfg: FitConfig) -> None:
