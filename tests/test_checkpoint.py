@@ -88,17 +88,6 @@ def test_an_unwritable_folder_is_one_line(tmp_path):
         files.JsonLines(tmp_path / "file" / "x.jsonl").append({})
 
 
-def test_same_config_names_what_changed(tmp_path):
-    path = tmp_path / "config.json"
-    config = {"lr": 0.1, "bins": (1, 2), "data": "digits"}
-    assert files.same_config(path, config, "advice") is False
-    files.write_json(path, config)
-    assert files.same_config(path, config, "advice") is True
-    assert files.same_config(path, {**config, "data_root": "elsewhere"}, "advice") is True
-    with pytest.raises(UserError, match=r"lr: 0.1 → 0.2.*advice"):
-        files.same_config(path, {**config, "lr": 0.2}, "advice")
-
-
 def test_json_lines_drop_what_a_kill_cut_off(tmp_path):
     log = files.JsonLines(tmp_path / "metrics.jsonl")
     assert log.read() == []

@@ -111,13 +111,14 @@ def test_gradient_of_theta():
     ranges = nss.split(space, (2, 2))
     model, cost = supernet(space).double().train(), nss.SpaceCost.of(space, ranges, multiply_adds)
     cfg = nss.Config(FitConfig(1), (3e4,))
-    search = nss.Search(space, ranges, cost, cfg, None, CPU, True)
+    search = nss.Search(model, ranges, cost, cfg, None, 1, 3e4)
+    search.weight = 2.0
     x, y = torch.randn(4, 2, 5, 5, dtype=torch.double), torch.arange(4)
     model.requires_grad_(False)
 
     def loss(*theta):
         sample = nss.draw(space, ranges, theta, 2.0, (3,))
-        return search.theta_loss(model, sample, (x, y), target=3e4, weight=2.0)
+        return search.loss(sample, (x, y), 3e4)
 
     theta = thetas(ranges, torch.double)
     assert torch.autograd.gradcheck(loss, theta, eps=1e-6, atol=1e-5)
@@ -229,14 +230,19 @@ def test_n_plus_n_steps_equal_2n_steps(tmp_path, monkeypatch, kill_at):
     own = RunFolder(Path()).elite(middle(space)).path
     a, b = (checkpoint.load(tmp_path / part / own / "checkpoint.pt", "") for part in ("whole", "parts"))
     assert a["step"] == b["step"] == 12
+    a, b = ({**state, **state["search"]} for state in (a, b))
     for name in ("model", "theta"):
         assert all(torch.equal(x, y) for x, y in zip(a[name].values(), b[name].values(), strict=True)), name
     for name, parts in (("optimizer", ["momentum_buffer"]), ("adam", ["exp_avg", "exp_avg_sq", "step"])):
         for x, y in zip(a[name]["state"].values(), b[name]["state"].values(), strict=True):
             assert all(torch.equal(x[part], y[part]) for part in parts), name
-    for file in ("metrics.jsonl", "space.json", "probabilities.json"):
+    for file in ("space.json", "probabilities.json"):
         assert (tmp_path / "whole" / own / file).read_bytes() == (tmp_path / "parts" / own / file).read_bytes()
-    assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "parts/metrics.jsonl").read_bytes()
+    for folder in (own, Path()):
+        whole_log, log = (RunFolder(tmp_path / part / folder).metrics.read() for part in ("whole", "parts"))
+        assert len(log) > 0
+        for x, y in zip(whole_log, log, strict=True):
+            assert {**x, "images_per_second": 0} == {**y, "images_per_second": 0}
 
 
 def test_theta_rests_in_the_warm_up_and_the_cost_term_moves_it(tmp_path):
@@ -245,7 +251,7 @@ def test_theta_rests_in_the_warm_up_and_the_cost_term_moves_it(tmp_path):
     cfg = config((float(low), float(high)), epochs=8)
     small_one, large_one = nss.run(space, data, cfg, tmp_path, CPU)
     state = checkpoint.load(tmp_path / "checkpoint.pt", "")
-    assert all((logits == 0).all() for logits in state["theta"].values())
+    assert all((logits == 0).all() for logits in state["search"]["theta"].values())
     probabilities = [
         json.loads((RunFolder(tmp_path).elite(target).path / "probabilities.json").read_text())["genes"]
         for target in (low, high)
@@ -263,7 +269,7 @@ def test_a_price_of_one_s_own_is_the_cost(tmp_path):
     space, data = toy()
     cost = nss.SpaceCost.of(space, nss.split(space, (2, 2)), lambda spec: 1.0)
     assert (cost.all().min(), cost.all().max()) == (2 + 3 * 1.5, 2 + 3 * 3.5)
-    found = nss.run(space, data, config((12.5,), epochs=2), tmp_path, CPU, True, price=lambda spec: 1.0)[0]
+    found = nss.run(space, data, config((12.5,), epochs=2), tmp_path, CPU, price=lambda spec: 1.0)[0]
     assert [found.allowed[gene] for gene in (0, 2, 4)] == [(2, 3)] * 3
 
 

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pad_nas as tool
 import pytest
 import torch
 
@@ -21,6 +20,7 @@ from search.evaluator import Evaluator
 from search.run import Scoring
 from supernet import families, files
 from supernet.cli import common
+from supernet.cli import pad_nas as tool
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.methods import spos

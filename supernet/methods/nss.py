@@ -185,19 +185,23 @@ class Search(loop.Search):
         return enable(sample, space, 1 - step / self.warmup, (*key, 1)) if step < self.warmup else sample
 
     def before_step(self, step: int) -> None:
-        """One step of Θ: CE + λ·|E[cost] / T − 1| of a drawn space."""
+        """One step of Θ, in a drawn space."""
         self.tau = self.temperature(step)
         if self.target is None:
             return
-        x, y = (tensor.to(self.device) for tensor in self.batch(step))
         self.model.requires_grad_(False)
         self.adam.zero_grad()
         sample = draw(self.model.space, self.ranges, list(self.theta), self.tau, (self.cfg.fit.seed, step, THETA))
-        deviation = self.cost.deviation(sample.weights, self.target)
-        (F.cross_entropy(forward(self.model, x, sample), y) + self.weight * deviation).backward()
+        self.loss(sample, self.batch(step), self.target).backward()
         distributed.average_gradients(self.theta)
         self.adam.step()
         self.model.requires_grad_(True)
+
+    def loss(self, sample: Sample, batch: Batch, target: float) -> Tensor:
+        """CE + λ·|E[cost] / T − 1| of a drawn space."""
+        x, y = (tensor.to(self.device) for tensor in batch)
+        deviation = self.cost.deviation(sample.weights, target)
+        return F.cross_entropy(forward(self.model, x, sample), y) + self.weight * deviation
 
     def batch(self, step: int) -> Batch:
         """Θ's batch of a step; steps come in order, from anywhere on."""

@@ -81,7 +81,8 @@ def sgd(model: nn.Module, cfg: FitConfig) -> torch.optim.SGD:
 
 def learning_rate(cfg: FitConfig, step: int, steps_per_epoch: int) -> float:
     """The rate of ``step`` (from 0): linear warm-up, then the schedule; its end would be one step after the last."""
-    return cfg.lr_min + (1 - cfg.lr_min / cfg.lr) * _to_zero(cfg, step, steps_per_epoch)
+    scale = 1 - cfg.lr_min / cfg.lr if cfg.lr_min else 1.0
+    return cfg.lr_min + scale * _to_zero(cfg, step, steps_per_epoch)
 
 
 def _to_zero(cfg: FitConfig, step: int, steps_per_epoch: int) -> float:

@@ -1,0 +1,81 @@
+"""Work in processes of its own: results, errors, and no process that outlives the one that began it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from supernet import parallel
+from supernet.errors import UserError
+from supernet.progress import silent
+
+ROOT = Path(__file__).parents[1]
+WORK = """
+import os, sys, time
+from pathlib import Path
+from supernet import parallel
+from supernet.progress import silent
+
+def work(folder, name):
+    Path(folder, name).write_text(str(os.getpid()))
+    time.sleep(60)
+
+if __name__ == "__main__":
+    jobs = {name: (sys.argv[1], name) for name in "ab"}
+    parallel.run(work, jobs, 2, silent("work", 2, unit="jobs"), lambda: 0)
+"""
+
+
+def square(x: int) -> int:
+    if x < 0:
+        raise UserError(f"{x} is below 0")
+    return x * x
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_results_by_name_and_errors_as_they_are(at_once):
+    finished = {}
+    bar = silent("squares", 3, unit="numbers")
+    jobs = {str(x): (x,) for x in range(3)}
+    assert parallel.run(square, jobs, at_once, bar, lambda: len(finished), finished.__setitem__) == finished
+    assert finished == {"0": 0, "1": 1, "2": 4}
+    assert bar.count == 3
+    with pytest.raises(UserError, match="-1 is below 0"):
+        parallel.run(square, {"a": (1,), "b": (-1,)}, at_once, bar, lambda: 0)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_the_workers_end_with_the_process(tmp_path, sent):
+    script = tmp_path / "work.py"
+    script.write_text(WORK)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, script, tmp_path], env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not all((tmp_path / name).exists() and (tmp_path / name).read_text() for name in "ab"):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = [int((tmp_path / name).read_text()) for name in "ab"]
+    process.send_signal(sent)
+    _, told = process.communicate(timeout=30)
+    if sent == signal.SIGTERM:
+        assert process.returncode == 143
+        assert told == ""  # neither a traceback nor a word on leaked semaphores
+    deadline = time.monotonic() + 10
+    while any(map(alive, workers)):
+        assert time.monotonic() < deadline, "workers outlived the process"
+        time.sleep(0.1)
