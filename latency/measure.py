@@ -233,7 +233,7 @@ def parse_cores(text: str) -> set[int]:
     for part in text.split(","):
         first, _, last = part.partition("-")
         if not first.isdigit() or not (last or first).isdigit() or int(last or first) < int(first):
-            raise UserError(f"--cores {text}: expected cores such as 4, 4-7 or 0,2")
+            raise UserError(f"cores {text}: expected cores such as 4, 4-7 or 0,2")
         cores |= set(range(int(first), int(last or first) + 1))
     return cores
 

@@ -31,7 +31,7 @@ def over_ssh(bundle: Path, name: str, url: str, cores: str | None, output: Path,
     """
     parts = urlsplit(url)
     if not parts.hostname or parts.hostname.startswith("-") or parts.path not in ("", "/"):
-        raise UserError(f"--device {url}: expected ssh://user@host or ssh://user@host:port")
+        raise UserError(f"device {url}: expected ssh://user@host or ssh://user@host:port")
     host = parts.netloc.rpartition("@")[0] + "@" + parts.hostname if parts.username else parts.hostname
     options = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
     ssh = ["ssh", *options, *(["-p", str(parts.port)] if parts.port else []), "--", host]
@@ -58,7 +58,7 @@ def _call(command: Sequence[str], device: str, shown: bool = False) -> str:
                     print(line, end="", file=sys.stderr, flush=True)
             output = process.stdout.read()
     except FileNotFoundError as error:
-        raise UserError(f"{command[0]} is not installed: it is needed for --device {device}") from error
+        raise UserError(f"{command[0]} is not installed: it is needed for the device {device}") from error
     if process.returncode:
         reach = "cannot reach" if process.returncode == UNREACHABLE or command[0] == "scp" else "failed on"
         raise UserError(f"{reach} {device}: {last.removeprefix('error: ')}; earlier results are kept")

@@ -88,14 +88,14 @@ class TorchRuntime:
         if device not in ("cpu", "cuda", "cuda-graph"):
             raise UserError(f"unknown device {device!r}: expected cpu, cuda or cuda-graph")
         if device != "cpu" and not torch.cuda.is_available():
-            raise UserError("torch sees no CUDA device here: measure with --device cpu")
+            raise UserError("torch sees no CUDA device here: measure on the CPU")
         if batch < 1 or threads < 1:
             raise UserError(f"expected at least 1 image and 1 thread, got batch {batch} and threads {threads}")
         if kernels == "fused":
             try:
                 import supernet.ops  # noqa: F401
             except ImportError as error:
-                raise UserError(f"{error}; or measure with --kernels eager") from error
+                raise UserError(f"{error}; or measure eager modules") from error
         self.kernels, self.device, self.batch, self.threads = kernels, device, batch, threads
         self.clock = clock or Clock(cpu=Clock.cpu if threads == 1 else None)
 
@@ -182,9 +182,7 @@ class FileRuntime:
         cache: Path | None = None,
     ):
         if (kernels, device) != ("eager", "cpu"):
-            raise UserError(
-                f"{name} runs on the CPU with kernels of its own: use --runtime torch for {kernels}, {device}"
-            )
+            raise UserError(f"{name} runs on the CPU with kernels of its own: torch runs {kernels} modules on {device}")
         if batch < 1 or threads < 1:
             raise UserError(f"expected at least 1 image and 1 thread, got batch {batch} and threads {threads}")
         self.name, self.batch, self.threads = name, batch, threads

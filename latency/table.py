@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latency.measure import Samples
-from supernet.errors import UserError
+from supernet.errors import SpaceMismatch, UserError
 from supernet.space import Space
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class LatencyTable:
             UserError: the table does not have it. No layer ever counts as 0.
         """
         if key not in self.operations:
-            raise UserError(f"{self.source} has no latency of the layer {key!r}: {_rebuild(self.source)}")
+            raise UserError(f"{self.source} has no latency of the layer {key!r}", missing="lut")
         return self.operations[key].median_ms
 
     def predict(self, keys: Iterable[str]) -> float:
@@ -134,7 +134,7 @@ class LatencyTable:
         """Rebuild a table; a UserError names ``source`` where the data is no table of this schema."""
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-            raise UserError(f"{source}: expected a latency table of schema {SCHEMA}, found {found}; {_rebuild(source)}")
+            raise UserError(f"{source}: expected a latency table of schema {SCHEMA}, found {found}", missing="lut")
         fields = {k: v for k, v in data.items() if k not in ("schema", "quality")}
         try:
             fields["input"] = tuple(fields["input"])
@@ -151,7 +151,7 @@ class LatencyTable:
             if not {"name", "fingerprint"} <= set(table.space):
                 raise ValueError("the space has no name or no fingerprint")
         except (TypeError, KeyError, ValueError, AttributeError) as error:
-            raise UserError(f"{source} is damaged ({error}): {_rebuild(source)}") from error
+            raise UserError(f"{source} is damaged ({error})", missing="lut") from error
         return table
 
     @classmethod
@@ -164,11 +164,11 @@ class LatencyTable:
         try:
             data = json.loads(Path(path).read_text())
         except FileNotFoundError as error:
-            raise UserError(f"no latency table at {path}: {_rebuild(path)}") from error
+            raise UserError(f"no latency table at {path}", missing="lut") from error
         except OSError as error:
             raise UserError(f"cannot read the latency table {path}: {error.strerror}") from error
         except ValueError as error:
-            raise UserError(f"{path} is not a readable latency table ({error}): {_rebuild(path)}") from error
+            raise UserError(f"{path} is not a readable latency table ({error})", missing="lut") from error
         table = cls.from_json(data, str(path))
         if space is not None:
             table.require(space)
@@ -177,10 +177,10 @@ class LatencyTable:
     def require(self, space: Space) -> None:
         """Refuse a table that was measured for another space, naming both."""
         if self.space["fingerprint"] != space.fingerprint:
-            raise UserError(
+            raise SpaceMismatch(
                 f"{self.source} was measured for the space {self.space['name']} "
-                f"({self.space['fingerprint']}), the space here is {space.name} ({space.fingerprint}): "
-                f"{_rebuild(self.source)}"
+                f"({self.space['fingerprint']}), the space here is {space.name} ({space.fingerprint})",
+                missing="lut",
             )
 
 
@@ -190,12 +190,6 @@ def _calibration(data: dict[str, Any]) -> Calibration:
         for name in ("fitted_on", "held_out")
     }
     return Calibration(**{**data, **checks})
-
-
-def _rebuild(path: str | Path) -> str:
-    folder = Path(path).parent
-    where = "" if folder in (Path("runs/default"), Path()) else f" --run {folder}"
-    return f"run python tools/build_lut.py{where}"
 
 
 def calibrate(checks: Sequence[Check], limit: float) -> tuple[float, float]:

@@ -175,7 +175,7 @@ class StageWise:
 
     def replay(self, state: Mapping, source: str) -> None:
         """Tell everything that ``state`` holds. A UserError names ``source`` where it is of another search."""
-        advice = f"{source} is of another search: use another --run folder, or delete it"
+        advice = f"{source} is of another search: use another folder, or delete it"
         try:
             if (state["schema"], state["config"]) != (SCHEMA, asdict(self.config)):
                 raise ValueError("other settings")

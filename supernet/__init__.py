@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ __version__ = "0.2.0.dev0"
 
 # Threads that wait by spinning starve each other once anything else runs: a step on two of two busy cores took over
 # ten times as long. Read when OpenMP is loaded, so set before torch is.
+TORCH_CAME_FIRST = "torch" in sys.modules and "OMP_WAIT_POLICY" not in os.environ  # then it is too late
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {

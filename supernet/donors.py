@@ -152,5 +152,5 @@ def require_depth(donor: Network, modules: Sequence[int]) -> None:
     if len(given) != len(modules) or any(want > have for want, have in zip(modules, given, strict=True)):
         raise UserError(
             f"the donor has stages of {'-'.join(map(str, given))} modules, but {'-'.join(map(str, modules))} are "
-            "wanted of it: take a deeper donor, or bound the depth with --depth-max"
+            "wanted of it: take a deeper donor, or bound the depth"
         )

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from supernet import families
-from supernet.errors import UserError
+from supernet.errors import CheckpointError
 from supernet.families.base import Shared
 from supernet.norm import BatchNorm
 from supernet.space import Arch, Space
 from supernet.spec import Block
 from supernet.training import checkpoint
+from supernet.training.folder import TrainingFolder
 
 
 class Supernet(nn.Module):
@@ -118,19 +119,19 @@ def initialise(model: nn.Module, scheme: str) -> None:
 
 
 def load_network(folder: str | Path, kernels: str = "eager", operations: Sequence[type[Block]] = ()) -> Network:
-    """The network that ``tools/retrain.py`` trained in ``folder``, in eval mode.
+    """The network that was trained alone in ``folder``, in eval mode.
 
     Args:
         operations: of its space's own; the files name them only, ``spaces.operations`` finds them by their code.
 
     Raises:
-        UserError: there is none, or its files are damaged.
+        CheckpointError: there is none, or its files are damaged.
     """
-    path, advice = Path(folder) / "checkpoint.pt", "train it with python tools/retrain.py"
-    state = checkpoint.load(path, advice)
+    path = TrainingFolder(folder).checkpoint
+    state = checkpoint.load(path, missing="network")
     meta = state.get("meta", {})
     if meta.get("kind") != "network":
-        raise UserError(f"{path} holds no network but {meta.get('kind')}; {advice}")
+        raise CheckpointError(f"{path} holds no network but {meta.get('kind')}", missing="network")
     space, arch = Space.from_json(meta["space"], str(path), operations), tuple(meta["arch"])
     network = Network(space, arch, eps=meta.get("eps", 1e-5), kernels=kernels)
     network.load_state_dict(state["model"])

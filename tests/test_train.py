@@ -158,7 +158,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
     state["model"]["head.classifier.weight"].fill_(math.inf)
     checkpoint.save(tmp_path / "checkpoint.pt", state)
     before = (tmp_path / "checkpoint.pt").read_bytes()
-    with pytest.raises(UserError, match=r"loss became .*--lr"):
+    with pytest.raises(UserError, match=r"loss became .*lower the learning rate"):
         fit(network, train, lambda step: None, FitConfig(epochs=2, batch_size=20), **options(tmp_path))
     assert (tmp_path / "checkpoint.pt").read_bytes() == before != good
 

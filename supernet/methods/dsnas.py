@@ -67,7 +67,7 @@ class Config:
         if not 0 <= self.weight_epochs < self.search_epochs <= self.fit.epochs:
             raise UserError(
                 f"{self.weight_epochs} epochs of weights only, {self.search_epochs} of search, {self.fit.epochs} in "
-                "all: expected 0 <= --weight-epochs < --search-epochs <= --epochs"
+                "all: expected 0 <= weights only < search <= all"
             )
 
 

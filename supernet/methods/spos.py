@@ -63,7 +63,7 @@ def flops_binned_path(
     if not any(low <= cost < high for cost in sample):
         raise UserError(
             f"no path of {space.name} has between {low:g} and {high:g} multiply-adds (they have {min(sample):.3g} to "
-            f"{max(sample):.3g}): set --flops-bins, or use --sampling uniform"
+            f"{max(sample):.3g}): set other bins, or sample uniformly"
         )
     count = round((high - low) / width)
 

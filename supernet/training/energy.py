@@ -14,12 +14,12 @@ def require(country: str) -> None:
     try:
         import codecarbon  # noqa: F401
     except ImportError as error:
-        raise UserError("--carbon needs the extra carbon: pip install 'supernet[carbon]', or leave it out") from error
+        raise UserError("measuring energy needs the extra carbon: pip install 'supernet[carbon]'") from error
     from codecarbon.input import DataSource
 
     # Of a country that it does not know it would take the world's average in silence.
     if country not in DataSource().get_global_energy_mix_data():
-        raise UserError(f"--country {country}: expected an ISO code of three letters, as DEU or USA")
+        raise UserError(f"country {country}: expected an ISO code of three letters, as DEU or USA")
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import supernet
 from supernet.data.images import ImageSet
 from supernet.errors import UserError
 from supernet.model import Network, Supernet
@@ -132,6 +135,7 @@ def fit(
     Raises:
         UserError: the loss is not finite, or the folder holds something else.
     """
+    _advise()
     if forward is None:
 
         def forward(step: int, x: Tensor, y: Tensor) -> Tensor:
@@ -146,6 +150,16 @@ def fit(
         while training.step < training.end:
             training.epoch(forward, validate, bar)
     return training.log.read()
+
+
+@functools.cache  # once
+def _advise() -> None:
+    """Tell who trains on a busy machine what the order of two imports costs."""
+    if supernet.TORCH_CAME_FIRST:
+        logging.getLogger("supernet").warning(
+            "torch was imported before supernet, so idle threads spin: on a busy machine training is several times "
+            "slower; import supernet first, or set OMP_WAIT_POLICY=PASSIVE"
+        )
 
 
 class Training:
@@ -264,6 +278,6 @@ def require_finite(loss: Tensor, step: int, cfg: FitConfig) -> None:
     """Stop before a loss that is not finite gets into a checkpoint."""
     if not torch.isfinite(loss):
         raise UserError(
-            f"the loss became {loss.item()} before step {step}: lower the learning rate (--lr, now {cfg.lr:g}) or set "
-            "--clip 5; the last checkpoint is intact"
+            f"the loss became {loss.item()} before step {step}: lower the learning rate (now {cfg.lr:g}) or "
+            "clip gradients, as at a norm of 5; the last checkpoint is intact"
         )
