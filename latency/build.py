@@ -155,6 +155,17 @@ class Build:
             shutil.rmtree(self.runtime.cache / "networks", ignore_errors=True)
 
 
+def default(space: Space, archs: Sequence[Arch], cache: Path, progress: Progress, note: Callable[[str], None]) -> Build:
+    """A table of this machine by its default runtime, batch 1, one thread.
+
+    Args:
+        cache: for converted layers.
+    """
+    name = runtimes.default()
+    runtime = runtimes.get(name, **({} if name == "torch" else {"cache": cache}))
+    return Build(space, runtime, Protocol(rounds=12), archs, progress=progress, note=note)
+
+
 def partial_path(output: Path) -> Path:
     """Where the visits of an unfinished build lie."""
     return output.with_suffix(".partial.json")

@@ -25,7 +25,7 @@ import torch
 from filelock import FileLock, Timeout
 
 import supernet
-from supernet import files
+from supernet import families, files
 from supernet.data import sets
 from supernet.data.images import ImageSet
 from supernet.errors import CheckpointError, UserError
@@ -66,6 +66,11 @@ class RunFolder(TrainingFolder):
     @property
     def lut_path(self) -> Path:
         return self.path / "lut.json"
+
+    @property
+    def converted_path(self) -> Path:
+        """Layers as files of other runtimes, kept for the next table."""
+        return self.path / "converted"
 
     @property
     def front_path(self) -> Path:
@@ -221,7 +226,12 @@ class RunFolder(TrainingFolder):
         space = Space.from_json(
             files.read_json(self.space_path, "space of a run", missing="supernet"), str(self.space_path)
         )
-        return space if self.space_code is None else self._with_code(space)
+        if self.space_code is not None:
+            return self._with_code(space)
+        made_by = self.config().get(RECORD, {}).get("space") if self.config_path.exists() else None
+        if made_by and ":" in made_by and not families.knows(space):
+            raise UserError(f"the space of {self.path} comes from the code {made_by}, which was not named", "code")
+        return space
 
     def write_space(self, space: Space) -> None:
         """``space.json``."""
@@ -284,8 +294,11 @@ class RunFolder(TrainingFolder):
         options = {"seed": config["seed"], "resolution": config["resolution"], "limit": limit, "workers": workers}
         images = sets.open_train(name, root, **options)
         recorded = config.get(RECORD, {}).get("data")
-        if recorded and limit == config.get("limit"):
+        if recorded:
             sets.require_same(recorded, images.identity, str(self.path))
+        classes = self.space().classes if self.space_path.exists() else images.classes
+        if classes not in (0, images.classes):  # a run of version 0.1 recorded no more than that
+            raise UserError(f"{self.path} is for {classes} classes, the images have {images.classes}")
         return images
 
     def test_images(self, root: Path | None = None, workers: int = 0) -> ImageSet:
@@ -295,6 +308,8 @@ class RunFolder(TrainingFolder):
 
     def _data(self, root: Path | None) -> tuple[str, Path, dict]:
         config = self.config()
+        if lacking := sorted({"data", "seed", "resolution"} - config.keys()):
+            raise UserError(f"{self.config_path} has no {', '.join(lacking)}: it is no run of a supernet", "supernet")
         name = config["data"]
         if ":" in name and name != self.data_code:
             raise UserError(f"the images of {self.path} come from the code {name}, which was not named", missing="code")

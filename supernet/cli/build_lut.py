@@ -29,6 +29,8 @@ class Args:
     space: str | None = None
     """Search space: a space .json, FILE.py:function, or a name (at 1×28² if it ends in -small, else at 3×224²);
     defaults to that of the run."""
+    data: str | None = None
+    """Code of the run's images, FILE.py:function: not needed here, but passed on to the next command."""
     output: Path | None = None
     """Output table; defaults to RUN/lut.json."""
     runtime: str | None = None
@@ -111,13 +113,8 @@ def prepare(args: Args, space: Space, output: Path) -> Build:
         args.cores,
         args.pin,
         shown(not args.quiet),
-        warn,
+        common.warn,
     )
-
-
-def warn(text: str) -> None:
-    """What a person should know about a measurement."""
-    common.say(common.escape(text), style="yellow")
 
 
 def readme(args: Args) -> str:
@@ -198,7 +195,7 @@ def check(args: Args, space: Space, table: LatencyTable) -> None:
     seen: Collection[Arch] = {c.arch for c in table.calibration.fitted_on} if table.calibration else set()
     archs = spread(space, args.check_archs, args.seed + 1, seen)
     job = Build(
-        space, runtime, find_protocol(args), archs, args.seed, args.cores, args.pin, shown(not args.quiet), warn
+        space, runtime, find_protocol(args), archs, args.seed, args.cores, args.pin, shown(not args.quiet), common.warn
     )
     checks = job.check(table)
     grid = Table("architecture", "predicted ms", "measured ms", "error")

@@ -110,7 +110,7 @@ def with_advice(error: UserError, args: Any) -> str:
         replace = "use --restart to replace it, or another --run folder"
         return f"{text}; {replace if hasattr(args, 'restart') else 'use another --run folder, or delete this one'}"
     if error.missing == "code":
-        return f"{text}: add --space or --data with that FILE.py:function, if you trust it"
+        return f"{text}: add it as --space or --data, if you trust it"
     return text
 
 
@@ -166,6 +166,11 @@ def escape(text: str) -> str:
 def say(*parts: Any, style: str | None = None) -> None:
     """Print text (with rich's markup) or a table."""
     _console.print(*parts, style=style, highlight=False, soft_wrap=all(isinstance(part, str) for part in parts))
+
+
+def warn(text: str) -> None:
+    """What a person should know before relying on something."""
+    say(escape(text), style="yellow")
 
 
 def default_bound(low: float, high: float) -> float:

@@ -115,20 +115,29 @@ def run(args: Args) -> None:
 def measure(args: Args, space: Space, folder: RunFolder) -> None:
     """A latency table of the space on this machine."""
     from latency import build
-    from supernet.cli import build_lut
+    from search.spread import calibration_archs
 
-    options = build_lut.Args(run=args.run, quiet=args.quiet)
-    build.write(build_lut.measure(options, space, folder.lut_path), folder.lut_path)
+    archs = calibration_archs(space, build.FIT_ARCHS, 8, seed=0)
+    job = build.default(space, archs, folder.converted_path, shown(not args.quiet), common.warn)
+    build.write(job.here(folder.lut_path), folder.lut_path)
 
 
 def retrain(args: Args, stage: Stage) -> None:
     """Train the best network of the last front alone, beside random ones."""
-    from supernet.cli import retrain
+    from supernet.cli import alone
+    from supernet.retraining import Settings
 
-    names = ("batch_size", "limit", "data_root", "device", "quiet", "space", "data")
-    shared = {name: getattr(args, name) for name in names}
-    shared |= {name: None for name in ("space", "data") if not common.is_code(shared[name])}
-    retrain.train(retrain.Args(run=stage.folder, epochs=args.retrain, jobs=args.workers, **shared))
+    settings = Settings(args.retrain, args.batch_size, limit=args.limit)
+    alone.train(
+        common.open_run(dataclasses.replace(args, run=stage.folder)),
+        settings,
+        "best",
+        4,
+        device=args.device,
+        at_once=args.workers,
+        data_root=args.data_root,
+        progress=shown(not args.quiet),
+    )
 
 
 def find_space(args: Args, images: TrainVal) -> Space:

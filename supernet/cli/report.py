@@ -323,7 +323,7 @@ def supernet(run: Run) -> str:
         left.xaxis.get_major_locator().set_params(integer=True)
         figure.savefig(file)
 
-    last, method = run.metrics[-1], run.config["method"].upper()
+    last, method = run.metrics[-1], run.config.get("method", "spos").upper()
     return section(
         "The supernet",
         paragraph(f"{method}, {last['epoch']} epochs, {last['images_per_second']:,.0f} images/s in the last one."),

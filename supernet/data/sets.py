@@ -6,6 +6,7 @@ seed and the size alone. Only ``open_test`` reads the test part.
 
 from __future__ import annotations
 
+import importlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from supernet import plugins
-from supernet.data import NAMES, own, sources
+from supernet.data import NAMES, READERS, own, sources
 from supernet.data.images import SPLIT, FolderImages, ImageSet, MemoryImages, generator, proportional, stratified
 from supernet.data.transforms import IMAGENET, photograph
 from supernet.errors import UserError
@@ -170,7 +171,7 @@ def _open(name: str, root: Path, part: str, resolution: int | None, workers: int
         raise UserError(f"expected resolution >= 1 and workers >= 0, got {resolution} and {workers}")
     if name == "folder":
         return _folder(root, part, RESOLUTION if resolution is None else resolution, workers)
-    if name in sources.READERS:
+    if name in READERS:
         return _memory(name, root, part, resolution)
     plugin = plugins.find(name, plugins.DATA)
     if plugin is None:
@@ -179,14 +180,20 @@ def _open(name: str, root: Path, part: str, resolution: int | None, workers: int
     return own.open_own(plugin, root, part, resolution, workers)
 
 
+def _read(name: str, root: Path, train: bool) -> sources.Raw:
+    """One part of a named set."""
+    module, _, function = READERS[name].partition(":")
+    return getattr(importlib.import_module(module), function)(root, train)
+
+
 def _memory(name: str, root: Path, part: str, resolution: int | None) -> tuple[MemoryImages, tuple[str, ...]]:
-    train = sources.READERS[name](root, True)
+    train = _read(name, root, True)
     side = train.images.shape[1]
     if resolution not in (None, side):
         raise UserError(f"{name} has {side}x{side} images, got resolution {resolution}; leave it out")
     # Of the whole training part: train, validation and test share them, whatever the seed and the limit.
     mean, std = _statistics(train.images)
-    raw = train if part == "train" else sources.READERS[name](root, False)
+    raw = train if part == "train" else _read(name, root, False)
     margin = 4 if side >= 32 else 2
     return MemoryImages(raw.images, raw.labels, mean, std, margin, raw.mirror), raw.class_names
 

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from supernet.data import NAMES
 from supernet.errors import UserError
 from supernet.files import write_atomically
 
@@ -257,6 +256,3 @@ def _reason(error: Exception) -> str:
     """The line of an error that says why: the last one, which for a command is the last of its own."""
     text = getattr(error, "stderr", None) or str(error)
     return text.strip().splitlines()[-1].strip() if text.strip() else type(error).__name__
-
-
-READERS = dict(zip(NAMES, (digits, fashion_mnist, cifar10, cifar100, kmnist, emnist), strict=False))  # not "folder"

@@ -42,6 +42,15 @@ def of(space: Space) -> Family:
     )
 
 
+def knows(space: Space) -> bool:
+    """Whether all operations of a space have their blocks here."""
+    try:
+        layout(space)
+    except UserError:
+        return False
+    return True
+
+
 def layout(space: Space) -> Layout:
     """The layers of ``space``; a UserError names the gene that cannot be built."""
     return of(space).layout(_complete(space))

@@ -1,0 +1,166 @@
+"""What every command promises: quick help, refusals in one line, files that belong together, the next command."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from supernet.cli.common import COMMANDS
+from tests.conftest import tiny_space
+from tests.test_cli import command, ok, refused
+
+ROOT = Path(__file__).parents[1]
+OLD = Path(__file__).parent / "data" / "v0.1"
+SEARCH = ("--population", 4, "--iterations", 2, "--random", 2, "--recalibration", 2, 64, "--quiet")
+TRAIN = ("--data", "digits", "--limit", 320, "--batch-size", 32, "--epochs", 1, "--quiet")
+ALONE = ("--epochs", 1, "--limit", 320, "--batch-size", 32, "--quiet")
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A finished run."""
+    shutil.copytree(OLD / "spos", tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("tool", COMMANDS)
+@pytest.mark.parametrize("flag", ["--help", "--no-such-flag"])
+def test_help_and_mistyped_flags_do_not_wait_for_pytorch(tool, flag):
+    code = f"""
+import sys
+from supernet.cli.{tool} import main
+sys.argv = ["{tool}.py", {flag!r}]
+try:
+    main()
+except SystemExit as stop:
+    print(stop.code, sorted({{"torch", "scipy", "sklearn", "matplotlib"}} & set(sys.modules)))
+"""
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines()[-1] == f"{0 if flag == '--help' else 2} []"
+
+
+def test_the_installed_command_is_the_same_code():
+    code = "import sys; sys.argv = ['supernet', *sys.argv[1:]]; from supernet.cli.app import main; main()"
+
+    def supernet(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+    listed = supernet("--help").stdout
+    assert all(f"  {name} " in listed for name in (*COMMANDS.values(), "bench"))
+    assert "usage: supernet evolve" in supernet("evolve", "--help").stdout
+    wrong = supernet("evole")
+    assert wrong.returncode == 2
+    assert "expected one of train, lut" in wrong.stderr
+
+
+def test_bounds_on_counts_alone_need_no_table(run):
+    (run / "lut.json").unlink()
+    printed = ok("evolve", "--run", run, *SEARCH, "--flops-max", 60e3)
+    front = json.loads((run / "front.json").read_text())
+    assert front["objectives"] == ["flops"]
+    assert "latency" not in front["bounds"]
+    assert all(entry["flops"] <= 60e3 for entry in (*front["front"], *front["random"]))
+    assert "latency ≤" not in printed
+
+
+def test_the_winner_of_an_earlier_search_is_not_sold_as_this_one_s(run, tmp_path):
+    front = json.loads((run / "front.json").read_text())
+    old = tuple(front["front"][front["best"]]["arch"])
+    other = next(arch for arch in tiny_space().enumerate() if arch != old)
+    front["front"][front["best"]]["arch"] = list(other)
+    (run / "front.json").write_text(json.dumps(front))
+    message = refused("export", "--run", run, "--output", tmp_path / "x.pt2")
+    assert "was trained for an earlier search" in message
+    assert "run python tools/retrain.py" in message
+    assert not (tmp_path / "x.pt2").exists()
+    assert "best was trained for an earlier search: it is left out" in ok("report", "--run", run)
+    test_accuracy = json.loads((run / "best/result.json").read_text())["test_accuracy"]
+    assert f"best: {100 * test_accuracy:.2f} %" not in (run / "report.html").read_text()
+
+
+def test_a_single_control_is_in_the_table(run):
+    (run / "lut.json").unlink()
+    printed = ok("retrain", "--run", run, *ALONE, "--controls", 1)
+    assert "random-0" in printed
+    assert "against a random architecture" in printed
+
+
+def test_other_classes_than_those_of_the_run(tmp_path):
+    for label in range(3):
+        for split, n in (("train", 54), ("val", 4)):
+            folder = tmp_path / "images" / split / f"grey {label}"
+            folder.mkdir(parents=True)
+            for i in range(n):
+                Image.new("RGB", (32, 32), (80 * label + i % 60,) * 3).save(folder / f"{i}.png")
+    at = ("--run", tmp_path / "run")
+    images = ("--data", "folder", "--data-root", tmp_path / "images", "--resolution", 32)
+    printed = ok("train_supernet", *at, *images, "--space", "mobile-small", "--epochs", 1, "--batch-size", 4, "--quiet")
+    assert shlex.split(printed.split("next: ")[1])[-2:] == ["--run", str(tmp_path / "run")]
+    search = ("evolve", *at, *SEARCH, "--objectives", "flops")
+    ok(*search)
+    moved = tmp_path / "moved here"
+    (tmp_path / "images").rename(moved)
+    printed = ok(*search, "--data-root", moved)  # the same images elsewhere
+    assert shlex.split(printed.split("next: ")[1])[-2:] == ["--data-root", str(moved)]
+    for split in ("train", "val"):
+        (moved / split / "grey 1").rename(moved / split / "blue")
+    for tool in (search, ("retrain", *at, *ALONE)):
+        assert "'grey 1' is called 'blue' now" in refused(*tool, "--data-root", moved)
+    for split in ("train", "val"):
+        (moved / split / "blue").rename(moved / split / "grey 1")
+        shutil.copytree(moved / split / "grey 1", moved / split / "more")
+    for tool in (search, ("retrain", *at, *ALONE)):
+        assert "'more' added" in refused(*tool, "--data-root", moved)
+
+
+def test_spaces_that_cannot_be_built_name_the_gene(tmp_path):
+    at = ("--run", tmp_path / "run", *TRAIN)
+    space = json.loads((OLD / "spos/space.json").read_text())
+    space.pop("fingerprint")
+    train, lut = ("train_supernet", *at), ("build_lut", "--run", tmp_path / "run", "--runtime", "torch")
+    pad = ("pad_nas", "--run", tmp_path / "run", "--data", "digits", "--quiet", "--epochs", 1)
+    odd = {"choices": [{"op": "shuffle", "kernel": 3, "expand": 0}], "out_channels": 13}
+    unknown = {"choices": [{"op": "warp", "kernel": 3, "expand": 0}]}
+    for change, message, tools in ((odd, "gene layer0 cannot be", [train, lut]), (unknown, "'warp'", [lut, pad])):
+        genes = [{**space["genes"][0], **change}, *space["genes"][1:]]
+        allowed = [[0], *space["allowed"][1:]]
+        (tmp_path / "own.json").write_text(json.dumps({**space, "genes": genes, "allowed": allowed}))
+        for tool in tools:
+            assert message in refused(*tool, "--space", tmp_path / "own.json")
+    assert not (tmp_path / "run").exists()
+
+
+def test_dsnas_needs_layers():
+    message = refused("train_supernet", "--method", "dsnas", "--space", "residual-small", *TRAIN)
+    assert "not one for each layer" in message
+
+
+def test_a_method_that_is_none():
+    assert "expected one of spos, dsnas, nss" in refused("train_supernet", "--method", "darts")
+
+
+def test_sigterm_ends_a_command_in_order(run, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    arguments = command("retrain", "--run", run, "--epochs", 500, "--limit", 320, "--jobs", 2, "--quiet")
+    process = subprocess.Popen(arguments, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    log = run / "best" / "metrics.jsonl"
+    while not (log.exists() and time.time() - log.stat().st_mtime < 5 and log.stat().st_size):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert "Traceback" not in told
+    assert "semaphore" not in told
