@@ -43,7 +43,7 @@ class Step:
 
 def step(args: Step) -> None:
     figures = bench.step.run(args.space, args.resolution, args.batch_size, args.rounds, args.threads)
-    common.console.print(bench.step.table(figures))
+    common.say(bench.step.table(figures))
     report(args.output, {"step": figures, "threads": args.threads})
 
 
@@ -58,11 +58,11 @@ def report(output: Path | None, figures: dict) -> None:
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "load": os.getloadavg()[0],
     }
-    common.console.print(", ".join(f"{k} {v}" for k, v in machine.items()), highlight=False, style="dim")
+    common.say(common.escape(", ".join(f"{k} {v}" for k, v in machine.items())), style="dim")
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps({**machine, **figures}, indent=1) + "\n")
-        common.console.print(f"→ {output}", highlight=False)
+        common.say(common.escape(f"→ {output}"))
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ def kernels(args: Kernels) -> None:
     if args.device == "cuda":
         if not torch.cuda.is_available():
             raise UserError("--device cuda needs a CUDA device, and PyTorch sees none: use --device cpu")
-        common.console.print(torch.cuda.get_device_name(), highlight=False)
+        common.say(common.escape(torch.cuda.get_device_name()))
     with pin_core():
         results = bench.kernels.run(args.rounds, args.groups, device=args.device)
-    common.console.print(bench.kernels.table(results, args.device))
+    common.say(bench.kernels.table(results, args.device))
     figures = {"kernels": bench.kernels.summary(results, args.device), "cases": results, "threads": 1}
     report(args.output, {**figures, "device": args.device})
 
@@ -109,7 +109,7 @@ def cuda_model(args: CudaModel) -> None:
     if unknown:
         raise UserError(f"unknown groups {', '.join(unknown)}: expected some of {', '.join(bench.cuda_model.GROUPS)}")
     results = bench.cuda_model.run(args.groups)
-    common.console.print(bench.cuda_model.table(results))
+    common.say(bench.cuda_model.table(results))
     report(args.output, {"cuda_model": results})
 
 
@@ -133,7 +133,7 @@ def population(args: Population) -> None:
     torch.set_num_threads(1)
     with pin_core():
         result = bench.population.run(args.population, args.images, args.recalibration, args.generations)
-    common.console.print(bench.population.table(result))
+    common.say(bench.population.table(result))
     report(args.output, {"population": result, "threads": 1})
 
 

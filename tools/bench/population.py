@@ -25,7 +25,7 @@ from supernet.space import Arch, Space
 from supernet.training.bn import recalibrate_bn
 from supernet.training.evaluation import evaluate
 
-POPULATION = Path(__file__).parents[1] / "docs" / "bench" / "ces_population.json"
+POPULATION = Path(__file__).parents[2] / "docs" / "bench" / "ces_population.json"
 BASE = "one by one, eager"
 
 

@@ -18,9 +18,8 @@ from rich.table import Table
 from torch.nn import functional as F
 
 from latency.measure import pin_core
-from supernet import spaces
+from supernet import families, spaces
 from supernet.model import Supernet, run_path
-from supernet.modules import additive
 from supernet.progress import Bar
 from supernet.space import Space
 from supernet.training import defaults
@@ -85,7 +84,8 @@ def steppers(shape: Shape, names: Iterable[str]) -> dict[str, Callable[[int], No
 def stepper(model: Supernet, x: torch.Tensor, y: torch.Tensor, nchw: bool) -> Callable[[int], None]:
     """Forward, backward and SGD on the path of a seed."""
     optimizer, space = sgd(model.train(), FitConfig(epochs=1)), model.space
-    largest = tuple(max(range(len(adds)), key=adds.__getitem__) for adds in additive(space, "flops")[1])
+    flops = families.layout(space).priced(lambda spec: spec.flops).table
+    largest = tuple(max(range(len(row)), key=row.__getitem__) for row in flops)
 
     def one(seed: int) -> None:
         arch = largest if seed == LARGEST else space.sample(np.random.default_rng(seed))
