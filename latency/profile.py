@@ -18,7 +18,7 @@ from scipy.stats import trim_mean
 
 from latency import agent
 from supernet.errors import UserError
-from supernet.export.formats import require
+from supernet.export.base import require
 
 WARM_UP, RUNS = 10, 50
 

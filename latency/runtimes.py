@@ -21,7 +21,9 @@ from latency.measure import Clock, Samples, Timer
 from latency.table import LatencyTable
 from supernet import files, plugins
 from supernet.errors import UserError
-from supernet.export.formats import FORMATS, OPSET, Shape, sample_input
+from supernet.export.base import Shape, sample_input
+from supernet.export.formats import FORMATS
+from supernet.export.onnx import OPSET
 from supernet.model import Network
 from supernet.progress import Progress, Track, silent
 from supernet.space import Arch, Space

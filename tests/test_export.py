@@ -14,7 +14,7 @@ from torch import nn
 
 from supernet import spaces
 from supernet.errors import UserError
-from supernet.export import formats
+from supernet.export import formats, tflite
 from supernet.model import Network, Supernet, batch_norms
 
 SPACE = tiny_space(act="hard_swish", squeeze_excite=True)
@@ -31,7 +31,7 @@ NEEDS = {
 def skip_without(suffix: str) -> None:
     for name in NEEDS[suffix]:
         pytest.importorskip(name, reason=f"needs {name}: an extra")
-    if suffix == "tflite" and not formats.LITERT_PYTHON.exists():
+    if suffix == "tflite" and not tflite.LITERT_PYTHON.exists():
         pytest.skip("needs the converter's environment: make litert")
 
 
@@ -119,7 +119,7 @@ def test_a_missing_extra_is_named(supernet, tmp_path, monkeypatch, suffix, modul
 
 
 def test_without_the_tflite_converter(supernet, tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "LITERT_PYTHON", tmp_path / "python")
+    monkeypatch.setattr(tflite, "LITERT_PYTHON", tmp_path / "python")
     with pytest.raises(UserError, match="make litert"):
         formats.export(supernet.extract(ARCH), supernet, tmp_path / "net.tflite", (1, 14, 14), METADATA)
 
@@ -128,9 +128,9 @@ def test_a_converter_that_fails(supernet, monkeypatch, tmp_path):
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho Traceback >&2; echo 'RuntimeError: no such operator' >&2; exit 1\n")
     python.chmod(0o755)
-    monkeypatch.setattr(formats, "LITERT_PYTHON", python)
+    monkeypatch.setattr(tflite, "LITERT_PYTHON", python)
     with pytest.raises(UserError, match="RuntimeError: no such operator"):
-        formats.to_tflite([supernet.extract(ARCH)], [(1, 14, 14)])
+        tflite.convert([supernet.extract(ARCH)], [(1, 14, 14)])
 
 
 @pytest.mark.parametrize("suffix", ["pt2", "onnx", "safetensors", "pte"])
@@ -139,5 +139,5 @@ def test_foreign_files_have_no_metadata(tmp_path, suffix):
         pytest.skip("needs the extra [onnx]")
     path = tmp_path / f"net.{suffix}"
     path.write_bytes(b"something else")
-    with pytest.raises(UserError, match=r"no network that tools/export\.py wrote"):
+    with pytest.raises(UserError, match=r"no network that was exported here"):
         formats.read_metadata(path)

@@ -1,0 +1,48 @@
+"""ExecuTorch's programs, with XNNPACK."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from supernet.export.base import Format, Shape, require, sample_input
+
+
+class _PlainLayout(TorchFunctionMode):
+    """Leaves conversions to channels_last out of what is traced: ExecuTorch refuses a program of mixed layouts."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.contiguous and kwargs.get("memory_format") is torch.channels_last:
+            return args[0]
+        return func(*args, **kwargs)
+
+
+@torch.no_grad()
+def convert(modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 1) -> list[bytes]:
+    """Eager modules to ExecuTorch programs whose operators are delegated to XNNPACK."""
+    exir = require("executorch.exir", "executorch")
+    partitioner = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
+    programs = []
+    for module, shape in zip(modules, shapes, strict=True):
+        module = copy.deepcopy(module).eval().to(memory_format=torch.contiguous_format)
+        with _PlainLayout():
+            exported = torch.export.export(module, (sample_input(shape, batch),))
+        lowered = exir.to_edge_transform_and_lower(exported, partitioner=[partitioner.XnnpackPartitioner()])
+        programs.append(bytes(lowered.to_executorch().buffer))
+    return programs
+
+
+def run(file: bytes, x: np.ndarray) -> np.ndarray:
+    """Logits ``[B, classes]`` of images ``[B, C, H, W]``."""
+    runtime = require("executorch.runtime", "executorch").Runtime.get()
+    return runtime.load_program(file).load_method("forward").execute([torch.from_numpy(x)])[0].numpy()
+
+
+FORMAT = Format(convert, run, ("executorch",))

@@ -1,0 +1,78 @@
+"""ONNX."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from supernet import files
+from supernet.export.base import METADATA_KEY, Format, Shape, require, sample_input
+
+OPSET = 18  # the exporter's own, so nothing is rewritten by a version converter
+IR_VERSION = 10  # what runtimes since 2024 read
+
+
+class _Together(nn.Module):
+    """Modules side by side, so that one export serves them all: each call of the exporter costs a second."""
+
+    def __init__(self, modules: Sequence[nn.Module]):
+        super().__init__()
+        self.parts = nn.ModuleList(modules)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(part(x) for part, x in zip(self.parts, inputs, strict=True))
+
+
+@torch.no_grad()
+def convert(modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 1) -> list[bytes]:
+    """Eager modules to ONNX models with the input ``x`` and the output ``y``. BN goes into the convolutions.
+
+    Raises:
+        UserError: the extra is missing.
+    """
+    onnx = require("onnx", "onnx")
+    require("onnxscript", "onnx")
+    inputs = tuple(sample_input(shape, batch) for shape in shapes)
+    together = _Together(modules).eval()
+    program = torch.onnx.export(together, inputs, dynamo=True, opset_version=OPSET, verbose=False)
+    model = program.model_proto
+    extractor = onnx.utils.Extractor(model)
+    models = []
+    for x, y in zip(model.graph.input, model.graph.output, strict=True):
+        part = extractor.extract_model([x.name], [y.name])
+        part.ir_version = IR_VERSION
+        for node in part.graph.node:
+            node.input[:] = ["x" if name == x.name else name for name in node.input]
+            node.output[:] = ["y" if name == y.name else name for name in node.output]
+        part.graph.input[0].name, part.graph.output[0].name = "x", "y"
+        onnx.checker.check_model(part)
+        models.append(part.SerializeToString())
+    return models
+
+
+def run(file: bytes, x: np.ndarray) -> np.ndarray:
+    """Logits ``[B, classes]`` of images ``[B, C, H, W]``."""
+    runtime = require("onnxruntime", "onnx")
+    return runtime.InferenceSession(file, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+
+
+def write(path: Path, file: bytes, network: nn.Module, metadata: dict[str, Any]) -> None:
+    """The model, with the metadata among its properties."""
+    model = require("onnx", "onnx").ModelProto.FromString(file)
+    model.metadata_props.add(key=METADATA_KEY, value=json.dumps(metadata))
+    files.write_atomically(path, lambda out: out.write(model.SerializeToString()))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The metadata of a model."""
+    model = require("onnx", "onnx").load(path)
+    return json.loads({entry.key: entry.value for entry in model.metadata_props}[METADATA_KEY])
+
+
+FORMAT = Format(convert, run, ("onnx", "onnxscript"), write, read)

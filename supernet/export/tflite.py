@@ -1,0 +1,50 @@
+"""TFLite's models, which LiteRT runs."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from supernet.errors import UserError
+from supernet.export import pt2
+from supernet.export.base import Format, Shape, require
+
+LITERT_PYTHON = Path(__file__).resolve().parents[2] / ".venv-litert/bin/python"  # made by `make litert`
+
+
+def convert(modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 1) -> list[bytes]:
+    """Eager modules to TFLite models with channels_last inputs and outputs.
+
+    The converter pins older packages, so it lives in an environment of its own (``make litert``) and is run there
+    on torch.export's archives.
+    """
+    if not LITERT_PYTHON.exists():
+        raise UserError(f"the TFLite converter is missing ({LITERT_PYTHON}): make it with `make litert`")
+    with tempfile.TemporaryDirectory() as folder:
+        for i, file in enumerate(pt2.convert(modules, shapes, batch)):
+            Path(folder, f"{i}.pt2").write_bytes(file)
+        # As text and from that folder: beside the script lie modules named like packages of the converter's.
+        script = Path(__file__).with_name("convert_tflite.py").read_text()
+        command = [str(LITERT_PYTHON), "-c", script, folder]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            reason = (done.stderr.strip() or "no message").splitlines()[-1]
+            raise UserError(f"the TFLite converter failed ({reason}): make it again with `make litert`")
+        return [Path(folder, f"{i}.tflite").read_bytes() for i in range(len(modules))]
+
+
+def run(file: bytes, x: np.ndarray) -> np.ndarray:
+    """Logits ``[B, classes]`` of images ``[B, C, H, W]``."""
+    interpreter = require("ai_edge_litert.interpreter", "litert").Interpreter(model_content=file, num_threads=1)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x.transpose(0, 2, 3, 1).copy())
+    interpreter.invoke()
+    return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+
+
+FORMAT = Format(convert, run)
