@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from supernet.errors import UserError
+
+FARS, RANKS = (1e-1, 1e-2, 1e-3, 1e-4), (1, 5, 20)
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -88,6 +93,30 @@ def rank_k(probes: np.ndarray, of: np.ndarray, gallery: np.ndarray, identities: 
         raise UserError(f"rank {k} in a gallery of {len(gallery)} images: expected 1 to {len(gallery)}")
     closest = np.argsort(-(unit(probes) @ unit(gallery).T), axis=1, kind="stable")[:, :k]
     return float(np.mean((identities[closest] == of[:, None]).any(1)))
+
+
+def summary(scores: np.ndarray, same: np.ndarray, embeddings: np.ndarray, identities: Sequence[str]) -> dict[str, Any]:
+    """1:1 accuracy, TAR at the FARs that the pairs can show, rank-k with the first image of each identity as gallery.
+
+    Args:
+        scores, same: of the pairs, [N].
+        embeddings: [M, E] of all images. identities: their names, [M].
+    """
+    mean, deviation = accuracy(scores, same)
+    names, identity = np.unique(identities, return_inverse=True)
+    _, gallery = np.unique(identity, return_index=True)
+    probes = np.setdiff1d(np.arange(len(identity)), gallery)
+    sets = (embeddings[probes], identity[probes], embeddings[gallery], identity[gallery])
+    return {
+        "accuracy": mean,
+        "accuracy_deviation": deviation,
+        "pairs": len(scores),
+        "identities": len(names),
+        "tar_at_far": {
+            str(far): tar_at_far(scores, same, far) for far in FARS if far * (~np.asarray(same, bool)).sum() >= 1
+        },
+        "rank": {str(k): rank_k(*sets, k) for k in RANKS if len(probes) and k < len(gallery)},
+    }
 
 
 def _checked(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

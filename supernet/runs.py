@@ -1,4 +1,4 @@
-"""A run folder: what it holds, how a run begins, continues and starts over. The only code that knows its files.
+"""A run folder: what it holds, how a run begins, continues and starts over. ``run_files`` has the names of its files.
 
 ::
 
@@ -8,6 +8,8 @@
     search.json population.jsonl scores.jsonl front.json front.png
     best/ knee/ front-N/ random-N/   networks trained alone, each with config, weights, log and result.json
     arch.json child/                 of methods that end with one network
+    candidates/N/ networks/NAME/     what a search trains network by network
+    final-N/                         the network that it found, trained for N epochs
 """
 
 from __future__ import annotations
@@ -30,15 +32,15 @@ from supernet.data import sets
 from supernet.data.images import ImageSet
 from supernet.errors import CheckpointError, UserError
 from supernet.model import Network, Supernet, load_network
+from supernet.run_files import RunFiles
 from supernet.space import Arch, Space
 from supernet.training import checkpoint
-from supernet.training.folder import TrainingFolder
 
 FRONT_SCHEMA = 1
 RECORD = "made_with"  # in config.json, beside the settings: what a later command compares, not what shapes a run
 
 
-class RunFolder(TrainingFolder):
+class RunFolder(RunFiles):
     """The folder of a run.
 
     Args:
@@ -53,76 +55,7 @@ class RunFolder(TrainingFolder):
         super().__init__(path)
         self.space_code, self.data_code = space_code, data_code
 
-    # --- files
-
-    @property
-    def config_path(self) -> Path:
-        return self.path / "config.json"
-
-    @property
-    def space_path(self) -> Path:
-        return self.path / "space.json"
-
-    @property
-    def lut_path(self) -> Path:
-        return self.path / "lut.json"
-
-    @property
-    def converted_path(self) -> Path:
-        """Layers as files of other runtimes, kept for the next table."""
-        return self.path / "converted"
-
-    @property
-    def front_path(self) -> Path:
-        return self.path / "front.json"
-
-    @property
-    def front_picture(self) -> Path:
-        return self.path / "front.png"
-
-    @property
-    def search_path(self) -> Path:
-        return self.path / "search.json"
-
-    @property
-    def population(self) -> files.JsonLines:
-        """All that a search was told, in order."""
-        return files.JsonLines(self.path / "population.jsonl")
-
-    @property
-    def scores(self) -> files.JsonLines:
-        """One-shot accuracies, which outlive a search; the first line says what they depend on."""
-        return files.JsonLines(self.path / "scores.jsonl")
-
-    @property
-    def arch_path(self) -> Path:
-        return self.path / "arch.json"
-
-    @property
-    def network_picture(self) -> Path:
-        return self.path / "network.png"
-
-    @property
-    def candidate_path(self) -> Path:
-        """What a candidate of a growing search is."""
-        return self.path / "candidate.json"
-
-    def candidate(self, number: int) -> RunFolder:
-        """A candidate of a growing search."""
-        return RunFolder(self.path / "candidates" / f"{number:03d}")
-
-    @property
-    def rank_path(self) -> Path:
-        """Folder of a study of how well the supernet ranks."""
-        return self.path / "rank"
-
-    @property
-    def report_path(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def result_path(self) -> Path:
-        return self.path / "result.json"
+    # --- folders of networks
 
     @property
     def child(self) -> RunFolder:
@@ -132,6 +65,23 @@ class RunFolder(TrainingFolder):
     def network(self, name: str) -> RunFolder:
         """A network that was trained alone, by the name of its folder."""
         return RunFolder(self.path / name)
+
+    def candidate(self, number: int) -> RunFolder:
+        """A candidate of a search that trains each one."""
+        return RunFolder(self.path / "candidates" / f"{number:03d}")
+
+    def stage_network(self, name: str) -> RunFolder:
+        """A network that Stage-Wise NAS trained."""
+        return RunFolder(self.path / "networks" / name)
+
+    def final(self, epochs: int, kind: str = "") -> RunFolder:
+        """The network that a search found, trained for so many epochs."""
+        return RunFolder(self.path / f"final-{epochs}{kind}")
+
+    @property
+    def headless(self) -> RunFolder:
+        """A face network without the margin head that it was trained with."""
+        return RunFolder(self.path / "network")
 
     # --- beginning and continuing
 

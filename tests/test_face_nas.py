@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from search import face_run
 from supernet import families
 from supernet.cli import face_nas
 from supernet.cli.face_nas import Args
@@ -262,8 +263,8 @@ def test_search_train_and_test(source, request, tmp_path, monkeypatch, capsys):
     output = capsys.readouterr().out
     assert "1:1 accuracy" in output
 
-    monkeypatch.setattr(face_nas, "fit", None)  # nothing is trained or tested again
-    monkeypatch.setattr(face_nas, "test", None)
+    monkeypatch.setattr(face_run, "fit", None)  # nothing is trained or tested again
+    monkeypatch.setattr(face_run.FaceRun, "test", None)
     face_nas.run(args)
     assert "1:1 accuracy" in capsys.readouterr().out
 
