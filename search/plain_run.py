@@ -145,11 +145,12 @@ class PlainRun:
         options = {"kernels": defaults.kernels(self.device), "label": label, "progress": self.progress}
         return standalone.train(space, arch, self.images, self.training.fit(epochs), folder, self.device, **options)
 
-    def final(self, found: Candidate, epochs: int, name: str, test: Callable[[], ImageSet]) -> Mapping[str, Any]:
-        """Train the found network from scratch in ``RUN/name``; the test set is opened once, after its last epoch."""
-        folder = self.run.network(name)
+    def final(
+        self, found: Candidate, epochs: int, folder: RunFolder, test: Callable[[], ImageSet]
+    ) -> Mapping[str, Any]:
+        """Train the found network from scratch in ``folder``; ``test`` is called once, after its last epoch."""
         if not folder.result_path.exists():
-            trained, last = self.train(found, epochs, folder.path, name)
+            trained, last = self.train(found, epochs, folder.path, folder.path.name)
             images = test()
             accuracy = evaluate(trained, images.batches(512, seed=0, epoch=0, augment=False, drop_last=False))
             params = families.params(*network(found, self.image))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+from latency import on_demand
 from latency.measure import host, pin_core
 from search.drawing import Block, draw
 from supernet import families
@@ -21,6 +22,7 @@ from supernet.data import sets
 from supernet.errors import UserError
 from supernet.families import sep_conv
 from supernet.model import load_network
+from supernet.training import standalone
 from supernet.training.evaluation import evaluate
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +76,7 @@ def test_selection_never_opens_the_test_part(tmp_path, monkeypatch):
 
 
 def test_a_finished_run_trains_and_tests_nothing_again(finished, monkeypatch, capsys):
-    monkeypatch.setattr(global_nas.standalone, "train", None)
+    monkeypatch.setattr(standalone, "train", None)
     monkeypatch.setattr(sets, "open_test", None)
     global_nas.run(arguments(finished))
     assert "test images" in capsys.readouterr().out
@@ -93,13 +95,13 @@ def test_a_killed_search_continues_without_training_a_candidate_twice(finished, 
     done = len(records(run))
     assert not (run / "final-1" / "result.json").exists()
 
-    trained, train = [], global_nas.standalone.train
+    trained, train = [], standalone.train
 
     def counting(space, arch, images, cfg, folder, *args, **options):
         trained.append(folder.name)
         return train(space, arch, images, cfg, folder, *args, **options)
 
-    monkeypatch.setattr(global_nas.standalone, "train", counting)
+    monkeypatch.setattr(standalone, "train", counting)
     global_nas.run(arguments(run))
     whole = records(finished)
     assert records(run) == whole  # the same accuracies, bit for bit
@@ -118,8 +120,8 @@ def test_candidates_beyond_a_bound_are_not_trained(finished, tmp_path):
 
 
 def test_latencies_are_measured_as_layers_come_up(tmp_path, monkeypatch):
-    quick = dataclasses.replace(global_nas.OnDemandTable.__init__.__globals__["Protocol"](), rounds=10)
-    monkeypatch.setitem(global_nas.OnDemandTable.__init__.__globals__, "Protocol", lambda: quick)
+    quick = dataclasses.replace(on_demand.Protocol(), rounds=10)
+    monkeypatch.setattr(on_demand, "Protocol", lambda: quick)
     run, options = tmp_path / "run", {"depth": (3, 3), "width": (2, 2), "final_epochs": 0}
     with pytest.raises(UserError, match=r"exclude every candidate.*latency in ms ≤ 1e-06"):
         global_nas.run(arguments(run, **options, latency_max=1e-6))
@@ -176,9 +178,7 @@ def test_drawing_of_several_networks(tmp_path):
 
 def test_the_next_command_is_this_one_with_more_epochs(tmp_path):
     args = arguments(tmp_path, augment=False, flops_max=2e6, restart=True)
-    words = global_nas.command(dataclasses.replace(args, final_epochs=600)).split()
-    assert words[:2] == ["python", "tools/global_nas.py"]
-    again = tyro.cli(Args, args=words[2:])
+    again = tyro.cli(Args, args=global_nas.words(dataclasses.replace(args, final_epochs=600)))
     assert again == dataclasses.replace(args, final_epochs=600, restart=False)
 
 
@@ -191,5 +191,5 @@ def test_short_trainings_of_the_small_preset_are_not_augmented(tmp_path):
         ("tiny", False, False),
     ):
         args = Args(preset=preset, augment=augment)
-        assert global_nas.fit_config(args, 5).augment is short
-        assert global_nas.fit_config(args, 30).augment is (augment is not False)
+        assert global_nas.training(args).fit(5).augment is short
+        assert global_nas.training(args).fit(30).augment is (augment is not False)

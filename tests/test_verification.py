@@ -70,6 +70,17 @@ def test_similarity_is_the_cosine():
     assert verification.similarity(a, b).tolist() == pytest.approx([0.96, 0.0])
 
 
+def test_the_summary_tells_what_the_pairs_can_show():
+    """Embeddings that point to their identity, but one: b's second image looks like a."""
+    names = ["a", "a", "b", "b", "c"]
+    embeddings = np.eye(3)[[0, 0, 1, 0, 2]]
+    scores, same = np.where(np.arange(24) % 2 == 0, 0.9, 0.1), np.arange(24) % 2 == 0
+    told = verification.summary(scores, same, embeddings, names)
+    assert (told["accuracy"], told["pairs"], told["identities"]) == (1.0, 24, 3)
+    assert told["tar_at_far"] == {"0.1": 1.0}  # 12 different pairs cannot show a FAR of 0.01
+    assert told["rank"] == {"1": 0.5}  # two probes; a gallery of three cannot show rank 5
+
+
 def test_what_cannot_be_judged_is_refused():
     scores, same = pairs(9, 0)
     with pytest.raises(UserError, match="9 pairs for 10 folds"):

@@ -17,7 +17,7 @@ from supernet.progress import shown
 
 if TYPE_CHECKING:
     from search.efficient_global import Candidate, Config, EfficientGlobal
-    from search.plain_run import Image, PlainRun
+    from search.plain_run import Image, Latency, PlainRun, Training
 
 SMALL_LIMIT = 10_000  # images of the small preset, which would take hours on more
 
@@ -74,7 +74,6 @@ class Args:
 
 def run(args: Args) -> None:
     from search import plain_run
-    from supernet.data import sets
     from supernet.training import defaults
 
     device = defaults.device(args.device)
@@ -87,26 +86,24 @@ def run(args: Args) -> None:
     config = plain_run.configure(
         args.preset, depth=args.depth, width=args.width, epochs=args.epochs, micro_epochs=args.micro_epochs
     )
-    augment = args.augment if args.preset == "small" else args.augment is not False
-    training = plain_run.Training(args.batch_size, args.lr, augment, args.seed)
-
     ignored = ("run", "data_root", "final_epochs", "macro_width", "device", "restart", "quiet")
     settings = {k: v for k, v in dataclasses.asdict(args).items() if k not in ignored}
-    settings |= {"data": name, "limit": limit, "cutout": cutout, **dataclasses.asdict(config)}
+    settings |= {"data": name, "data_root": str(args.data_root), "limit": limit, "cutout": cutout}
+    settings |= dataclasses.asdict(config)
     settings |= {k: v if math.isfinite(v) else None for k, v in settings.items() if k.endswith("_max")}
     folder = common.open_run(args)
     job = plain_run.PlainRun(
         folder,
         dataclasses.replace(images, train=images.train.with_cutout(cutout)),
-        training,
+        training(args),
         device,
         shown(not args.quiet),
         lambda line: common.say(common.escape(line)),
     )
     bounds = {"flops_max": args.flops_max, "params_max": args.params_max}
-    controller = plain_run.controller(
-        config, job.image, **bounds
-    )  # refuses impossible bounds before anything is written
+    # Refuses impossible bounds before anything is written.
+    controller = plain_run.controller(config, job.image, **bounds)
+    final = folder.final(args.final_epochs, "-macro-width" if args.macro_width else "")
     with folder.lock():
         folder.begin(settings, restart=args.restart, made_with={"data": images.identity})
         common.say(
@@ -114,34 +111,34 @@ def run(args: Args) -> None:
             f"{common.in_words(images, name, reason)}; {common.escape(str(args.run))}"
         )
         if math.isfinite(args.latency_max):
-            latency = measured(args, config, job)
-            controller = plain_run.controller(
-                config, job.image, **bounds, latency_max=args.latency_max, latency=latency
-            )
+            bounds["latency_max"] = args.latency_max
+            controller = plain_run.controller(config, job.image, **bounds, latency=measured(config, job))
         found = job.search(controller)
         show(job, controller, found)
         if args.final_epochs:
-            trained = found
-            if args.macro_width:
-                trained = dataclasses.replace(found, width=controller.macro.width)
-            row = job.final(
-                trained,
-                args.final_epochs,
-                final_name(args),
-                lambda: sets.open_test(name, args.data_root, resolution=args.resolution),
-            )
+            if args.macro_width and controller.macro is not None:
+                found = dataclasses.replace(found, width=controller.macro.width)
+            row = job.final(found, args.final_epochs, final, lambda: folder.test_images(args.data_root))
             common.say(
-                f"{trained.describe()} after {args.final_epochs} epochs: [bold]{100 * row['test_accuracy']:.2f} "
-                f"%[/bold] of {row['test_images']:,} test images, {row['params'] / 1e3:.1f} k parameters → "
-                f"{common.escape(str(folder.network(final_name(args)).path))}"
+                f"{found.describe()} after {args.final_epochs} epochs: [bold]{100 * row['test_accuracy']:.2f} %[/bold] "
+                f"of {row['test_images']:,} test images, {row['params'] / 1e3:.1f} k parameters → "
+                f"{common.escape(str(final.path))}"
             )
     if args.final_epochs < 600:
         common.next_command("global_nas", None, *words(dataclasses.replace(args, final_epochs=600)))
     else:
-        common.next_command("export", args, "--pick", final_name(args))
+        common.next_command("export", args, after=("--pick", final.path.name))
 
 
-def measured(args: Args, config: Config, job: PlainRun):
+def training(args: Args) -> Training:
+    """How networks are trained; those of the papers' presets are always augmented unless the command line says no."""
+    from search.plain_run import Training
+
+    augment = args.augment if args.preset == "small" else args.augment is not False
+    return Training(args.batch_size, args.lr, augment, args.seed)
+
+
+def measured(config: Config, job: PlainRun) -> Latency:
     """Latencies of networks on this machine, measured as they come up and kept in the run."""
     from latency.on_demand import OnDemandTable
     from search.plain_run import corners
@@ -149,11 +146,6 @@ def measured(args: Args, config: Config, job: PlainRun):
 
     table = OnDemandTable(job.run.lut_path, corners(config, job.image), job.progress)
     return lambda space, arch: table.predict(lower(space, arch))
-
-
-def final_name(args: Args) -> str:
-    """The folder in which the found network is trained."""
-    return f"final-{args.final_epochs}{'-macro-width' if args.macro_width else ''}"
 
 
 def words(args: Args) -> list[str]:
