@@ -175,7 +175,6 @@ class StageWise:
 
     def replay(self, state: Mapping, source: str) -> None:
         """Tell everything that ``state`` holds. A UserError names ``source`` where it is of another search."""
-        advice = f"{source} is of another search: use another folder, or delete it"
         try:
             if (state["schema"], state["config"]) != (SCHEMA, asdict(self.config)):
                 raise ValueError("other settings")
@@ -183,7 +182,7 @@ class StageWise:
                 network = Proposal(**{**line["network"], "modules": tuple(line["network"]["modules"])})
                 self.tell(network, line["importance"])
         except (TypeError, KeyError, ValueError) as error:
-            raise UserError(f"{advice} ({error})") from error
+            raise UserError(f"{source} is of another search ({error})", missing="another run") from error
 
 
 def plot(path: Path, records: Sequence[Record], title: str) -> None:

@@ -1,30 +1,104 @@
-"""Trains what Stage-Wise NAS asks for, measures the importance of its stages, and lets the candidates vote."""
+"""Stage-Wise NAS in a run folder: trains what it asks for, measures the importance of stages, lets candidates vote."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from search.importance import importance
-from search.stage_wise import Proposal, StageWise
+from search.stage_wise import Config, Proposal, StageWise
 from supernet import donors, families, files
+from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
 from supernet.families import module_stages
 from supernet.model import Network
 from supernet.progress import Progress, silent
+from supernet.runs import RunFolder
 from supernet.space import Space
-from supernet.training import standalone
+from supernet.training import defaults, standalone
 from supernet.training.evaluation import Batches
 from supernet.training.loop import FitConfig
 
 Meter = Callable[[], AbstractContextManager[dict]]  # what a training spends is in the dict once the context is left
+LARGE = 96  # pixels from which on images get ResNet-50's four stages and its stem
+
+
+def preset(paper: bool, module: str, donor: bool = False) -> dict[str, Any]:
+    """The paper's settings (§IV), or small ones for two cores.
+
+    Args:
+        module: a kind of ``module_stages``. donor: networks begin with a donor's weights, so fewer epochs suffice.
+    """
+    kind = module_stages.kind_of(module)
+    widths = {"residual": (8, 16), "bottleneck": (8, 64), "nasnet": (4, 32)}
+    both = {
+        "initial": (2, 6),
+        "step": (1, kind.step),
+        "iterations": (3, 5),
+        "width": widths[module],
+        "epochs": (4, 50 if donor else 200),
+        "further_epochs": (0, 100),
+        "batch_size": (64, 128),
+        "lr": (0.1, 0.01),
+    }
+    return {name: values[paper] for name, values in both.items()}
+
+
+def fit_config(paper: bool, epochs: int, batch_size: int, lr: float, seed: int) -> FitConfig:
+    """The paper's §IV: SGD .01, ÷10 at a half and three quarters, Nesterov .9, weight decay 1e-4; or a short one."""
+    shared: dict[str, Any] = {"batch_size": batch_size, "lr": lr, "weight_decay": 1e-4, "seed": seed}
+    if paper:
+        return FitConfig(epochs, schedule="step", nesterov=True, label_smoothing=0.0, **shared)
+    return FitConfig(epochs, schedule="cosine", clip=5.0, augment=defaults.augments(None, epochs), **shared)
+
+
+def stages_for(images: TrainVal) -> int:
+    """How many stages images of this size have room for: a CIFAR ResNet's three, or ResNet-50's four."""
+    return 4 if images.resolution >= LARGE else 3
+
+
+def space_for(images: TrainVal, module: str, config: Config, width: int, paper: bool) -> Space:
+    """The space of all networks that a search with ``config`` can ask for; the stem halves small images unless as in
+    the paper."""
+    space = module_stages.space(
+        module,
+        images.channels,
+        images.resolution,
+        images.classes,
+        width=width,
+        stages=config.stages,
+        stem_stride=4 if images.resolution >= LARGE else 1 if paper else 2,
+        deepest=config.reach,
+    )
+    module_stages.arch(space, (config.initial,) * config.stages)  # refuses an initial network that is not in it
+    return space
+
+
+def controller(config: Config, space: Space, flops_max: float = math.inf, params_max: float = math.inf) -> StageWise:
+    """The search, with bounds on the candidates."""
+    costs: dict[str, Callable[[tuple[int, ...]], float]] = {
+        "multiply-adds": lambda m: families.flops(space, module_stages.arch(space, m)),
+        "parameters": lambda m: families.params(space, module_stages.arch(space, m)),
+    }
+    return StageWise(config, costs, {"multiply-adds": flops_max, "parameters": params_max})
+
+
+def open_donor(source: str, space: Space, config: Config) -> Network:
+    """The donor of ``donors.load``, if it fits every network that the search can ask for."""
+    donor = donors.load(source)
+    donors.require_depth(donor, (config.reach,) * config.stages)
+    initial = module_stages.arch(space, (config.initial,) * config.stages)
+    donors.transfer(Network(space, initial, kernels="eager"), donor)
+    return donor
 
 
 @dataclass(frozen=True)
@@ -38,89 +112,137 @@ class Training:
     kernels: str = "fused"
 
 
-def run(
-    search: StageWise,
-    space: Space,
-    data: TrainVal,
-    cfg: Training,
-    folder: Path,
-    device: torch.device,
-    *,
-    donor: Network | None = None,
-    meter: Meter = lambda: contextlib.nullcontext({}),
-    progress: Progress = silent,
-) -> Iterator[dict]:
-    """Run Algorithm 1 in ``folder``, or continue there: no network is trained twice.
+@dataclass(frozen=True)
+class StageRun:
+    """A search in a run folder.
 
     Args:
         donor: networks begin with its weights.
-
-    Yields:
-        The result of each network, see ``train``, those of earlier runs too.
+        meter: measures what a training spends; its numbers are kept with the result.
     """
-    path, how = folder / "search.json", {"donor": donor, "meter": meter, "progress": progress}
-    if path.exists():
-        search.replay(files.read_json(path, "search", "run the same command again"), str(path))
-        for record in search.records:
-            yield train(record.network, space, data, cfg, folder, device, **how)
-    while (asked := search.ask()) is not None:
-        result = train(asked, space, data, cfg, folder, device, **how)
-        search.tell(asked, result["importance"])
-        files.write_json(path, search.state())
-        yield result
 
+    run: RunFolder
+    space: Space
+    images: TrainVal
+    training: Training
+    device: torch.device
+    donor: Network | None = None
+    meter: Meter = lambda: contextlib.nullcontext({})
+    progress: Progress = silent
 
-def train(
-    asked: Proposal,
-    space: Space,
-    data: TrainVal,
-    cfg: Training,
-    folder: Path,
-    device: torch.device,
-    *,
-    donor: Network | None = None,
-    meter: Meter = lambda: contextlib.nullcontext({}),
-    progress: Progress = silent,
-) -> dict:
-    """The network in ``folder/networks``, trained once: role, iteration, modules, α of each stage, accuracies, costs.
+    def search(self, search: StageWise) -> Iterator[dict]:
+        """Run Algorithm 1, or continue: no network is trained twice.
 
-    ``whole`` says that one process trained it, so that seconds and energy are all that it took.
-    """
-    here = folder / "networks" / asked.name
-    path, arch = here / "result.json", module_stages.arch(space, asked.modules)
-    if path.exists():
-        return files.read_json(path, "result of a network", "run the same command again")
-    whole, began = not (here / "checkpoint.pt").exists(), time.monotonic()
-    further = cfg.further_epochs if asked.role == "Â" else 0
-    with meter() as spent:
-        network, last = standalone.train(
-            space,
-            arch,
-            data,
-            dataclasses.replace(cfg.fit, epochs=cfg.fit.epochs + further),
-            here,
-            device,
-            kernels=cfg.kernels,
-            start=None if donor is None else lambda network: donors.transfer(network, donor),
-            label=asked.name,
-            progress=progress,
+        Yields:
+            The result of each network, see ``train``, those of earlier runs too.
+        """
+        path = self.run.search_path
+        if path.exists():
+            search.replay(files.read_json(path, "search"), str(path))
+            for record in search.records:
+                yield self.train(record.network)
+        while (asked := search.ask()) is not None:
+            result = self.train(asked)
+            search.tell(asked, result["importance"])
+            files.write_json(path, search.state())
+            yield result
+
+    def train(self, asked: Proposal) -> dict:
+        """A network, trained once: role, iteration, modules, α of each stage, accuracies, costs.
+
+        ``whole`` says that one process trained it, so that seconds and energy are all that it took.
+        """
+        here, arch = self.run.stage_network(asked.name), module_stages.arch(self.space, asked.modules)
+        if here.result_path.exists():
+            return files.read_json(here.result_path, "result of a network")
+        whole, began = not here.checkpoint.exists(), time.monotonic()
+        donor, cfg = self.donor, self.training
+        further = cfg.further_epochs if asked.role == "Â" else 0
+        with self.meter() as spent:
+            network, last = standalone.train(
+                self.space,
+                arch,
+                self.images,
+                dataclasses.replace(cfg.fit, epochs=cfg.fit.epochs + further),
+                here.path,
+                self.device,
+                kernels=cfg.kernels,
+                start=None if donor is None else lambda network: donors.transfer(network, donor),
+                label=asked.name,
+                progress=self.progress,
+            )
+        result = {
+            "schema": 1,
+            "name": asked.name,
+            "role": asked.role,
+            "iteration": asked.iteration,
+            "modules": list(asked.modules),
+            "importance": importance(network, self.images.train, cfg.criterion, cfg.images),
+            "val_accuracy": last["val_accuracy"],
+            "params": families.params(self.space, arch),
+            "flops": families.flops(self.space, arch),
+            "seconds": time.monotonic() - began,
+            "whole": whole,
+            **spent,
+        }
+        files.write_json(here.result_path, result)
+        return result
+
+    def spread(self, initial: Proposal, first: Mapping[str, Any], more: int) -> list[float] | None:
+        """Standard deviation of the initial network's importance over seeds, stage by stage; None without ``more``.
+
+        Args:
+            first: its result in the search. more: trainings besides, in ``RUN/seed-N``.
+        """
+        if not more:
+            return None
+        scores = [first]
+        for seed in range(self.training.fit.seed + 1, self.training.fit.seed + 1 + more):
+            training = dataclasses.replace(self.training, fit=dataclasses.replace(self.training.fit, seed=seed))
+            scores.append(dataclasses.replace(self, run=self.run.seed(seed), training=training).train(initial))
+        return np.std([score["importance"] for score in scores], axis=0, ddof=1).tolist()
+
+    def test(self, results: Sequence[Mapping[str, Any]], images: Callable[[], ImageSet]) -> dict:
+        """Test accuracies of the initial network and the candidates, and of the candidates' vote: ``candidates.json``.
+
+        Args:
+            images: opens the test images; called once in the life of a run.
+        """
+        path = self.run.tested_path
+        if not path.exists():
+            trained, test = judged(results), images()
+            accuracies: dict[str, float] = {}
+            ensemble = 0.0
+            for group in (trained[:1], trained[1:]):  # the initial network is no candidate and has no vote
+                if group:
+                    folders = [self.run.stage_network(result["name"]) for result in group]
+                    networks = [folder.trained(self.space).to(self.device) for folder in folders]
+                    alone, ensemble = vote(networks, test.batches(256, seed=0, epoch=0, augment=False, drop_last=False))
+                    accuracies |= {result["name"]: accuracy for result, accuracy in zip(group, alone, strict=True)}
+            tested = {"test_accuracy": accuracies, "ensemble_test_accuracy": ensemble, "test_images": len(test)}
+            files.write_json(path, {"schema": 1, **tested})
+        return files.read_json(path, "test result")
+
+    def write_best(self, results: Sequence[Mapping[str, Any]], tested: Mapping, noise: list[float] | None) -> Mapping:
+        """``arch.json``: the network that is most accurate on the validation split, the last of equals.
+
+        The last, as it is the one that the search went on from. Returns its result.
+        """
+        trained = judged(results)
+        best = max(reversed(trained[1:] or trained), key=lambda result: result["val_accuracy"])
+        self.run.write_found(
+            self.space,
+            module_stages.arch(self.space, best["modules"]),
+            **{key: best[key] for key in ("name", "modules", "val_accuracy", "params", "flops")},
+            test_accuracy=tested["test_accuracy"][best["name"]],
+            importance_sd=noise,
         )
-    result = {
-        "schema": 1,
-        "name": asked.name,
-        "role": asked.role,
-        "iteration": asked.iteration,
-        "modules": list(asked.modules),
-        "importance": importance(network, data.train, cfg.criterion, cfg.images),
-        "val_accuracy": last["val_accuracy"],
-        "params": families.params(space, arch),
-        "flops": families.flops(space, arch),
-        "seconds": time.monotonic() - began,
-        "whole": whole,
-        **spent,
-    }
-    files.write_json(path, result)
-    return result
+        return best
+
+
+def judged(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The results of the initial network and of the candidates, without those of temporary networks."""
+    return [result for result in results if result["role"] != "T"]
 
 
 @torch.inference_mode()

@@ -74,6 +74,10 @@ class RunFolder(RunFiles):
         """A network that Stage-Wise NAS trained."""
         return RunFolder(self.path / "networks" / name)
 
+    def seed(self, seed: int) -> RunFolder:
+        """The same training again with another seed."""
+        return RunFolder(self.path / f"seed-{seed}")
+
     def final(self, epochs: int, kind: str = "") -> RunFolder:
         """The network that a search found, trained for so many epochs."""
         return RunFolder(self.path / f"final-{epochs}{kind}")

@@ -17,6 +17,7 @@ from PIL import Image
 
 from search import stage_wise_run
 from search.stage_wise import Config, StageWise
+from search.stage_wise_run import StageRun, Training
 from supernet import donors, files
 from supernet.cli import stage_wise
 from supernet.data import sets
@@ -24,6 +25,7 @@ from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.families import module_stages
 from supernet.model import Network, load_network
+from supernet.runs import RunFolder
 from supernet.training import energy, standalone
 from supernet.training.loop import FitConfig, learning_rate
 from tests.test_cli import ROOT, command, kill_when, ok, refused
@@ -33,7 +35,7 @@ CPU = torch.device("cpu")
 DATA = TrainVal(images(64), images(40, seed=1), 10, 1, 14, tuple(map(str, range(10))))
 SPACE = module_stages.space("residual", 1, 14, 10, width=4, stem_stride=2, deepest=4)
 CONFIG = Config(initial=1, step=1, iterations=3)
-TRAINING = stage_wise_run.Training(FitConfig(epochs=1, batch_size=32, augment=False), further_epochs=1, images=40)
+TRAINING = Training(FitConfig(epochs=1, batch_size=32, augment=False), further_epochs=1, images=40)
 
 
 @pytest.fixture
@@ -61,7 +63,8 @@ def run(folder: Path, stop: int | None = None, **options) -> list[dict]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(standalone, "train", counting)
         try:
-            for result in stage_wise_run.run(StageWise(CONFIG), SPACE, DATA, TRAINING, folder, CPU, **options):
+            job = StageRun(RunFolder(folder), SPACE, DATA, TRAINING, CPU, **options)
+            for result in job.search(StageWise(CONFIG)):
                 results.append(result)
         except KeyboardInterrupt:
             assert stop is not None
@@ -93,8 +96,8 @@ def test_2n_plus_1_networks_interrupted_at_each(tmp_path, grows):
 def test_a_donor_is_where_every_network_starts(tmp_path, grows):
     """Without an epoch of training the networks are cut out of the donor."""
     donor = Network(SPACE, module_stages.arch(SPACE, (4, 4, 4)), kernels="eager")
-    still = stage_wise_run.Training(FitConfig(epochs=0, batch_size=32), images=40)
-    for result in stage_wise_run.run(StageWise(CONFIG), SPACE, DATA, still, tmp_path, CPU, donor=donor):
+    still = Training(FitConfig(epochs=0, batch_size=32), images=40)
+    for result in StageRun(RunFolder(tmp_path), SPACE, DATA, still, CPU, donor=donor).search(StageWise(CONFIG)):
         network = load_network(tmp_path / "networks" / result["name"])
         for own, given in zip(donors.stages(network), donors.stages(donor), strict=True):
             assert len(own) <= len(given)
@@ -236,7 +239,7 @@ def test_more_refusals(finished, tmp_path, monkeypatch):
         ({"criterion": "vip"}, "--criterion vip: expected pls, inf-fs, il-fs"),
         ({"batch_size": 200}, "lower the batch size"),
         ({"module": "nasnet"}, "space nasnet-3x4 has 3 stages of 2 to 3 modules, asked for 1-1-1"),
-        ({"carbon": True}, "--carbon needs the extra carbon"),
+        ({"carbon": True}, "measuring energy needs the extra carbon"),
         ({"run": finished[0], "width": 8}, "width: 4 → 8"),
     ):
         with pytest.raises(UserError, match=message):

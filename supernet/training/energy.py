@@ -19,7 +19,7 @@ def require(country: str) -> None:
 
     # Of a country that it does not know it would take the world's average in silence.
     if country not in DataSource().get_global_energy_mix_data():
-        raise UserError(f"country {country}: expected an ISO code of three letters, as DEU or USA")
+        raise UserError(f"country {country}: expected an ISO code of three letters, such as DEU or USA")
 
 
 @contextmanager
