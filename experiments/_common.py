@@ -7,25 +7,27 @@ import hashlib
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1] / "tools"))
-
 import numpy as np
 import torch
+import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from rich.console import Console
 from rich.table import Table
 
 from latency.measure import host
 from search.alone import StandAlone
 from supernet import files
-from supernet.cli import common
+from supernet.data import sets
 from supernet.data.images import ImageSet
-from supernet.data.sets import TrainVal, sets
+from supernet.data.sets import TrainVal
+from supernet.errors import UserError
 from supernet.progress import shown
 from supernet.space import Arch, Space
 from supernet.training import defaults, standalone
@@ -33,6 +35,21 @@ from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig
 
 CPU = torch.device("cpu")
+console = Console(highlight=False, soft_wrap=True)
+
+
+def main(run: Callable[[Any], None], args: Any) -> None:
+    """Parse ``args`` and run; bad input ends in one line."""
+    given = tyro.cli(args, description=sys.modules[run.__module__].__doc__, prog=program())
+    try:
+        run(given)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def program() -> str:
+    """How the experiment that runs is started."""
+    return f"python -m experiments.{Path(sys.argv[0]).stem}"
 
 
 @dataclass(frozen=True)
@@ -98,9 +115,21 @@ def cell(path: Path, compute: Callable[[], Any]) -> Any:
     return files.read_json(path, "cell of the experiment", "run it again")
 
 
+def timed_cell(path: Path, compute: Callable[[], dict], clock: Callable[[], float] = time.process_time) -> dict:
+    """A cell with the minutes that it took by ``clock``; told when it is new."""
+
+    def timed() -> dict:
+        start = clock()
+        found = compute()
+        console.print(f"{path}: {found}", style="dim", markup=False)
+        return {**found, "minutes": (clock() - start) / 60}
+
+    return cell(path, timed)
+
+
 def command() -> str:
     """The command line, for the results."""
-    return " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+    return " ".join([program(), *sys.argv[1:]])
 
 
 class Clock:
@@ -142,10 +171,8 @@ def report(output: Path, result: dict, tables: Tables, draw: Callable[[Figure, d
         table = Table("", *next(iter(rows.values())), title=title)
         for name, columns in rows.items():
             table.add_row(name, *columns.values())
-        common.console.print(table)
-    common.console.print(
-        f"→ {output}, {output.with_suffix('.md').name}, {output.with_suffix('.png').name}", highlight=False
-    )
+        console.print(table)
+    console.print(f"→ {output}, {output.with_suffix('.md').name}, {output.with_suffix('.png').name}", markup=False)
 
 
 def markdown(result: dict, tables: Tables) -> str:

@@ -7,16 +7,12 @@ split; SPOS selects on the other half, DSNAS on neither. The test set stays clos
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-sys.path.append(str(Path(__file__).parents[1] / "tools"))
 
 import numpy as np
 import torch
@@ -26,14 +22,15 @@ from rich.table import Table
 from scipy.stats import t as student
 from torch.nn import functional as F
 
+from experiments import _common
 from latency.measure import host, pin_core
 from search.costs import AdditiveCost, Window
 from supernet import families, files, spaces
-from supernet.cli import common
 from supernet.data import sets
 from supernet.methods import dsnas, spos
 from supernet.methods.soft_mixture import SoftMixture, softmax_weights
 from supernet.model import Network, Supernet
+from supernet.runs import RunFolder
 from supernet.space import Arch, Choice, Gene, Space
 from supernet.training import defaults
 from supernet.training.evaluation import evaluate
@@ -79,8 +76,7 @@ def run(args: Args) -> None:
     if args.quick:
         args = dataclasses.replace(args, seeds=2, data="digits", limit=320, epochs=2, candidates=3, rounds=2)
     config = {k: v for k, v in dataclasses.asdict(args).items() if k not in ("run", "output", "data_root", "seeds")}
-    if not files.same_config(args.run / "config.json", config, "use another --run"):
-        files.write_json(args.run / "config.json", config)
+    RunFolder(args.run).begin(config)
     costs = cell(args.run / "step.json", lambda: step_costs(args.rounds))
     arms = [seed_cells(args, seed) for seed in range(args.seeds)]
     show(costs, arms)
@@ -89,17 +85,12 @@ def run(args: Args) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     files.write_json(args.output / "dsnas.json", {"settings": config, "machine": machine, "step": costs, "seeds": arms})
     plot(args.output / "dsnas.png", costs, arms)
-    common.console.print(f"{minutes:.0f} minutes → {args.output / 'dsnas.json'}", highlight=False)
+    _common.console.print(f"{minutes:.0f} minutes → {args.output / 'dsnas.json'}", markup=False)
 
 
 def cell(path: Path, compute: Callable[[], dict]) -> dict:
     """What ``compute`` gave the first time, with the minutes it took."""
-    if not path.exists():
-        start = time.monotonic()
-        result = compute()
-        files.write_json(path, {**result, "minutes": (time.monotonic() - start) / 60})
-        common.console.print(f"{path}: {json.dumps(result)}", highlight=False, style="dim", soft_wrap=True)
-    return json.loads(path.read_text())
+    return _common.timed_cell(path, compute, time.monotonic)
 
 
 # --- what a step costs
@@ -219,7 +210,7 @@ def seed_cells(args: Args, seed: int) -> dict[str, dict]:
     folder = args.run / f"seed{seed}"
 
     def search(stop_gap: float, name: str) -> dict:
-        budget = dsnas.Budget(flops.base, flops.table, args.flops_max)
+        budget = dsnas.Budget(flops.table, flops.base, args.flops_max)
         cfg = dsnas.Config(fit_cfg, budget, search_epochs, arch_lr=args.arch_lr, stop_gap=stop_gap)
         network = dsnas.run(space, reporting, cfg, folder / name, CPU)
         log = files.JsonLines(folder / name / "metrics.jsonl").read()
@@ -230,7 +221,7 @@ def seed_cells(args: Args, seed: int) -> dict[str, dict]:
         return {**result, "accuracy": log[-1]["val_accuracy"]}
 
     def scratch(arch: Arch) -> dict:
-        cfg = dsnas.Config(fit_cfg, dsnas.Budget(flops.base, flops.table), search_epochs)
+        cfg = dsnas.Config(fit_cfg, dsnas.Budget(flops.table, flops.base), search_epochs)
         return {"flops": flops(arch), "accuracy": dsnas.retrain(space, reporting, arch, cfg, folder / "scratch", CPU)}
 
     def spos_tuned(low: float, high: float, name: str) -> dict:
@@ -280,7 +271,7 @@ def show(costs: dict, arms: Sequence[dict[str, dict]]) -> None:
     for name, by_n in costs["forms"].items():
         cells = (f"{c['ms']:.1f} ± {c['ms_interval']:.1f} ({c['mb']:.1f})" for c in by_n.values())
         table.add_row(name, *cells)
-    common.console.print(table)
+    _common.console.print(table)
 
     title = f"{len(arms)} seeds, mean ± 95 % interval"
     table = Table("arm", "accuracy %", "minus direct, paired", "MFLOPs", "entropy / max", "settled early", title=title)
@@ -291,7 +282,7 @@ def show(costs: dict, arms: Sequence[dict[str, dict]]) -> None:
         optional = [mean([r[key] for r in rows]) if key in rows[0] else "" for key in ("entropy", "settled_early")]
         flops = mean([row["flops"] / 1e6 for row in rows])
         table.add_row(arm, mean(accuracy), "" if arm == "direct" else mean(gap, "{:+.2f}"), flops, *optional)
-    common.console.print(table)
+    _common.console.print(table)
 
 
 def plot(path: Path, costs: dict, arms: Sequence[dict[str, dict]]) -> None:
@@ -312,4 +303,4 @@ def plot(path: Path, costs: dict, arms: Sequence[dict[str, dict]]) -> None:
 
 
 if __name__ == "__main__":
-    common.main(run, Args)
+    _common.main(run, Args)

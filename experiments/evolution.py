@@ -15,17 +15,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import _common
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from experiments import _common
 from search import distribution
+from search.algorithms import ALGORITHMS
 from search.ask_tell import Budget, Search
 from search.costs import AdditiveCost
 from search.run import Scoring, SearchRun
 from supernet import families, files, spaces
-from supernet.cli import common, evolve
 from supernet.errors import UserError
 from supernet.methods import spos
 from supernet.progress import shown
@@ -109,7 +109,7 @@ def on_supernet(args: Args, space: Space, data) -> dict:
     scoring = Scoring(recalibration=(4, 128), workers=args.workers)
     evaluator, scored_with = scoring.evaluator(model, data), scoring.identity(RunFolder(folder).identity)
     rows = {}
-    for name, (algorithm, config) in evolve.ALGORITHMS.items():
+    for name, (algorithm, config) in ALGORITHMS.items():
         cells = []
         for seed in range(args.runs):
             budget = config(population=args.population, iterations=args.iterations, seed=seed)
@@ -142,11 +142,11 @@ def summarise(space: Space, cells: Sequence[dict], threshold: float) -> dict:
 
 def on_table(args: Args, path: Path, data) -> dict:
     """Regret in accuracy on the truth table's networks: by one-shot accuracy, and by half of the table's seeds."""
-    known = files.read_json(path, "truth table", "run python experiments/truth_table.py")
+    known = files.read_json(path, "truth table", "run python -m experiments.truth_table")
     space = Space.from_json(known["space"], str(path))
     archs = [tuple(arch) for arch in known["archs"]]
     if set(archs) != set(space.enumerate()) or len(known["accuracies"][0]) < 2:
-        raise UserError(f"{path} is not a whole table with two seeds or more; run python experiments/truth_table.py")
+        raise UserError(f"{path} is not a whole table with two seeds or more; run python -m experiments.truth_table")
     accuracies = np.array(known["accuracies"])
     _, model = supernet_of(args, space, data)
     evaluator = Scoring(recalibration=(4, 128), workers=args.workers).evaluator(model, data)
@@ -160,7 +160,7 @@ def on_table(args: Args, path: Path, data) -> dict:
             "table": lambda asked, seen=seen: [seen[arch] for arch in asked],
         }
         for source, score in sources.items():
-            for name, (algorithm, config) in evolve.ALGORITHMS.items():
+            for name, (algorithm, config) in ALGORITHMS.items():
                 for seed in range(args.runs):
                     regret = search_table(algorithm, config(population=6, iterations=4, seed=seed), space, score, truth)
                     rows.setdefault(f"{source}, {name}", {"regret": []})["regret"].append(regret)
@@ -233,4 +233,4 @@ def draw(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    common.main(run, Args)
+    _common.main(run, Args)

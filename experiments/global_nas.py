@@ -13,25 +13,24 @@ import dataclasses
 import functools
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-
 import numpy as np
 import torch
 
+from experiments import _common
 from latency.measure import host
+from search import plain_run
 from search.drawing import draw
 from search.dynamic_ranking import Study, study
-from search.efficient_global import Candidate, relative_improvement, sample
+from search.efficient_global import Candidate, Config, relative_improvement, sample
 from supernet import families, files, parallel
-from supernet.cli import common, global_nas
 from supernet.data import sets
 from supernet.progress import Bar
+from supernet.runs import RunFolder
 from supernet.training import defaults, standalone
 from supernet.training.evaluation import evaluate
 
@@ -80,16 +79,13 @@ def run(args: Args) -> None:
     args = dataclasses.replace(args, data=args.data or sets.default_name(args.data_root)[0])
     ignored = ("run", "output", "data_root", "jobs", "random", "seeds", "study", "quick")  # these only add trainings
     config = {k: v for k, v in dataclasses.asdict(args).items() if k not in ignored}
-    if not files.same_config(args.run / "config.json", config, "use another --run"):
-        files.write_json(args.run / "config.json", config)
+    RunFolder(args.run).begin(config)
 
-    search = search_args(args)
-    global_nas.run(search)
-    arch = files.read_json(search.run / "arch.json", "result", "delete the run")
+    arch = search(args)
     found, macro = (candidate(arch[name]) for name in ("found", "macro"))
     results = train_all(args, {**final_jobs(args, found), **study_jobs(args)})
     summary = {
-        "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        "command": _common.command(),
         "settings": {**config, "random": args.random, "seeds": args.seeds, "study": args.study},
         "machine": {**host(), "torch": torch.__version__, "load": os.getloadavg()[0]},
         "minutes": {name: minutes(args.run / name, args.limit) for name in ("search", "trainings")},
@@ -105,19 +101,20 @@ def candidate(saved: dict[str, Any]) -> Candidate:
     return Candidate(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
 
 
-def search_args(args: Args) -> global_nas.Args:
-    """The search, as its own command would run it."""
-    return global_nas.Args(
-        run=args.run / "search",
-        data=args.data,
-        data_root=args.data_root,
-        depth=args.depth,
-        width=args.width,
-        epochs=args.epochs,
-        micro_epochs=args.epochs,
-        final_epochs=0,
-        limit=args.limit,
+def config_of(args: Args) -> Config:
+    """The bounds and epochs of the search, which the random networks are drawn from too."""
+    return plain_run.configure(
+        "small", depth=args.depth, width=args.width, epochs=args.epochs, micro_epochs=args.epochs
     )
+
+
+def search(args: Args) -> dict[str, Any]:
+    """Search to the end, or continue; what was found and what it took."""
+    run, opened = RunFolder(args.run / "search"), images(args.data, args.data_root, args.limit)
+    training = plain_run.Training(augment=None)
+    job = plain_run.PlainRun(run, opened, training, CPU, Bar, lambda line: _common.console.print(line, markup=False))
+    job.search(plain_run.controller(config_of(args), job.image))
+    return run.found()
 
 
 # --- trainings
@@ -135,7 +132,7 @@ class Job:
 def final_jobs(args: Args, found: Candidate) -> dict[str, Job]:
     """The found network with several seeds, and random networks, trained for equally long."""
     rng = np.random.default_rng([0, 1])
-    config = global_nas.configure(search_args(args))
+    config = config_of(args)
     jobs = {
         f"found-{seed}": Job(dataclasses.replace(found, epochs=args.final_epochs), seed, True)
         for seed in range(args.seeds)
@@ -147,7 +144,7 @@ def final_jobs(args: Args, found: Candidate) -> dict[str, Job]:
 def study_jobs(args: Args) -> dict[str, Job]:
     """Every network of the study with every budget, and twice more with the longest."""
     rng = np.random.default_rng([0, 2])
-    config = global_nas.configure(search_args(args))
+    config = config_of(args)
     jobs = {}
     for i in range(args.study):
         network = sample(rng, config, 0)
@@ -181,19 +178,18 @@ def path(args: Args, name: str) -> Path:
 
 
 @functools.cache
-def images(name: str, root: Path, limit: int, cutout: int) -> sets.TrainVal:
-    opened = sets.open_train(name, root, limit=limit)
-    return dataclasses.replace(opened, train=opened.train.with_cutout(min(cutout, opened.resolution * 4 // 7)))
+def images(name: str, root: Path, limit: int) -> sets.TrainVal:
+    """What every network is trained on."""
+    return plain_run.with_cutout(sets.open_train(name, root, limit=limit), 16)
 
 
 def train_one(args: Args, name: str, job: Job) -> dict[str, Any]:
     """Train one network as the search does; its last epoch counts, as nothing is selected here."""
     defaults.keep_memory()
     torch.set_num_threads(1)
-    opened = images(args.data, args.data_root, args.limit, 16)
-    space, arch = global_nas.network(job.candidate, (opened.channels, opened.resolution, opened.classes))
-    settings = dataclasses.replace(search_args(args), seed=job.seed)
-    cfg = global_nas.fit_config(settings, job.candidate.epochs)
+    opened = images(args.data, args.data_root, args.limit)
+    space, arch = plain_run.network(job.candidate, (opened.channels, opened.resolution, opened.classes))
+    cfg = plain_run.Training(augment=None, seed=job.seed).fit(job.candidate.epochs)
     folder = path(args, name).parent
     last_epoch_counts = {"validate": lambda network: {}}
     network, _ = standalone.train(space, arch, opened, cfg, folder, CPU, kernels="fused", **last_epoch_counts)
@@ -254,10 +250,10 @@ def write(args: Args, summary: dict[str, Any], networks: dict[str, Candidate]) -
     """``global_nas.json``, the tables as ``global_nas.md``, the picture."""
     args.output.mkdir(parents=True, exist_ok=True)
     files.write_json(args.output / "global_nas.json", summary)
-    opened = images(args.data, args.data_root, args.limit, 16)
+    opened = images(args.data, args.data_root, args.limit)
     shape = (opened.channels, opened.resolution, opened.classes)
     rows = {
-        f"{name}\nL {n.depth} C {n.width}": global_nas.drawn(*global_nas.network(n, shape))
+        f"{name}\nL {n.depth} C {n.width}": plain_run.drawn(*plain_run.network(n, shape))
         for name, n in networks.items()
     }
     draw(args.output / "global_nas.png", rows)
@@ -265,8 +261,8 @@ def write(args: Args, summary: dict[str, Any], networks: dict[str, Candidate]) -
     tables = (comparison_table(summary["comparison"]), study_table(summary["study"]))
     text = "\n\n".join([title, in_words(args, summary), *tables])
     (args.output / "global_nas.md").write_text(text + "\n")
-    common.console.print(text, highlight=False, markup=False)
-    common.console.print(f"→ {args.output / 'global_nas.md'}, .json, .png", highlight=False)
+    _common.console.print(text, markup=False)
+    _common.console.print(f"→ {args.output / 'global_nas.md'}, .json, .png", markup=False)
 
 
 def in_words(args: Args, summary: dict[str, Any]) -> str:
@@ -323,4 +319,4 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 
 if __name__ == "__main__":
-    common.main(run, Args)
+    _common.main(run, Args)

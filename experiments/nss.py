@@ -10,13 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-sys.path.append(str(Path(__file__).parents[1] / "tools"))
 
 import numpy as np
 import torch
@@ -24,14 +20,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
+from experiments import _common
 from latency.measure import host
 from supernet import families, files, spaces
-from supernet.cli import common
 from supernet.data import sets
-from supernet.methods import nss
+from supernet.methods import network_spaces, nss
 from supernet.model import Network
 from supernet.runs import RunFolder
-from supernet.space import Arch, Space
+from supernet.space import Arch
 from supernet.training import defaults
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig, fit
@@ -71,8 +67,7 @@ def run(args: Args) -> None:
     if args.quick:
         args = dataclasses.replace(args, data="digits", limit=320, search_epochs=3, epochs=1, compared=3)
     config = {k: v for k, v in dataclasses.asdict(args).items() if k not in ("run", "output", "data_root", "seeds")}
-    if not files.same_config(args.run / "config.json", config, "use another --run"):
-        files.write_json(args.run / "config.json", config)
+    RunFolder(args.run).begin(config)
     study = Study(args)
     warm = [study.search(seed, args.targets, warmup=0.3) for seed in range(args.seeds)]
     cold = [study.search(seed, args.targets[1:2], warmup=0.0) for seed in range(args.seeds)]
@@ -107,13 +102,7 @@ class Study:
 
     def cell(self, name: str, compute: Callable[[], dict]) -> dict:
         """What ``compute`` gave the first time, with the CPU minutes that it took then."""
-        path = self.args.run / f"{name}.json"
-        if not path.exists():
-            start = time.process_time()
-            result = compute()
-            files.write_json(path, {**result, "minutes": (time.process_time() - start) / 60})
-            common.console.print(f"{path}: {json.dumps(result)}", highlight=False, style="dim", soft_wrap=True)
-        return json.loads(path.read_text())
+        return _common.timed_cell(self.args.run / f"{name}.json", compute)
 
     def minutes(self) -> float:
         """CPU minutes of all cells."""
@@ -143,9 +132,8 @@ class Study:
             nss.run(self.space, self.images, cfg, folder, CPU)
             found = []
             for target in targets:
-                own = RunFolder(folder).elite(target).path
-                result = files.read_json(own / "probabilities.json", "result", "delete the folder")
-                allowed = Space.load(own / "space.json").allowed
+                own = RunFolder(folder).elite(target)
+                result, allowed = own.probabilities(), own.space().allowed
                 found.append({"allowed": allowed, "cost": result["cost"], "argmax_cost": result["argmax_cost"]})
             return {"elites": found}
 
@@ -154,8 +142,8 @@ class Study:
     def by_cost_alone(self, seed: int, search: Sequence[dict]) -> list[bool]:
         """Whether Θ finds the same spaces without any image: the same draws, Adam and λ, the cost term alone."""
         cfg, space = self.config(seed, self.args.targets, 0.3), self.space
-        ranges = nss.split(space, cfg.ranges)
-        cost = nss.SpaceCost.of(space, ranges, lambda spec: spec.flops)
+        ranges = network_spaces.split(space, cfg.ranges)
+        cost = network_spaces.SpaceCost.of(space, ranges, lambda spec: spec.flops)
         per_epoch, warmup = len(self.images.train) // 2 // cfg.fit.batch_size, nss.warmup_epochs(cfg)
         total, first, same = cfg.fit.epochs * per_epoch, warmup * per_epoch, []
         for target, found in zip(cfg.targets, search, strict=True):
@@ -164,14 +152,14 @@ class Study:
             weight = cfg.cost_weight
             for step in range(first, total):
                 tau = np.interp(step, (0, total - 1), cfg.temperature).item()
-                sample = nss.draw(space, ranges, theta, tau, (seed, step, nss.THETA))
+                sample = network_spaces.draw(space, ranges, theta, tau, (seed, step, nss.THETA))
                 adam.zero_grad()
                 (weight * cost.deviation(sample.weights, target)).backward()
                 adam.step()
                 argmax = cost.all()[tuple(int(logits.argmax()) for logits in theta)]
                 if (step + 1) % per_epoch == 0 and abs(argmax / target - 1) > cfg.tolerance:
                     weight *= 2
-            chosen = nss.elite(ranges, theta, cost, target, cfg.tolerance)
+            chosen = network_spaces.elite(ranges, theta, cost, target, cfg.tolerance)
             allowed = space.restrict([options[i] for options, i in zip(ranges, chosen, strict=True)]).allowed
             same.append([list(open_) for open_ in allowed] == found["allowed"])
         return same
@@ -279,7 +267,7 @@ def markdown(result: dict) -> str:
     lines = [
         "# NSS: elite against expanded space",
         "",
-        f"`python experiments/nss.py --seeds {result['seeds']}{' --quick' if settings['quick'] else ''}`: "
+        f"`python -m experiments.nss --seeds {result['seeds']}{' --quick' if settings['quick'] else ''}`: "
         f"residual-small, {settings['data'] or 'the default images'}, {settings['limit']:,} for training, searches of "
         f"{settings['search_epochs']} epochs, networks trained alone for {settings['epochs']}; {machine['cpu']}, one "
         f"core, {machine['cpu_minutes']:.0f} CPU minutes.",
@@ -356,4 +344,4 @@ def plot(path: Path, report: dict, targets: Sequence[float]) -> None:
 
 
 if __name__ == "__main__":
-    common.main(run, Args)
+    _common.main(run, Args)

@@ -23,17 +23,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import _common
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from experiments import _common
 from search import pad_nas, ranking
 from search.ces import CESConfig
 from search.costs import AdditiveCost
 from search.run import Scoring
 from supernet import families, files, spaces
-from supernet.cli import common
 from supernet.data.sets import TrainVal
 from supernet.methods import spos
 from supernet.model import Supernet
@@ -327,4 +326,4 @@ def picture(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    common.main(run, Args)
+    _common.main(run, Args)

@@ -27,20 +27,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import _common
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from experiments import _common
 from search import stage_wise_run
 from search.drawing import Block, draw
 from search.importance import CRITERIA
 from search.stage_wise import Config, StageWise
 from supernet import families, files, parallel
-from supernet.cli import common
 from supernet.families import module_stages
 from supernet.model import load_network
 from supernet.progress import shown
+from supernet.runs import RunFolder
 from supernet.space import Arch, Space
 from supernet.training import defaults, standalone
 from supernet.training.loop import FitConfig
@@ -183,14 +183,12 @@ class Study:
         cfg = stage_wise_run.Training(self.fit(epochs, seed), criterion=criterion)
 
         def compute() -> dict:
-            folder, options = path.with_suffix(""), {"meter": cpu_clock}
+            run = RunFolder(path.with_suffix(""))
             donor = load_network(self.donor(seed)[0]) if transfer else None
-            searched = stage_wise_run.run(
-                StageWise(self.config), self.space, self.data, cfg, folder, CPU, donor=donor, **options
-            )
-            results = list(searched)
-            trained = [result for result in results if result["role"] != "T"]
-            networks = [load_network(folder / "networks" / r["name"]) for r in trained[1:] or trained]
+            job = stage_wise_run.StageRun(run, self.space, self.data, cfg, CPU, donor, cpu_clock)
+            results = list(job.search(StageWise(self.config)))
+            trained = stage_wise_run.judged(results)
+            networks = [run.stage_network(r["name"]).trained(self.space) for r in trained[1:] or trained]
             batches = self.truth_images.batches(512, seed=0, epoch=0, augment=False, drop_last=False)
             accuracies, ensemble = stage_wise_run.vote(networks, batches)
             found = {"found": trained[-1]["modules"], "accuracy": accuracies[-1], "ensemble": ensemble}
@@ -389,4 +387,4 @@ def draw_results(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    common.main(run, Args)
+    _common.main(run, Args)

@@ -10,13 +10,12 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import _common
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments import _common
 from search import ranking
 from supernet import families, files, spaces
-from supernet.cli import common
 from supernet.space import Space
 
 # mobile-small: identity, max pool, k3_e1, k5_e4; the first layer of a group (0 and 2) has k3_e1, k5_e4.
@@ -128,4 +127,4 @@ def draw(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    common.main(run, Args)
+    _common.main(run, Args)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import json
 import os
 import subprocess
@@ -10,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from experiments import pad_nas, stage_wise, truth_table
+from supernet import families, spaces
+
 ROOT = Path(__file__).parents[1]
 
 
 def experiment(name: str, *args: object) -> str:
-    command = [sys.executable, str(ROOT / "experiments" / f"{name}.py"), "--quick", "--data", "digits", *map(str, args)]
+    command = [sys.executable, "-m", f"experiments.{name}", "--quick", "--data", "digits", *map(str, args)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -37,31 +42,17 @@ def test_truth_table(tmp_path):
 
 
 def test_the_truth_table_holds_a_good_and_a_bad_operation_of_every_layer():
-    code = """
-import sys
-sys.path.insert(0, "experiments")
-import truth_table
-space = truth_table.truth_space()
-assert space.size == 64 == len(space.enumerate())
-assert all(len(open_) == 2 for open_ in space.allowed)
-"""
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    space = truth_table.truth_space()
+    assert space.size == 64 == len(space.enumerate())
+    assert all(len(open_) == 2 for open_ in space.allowed)
 
 
 def whole_table(path: Path) -> Path:
     """A table of all 64 networks with made-up accuracies."""
-    code = """
-import json, sys
-sys.path.insert(0, "experiments")
-import truth_table
-space = truth_table.truth_space()
-archs = space.enumerate()
-accuracies = [[sum(arch) / 20 + seed / 1000 for seed in range(4)] for arch in archs]
-print(json.dumps({"space": space.to_json(), "archs": archs, "accuracies": accuracies}))
-"""
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    path.write_text(result.stdout)
+    space = truth_table.truth_space()
+    archs = space.enumerate()
+    accuracies = [[sum(arch) / 20 + seed / 1000 for seed in range(4)] for arch in archs]
+    path.write_text(json.dumps({"space": space.to_json(), "archs": archs, "accuracies": accuracies}))
     return path
 
 
@@ -121,7 +112,7 @@ def test_global_nas_writes_its_tables_from_finished_trainings_alone(tmp_path):
     first, logs = timeless(output / "global_nas.json"), {p: p.stat().st_mtime_ns for p in run.rglob("metrics.jsonl")}
     assert (output / "global_nas.png").read_bytes().startswith(b"\x89PNG")
     text = (output / "global_nas.md").read_text()
-    assert "experiments/global_nas.py" in text
+    assert "python -m experiments.global_nas" in text
     assert text.count("|---|---|---|") == 2
     experiment("global_nas", *arguments)
     assert {p: p.stat().st_mtime_ns for p in run.rglob("metrics.jsonl")} == logs
@@ -130,37 +121,35 @@ def test_global_nas_writes_its_tables_from_finished_trainings_alone(tmp_path):
 
 def test_stage_wise_s_test_of_signs():
     """Against all choices of signs, in words; with five positive differences p is 2 of 32."""
-    code = """
-import sys
-sys.path.insert(0, "experiments")
-from supernet import families
-from supernet.cli import stage_wise
-assert stage_wise.sign_flip([1, 2, 3, 4, 5]) == 2 / 32
-assert stage_wise.sign_flip([0, 0, 0]) == 1
-assert stage_wise.sign_flip([1, -1]) == 1
-"""
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    assert stage_wise.sign_flip([1, 2, 3, 4, 5]) == 2 / 32
+    assert stage_wise.sign_flip([0, 0, 0]) == 1
+    assert stage_wise.sign_flip([1, -1]) == 1
 
 
 def test_controls_keep_as_many_operations_as_pad_nas():
     """Sizes layer by layer, nesting, and that the largest are the largest."""
-    code = """
-import sys
-sys.path.insert(0, "experiments")
-from supernet.cli import pad_nas
-from supernet import modules
-from supernet import spaces
-space = spaces.get("mobile-small", 1, 28, 10)
-stages = [space, space.restrict([{0}, {0, 2}, {1}, {1, 2, 3}, {3}, {0, 1}])]
-stages.append(stages[1].restrict([{0}, {0}, {1}, {1, 3}, {3}, {1}]))
-for nested in (pad_nas.at_random(stages, 0), pad_nas.keep_largest(stages)):
-    assert [list(map(len, s.allowed)) for s in nested] == [list(map(len, s.allowed)) for s in stages]
-    for outer, inner in zip(nested, nested[1:]):
-        assert all(set(b) <= set(a) for a, b in zip(outer.allowed, inner.allowed))
-flops = families.layout(space).priced(lambda spec: spec.flops).table
-for row, open_, kept in zip(flops, space.allowed, nested[-1].allowed):
-    assert min(row[i] for i in kept) >= max([row[i] for i in open_ if i not in kept], default=0)
-"""
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    space = spaces.get("mobile-small", 1, 28, 10)
+    stages = [space, space.restrict([{0}, {0, 2}, {1}, {1, 2, 3}, {3}, {0, 1}])]
+    stages.append(stages[1].restrict([{0}, {0}, {1}, {1, 3}, {3}, {1}]))
+    for nested in (pad_nas.at_random(stages, 0), pad_nas.keep_largest(stages)):
+        assert [list(map(len, s.allowed)) for s in nested] == [list(map(len, s.allowed)) for s in stages]
+        for outer, inner in itertools.pairwise(nested):
+            assert all(set(b) <= set(a) for a, b in zip(outer.allowed, inner.allowed, strict=True))
+    flops = families.layout(space).priced(lambda spec: spec.flops).table
+    for row, open_, kept in zip(flops, space.allowed, nested[-1].allowed, strict=True):
+        assert min(row[i] for i in kept) >= max([row[i] for i in open_ if i not in kept], default=0)
+
+
+def test_bad_input_ends_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "experiments.nss", "--data", "cats", "--run", str(tmp_path / "run")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("error: expected a data set among")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "experiments").glob("[a-z]*.py")))
+def test_every_experiment_says_what_it_asks(name):
+    module = importlib.import_module(f"experiments.{name}")
+    assert "quick" in module.Args.__dataclass_fields__
+    assert module.__doc__

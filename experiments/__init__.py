@@ -1,0 +1,1 @@
+"""The papers' claims on real images, one program each: ``python -m experiments.NAME``."""
