@@ -167,8 +167,8 @@ def train_all(args: Args, jobs: dict[str, Job]) -> dict[str, dict]:
             todo,
             min(args.jobs, len(todo)),
             bar,
-            progress=lambda: already + len(finished),
-            done=lambda name, result: finished.append(name),
+            done=lambda: already + len(finished),
+            finished=lambda name, result: finished.append(name),
         )
     return results
 

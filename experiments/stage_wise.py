@@ -166,7 +166,7 @@ class Study:
                 left,
                 min(args.jobs, len(left)),
                 bar,
-                progress=lambda: already + sum(self.path(*cell).exists() for _, *cell in left.values()),
+                done=lambda: already + sum(self.path(*cell).exists() for _, *cell in left.values()),
             )
 
     def path(self, criterion: str, seed: int, transfer: bool) -> Path:
