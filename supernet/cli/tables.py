@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import numpy as np
 from rich.table import Table
 
-from latency.table import Calibration, LatencyTable
-from search.costs import AdditiveCost
 from supernet.cli import common
-from supernet.families import layout
-from supernet.space import Space
+
+if TYPE_CHECKING:
+    from latency.table import Calibration, LatencyTable
+    from search.costs import AdditiveCost
+    from supernet.space import Space
 
 # Of networks, trained or on a front: heading, key of the result, factor, form. Not every run has all of them.
 COLUMNS = (
@@ -33,14 +34,24 @@ def columns(rows: Iterable[dict]) -> list[tuple]:
     return [column for column in COLUMNS if all(column[1] in row for row in rows)]
 
 
+def latency_of(table: LatencyTable, space: Space) -> AdditiveCost:
+    """The predicted latency of an architecture."""
+    from search.costs import AdditiveCost
+    from supernet.families import layout
+
+    return AdditiveCost(*layout(space).priced(table.price))
+
+
 def extremes(table: LatencyTable, space: Space) -> tuple[float, float]:
     """Predicted latency of the fastest and of the slowest architecture."""
-    return AdditiveCost(*layout(space).priced(table.price)).bounds(space)
+    return latency_of(table, space).bounds(space)
 
 
 def median_ms(table: LatencyTable, space: Space) -> float:
     """Predicted latency of the median of 1,000 random architectures."""
-    latency = AdditiveCost(*layout(space).priced(table.price))
+    import numpy as np
+
+    latency = latency_of(table, space)
     rng = np.random.default_rng(0)
     return statistics.median(latency(space.sample(rng)) for _ in range(1000))
 
