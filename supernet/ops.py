@@ -1,13 +1,14 @@
-"""The compiled operators, with their shapes and their shape inference; csrc/ops wires their gradients.
+"""The compiled operators and the shapes that they take; csrc/ops wires their gradients.
 
 The only module that imports the extension. The convolutions work on ``[N, C, H, W]`` tensors in
 ``channels_last`` memory; an input in another layout is converted once, at entry. float32, bfloat16 and
-float64 everywhere, float16 on CUDA; under ``torch.autocast`` inputs and convolution weights are cast as it
-says. Gradients can be taken once. Wrong shapes, types or devices raise ``RuntimeError`` with what was
-expected and what came.
+float64 everywhere, float16 on CUDA; under ``torch.autocast`` inputs and convolution weights are cast as for
+PyTorch's convolutions. There are no second derivatives. Wrong shapes, types or devices raise ``RuntimeError`` with
+what was expected and what came.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ if _C.build_info()["torch"] != torch.__version__.split("+")[0]:
         f"{torch.__version__}; {_BUILD}"
     )
 
+from supernet import shape_inference  # noqa: E402, F401 - registers itself; the operators are loaded by now
+
 _ops = torch.ops.supernet
 _masked_conv2d = _ops.masked_conv2d.default
 _depthwise_conv2d = _ops.depthwise_conv2d.default
@@ -38,7 +41,7 @@ _batch_norm_act_train = _ops.batch_norm_act_train.default
 Stats = tuple[Tensor, Tensor]
 
 
-def build_info() -> dict:
+def build_info() -> dict[str, Any]:
     """What the extension was built with.
 
     ``torch`` and ``compiler`` (versions), ``cuda`` (version or None), ``cuda_archs`` (compute capabilities)
@@ -87,7 +90,7 @@ def masked_conv2d(
 
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, *, stride: int = 1) -> Tensor:
-    """Depthwise k x k convolution with padding k // 2: on the CPU the forward and both gradients are our own.
+    """Depthwise k x k convolution with padding k // 2; on the CPU by kernels of our own, forward and backward.
 
     Args:
         x: ``[N, C, H, W]``.
@@ -106,10 +109,10 @@ def depth_mix(xs: Sequence[Tensor], p: Tensor) -> Tensor:
     """The mixture ``y = sum_d p[d] * xs[d]`` in one pass.
 
     Args:
-        xs: 1 to 32 tensors of one shape (any) and type. Those in another memory layout than the first are
-            copied once.
+        xs: 1 to 32 tensors of one type and one shape, which may be any. Those whose memory layout is not that of
+            the first are copied once.
         p: ``[len(xs)]``, of their type or float32. Where p[d] is exactly 0, xs[d] is not read and its
-            gradient is 0; the gradient of p[d] is ``<grad, xs[d]>`` nevertheless.
+            gradient is 0; the gradient of p[d] is ``<grad, xs[d]>`` all the same.
 
     Returns:
         A tensor like ``xs[0]``. The gradient of p does not depend on the number of threads.
@@ -180,7 +183,7 @@ def dw_separable_train(
         per channel, float32 (float64 for float64 input), without gradient.
 
     Raises:
-        RuntimeError: also if a channel has fewer than two values, as then its variance means nothing.
+        RuntimeError: also if a channel has fewer than two values: its variance would not be defined.
     """
     if torch.is_autocast_enabled(x.device.type):
         x, dw_weight, pw_weight = _autocast(x, dw_weight, pw_weight)
@@ -216,7 +219,7 @@ def inverted_bottleneck(
         expand_weight: ``[M, C, 1, 1]``; expand_scale, expand_shift: ``[M]``, of x's type or float32.
         dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride: as in `dw_separable`, from M channels.
         residual: add x to the result; needs stride 1 and as many outputs as inputs.
-        act: behind the expansion and behind the depthwise part: ``relu``, ``relu6``, ``hard_swish`` or ``none``.
+        act: after the expansion and after the depthwise part: ``relu``, ``relu6``, ``hard_swish`` or ``none``.
 
     Returns:
         ``[N, O, H', W']``, channels_last. It has no gradient: backward raises.
@@ -263,7 +266,7 @@ def inverted_bottleneck_train(
         ``(y, expand's, depthwise's, projection's (mean, var))``: statistics as in `dw_separable_train`.
 
     Raises:
-        RuntimeError: also if a channel has fewer than two values, as then its variance means nothing.
+        RuntimeError: also if a channel has fewer than two values: its variance would not be defined.
     """
     if torch.is_autocast_enabled(x.device.type):
         x, expand_weight, dw_weight, pw_weight = _autocast(x, expand_weight, dw_weight, pw_weight)
@@ -278,7 +281,7 @@ def inverted_bottleneck_train(
 def batch_norm_act_train(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, *, eps: float, act: str = "none"
 ) -> tuple[Tensor, Stats]:
-    """Batch norm by the batch's own statistics, then an activation, as one operator that keeps x alone.
+    """Batch norm by the batch's own statistics, then an activation, as one operator that keeps only x for backward.
 
     Args:
         x: ``[B, C, H, W]``; converted to channels_last once if it is not.
@@ -300,127 +303,3 @@ def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Casts to autocast's type, as autocast does for convolutions: float64 stays."""
     dtype = torch.get_autocast_dtype(tensors[0].device.type)
     return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
-
-
-# --- Shape inference: what the operators return, without computing it. --------------------------------------
-
-
-def _conv_output(x: Tensor, channels: int, kernel: int, stride: int, padding: int) -> Tensor:
-    height, width = ((size + 2 * padding - kernel) // stride + 1 for size in x.shape[2:])
-    shape = (x.shape[0], channels, height, width)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-
-
-def _stats(x: Tensor, channels: int) -> Tensor:
-    return x.new_empty(channels, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
-
-
-def _like(t: Tensor | None) -> Tensor | None:
-    return None if t is None else torch.empty_like(t)
-
-
-def _like_channels_last(x: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.channels_last)
-
-
-@torch.library.register_fake("supernet::masked_conv2d")
-def _(x, weight, coefficients, out_channels, stride, padding, groups):
-    return _conv_output(x, out_channels, weight.shape[2], stride, padding)
-
-
-@torch.library.register_fake("supernet::masked_conv2d_backward")
-def _(grad, x, weight, coefficients, stride, padding, groups, needed):
-    return (
-        _like_channels_last(x) if needed[0] else None,
-        _like(weight) if needed[1] else None,
-        _like(coefficients) if needed[2] else None,
-    )
-
-
-@torch.library.register_fake("supernet::depthwise_conv2d")
-def _(x, weight, stride):
-    kernel = weight.shape[2]
-    return _conv_output(x, x.shape[1], kernel, stride, kernel // 2)
-
-
-@torch.library.register_fake("supernet::depthwise_conv2d_backward")
-def _(grad, x, weight, stride, needed):
-    return _like_channels_last(x) if needed[0] else None, _like(weight) if needed[1] else None
-
-
-@torch.library.register_fake("supernet::depth_mix")
-def _(xs, p):
-    return torch.empty_like(xs[0])
-
-
-@torch.library.register_fake("supernet::depth_mix_backward")
-def _(grad, xs, p):
-    return [torch.empty_like(xs[0]) for _ in xs], torch.empty_like(p)
-
-
-@torch.library.register_fake("supernet::dw_separable")
-def _(x, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride, mid_act, out_act):
-    kernel = dw_weight.shape[2]
-    return _conv_output(x, pw_weight.shape[0], kernel, stride, kernel // 2)
-
-
-@torch.library.register_fake("supernet::inverted_bottleneck")
-def _(x, expand_weight, expand_scale, expand_shift, dw_weight, dw_scale, dw_shift, pw_weight, *rest):
-    *_, stride, _ = rest
-    kernel = dw_weight.shape[2]
-    return _conv_output(x, pw_weight.shape[0], kernel, stride, kernel // 2)
-
-
-@torch.library.register_fake("supernet::dw_separable_train")
-def _(x, dw_weight, dw_gamma, dw_beta, dw_eps, pw_weight, pw_gamma, pw_beta, pw_eps, stride, mid_act, out_act):
-    channels, outputs, kernel = x.shape[1], pw_weight.shape[0], dw_weight.shape[2]
-    dw_out = _conv_output(x, channels, kernel, stride, kernel // 2)
-    pw_out = _conv_output(x, outputs, kernel, stride, kernel // 2)
-    stats = [_stats(x, c) for c in (channels, channels, outputs, outputs)]
-    return torch.empty_like(pw_out), dw_out, pw_out, *stats
-
-
-@torch.library.register_fake("supernet::dw_separable_backward")
-def _(
-    grad, x, dw_out, pw_out, dw_weight, dw_gamma, dw_beta, dw_mean, dw_var, dw_eps, pw_weight, pw_gamma,
-    pw_beta, pw_mean, pw_var, pw_eps, stride, mid_act, out_act, x_needed,
-):  # fmt: skip
-    return (
-        _like_channels_last(x) if x_needed else None,
-        *(_like(t) for t in (dw_weight, dw_gamma, dw_beta, pw_weight, pw_gamma, pw_beta)),
-    )
-
-
-@torch.library.register_fake("supernet::inverted_bottleneck_train")
-def _(
-    x, expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta, pw_weight, pw_gamma, pw_beta,
-    eps, residual, stride, act,
-):  # fmt: skip
-    channels, outputs, kernel = expand_weight.shape[0], pw_weight.shape[0], dw_weight.shape[2]
-    expand_out = _conv_output(x, channels, 1, 1, 0)
-    dw_out, pw_out = (_conv_output(x, c, kernel, stride, kernel // 2) for c in (channels, outputs))
-    stats = [_stats(x, c) for c in (channels, channels, channels, channels, outputs, outputs)]
-    return torch.empty_like(pw_out), expand_out, dw_out, pw_out, *stats
-
-
-@torch.library.register_fake("supernet::inverted_bottleneck_backward")
-def _(
-    grad, x, expand_out, dw_out, pw_out, expand_weight, expand_gamma, expand_beta, expand_mean, expand_var,
-    dw_weight, dw_gamma, dw_beta, dw_mean, dw_var, pw_weight, pw_gamma, pw_beta, pw_mean, pw_var, eps, residual,
-    stride, act, x_needed,
-):  # fmt: skip
-    parameters = (
-        *(expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta),
-        *(pw_weight, pw_gamma, pw_beta),
-    )
-    return _like_channels_last(x) if x_needed else None, *(_like(t) for t in parameters)
-
-
-@torch.library.register_fake("supernet::batch_norm_act_train")
-def _(x, gamma, beta, eps, act):
-    return _like_channels_last(x), _stats(x, x.shape[1]), _stats(x, x.shape[1])
-
-
-@torch.library.register_fake("supernet::batch_norm_act_backward")
-def _(grad, x, gamma, beta, mean, var, eps, act):
-    return _like_channels_last(x), _like(gamma), _like(beta)
