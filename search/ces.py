@@ -58,6 +58,8 @@ class CES(Search):
     (40, True)
     """
 
+    config: CESConfig
+
     def __init__(
         self,
         space: Space,
