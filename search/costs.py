@@ -133,8 +133,8 @@ class Window:
         UserError: a bound without a cost, an empty interval, or one that no architecture can be in.
 
     >>> from supernet.space import Choice, Gene
-    >>> gene = Gene("layer", (Choice("ib", 3, 1), Choice("ib", 3, 6)), 8, 8, 1)
-    >>> space = Space("tiny", 3, 8, 10, 8, 1, 16, "relu6", (gene, gene), ((0, 1), (0, 1)))
+    >>> genes = tuple(Gene(name, (Choice("ib", 3, 1), Choice("ib", 3, 6)), 8, 8, 1) for name in ("first", "second"))
+    >>> space = Space("tiny", 3, 8, 10, 8, 1, 16, "relu6", genes, ((0, 1), (0, 1)))
     >>> latency = AdditiveCost([[0.1, 0.3], [0.2, 0.6]])
     >>> window = Window(space, {"latency": latency}, {"latency": (0.4, 0.8)})
     >>> (0, 1) in window, (1, 1) in window
@@ -218,8 +218,8 @@ class Window:
         one gene. An architecture outside several bounds does not count: widening one would not admit it.
 
         >>> from supernet.space import Choice, Gene
-        >>> gene = Gene("layer", (Choice("ib", 3, 1), Choice("ib", 3, 6)), 8, 8, 1)
-        >>> space = Space("tiny", 3, 8, 10, 8, 1, 16, "relu6", (gene, gene), ((0, 1), (0, 1)))
+        >>> genes = tuple(Gene(name, (Choice("ib", 3, 1), Choice("ib", 3, 6)), 8, 8, 1) for name in ("first", "second"))
+        >>> space = Space("tiny", 3, 8, 10, 8, 1, 16, "relu6", genes, ((0, 1), (0, 1)))
         >>> latency = AdditiveCost([[0.1, 0.3], [0.2, 0.6]])
         >>> Window(space, {"latency": latency}, {"latency": (0.4, 0.6)}).beyond([(1, 0)])
         'the nearest beyond have latency 0.3 and 0.7'
