@@ -51,7 +51,7 @@ class Layout(Protocol):
 
 
 class Shared(NamedTuple):
-    """The modules of a supernet, by the names that its parameters have."""
+    """The modules of a supernet; the names of its parameters begin with these."""
 
     stem: nn.Module
     layers: nn.ModuleList
@@ -79,7 +79,7 @@ class Family(Protocol):
         """The modules that the architectures share; a UserError if such a space has no supernet.
 
         Args:
-            layout: of the space, by this family.
+            layout: what ``layout`` of this family gave for the space.
         """
         ...
 
