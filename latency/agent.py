@@ -1,9 +1,9 @@
-"""Times the files of a bundle on the device that it was copied to. Needs no torch: numpy and one runtime.
+"""Times the files of a bundle on the device that it was copied to. It needs numpy and one runtime, but no torch.
 
     python agent.py run bundle --cores 4 -o samples.json
 
-Reads Python 3.8. ``build_lut.py --emit`` packs it together with ``measure.py`` and ``errors.py``; the tables of this
-machine are measured by the same loaders.
+Runs on Python 3.8. A bundle holds it with ``measure.py`` and ``errors.py``; tables of this machine are measured with
+the same loaders.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ SCHEMA = 1
 
 
 def load_onnxruntime(model: bytes, threads: int) -> Callable[[], Any]:
-    """What runs ``model`` once, on noise, into outputs that are there already; likewise below."""
+    """A function that runs ``model`` once, on noise, into outputs allocated before."""
     return open_onnxruntime(model, threads)[1]
 
 
 def open_onnxruntime(model: bytes, threads: int, **options: Any) -> tuple[Any, Callable[[], Any]]:
-    """The session with these ``options`` besides, and what runs it once."""
+    """The session, with ``options`` as further session options, and a function that runs it once."""
     ort = require("onnxruntime")
     settings = ort.SessionOptions()
     settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
@@ -51,6 +51,7 @@ def open_onnxruntime(model: bytes, threads: int, **options: Any) -> tuple[Any, C
 
 
 def load_litert(model: bytes, threads: int) -> Callable[[], Any]:
+    """A function that runs ``model`` once, on noise."""
     interpreter = require("litert").Interpreter(model_content=model, num_threads=threads)
     interpreter.allocate_tensors()
     for x in interpreter.get_input_details():
@@ -59,15 +60,15 @@ def load_litert(model: bytes, threads: int) -> Callable[[], Any]:
 
 
 def load_executorch(model: bytes, threads: int) -> Callable[[], Any]:
-    """ExecuTorch runs from torch's tensors: with this runtime the device needs torch after all."""
+    """A function that runs ``model`` once, on noise. It takes torch's tensors, so this runtime does need torch."""
     return open_executorch(model, threads)[1]
 
 
 def open_executorch(model: bytes, threads: int, **options: Any) -> tuple[Any, Callable[[], Any]]:
-    """The program, loaded with these ``options``, and what runs it once."""
+    """The program, loaded with ``options``, and a function that runs it once."""
     runtime, torch = require("executorch").Runtime.get(), importlib.import_module("torch")
-    # The only way from Python to the number of threads, whatever its name. Before the method is loaded: XNNPACK keeps
-    # the pool that is there then, and a reset to another number frees it.
+    # The only way to set the number of threads from Python, despite its name. It must come before the method is loaded:
+    # XNNPACK keeps the thread pool of that moment, and a later reset to another number frees it.
     importlib.import_module("executorch.extension.pybindings.portable_lib")._unsafe_reset_threadpool(threads)
     program = runtime.load_program(model, **options)
     method = program.load_method("forward")
@@ -85,7 +86,7 @@ LOADERS: dict[str, Callable[[bytes, int], Callable[[], Any]]] = {
     "litert": load_litert,
     "executorch": load_executorch,
 }
-# The module that runs, the package that brings it, what it delegates to.
+# The module to import, the package that has it, what it delegates to.
 RUNTIMES = {
     "onnxruntime": ("onnxruntime", "onnxruntime", "CPUExecutionProvider"),
     "litert": ("ai_edge_litert.interpreter", "ai-edge-litert", "XNNPACK"),
@@ -94,7 +95,7 @@ RUNTIMES = {
 
 
 def require(name: str) -> Any:
-    """The module of the runtime ``name``."""
+    """The module of the runtime ``name``; a UserError if it is not installed."""
     module, package, _ = RUNTIMES[name]
     try:
         return importlib.import_module(module)
@@ -103,7 +104,7 @@ def require(name: str) -> Any:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """The runtime that is installed here, as a table names it."""
+    """The installed runtime ``name``, as in the header of a table."""
     require(name)
     from importlib.metadata import version
 
@@ -112,20 +113,20 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def noise(shape: Sequence[int]) -> np.ndarray:
-    """float32 ``[*shape]``, the same every time."""
+    """float32 noise ``[*shape]``, the same every time."""
     return np.random.default_rng(0).standard_normal([int(n) for n in shape], dtype=np.float32)
 
 
 def clock(threads: int) -> measure.Clock:
-    """The CPU clock of this thread tells preemption only where it does all the work."""
+    """The clocks; this thread's CPU clock shows preemption only if it does all the work."""
     return measure.Clock(cpu=time.thread_time_ns if threads == 1 else None)
 
 
 def read_bundle(folder: Path) -> dict[str, Any]:
-    """The manifest of an unpacked bundle, every file of it verified.
+    """The manifest of an unpacked bundle, with every file verified.
 
     Raises:
-        UserError: no bundle, one of another schema, or half of one.
+        UserError: no bundle, an incomplete or damaged one, or one of another schema.
     """
     advice = "copy the bundle again and unpack it with tar xf"
     try:
@@ -143,16 +144,16 @@ def read_bundle(folder: Path) -> dict[str, Any]:
         if header["runtime"]["name"] not in LOADERS or int(header["threads"]) < 1:
             raise ValueError("unknown runtime")
         if not set(manifest["layers"].values()) | set(manifest["networks"].values()) <= set(manifest["files"]):
-            raise ValueError("it names files that it does not hold")
+            raise ValueError("it names files that are not in it")
     except OSError as error:
-        raise UserError(f"{folder} is no whole bundle ({error.strerror}: {error.filename}): {advice}") from error
+        raise UserError(f"{folder} is no complete bundle ({error.strerror}: {error.filename}): {advice}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder}/manifest.json is damaged ({error!r}): {advice}") from error
     return manifest
 
 
 def run(folder: Path, cores: set[int] | None, output: Path, quiet: bool = False) -> None:
-    """Time layers and whole networks of a bundle; ``output`` is rewritten after each round and continues."""
+    """Time layers and networks of a bundle; ``output`` is rewritten after each round, and a stopped run continues."""
     manifest = read_bundle(folder)
     header, runtime = manifest["header"], manifest["header"]["runtime"]
     threads = header["threads"]
@@ -182,7 +183,7 @@ def run(folder: Path, cores: set[int] | None, output: Path, quiet: bool = False)
 
 
 def continued(output: Path, samples: dict[str, Any]) -> dict[str, Any]:
-    """The samples of an earlier run of the same bundle, device and runtime, if there are any."""
+    """The samples in ``output`` if they are of the same bundle, device and runtime, else ``samples``."""
     try:
         old = json.loads(output.read_text())
         if old["header"] == samples["header"] and all(isinstance(old[part], dict) for part in ("layers", "networks")):
@@ -193,7 +194,7 @@ def continued(output: Path, samples: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(path: Path, data: Any) -> None:
-    """JSON, whole or not at all."""
+    """Write JSON, whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(json.dumps(data))

@@ -1,7 +1,7 @@
-"""Converted layers and the agent on their way to a device, and the samples on their way back. No torch.
+"""Bundles, which take converted layers and the agent to a device, and the samples that come back. No torch.
 
 A bundle is a tar of ``agent.py`` with the two modules that it imports, a README, and ``bundle/`` with ``manifest.json``
-and the files. Samples are the visits of ``measure`` beside the header of the table that they become.
+and the converted files. Samples are the visits of ``measure`` and the header of the table that they become.
 """
 
 from __future__ import annotations
@@ -31,12 +31,18 @@ AGENT = {  # name in the bundle: file here
 README = """\
 On the device (Python 3.8 or newer): python3 -m pip install numpy {package}
 tar xf this file, then: python3 agent.py run bundle -o samples.json   (--cores 4 keeps to core 4; continues if stopped)
-Back home: {collect}
+Back on the computer that made it: {collect}
 """
 
 
 def write(file: Any, header: dict, layers: Mapping[str, Path], networks: Mapping[str, Path], readme: str) -> None:
-    """Pack a bundle into the open binary ``file``: files by the key of their layer, or by architecture."""
+    """Pack a bundle into the open binary ``file``.
+
+    Args:
+        header: of the table that the samples become.
+        layers, networks: converted files by the key of the layer, and by architecture.
+        readme: text of the README.
+    """
     paths = {path.name: path for path in (*layers.values(), *networks.values())}
     manifest = {
         "schema": SCHEMA,
@@ -57,7 +63,7 @@ def write(file: Any, header: dict, layers: Mapping[str, Path], networks: Mapping
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-    """What came back: visits by the key of the layer, and by architecture."""
+    """Samples: the table's header, and visits by the key of the layer and by architecture."""
 
     header: dict[str, Any]
     layers: dict[str, list[Visit]]
@@ -72,13 +78,14 @@ HEADER = {"space": dict, "device": dict, "runtime": dict, "batch": int, "threads
 
 
 def read_samples(path: Path, fingerprint: str, keys: set[str]) -> Collected:
-    """The samples that the agent wrote, checked: they come from another machine.
+    """Read the samples that the agent wrote, and check them, as they come from another machine.
 
     Args:
-        fingerprint, keys: of the space and of its layers, which must all be there.
+        fingerprint: of the space.
+        keys: of its layers, all of which must have been measured.
 
     Raises:
-        UserError: no samples, unfinished ones, or of another schema, space or set of layers.
+        UserError: no samples, or unfinished ones, or those of another schema, space or set of layers.
     """
     again = "run the agent again on the device; it continues"
     try:
@@ -86,7 +93,7 @@ def read_samples(path: Path, fingerprint: str, keys: set[str]) -> Collected:
     except OSError as error:
         raise UserError(f"cannot read the samples {path}: {error.strerror}") from error
     except ValueError as error:
-        raise UserError(f"{path} are no samples of the agent ({error}): copy them again") from error
+        raise UserError(f"{path} does not hold samples of the agent ({error}): copy it again") from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise UserError(f"{path}: expected samples of schema {SCHEMA}, found {found}; emit the bundle again")

@@ -1,6 +1,6 @@
-"""How latencies are timed, whatever runs them. No torch: the standard library only, and Python 3.8 reads it.
+"""How latencies are timed, whatever runs them. No torch: only the standard library, and Python 3.8 runs it.
 
-Everything is timed in shuffled round-robin rounds, so that a drift of the machine meets every key alike. A
+Everything is timed in shuffled round-robin rounds, so that a drift of the machine affects every key alike. A
 visit is a few milliseconds of one key; a key's latency is the median over its visits. Its odd and even rounds
 are compared with each other (A/A): while they differ by more than the gate for any key, rounds are added.
 """
@@ -13,35 +13,47 @@ import platform
 import random
 import statistics
 import time
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from supernet.errors import UserError
 
-# Runs something n times; gives wall and CPU nanoseconds in all. CPU is None where it cannot be told (several
+if typing.TYPE_CHECKING:
+    from typing import TypeAlias
+
+# These are text because Python 3.8 cannot evaluate them.
+# Runs something n times; gives wall and CPU nanoseconds in all. CPU is None where there is no such clock (several
 # threads, an accelerator).
-Timer = "Callable[[int], tuple[float, float | None]]"
-# One visit, milliseconds for one run: wall, CPU. A list in JSON.
-Visit = "Sequence[float | None]"
-# progress(label, total, done) opens a bar that has advance(n).
-Progress = "Callable[[str, int, int], ContextManager]"
+Timer: TypeAlias = "Callable[[int], tuple[float, float | None]]"
+# One visit: wall and CPU milliseconds of one run. A list in JSON.
+Visit: TypeAlias = "tuple[float, float | None]"
+# progress(label, total, done) opens a bar.
+Progress: TypeAlias = "Callable[[str, int, int], AbstractContextManager[Bar]]"
+
+
+class Bar(typing.Protocol):
+    """What shows progress."""
+
+    def advance(self, n: int) -> object:
+        """``n`` more visits are done."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """When to time what how often."""
+    """What is timed how often, and when it is good enough."""
 
-    rounds: int = 12  # every key is visited once in each; at least 10 for a table that people rely on
-    visit_ms: float = 10.0  # length of a visit; at least ``chunks`` runs
-    chunks: int = 5  # a visit is cut into so many and counts with its median: one preemption spoils one chunk
-    warmup_runs: int = 10  # at least, and
-    warmup_ms: float = 50.0  # at least, before the first visit
+    rounds: int = 12  # each visits every key once; at least 10 for a table that people rely on
+    visit_ms: float = 10.0  # length of a visit, which has at least ``chunks`` runs
+    chunks: int = 5  # parts of a visit, whose median counts: one preemption spoils one chunk
+    warmup_runs: int = 10  # the fewest runs and
+    warmup_ms: float = 50.0  # the shortest time before the first visit
     gate: float = 0.03  # largest relative A/A difference
     attempts: int = 3  # further passes while any key is beyond the gate
-    busy: float = 0.95  # smallest CPU/wall at which the wall clock is believed
+    busy: float = 0.95  # smallest CPU/wall at which the wall clock is trusted
 
     def __post_init__(self) -> None:
         if self.rounds < 2:
@@ -52,7 +64,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Samples:
-    """What the visits of one key say, in milliseconds for one run."""
+    """Statistics of the visits of one key, in milliseconds for one run."""
 
     median_ms: float
     p10: float
@@ -61,28 +73,29 @@ class Samples:
     n: int  # visits
     aa: float  # |median of odd rounds - median of even rounds| / median
     cpu_wall: float | None  # median of CPU/wall; None where the CPU clock does not apply
-    source: str  # the clock that is believed: wall | cpu (the process was preempted)
+    source: str  # the clock that is trusted: wall | cpu (the process was preempted)
     noisy: bool  # aa is beyond the gate, after all attempts
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Where the time comes from. ``cpu`` must count all that runs: the default one serves one thread."""
+    """The clocks, in nanoseconds. ``cpu`` must count everything that runs: the default counts one thread only."""
 
     wall: Callable[[], int] = time.perf_counter_ns
     cpu: Callable[[], int] | None = time.thread_time_ns
 
 
 def stopwatch(call: Callable[[], Any], clock: Clock) -> Timer:
-    """A timer of ``call`` on the host's clocks."""
+    """A timer of ``call`` by the host's clocks."""
+    wall, cpu = clock.wall, clock.cpu
 
     def timer(n: int) -> tuple[float, float | None]:
-        cpu = clock.cpu() if clock.cpu else None
-        wall = clock.wall()
+        cpu_start = cpu() if cpu else 0
+        wall_start = wall()
         for _ in range(n):
             call()
-        wall = clock.wall() - wall
-        return wall, None if cpu is None else clock.cpu() - cpu
+        elapsed = wall() - wall_start
+        return elapsed, cpu() - cpu_start if cpu else None
 
     return timer
 
@@ -96,19 +109,19 @@ def measure(
     progress: Progress = lambda label, total, done: nullcontext(_Silent()),
     seed: int = 0,
 ) -> dict[str, Samples]:
-    """Time every key against all others, and longer while any is beyond the gate.
+    """Time all keys in turns, and longer while any is beyond the gate.
 
     A further attempt adds rounds of all keys: if only the noisy ones were measured later, a drift in between
-    would be theirs alone. All visits count; none is picked by its result.
+    would affect them alone. All visits count; none is selected by its result.
 
     Args:
-        taken: visits so far, by key; extended in place, so ``save`` can write them and a killed run continue.
+        taken: visits so far, by key; extended in place, so that ``save`` can write them and a killed run continues.
         save: called after every round.
         progress: opens the bar of one pass.
         seed: of the order within the rounds.
 
     Raises:
-        UserError: a clock that does not advance.
+        UserError: the clock does not advance.
     """
     store = {} if taken is None else taken
     taken = {key: store.setdefault(key, []) for key in timers}
@@ -139,7 +152,7 @@ def measure(
 
 
 def warm_up(timer: Timer, protocol: Protocol) -> int:
-    """Run until caches, allocator and clock frequency have settled; gives the runs that fill one chunk."""
+    """Run until caches, allocator and clock frequency have settled; returns the number of runs that fill a chunk."""
     n, runs, spent, fastest = 1, 0, 0.0, float("inf")
     while runs < protocol.warmup_runs or spent < protocol.warmup_ms * 1e6:
         wall, _ = timer(n)
@@ -153,11 +166,10 @@ def warm_up(timer: Timer, protocol: Protocol) -> int:
 
 def summarise(visits: Sequence[Visit], protocol: Protocol) -> Samples:
     """Statistics over at least 2 visits of one key: wall time, or CPU time where it was preempted."""
-    busy = None
-    if all(cpu is not None for _, cpu in visits):
-        busy = statistics.median(cpu / wall for wall, cpu in visits)
-    source = "wall" if busy is None or busy >= protocol.busy else "cpu"
-    values = [visit[source == "cpu"] for visit in visits]
+    clocked = [(wall, cpu) for wall, cpu in visits if cpu is not None]
+    busy = statistics.median(cpu / wall for wall, cpu in clocked) if len(clocked) == len(visits) else None
+    preempted = busy is not None and busy < protocol.busy
+    values = [cpu for _, cpu in clocked] if preempted else [wall for wall, _ in visits]
     median = statistics.median(values)
     deciles = statistics.quantiles(values, n=10, method="inclusive")
     aa = abs(statistics.median(values[0::2]) - statistics.median(values[1::2])) / median
@@ -169,7 +181,7 @@ def summarise(visits: Sequence[Visit], protocol: Protocol) -> Samples:
         n=len(values),
         aa=aa,
         cpu_wall=busy,
-        source=source,
+        source="cpu" if preempted else "wall",
         noisy=aa > protocol.gate,
     )
 
@@ -177,14 +189,13 @@ def summarise(visits: Sequence[Visit], protocol: Protocol) -> Samples:
 def _visit(timer: Timer, repeats: int, chunks: int) -> Visit:
     times = [timer(repeats) for _ in range(chunks)]
     wall = statistics.median(wall for wall, _ in times) / repeats / 1e6
-    if any(cpu is None for _, cpu in times):
-        return [wall, None]
-    return [wall, statistics.median(cpu for _, cpu in times) / repeats / 1e6]
+    cpu = [cpu for _, cpu in times if cpu is not None]
+    return wall, statistics.median(cpu) / repeats / 1e6 if len(cpu) == len(times) else None
 
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """No garbage collection in between, as in timeit."""
+    """No garbage collection meanwhile, as in timeit."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -201,13 +212,13 @@ class _Silent:
 
 @contextmanager
 def pin_core(cores: set[int] | None = None) -> Iterator[int | str | None]:
-    """Keep this thread, and those it starts from here on, on one core, or on ``cores``.
+    """Keep this thread, and those that it starts meanwhile, on ``cores``; by default on one.
 
-    By itself it takes the core with the highest clock among those it may use, the last of equals: the first serves
-    most interrupts. Gives its number, several as text, None where the system does not pin.
+    That is the core with the highest clock among those allowed, the last of equals: the first serves most interrupts.
+    Yields the number of the core, several as text, None where the system cannot pin threads.
 
     Raises:
-        UserError: cores that this machine does not have.
+        UserError: cores that this process may not use.
     """
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     if cores and not cores <= before:
@@ -224,16 +235,12 @@ def pin_core(cores: set[int] | None = None) -> Iterator[int | str | None]:
 
 
 def parse_cores(text: str) -> set[int]:
-    """``4``, ``4-7`` or ``0,2`` as numbers of cores.
-
-    Raises:
-        UserError: anything else.
-    """
+    """The numbers of the cores in a text such as ``4``, ``4-7`` or ``0,2``; a UserError if it is no such text."""
     cores: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
         if not first.isdigit() or not (last or first).isdigit() or int(last or first) < int(first):
-            raise UserError(f"cores {text}: expected cores such as 4, 4-7 or 0,2")
+            raise UserError(f"cores {text!r}: expected cores such as 4, 4-7 or 0,2")
         cores |= set(range(int(first), int(last or first) + 1))
     return cores
 
@@ -246,7 +253,7 @@ def _max_khz(core: int) -> int:
 
 
 def host() -> dict[str, Any]:
-    """The machine: CPU model, cores, platform."""
+    """This machine: CPU model, number of cores, platform."""
     model = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -1,7 +1,7 @@
-"""Where the time of a converted network goes: its operators by the profiler of the runtime that executes it.
+"""Where the time of a converted network goes: its operators, by the profiler of the runtime that executes it.
 
-Profiling costs time itself, and the clocks of both profilers tick in microseconds: it compares operators with one
-another; how long a network takes is ``latency.measure``'s to say.
+Profiling takes time itself, and both profilers count whole microseconds. So the times compare operators with one
+another; ``latency.measure`` tells how long a network takes.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from supernet.export.base import require
 
 WARM_UP, RUNS = 10, 50
 
-Times = list[tuple[str, list[float]]]  # operators in the order in which they run, each with the ms of every run
+Times = list[tuple[str, list[float]]]  # operators in execution order, each with the ms of every run
 
 
 class Operator(NamedTuple):
-    """One operator of a network: as its runtime names it, and its mean ms in a run."""
+    """One operator of a network: the runtime's name for it, and its mean ms per run."""
 
     name: str
     ms: float
 
 
 def profile(runtime: str, model: bytes, threads: int = 1) -> list[Operator]:
-    """The operators of the converted ``model`` in the order in which they run.
+    """The operators of the converted ``model`` in execution order.
 
     Raises:
         UserError: the runtime has no profile, or is not installed.
@@ -42,10 +42,10 @@ def profile(runtime: str, model: bytes, threads: int = 1) -> list[Operator]:
 
 
 def profiler(runtime: str) -> Callable[[bytes, int], Times]:
-    """What profiles the files of ``runtime``, given the file and the number of threads.
+    """The function that profiles files of ``runtime``: it takes the file and the number of threads.
 
     Raises:
-        UserError: nothing does.
+        UserError: the runtime has no profile.
     """
     if runtime not in PROFILERS:
         raise UserError(f"{runtime} has no profile of its operators: expected a file of {' or '.join(PROFILERS)}")
@@ -53,12 +53,12 @@ def profiler(runtime: str) -> Callable[[bytes, int], Times]:
 
 
 def mean(times: list[float]) -> float:
-    """Of the runs after the warm-up, without a tenth at both ends: a median would stay a whole number of µs."""
+    """Mean after the warm-up, without a tenth at either end; a median would be a whole number of µs."""
     return float(trim_mean(times[WARM_UP:], 0.1))
 
 
 def onnxruntime(model: bytes, threads: int) -> Times:
-    """By the events of the session's profile: JSON that onnxruntime writes, one for each node and run."""
+    """Times from the session's profile, JSON that onnxruntime writes with an event for each node and run."""
     times: dict[tuple[int, str], list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         options = {"enable_profiling": True, "profile_file_prefix": str(Path(folder, "profile"))}
@@ -76,7 +76,7 @@ def onnxruntime(model: bytes, threads: int) -> Times:
 
 
 def executorch(model: bytes, threads: int) -> Times:
-    """By the events of an ETDump: those inside the delegate, named by XNNPACK, and the operators left outside."""
+    """Times from an ETDump: events inside the delegate, named by XNNPACK, and operators outside of it."""
     devtools = require("executorch.devtools", "executorch")
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "etdump"))
@@ -86,7 +86,9 @@ def executorch(model: bytes, threads: int) -> Times:
         try:
             program.write_etdump_result_to_file(path, "")
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Output Buffer not found")  # intermediate values: not asked for
+                warnings.filterwarnings(
+                    "ignore", "Output Buffer not found"
+                )  # intermediate values, which we do not need
                 blocks = devtools.Inspector(etdump_path=path).event_blocks
         except (RuntimeError, OSError) as error:
             raise UserError(f"executorch gave no trace of its events ({error}): upgrade it") from error

@@ -1,6 +1,6 @@
-"""What every search shares: ask and tell, the archive, the log, and a state in plain JSON. No torch.
+"""What all searches share: ask and tell, the archive, the log, and a state in plain JSON. No torch.
 
-An algorithm adds how it selects and how it breeds: ``ces.py``, ``evolution.py``.
+An algorithm adds how it selects and breeds: ``ces.py``, ``evolution.py``.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Budget:
-    """What a search may spend, whatever the algorithm: at most ``population * iterations`` architectures."""
+    """Settings of every search, which scores at most ``population * iterations`` architectures."""
 
     population: int = 64
-    iterations: int = 40  # batches in all, the random first one included
+    iterations: int = 40  # batches in total, including the random first one
     seed: int = 0
-    max_draws: int = 2000  # draws in vain for one new architecture, after which a source is given up
+    max_draws: int = 2000  # failed draws for one new architecture before giving up
 
     algorithm: ClassVar[str] = "search"
 
@@ -59,20 +59,20 @@ class Search:
     """Search for high accuracy at low cost, by ``ask`` and ``tell``.
 
     Only architectures within the bounds are asked for, none of them twice. Every scored one stays in the
-    archive, which ``front`` ranks as a whole. Where an algorithm breeds too few, random members of the window
-    complete the batch. Where these run out too, batches shrink, and the search ends when one would be empty;
+    archive, which ``front`` ranks as a whole. If an algorithm breeds too few, random members of the window
+    complete the batch. If these run out too, batches shrink, and the search ends when one would be empty;
     ``notes`` says so.
 
     Args:
         space: the open architectures.
         costs: every cost to be recorded, by name.
         bounds: (lowest, highest), both included, by the name of a cost.
-        objectives: names of the costs that are minimised beside the accuracy, which is maximised. Every
-            algorithm logs the front in them, also one that selects by accuracy alone.
+        objectives: names of the costs to minimise; the accuracy is maximised. Every algorithm logs the front in
+            them, even if it selects by accuracy alone.
         config: settings.
 
     Raises:
-        UserError: names that do not match, or bounds in which no architecture is found (gives the nearest).
+        UserError: names that do not match, or no architecture within the bounds; it tells the nearest.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Search:
         self.window = Window(space, costs, bounds)
         self.generation = 0  # of the batch that ask() returns
         self.history: list[dict] = []  # one entry per generation told, see tell()
-        self.notes: list[str] = []  # what a person should know, one line each
+        self.notes: list[str] = []  # what people should know, one line each
         self._rng = np.random.default_rng(config.seed)
         self._archive: dict[Arch, Record] = {}  # in the order told; its ranks are not kept up to date
         self._population: list[Arch] = []
@@ -115,19 +115,19 @@ class Search:
         return not self._batch
 
     def ask(self) -> list[Arch]:
-        """The architectures to score now: new, distinct, within the bounds. The same until they are told."""
+        """The architectures to score now: new, distinct, within the bounds; the same until they are told."""
         return list(self._batch)
 
     def tell(self, archs: Sequence[Arch], accuracies: Sequence[float]) -> None:
-        """Take the accuracies (larger is better, any unit) of the asked architectures, in any order.
+        """Take the accuracies (larger is better, in any unit) of the asked architectures, in any order.
 
-        Appends to ``history``: generation, evaluated (in all), random (of this batch, not bred),
+        Appends to ``history``: generation, evaluated (in total), random (in this batch, not bred),
         best_accuracy, front (size of the Pareto front of everything scored) and its hypervolume; the
         reference point is the worst of generation 0 in each objective.
 
         Raises:
             ValueError: other architectures than asked for.
-            UserError: an accuracy that is not finite. Nothing is changed then.
+            UserError: an accuracy that is not finite. In both cases nothing is changed.
         """
         told = dict(zip(map(tuple, archs), map(float, accuracies), strict=True))
         if self.done or set(told) != set(self._batch) or len(archs) != len(told):
@@ -138,7 +138,7 @@ class Search:
         records = [self._record(arch, told[arch]) for arch in self._batch]
         self._archive |= {record.arch: record for record in records}
 
-        # Who is not selected stays in the archive.
+        # Those not selected stay in the archive.
         merged = self._population + self._batch
         self._population = self._select(merged)
         self.history.append(self._progress())
@@ -155,12 +155,12 @@ class Search:
         return [dataclasses.replace(record, rank=int(rank)) for record, rank in pairs]
 
     def front(self, max_rank: int = 1) -> list[Record]:
-        """The records up to ``max_rank``, cheapest first: 1 is the Pareto front, 9 what PAD-NAS prunes by."""
+        """The records up to ``max_rank``, cheapest first: 1 is the Pareto front; PAD-NAS prunes by ranks up to 9."""
         chosen = [record for record in self.records() if record.rank <= max_rank]
         return sorted(chosen, key=lambda r: (*(r.costs[name] for name in self.objectives), -r.accuracy, r.arch))
 
     def state_dict(self) -> dict:
-        """Plain JSON: all that a search of the same arguments needs to go on as if it had never stopped."""
+        """Plain JSON: all that a search with the same arguments needs to continue as if it had never stopped."""
         return {
             "schema": SCHEMA,
             "space": self.space.fingerprint,
@@ -176,11 +176,11 @@ class Search:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from ``state_dict``.
+        """Continue from ``state_dict``.
 
         Raises:
-            UserError: the state is of another space, other settings or other costs (the first difference is
-                named), or not one at all. Nothing is changed then.
+            UserError: the state has another space, other settings or other costs (the first difference is
+                named), or is damaged. Nothing is changed then.
         """
         if not isinstance(state, dict) or state.get("schema") != SCHEMA:
             raise UserError(f"the search state is not one of schema {SCHEMA}; delete it to start again")
@@ -212,26 +212,26 @@ class Search:
         self.generation, self._random, self.history, self.notes = generation, random, history, notes
 
     def _select(self, merged: list[Arch]) -> list[Arch]:
-        """The next population, of the old one and the batch just told."""
+        """The next population, from the old one and the batch just told."""
         raise NotImplementedError
 
     def _breed(self, batch: dict[Arch, None]) -> None:
-        """Put offspring of the population into ``batch``, in order."""
+        """Add offspring of the population to ``batch``, in order."""
         raise NotImplementedError
 
     def _collect(self, batch: dict[Arch, None], size: int, offspring: Callable[[], Sequence[Arch]]) -> None:
-        """Draw offspring until ``batch`` has ``size`` new members of the window, or ``max_draws`` were in vain."""
-        in_vain = 0
-        while len(batch) < size and in_vain < self.config.max_draws:
+        """Draw offspring until ``batch`` has ``size`` new members of the window, or ``max_draws`` draws fail."""
+        failed = 0
+        while len(batch) < size and failed < self.config.max_draws:
             for child in offspring():
-                in_vain += 1
+                failed += 1
                 new = child not in self._archive and child not in batch
                 if new and child in self.window and len(batch) < size:
                     batch[child] = None
-                    in_vain = 0
+                    failed = 0
 
     def _next_batch(self) -> list[Arch]:
-        """Offspring and, where these are too few, random members of the window."""
+        """Offspring and, if these are too few, random members of the window."""
         config = self.config
         batch: dict[Arch, None] = {}
         self._breed(batch)
@@ -283,7 +283,7 @@ class Search:
         }
 
     def _same_costs(self, arch: Arch, costs: Mapping[str, float]) -> dict[str, float]:
-        """Check the recorded costs against the cost functions: a new latency table would mix two devices."""
+        """The recorded costs, checked against the cost functions: with another table two devices would be mixed."""
         for name, cost in self.costs.items():
             here = measure(name, cost, arch)
             if not math.isclose(costs[name], here, rel_tol=1e-9, abs_tol=1e-12):

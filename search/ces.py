@@ -47,8 +47,9 @@ class CES(Search):
 
     >>> from search.costs import AdditiveCost
     >>> from supernet.space import Choice, Gene
-    >>> gene = Gene("layer", (Choice("ib", 3, 1), Choice("ib", 3, 3), Choice("ib", 3, 6)), 8, 8, 1)
-    >>> space = Space("tiny", 3, 8, 10, 8, 1, 16, "relu6", (gene,) * 8, ((0, 1, 2),) * 8)
+    >>> choices = tuple(Choice("ib", 3, expand) for expand in (1, 3, 6))
+    >>> genes = tuple(Gene(f"layer{i}", choices, 8, 8, 1) for i in range(8))
+    >>> space = Space("tiny", 3, 8, 10, 8, 1, 16, "relu6", genes, ((0, 1, 2),) * 8)
     >>> latency = AdditiveCost([[0.1, 0.2, 0.4]] * 8, base=1.0)
     >>> ces = CES(space, {"latency": latency}, {"latency": (2.0, 3.0)}, ["latency"], CESConfig(8, 5))
     >>> while not ces.done:
@@ -57,6 +58,8 @@ class CES(Search):
     >>> len(ces.records()), all(2 <= record.costs["latency"] <= 3 for record in ces.front())
     (40, True)
     """
+
+    config: CESConfig
 
     def __init__(
         self,

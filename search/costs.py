@@ -1,6 +1,6 @@
-"""Costs of an architecture, and the windows that a search must keep them in. No torch.
+"""Costs of an architecture, and the windows that a search keeps them in. No torch.
 
-A cost is any ``Callable[[Arch], float]``. One that has ``bounds(space)`` says exactly what a space can attain:
+A cost is any ``Callable[[Arch], float]``. One with a method ``bounds(space)`` says exactly what a space can attain:
 ``AdditiveCost`` (the sum of a latency table, FLOPs, parameters) and ``MaxCost`` (peak activations).
 """
 
@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,18 +25,21 @@ ENUMERABLE = 4096
 
 @dataclass(frozen=True)
 class TableCost:
-    """A cost that ``_combine`` makes of a base and one entry of every table.
+    """A cost that combines a base and one entry of every table.
 
     ``table[i][j]`` belongs to choice j of gene i, open or not: pruning a space does not change its costs. Where a
     layer's cost depends on several genes (the depth and the width of a stage), ``genes[i]`` names those of table i,
-    which then has an axis for each.
+    an array with an axis for each.
     """
 
-    table: Sequence[Sequence[float]]
+    table: Sequence[Any]
     base: float = 0.0
     genes: Sequence[tuple[int, ...]] | None = None
 
-    _combine: ClassVar[Callable[[np.ndarray, np.ndarray], np.ndarray]]
+    _combine: ClassVar[np.ufunc]
+
+    def __call__(self, arch: Arch) -> float:
+        raise NotImplementedError
 
     def _entries(self, arch: Arch) -> Iterator[float]:
         if self.genes is None:
@@ -53,10 +56,10 @@ class TableCost:
         return self._extreme(space, np.argmin), self._extreme(space, np.argmax)
 
     def _extreme(self, space: Space, pick: Callable[..., np.ndarray]) -> float:
-        """The cost of the cheapest (argmin) or dearest (argmax) architecture.
+        """The cost of the cheapest (argmin) or most expensive (argmax) architecture.
 
-        Genes are optimised away one after the other, each given those that share a table with it; the last one
-        then settles those before it.
+        Genes are eliminated one after the other: each one's best choice is found for all choices of the genes that
+        share a table with it. Going back, the choice of each gene fixes that of those eliminated before it.
         """
         factors = []
         for table, genes in zip(self.table, self.genes or [(i,) for i in range(len(self.table))], strict=True):
@@ -101,7 +104,7 @@ class AdditiveCost(TableCost):
 
 
 class MaxCost(TableCost):
-    """The largest of base and table[i][arch[i]]: what the most demanding layer needs, such as peak memory.
+    """max(base, max_i table[i][arch[i]]): what the most demanding layer needs, such as peak memory.
 
     >>> MaxCost([[1, 8], [2, 6]], base=3)((0, 1))
     6
@@ -114,7 +117,7 @@ class MaxCost(TableCost):
 
 
 def attainable(space: Space, cost: Cost) -> tuple[float, float] | None:
-    """Exact minimum and maximum of ``cost`` over ``space`` if the cost has ``bounds``, else None: not known."""
+    """Exact minimum and maximum of ``cost`` over ``space``, or None if the cost has no ``bounds``."""
     bounds = getattr(cost, "bounds", None)
     return None if bounds is None else bounds(space)
 
@@ -123,15 +126,15 @@ class Window:
     """The architectures of ``space`` whose costs lie within ``bounds``, both ends included.
 
     Args:
-        costs: every cost by name; those without bounds do not matter here.
-        bounds: (lowest, highest) by cost name, in the unit of the cost; infinite ends leave a side open.
+        costs: every cost by name; those without bounds are ignored here.
+        bounds: (lowest, highest) by cost name, in the unit of the cost; an infinite end leaves that side open.
 
     Raises:
-        UserError: a bound without a cost, an empty interval, or one that the table of a cost rules out.
+        UserError: a bound without a cost, an empty interval, or one that no architecture can be in.
 
     >>> from supernet.space import Choice, Gene
-    >>> gene = Gene("layer", (Choice("ib", 3, 1), Choice("ib", 3, 6)), 8, 8, 1)
-    >>> space = Space("tiny", 3, 8, 10, 8, 1, 16, "relu6", (gene, gene), ((0, 1), (0, 1)))
+    >>> genes = tuple(Gene(name, (Choice("ib", 3, 1), Choice("ib", 3, 6)), 8, 8, 1) for name in ("first", "second"))
+    >>> space = Space("tiny", 3, 8, 10, 8, 1, 16, "relu6", genes, ((0, 1), (0, 1)))
     >>> latency = AdditiveCost([[0.1, 0.3], [0.2, 0.6]])
     >>> window = Window(space, {"latency": latency}, {"latency": (0.4, 0.8)})
     >>> (0, 1) in window, (1, 1) in window
@@ -174,10 +177,10 @@ class Window:
         """Up to n distinct members that are not in ``known``; fewer if no more are found.
 
         A space of at most ``ENUMERABLE`` architectures is listed, so fewer means that there are no more. A
-        larger one is sampled uniformly, ``tries`` draws for each member. Where these find none the window is
-        narrow: from then on architectures walk into it (``_walk``), again ``tries`` for each member, half of
+        larger one is sampled uniformly, with up to ``tries`` draws for each member. If they find none, the window is
+        narrow: from then on architectures walk into it (``_walk``), again up to ``tries`` for each member, half of
         them from random starts and half from found members with a tenth of their genes redrawn. Walks need
-        no table and serve several windows at once, but favour members near the edge of the window.
+        no table and work with bounds on several costs, but favour members near the edge of the window.
         """
         if self.space.size <= ENUMERABLE:
             if self._listed is None:
@@ -209,14 +212,14 @@ class Window:
         return found
 
     def beyond(self, members: Collection[Arch]) -> str:
-        """The nearest attainable costs beyond each bound, to widen the window to; empty if there are none.
+        """The nearest costs outside each bound, as a hint how far to widen the window; empty if there are none.
 
-        Of a space of at most ``ENUMERABLE`` architectures all are looked at, else what differs from a member in one
-        gene. An architecture beyond several bounds does not count: widening one would not admit it.
+        In a space of at most ``ENUMERABLE`` architectures all are considered, else those that differ from a member in
+        one gene. An architecture outside several bounds does not count: widening one would not admit it.
 
         >>> from supernet.space import Choice, Gene
-        >>> gene = Gene("layer", (Choice("ib", 3, 1), Choice("ib", 3, 6)), 8, 8, 1)
-        >>> space = Space("tiny", 3, 8, 10, 8, 1, 16, "relu6", (gene, gene), ((0, 1), (0, 1)))
+        >>> genes = tuple(Gene(name, (Choice("ib", 3, 1), Choice("ib", 3, 6)), 8, 8, 1) for name in ("first", "second"))
+        >>> space = Space("tiny", 3, 8, 10, 8, 1, 16, "relu6", genes, ((0, 1), (0, 1)))
         >>> latency = AdditiveCost([[0.1, 0.3], [0.2, 0.6]])
         >>> Window(space, {"latency": latency}, {"latency": (0.4, 0.6)}).beyond([(1, 0)])
         'the nearest beyond have latency 0.3 and 0.7'
@@ -246,7 +249,7 @@ class Window:
         return [(*arch[:gene], choice, *arch[gene + 1 :]) for choice in others]
 
     def empty(self, rng: np.random.Generator, tries: int) -> UserError:
-        """The error to raise when ``sample`` finds no member at all; it gives the costs of the nearest."""
+        """The error to raise if ``sample`` finds no member; it tells the costs of the nearest architecture."""
         if self.space.size <= ENUMERABLE:
             nearest = min(self.space.enumerate(), key=self.violation)
             tried = ""
@@ -262,11 +265,10 @@ class Window:
         )
 
     def _walk(self, rng: np.random.Generator, arch: Arch) -> tuple[Arch, int]:
-        """Single-gene changes until the violation is 0 or no change reduces it; also how many were tried.
+        """Change single genes until the violation is 0 or no change reduces it; also how many changes were tried.
 
-        Genes come in random order and take a random one of the choices that help: the greediest choice
-        would crowd all walks into the same corner. A walk that ends outside is given up; the caller starts
-        another.
+        Genes come in random order, and each takes a random one of the choices that help: the best choice
+        would lead all walks to the same corner. The caller gives up a walk that ends outside and starts another.
         """
         violation = self.violation(arch)
         tried = 0

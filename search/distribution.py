@@ -1,4 +1,4 @@
-"""The operation distribution of PAD-NAS (§3.2): estimated from architectures, pruned, and drawn. No torch."""
+"""The operation distribution of PAD-NAS (§3.2): estimated from architectures, used to prune, and plotted. No torch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ Distribution = list[list[float]]  # p[j][i]: probability of choice i at gene j; 
 
 
 def estimate(space: Space, archs: Sequence[Arch]) -> Distribution:
-    """p[j][i]: how often choice i stands at gene j among ``archs``, normalised.
+    """p[j][i]: the share of ``archs`` that have choice i at gene j.
+
+    Raises:
+        UserError: no architectures.
 
     >>> from supernet.space import Choice, Gene
-    >>> gene = Gene("layer", (Choice("ib", 3, 1), Choice("ib", 3, 6)), 8, 8, 1)
-    >>> space = Space("tiny", 3, 8, 10, 8, 1, 16, "relu6", (gene, gene), ((0, 1), (0, 1)))
+    >>> genes = tuple(Gene(name, (Choice("ib", 3, 1), Choice("ib", 3, 6)), 8, 8, 1) for name in ("first", "second"))
+    >>> space = Space("tiny", 3, 8, 10, 8, 1, 16, "relu6", genes, ((0, 1), (0, 1)))
     >>> estimate(space, [(0, 0), (0, 1), (0, 1), (0, 1)])
     [[1.0, 0.0], [0.25, 0.75]]
     """
@@ -31,7 +34,7 @@ def estimate(space: Space, archs: Sequence[Arch]) -> Distribution:
 def prune(space: Space, p: Distribution, threshold: float) -> Space:
     """``space`` without the operations whose probability is at most ``threshold`` (line 7 of Algorithm 1).
 
-    A layer keeps its most frequent operation whatever the threshold.
+    A layer always keeps its most frequent operation.
     """
     keep = []
     for open_, row in zip(space.allowed, p, strict=True):
@@ -46,11 +49,11 @@ def sparsity(space: Space, p: Distribution, threshold: float) -> float:
 
 
 def heat_map(path: Path, space: Space, p: Distribution, pruned: Space, title: str) -> None:
-    """Draw layer × operation: the probability in %, a cross where it is pruned, grey where it was closed before."""
+    """Plot layer × operation: the probability in %, a cross if it is pruned, grey if it was closed before."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # In the order of the genes with the most choices: those of the others are among these, or come after.
+    # The choices of the genes that have most come first, so that the others' are among them or follow.
     genes = sorted(space.genes, key=lambda gene: -len(gene.choices))
     names = list(dict.fromkeys(choice.name for gene in genes for choice in gene.choices))
     image = np.full((len(names), len(space.genes)), np.nan)

@@ -1,7 +1,7 @@
 """Found networks as Figure 1 of Efficient Global NAS: a block per layer. No torch.
 
-Height is the resolution, width the number of channels, colour the operation with its kernel; a label gives channels
-and resolution where the latter changes.
+Height is the resolution, width the number of channels, colour the operation with its kernel; where the resolution
+changes, a label gives channels and resolution.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Block:
 
 
 def draw(path: Path, networks: Mapping[str, Sequence[Block]]) -> None:
-    """Write a picture (by the suffix of ``path``) with a row for each network."""
+    """Write a picture with a row for each network; the suffix of ``path`` gives its format."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch, Rectangle
@@ -39,8 +39,10 @@ def draw(path: Path, networks: Mapping[str, Sequence[Block]]) -> None:
             if before is None or before.size != block.size:
                 axes.text(x, largest * 1.06, f"{block.channels} @ {block.size}²", fontsize=7, va="bottom")
             corner = (x, (largest - block.size) / 2)
-            style = {"facecolor": colours[block.op], "edgecolor": "0.2", "linewidth": 0.4}
-            axes.add_patch(Rectangle(corner, block.channels, block.size, **style))
+            colour = colours[block.op]
+            axes.add_patch(
+                Rectangle(corner, block.channels, block.size, facecolor=colour, edgecolor="0.2", linewidth=0.4)
+            )
             x += block.channels + gap
         axes.set(xlim=(-gap, widest + gap * max(map(len, networks.values()))), ylim=(-0.02 * largest, largest * 1.3))
         axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)

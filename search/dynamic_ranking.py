@@ -1,8 +1,8 @@
-"""Whether training larger networks longer ranks networks better than training all alike (§3.2). No torch.
+"""Whether training larger networks longer ranks networks better than training all equally long (§3.2). No torch.
 
 Static: every network is trained for the same epochs. Dynamic: the more parameters, the more epochs. Part of what
-dynamic training gains is built in, as larger networks are better and train longer: the control hands the same budgets
-out in random order, and parameters alone are judged too.
+dynamic training gains is built in, as larger networks are better and train longer. So there are two controls: the same
+budgets in random order, and ranking by parameters alone.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search.ranking import paired_difference, spearman
+from search.ranking import Interval, paired_difference, spearman
 from supernet.errors import UserError
 
 
 @dataclass(frozen=True)
 class Study:
-    """Spearman's ρ of each way to rank n networks with their final accuracies; None where a side is constant."""
+    """Spearman's ρ between each way to rank n networks and their final accuracies; None if one is constant."""
 
     n: int
-    static: dict[int, float | None]  # by the epochs that every network is trained for
+    static: dict[int, float | None]  # by the epochs of every network
     dynamic: float | None
     dynamic_epochs: float  # mean per network
-    gain: float | None  # of dynamic over static training of about the same epochs in all
-    gain_interval: tuple[float, float] | None  # 95 %, a bootstrap over the networks
+    gain: float | None  # of dynamic over static training with about the same epochs in total
+    gain_interval: Interval | None  # 95 %, a bootstrap over the networks
     permuted: float | None  # mean over permutations of the dynamic budgets
-    permuted_interval: tuple[float, float] | None  # 95 % of the permutations
+    permuted_interval: Interval | None  # 95 % of the permutations
     params: float | None
-    ceiling: float | None  # a second full training against the first
+    ceiling: float | None  # a second full training, compared with the first
 
 
 def schedule(params: Sequence[float], budgets: int) -> np.ndarray:
-    """The number of its budget, 0 to ``budgets - 1``, for every network: ascending in parameters, equally often."""
+    """The index of each network's budget, 0 to ``budgets - 1``: ascending in parameters, each equally often."""
     ranks = np.argsort(np.argsort(params, kind="stable"), kind="stable")
     return ranks * budgets // len(ranks)
 
@@ -50,14 +50,15 @@ def study(
     """Judge the rankings.
 
     Args:
-        params: of n networks.
+        params: parameters of n networks.
         budgets: epochs, ascending.
-        accuracies: [n, budgets], each of a training of its own with a learning rate that ends at 0.
-        final: [n], of a full training with another seed than those of ``accuracies``.
-        again: [n], of another full training, for the seed-to-seed ceiling.
+        accuracies: [n, budgets], each from a separate training whose learning rate ends at 0.
+        final: [n], from a full training with another seed than those of ``accuracies``.
+        again: [n], from another full training, for the seed-to-seed ceiling.
+        draws: permutations of the control, and resamples of the bootstrap.
 
     Raises:
-        UserError: fewer than three networks, or shapes that do not fit.
+        UserError: fewer than three networks, or shapes that do not match.
     """
     grid, truth = np.asarray(accuracies, float), np.asarray(final, float)
     n = len(params)
@@ -81,10 +82,17 @@ def study(
         gain=gain,
         gain_interval=gain_interval,
         permuted=float(control.mean()) if len(control) else None,
-        permuted_interval=tuple(map(float, np.quantile(control, [0.025, 0.975]))) if len(control) else None,
+        permuted_interval=_interval(control),
         params=_rho(np.asarray(params, float), truth),
         ceiling=None if again is None else _rho(np.asarray(again, float), truth),
     )
+
+
+def _interval(values: np.ndarray) -> Interval | None:
+    if not len(values):
+        return None
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _rho(a: np.ndarray, b: np.ndarray) -> float | None:

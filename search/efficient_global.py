@@ -1,20 +1,20 @@
 """Efficient Global NAS: depth, then width, then operations and kernels, each by greedy steps. No torch.
 
 "Efficient Global Neural Architecture Search", Algorithm 1 and §3.2–3.3, with the thresholds of the authors' code.
-Candidates are trained for as many epochs as they are ahead of their neighbours (dynamic ranking): one more for
-every layer grown, two more for every step pruned, ``micro_epochs`` where parameters stay about equal.
+Each candidate is trained longer than the one before it (dynamic ranking): by one epoch for every layer added and by two
+for every step of width removed; where parameters stay about equal, all are trained for ``micro_epochs``.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from supernet.errors import UserError
+from supernet.files import plain
 
 SCHEMA = 1
 SEP, CONV = 0, 1  # the operations O
@@ -22,7 +22,7 @@ SEP, CONV = 0, 1  # the operations O
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network and for how many epochs it is trained. ``ops`` and ``kernels`` have one entry per layer."""
+    """A network and the number of epochs to train it. ``ops`` and ``kernels`` have one entry per layer."""
 
     phase: str  # depth | width | operation | kernel
     depth: int  # L, layers
@@ -41,7 +41,7 @@ class Candidate:
         return replace(self, ops=tuple(ops), kernels=tuple(kernels))
 
     def describe(self) -> str:
-        """For people: depth, width, and the layers that are not Sep 3×3."""
+        """One line for people: depth, width, and the layers that are not Sep 3×3."""
         convs = [str(i) for i, op in enumerate(self.ops) if op == CONV]
         fives = [str(i) for i, k in enumerate(self.kernels) if k == 5]
         parts = [f"L {self.depth}", f"C {self.width}"]
@@ -59,14 +59,14 @@ class Config:
     depth_step: int = 1
     width_step: int = 2  # W_res
     epochs: int = 10  # E_min of the macro search
-    depth_epochs: int = 1  # more for each step of depth
-    width_epochs: int = 2  # more for each step of width
+    depth_epochs: int = 1  # added for each step of depth
+    width_epochs: int = 2  # added for each step of width
     micro: bool = True
     micro_epochs: int = 2  # E_min of the micro search
     gain: float = 0.10  # L_Acc+
     drop: float = 0.05  # L_Acc-
     patience: int = 3  # failures that end a phase
-    slack: int = 10_000  # parameters that a micro candidate may have more than its base
+    slack: int = 10_000  # how many more parameters than its base a micro candidate may have
     train_ceiling: float = 100.0  # no growth where accuracies reach these
     val_ceiling: float = 99.9
 
@@ -89,7 +89,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Record:
-    """A trained candidate with its accuracies, in per cent, of its best epoch."""
+    """A trained candidate with the accuracies of its best epoch, in per cent."""
 
     candidate: Candidate
     train_accuracy: float
@@ -102,12 +102,13 @@ Steps = Generator[Candidate, Record, Candidate]
 class EfficientGlobal:
     """The search as ask and tell; it never sees how a candidate is trained.
 
-    Bounds: a candidate beyond one is not trained. Each depth is tried at the largest width within the bounds (W_max
-    where nothing binds), the depth phase ends where none is left, and a micro candidate beyond them is rejected.
+    A candidate beyond a bound is not trained. Each depth is tried at the largest width within the bounds (W_max without
+    bounds); the depth phase ends where there is none; a micro candidate beyond a bound is rejected.
 
     Args:
-        params: parameters of a candidate, for the channel compensation of the micro search (§3.3).
-        costs: further costs by name. bounds: the largest value by the name of the cost.
+        params: gives the parameters of a candidate, for the channel compensation of the micro search (§3.3).
+        costs: further costs by name.
+        bounds: the largest allowed value of costs, by name.
 
     Raises:
         UserError: the bounds exclude every candidate.
@@ -142,11 +143,15 @@ class EfficientGlobal:
         self._asked: Candidate | None = next(self._steps)
 
     def ask(self) -> Candidate | None:
-        """The candidate to train next; None at the end. The same one until it is told."""
+        """The candidate to train next, the same until it is told; None at the end."""
         return self._asked
 
     def tell(self, candidate: Candidate, train_accuracy: float, val_accuracy: float) -> None:
-        """Accuracies of the asked candidate's best epoch, in per cent."""
+        """Take the accuracies of the asked candidate's best epoch, in per cent.
+
+        Raises:
+            ValueError: another candidate than asked for, or an accuracy outside [0, 100].
+        """
         if candidate != self._asked:
             raise ValueError(f"expected the accuracies of {self._asked}, got those of {candidate}")
         if not all(0 <= a <= 100 for a in (train_accuracy, val_accuracy)):
@@ -221,7 +226,7 @@ class EfficientGlobal:
     def _micro(
         self, best: Record, phase: str, change: Callable[[Candidate, int], Candidate]
     ) -> Generator[Candidate, Record, Record]:
-        """Change one layer after the other; a change that does not improve is put back."""
+        """Change one layer after the other; a change that does not improve the accuracy is undone."""
         base = self.params(best.candidate)
         for layer in range(best.candidate.depth):
             changed = self._compensated(replace(change(best.candidate, layer), phase=phase), base)
@@ -233,7 +238,7 @@ class EfficientGlobal:
         return best
 
     def _compensated(self, candidate: Candidate, base: int) -> Candidate | None:
-        """The same with the most channels that keep the parameters at about ``base``; None if even one is too many."""
+        """The same network with the most channels whose parameters stay at about ``base``; None if there are none."""
         for width in range(candidate.width, 0, -1):
             narrower = replace(candidate, width=width)
             if self.params(narrower) <= base + self.config.slack:
@@ -243,7 +248,7 @@ class EfficientGlobal:
     # --- Bounds. ------------------------------------------------------------------------------------------------
 
     def _plain(self, depth: int, width: int, epochs: int) -> Candidate:
-        """All Sep 3×3, as the macro search has them."""
+        """A candidate of the macro search: all layers Sep 3×3."""
         return Candidate("depth", depth, width, (SEP,) * depth, (3,) * depth, epochs)
 
     def _widest(self, depth: int, epochs: int) -> Candidate | None:
@@ -275,26 +280,26 @@ class EfficientGlobal:
             "raise the bound, or allow smaller depths or widths"
         )
 
-    # --- State: what was told. The algorithm has no randomness, so the rest follows. ------------------------------
+    # --- State: what was told. The algorithm has no randomness, so all else follows. ------------------------------
 
     def state_dict(self) -> dict:
-        """Everything needed to continue, as plain JSON."""
+        """All that is needed to continue, as plain JSON."""
         return {
             "schema": SCHEMA,
-            "config": _plain_json(self.config),
+            "config": plain(asdict(self.config)),
             "bounds": self.bounds,
-            "records": [_plain_json(record) for record in self.records],
+            "records": [plain(asdict(record)) for record in self.records],
         }
 
     def load_state_dict(self, state: object) -> None:
-        """Continue where another search of the same settings stopped; only on a fresh object.
+        """Continue where another search of the same settings stopped; call it on a new object only.
 
         Raises:
             UserError: other settings, a damaged state, or accuracies of other candidates than this search asks for.
         """
         if not isinstance(state, dict) or state.get("schema") != SCHEMA:
             raise UserError(f"expected a search state of schema {SCHEMA}; delete it to start again")
-        for name, here in (("config", _plain_json(self.config)), ("bounds", self.bounds)):
+        for name, here in (("config", plain(asdict(self.config))), ("bounds", self.bounds)):
             if state.get(name) != here:
                 raise UserError(
                     f"the search state has {name} {state.get(name)}, this search {here}; use another folder"
@@ -304,7 +309,7 @@ class EfficientGlobal:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"the search state is damaged ({error}); delete it to start again") from error
         for number, (candidate, train_accuracy, val_accuracy) in enumerate(told):
-            if self._asked is None or candidate != _plain_json(self._asked):
+            if self._asked is None or candidate != plain(asdict(self._asked)):
                 raise UserError(
                     f"candidate {number} of the search state is not the one that these costs lead to: a latency table "
                     "or the data changed; delete the state to start again"
@@ -315,19 +320,8 @@ class EfficientGlobal:
                 raise UserError(f"the search state is damaged ({error}); delete it to start again") from error
 
 
-def _plain_json(data) -> dict:
-    """A dataclass as it comes back from JSON: lists for tuples."""
-
-    def lists(value):
-        if isinstance(value, dict):
-            return {k: lists(v) for k, v in value.items()}
-        return [lists(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-    return lists(dataclasses.asdict(data))
-
-
 def sample(rng: np.random.Generator, config: Config, epochs: int) -> Candidate:
-    """A network drawn uniformly: depth, width, and the operation and kernel of every layer (§4.1, ablation)."""
+    """A random network: depth, width, and the operation and kernel of every layer drawn uniformly (§4.1, ablation)."""
     depth = int(rng.choice(np.arange(config.depth[0], config.depth[1] + 1, config.depth_step)))
     width = int(rng.choice(np.arange(config.width[0], config.width[1] + 1, config.width_step)))
     ops, kernels = rng.integers(2, size=depth), 3 + 2 * rng.integers(2, size=depth)

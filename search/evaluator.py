@@ -1,8 +1,8 @@
 """Scores architectures with a supernet's weights (SPOS §3.4), a whole generation at once.
 
-A layer's output and its BN statistics depend on the layers before it only. So the architectures of a call form
-a prefix tree, and every batch passes each node of the tree once, depth first: what is in memory is the one
-path that is being walked, ``depth × batch``.
+A layer's output and its BN statistics depend only on the layers before it. So the architectures of a call form
+a prefix tree, and every batch passes each node of the tree once, depth first. Memory holds the activations of the
+current path only, ``depth × batch``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Mode = Literal["recalibrated", "batch", "inherited"]
 
 @dataclass(eq=False)
 class Node:
-    """One layer behind one prefix."""
+    """One layer after one prefix."""
 
     module: nn.Module
     norms: list[BatchNorm]
@@ -41,6 +41,7 @@ class Node:
 
     @classmethod
     def of(cls, module: nn.Module) -> Node:
+        """A node of ``module``, without children."""
         norms = list(batch_norms([module]))
         return cls(module, norms, [PooledStatistics(bn.num_features, bn.running_mean.device) for bn in norms])
 
@@ -52,7 +53,7 @@ class Node:
 
 
 def prefix_tree(supernet: Supernet, archs: Sequence[Arch]) -> Node:
-    """The stem, below it a node for every distinct prefix of the layers of ``archs``; the heads are the leaves."""
+    """The stem as root, below it a node for every distinct prefix of the layers of ``archs``; heads are the leaves."""
     root, specs = Node.of(supernet.stem), layout(supernet.space)
     for arch in archs:
         node = root
@@ -73,13 +74,16 @@ class Evaluator:
         batch         mean and variance of each validation batch
         inherited     the running averages that training left in the supernet
 
-    On the CPU the architectures of a call are shared between ``workers`` threads of one core each, which beats
-    one network on all cores at the sizes of a search; neighbours in the tree stay together. Every worker has a
-    copy of the supernet. Scores do not depend on the number of workers, nor on who shares a call.
+    On the CPU the architectures of a call are divided among ``workers`` threads of one core each, which at the sizes
+    of a search is faster than one network on all cores; neighbours in the tree stay together. Every worker has a
+    copy of the supernet. Scores depend neither on the number of workers nor on the other architectures of a call.
 
     Args:
         recalibration: batches of training images, not augmented; the same for every architecture.
         validation: batches of images and labels; iterated once per call and worker.
+
+    Raises:
+        UserError: an unknown mode, or no batches.
     """
 
     def __init__(
@@ -101,7 +105,7 @@ class Evaluator:
         self.recalibration, self.validation, self.mode = recalibration, validation, mode
         self.images = sum(len(y) for _, y in validation)
         self.scores: dict[Arch, float] = {}
-        self.runs = self.separate_runs = 0  # of a layer on all images; what one by one they would be
+        self.runs = self.separate_runs = 0  # of a layer on all images; how many there would be without sharing
         self.peak_bytes = 0  # of the activations on one worker's path
 
     def __call__(self, archs: Sequence[Arch], bar: Track | None = None) -> list[float]:
@@ -122,7 +126,7 @@ class Evaluator:
 
     @property
     def summary(self) -> str:
-        """One line on what sharing saved and what memory it took."""
+        """One line: what sharing saved and how much memory it took."""
         known = f"{len(self.scores)} architectures, BN {self.mode}"
         if not self.runs:
             return f"{known}; all of them were known"
@@ -159,10 +163,10 @@ class Evaluator:
         labels: Tensor | None = None,
         live: int = 0,
     ) -> None:
-        """Pass a batch through ``node`` and all below it, depth first; with labels, count the hits of the heads.
+        """Pass a batch through ``node`` and all nodes below, depth first; with labels, count the hits of the heads.
 
         Args:
-            live: bytes of the activations that wait above.
+            live: bytes of the activations that the nodes above hold.
         """
         y = layer(node, x)
         if y is not x:
@@ -175,7 +179,7 @@ class Evaluator:
 
 
 def _pool(node: Node, x: Tensor) -> Tensor:
-    """The layer in training mode, its statistics added to those of its prefix: what ``recalibrate_bn`` does."""
+    """The layer in training mode, its statistics added to those of its prefix, as ``recalibrate_bn`` does."""
     for bn, pool in zip(node.norms, node.pools, strict=True):
         bn.pool = pool
     y = node.module(x)
@@ -187,7 +191,7 @@ def _pool(node: Node, x: Tensor) -> Tensor:
 def _recalibrated(node: Node, x: Tensor) -> Tensor:
     """The layer in eval mode with the statistics of its prefix."""
     for bn, pool in zip(node.norms, node.pools, strict=True):
-        bn.running_mean[: len(pool.mean)].copy_(pool.mean)  # of a layer that runs at a part of its width the first
+        bn.running_mean[: len(pool.mean)].copy_(pool.mean)  # a layer at part of its width has its first channels only
         bn.running_var[: len(pool.mean)].copy_(pool.var)
     return node.module(x)
 

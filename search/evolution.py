@@ -1,4 +1,4 @@
-"""The evolution of SPOS, and random search: with CES's interface, budget and log. No torch.
+"""The evolution of SPOS, and random search, with the interface, budget and log of CES. No torch.
 
 Z. Guo et al., "Single Path One-Shot Neural Architecture Search with Uniform Sampling", ECCV 2020, §3.4 and
 Algorithm 1, with the values of its published code.
@@ -19,7 +19,7 @@ from supernet.space import Arch, Space
 
 @dataclass(frozen=True)
 class SPOSConfig(Budget):
-    """Settings of the evolution; half of each population are mutants, half are children of a crossover."""
+    """Settings of the evolution; half of each population are mutants, half come from crossover."""
 
     population: int = 50
     iterations: int = 20
@@ -40,10 +40,12 @@ class SPOSEvolution(Search):
     """Evolution on accuracy alone, inside the window (Algorithm 1 of SPOS).
 
     The parents are the ``top_k`` most accurate architectures of all generations. Half of a population are
-    their mutants: each gene is drawn anew, uniformly, with probability ``mutation``. The other half are
-    uniform crossovers of two of them. Arguments and errors are those of ``Search``; the objectives shape the
-    log and the front only.
+    their mutants: each gene is redrawn, uniformly, with probability ``mutation``. The other half are
+    uniform crossovers of two of them. Arguments and errors are those of ``Search``; the objectives matter only to the
+    log and the front.
     """
+
+    config: SPOSConfig
 
     def __init__(
         self,
@@ -61,7 +63,7 @@ class SPOSEvolution(Search):
 
     def _breed(self, batch: dict[Arch, None]) -> None:
         self._collect(batch, self.config.population // 2, lambda: [self._mutant()])
-        # A half of n // 2 each; the odd one, and what mutation could not find, go to crossover.
+        # The first n // 2 are mutants. Crossover makes the rest, including mutants that could not be found.
         self._collect(batch, self.config.population, lambda: [self._crossover()])
 
     def _parent(self) -> Arch:
@@ -84,7 +86,7 @@ class RandomConfig(Budget):
 
 
 class RandomSearch(Search):
-    """Random members of the window, none of them twice. Arguments and errors are those of ``Search``."""
+    """Random members of the window, none twice. Arguments and errors are those of ``Search``."""
 
     def __init__(
         self,

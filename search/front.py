@@ -1,4 +1,4 @@
-"""A front as people use it: which point to take, and a picture. No torch."""
+"""A front for people: which point to take, and a picture. No torch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ LABELS = {
 
 
 def knee(front: Sequence[Record], cost: str) -> int:
-    """Index of the point that is farthest above the line from the cheapest to the most accurate one.
+    """Index of the point that is farthest above the line from the cheapest to the most accurate point.
 
-    Both axes are scaled to the front's extent. A front without a point above that line has its knee at the best.
+    Both axes are scaled to the front's extent. If no point is above that line, the knee is the most accurate point.
     """
     points = np.array([[record.costs[cost], record.accuracy] for record in front])
     extent = np.ptp(points, axis=0)
@@ -44,7 +44,12 @@ def plot(
     title: str,
     objectives: Sequence[str] = ("latency",),
 ) -> None:
-    """Draw accuracy over the first objective: everything scored, random ones of the same window, the front."""
+    """Draw accuracy over the first objective: all that was scored, random architectures within the bounds, the front.
+
+    Args:
+        random: architectures of the same window, drawn uniformly.
+        bound: (lowest, highest) of the first objective.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -60,8 +65,8 @@ def plot(
     label = f"random, same window ({len(random)})"
     axes.scatter(*xy(random), s=22, color="tab:orange", marker="x", label=label, linewidths=1.2)
     line = "" if others else "-"  # with more costs the front is no line in this plane
-    style = {"color": "tab:blue", "marker": "o", "markersize": 4, "linewidth": 1.2, "linestyle": line}
-    axes.plot(*xy(front), **style, label=f"front ({len(front)})")
+    label = f"front ({len(front)})"
+    axes.plot(*xy(front), color="tab:blue", marker="o", markersize=4, linewidth=1.2, linestyle=line, label=label)
     for index, name in ((best(front), "best"), (knee(front, cost), "knee")):
         point = (front[index].costs[cost], 100 * front[index].accuracy)
         axes.annotate(name, point, (0, 7), textcoords="offset points", ha="center", fontsize=9, color="tab:blue")

@@ -1,8 +1,8 @@
-"""How important a stage of a network is: the mean importance of the features that it gives out.
+"""How important a stage of a network is: the mean importance of its output features.
 
-Jordao et al., "Stage-Wise Neural Architecture Search", §III. Three criteria, each from features [images, features] and
-labels [images] to a score for each feature: PLS–VIP, which knows the labels, inf-FS, which does not, and il-FS.
-All of them are free of scale, so the scores of two networks may be compared.
+Jordao et al., "Stage-Wise Neural Architecture Search", §III. Each of three criteria gives a score for every feature,
+from features [images, features] and labels [images]: PLS–VIP and il-FS use the labels, inf-FS does not.
+None depends on the scale of the features, so the scores of two networks can be compared.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh, solve
 from scipy.stats import rankdata
 from sklearn.cross_decomposition import PLSRegression
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supernet import donors
@@ -23,26 +23,28 @@ from supernet.data.images import ImageSet
 from supernet.errors import UserError
 from supernet.model import Network
 
-POOL = 8  # feature maps are pooled to so many times smaller ones
-MEMORY = 2**28  # bytes of pooled features that are kept, of all stages together
+POOL = 8  # feature maps are averaged to maps that are this many times smaller
+MEMORY = 2**28  # bytes of pooled features to keep, for all stages together
 
 Features = NDArray[np.floating]  # [images, features]
+Labels = NDArray[np.integer]  # [images]
+Scores = NDArray[np.float64]  # [features]
 
 
-def pls_vip(x: Features, y: NDArray[np.integer], components: int = 2) -> NDArray[np.float64]:
+def pls_vip(x: Features, y: Labels, components: int = 2) -> Scores:
     """Variable importance in projection (Mehmood et al. 2012), [features]: its squares average to 1."""
     components = min(components, *x.shape)
-    # Growth is decided by differences in the third decimal: the default tolerance of 1e-6 moves them.
+    # Differences in the third decimal decide about growth; the default tolerance of 1e-6 changes them.
     pls = PLSRegression(components, tol=1e-12, max_iter=5000).fit(x, np.eye(y.max() + 1)[y])
     t, w, q = pls.x_scores_, pls.x_weights_, pls.y_loadings_  # [images | features | classes, components]
     s = np.diag(t.T @ t @ q.T @ q)  # what each component explains of the labels
     return np.sqrt(len(w) * (w / np.linalg.norm(w, axis=0)) ** 2 @ s / s.sum())
 
 
-def inf_fs(x: Features, y: NDArray[np.integer], alpha: float = 0.5, factor: float = 0.9) -> NDArray[np.float64]:
+def inf_fs(x: Features, y: Labels, alpha: float = 0.5, factor: float = 0.9) -> Scores:
     """Infinite feature selection (Roffo et al. 2015), [features]: the energy of all paths that start at a feature.
 
-    Takes no notice of ``y``. Memory for a few matrices [features, features].
+    Does not use ``y``. Needs memory for a few matrices [features, features].
     """
     sigma = np.std(x, axis=0, dtype=np.float64, ddof=1)
     sigma = np.maximum.outer(sigma, sigma)
@@ -55,7 +57,7 @@ def inf_fs(x: Features, y: NDArray[np.integer], alpha: float = 0.5, factor: floa
 
 
 def spearman(x: Features) -> NDArray[np.float64]:
-    """Rank correlations of all pairs of columns, [features, features]; 0 for one that is constant, but with itself."""
+    """Rank correlations of all pairs of columns, [features, features]; 0 for a constant one, 1 with itself."""
     ranks = rankdata(x, axis=0)
     ranks -= ranks.mean(axis=0)
     norm = np.linalg.norm(ranks, axis=0)
@@ -65,16 +67,14 @@ def spearman(x: Features) -> NDArray[np.float64]:
     return correlations
 
 
-def il_fs(
-    x: Features, y: NDArray[np.integer], tokens: int = 4, rounds: int = 15, factor: float = 0.99
-) -> NDArray[np.float64]:
+def il_fs(x: Features, y: Labels, tokens: int = 4, rounds: int = 15, factor: float = 0.99) -> Scores:
     """Infinite latent feature selection (Roffo et al. 2017), [features].
 
-    A value's token says how far it lies from the mean of its own class, compared with all classes. PLSA with two
+    The token of a value says how far it is from the mean of its own class, relative to all classes. PLSA with two
     latent classes gives p, the probability that a feature is relevant. The graph of the features is ppᵀ.
     """
     counts = tokenise(x, y, tokens)  # n(token, feature)
-    # The start of the authors' code: relevant features have the low tokens, the more so the more of the lowest.
+    # The initial values of the authors' code: relevant features have low tokens, above all the lowest.
     ramp = np.linspace(5000.0, 1.0, tokens)
     p_token = np.stack([ramp, ramp[::-1]], axis=1) / ramp.sum()  # p(token | z), z = 0 relevant
     p_z = np.stack([counts[0] / len(x), 1 - counts[0] / len(x)])  # p(z | feature)
@@ -84,7 +84,7 @@ def il_fs(
         expected = counts[:, None] * posterior
         p_z = expected.sum(axis=0) / len(x)
         p_token = expected.sum(axis=2) / np.maximum(expected.sum(axis=(0, 2)), np.finfo(float).tiny)
-        p_token = np.maximum(p_token, np.finfo(float).tiny)  # a token that nothing has left is no division by 0
+        p_token = np.maximum(p_token, np.finfo(float).tiny)  # a token without values must not divide by 0
     p = p_z[0]
     if not p.any():
         return np.zeros_like(p)
@@ -92,11 +92,11 @@ def il_fs(
     return factor / (1 - factor) * p * p.sum() / (p @ p)
 
 
-def tokenise(x: Features, y: NDArray[np.integer], tokens: int) -> NDArray[np.float64]:
-    """How many values of a feature have a token, [tokens, features].
+def tokenise(x: Features, y: Labels, tokens: int) -> NDArray[np.float64]:
+    """How many values of each feature have each token, [tokens, features].
 
-    The token is the bin of t = (x − μ_y)² / Σ_c (x − μ_c)² among ``tokens`` equal ones from the feature's least t to
-    its greatest.
+    The token is the bin of t = (x − μ_y)² / Σ_c (x − μ_c)² among ``tokens`` bins of equal width from the feature's
+    smallest t to its largest.
     """
     means = np.stack([x[y == c].mean(axis=0, dtype=np.float64) for c in np.unique(y)])  # [classes, features]
     own = np.searchsorted(np.unique(y), y)
@@ -109,18 +109,16 @@ def tokenise(x: Features, y: NDArray[np.integer], tokens: int) -> NDArray[np.flo
     return counts
 
 
-CRITERIA: dict[str, Callable[[Features, NDArray[np.integer]], NDArray[np.float64]]] = {
-    "pls": pls_vip,
-    "inf-fs": inf_fs,
-    "il-fs": il_fs,
-}
+CRITERIA: dict[str, Callable[[Features, Labels], Scores]] = {"pls": pls_vip, "inf-fs": inf_fs, "il-fs": il_fs}
 
 
 def importance(network: Network, images: ImageSet, criterion: str, limit: int | None = None) -> list[float]:
     """The importance score α of each stage: the mean of its features' scores.
 
     Args:
-        images: shown without augmentation. limit: a stratified draw of at most so many of them.
+        images: used without augmentation.
+        criterion: a name in ``CRITERIA``.
+        limit: the most images to use, a stratified sample.
 
     Raises:
         UserError: an unknown criterion, or features that are not finite.
@@ -140,29 +138,30 @@ def importance(network: Network, images: ImageSet, criterion: str, limit: int | 
 def stage_features(
     network: Network, images: ImageSet, limit: int | None = None
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
-    """What the last addition of each stage gives, averaged to 8 times smaller maps and flattened.
+    """The output of the last addition of each stage, averaged to 8 times smaller maps and flattened.
 
-    Images pass in batches and only pooled features are kept: of so many images, a stratified draw, as ``MEMORY``
-    has room for.
+    Images are used in batches, and only pooled features are kept. If ``MEMORY`` has no room for those of all images, a
+    stratified sample is used.
 
     Returns:
         For each stage float32 [images, features], and the labels [images].
     """
     pooled: list[Tensor] = []
 
-    def pool(module, inputs, output: Tensor) -> None:
-        size = [-(-n // POOL) for n in output.shape[-2:]]
-        pooled.append(F.adaptive_avg_pool2d(output, size).flatten(1).float().cpu())
+    def pool(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        height, width = (-(-n // POOL) for n in output.shape[-2:])
+        pooled.append(F.adaptive_avg_pool2d(output, (height, width)).flatten(1).float().cpu())
 
     training, device = network.training, next(network.parameters()).device
-    handles = [stage[-1].addition.register_forward_hook(pool) for stage in donors.stages(network)]
+    additions = [stage[-1].get_submodule("addition") for stage in donors.stages(network)]
+    handles = [addition.register_forward_hook(pool) for addition in additions]
     network.eval()
     try:
         shape = (1, images.channels, images.resolution, images.resolution)
         network(torch.zeros(shape, device=device))
         room = MEMORY // sum(x.nbytes for x in pooled)
         images = images.subset(max(1, min(room, limit or len(images))), seed=0)
-        features = [np.empty((len(images), x.shape[1]), np.float32) for x in pooled]
+        features: list[NDArray[np.float32]] = [np.empty((len(images), x.shape[1]), np.float32) for x in pooled]
         labels, start = np.empty(len(images), np.int64), 0
         for x, y in images.batches(128, seed=0, epoch=0, augment=False, drop_last=False):
             pooled.clear()

@@ -46,9 +46,9 @@ def fast_non_dominated_sort(F: np.ndarray) -> np.ndarray:
 def crowding_distance(F: np.ndarray) -> np.ndarray:
     """Crowding distance [n] of points F [n, m] of one front (Deb 2002, §III-B), averaged over the objectives.
 
-    Conventions are pymoo's. Up to two points: all infinite. In each objective the two ends of the sorted
+    Conventions are pymoo's. Of up to two points all are infinite. In each objective the two ends of the sorted
     order are infinite; the sort is stable, so among points that tie for the minimum the first in F is the
-    end, among those that tie for the maximum the last. An objective that has one value only adds nothing,
+    end, among those that tie for the maximum the last. An objective with only one value adds nothing,
     not even to its ends.
 
     >>> crowding_distance(np.array([[0.0, 4.0], [1.0, 1.0], [4.0, 0.0]]))
@@ -84,7 +84,7 @@ def rank_and_crowding(F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def survival(F: np.ndarray, n: int) -> np.ndarray:
     """Indices of the n best rows of F, best first: by rank, then crowding, then position (Deb 2002, §III-C).
 
-    All rows, if F has fewer than n. Crowding is taken once per front, not again after every removal.
+    All rows if F has fewer than n. Crowding is computed once per front, not again after every removal.
 
     >>> survival(np.array([[2, 2], [0, 4], [1, 1], [4, 0]]), 3)
     array([1, 3, 2])
@@ -96,8 +96,8 @@ def survival(F: np.ndarray, n: int) -> np.ndarray:
 def tournament(ranks: np.ndarray, crowding: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     """Indices [n] of the winners of n crowded binary tournaments (the operator ≺_n of Deb 2002, §III-B).
 
-    Each is between two distinct points, where there are two: lower rank wins, then larger crowding
-    distance, then the first drawn.
+    Each is between two distinct points, if there are two: the lower rank wins, then the larger crowding
+    distance, then the one drawn first.
     """
     size = len(ranks)
     a = rng.integers(size, size=n)
@@ -123,7 +123,7 @@ def two_point_crossover(a: Arch, b: Arch, rng: np.random.Generator) -> tuple[Arc
 def repair(arch: Arch, allowed: Sequence[Sequence[int]]) -> Arch:
     """``arch`` with every gene that is not allowed moved to the nearest allowed index, the lower on a tie.
 
-    ``allowed[i]`` lists the open indices of gene i, ascending: an architecture found before pruning starts
+    ``allowed[i]`` lists the open indices of gene i, ascending. So an architecture found before pruning can start
     a search after it.
 
     >>> repair((5, 1, 0), [(0, 4, 6), (1, 2), (3,)])
@@ -144,12 +144,13 @@ def polynomial_mutation(
     Bounded polynomial mutation (Deb & Agrawal 1999; the form of NSGA-II's code and of pymoo) moves the
     position x of the choice within ``allowed[i]``, an ascending list of k indices, by k·δ and rounds. Each
     side of x has probability 1/2 and density ∝ (1 - |δ|)^eta up to its bound. The bounds are -1/2 and k -
-    1/2, so every choice owns a cell of width one; with bounds 0 and k - 1 the end choices would own half a
-    cell, and a two-way gene would flip with probability .03 in place of .16. A gene that is not allowed is
+    1/2, so every choice has a cell of width one; with bounds 0 and k - 1 the end choices would have half a
+    cell, and a gene of two choices would flip with probability .03 instead of .16. A gene that is not allowed is
     repaired first, whether or not it mutates.
 
-    Choices should be listed so that neighbours are alike: (kernel, expansion). Rounding may return the
-    choice it started from. Selected for mutation, a gene drawn uniformly really changes with probability
+    Neighbouring choices should be similar: listed by kernel, then expansion. Rounding may return the
+    choice it started from. If selected for mutation, a gene with a uniformly drawn choice really changes with
+    probability
 
         k        2     3     4     7    19
         eta 3  .16   .31   .42   .60   .82
@@ -166,12 +167,12 @@ def polynomial_mutation(
     return tuple(genes)
 
 
-def hypervolume(F: np.ndarray, reference: Sequence[float]) -> float:
+def hypervolume(F: np.ndarray, reference: Sequence[float] | np.ndarray) -> float:
     """The exact volume that the points F [n, m] dominate, up to ``reference`` [m]; larger is better.
 
     Points that are not better than the reference in every objective add nothing, nor do dominated points.
     Two objectives take one sweep. More are cut into slices along the last one (Zitzler 2001; While et al.
-    2006), each a hypervolume of one objective less: time O(n^(m - 1)), so give it the front alone.
+    2006), each a hypervolume of one objective less. Time O(n^(m - 1)), so pass the front only.
 
     >>> hypervolume(np.array([[0, 2], [1, 1], [5, 0]]), (3, 3))
     5.0

@@ -1,4 +1,4 @@
-"""How well one set of scores ranks architectures as another does: Kendall's τ and Spearman's ρ with intervals.
+"""How well two sets of scores agree in ranking architectures: Kendall's τ and Spearman's ρ with intervals.
 
 Intervals are percentiles of a bootstrap over the architectures: with few of them they are wide, and τ over 16
 networks has a standard deviation of about .13. No torch.
@@ -16,11 +16,12 @@ from scipy import stats
 from supernet.errors import UserError
 
 Interval = tuple[float, float]
+Values = Sequence[float] | np.ndarray
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Agreement of predicted with true accuracies of n architectures; ``None`` where one side is constant."""
+    """Agreement of predicted and true accuracies of n architectures; None where one of them is constant."""
 
     n: int
     tau: float | None  # Kendall's τ-b
@@ -32,22 +33,26 @@ class Ranking:
 
 
 def kendall(a: np.ndarray, b: np.ndarray) -> float:
-    """Kendall's τ-b, NaN where a side is constant."""
+    """Kendall's τ-b; NaN if an argument is constant."""
     return float(stats.kendalltau(a, b).statistic)
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's ρ, NaN where a side is constant."""
+    """Spearman's ρ; NaN if an argument is constant."""
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
     return float(stats.spearmanr(a, b).statistic)
 
 
-def rank(predicted: Sequence[float], true: Sequence[float], level: float = 0.95, draws: int = 1000) -> Ranking:
+def rank(predicted: Values, true: Values, level: float = 0.95, draws: int = 1000) -> Ranking:
     """Compare predicted with true accuracies of the same architectures.
 
+    Args:
+        level: of the intervals.
+        draws: of the bootstrap.
+
     Raises:
-        UserError: fewer than three architectures, or not as many of one as of the other.
+        UserError: fewer than three architectures, or different numbers of predicted and true accuracies.
     """
     x, y = _paired(predicted, true)
     tau, rho = kendall(x, y), spearman(x, y)
@@ -64,16 +69,16 @@ def rank(predicted: Sequence[float], true: Sequence[float], level: float = 0.95,
 
 
 def paired_difference(
-    first: Sequence[float],
-    second: Sequence[float],
-    true: Sequence[float],
+    first: Values,
+    second: Values,
+    true: Values,
     level: float = 0.95,
     draws: int = 1000,
     statistic: Callable[[np.ndarray, np.ndarray], float] = kendall,
 ) -> tuple[float | None, Interval | None]:
-    """By how much ``second`` ranks better than ``first``, both judged on the same architectures, with an interval.
+    """How much better ``second`` ranks the same architectures than ``first``, with an interval.
 
-    The same draws of architectures judge both, so what is hard about them cancels.
+    Both are judged on the same draws of architectures, so how hard these are to rank cancels out.
     """
     a, y = _paired(first, true)
     b, _ = _paired(second, true)
@@ -82,8 +87,8 @@ def paired_difference(
     return _or_none(difference), _percentiles(draws_, level)
 
 
-def residuals(accuracies: Sequence[float], cost: Sequence[float]) -> np.ndarray:
-    """What is left of the accuracies after a straight line in log(cost): a larger network does better anyway."""
+def residuals(accuracies: Values, cost: Values) -> np.ndarray:
+    """The accuracies without a linear fit in log(cost), since larger networks do better anyway."""
     x, y = np.log(np.asarray(cost, float)), np.asarray(accuracies, float)
     slope, start = np.polyfit(x, y, 1) if np.ptp(x) else (0.0, y.mean())
     return y - (start + slope * x)
@@ -118,23 +123,23 @@ def show(value: float | None, interval: Interval | None) -> str:
     return f"{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
-def _paired(a: Sequence[float], b: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _paired(a: Values, b: Values) -> tuple[np.ndarray, np.ndarray]:
     if len(a) != len(b) or len(a) < 3:
         raise UserError(f"a ranking needs three architectures or more, as many of each: got {len(a)} and {len(b)}")
     return np.asarray(a, float), np.asarray(b, float)
 
 
 def _resamples(n: int, draws: int) -> np.ndarray:
-    """Positions [draws, n], with replacement; the same for every caller."""
+    """Positions [draws, n], drawn with replacement; the same at every call."""
     return np.random.default_rng(0).integers(n, size=(draws, n))
 
 
 def _percentiles(values: Sequence[float], level: float) -> Interval | None:
-    values = np.asarray(values, float)
-    values = values[np.isfinite(values)]  # a resample of one architecture only has no order
-    if not len(values):
+    defined = np.asarray(values, float)
+    defined = defined[np.isfinite(defined)]  # a resample of one architecture only has no order
+    if not len(defined):
         return None
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

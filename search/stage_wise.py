@@ -18,14 +18,14 @@ Modules = tuple[int, ...]  # m_i, for each stage
 
 @dataclass(frozen=True)
 class Config:
-    """The paper's settings for residual modules; for cells δ is 1."""
+    """Settings; the defaults are the paper's for residual modules (for cells its δ is 1)."""
 
     stages: int = 3  # S
     initial: int = 6  # m_0
     step: int = 2  # δ
     iterations: int = 5  # n
-    margin: float = 0.0  # a stage grows where α_T,i − α_A,i is above it; the paper's rule has 0
-    deepest: int | None = None  # no stage gets more modules
+    margin: float = 0.0  # a stage grows if α_T,i − α_A,i exceeds it; 0 in the paper
+    deepest: int | None = None  # the most modules that a stage may get
 
     def __post_init__(self) -> None:
         for name, least in (("stages", 1), ("initial", 1), ("step", 1), ("iterations", 1), ("margin", 0)):
@@ -34,14 +34,14 @@ class Config:
 
     @property
     def reach(self) -> int:
-        """The most modules that a stage can have in any network of the search."""
+        """The most modules that a stage can get in the search."""
         reach = self.initial + self.step * self.iterations
         return reach if self.deepest is None else min(reach, self.deepest)
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What is to be trained: ``A`` (the first one), ``T`` (temporary) or ``Â`` (a candidate), and its depths."""
+    """A network to train: its role, ``A`` (initial), ``T`` (temporary) or ``Â`` (candidate), and its depths."""
 
     role: str
     iteration: int
@@ -49,7 +49,7 @@ class Proposal:
 
     @property
     def name(self) -> str:
-        """Unique within a search, for folders and tables: ``1-T-8-8-8``."""
+        """Unique within a search, for folders and tables: ``1-temporary-8-8-8``."""
         role = {"A": "initial", "T": "temporary", "Â": "candidate"}[self.role]
         return f"{self.iteration}-{role}-{'-'.join(map(str, self.modules))}"
 
@@ -65,15 +65,16 @@ class Record:
 class StageWise:
     """Algorithm 1 as ask and tell; it never sees how a network is trained or how importance is measured.
 
-    At most 2n + 1 networks: after an iteration in which no stage grows it ends, since all that follows would repeat.
-    A stage that would be deeper than ``deepest`` stays as it is. Bounds hold for A and the candidates: of the stages
-    that want to grow, those whose importance rises most go first, and one that would break a bound does not.
+    It trains at most 2n + 1 networks and ends after an iteration in which no stage grows, since all later ones would
+    be the same. A stage that would exceed ``deepest`` does not grow. Bounds hold for the candidates: of the stages that
+    should grow, those whose importance rises most go first, and one that would break a bound does not grow.
 
     Args:
-        costs: of the depths of all stages, by name. bounds: the largest value, by the name of a cost.
+        costs: functions of the depths of all stages, by name.
+        bounds: the largest allowed value of costs, by name.
 
     Raises:
-        UserError: the bounds exclude the initial network, and so every candidate.
+        UserError: the bounds exclude every candidate.
 
     >>> search = StageWise(Config(initial=2, step=1, iterations=2))
     >>> alpha = {"A": (0.90, 0.90, 0.90), "T": (0.89, 0.95, 0.91), "Â": (0.90, 0.96, 0.90)}
@@ -130,7 +131,7 @@ class StageWise:
             alpha_a = yield Proposal("Â", k, m)  # 10 to 12
 
     def _grow(self, m: Modules, alpha_a: Sequence[float], alpha_t: Sequence[float]) -> Modules:
-        """m_i ← m_i + δ where α_T,i > α_A,i, within the bounds."""
+        """m_i ← m_i + δ if α_T,i > α_A,i, within the bounds."""
         gains = {i: t - a for i, (a, t) in enumerate(zip(alpha_a, alpha_t, strict=True))}
         for i in sorted(gains, key=lambda i: -gains[i]):
             grown = self._grown(m, {i})
@@ -139,7 +140,7 @@ class StageWise:
         return m
 
     def _grown(self, m: Modules, stages: Collection[int]) -> Modules:
-        """δ more modules in each of ``stages`` that may still have them."""
+        """δ more modules in each of ``stages`` that may have them."""
         deepest = math.inf if self.config.deepest is None else self.config.deepest
         step = self.config.step
         return tuple(m_i + step if i in stages and m_i + step <= deepest else m_i for i, m_i in enumerate(m))
@@ -149,11 +150,15 @@ class StageWise:
         return all(self.costs[name](m) <= bound for name, bound in self.bounds.items())
 
     def ask(self) -> Proposal | None:
-        """The network to train next; None at the end. The same one until it is told."""
+        """The network to train next, the same until it is told; None at the end."""
         return self._asked
 
     def tell(self, network: Proposal, importance: Sequence[float]) -> None:
-        """The importance scores of the asked network's stages."""
+        """Take the importance scores of the asked network's stages.
+
+        Raises:
+            ValueError: another network than asked for, or scores that do not match its stages or are not finite.
+        """
         if network != self._asked:
             raise ValueError(f"expected the importance of {self._asked}, got that of {network}")
         if len(importance) != self.config.stages or not all(map(math.isfinite, importance)):
@@ -166,7 +171,7 @@ class StageWise:
 
     @property
     def candidates(self) -> list[Record]:
-        """ℂ: what the iterations so far have found, in their order."""
+        """ℂ: the candidates of the iterations so far, in order."""
         return [record for record in self.records if record.network.role == "Â"]
 
     def state(self) -> dict:
@@ -174,7 +179,7 @@ class StageWise:
         return {"schema": SCHEMA, "config": asdict(self.config), "records": [asdict(record) for record in self.records]}
 
     def replay(self, state: Mapping, source: str) -> None:
-        """Tell everything that ``state`` holds. A UserError names ``source`` where it is of another search."""
+        """Tell everything in ``state``; a UserError names ``source`` if that belongs to another search."""
         try:
             if (state["schema"], state["config"]) != (SCHEMA, asdict(self.config)):
                 raise ValueError("other settings")
@@ -186,7 +191,7 @@ class StageWise:
 
 
 def plot(path: Path, records: Sequence[Record], title: str) -> None:
-    """Draw the depths of every stage, iteration by iteration: the first network and the candidates."""
+    """Plot the depths of every stage by iteration: the initial network and the candidates."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator

@@ -1,4 +1,4 @@
-"""Protocols of face recognition on embeddings: 1:1 verification, TAR at a FAR, rank-k identification. No torch."""
+"""Protocols of face recognition by embeddings: 1:1 verification, TAR at a FAR, rank-k identification. No torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FARS, RANKS = (1e-1, 1e-2, 1e-3, 1e-4), (1, 5, 20)
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine of every row of ``a`` [N, E] with the same row of ``b``: [N]."""
+    """Cosine similarity of every row of ``a`` [N, E] and the same row of ``b``: [N]."""
     return (unit(a) * unit(b)).sum(1)
 
 
@@ -23,17 +23,18 @@ def unit(a: np.ndarray) -> np.ndarray:
 
 
 def accuracy(scores: np.ndarray, same: np.ndarray, folds: int = 10) -> tuple[float, float]:
-    """1:1 verification as LFW has it: each fold judged by the threshold that is best on the other folds.
+    """1:1 verification by LFW's protocol: each fold is judged by the threshold that is best on the other folds.
 
     Args:
-        scores: [N], larger means more alike, in the order of the pairs file. same: bool [N].
-        folds: consecutive parts of equal size.
+        scores: [N], larger means more similar, in the order of the pairs file.
+        same: bool [N], whether a pair shows the same person.
+        folds: number of consecutive parts of equal size.
 
     Returns:
         Mean and standard deviation of the folds' accuracies in [0, 1].
 
     Raises:
-        UserError: fewer pairs than folds, or pairs of one kind only.
+        UserError: fewer pairs than folds, or only same or only different pairs.
     """
     scores, same = _checked(scores, same)
     if not 2 <= folds <= len(scores):
@@ -50,13 +51,13 @@ def accuracy(scores: np.ndarray, same: np.ndarray, folds: int = 10) -> tuple[flo
 
 
 def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
-    """The threshold t with the most pairs right, a pair being called the same where its score is ≥ t.
+    """The threshold t with the most pairs right, if pairs with a score ≥ t count as the same person.
 
-    Half-way between two neighbouring scores; among equally good ones the lowest.
+    It is half-way between two neighbouring scores; of equally good ones the lowest.
     """
     order = np.argsort(scores, kind="stable")
     ascending, hits = scores[order], same[order]
-    # With the threshold below position i: the different ones before i and the same ones from i on are right.
+    # With the threshold just below position i, different pairs before i and same pairs from i on are right.
     right = np.concatenate([[0], np.cumsum(~hits)]) + hits.sum() - np.concatenate([[0], np.cumsum(hits)])
     edges = np.concatenate([[-np.inf], (ascending[1:] + ascending[:-1]) / 2, [np.inf]])
     distinct = np.concatenate([[True], ascending[1:] > ascending[:-1], [True]])
@@ -64,10 +65,10 @@ def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
 
 
 def tar_at_far(scores: np.ndarray, same: np.ndarray, far: float) -> float:
-    """Share of same pairs above the lowest threshold that lets at most ``far`` of the different pairs through.
+    """The share of same pairs above the lowest threshold that at most ``far`` of the different pairs exceed.
 
     Raises:
-        UserError: fewer than 1 / far different pairs, which cannot tell such a rate; pairs of one kind only.
+        UserError: fewer than 1 / far different pairs, too few for such a rate; only same or only different pairs.
     """
     scores, same = _checked(scores, same)
     impostors = np.sort(scores[~same])[::-1]
@@ -81,10 +82,11 @@ def tar_at_far(scores: np.ndarray, same: np.ndarray, far: float) -> float:
 
 
 def rank_k(probes: np.ndarray, of: np.ndarray, gallery: np.ndarray, identities: np.ndarray, k: int) -> float:
-    """Share of probes that find their identity among the ``k`` most similar gallery images.
+    """The share of probes whose identity is among the ``k`` most similar gallery images.
 
     Args:
-        probes: [P, E] of the identities ``of`` [P]. gallery: [G, E] of ``identities`` [G].
+        probes: [P, E], embeddings of the identities ``of`` [P].
+        gallery: [G, E], embeddings of the ``identities`` [G].
 
     Raises:
         UserError: k is not in [1, G].

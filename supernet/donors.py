@@ -1,4 +1,4 @@
-"""Trained deeper networks to take weights from: a checkpoint of ours, or a ResNet of torchvision or timm."""
+"""Donors: deeper trained networks to copy weights from, ours or the ResNets of torchvision and timm."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def load(source: str) -> Network:
     """The trained network that ``source`` names.
 
     Args:
-        source: the folder of a network that was trained here; a file of torchvision's or timm's weights (.pth, or
-            .safetensors); or ``torchvision:resnet101``, ``timm:resnet152.a1h_in1k``, downloaded where missing.
+        source: the folder of a network that was trained here; a file of torchvision's or timm's weights (.pth or
+            .safetensors); or ``torchvision:resnet101``, ``timm:resnet152.a1h_in1k``, downloaded if not in the cache.
 
     Raises:
-        UserError: there is none, or it is no network of stages.
+        UserError: no such network, or one without stages of modules.
     """
     library, _, name = source.partition(":")
     if library in LIBRARIES and name:
@@ -50,19 +50,20 @@ def load(source: str) -> Network:
 
 
 def from_resnet(weights: Mapping[str, Tensor], source: str) -> Network:
-    """A ResNet of bottlenecks, from a state dict with torchvision's names."""
-    renamed, stages = {}, {}
+    """A ResNet of bottlenecks from a state dict with torchvision's names; UserError if it is none."""
+    renamed: dict[tuple[int, int, str], Tensor] = {}  # by stage and module; 0, 0 are the stem and the head
+    depths: dict[int, int] = {}
     for key, value in weights.items():
         if match := re.fullmatch(r"layer(\d+)\.(\d+)\.([a-z]+(?:\d|\.\d))\.(\w+)", key):
             stage, module, part, tensor = int(match[1]), int(match[2]), match[3], match[4]
-            stages[stage] = max(stages.get(stage, 0), module + 1)
+            depths[stage] = max(depths.get(stage, 0), module + 1)
             renamed[stage, module, f"{PARTS.get(part, part)}.{tensor}"] = value
         elif match := re.fullmatch(r"(conv1|bn1|fc)\.(\w+)", key):
             renamed[0, 0, f"{ENDS[match[1]]}.{match[2]}"] = value
         else:
             renamed[0, 0, key] = value
     try:
-        modules = [stages[i] for i in range(1, max(stages) + 1)]
+        modules = [depths[i] for i in range(1, max(depths) + 1)]
         width, channels = renamed[0, 0, "stem.conv.weight"].shape[:2]
         classes = len(renamed[0, 0, "head.classifier.weight"])
         options = {"width": width, "stages": len(modules), "stem_stride": 4, "deepest": max(modules)}
@@ -83,7 +84,7 @@ def from_resnet(weights: Mapping[str, Tensor], source: str) -> Network:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict, without running any code in the file."""
+    """A state dict, read without running any code in the file; UserError if it is none."""
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -100,7 +101,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def download(library: str, name: str) -> dict[str, Tensor]:
-    """The pretrained weights of a model of torchvision or timm, from its cache where they are there."""
+    """The pretrained weights of a model of torchvision or timm, from the library's cache if it has them."""
     try:
         if library == "timm":
             import timm
@@ -109,7 +110,7 @@ def download(library: str, name: str) -> dict[str, Tensor]:
         import torchvision
 
         return torchvision.models.get_model(name, weights="DEFAULT").state_dict()
-    except Exception as error:  # an unknown name, no network, a full disk: each library has its own ways
+    except Exception as error:  # an unknown name, no network, a full disk: each library raises errors of its own
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"cannot get {library}'s {name} ({reason}); give the file of its weights instead") from error
 
@@ -121,17 +122,17 @@ def stages(network: Network) -> list[list[nn.Module]]:
 
 
 def transfer(network: Network, donor: Network) -> None:
-    """Start from the weights of a trained deeper network: the first modules of each of its stages (§III).
+    """Copy the weights of a deeper trained network: the first modules of each of its stages (§III), stem and head.
 
-    Stem and head come with them; a head for another number of classes stays as it is.
+    A head for another number of classes stays as it is.
 
     Raises:
         UserError: a stage is deeper than the donor's, or a weight has another shape.
     """
     require_depth(donor, module_stages.depths(network.space, network.arch))
     pairs = [("the stem", network.stem, donor.stem)]
-    for number, (own, given) in enumerate(zip(stages(network), stages(donor), strict=True), start=1):
-        pairs += [(f"stage {number}", *pair) for pair in zip(own, given, strict=False)]  # ends with the shorter one
+    for number, stage in enumerate(zip(stages(network), stages(donor), strict=True), start=1):
+        pairs += [(f"stage {number}", *pair) for pair in zip(*stage, strict=False)]  # ends with the shorter one
     for name, own, given in pairs:
         wanted, weights = own.state_dict(), given.state_dict()
         for key in sorted(wanted.keys() | weights.keys()):
@@ -147,10 +148,10 @@ def transfer(network: Network, donor: Network) -> None:
 
 
 def require_depth(donor: Network, modules: Sequence[int]) -> None:
-    """Refuse a donor one of whose stages has fewer modules than are wanted."""
+    """Refuse a donor that has fewer modules in a stage than ``modules`` asks for, with a UserError."""
     given = module_stages.depths(donor.space, donor.arch)
     if len(given) != len(modules) or any(want > have for want, have in zip(modules, given, strict=True)):
         raise UserError(
             f"the donor has stages of {'-'.join(map(str, given))} modules, but {'-'.join(map(str, modules))} are "
-            "wanted of it: take a deeper donor, or bound the depth"
+            "needed: take a deeper donor, or limit the depth of the stages"
         )

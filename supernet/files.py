@@ -12,11 +12,11 @@ from typing import Any, BinaryIO
 from supernet.errors import UserError
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Write to a temporary name beside ``path``, fsync, rename: a reader sees the old file or the new one.
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write to a temporary file beside ``path``, fsync, rename: a reader sees the old file or the new one.
 
     Raises:
-        UserError: the folder cannot be written or the disk is full; the old file is untouched.
+        UserError: the folder cannot be written or the disk is full; the old file is untouched then.
     """
     temporary = None
     try:
@@ -54,8 +54,12 @@ def read_json(path: Path, what: str, advice: str = "", *, missing: str | None = 
     """The JSON in ``path``.
 
     Args:
-        what: what it should be, for the message. advice: what to do where it is not there or not readable.
-        missing: of the UserError.
+        what: what the file should be, for the message.
+        advice: what to do if it is missing or unreadable.
+        missing: attribute of the UserError.
+
+    Raises:
+        UserError: the file is missing or unreadable.
     """
     told = f": {advice}" if advice else ""
     try:
@@ -68,18 +72,18 @@ def read_json(path: Path, what: str, advice: str = "", *, missing: str | None = 
 
 
 def plain(data: Any) -> Any:
-    """``data`` as it comes back from JSON: tuples as lists."""
+    """``data`` as JSON gives it back: tuples become lists, keys text."""
     return json.loads(json.dumps(data))
 
 
 class JsonLines:
-    """A log of JSON lines that a resumed run cuts back to its checkpoint."""
+    """A log of JSON lines, which a resumed run cuts back to its checkpoint."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def read(self) -> list[dict]:
-        """Every whole line; a last one that was cut off by a kill is dropped."""
+        """Every complete line; a last one that a kill cut off is dropped."""
         if not self.path.exists():
             return []
         lines = []
@@ -91,12 +95,12 @@ class JsonLines:
         return lines
 
     def keep(self, wanted: Callable[[dict], bool]) -> None:
-        """Drop the lines that the checkpoint does not know of."""
+        """Drop every line that is not ``wanted``."""
         text = "".join(json.dumps(line) + "\n" for line in self.read() if wanted(line))
         write_atomically(self.path, lambda file: file.write(text.encode()))
 
     def append(self, line: dict) -> None:
-        """Add one line."""
+        """Add one line; a UserError if it cannot be written."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:

@@ -13,7 +13,7 @@ from supernet.errors import CheckpointError
 from supernet.families.base import Shared
 from supernet.norm import BatchNorm
 from supernet.space import Arch, Space
-from supernet.spec import Block
+from supernet.spec import Block, BuildOptions
 from supernet.training import checkpoint
 from supernet.training.folder import TrainingFolder
 
@@ -21,17 +21,20 @@ from supernet.training.folder import TrainingFolder
 class Supernet(nn.Module):
     """Every open choice of ``space`` with weights of its own; a forward pass runs one path.
 
-    How weights are shared is the family's affair: in a space of stages all depths and widths share one set.
+    The family of the space decides how weights are shared: in a space of stages all depths and widths share one set.
 
     Args:
-        affine: learn BN's scale and shift. SPOS trains its supernet without.
+        affine: learn BN's scale and shift; SPOS trains its supernet without them.
         eps: of every BN.
-        kernels: ``fused`` runs our operators, ``eager`` plain PyTorch; the results agree to tolerance.
+        kernels: ``fused`` runs our operators, ``eager`` plain PyTorch; the results agree within rounding.
+
+    Raises:
+        UserError: such a space has no supernet, or a gene of it cannot be built.
     """
 
     def __init__(self, space: Space, *, affine: bool = False, eps: float = 1e-5, kernels: str = "fused"):
         super().__init__()
-        self.space, self.options = space, {"affine": affine, "eps": eps, "kernels": kernels}
+        self.space, self.options = space, BuildOptions(affine=affine, eps=eps, kernels=kernels)
         self.family, self.layout = families.of(space), families.layout(space)
         self.stem, self.layers, self.head = self.family.share(self.layout, **self.options)
         initialise(self, space.init)
@@ -45,9 +48,13 @@ class Supernet(nn.Module):
         return run_path(self.path(arch), x)
 
     def extract(self, arch: Arch, kernels: str = "eager") -> Network:
-        """``arch`` as a network of its own, with copies of the weights and statistics on its path."""
+        """``arch`` as a network of its own, with copies of the weights and statistics on its path.
+
+        Raises:
+            UserError: the space does not allow ``arch``.
+        """
         arch = self.space.check(arch)
-        network = Network(self.space, arch, **{**self.options, "kernels": kernels})
+        network = Network(self.space, arch, affine=self.options["affine"], eps=self.options["eps"], kernels=kernels)
         for own, shared in zip(network.path(), self.path(arch), strict=True):
             own.load_state_dict(shared.state_dict())
         return network.train(self.training).to(next(self.parameters()).device)
@@ -66,7 +73,7 @@ class Network(nn.Module):
         initialise(self, space.init)
 
     def path(self, arch: Arch | None = None) -> list[nn.Module]:
-        """The modules in order. ``arch`` is taken for the supernet's signature; it must be this network's own."""
+        """The modules in order. ``arch`` is accepted as by a supernet; if given, it must be this network's own."""
         if arch is not None and arch != self.arch:
             raise ValueError(f"this network is {self.arch}, not {arch}")
         return [self.stem, *self.layers, self.head]
@@ -76,13 +83,13 @@ class Network(nn.Module):
         return run_path(self.path(arch), x)
 
     def inherit(self, supernet: Supernet) -> None:
-        """Start from the supernet's weights; BN's affine parameters keep their initial values if it has none."""
+        """Copy the supernet's weights; where its BN has no scale and shift, ours keep their initial values."""
         for own, shared in zip(self.path(), supernet.path(self.arch), strict=True):
             own.load_state_dict(shared.state_dict(), strict=supernet.options["affine"])
 
 
 def run_path(path: list[nn.Module], x: Tensor) -> Tensor:
-    """Run modules in order. Converts the image to channels_last, the layout of every kernel, once."""
+    """Run modules in order, on the images in channels_last, the memory layout of every kernel."""
     x = x.contiguous(memory_format=torch.channels_last)
     for module in path:
         x = module(x)
@@ -96,10 +103,11 @@ def batch_norms(path: list[nn.Module]) -> Iterator[BatchNorm]:
 
 @torch.no_grad()
 def initialise(model: nn.Module, scheme: str) -> None:
-    """``spos``: SPOS's code (first conv N(0, .01), other convs N(0, 1/fan), BN bias 1e-4); ``kaiming``: MobileNetV2's;
-    ``pytorch``: as the modules initialise themselves.
+    """Set the initial weights; those of convolutions become channels_last.
 
-    Convolution weights become channels_last.
+    Args:
+        scheme: ``spos``: as SPOS's code (first conv N(0, .01), other convs N(0, 1/fan), BN bias 1e-4);
+            ``kaiming``: as MobileNetV2; ``pytorch``: as the modules initialise themselves.
     """
     for name, m in model.named_modules():
         if isinstance(m, nn.Conv2d):
@@ -122,7 +130,7 @@ def load_network(folder: str | Path, kernels: str = "eager", operations: Sequenc
     """The network that was trained alone in ``folder``, in eval mode.
 
     Args:
-        operations: of its space's own; the files name them only, ``spaces.operations`` finds them by their code.
+        operations: the space's own block classes, which the files only name; ``spaces.operations`` gives them.
 
     Raises:
         CheckpointError: there is none, or its files are damaged.

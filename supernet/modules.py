@@ -1,4 +1,4 @@
-"""The modules that families of spaces are built of: convolutions with BN, fused pairs, inverted bottlenecks, ends."""
+"""The modules that families of spaces are built from: convolutions with BN, fused pairs, blocks, stems and heads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "
 
 
 class ConvBN(nn.Module):
-    """Convolution, BN, activation: plain modules; our operator normalises and activates in one where it can."""
+    """Convolution, BN, activation: plain modules; with ``kernels="fused"`` BN and activation are one operator."""
 
     def __init__(self, spec: Conv, affine: bool, eps: float, kernels: str):
         super().__init__()
@@ -40,7 +40,7 @@ class ConvBN(nn.Module):
                 shift = torch.addcmul(shift, self.conv.bias, scale)
             weight = self.conv.weight * scale.view(-1, 1, 1, 1)
             return self.act(F.conv2d(x, weight, shift, self.conv.stride, self.conv.padding, groups=self.conv.groups))
-        from supernet import ops  # only here and in Separable is the extension needed
+        from supernet import ops  # here, so that eager networks need no extension
 
         x = self.conv(x)
         y, stats = ops.batch_norm_act_train(x, self.bn.weight, self.bn.bias, eps=self.bn.eps, act=self.act_name)
@@ -58,7 +58,6 @@ class Separable(nn.Module):
         super().__init__()
         self.depthwise = ConvBN(depthwise, affine, eps, kernels)
         self.pointwise = ConvBN(pointwise, affine, eps, kernels)
-        self.acts = {"mid_act": depthwise.act, "out_act": pointwise.act}
         self.stride = depthwise.stride
         self.kernels = kernels
 
@@ -70,14 +69,15 @@ class Separable(nn.Module):
         dw, pw = self.depthwise, self.pointwise
         if not dw.bn.training:
             folded = (dw.conv.weight, *dw.bn.folded(), pw.conv.weight, *pw.bn.folded())
-            return ops.dw_separable(x, *folded, stride=self.stride, **self.acts)
+            return ops.dw_separable(x, *folded, stride=self.stride, mid_act=dw.act_name, out_act=pw.act_name)
         y, dw_stats, pw_stats = ops.dw_separable_train(
             x,
             *(dw.conv.weight, dw.bn.weight, dw.bn.bias),
             *(pw.conv.weight, pw.bn.weight, pw.bn.bias),
             eps=dw.bn.eps,
             stride=self.stride,
-            **self.acts,
+            mid_act=dw.act_name,
+            out_act=pw.act_name,
         )
         n = y.numel() // y.shape[1]  # the depthwise output has the same batch and size
         dw.bn.track(*dw_stats, n)
@@ -99,7 +99,7 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedBottleneck(Block, nn.Module):
-    """MobileNetV2: expand, depthwise, project; a skip iff the shape is kept; no expansion at e = 1."""
+    """MobileNetV2: expand, depthwise, project; a skip where the shape stays the same; no expansion at e = 1."""
 
     op = "ib"
 
@@ -124,7 +124,7 @@ class InvertedBottleneck(Block, nn.Module):
 
     @staticmethod
     def kept(spec: LayerSpec, conv: str) -> int:
-        """The skip waits for the sum, from the second convolution on: the first one reads it."""
+        """The skip is held until the sum, from the second convolution on: the first one reads it itself."""
         skip = spec.stride == 1 and spec.in_channels == spec.out_channels
         return spec.in_channels * spec.size**2 if skip and conv != next(iter(spec.convs)) else 0
 
@@ -136,7 +136,9 @@ class InvertedBottleneck(Block, nn.Module):
         super().__init__()
         convs = self.convs(spec)
         self.expand = ConvBN(convs["expand"], affine, eps, kernels) if "expand" in convs else nn.Identity()
+        self.separable: Separable | nn.Sequential
         if spec.squeeze_excite:
+            # It needs all of the depthwise output before any of it is projected: the two are not one operator.
             self.separable = nn.Sequential(
                 ConvBN(convs["depthwise"], affine, eps, kernels),
                 SqueezeExcite(convs["reduce"], convs["excite"]),
@@ -145,34 +147,37 @@ class InvertedBottleneck(Block, nn.Module):
         else:
             self.separable = Separable(convs["depthwise"], convs["project"], affine, eps, kernels)
         self.skip = spec.stride == 1 and spec.in_channels == spec.out_channels
-        # Squeeze-and-excite needs all of the depthwise output before any of it is projected: not one operator.
-        self.fused = kernels == "fused" and spec.expand > 1 and not spec.squeeze_excite
+        self.kernels = kernels
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.fused:
-            return self.operator(x)
-        y = self.separable(self.expand(x))
+        expand, separable = self.expand, self.separable
+        if self.kernels == "fused" and isinstance(expand, ConvBN) and isinstance(separable, Separable):
+            return self.operator(x, expand, separable)
+        y = separable(expand(x))
         return x + y if self.skip else y
 
-    def operator(self, x: Tensor) -> Tensor:
+    def operator(self, x: Tensor, expand: ConvBN, separable: Separable) -> Tensor:
+        """All of the block as one operator."""
         from supernet import ops
 
-        convs = self.expand, self.separable.depthwise, self.separable.pointwise
-        options = {"residual": self.skip, "stride": self.separable.stride, "act": self.expand.act_name}
-        if not self.expand.bn.training:
+        convs = expand, separable.depthwise, separable.pointwise
+        residual, stride, act = self.skip, separable.stride, expand.act_name
+        if not expand.bn.training:
             folded = (t for c in convs for t in (c.conv.weight, *c.bn.folded()))
-            return ops.inverted_bottleneck(x, *folded, **options)
+            return ops.inverted_bottleneck(x, *folded, residual=residual, stride=stride, act=act)
         parameters = (t for c in convs for t in (c.conv.weight, c.bn.weight, c.bn.bias))
-        y, *stats = ops.inverted_bottleneck_train(x, *parameters, eps=self.expand.bn.eps, **options)
-        for conv, pixels_of, batch_stats in zip(convs, (x, y, y), stats, strict=True):
-            conv.bn.track(*batch_stats, pixels_of.numel() // pixels_of.shape[1])
+        y, *stats = ops.inverted_bottleneck_train(
+            x, *parameters, eps=expand.bn.eps, residual=residual, stride=stride, act=act
+        )
+        for conv, sized, (mean, var) in zip(convs, (x, y, y), stats, strict=True):
+            conv.bn.track(mean, var, sized.numel() // sized.shape[1])
         return y
 
 
 class Shuffle(Block, nn.Module):
     """SPOS's ShuffleNetV2 block with a k×k depthwise convolution (``choice_3/5/7``).
 
-    At stride 1 the even channels pass through and the odd ones are computed; at stride 2 both branches see
+    At stride 1 the even channels pass unchanged and the odd ones are computed; at stride 2 both branches read
     the whole input.
     """
 
@@ -198,12 +203,12 @@ class Shuffle(Block, nn.Module):
 
     @staticmethod
     def kept(spec: LayerSpec, conv: str) -> int:
-        """What the other branch holds or waits for."""
+        """What the other branch holds, or still has to read."""
         whole = spec.in_channels * spec.size**2
         if spec.stride == 1:
-            return whole // 2  # the half that passes
+            return whole // 2  # the half that passes unchanged
         if conv == "project_depthwise":
-            return 0  # reads what the main branch waits for
+            return 0  # its input is what the main branch still has to read
         return whole if conv == "project" else spec.in_channels * spec.out_size**2
 
     @staticmethod
@@ -220,16 +225,19 @@ class Shuffle(Block, nn.Module):
     def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):
         super().__init__()
         convs = self.convs(spec)
-        project = [convs.pop("project_depthwise"), convs.pop("project")] if spec.stride == 2 else None
-        self.project = Separable(*project, affine, eps, kernels) if project else None
+        self.project = None
+        if spec.stride == 2:
+            depthwise, pointwise = convs.pop("project_depthwise"), convs.pop("project")
+            self.project = Separable(depthwise, pointwise, affine, eps, kernels)
         # Every depthwise convolution is followed by a pointwise one: the two are one fused operator.
-        layers, chain = [], list(convs.values())
+        layers: list[nn.Module] = []
+        chain = list(convs.values())
         while chain:
             conv = chain.pop(0)
-            depthwise = conv.groups > 1
-            layers.append(
-                Separable(conv, chain.pop(0), affine, eps, kernels) if depthwise else ConvBN(conv, affine, eps, kernels)
-            )
+            if conv.groups > 1:
+                layers.append(Separable(conv, chain.pop(0), affine, eps, kernels))
+            else:
+                layers.append(ConvBN(conv, affine, eps, kernels))
         self.branch = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -257,7 +265,7 @@ class Xception(Shuffle):
 
 
 class Identity(Block, nn.Identity):
-    """The layer is left out."""
+    """No layer: the input passes unchanged."""
 
     op = "identity"
     runs = False
@@ -266,12 +274,12 @@ class Identity(Block, nn.Identity):
     def refuses(spec: LayerSpec) -> str | None:
         return same_channels(spec) or (f"stride {spec.stride}: identity keeps the size" if spec.stride > 1 else None)
 
-    def __init__(self, spec: LayerSpec, **_):
+    def __init__(self, spec: LayerSpec, **_: object):
         super().__init__()
 
 
 class MaxPool(Block, nn.MaxPool2d):
-    """k×k maximum: no weights."""
+    """k×k max pooling."""
 
     op = "max_pool"
 
@@ -279,7 +287,7 @@ class MaxPool(Block, nn.MaxPool2d):
     def refuses(spec: LayerSpec) -> str | None:
         return same_channels(spec) or odd_kernel(spec)
 
-    def __init__(self, spec: LayerSpec, **_):
+    def __init__(self, spec: LayerSpec, **_: object):
         super().__init__(spec.kernel, spec.stride, spec.kernel // 2)
 
 
@@ -334,25 +342,25 @@ class PoolHead(Block, nn.Module):
         self.classifier = nn.Linear(spec.in_channels, spec.classes, bias=spec.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of a wider head the columns for x's channels: ``[B, w, H, W]`` to ``[B, classes]``."""
+        """``[B, w, H, W]`` to ``[B, classes]``, by the first w columns of the weight."""
         x = F.adaptive_avg_pool2d(x, 1).flatten(1)
         weight = self.classifier.weight
         return F.linear(x, weight if x.shape[1] == weight.shape[1] else weight[:, : x.shape[1]], self.classifier.bias)
 
 
 def odd_kernel(spec: LayerSpec) -> str | None:
-    """Why padding by half of the kernel would not keep the size."""
+    """Why padding by half of the kernel would change the size: the kernel is even; else None."""
     return f"kernel {spec.kernel}: expected an odd number" if spec.kernel % 2 == 0 else None
 
 
 def same_channels(spec: LayerSpec) -> str | None:
-    """Why a layer without weights cannot be."""
+    """Why a layer without weights cannot be built: it would have to change the number of channels; else None."""
     cin, cout = spec.in_channels, spec.out_channels
     return None if cin == cout else f"{cin} input and {cout} output channels: {spec.op} keeps their number"
 
 
 def kept_for_sum(spec: LayerSpec, conv: str) -> int:
-    """Values that wait while a convolution of a residual block runs: the input; for the shortcut the main branch."""
+    """Values that a residual block holds while ``conv`` runs: its input; during the shortcut, the main branch."""
     if conv == "shortcut":
         return spec.out_channels * spec.out_size**2
     return 0 if conv == next(iter(spec.convs)) else spec.in_channels * spec.size**2

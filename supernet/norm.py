@@ -7,9 +7,14 @@ from torch import Tensor, nn
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation; with a ``pool`` in training mode it collects pooled statistics instead of running ones."""
+    """Batch normalisation; in training mode with a ``pool`` it collects pooled statistics instead of running ones."""
 
     pool: PooledStatistics | None = None
+    # torch also allows a BN without running statistics; ours always has them.
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.pool is None:
@@ -25,20 +30,21 @@ class BatchNorm(nn.BatchNorm2d):
 
     @torch.no_grad()
     def track(self, mean: Tensor, var: Tensor, n: int) -> None:
-        """Take the statistics of a batch that a fused operator computed.
+        """Record the statistics of a batch that a fused operator computed.
 
         Args:
-            mean, var: ``[C]`` or of the first channels, the biased variance. n: values per channel.
+            mean, var: ``[C]``, or those of the first channels only; the variance is the biased one.
+            n: values per channel.
         """
         if self.pool is not None:
             self.pool.add(n, mean, var)
         else:
-            c = len(mean)  # of a layer that runs at a part of its width the first channels
+            c = len(mean)  # a layer that runs at part of its width gives its first channels
             self.running_mean[:c].lerp_(mean.to(self.running_mean.dtype), self.momentum)
             self.running_var[:c].lerp_(var.to(self.running_var.dtype) * (n / max(n - 1, 1)), self.momentum)
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Inference as ``x * scale + shift``: two vectors ``[C]``."""
+        """``(scale, shift)``, ``[C]`` each: in eval mode BN is ``x * scale + shift``."""
         scale = torch.rsqrt(self.running_var + self.eps)
         if self.weight is None:
             return scale, -self.running_mean * scale
@@ -57,7 +63,7 @@ class PooledStatistics:
     def add(self, n: int, mean: Tensor, var: Tensor) -> None:
         """Merge a batch of ``n`` values per channel with this mean and biased variance.
 
-        They may be those of the first channels, each time of the same; then only these are kept.
+        They may be those of the first channels only, the same number each time; then only these are kept.
         """
         mean, var = mean.double(), var.double()
         self.mean, self.m2 = self.mean[: len(mean)], self.m2[: len(mean)]

@@ -1,13 +1,14 @@
-"""The compiled operators; csrc/ops wires their gradients, ``op_shapes`` infers their shapes.
+"""The compiled operators and the shapes that they take; csrc/ops wires their gradients.
 
 The only module that imports the extension. The convolutions work on ``[N, C, H, W]`` tensors in
 ``channels_last`` memory; an input in another layout is converted once, at entry. float32, bfloat16 and
-float64 everywhere, float16 on CUDA; under ``torch.autocast`` inputs and convolution weights are cast as it
-says. Gradients can be taken once. Wrong shapes, types or devices raise ``RuntimeError`` with what was
-expected and what came.
+float64 everywhere, float16 on CUDA; under ``torch.autocast`` inputs and convolution weights are cast as for
+PyTorch's convolutions. There are no second derivatives. Wrong shapes, types or devices raise ``RuntimeError`` with
+what was expected and what came.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 _BUILD = "build it in the project's folder with: pip install --no-build-isolation -e ."
 
 try:
-    from supernet import _C, op_shapes  # noqa: F401 - registers shapes, once the operators are there
+    from supernet import _C
 except ImportError as error:
     raise ImportError(f"supernet's compiled operators are missing or do not load ({error}); {_BUILD}") from error
 
@@ -24,6 +25,8 @@ if _C.build_info()["torch"] != torch.__version__.split("+")[0]:
         f"supernet's operators were compiled for torch {_C.build_info()['torch']}, this is torch "
         f"{torch.__version__}; {_BUILD}"
     )
+
+from supernet import shape_inference  # noqa: E402, F401 - registers itself; the operators are loaded by now
 
 _ops = torch.ops.supernet
 _masked_conv2d = _ops.masked_conv2d.default
@@ -38,7 +41,7 @@ _batch_norm_act_train = _ops.batch_norm_act_train.default
 Stats = tuple[Tensor, Tensor]
 
 
-def build_info() -> dict:
+def build_info() -> dict[str, Any]:
     """What the extension was built with.
 
     ``torch`` and ``compiler`` (versions), ``cuda`` (version or None), ``cuda_archs`` (compute capabilities)
@@ -87,7 +90,7 @@ def masked_conv2d(
 
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, *, stride: int = 1) -> Tensor:
-    """Depthwise k x k convolution with padding k // 2: on the CPU the forward and both gradients are our own.
+    """Depthwise k x k convolution with padding k // 2; on the CPU by kernels of our own, forward and backward.
 
     Args:
         x: ``[N, C, H, W]``.
@@ -106,10 +109,10 @@ def depth_mix(xs: Sequence[Tensor], p: Tensor) -> Tensor:
     """The mixture ``y = sum_d p[d] * xs[d]`` in one pass.
 
     Args:
-        xs: 1 to 32 tensors of one shape (any) and type. Those in another memory layout than the first are
-            copied once.
+        xs: 1 to 32 tensors of one type and one shape, which may be any. Those whose memory layout is not that of
+            the first are copied once.
         p: ``[len(xs)]``, of their type or float32. Where p[d] is exactly 0, xs[d] is not read and its
-            gradient is 0; the gradient of p[d] is ``<grad, xs[d]>`` nevertheless.
+            gradient is 0; the gradient of p[d] is ``<grad, xs[d]>`` all the same.
 
     Returns:
         A tensor like ``xs[0]``. The gradient of p does not depend on the number of threads.
@@ -180,7 +183,7 @@ def dw_separable_train(
         per channel, float32 (float64 for float64 input), without gradient.
 
     Raises:
-        RuntimeError: also if a channel has fewer than two values, as then its variance means nothing.
+        RuntimeError: also if a channel has fewer than two values: its variance would not be defined.
     """
     if torch.is_autocast_enabled(x.device.type):
         x, dw_weight, pw_weight = _autocast(x, dw_weight, pw_weight)
@@ -216,7 +219,7 @@ def inverted_bottleneck(
         expand_weight: ``[M, C, 1, 1]``; expand_scale, expand_shift: ``[M]``, of x's type or float32.
         dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride: as in `dw_separable`, from M channels.
         residual: add x to the result; needs stride 1 and as many outputs as inputs.
-        act: behind the expansion and behind the depthwise part: ``relu``, ``relu6``, ``hard_swish`` or ``none``.
+        act: after the expansion and after the depthwise part: ``relu``, ``relu6``, ``hard_swish`` or ``none``.
 
     Returns:
         ``[N, O, H', W']``, channels_last. It has no gradient: backward raises.
@@ -263,7 +266,7 @@ def inverted_bottleneck_train(
         ``(y, expand's, depthwise's, projection's (mean, var))``: statistics as in `dw_separable_train`.
 
     Raises:
-        RuntimeError: also if a channel has fewer than two values, as then its variance means nothing.
+        RuntimeError: also if a channel has fewer than two values: its variance would not be defined.
     """
     if torch.is_autocast_enabled(x.device.type):
         x, expand_weight, dw_weight, pw_weight = _autocast(x, expand_weight, dw_weight, pw_weight)
@@ -278,7 +281,7 @@ def inverted_bottleneck_train(
 def batch_norm_act_train(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, *, eps: float, act: str = "none"
 ) -> tuple[Tensor, Stats]:
-    """Batch norm by the batch's own statistics, then an activation, as one operator that keeps x alone.
+    """Batch norm by the batch's own statistics, then an activation, as one operator that keeps only x for backward.
 
     Args:
         x: ``[B, C, H, W]``; converted to channels_last once if it is not.

@@ -1,4 +1,4 @@
-"""Spaces by name. No torch until one is asked for."""
+"""Spaces by name. Torch is imported when the first one is asked for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from supernet.spec import Block
 
 
 def presets() -> Mapping[str, Callable[..., Space]]:
-    """The spaces of every family by name: functions of ``channels``, ``resolution`` and ``classes`` of the images."""
+    """The spaces of every family by name: functions of the images' ``channels``, ``resolution`` and ``classes``."""
     from supernet.families import FAMILIES  # loads torch
 
     return {name: make for family in FAMILIES for name, make in family.presets.items()}
@@ -22,12 +22,12 @@ def get(name: str, channels: int, resolution: int, classes: int) -> Space:
     """The space ``name`` for images of this shape.
 
     Args:
-        name: of a preset or an installed space, a space file (.json), or code: ``FILE.py:function`` or
-            ``package.module:function``, a function of those of ``channels``, ``resolution`` and ``classes`` that it
-            takes. Block classes beside the function are operations of the space.
+        name: a preset, an installed space, a space file (.json), or code: ``FILE.py:function`` or
+            ``package.module:function``. The function is given those of ``channels``, ``resolution`` and ``classes``
+            that it has as arguments. Block classes in the same module are operations of the space.
 
     Raises:
-        UserError: unknown name, a space for other images, or code that fails or contradicts itself.
+        UserError: unknown name, a space for other images, code that fails, or a block that contradicts itself.
     """
     images = {"channels": channels, "resolution": resolution, "classes": classes}
     if name.endswith(".json"):
@@ -51,9 +51,9 @@ def get(name: str, channels: int, resolution: int, classes: int) -> Space:
 
 
 def operations(name: str) -> tuple[type[Block], ...]:
-    """The block classes beside the function that ``name`` refers to, for ``Space.load`` and ``load_network``.
+    """The block classes in the module of the function ``name``, for ``Space.load`` and ``load_network``.
 
-    Files name operations only; their code is never looked for by what a file says.
+    Files hold only the names of operations; what a file says never decides which code is run.
     """
     return _plugin(name).operations
 
@@ -67,7 +67,7 @@ def _plugin(name: str) -> plugins.Plugin:
 
 
 def _read(name: str, images: Mapping[str, int]) -> Space:
-    """A space file, laid out once: what it cannot be is said here, with its name."""
+    """A space file, laid out once, so that what cannot be built is refused here, with the file's name."""
     from supernet import families
 
     space = Space.load(Path(name))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +28,7 @@ class Conv:
     act: str = "none"
     norm: bool = True
     bias: bool = False
-    extra: int = 0  # parameters of what else belongs to it: a BN in front, a PReLU
+    extra: int = 0  # parameters of anything else that belongs to it: a BN before it, a PReLU
 
     @property
     def flops(self) -> int:
@@ -40,6 +40,14 @@ class Conv:
         """Weights, bias, the BN's scale and shift, and ``extra``."""
         weights = self.out_channels * (self.in_channels // self.groups) * self.kernel**2
         return weights + self.out_channels * (self.bias + 2 * self.norm) + self.extra
+
+
+class BuildOptions(TypedDict):
+    """How layers are built: the arguments of ``LayerSpec.build``, and of a block besides its spec."""
+
+    affine: bool  # BN learns a scale and a shift
+    eps: float  # of every BN
+    kernels: str  # fused: our operators; eager: plain PyTorch
 
 
 class Block:
@@ -60,7 +68,7 @@ class Block:
 
     Attributes:
         op: its name in a ``Choice`` and in latency keys.
-        runs: whether anything is executed: an Identity is not a layer of the network.
+        runs: whether it computes anything; an Identity does not, and is no layer of the network.
     """
 
     op: ClassVar[str]
@@ -73,12 +81,12 @@ class Block:
 
     @staticmethod
     def kept(spec: LayerSpec, conv: str) -> int:
-        """Values that wait, for one image, while the convolution named ``conv`` runs: a skip, another branch."""
+        """Values held in memory, for one image, while the convolution named ``conv`` runs: a skip, another branch."""
         return 0
 
     @staticmethod
     def refuses(spec: LayerSpec) -> str | None:
-        """Why there can be no such layer, in words; None if there can."""
+        """Why such a layer cannot be built, in words; None if it can."""
         return None
 
 
@@ -98,7 +106,7 @@ class LayerSpec:
     classes: int = 0  # head only
     bias: bool = False  # of a head's classifier or a stem's convolution
     dropout: float = 0.0  # head only
-    before: int = 0  # a NASNet cell only: channels of its other input, the output before the last one
+    before: int = 0  # NASNet cells only: channels of the second input, the output of the cell before the last
 
     @property
     def op(self) -> str:
@@ -107,7 +115,7 @@ class LayerSpec:
 
     @cached_property
     def key(self) -> str:
-        """The name of this layer in a latency table: all that its latency can depend on."""
+        """The name of this layer in a latency table: everything that its latency can depend on."""
         parts = [self.op]
         parts += [f"k{self.kernel}"] if self.kernel else []
         parts += [f"e{self.expand}"] if self.expand else []
@@ -128,7 +136,7 @@ class LayerSpec:
 
     @property
     def runs(self) -> bool:
-        """Whether anything is executed: an Identity is not a layer of the network."""
+        """Whether it computes anything; an Identity does not, and is no layer of the network."""
         return self.block.runs
 
     @property
@@ -143,8 +151,8 @@ class LayerSpec:
 
     @property
     def activations(self) -> int:
-        """Values alive at the peak, for one image: input and output of one convolution (or of the layer, where
-        it has none), and what a skip or another branch keeps beside them. BN and activation run in place.
+        """Values in memory at the peak, for one image: input and output of one convolution (or of the layer if it
+        has none), plus what a skip or another branch holds meanwhile. BN and activation run in place.
         """
         whole = self.in_channels * self.size**2
         peak = 0 if self.convs else whole + self.out_channels * self.out_size**2
@@ -155,7 +163,7 @@ class LayerSpec:
 
     def build(self, affine: bool = True, eps: float = 1e-5, kernels: str = "fused") -> nn.Module:
         """The layer as a module. ``kernels``: ``fused`` runs our operators, ``eager`` plain PyTorch."""
-        module: Any = self.block  # a Block that is a torch.nn.Module too
+        module: Any = self.block  # also a torch.nn.Module
         return module(self, affine=affine, eps=eps, kernels=kernels)
 
 

@@ -1,4 +1,4 @@
-"""Found networks as timm models: importing this registers ``supernet_<space>`` for every space.
+"""Found networks as timm models: importing this module registers ``supernet_<space>`` for every space.
 
 >>> import supernet.timm, timm
 >>> timm.create_model("supernet_mobile", arch="runs/default/best/result.json").num_classes
@@ -23,7 +23,7 @@ from supernet.space import Arch, Space
 
 
 class TimmNetwork(Network):
-    """A ``Network`` with the attributes and methods that timm's scripts use. The weights have the same names."""
+    """A ``Network`` with the attributes and methods that timm's scripts use; its weights have the same names."""
 
     def __init__(self, space: Space, arch: Arch, **options: Any):
         super().__init__(space, arch, kernels="eager", **options)
@@ -42,18 +42,19 @@ class TimmNetwork(Network):
         }
 
     def get_classifier(self) -> nn.Module:
-        return self.head.classifier
+        return self.head.get_submodule("classifier")
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A new last layer for other classes; the space stays that of the architecture."""
-        old = self.head.classifier
-        self.head.classifier = nn.Linear(old.in_features, num_classes, bias=old.bias is not None).to(old.weight.device)
-        nn.init.normal_(self.head.classifier.weight, 0, 0.01)
-        self.num_classes = num_classes
+        """A new last layer for ``num_classes`` classes; ``space`` keeps the number that it had."""
+        old = self.get_classifier()
+        assert isinstance(old, nn.Linear)  # in every preset
+        new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None).to(old.weight.device)
+        nn.init.normal_(new.weight, 0, 0.01)
+        self.head.classifier, self.num_classes = new, num_classes
 
 
 def read_arch(arch: str | Path | Sequence[int]) -> Sequence[int]:
-    """Indices, or those in a JSON file: a list, or an object with ``arch`` such as a ``result.json``."""
+    """Indices as given, or read from a JSON file: a list, or an object with ``arch`` such as a ``result.json``."""
     if not isinstance(arch, str | Path):
         return arch
     path = Path(arch)
@@ -74,7 +75,11 @@ def create(
     bn_eps: float = 1e-5,
     bn_momentum: float | None = None,
 ) -> TimmNetwork:
-    """The network of ``arch`` in the space ``name``; by default for ImageNet, or Fashion-MNIST if it is a small one."""
+    """The network of ``arch`` in the space ``name``, by default for ImageNet; in a small space for Fashion-MNIST.
+
+    Raises:
+        UserError: unknown space, or an architecture that it does not allow.
+    """
     channels, resolution, classes = (1, 28, 10) if name.endswith("-small") else (3, 224, 1000)
     space = spaces.get(name, in_chans or channels, img_size or resolution, num_classes or classes)
     if drop_rate is not None:

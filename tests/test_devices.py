@@ -174,7 +174,7 @@ def test_agent_refuses(home, torchless, tmp_path):
     def refusal(*flags) -> str:
         return line_of(run([*torchless, "agent.py", "run", *flags], device))
 
-    assert "no whole bundle" in refusal("missing")
+    assert "no complete bundle" in refusal("missing")
     assert "expected cores" in refusal("bundle", "--cores", "x")
     assert "expected cores among" in refusal("bundle", "--cores", "4096")
     assert "cannot write" in refusal("bundle", "-o", "missing/samples.json")

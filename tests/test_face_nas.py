@@ -304,7 +304,7 @@ def test_killed_and_continued(drawn, tmp_path):
     ("options", "message"),
     [
         ({"params_max": 100}, "exclude every candidate: the smallest, L 12 C 4"),
-        ({"depth": (11, 20)}, "IR-ResNet of depth 11: expected an even number from 12 on"),
+        ({"depth": (11, 20)}, "IR-ResNet of depth 11: expected an even number, at least 12"),
         ({"batch_size": 500}, "lower the batch size"),
         ({"final_epochs": -1}, "final-epochs -1"),
     ],

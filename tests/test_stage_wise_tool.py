@@ -222,7 +222,7 @@ def test_refusals_before_any_training(finished, tmp_path):
     assert "multiply-adds excludes every candidate" in refused("stage_wise", *fresh, "--flops-max", 1000)
     donor = finished[0] / "networks" / "0-initial-1-1-1"
     message = refused("stage_wise", *fresh, "--donor", donor)
-    assert "the donor has stages of 1-1-1 modules, but 3-3-3 are wanted of it" in message
+    assert "the donor has stages of 1-1-1 modules, but 3-3-3 are needed" in message
     assert not (tmp_path / "run").exists()  # nothing half-written
 
 

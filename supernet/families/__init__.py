@@ -1,4 +1,4 @@
-"""Families of spaces. The tuple below is their only registry; what else is known of a space follows from its family."""
+"""Families of spaces. The tuple below is their only registry; all else about a space follows from its family."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def of(space: Space) -> Family:
-    """The family of a space, by the operation of its first choice that is not its own.
+    """The family of a space: the one that has the first of its operations that are not the space's own.
 
     Raises:
-        UserError: no family has that operation, or one of its own has the name of another.
+        UserError: no family has that operation, or an operation of the space's own has a name of this library.
     """
     own = {block.op for block in _complete(space).operations}
-    for op in sorted(own & _ops()):
-        raise UserError(f"space {space.name}: an operation {op!r} exists already; give your own another op")
+    if taken := sorted(own & _ops()):
+        raise UserError(f"space {space.name}: an operation {taken[0]!r} exists already; give your own another op")
     ops = (choice.op for gene in space.genes for choice in gene.choices if choice.op not in own)
     op = next(ops, None)
-    if op is None:  # all operations are its own: they stand between the usual stem and head
+    if op is None:  # all operations are its own: they run between the usual stem and head
         return layerwise.FAMILY
     for family in FAMILIES:
         if op in family.ops:
@@ -57,17 +57,17 @@ def layout(space: Space) -> Layout:
 
 
 def _complete(space: Space) -> Space:
-    """``space`` with the operations of installed packages, if it names some whose code it does not have."""
+    """``space`` with the operations of installed packages that it names without having their code."""
     known = _ops() | {block.op for block in space.operations}
     missing = {choice.op for gene in space.genes for choice in gene.choices} - known
-    return (
-        space.with_operations(*(_installed()[op] for op in sorted(missing & set(_installed())))) if missing else space
-    )
+    if not missing:
+        return space
+    return space.with_operations(*(_installed()[op] for op in sorted(missing & set(_installed()))))
 
 
 @functools.cache
 def _ops() -> frozenset[str]:
-    """Every operation of this library, those of stems and heads too: an own one would share their latency keys."""
+    """Every operation of this library, stems and heads included: one of the same name would share its latency keys."""
     classes, ops = [Block], {op for family in FAMILIES for op in family.ops}
     while classes:
         block = classes.pop()
@@ -93,7 +93,7 @@ def require_layers(space: Space) -> None:
 
 
 def lower(space: Space, arch: Arch) -> list[LayerSpec]:
-    """The layers that run for ``arch``, in order; an Identity runs nothing and is left out."""
+    """The layers that run for ``arch``, in order, without Identity, which computes nothing."""
     return [spec for spec in layout(space).pick(arch) if spec.runs]
 
 
@@ -103,7 +103,7 @@ def flops(space: Space, arch: Arch) -> int:
 
 
 def activations(space: Space, arch: Arch) -> int:
-    """Values alive at the peak, for one image: the largest of any layer."""
+    """Values in memory at the peak, for one image: the most that any layer needs."""
     return max(spec.activations for spec in lower(space, arch))
 
 

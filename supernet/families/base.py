@@ -4,51 +4,54 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import nn
 
 from supernet.space import Arch, Space
-from supernet.spec import LayerSpec, Price
+from supernet.spec import BuildOptions, LayerSpec, Price
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Priced(NamedTuple):
-    """What the decisions of a space cost, as ``search.costs.TableCost`` takes it."""
+    """What the decisions of a space cost, in the form that ``search.costs.TableCost`` takes."""
 
     table: Sequence[Any]  # one per gene, [choice]; or one per group of genes, with an axis for each
-    base: float  # of what runs whatever is chosen
-    genes: Sequence[tuple[int, ...]] | None  # of each table; None: table i belongs to gene i
+    base: float  # what always runs, whatever is chosen
+    genes: Sequence[tuple[int, ...]] | None  # those of each table; None: table i belongs to gene i
 
 
-Total = Callable[[Iterable[float]], float]  # of the prices of several layers: ``math.fsum``, or ``peak``
+Total = Callable[[Iterable[float]], float]  # combines the prices of several layers: ``math.fsum``, or ``peak``
 
 
 def peak(prices: Iterable[float]) -> float:
-    """The largest price, 0 of none: what several layers need one after the other, such as memory."""
+    """The largest price, 0 if there are none: for what layers need one after the other, such as memory."""
     return max(prices, default=0)
 
 
 class Layout(Protocol):
-    """The layers of a space: sizes follow from the strides, whatever is chosen."""
+    """The layers of a space with their image sizes, which do not depend on the choices."""
 
     @property
     def stem(self) -> LayerSpec: ...
 
     def pick(self, arch: Arch) -> list[LayerSpec]:
-        """Stem, the layers of ``arch`` in order (an Identity too), head."""
+        """Stem, the layers of ``arch`` in order (Identity included), head."""
         ...
 
     def every(self) -> Iterator[LayerSpec]:
-        """All that can run, pruned choices too."""
+        """Every layer that can run, pruned choices included."""
         ...
 
     def priced(self, price: Price, total: Total = math.fsum) -> Priced:
-        """What each decision costs where the layers that it decides on together cost the ``total`` of their prices."""
+        """What each decision costs: the ``total`` of the prices of the layers that it decides on."""
         ...
 
 
 class Shared(NamedTuple):
-    """The modules of a supernet, by the names that its parameters have."""
+    """The modules of a supernet; the names of its parameters begin with these."""
 
     stem: nn.Module
     layers: nn.ModuleList
@@ -56,7 +59,7 @@ class Shared(NamedTuple):
 
 
 class Family(Protocol):
-    """A family of spaces. One file each in ``supernet/families``, one line each in ``FAMILIES``."""
+    """A family of spaces: one file in ``supernet/families`` and one entry of ``FAMILIES``."""
 
     @property
     def ops(self) -> frozenset[str]:
@@ -72,12 +75,11 @@ class Family(Protocol):
         """The layers of ``space``; a UserError names the gene that cannot be built."""
         ...
 
-    def share(self, layout: Any, **build: Any) -> Shared:
-        """The modules that the architectures share; a UserError where there is no supernet of such a space.
+    def share(self, layout: Any, **build: Unpack[BuildOptions]) -> Shared:
+        """The modules that the architectures share; a UserError if such a space has no supernet.
 
         Args:
-            layout: of the space, by this family.
-            build: of ``LayerSpec.build``.
+            layout: what ``layout`` of this family gave for the space.
         """
         ...
 

@@ -18,20 +18,22 @@ from supernet.norm import BatchNorm
 from supernet.space import Choice, Gene, Space
 from supernet.spec import Block, Conv, LayerSpec
 
-SHARES = (1, 2, 4, 1)  # of the blocks, by stage: our choice, it gives the published parameters of R-34-512
+SHARES = (1, 2, 4, 1)  # of the blocks, by stage: our choice; it matches the published parameters of R-34-512
 
 
 def stages(depth: int) -> tuple[int, ...]:
-    """Blocks per stage of a network of ``depth`` layers: two in each block, stem and embedding.
+    """Blocks per stage of a network of ``depth`` layers, which are two in each block, the stem and the embedding.
 
     >>> stages(34)
     (2, 4, 8, 2)
 
     Raises:
-        UserError: an odd depth, or one below 12.
+        UserError: the depth is odd or below 12.
     """
     if depth < 12 or depth % 2:
-        raise UserError(f"an IR-ResNet of depth {depth}: expected an even number from 12 on (two layers in each block)")
+        raise UserError(
+            f"an IR-ResNet of depth {depth}: expected an even number, at least 12 (two layers in each block)"
+        )
     counts = [1] * len(SHARES)
     while sum(counts) < depth // 2 - 1:  # one after the other (Sainte-Laguë): a deeper network only adds blocks
         stage = max(range(len(SHARES)), key=lambda i: SHARES[i] / (2 * counts[i] + 1))
@@ -43,7 +45,7 @@ def space(blocks: Sequence[int], width: int, channels: int, resolution: int, emb
     """One network as a space: ``blocks`` per stage, ``width`` channels in the stem and the first stage.
 
     Args:
-        embedding: its length; that of the last stage's channels, 8 · width, where it is not given.
+        embedding: its length; by default the channels of the last stage, 8 · width.
     """
     genes, cin = [], width
     for stage, count in enumerate(blocks):
@@ -87,7 +89,7 @@ class IRStem(Block, nn.Module):
 
 
 class IRBlock(Block, nn.Module):
-    """BN, conv, BN, PReLU, conv with the stride, BN; plus the input, by 1×1 conv and BN where it changes width."""
+    """BN, conv, BN, PReLU, conv with the stride, BN; plus the input, through 1×1 conv and BN if the width changes."""
 
     op = "ir"
 
@@ -139,13 +141,18 @@ class Embedding(Block, nn.Module):
 class AdaFace(nn.Module):
     """Margin softmax whose margin adapts to the norm of the embedding, a proxy of image quality.
 
-    Kim et al., "AdaFace: Quality Adaptive Margin for Face Recognition", CVPR 2022, eq. 12-16. A norm one deviation /
-    h below the mean gives ArcFace's angular margin, the mean CosFace's additive one.
+    Kim et al., "AdaFace: Quality Adaptive Margin for Face Recognition", CVPR 2022, eq. 12-16. A norm that is 1/h
+    deviations below the mean gives ArcFace's angular margin, a norm at the mean CosFace's additive one.
 
     Args:
-        embedding: its length. identities: classes. m, h, s: margin, concentration, scale. momentum: of the norm's
-            running mean and deviation, α = 1 - momentum.
+        embedding: its length.
+        identities: number of classes.
+        m, h, s: margin, concentration, scale.
+        momentum: of the norm's running mean and deviation; 1 - α of the paper.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self, embedding: int, identities: int, m: float = 0.4, h: float = 0.333, s: float = 64.0, momentum: float = 0.01

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -17,7 +18,10 @@ from supernet.errors import UserError
 from supernet.families.base import Priced, Shared, Total
 from supernet.modules import ACTIVATIONS, Head, Identity, InvertedBottleneck, MaxPool, Shuffle, Stem, Xception
 from supernet.space import Arch, Choice, Gene, Space
-from supernet.spec import Block, LayerSpec, Price
+from supernet.spec import Block, BuildOptions, LayerSpec, Price
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 NO_CODE = "for an operation of your own give the space by its code, FILE.py:function, or install its package"
 
@@ -36,7 +40,7 @@ class Layers:
         return [self.stem, *(layer[i] for layer, i in zip(self.choices, arch, strict=True)), self.head]
 
     def every(self) -> Iterator[LayerSpec]:
-        """All that could run, pruned choices too."""
+        """Every layer that can run, pruned choices included."""
         return itertools.chain((self.stem,), *self.choices, (self.head,))
 
     def priced(self, price: Price, total: Total = math.fsum) -> Priced:
@@ -50,7 +54,8 @@ class Layerwise:
     """A family of spaces with a gene for each layer.
 
     Args:
-        blocks: the operations that a choice can name. stem, head: what stands around them.
+        blocks: the operations that a choice can name.
+        stem, head: what runs before and after them.
     """
 
     blocks: tuple[type[Block], ...]
@@ -63,7 +68,7 @@ class Layerwise:
         return frozenset(block.op for block in self.blocks)
 
     def layout(self, space: Space) -> Layers:
-        """Lay ``space`` out, with its own operations (``Space.operations``) beside those of the family."""
+        """The layers of ``space``, whose choices can be operations of the family or its own (``Space.operations``)."""
         blocks = {block.op: block for block in (*self.blocks, *space.operations)}
         if space.act not in ACTIVATIONS and self.stem is Stem:
             raise UserError(f"space {space.name}: act {space.act!r}, expected one of {', '.join(ACTIVATIONS)}")
@@ -119,7 +124,7 @@ class Layerwise:
             raise UserError(f"space {space.name}: gene {gene.name} cannot be {choice.name}: {reason}")
         return spec
 
-    def share(self, layout: Layers, **build) -> Shared:
+    def share(self, layout: Layers, **build: Unpack[BuildOptions]) -> Shared:
         """Weights of its own for every open choice."""
         stem = layout.stem.build(**build)
         # Keyed by the choice's index: a pruned space loads the weights of the full one by name.
@@ -131,23 +136,24 @@ class Layerwise:
 
     def path(self, layout: Layers, shared: Shared, arch: Arch) -> list[nn.Module]:
         """Stem, the chosen module of each layer, head."""
-        chosen = [choices[str(i)] for choices, i in zip(shared.layers, arch, strict=True)]
+        chosen = [choices.get_submodule(str(i)) for choices, i in zip(shared.layers, arch, strict=True)]
         return [shared.stem, *chosen, shared.head]
 
 
-# One group of layers: (output channels, repeats, stride of the first layer).
-Group = tuple[int, int, int]
+Group = tuple[int, int, int]  # of layers: output channels, repeats, stride of the first
+Candidates = Callable[[int, int, int, int], tuple[Choice, ...]]  # (group, repeat, in, out) -> choices of one layer
 
 
 def _space(
     name: str,
     groups: Sequence[Group],
-    candidates: Callable[[int, int, int, int], tuple[Choice, ...]],
+    candidates: Candidates,
     stem_channels: int,
-    **fields,
+    **fields: Any,
 ) -> Space:
-    """Lay ``groups`` out as genes; ``candidates(group, repeat, in, out)`` gives the choices of one layer."""
-    genes, channels = [], stem_channels
+    """A space with a gene for each layer of ``groups``, whose choices are ``candidates(group, repeat, in, out)``."""
+    genes: list[Gene] = []
+    channels = stem_channels
     for g, (out, repeats, stride) in enumerate(groups):
         for r in range(repeats):
             choices = candidates(g, r, channels, out)
@@ -161,7 +167,7 @@ SHUFFLE_CHOICES = (*(Choice("shuffle", kernel=k) for k in (3, 5, 7)), Choice("xc
 
 
 def shufflenet(channels: int = 3, resolution: int = 224, classes: int = 1000) -> Space:
-    """SPOS: 20 choice layers of four ShuffleNetV2-like blocks, 4^20 paths (ALGORITHMS of SPOS, its code)."""
+    """SPOS: 20 layers, each a choice of four ShuffleNetV2-like blocks: 4^20 paths. As in its published code."""
     groups = [(64, 4, 2), (160, 4, 2), (320, 8, 2), (640, 4, 2)]
     return _shufflenet("shufflenet", groups, channels, resolution, classes, stem_stride=2, head_channels=1024)
 
@@ -172,11 +178,19 @@ def shufflenet_small(channels: int = 1, resolution: int = 28, classes: int = 10)
     return _shufflenet("shufflenet-small", groups, channels, resolution, classes, stem_stride=1, head_channels=256)
 
 
-def _shufflenet(name, groups, channels, resolution, classes, stem_stride, head_channels) -> Space:
+def _shufflenet(
+    name: str,
+    groups: Sequence[Group],
+    channels: int,
+    resolution: int,
+    classes: int,
+    stem_stride: int,
+    head_channels: int,
+) -> Space:
     return _space(
         name,
         groups,
-        lambda g, r, cin, cout: SHUFFLE_CHOICES,
+        lambda group, repeat, cin, cout: SHUFFLE_CHOICES,
         stem_channels=16,
         channels=channels,
         resolution=resolution,
@@ -191,11 +205,11 @@ def _shufflenet(name, groups, channels, resolution, classes, stem_stride, head_c
 
 
 def _bottlenecks(kernels: Sequence[int], expansions: Sequence[int]) -> tuple[Choice, ...]:
-    """Inverted bottlenecks ordered by (kernel, expansion), the order that polynomial mutation relies on."""
+    """Inverted bottlenecks in the order (kernel, expansion), which polynomial mutation relies on."""
     return tuple(Choice("ib", kernel=k, expand=e) for k in kernels for e in expansions)
 
 
-def _mobile_candidates(expansions: Sequence[int]):
+def _mobile_candidates(expansions: Sequence[int]) -> Candidates:
     """PAD-NAS Table 2: layer 1 has e = 1 only; no Identity in the first layer of a group."""
 
     def candidates(group: int, repeat: int, cin: int, cout: int) -> tuple[Choice, ...]:
@@ -207,8 +221,8 @@ def _mobile_candidates(expansions: Sequence[int]):
     return candidates
 
 
-def _small_candidates(large: bool):
-    """Few candidates that differ, good and bad: at this size near-equal ones cannot be told apart."""
+def _small_candidates(large: bool) -> Candidates:
+    """Few candidates of clearly different quality: at this size similar ones cannot be told apart."""
     blocks = _bottlenecks((3, 5), (1, 2, 4)) if large else (Choice("ib", 3, 1), Choice("ib", 5, 4))
 
     def candidates(group: int, repeat: int, cin: int, cout: int) -> tuple[Choice, ...]:
@@ -230,9 +244,8 @@ def mobile(
     """PAD-NAS Tables 1 and 2: 22 searched inverted bottlenecks.
 
     ``basic``: k ∈ {3,5,7} × e ∈ {3,6}; ``large``: e ∈ {1..6}; ``v3``: basic with squeeze-excite and
-    hard-swish (Table 4). ``small`` is our preset for 28² and 32² images: 6 layers, of which the first in each
-    group is k3_e1 or k5_e4 and the others may also be Identity or a 3×3 max pool; ``large`` there has
-    k ∈ {3,5} × e ∈ {1,2,4}.
+    hard-swish (Table 4). ``small`` is our preset for 28² and 32² images: 6 layers; the first in each group is
+    k3_e1 or k5_e4, the others may also be Identity or a 3×3 max pool. With ``large`` it has k ∈ {3,5} × e ∈ {1,2,4}.
     """
     large, v3 = variant == "large", variant == "v3"
     groups = SMALL_GROUPS if small else MOBILE_GROUPS["large" if large else "basic"]

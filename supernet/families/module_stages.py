@@ -1,4 +1,4 @@
-"""Stages of identical modules whose numbers are searched: the networks of Stage-Wise NAS, and weights from deeper ones.
+"""Stages of identical modules whose numbers are searched: the networks of Stage-Wise NAS.
 
 Jordao et al., "Stage-Wise Neural Architecture Search", §III. A space has one gene for each stage, whose choices are
 numbers of modules: residual ones (CIFAR ResNet v1), bottlenecks (ResNet-50) or the cells of NASNet-A.
@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -19,13 +20,16 @@ from supernet.families.base import Priced, Shared, Total
 from supernet.families.nasnet import CellHead, NASNetModule
 from supernet.modules import ACTIVATIONS, ConvBN, PoolHead, Stem, kept_for_sum
 from supernet.space import Arch, Choice, Gene, Space
-from supernet.spec import Block, Conv, LayerSpec, Price
+from supernet.spec import Block, BuildOptions, Conv, LayerSpec, Price
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Basic(Block, nn.Module):
-    """ResNet v1's module as the CIFAR networks of Keras have it: conv–BN–ReLU–conv–BN, plus the input, ReLU.
+    """ResNet v1's module as in Keras's CIFAR networks: conv–BN–ReLU–conv–BN, plus the input, ReLU.
 
-    Convolutions have biases; where the shape changes, the input passes a 1×1 convolution without BN.
+    Convolutions have biases; where the shape changes, the input goes through a 1×1 convolution without BN.
     """
 
     op = "basic"
@@ -49,7 +53,7 @@ class Basic(Block, nn.Module):
         self.second = ConvBN(convs["second"], affine, eps, kernels)
         cin, cout = spec.in_channels, spec.out_channels
         self.shortcut = nn.Conv2d(cin, cout, 1, spec.stride) if "shortcut" in convs else nn.Identity()
-        self.addition = nn.Identity()  # what importance looks at
+        self.addition = nn.Identity()  # importance is measured here
         self.act = ACTIVATIONS[spec.act](inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,7 +61,7 @@ class Basic(Block, nn.Module):
 
 
 class Bottleneck(Block, nn.Module):
-    """ResNet-50's module as torchvision and timm have it: 1×1, 3×3 with the stride, 1×1 to four times the channels."""
+    """ResNet-50's module as in torchvision and timm: 1×1, 3×3 with the stride, 1×1 to four times the channels."""
 
     op = "bottleneck"
     kept = staticmethod(kept_for_sum)
@@ -87,7 +91,7 @@ class Bottleneck(Block, nn.Module):
 
 
 class ImageNetStem(Block, ConvBN):
-    """7×7 convolution of stride 2, BN, activation, 3×3 maximum of stride 2."""
+    """7×7 convolution of stride 2, BN, activation, 3×3 max pooling of stride 2."""
 
     op = "imagenet_stem"
 
@@ -105,7 +109,7 @@ class ImageNetStem(Block, ConvBN):
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of module, and what a network of it needs; channels in multiples of the width, which doubles by stage."""
+    """A kind of module and what its networks need; channels are multiples of the width, which doubles every stage."""
 
     block: type[Block]
     stem_channels: int
@@ -114,7 +118,7 @@ class Kind:
     fewest: int = 1  # modules in a stage
     step: int = 2  # δ, the paper's growth step
     stem_bias: bool = False
-    stem_act: bool = True  # else the first module begins with the activation
+    stem_act: bool = True  # False: the first module begins with the activation
     modules: Callable[[list[LayerSpec]], list[LayerSpec]] = list  # completes the modules of a stage
 
 
@@ -149,12 +153,12 @@ def space(
 
     Args:
         module: a name in ``KINDS``.
-        width: channels of the first stage's convolutions (of a bottleneck the narrow ones, of a cell F); the
-            others have twice as many as the one before.
+        width: channels of the first stage's convolutions (the narrow ones of a bottleneck, F of a cell); each later
+            stage has twice as many as the one before.
         stem_stride: 1 or 2; 4 is ResNet-50's 7×7 convolution and pooling.
 
     Raises:
-        UserError: an unknown module, or sizes that make no network.
+        UserError: an unknown module, or sizes that no network can have.
     """
     kind = kind_of(module)
     for name, value, expected, fine in (
@@ -241,7 +245,7 @@ class Stages:
         )
 
     def stage(self, number: int, depth: int) -> list[LayerSpec]:
-        """The modules of a stage, counted from 0. Only the first ones depend on what is in front of them."""
+        """The modules of a stage, counted from 0. Only the first ones depend on what comes before them."""
         gene = self.space.genes[number]
         cin, cout, block = gene.in_channels, gene.out_channels, self.kind.block
         size, act = self.sizes[number + 1], self.space.act
@@ -255,7 +259,7 @@ class Stages:
         return [self.stem, *(spec for stage in stages for spec in stage), self.head]
 
     def every(self) -> Iterator[LayerSpec]:
-        """All that can run."""
+        """Every layer that can run."""
         yield self.stem
         for number, gene in enumerate(self.space.genes):
             yield from dict.fromkeys(self.stage(number, gene.choices[-1].count))
@@ -272,7 +276,7 @@ class Stages:
 
 @dataclass(frozen=True)
 class ModuleStages:
-    """A family of Stage-Wise NAS: networks that are trained one by one, not on a supernet."""
+    """A family of Stage-Wise NAS: networks that are trained one by one, without a supernet."""
 
     kind: Kind
 
@@ -285,11 +289,11 @@ class ModuleStages:
         return {}
 
     def layout(self, space: Space) -> Stages:
-        """Lay ``space`` out."""
+        """The stages of ``space``."""
         return Stages(space, self.kind)
 
-    def share(self, layout: Stages, **build) -> Shared:
-        """There is no supernet of such a space: UserError."""
+    def share(self, layout: Stages, **build: Unpack[BuildOptions]) -> Shared:
+        """Raises UserError: such a space has no supernet."""
         raise UserError(
             f"space {layout.space.name} is searched network by network, by Stage-Wise NAS: it has no supernet"
         )
@@ -303,6 +307,6 @@ FAMILIES = tuple(ModuleStages(kind) for kind in KINDS.values())
 
 
 def require(space: Space) -> None:
-    """Refuse a space whose genes are not numbers of modules."""
+    """Refuse a space whose genes are not numbers of modules, with a UserError."""
     if not any(space.genes[0].choices[0].op in family.ops for family in FAMILIES):
         raise UserError(f"space {space.name} is not one of stages of modules, such as {', '.join(KINDS)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +16,22 @@ from torch.nn import functional as F
 
 from supernet.modules import ConvBN, PoolHead
 from supernet.norm import BatchNorm
-from supernet.spec import Block, Conv, LayerSpec
+from supernet.spec import Block, BuildOptions, Conv, LayerSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # A block adds two operations, each of a hidden state: 0 the last output, 1 the one before, 2 … the blocks so far.
-NORMAL = (
+Operation = tuple[str, int]
+Blocks = tuple[tuple[Operation, Operation], ...]
+NORMAL: Blocks = (
     (("sep5", 0), ("sep3", 1)),
     (("sep5", 1), ("sep3", 1)),
     (("avg3", 0), ("none", 1)),
     (("avg3", 1), ("avg3", 1)),
     (("sep3", 0), ("none", 0)),
 )
-REDUCTION = (
+REDUCTION: Blocks = (
     (("sep5", 0), ("sep7", 1)),
     (("max3", 0), ("sep7", 1)),
     (("avg3", 0), ("sep5", 1)),
@@ -38,10 +44,11 @@ SIDES = ("left", "right")
 
 
 def with_inputs(modules: Sequence[LayerSpec]) -> list[LayerSpec]:
-    """The cells of a stage with the channels of their second inputs.
+    """The cells of a stage, completed with the channels of their second inputs.
 
-    The first one reads the last output and the one before (of a reduction, both are of the stage before); the
-    second one what entered the first: at stride 2 the reduction's output of four parts, else the stem's.
+    The two inputs of the first cell have the same channels. The second cell's second input is what the normal cell
+    before it read: at stride 2 the four parts of the reduction's output, else the stem's output. Each later cell's
+    is the output of the cell before the last one.
     """
     first, *rest = modules
     entered = 4 * first.out_channels // 6 if first.stride == 2 else first.in_channels
@@ -50,7 +57,7 @@ def with_inputs(modules: Sequence[LayerSpec]) -> list[LayerSpec]:
 
 
 class SeparableTwice(nn.Module):
-    """ReLU, depthwise k×k, pointwise, BN, and the same again; the stride is the first one's."""
+    """ReLU, depthwise k×k, pointwise, BN, and the same again; the first of the two has the stride."""
 
     @staticmethod
     def convs(channels: int, kernel: int, size: int, stride: int) -> dict[str, Conv]:
@@ -61,12 +68,12 @@ class SeparableTwice(nn.Module):
             convs[f"pointwise{i}"] = Conv(channels, channels, 1, size)
         return convs
 
-    def __init__(self, channels: int, kernel: int, stride: int, **options):
+    def __init__(self, channels: int, kernel: int, stride: int, **build: Unpack[BuildOptions]):
         super().__init__()
         self.depthwise1 = nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
-        self.pointwise1 = ConvBN(Conv(channels, channels, 1, 0), **options)
+        self.pointwise1 = ConvBN(Conv(channels, channels, 1, 0), **build)
         self.depthwise2 = nn.Conv2d(channels, channels, kernel, 1, kernel // 2, groups=channels, bias=False)
-        self.pointwise2 = ConvBN(Conv(channels, channels, 1, 0), **options)
+        self.pointwise2 = ConvBN(Conv(channels, channels, 1, 0), **build)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pointwise1(self.depthwise1(F.relu(x)))
@@ -76,18 +83,18 @@ class SeparableTwice(nn.Module):
 class Squeeze(nn.Module):
     """ReLU, 1×1 convolution, BN."""
 
-    def __init__(self, cin: int, channels: int, **options):
+    def __init__(self, cin: int, channels: int, **build: Unpack[BuildOptions]):
         super().__init__()
-        self.conv = ConvBN(Conv(cin, channels, 1, 0), **options)
+        self.conv = ConvBN(Conv(cin, channels, 1, 0), **build)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.relu(x))
 
 
 class FactorizedReduction(nn.Module):
-    """ReLU; every second pixel, and those down and right of them, each by a 1×1 convolution to half of the channels."""
+    """ReLU; two 1×1 convolutions of stride 2, each to half of the channels, the second shifted by one pixel; BN."""
 
-    def __init__(self, cin: int, channels: int, affine: bool, eps: float, **_):
+    def __init__(self, cin: int, channels: int, affine: bool, eps: float, **_: object):
         super().__init__()
         self.even = nn.Conv2d(cin, channels // 2, 1, 2, bias=False)
         self.odd = nn.Conv2d(cin, channels // 2, 1, 2, bias=False)
@@ -103,19 +110,28 @@ class Cell(nn.Module):
 
     Args:
         blocks, output: NORMAL and NORMAL_OUTPUT, or those of the reduction, whose operations on inputs have stride 2.
-        cin, before: channels of the last output and of the one before.
-        channels: F, of every hidden state.
-        halve: the output before is twice as large as the last one.
+        cin, before: channels of the last output and of the one before it.
+        channels: F, those of every hidden state.
+        halve: the output before the last one is twice as large.
     """
 
-    def __init__(self, blocks, output, cin: int, before: int, channels: int, halve: bool = False, **options):
+    def __init__(
+        self,
+        blocks: Blocks,
+        output: tuple[int, ...],
+        cin: int,
+        before: int,
+        channels: int,
+        halve: bool = False,
+        **build: Unpack[BuildOptions],
+    ):
         super().__init__()
         self.blocks, self.output = blocks, output
-        self.squeeze = Squeeze(cin, channels, **options)
-        self.squeeze_before = (FactorizedReduction if halve else Squeeze)(before, channels, **options)
+        self.squeeze = Squeeze(cin, channels, **build)
+        self.squeeze_before = (FactorizedReduction if halve else Squeeze)(before, channels, **build)
         self.strides = (2, 2) if blocks is REDUCTION else (1, 1)
         self.separable = nn.ModuleDict(
-            {name: SeparableTwice(channels, kernel, stride, **options) for name, kernel, stride in separables(blocks)}
+            {name: SeparableTwice(channels, kernel, stride, **build) for name, kernel, stride in separables(blocks)}
         )
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
@@ -138,7 +154,7 @@ class Cell(nn.Module):
         return self.separable[name](x)
 
 
-def separables(blocks) -> list[tuple[str, int, int]]:
+def separables(blocks: Blocks) -> list[tuple[str, int, int]]:
     """Name, kernel and stride of each separable convolution of a cell."""
     return [
         (f"block{i}_{side}", int(op[3:]), 2 if blocks is REDUCTION and j < 2 else 1)
@@ -148,10 +164,10 @@ def separables(blocks) -> list[tuple[str, int, int]]:
     ]
 
 
-def cell_convs(blocks, cin: int, before: int, channels: int, size: int, halve: bool = False) -> dict[str, Conv]:
-    """The convolutions of a ``Cell``; ``size`` of its inputs, of the last output where they differ."""
+def cell_convs(blocks: Blocks, cin: int, before: int, channels: int, size: int, halve: bool = False) -> dict[str, Conv]:
+    """The convolutions of a ``Cell`` whose inputs have ``size``; where they differ, that is the last output's size."""
     convs = {"squeeze.conv": Conv(cin, channels, 1, size)}
-    if halve:  # its one BN counts with the two halves
+    if halve:  # the parameters of its BN are counted in the two halves
         halves = ("even", "odd")
         convs |= {f"squeeze_before.{half}": Conv(before, channels // 2, 1, size, 2) for half in halves}
     else:
@@ -164,13 +180,13 @@ def cell_convs(blocks, cin: int, before: int, channels: int, size: int, halve: b
 
 
 class NASNetModule(Block, nn.Module):
-    """A normal cell; at stride 2 a reduction cell goes before it."""
+    """A normal cell; at stride 2 a reduction cell before it."""
 
     op = "nasnet"
 
     @staticmethod
     def kept(spec: LayerSpec, conv: str) -> int:
-        """At the last addition: four of the six parts of the output, both inputs, a branch."""
+        """At the last addition: four of the six parts of the output, both inputs and a branch."""
         return 7 * spec.out_channels // 6 * spec.out_size**2
 
     @staticmethod
@@ -186,21 +202,21 @@ class NASNetModule(Block, nn.Module):
 
     def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):
         super().__init__()
-        f, options = spec.out_channels // 6, {"affine": affine, "eps": eps, "kernels": kernels}
+        f, build = spec.out_channels // 6, BuildOptions(affine=affine, eps=eps, kernels=kernels)
         if spec.stride == 1:
             self.reduction = None
-            self.normal = Cell(NORMAL, NORMAL_OUTPUT, spec.in_channels, spec.before, f, **options)
+            self.normal = Cell(NORMAL, NORMAL_OUTPUT, spec.in_channels, spec.before, f, **build)
         else:
-            self.reduction = Cell(REDUCTION, REDUCTION_OUTPUT, spec.in_channels, spec.before, f, **options)
-            self.normal = Cell(NORMAL, NORMAL_OUTPUT, 4 * f, spec.in_channels, f, halve=True, **options)
+            self.reduction = Cell(REDUCTION, REDUCTION_OUTPUT, spec.in_channels, spec.before, f, **build)
+            self.normal = Cell(NORMAL, NORMAL_OUTPUT, 4 * f, spec.in_channels, f, halve=True, **build)
         self.addition = nn.Identity()  # what importance looks at
 
     def forward(self, x: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """The last two outputs; of the stem, which is alone, it makes both."""
-        before, x = x if isinstance(x, tuple) else (x, x)
+        """From the last two outputs to the next pair; after the stem there is one output, which counts as both."""
+        before, last = x if isinstance(x, tuple) else (x, x)
         if self.reduction is not None:
-            before, x = x, self.reduction(x, before)
-        return x, self.addition(self.normal(x, before))
+            before, last = last, self.reduction(last, before)
+        return last, self.addition(self.normal(last, before))
 
 
 class CellHead(PoolHead):
@@ -208,5 +224,7 @@ class CellHead(PoolHead):
 
     op = "nasnet_head"
 
-    def forward(self, x: tuple[Tensor, Tensor]) -> Tensor:
-        return super().forward(x[1].relu())
+    def forward(self, x: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        """``[B, classes]`` from the cells' last two outputs, of which only the last one counts."""
+        last = x[1] if isinstance(x, tuple) else x
+        return super().forward(last.relu())

@@ -1,7 +1,7 @@
 """Stages of residual blocks whose depths and widths are searched: NSS's expanded space and its weight sharing.
 
-Every stage of the supernet is built once, at its largest depth and width. A width w is the first w channels of each
-kernel, a depth d the output of the d-th block; blocks behind it do not run (NSS, supplementary C; FBNetV2).
+Every stage of the supernet is built once, at its largest depth and width. A width w uses the first w channels of each
+kernel, a depth d the output of the d-th block; later blocks do not run (NSS, supplementary C; FBNetV2).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,7 +21,10 @@ from supernet.errors import UserError
 from supernet.families.base import Priced, Shared, Total
 from supernet.modules import ACTIVATIONS, ConvBN, PoolHead, Stem, kept_for_sum
 from supernet.space import Arch, Choice, Gene, Space
-from supernet.spec import Block, Conv, LayerSpec, Price
+from supernet.spec import Block, BuildOptions, Conv, LayerSpec, Price
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Residual(Block, nn.Module):
@@ -53,8 +57,8 @@ class Residual(Block, nn.Module):
 
         Args:
             x: ``[B, w, H, W]``, the first w input channels.
-            mask: ``[width]``, ≥ 0: multiplies the channels after each BN and ReLU, that is here in front of the
-                ReLU, which is the same: m · ReLU(z) = ReLU(m · z).
+            mask: ``[width]``, ≥ 0: multiplies the channels after each BN and ReLU. It is applied before the ReLU,
+                which is the same: m · ReLU(z) = ReLU(m · z).
         """
         y = narrow(self.second, narrow(self.first, x, width, mask), width, mask)
         if isinstance(self.shortcut, ConvBN):
@@ -63,7 +67,7 @@ class Residual(Block, nn.Module):
 
 
 class FirstResidual(Residual):
-    """The block that opens a stage: its input passes a 1×1 convolution and BN, whatever its shape."""
+    """The first block of a stage: its skip is always a 1×1 convolution and BN, whatever the shapes."""
 
     op = "residual_first"
 
@@ -74,36 +78,35 @@ class FirstResidual(Residual):
 
 
 def narrow(layer: ConvBN, x: Tensor, width: int, mask: Tensor | None = None) -> Tensor:
-    """Convolution, BN, activation with the first ``width`` outputs of ``layer`` and x's inputs.
+    """Convolution, BN, activation with the first ``width`` outputs of ``layer`` and as many inputs as x has.
 
-    ``mask`` ``[width]`` ≥ 0 multiplies the output. BN would cancel it if it stood before the batch's statistics; behind
-    them it joins BN's scale and shift, and passes the activation, which is ReLU or none.
+    ``mask`` ``[width]`` ≥ 0 multiplies the output. Before the batch's statistics BN would cancel it; after them it can
+    multiply BN's scale and shift, and passes through the activation, which is ReLU or none.
     """
     conv, bn = layer.conv, layer.bn
-    options = {"stride": conv.stride[0], "padding": conv.padding[0]}
+    stride, padding = conv.stride[0], conv.kernel_size[0] // 2
     gamma, beta = (None, None) if bn.weight is None else (bn.weight[:width], bn.bias[:width])
     if mask is not None:
         gamma = mask if gamma is None else gamma * mask
         beta = torch.zeros_like(mask) if beta is None else beta * mask
     if layer.kernels == "eager":
-        y = F.conv2d(x, conv.weight[:width, : x.shape[1]], **options)
+        y = F.conv2d(x, conv.weight[:width, : x.shape[1]], stride=stride, padding=padding)
         if bn.training:
             n = y.numel() // width
             mean, var = (torch.zeros(width, dtype=y.dtype, device=y.device) for _ in range(2))
-            y = F.batch_norm(
-                y, mean, var, gamma, beta, True, momentum=1.0, eps=bn.eps
-            )  # fills in the batch's statistics
+            # With momentum 1 the running statistics become those of the batch.
+            y = F.batch_norm(y, mean, var, gamma, beta, True, momentum=1.0, eps=bn.eps)
             bn.track(mean, var * ((n - 1) / n), n)
         else:
             y = F.batch_norm(y, bn.running_mean[:width], bn.running_var[:width], gamma, beta, eps=bn.eps)
         return layer.act(y)
-    from supernet import ops  # only here is the extension needed
+    from supernet import ops  # here, so that eager networks need no extension
 
     if not bn.training:
         scale, shift = (v[:width] if mask is None else v[:width] * mask for v in bn.folded())
-        y = ops.masked_conv2d(x, conv.weight, out_channels=width, coefficients=scale, **options)
+        y = ops.masked_conv2d(x, conv.weight, out_channels=width, coefficients=scale, stride=stride, padding=padding)
         return layer.act(y + shift.view(-1, 1, 1))
-    y = ops.masked_conv2d(x, conv.weight, out_channels=width, **options)
+    y = ops.masked_conv2d(x, conv.weight, out_channels=width, stride=stride, padding=padding)
     y, stats = ops.batch_norm_act_train(y, gamma, beta, eps=bn.eps, act=layer.act_name)
     bn.track(*stats, y.numel() // width)
     return y
@@ -129,15 +132,15 @@ class Stages:
         return tuple(sizes)
 
     def counts(self, gene: int) -> list[int]:
-        """Depths in blocks or widths in channels that the choices of a gene stand for, pruned ones too."""
+        """The depths in blocks or widths in channels of a gene's choices, pruned ones included."""
         return [choice.count for choice in self.space.genes[gene].choices]
 
     def largest(self) -> Arch:
-        """Every stage as deep and as wide as it may still be."""
+        """Every stage at its largest open depth and width."""
         return tuple(open_[-1] for open_ in self.space.allowed)
 
     def first(self, stage: int, cin: int, width: int) -> LayerSpec:
-        """The block that opens a stage."""
+        """The first block of a stage."""
         stride = self.space.genes[2 * stage].stride
         return LayerSpec(FirstResidual, cin, width, self.sizes[stage], stride, kernel=3, act=self.space.act)
 
@@ -174,7 +177,7 @@ class Stages:
         return [self.stem, *(spec for stage in stages for spec in stage), self.head(stages[-1][-1].out_channels)]
 
     def every(self) -> Iterator[LayerSpec]:
-        """All that can run at the depths and widths that are open: a space's pruned pairs would be a million."""
+        """Every layer that can run at the open depths and widths; with the pruned ones it could be a million."""
         yield self.stem
         inputs = [self.space.stem_channels]
         for stage in range(len(self.space.genes) // 2):
@@ -187,12 +190,15 @@ class Stages:
         yield from map(self.head, inputs)
 
     def priced(self, price: Price, total: Total = math.fsum) -> Priced:
-        """A stage's opening block depends on the width before and its own; the further ones on depth and width.
+        """The first block of a stage depends on its width and the one before; the others on depth and width.
 
         Pruned choices are NaN.
         """
-        space, tables, genes = self.space, [], []
-        inputs, before = {0: space.stem_channels}, ()  # open widths by index, and the gene they belong to
+        space = self.space
+        tables: list[np.ndarray] = []
+        genes: list[tuple[int, ...]] = []
+        inputs = {0: space.stem_channels}  # the open widths before a stage, by index
+        before: tuple[int, ...] = ()  # the gene that they belong to; the stem has none
         for stage in range(len(space.genes) // 2):
             depth, width = 2 * stage, 2 * stage + 1
             widths = {i: self.counts(width)[i] for i in space.allowed[width]}
@@ -214,11 +220,11 @@ class Stages:
 
 
 class Slice(nn.Module):
-    """A shared module as one architecture runs it. It lives as long as a forward pass and owns nothing.
+    """The part of a shared module that one architecture runs. Made for one forward pass; it holds no weights itself.
 
     Args:
-        shared: a block or the head of the largest width.
-        own: what it is in the architecture.
+        shared: a block or the head, at the largest width.
+        own: the layer of the architecture.
     """
 
     def __init__(self, shared: nn.Module, own: LayerSpec):
@@ -228,8 +234,8 @@ class Slice(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.shared.narrow(x, self.own.out_channels) if isinstance(self.shared, Residual) else self.shared(x)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Of the stand-alone module: of every tensor the part that runs, by the names that it has there."""
+    def state_dict(self) -> dict[str, Tensor]:  # type: ignore[override]  # never asked for as part of a module
+        """The weights of the stand-alone module: the part of every tensor that runs, by the names used there."""
         with torch.device("meta"):
             shapes = {name: value.shape for name, value in self.own.build().state_dict().items()}
         shared = self.shared.state_dict()
@@ -238,7 +244,7 @@ class Slice(nn.Module):
 
 @dataclass(frozen=True)
 class ResidualStages:
-    """The family of NSS: spaces whose genes are, in turn, the depth and the width of each stage."""
+    """The family of NSS: spaces whose genes are the depth and the width of each stage, alternating."""
 
     ops = frozenset({"depth", "width"})
 
@@ -247,20 +253,18 @@ class ResidualStages:
         return {"residual": residual, "residual-medium": residual_medium, "residual-small": residual_small}
 
     def layout(self, space: Space) -> Stages:
-        """Lay ``space`` out."""
+        """The stages of ``space``; a UserError if its genes are not depths and widths of at least 1."""
         if [choice.op for gene in space.genes for choice in gene.choices[:1]] != ["depth", "width"] * (
             len(space.genes) // 2
         ):
-            raise UserError(
-                f"space {space.name}: expected a gene of depths and a gene of widths for each stage, in turn"
-            )
+            raise UserError(f"space {space.name}: expected for each stage a gene of depths, then a gene of widths")
         for gene in space.genes:
             for choice in gene.choices:
                 if choice.count < 1:
                     raise UserError(f"space {space.name}: gene {gene.name} has a {choice.op} of {choice.count}")
         return Stages(space)
 
-    def share(self, layout: Stages, **build) -> Shared:
+    def share(self, layout: Stages, **build: Unpack[BuildOptions]) -> Shared:
         """The stages at their largest open depths and widths, and a head for the widest."""
         arch = layout.largest()
         stem = layout.stem.build(**build)
@@ -271,7 +275,7 @@ class ResidualStages:
         """Stem, and the slices of the shared blocks and head that run for ``arch``."""
         chosen: list[nn.Module] = [shared.stem]
         for blocks, own in zip(shared.layers, layout.blocks(arch), strict=True):
-            chosen += map(Slice, blocks, own)  # ends with the shorter one: deeper blocks do not run
+            chosen += map(Slice, blocks.children(), own)  # ends with the shorter one: later blocks do not run
         return [*chosen, Slice(shared.head, layout.pick(arch)[-1])]
 
 
@@ -283,7 +287,7 @@ def require(space: Space) -> None:
     if space.genes[0].choices[0].op not in FAMILY.ops:
         raise UserError(
             f"space {space.name} has a gene per layer, not a depth and a width per stage: expected "
-            f"{', '.join(FAMILY.presets)}, or a part of one"
+            f"{', '.join(FAMILY.presets)}, or a restriction of one"
         )
 
 
@@ -302,9 +306,9 @@ def residual(
     """NSS's expanded space (supplementary A): 3 stages of basic residual blocks, 16 · 512 networks each.
 
     Args:
-        depth: every stage has 1 to so many blocks.
-        width: and step, 2·step, … up to so many channels.
-        strides: of the first block of each stage; the paper does not give them, (1, 2, 2) reach its 32 GFLOPs.
+        depth: the most blocks of a stage; the fewest are 1.
+        width: the most channels of a stage, which can have any multiple of ``step``.
+        strides: of the first block of each stage. The paper does not give them; (1, 2, 2) match its 32 GFLOPs.
     """
     depths = tuple(Choice("depth", count=d) for d in range(1, depth + 1))
     widths = tuple(Choice("width", count=w) for w in range(step, width + 1, step))
@@ -330,7 +334,7 @@ def residual(
 
 
 def residual_small(channels: int = 1, resolution: int = 28, classes: int = 10) -> Space:
-    """NSS's blocks for 28² and 32² images on two cores: up to 4 blocks of 2, 4, … 32 channels. Our preset."""
+    """NSS's blocks for 28² and 32² images on a small CPU: up to 4 blocks of 2, 4, … 32 channels. Our preset."""
     return residual(channels, resolution, classes, name="residual-small", depth=4, width=32, step=2, stem_stride=2)
 
 

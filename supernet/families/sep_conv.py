@@ -1,7 +1,7 @@
 """The plain space of Efficient Global NAS (§3.1): a stack of ``Sep`` and ``Conv`` layers without skips.
 
 Stem 3×3 to 2C channels; layers at a third and two thirds of the depth double the channels and halve the image;
-global average pool; linear. Depth and width make the space, operation and kernel of each layer the architecture.
+global average pool; linear. A space has a depth and a width; an architecture is the operation and kernel of each layer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHOICES = (Choice("sep", 3), Choice("sep", 5), Choice("conv", 3), Choice("conv",
 
 
 def space(depth: int, width: int, channels: int, resolution: int, classes: int) -> Space:
-    """The networks of ``depth`` layers whose first ones give ``width`` channels: 4^depth of them."""
+    """The 4^depth networks of ``depth`` layers that begin with ``width`` channels."""
     genes, cin, cout = [], 2 * width, width
     for i in range(depth):
         reduces = i in (depth // 3, 2 * depth // 3)
@@ -69,6 +69,10 @@ class Sep(Block, nn.Module):
     op = "sep"
     refuses = staticmethod(odd_kernel)
 
+    # What `dw_separable` applies between the two convolutions: nothing.
+    one: Tensor
+    zero: Tensor
+
     @staticmethod
     def convs(spec: LayerSpec) -> dict[str, Conv]:
         cin, size = spec.in_channels, spec.out_size
@@ -84,7 +88,6 @@ class Sep(Block, nn.Module):
         self.pointwise = nn.Conv2d(cin, spec.out_channels, 1, bias=False)
         self.bn = BatchNorm(spec.out_channels, eps=eps, affine=affine)
         self.stride, self.kernels = spec.stride, kernels
-        # What `dw_separable` does between the two convolutions: nothing.
         self.register_buffer("one", torch.ones(cin), persistent=False)
         self.register_buffer("zero", torch.zeros(cin), persistent=False)
 
