@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import signal
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import tyro
 from rich.console import Console
 
+import supernet
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ def is_code(name: str) -> bool:
 
 def main(run: Callable[[Args], None], args: Any, *, script: str | None = None) -> None:
     """Parse ``args`` and run. Bad input ends in one line on stderr and exit code 2; Ctrl-C in 130, SIGTERM in 143."""
+    require_siblings()
     given: Any = tyro.cli(args, description=sys.modules[run.__module__].__doc__, prog=program(script))
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)
@@ -88,6 +91,17 @@ def main(run: Callable[[Args], None], args: Any, *, script: str | None = None) -
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has left, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def require_siblings() -> None:
+    """Refuse to run with somebody else's ``search`` or ``latency``: their names are short, others may have them too."""
+    home = Path(supernet.__file__).parents[1]
+    for name in ("search", "latency"):
+        spec = importlib.util.find_spec(name)
+        where = Path(spec.origin).parent if spec and spec.origin else None
+        if where != home / name:
+            found = f"finds {spec.origin if spec else 'nothing'} instead"
+            refuse(f"expected the package {name} of supernet in {home / name}, Python {found}: rename or move that one")
 
 
 def refuse(message: str) -> NoReturn:
