@@ -79,10 +79,11 @@ def is_code(name: str) -> bool:
 def main(run: Callable[[Args], None], args: Any, *, script: str | None = None) -> None:
     """Parse ``args`` and run. Bad input ends in one line on stderr and exit code 2; Ctrl-C in 130, SIGTERM in 143."""
     require_siblings()
-    given: Any = tyro.cli(args, description=sys.modules[run.__module__].__doc__, prog=program(script))
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)
+    given: Any = None
     try:
+        given = tyro.cli(args, description=sys.modules[run.__module__].__doc__, prog=program(script))
         run(given)
     except UserError as error:
         refuse(with_advice(error, given))
