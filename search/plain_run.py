@@ -19,6 +19,7 @@ from supernet import families, files
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
 from supernet.families import sep_conv
+from supernet.model import Network
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
 from supernet.space import Arch, Space
@@ -130,7 +131,7 @@ class PlainRun:
             space,
             arch,
             found=dataclasses.asdict(found),
-            macro=dataclasses.asdict(controller.macro),
+            macro=controller.macro and dataclasses.asdict(controller.macro),
             trained=len(controller.records),
             skipped=len(controller.skipped),
             epochs=sum(record.candidate.epochs for record in controller.records),
@@ -139,11 +140,18 @@ class PlainRun:
         )
         return found
 
-    def train(self, candidate: Candidate, epochs: int, folder: Path, label: str) -> tuple[Any, dict]:
+    def train(self, candidate: Candidate, epochs: int, folder: Path, label: str) -> tuple[Network, dict]:
         """Train one network alone."""
-        space, arch = network(candidate, self.image)
-        options = {"kernels": defaults.kernels(self.device), "label": label, "progress": self.progress}
-        return standalone.train(space, arch, self.images, self.training.fit(epochs), folder, self.device, **options)
+        return standalone.train(
+            *network(candidate, self.image),
+            self.images,
+            self.training.fit(epochs),
+            folder,
+            self.device,
+            kernels=defaults.kernels(self.device),
+            label=label,
+            progress=self.progress,
+        )
 
     def final(
         self, found: Candidate, epochs: int, folder: RunFolder, test: Callable[[], ImageSet]

@@ -32,25 +32,31 @@ Meter = Callable[[], AbstractContextManager[dict]]  # what a training spends is 
 LARGE = 96  # pixels from which on images get ResNet-50's four stages and its stem
 
 
-def preset(paper: bool, module: str, donor: bool = False) -> dict[str, Any]:
-    """The paper's settings (§IV), or small ones for two cores.
+@dataclass(frozen=True)
+class Settings:
+    """Sizes and training; the defaults are small ones, for two cores."""
+
+    initial: int = 2  # modules in each stage of the initial network
+    step: int = 1
+    iterations: int = 3
+    width: int = 8  # channels of the first stage
+    epochs: int = 4  # of every network
+    further_epochs: int = 0  # of candidates
+    batch_size: int = 64
+    lr: float = 0.1
+
+
+def preset(paper: bool, module: str, donor: bool = False) -> Settings:
+    """The paper's settings (§IV), or small ones.
 
     Args:
         module: a kind of ``module_stages``. donor: networks begin with a donor's weights, so fewer epochs suffice.
     """
     kind = module_stages.kind_of(module)
-    widths = {"residual": (8, 16), "bottleneck": (8, 64), "nasnet": (4, 32)}
-    both = {
-        "initial": (2, 6),
-        "step": (1, kind.step),
-        "iterations": (3, 5),
-        "width": widths[module],
-        "epochs": (4, 50 if donor else 200),
-        "further_epochs": (0, 100),
-        "batch_size": (64, 128),
-        "lr": (0.1, 0.01),
-    }
-    return {name: values[paper] for name, values in both.items()}
+    if not paper:
+        return Settings(width=4 if module == "nasnet" else 8)
+    widths = {"residual": 16, "bottleneck": 64, "nasnet": 32}
+    return Settings(6, kind.step, 5, widths[module], 50 if donor else 200, 100, 128, 0.01)
 
 
 def fit_config(paper: bool, epochs: int, batch_size: int, lr: float, seed: int) -> FitConfig:

@@ -100,9 +100,9 @@ def run(args: Args) -> None:
         shown(not args.quiet),
         lambda line: common.say(common.escape(line)),
     )
-    bounds = {"flops_max": args.flops_max, "params_max": args.params_max}
+    bounds = (args.flops_max, args.params_max)
     # Refuses impossible bounds before anything is written.
-    controller = plain_run.controller(config, job.image, **bounds)
+    controller = plain_run.controller(config, job.image, *bounds)
     final = folder.final(args.final_epochs, "-macro-width" if args.macro_width else "")
     with folder.lock():
         folder.begin(settings, restart=args.restart, made_with={"data": images.identity})
@@ -111,8 +111,8 @@ def run(args: Args) -> None:
             f"{common.in_words(images, name, reason)}; {common.escape(str(args.run))}"
         )
         if math.isfinite(args.latency_max):
-            bounds["latency_max"] = args.latency_max
-            controller = plain_run.controller(config, job.image, **bounds, latency=measured(config, job))
+            latency = measured(config, job)
+            controller = plain_run.controller(config, job.image, *bounds, args.latency_max, latency)
         found = job.search(controller)
         show(job, controller, found)
         if args.final_epochs:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -17,6 +17,9 @@ from supernet.cli import common
 from supernet.data import NAMES
 from supernet.errors import UserError
 from supernet.progress import shown
+
+if TYPE_CHECKING:
+    from search.stage_wise_run import Settings
 
 
 @dataclass(frozen=True)
@@ -88,16 +91,15 @@ def run(args: Args) -> None:
     device = defaults.device(args.device)
     name, reason, images = common.open_images(args)
     # All that can be wrong is found before any training.
-    args = complete(args)
-    paper = args.preset == "paper"
+    paper, given = args.preset == "paper", settings(args)
     stages = stage_wise_run.stages_for(images)
-    config = Config(stages, args.initial, args.step, args.iterations, args.margin, args.depth_max)
-    space = stage_wise_run.space_for(images, args.module, config, args.width, paper)
+    config = Config(stages, given.initial, given.step, given.iterations, args.margin, args.depth_max)
+    space = stage_wise_run.space_for(images, args.module, config, given.width, paper)
     search = stage_wise_run.controller(config, space, args.flops_max, args.params_max)
     donor = None if args.donor is None else stage_wise_run.open_donor(args.donor, space, config)
-    fit = stage_wise_run.fit_config(paper, args.epochs, args.batch_size, args.lr, args.seed)
-    training = stage_wise_run.Training(fit, args.further_epochs, args.criterion, kernels=defaults.kernels(device))
-    images.train.steps(args.batch_size, drop_last=True)
+    fit = stage_wise_run.fit_config(paper, given.epochs, given.batch_size, given.lr, args.seed)
+    training = stage_wise_run.Training(fit, given.further_epochs, args.criterion, kernels=defaults.kernels(device))
+    images.train.steps(given.batch_size, drop_last=True)
     folder = common.open_run(args)
     job = stage_wise_run.StageRun(folder, space, images, training, device, donor, progress=shown(not args.quiet))
     if args.carbon:
@@ -105,11 +107,11 @@ def run(args: Args) -> None:
         job = dataclasses.replace(job, meter=functools.partial(energy.measure, args.country))
 
     ignored = ("run", "data_root", "noise", "carbon", "country", "device", "restart", "quiet")
-    settings = {k: v for k, v in dataclasses.asdict(args).items() if k not in ignored}
-    settings = {k: None if v == math.inf else v for k, v in settings.items()}
-    settings |= {"data": name, "data_root": str(args.data_root), "fingerprint": space.fingerprint}
+    shaping = {k: v for k, v in (vars(args) | vars(given)).items() if k not in ignored}
+    shaping = {k: None if v == math.inf else v for k, v in shaping.items()}
+    shaping |= {"data": name, "data_root": str(args.data_root), "fingerprint": space.fingerprint}
     with folder.lock():
-        folder.begin(settings, restart=args.restart, made_with={"data": images.identity})
+        folder.begin(shaping, restart=args.restart, made_with={"data": images.identity})
         folder.write_space(space)
         common.say(
             f"{args.module} modules, at first {config.initial} in each of {config.stages} stages, {config.iterations} "
@@ -137,20 +139,21 @@ def run(args: Args) -> None:
     common.next_command("export", args, after=("--pick", network))
 
 
-def complete(args: Args) -> Any:
-    """The options with the preset's where none are given; refuses what cannot be."""
+def settings(args: Args) -> Settings:
+    """The preset with what the command line says; refuses what cannot be."""
     from search import stage_wise_run
     from search.importance import CRITERIA
 
     preset = stage_wise_run.preset(args.preset == "paper", args.module, args.donor is not None)
-    args = dataclasses.replace(args, **{k: v for k, v in preset.items() if getattr(args, k) is None})
+    given = {name: getattr(args, name) for name in vars(preset)}
+    found = dataclasses.replace(preset, **{name: value for name, value in given.items() if value is not None})
     if args.criterion not in CRITERIA:
         raise UserError(f"--criterion {args.criterion}: expected {', '.join(CRITERIA)}")
-    if args.epochs == 0 and args.donor is None:
+    if found.epochs == 0 and args.donor is None:
         raise UserError("--epochs 0 trains nothing: expected at least one epoch, or a --donor")
-    if min(args.epochs, args.further_epochs, args.noise) < 0:
+    if min(found.epochs, found.further_epochs, args.noise) < 0:
         raise UserError("--epochs, --further-epochs and --noise: expected no negative number")
-    return args
+    return found
 
 
 def describe(result: Mapping[str, Any], number: int) -> str:

@@ -41,6 +41,7 @@ def convert(modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 
     inputs = tuple(sample_input(shape, batch) for shape in shapes)
     together = _Together(modules).eval()
     program = torch.onnx.export(together, inputs, dynamo=True, opset_version=OPSET, verbose=False)
+    assert program is not None  # as dynamo=True promises
     model = program.model_proto
     extractor = onnx.utils.Extractor(model)
     models = []
