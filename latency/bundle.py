@@ -93,7 +93,7 @@ def read_samples(path: Path, fingerprint: str, keys: set[str]) -> Collected:
     except OSError as error:
         raise UserError(f"cannot read the samples {path}: {error.strerror}") from error
     except ValueError as error:
-        raise UserError(f"{path} does not hold samples of the agent ({error}): copy it again") from error
+        raise UserError(f"{path} holds no samples of the agent ({error}): copy them again") from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise UserError(f"{path}: expected samples of schema {SCHEMA}, found {found}; emit the bundle again")

@@ -208,7 +208,7 @@ def test_a_head_of_other_classes_stays():
 
 def test_donors_that_do_not_fit():
     donor = small("residual", (2, 1, 2))
-    with pytest.raises(UserError, match="the donor has stages of 2-1-2 modules, but 3-2-2 are wanted"):
+    with pytest.raises(UserError, match="the donor has stages of 2-1-2 modules, but 3-2-2 are needed"):
         donors.transfer(small("residual"), donor)
     with pytest.raises(UserError, match=r"the donor has stages of 2-1-2 modules, but 3-2-2-2"):
         donors.transfer(small("bottleneck"), donor)
