@@ -44,6 +44,26 @@ def test_a_finished_search_of_network_spaces_stays(tmp_path):
     assert run.elite(340000).space().allowed == RunFolder(OLD / "nss/elite-340000").space().allowed
 
 
+def test_a_finished_global_search_trains_nothing_again(tmp_path):
+    run = copied("global", tmp_path)
+    bounds = ("--depth", 3, 4, "--width", 4, 8, "--epochs", 1, "--final-epochs", 1)
+    told = ok("global_nas", "--run", run.path, "--data", "digits", "--limit", 320, "--quiet", *bounds)
+    assert "test images" in told
+    for name in ("search.json", "arch.json", "space.json", "final-1/result.json", "final-1/metrics.jsonl"):
+        assert (run.path / name).read_bytes() == (OLD / "global" / name).read_bytes(), name
+    assert not run.candidate(0).checkpoint.exists()
+
+
+def test_a_stage_wise_search_goes_on_from_its_trained_network(tmp_path):
+    run = copied("stage", tmp_path)
+    options = ("--data", "digits", "--limit", 320, "--width", 4, "--iterations", 1, "--epochs", 1, "--quiet")
+    ok("stage_wise", "--run", run.path, *options)
+    (first,) = (OLD / "stage/networks").iterdir()
+    for name in ("result.json", "metrics.jsonl", "checkpoint.pt"):
+        assert (run.stage_network(first.name).path / name).read_bytes() == (first / name).read_bytes(), name
+    assert run.found()["name"] in run.tested_path.read_text()
+
+
 @pytest.mark.parametrize("name", ["spos/best", "spos/random-0", "dsnas/child", "global/final-1", "stage/networks/*"])
 def test_networks_open(name):
     (folder,) = OLD.glob(name)
