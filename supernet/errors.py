@@ -9,7 +9,8 @@ class UserError(Exception):
     The command line tools print it and exit with code 2; every other exception keeps its traceback.
 
     Attributes:
-        missing: what of a run is not there, not finished or not usable: ``supernet``, ``lut``, ``front``, ``network``.
+        missing: what of a run is not there, not finished or not usable: ``supernet``, ``lut``, ``front``, ``network``;
+            or that the folder holds ``another run``, or that ``code`` of one's own was not named.
             The library does not know who makes it; the commands do, and add which one to run.
     """
 

@@ -223,11 +223,11 @@ def test_finished_commands_are_idempotent(chain):
     folder, _ = chain
     names = ("checkpoint.pt", "metrics.jsonl", "front.json", "population.jsonl", "search.json")
     before = {name: (folder / name).read_bytes() for name in names if name != "checkpoint.pt"}
-    weights = checkpoint.load(folder / "checkpoint.pt", "")["model"]
+    weights = checkpoint.load(folder / "checkpoint.pt")["model"]
     ok("train_supernet", "--run", folder, *TRAIN, "--space", json_space(folder))
     ok("evolve", "--run", folder, *WIDE)
     assert {name: (folder / name).read_bytes() for name in before} == before
-    again = checkpoint.load(folder / "checkpoint.pt", "")["model"]
+    again = checkpoint.load(folder / "checkpoint.pt")["model"]
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
@@ -255,9 +255,9 @@ def test_a_killed_training_ends_with_the_same_weights(chain, tmp_path, space_fil
     train = command("train_supernet", "--run", folder, "--space", space_file, *TRAIN)
     process = subprocess.Popen(train, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     kill_when(process, lambda: lines(folder / "metrics.jsonl") >= 2)
-    assert not checkpoint.load(folder / "checkpoint.pt", "")["finished"]
+    assert not checkpoint.load(folder / "checkpoint.pt")["finished"]
     ok("train_supernet", "--run", folder, "--space", space_file, *TRAIN)
-    a, b = (checkpoint.load(path / "checkpoint.pt", "")["model"] for path in (whole, folder))
+    a, b = (checkpoint.load(path / "checkpoint.pt")["model"] for path in (whole, folder))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -317,7 +317,7 @@ def test_a_damaged_checkpoint(copy):
 
 
 def test_an_unfinished_supernet_is_not_searched(copy):
-    state = checkpoint.load(copy / "checkpoint.pt", "")
+    state = checkpoint.load(copy / "checkpoint.pt")
     checkpoint.save(copy / "checkpoint.pt", {**state, "finished": False, "step": 3})
     assert "not trained to the end" in refused("evolve", "--run", copy)
 

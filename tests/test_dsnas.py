@@ -321,7 +321,7 @@ def test_n_plus_n_steps_equal_2n_steps(whole_run, tmp_path, monkeypatch, kill_at
         run(space, tmp_path, stop_gap=0.1)
     monkeypatch.undo()
     run(space, tmp_path, stop_gap=0.1)
-    whole, parts = (checkpoint.load(folder / "checkpoint.pt", "") for folder in (whole_run[0], tmp_path))
+    whole, parts = (checkpoint.load(folder / "checkpoint.pt") for folder in (whole_run[0], tmp_path))
     for name, value in whole["model"].items():
         assert torch.equal(value, parts["model"][name]), name
     a, b = whole["search"], parts["search"]
@@ -339,7 +339,7 @@ def test_n_plus_n_steps_equal_2n_steps(whole_run, tmp_path, monkeypatch, kill_at
 def test_the_child_keeps_the_weights_of_the_search(whole_run):
     space = tiny_space()
     folder, child = whole_run
-    state = checkpoint.load(folder / "checkpoint.pt", "")
+    state = checkpoint.load(folder / "checkpoint.pt")
     parent = dsnas.Parent(space, [torch.ones(()) for _ in space.genes])
     parent.load_state_dict(state["model"])
     loaded = load_network(folder / "child")
@@ -357,7 +357,7 @@ def test_metrics_say_what_the_search_does(tmp_path):
     space = tiny_space()
     run(space, tmp_path, stop_gap=1.1)
     lines = files.JsonLines(tmp_path / "metrics.jsonl").read()
-    state = checkpoint.load(tmp_path / "checkpoint.pt", "")["search"]
+    state = checkpoint.load(tmp_path / "checkpoint.pt")["search"]
     p = [torch.softmax(alpha.double(), 0) for alpha in state["alpha"]]
     assert lines[1]["entropy"] == pytest.approx([float(-(q * q.log()).sum()) for q in p], abs=1e-9)
     assert all(c > 0 for c in lines[0]["credit"])
@@ -491,7 +491,7 @@ def test_one_command_gives_a_network(tmp_path, space_file):
     assert metadata["arch"] == found["arch"]
     assert metadata["accuracy"] == {"test": None, "validation": None}  # tested by retrain.py only
     assert "has no profile" in refused("export", "--run", folder, "--output", tmp_path / "net.pt2", "--profile")
-    state = checkpoint.load(folder / "child" / "checkpoint.pt", "")
+    state = checkpoint.load(folder / "child" / "checkpoint.pt")
     checkpoint.save(tmp_path / "run" / "half" / "checkpoint.pt", {**state, "finished": False})
     assert "not trained to the end" in refused("export", "--run", folder, "--pick", "half")
 

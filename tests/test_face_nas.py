@@ -295,7 +295,7 @@ def test_killed_and_continued(drawn, tmp_path):
     following = f"python tools/export.py --run {run} --pick final-1/network"
     assert f"next: {following}" in printed
     ok("export", *following.split()[2:], "--output", tmp_path / "face.pt2")
-    weights = checkpoint.load(run / "final-1" / "checkpoint.pt", "")["model"]
+    weights = checkpoint.load(run / "final-1" / "checkpoint.pt")["model"]
     network = load_network(run / "final-1" / "network")
     assert all(torch.equal(tensor, weights[f"network.{name}"]) for name, tensor in network.state_dict().items())
 

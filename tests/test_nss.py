@@ -228,7 +228,7 @@ def test_n_plus_n_steps_equal_2n_steps(tmp_path, monkeypatch, kill_at):
         nss.run(space, data, cfg, tmp_path / "parts", CPU)
     assert nss.run(space, data, cfg, tmp_path / "parts", CPU) == whole
     own = RunFolder(Path()).elite(middle(space)).path
-    a, b = (checkpoint.load(tmp_path / part / own / "checkpoint.pt", "") for part in ("whole", "parts"))
+    a, b = (checkpoint.load(tmp_path / part / own / "checkpoint.pt") for part in ("whole", "parts"))
     assert a["step"] == b["step"] == 12
     a, b = ({**state, **state["search"]} for state in (a, b))
     for name in ("model", "theta"):
@@ -250,7 +250,7 @@ def test_theta_rests_in_the_warm_up_and_the_cost_term_moves_it(tmp_path):
     low, high = np.quantile(nss.SpaceCost.of(space, nss.split(space, (2, 2)), multiply_adds).all(), [0.0, 1.0])
     cfg = config((float(low), float(high)), epochs=8)
     small_one, large_one = nss.run(space, data, cfg, tmp_path, CPU)
-    state = checkpoint.load(tmp_path / "checkpoint.pt", "")
+    state = checkpoint.load(tmp_path / "checkpoint.pt")
     assert all((logits == 0).all() for logits in state["search"]["theta"].values())
     probabilities = [
         json.loads((RunFolder(tmp_path).elite(target).path / "probabilities.json").read_text())["genes"]

@@ -118,7 +118,7 @@ def test_the_optimiser_is_fresh(whole):
     """Momentum of a fine-tuned supernet after its one epoch holds this stage's parameters only."""
     _, stages = whole
     for stage in stages:
-        state = checkpoint.load(stage.folder / "checkpoint.pt", "")
+        state = checkpoint.load(stage.folder / "checkpoint.pt")
         parameters = list(Supernet(stage.space).parameters())
         assert sum(len(group["params"]) for group in state["optimizer"]["param_groups"]) == len(parameters)
         assert state["step"] == (2 if stage.number == 1 else 1) * 3

@@ -1,6 +1,10 @@
 import copy
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +12,7 @@ import torch
 from torch import nn
 
 from supernet.data.images import MemoryImages
-from supernet.errors import UserError
+from supernet.errors import CheckpointError, UserError
 from supernet.families import layerwise
 from supernet.methods import spos
 from supernet.model import Network, Supernet
@@ -122,7 +126,7 @@ def test_n_plus_n_steps_equal_2n_steps(tmp_path, kill_at):
     resumed = run(tmp_path / "parts", uniform(space))
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    states = [checkpoint.load(tmp_path / part / "checkpoint.pt", "") for part in ("whole", "parts")]
+    states = [checkpoint.load(tmp_path / part / "checkpoint.pt") for part in ("whole", "parts")]
     momenta = [[s["momentum_buffer"] for s in state["optimizer"]["state"].values()] for state in states]
     assert all(torch.equal(a, b) for a, b in zip(*momenta, strict=True))
     logs = []
@@ -154,7 +158,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
     good = (tmp_path / "checkpoint.pt").read_bytes()
     with torch.no_grad():
         next(network.parameters()).fill_(math.inf)
-    state = checkpoint.load(tmp_path / "checkpoint.pt", "")
+    state = checkpoint.load(tmp_path / "checkpoint.pt")
     state["model"]["head.classifier.weight"].fill_(math.inf)
     checkpoint.save(tmp_path / "checkpoint.pt", state)
     before = (tmp_path / "checkpoint.pt").read_bytes()
@@ -229,3 +233,33 @@ def test_impossible_bins_say_what_is_there():
         spos.flops_binned_path(tiny_space(), 0, (1e12, 2e12, 1e11))
     with pytest.raises(UserError, match="0 < step"):
         spos.flops_binned_path(tiny_space(), 0, (2e6, 1e6, 1e5))
+
+
+def test_training_tells_where_torch_was_imported_too_early(tmp_path):
+    code = """
+import sys, tempfile, pathlib
+{first}
+import torch
+import supernet
+from supernet.training.loop import FitConfig, fit
+from tests.test_train import images, tiny_space
+model = supernet.Supernet(tiny_space(), kernels="eager")
+arch = tiny_space().enumerate()[0]
+fit(model, images(16), lambda step: arch, FitConfig(1, batch_size=8), pathlib.Path(sys.argv[1]), meta={{}})
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for first, told in (("import supernet", False), ("", True)):
+        arguments = [sys.executable, "-c", code.format(first=first), str(tmp_path / str(told))]
+        result = subprocess.run(
+            arguments, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, check=True
+        )
+        assert ("import supernet first" in result.stderr) == told
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    arch = tiny_space().enumerate()[0]
+    options = {"folder": tmp_path, "meta": {}}
+    fit(Supernet(tiny_space(), kernels="eager"), images(16), lambda step: arch, FitConfig(1, batch_size=8), **options)
+    other = Supernet(tiny_space(layers=2), kernels="eager")
+    with pytest.raises(CheckpointError, match="is of another training"):
+        fit(other, images(16), lambda step: arch[:2], FitConfig(1, batch_size=8), **options)

@@ -6,21 +6,15 @@ import json
 import os
 import platform
 import resource
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import bench.cuda_model
-import bench.kernels
-import bench.population
-import bench.step
-import torch
 import tyro
 
-from latency.measure import host, pin_core
 from supernet.cli import common
 from supernet.errors import UserError
-from supernet.training import defaults
 
 
 @dataclass(frozen=True)
@@ -42,13 +36,20 @@ class Step:
 
 
 def step(args: Step) -> None:
-    figures = bench.step.run(args.space, args.resolution, args.batch_size, args.rounds, args.threads)
-    common.say(bench.step.table(figures))
+    from bench import step
+
+    figures = step.run(args.space, args.resolution, args.batch_size, args.rounds, args.threads)
+    common.say(step.table(figures))
     report(args.output, {"step": figures, "threads": args.threads})
 
 
 def report(output: Path | None, figures: dict) -> None:
     """State the machine, and write the figures."""
+    import torch
+
+    from latency.measure import host
+    from supernet.training import defaults
+
     machine = {
         **host(),
         "torch": torch.__version__,
@@ -65,14 +66,21 @@ def report(output: Path | None, figures: dict) -> None:
         common.say(common.escape(f"→ {output}"))
 
 
+def chosen(wanted: Sequence[str], known: Collection[str]) -> Sequence[str]:
+    """The groups that are asked for, by default all."""
+    if unknown := set(wanted) - set(known):
+        raise UserError(f"unknown groups {', '.join(unknown)}: expected some of {', '.join(known)}")
+    return wanted or tuple(known)
+
+
 @dataclass(frozen=True)
 class Kernels:
     """Every operator against plain PyTorch: one thread by its CPU clock, or a GPU by CUDA events."""
 
     rounds: int = 15
     """Rounds in which every form of a case runs once, in a shuffled order."""
-    groups: tuple[str, ...] = tuple(bench.kernels.GROUPS)
-    """Only these groups of rows."""
+    groups: tuple[str, ...] = ()
+    """Only these groups of rows; defaults to all."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to run."""
     output: Path | None = None
@@ -80,17 +88,20 @@ class Kernels:
 
 
 def kernels(args: Kernels) -> None:
-    unknown = set(args.groups) - set(bench.kernels.GROUPS)
-    if unknown:
-        raise UserError(f"unknown groups {', '.join(unknown)}: expected some of {', '.join(bench.kernels.GROUPS)}")
+    import torch
+    from bench import kernels
+
+    from latency.measure import pin_core
+
+    groups = chosen(args.groups, kernels.GROUPS)
     if args.device == "cuda":
         if not torch.cuda.is_available():
             raise UserError("--device cuda needs a CUDA device, and PyTorch sees none: use --device cpu")
         common.say(common.escape(torch.cuda.get_device_name()))
     with pin_core():
-        results = bench.kernels.run(args.rounds, args.groups, device=args.device)
-    common.say(bench.kernels.table(results, args.device))
-    figures = {"kernels": bench.kernels.summary(results, args.device), "cases": results, "threads": 1}
+        results = kernels.run(args.rounds, groups, device=args.device)
+    common.say(kernels.table(results, args.device))
+    figures = {"kernels": kernels.summary(results, args.device), "cases": results, "threads": 1}
     report(args.output, {**figures, "device": args.device})
 
 
@@ -98,18 +109,17 @@ def kernels(args: Kernels) -> None:
 class CudaModel:
     """What the CUDA kernels move, counted on the CPU, and the time that A100 and H100 need for it at best."""
 
-    groups: tuple[str, ...] = tuple(bench.cuda_model.GROUPS)
-    """Only these operators."""
+    groups: tuple[str, ...] = ()
+    """Only these operators; defaults to all."""
     output: Path | None = None
     """Write the figures here as JSON."""
 
 
 def cuda_model(args: CudaModel) -> None:
-    unknown = set(args.groups) - set(bench.cuda_model.GROUPS)
-    if unknown:
-        raise UserError(f"unknown groups {', '.join(unknown)}: expected some of {', '.join(bench.cuda_model.GROUPS)}")
-    results = bench.cuda_model.run(args.groups)
-    common.say(bench.cuda_model.table(results))
+    from bench import cuda_model
+
+    results = cuda_model.run(chosen(args.groups, cuda_model.GROUPS))
+    common.say(cuda_model.table(results))
     report(args.output, {"cuda_model": results})
 
 
@@ -117,8 +127,8 @@ def cuda_model(args: CudaModel) -> None:
 class Population:
     """A recorded CES population scored at once against one architecture at a time, one thread."""
 
-    population: Path = bench.population.POPULATION
-    """The recorded generations."""
+    population: Path | None = None
+    """The recorded generations; defaults to those of the tests."""
     images: int = 1500
     """Of the validation split."""
     recalibration: tuple[int, int] = (4, 128)
@@ -130,10 +140,16 @@ class Population:
 
 
 def population(args: Population) -> None:
+    import torch
+    from bench import population
+
+    from latency.measure import pin_core
+
     torch.set_num_threads(1)
     with pin_core():
-        result = bench.population.run(args.population, args.images, args.recalibration, args.generations)
-    common.say(bench.population.table(result))
+        recorded = args.population or population.POPULATION
+        result = population.run(recorded, args.images, args.recalibration, args.generations)
+    common.say(population.table(result))
     report(args.output, {"population": result, "threads": 1})
 
 

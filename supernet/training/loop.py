@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import supernet
 from supernet.data.images import ImageSet
-from supernet.errors import UserError
+from supernet.errors import CheckpointError, UserError
 from supernet.model import Network, Supernet
 from supernet.progress import Progress, Track, silent
 from supernet.space import Arch
@@ -193,22 +193,26 @@ class Training:
         """Continue from the checkpoint, if there is one; else start, from the weights in ``begin`` where given."""
         if self.path.exists():
             state = checkpoint.load(self.path, missing="another run")
-            self.search.load_state_dict(
-                state.get("search", state)
-            )  # NSS of version 0.1 had its parts beside the others
+            self._load(state, self.path)
+            # NSS of version 0.1 had its parts beside the others.
+            self.search.load_state_dict(state.get("search", state))
             self.step, (loss, self.hits) = state["step"], state["sums"]
             self.loss_sum.fill_(loss)
         elif begin is not None:
-            state = checkpoint.load(begin, missing="another run")
-        else:
-            state = None
-        if state is not None:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self._load(checkpoint.load(begin, missing="another run"), begin)
         if self.leader:
             self.log.keep(lambda line: line["epoch"] * self.per_epoch <= self.step)
         if not self.path.exists() and (begin is not None or self.step == self.end):
             self.save()  # others may begin with it, or it is all there is to do
+
+    def _load(self, state: dict, path: Path) -> None:
+        """Weights and momentum."""
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(f"{path} is of another training ({reason})", missing="another run") from error
 
     def save(self) -> None:
         """Write the checkpoint, on one rank."""
@@ -242,9 +246,9 @@ class Training:
         line |= self.search.after_epoch()
         self.loss_sum.zero_()
         self.hits = 0
-        self.save()
         if self.leader:
-            self.log.append(line)
+            self.log.append(line)  # before the checkpoint: what it does not know of is cut, what it knows is never lost
+        self.save()
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's batches of an epoch from its step ``start`` on."""
