@@ -48,17 +48,17 @@ class Args:
     seeds: int = 3
     """Seeds 0, 1, …: of the split, the weights, the paths."""
     data: str | None = None
-    """Images; fashion-mnist where it can be had, else the bundled digits."""
+    """Images; defaults to fashion-mnist if available, else the bundled digits."""
     data_root: Path = Path("data")
-    """Where image sets lie."""
+    """Dataset directory."""
     limit: int = 5000
     """Training images, stratified."""
     epochs: int = 12
-    """Of every arm: DSNAS search and child, SPOS and fine-tuning, training from scratch."""
+    """Epochs of every arm: DSNAS search and child, SPOS and fine-tuning, training from scratch."""
     batch_size: int = 32
     """Images per step."""
     search_share: float = 0.5
-    """Of the epochs, until DSNAS fixes its child and SPOS selects."""
+    """Epochs until DSNAS fixes its child and SPOS selects."""
     arch_lr: float = 0.01
     """Adam's rate for α; the paper's .001 is for a hundred times as many steps."""
     flops_max: float = 2e6

@@ -56,17 +56,17 @@ class Args:
     share: float = 0.5
     """The bound on multiply-adds, of the way from the smallest to the largest network."""
     epochs: int = 12
-    """Of the supernet."""
+    """Epochs of the supernet."""
     train: int = 10_000
     """Training images, stratified."""
     data: str = "fashion-mnist"
     """Images."""
     data_root: Path = Path("data")
-    """Where image sets lie."""
+    """Dataset directory."""
     threshold: float = 0.01
-    """Of the operation distribution's sparsity."""
+    """Threshold of the operation distribution's sparsity."""
     workers: int = os.cpu_count() or 1
-    """Threads that score architectures side by side."""
+    """Threads that score architectures in parallel."""
     quick: bool = False
     """A tiny run: shows that it works, tells nothing."""
     redraw: bool = False

@@ -44,9 +44,9 @@ class Args:
     output: Path = Path("docs/results")
     """Where global_nas.json, .md and .png go."""
     data: str | None = None
-    """Images; fashion-mnist where it can be had, else the bundled digits."""
+    """Images; defaults to fashion-mnist if available, else the bundled digits."""
     data_root: Path = Path("data")
-    """Where image sets lie."""
+    """Dataset directory."""
     limit: int = 3000
     """Training images, stratified."""
     depth: tuple[int, int] = (5, 10)
@@ -54,9 +54,9 @@ class Args:
     width: tuple[int, int] = (4, 12)
     """Fewest and most channels at full resolution (the paper: 16 to 64)."""
     epochs: int = 2
-    """Of the first candidate of the macro search (the paper: 10), and of the micro search."""
+    """Epochs of the first candidate of the macro search (the paper: 10), and of the micro search."""
     final_epochs: int = 20
-    """Of the found network and of the random ones (the paper: 600)."""
+    """Epochs of the found network and of the random ones (the paper: 600)."""
     random: int = 10
     """Random networks that the found one is compared with."""
     seeds: int = 3
@@ -66,7 +66,7 @@ class Args:
     budgets: tuple[int, ...] = (1, 2, 3, 4, 6)
     """Epochs of the study's trainings, each with a schedule of its own; two of the last are the truth."""
     jobs: int = os.cpu_count() or 1
-    """Networks trained side by side, one thread each."""
+    """Networks trained in parallel, one thread each."""
     quick: bool = False
     """Everything tiny, on digits: does it run at all?"""
 

@@ -47,9 +47,9 @@ class Args:
     targets: tuple[float, float, float] = (0.8e6, 1.6e6, 3.2e6)
     """Multiply-adds; 16 are compared with 16 at the middle one."""
     data: str | None = None
-    """Images; fashion-mnist where it can be had, else the bundled digits."""
+    """Images; defaults to fashion-mnist if available, else the bundled digits."""
     data_root: Path = Path("data")
-    """Where image sets lie."""
+    """Dataset directory."""
     limit: int = 3000
     """Training images, stratified."""
     search_epochs: int = 16

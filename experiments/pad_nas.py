@@ -63,7 +63,7 @@ class Args:
     front: int = 8
     """Networks of each front to train alone at most, evenly spaced."""
     epochs: tuple[int, int, int] = (12, 8, 4)
-    """Of the PAD-supernet's stages; the others have as many in all."""
+    """Epochs of the PAD-supernet's stages; the others have as many in all."""
     alone: int = 3
     """Passes over the training images, for a network alone."""
     train: int = 4_000
@@ -71,15 +71,15 @@ class Args:
     data: str = "fashion-mnist"
     """Images."""
     data_root: Path = Path("data")
-    """Where image sets lie."""
+    """Dataset directory."""
     population: int = 24
-    """Of CES."""
+    """Architectures per iteration of CES."""
     iterations: int = 8
-    """Of CES."""
+    """Iterations of CES."""
     threshold: float = 0.07
     """Operations of at most this probability are removed; the paper's .01 is for a population of 2,560."""
     jobs: int = os.cpu_count() or 1
-    """Networks trained side by side, one thread each."""
+    """Networks trained in parallel, one thread each."""
     quick: bool = False
     """A tiny run: shows that it works, tells nothing."""
     redraw: bool = False

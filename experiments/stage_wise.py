@@ -67,9 +67,9 @@ class Args:
     initial: int = 2
     """Modules in each stage at first."""
     iterations: int = 3
-    """Of Algorithm 1."""
+    """Iterations of Algorithm 1."""
     epochs: int = 4
-    """Of every network in a search."""
+    """Epochs of every network in a search."""
     alone: int = 8
     """Passes over the training images, for the networks that are compared."""
     train: int = 10_000
@@ -77,9 +77,9 @@ class Args:
     data: str = "fashion-mnist"
     """Images."""
     data_root: Path = Path("data")
-    """Where image sets lie."""
+    """Dataset directory."""
     jobs: int = os.cpu_count() or 1
-    """Searches and trainings side by side, one thread each."""
+    """Searches and trainings run in parallel, one thread each."""
     quick: bool = False
     """A tiny run: shows that it works, tells nothing."""
     redraw: bool = False
@@ -153,7 +153,7 @@ class Study:
         return FitConfig(epochs, lr=0.08, schedule="cosine", augment=False, seed=seed)
 
     def search_all(self) -> None:
-        """All searches, side by side."""
+        """All searches, in parallel."""
         args, transfers = self.args, range(self.args.transfer_seeds)
         wanted = [(name, seed, False) for name in CRITERIA for seed in range(args.seeds)]
         wanted += [("pls", seed, transfer) for seed in transfers for transfer in (False, True)]

@@ -37,9 +37,9 @@ class Args:
     data: str = "fashion-mnist"
     """Images."""
     data_root: Path = Path("data")
-    """Where image sets lie."""
+    """Dataset directory."""
     jobs: int = os.cpu_count() or 1
-    """Networks trained side by side, one thread each."""
+    """Networks trained in parallel, one thread each."""
     quick: bool = False
     """Eight networks, one epoch on few images: shows that it works, tells nothing."""
     redraw: bool = False

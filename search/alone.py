@@ -35,7 +35,7 @@ class StandAlone:
     Args:
         budget: all that shapes an accuracy besides architecture and seed, in plain JSON.
         name: of the accuracy in the log.
-        at_once: trainings side by side, in processes of their own.
+        at_once: trainings in parallel, in processes of their own.
     """
 
     log: JsonLines

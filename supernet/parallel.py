@@ -1,4 +1,4 @@
-"""Work side by side in processes of their own, under one bar."""
+"""Jobs in parallel, in processes of their own, under one progress bar."""
 
 from __future__ import annotations
 

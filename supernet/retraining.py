@@ -1,4 +1,4 @@
-"""Training found architectures alone, side by side, each in a folder of the run; their test is opened once."""
+"""Trains found architectures alone, in parallel, each in a folder of the run; the test set is opened once for each."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def train(
 
     Args:
         archs: by the names of their folders.
-        at_once: networks trained side by side, on the CPU.
+        at_once: networks trained in parallel, on the CPU.
         aside: called where a folder held another training, which was renamed.
 
     Returns:

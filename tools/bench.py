@@ -130,7 +130,7 @@ class Population:
     population: Path | None = None
     """The recorded generations; defaults to those of the tests."""
     images: int = 1500
-    """Of the validation split."""
+    """Images of the validation split."""
     recalibration: tuple[int, int] = (4, 128)
     """Batches and images per batch that BN is recalibrated with."""
     generations: int = 4

@@ -1,7 +1,7 @@
 """DSNAS: architecture and weights learnt together on one sampled path per step (Hu et al. 2020, Alg. 1).
 
 A categorical distribution per layer is trained by score-function gradients whose cost is the gradient of a "dummy 1"
-behind each sampled operation. After the search the most probable child goes on with the weights it has: it is
+after each sampled operation. After the search the most probable child goes on with the weights it has: it is
 deployed without retraining.
 """
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from supernet import ops
 
 OURS = "ours"
-# (batch, channels, outputs of the pointwise part, height and width, stride): 28x28 images behind a stem, and 224x224
+# (batch, channels, outputs of the pointwise part, height and width, stride): 28x28 images after a stem, and 224x224
 SEPARABLE = (
     (64, 24, 24, 28, 1),
     (64, 48, 48, 28, 2),
