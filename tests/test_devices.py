@@ -449,23 +449,23 @@ def fake_bundle(tmp_path) -> Path:
 
 def test_ssh_gives_the_agents_own_message(network, tmp_path):
     with pytest.raises(UserError, match="failed on ssh://pi@pi: onnxruntime is not installed here"):
-        remote.over_ssh(fake_bundle(tmp_path), "x", "ssh://pi@pi", None, tmp_path / "samples.json", True)
+        remote.over_ssh(fake_bundle(tmp_path), "x", "ssh://pi@pi", None, tmp_path / "samples.json")
     before = (tmp_path / "log").read_text().count("scp")
     with pytest.raises(UserError):
-        remote.over_ssh(tmp_path / "bundle.tar", "x", "ssh://pi@pi", None, tmp_path / "samples.json", True)
+        remote.over_ssh(tmp_path / "bundle.tar", "x", "ssh://pi@pi", None, tmp_path / "samples.json")
     assert (tmp_path / "log").read_text().count("scp") == before  # the bundle is there already
 
 
 @pytest.mark.parametrize("url", ["ssh://", "ssh://-oProxyCommand=touch", "ssh://pi@host/folder"])
 def test_ssh_urls(tmp_path, url):
     with pytest.raises(UserError, match="expected ssh://user@host"):
-        remote.over_ssh(tmp_path / "bundle.tar", "x", url, None, tmp_path / "samples.json", True)
+        remote.over_ssh(tmp_path / "bundle.tar", "x", url, None, tmp_path / "samples.json")
 
 
 def test_without_ssh(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="ssh is not installed"):
-        remote.over_ssh(tmp_path / "bundle.tar", "x", "ssh://pi@pi", None, tmp_path / "samples.json", True)
+        remote.over_ssh(tmp_path / "bundle.tar", "x", "ssh://pi@pi", None, tmp_path / "samples.json")
 
 
 # --- adb, by a stand-in that answers as adb and benchmark_model do
