@@ -438,13 +438,27 @@ def test_through_a_real_sshd(home, sshd, torchless):
     assert (home / "run" / "lut.json").read_bytes() == table
 
 
-def fake_bundle(tmp_path) -> Path:
+def fake_bundle(tmp_path, agent="import sys; sys.exit('error: onnxruntime is not installed here')") -> Path:
     path = tmp_path / "bundle.tar"
+    (tmp_path / "agent.py").write_text(agent)
     with tarfile.open(path, "w") as tar:
-        for name, text in {"agent.py": "import sys; sys.exit('error: onnxruntime is not installed here')"}.items():
-            (tmp_path / name).write_text(text)
-            tar.add(tmp_path / name, name)
+        tar.add(tmp_path / "agent.py", "agent.py")
     return path
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_the_agents_lines_are_told_as_they_come(network, tmp_path, capfd, quiet):
+    agent = """
+import sys
+open("samples.json", "w").write(" ".join(sys.argv[1:]))
+print("layers: 1/2", "layers: 2/2", sep="\\n", file=sys.stderr)
+"""
+    told = []
+    packed, samples = fake_bundle(tmp_path, agent), tmp_path / "samples.json"
+    remote.over_ssh(packed, "x", "ssh://pi@pi", None, samples, None if quiet else told.append)
+    assert told == ([] if quiet else ["layers: 1/2", "layers: 2/2"])
+    assert ("--quiet" in samples.read_text()) == quiet
+    assert capfd.readouterr() == ("", "")
 
 
 def test_ssh_gives_the_agents_own_message(network, tmp_path):

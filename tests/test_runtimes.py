@@ -267,6 +267,8 @@ def test_without_a_cache_files_last_for_a_session(conversions):
         paths = runtime.convert(convolutions(1, 2))
         assert all(path.exists() for path in paths.values())
     assert not any(path.exists() for path in paths.values())
+    with pytest.raises(ValueError, match="within a session"):
+        runtime.convert(convolutions(1))
 
 
 def test_onnxruntime_is_the_default_where_it_is_whole(monkeypatch):
