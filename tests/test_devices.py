@@ -562,7 +562,7 @@ def test_adb_refusals(phone, tmp_path, monkeypatch):
     [
         (("--emit", "bundle.tar", "--runtime", "torch"), "cannot leave this machine"),
         (("--device", "warp"), "expected cpu, cuda, cuda-graph, ssh://user@host or adb"),
-        (("--device", "cuda", "--runtime", "onnxruntime"), "--runtime torch"),
+        (("--device", "cuda", "--runtime", "onnxruntime"), "torch runs eager modules on cuda"),
         (("--cores", "a"), "expected cores"),
         (("--device", "ssh://pi@pi", "--check", "run/lut.json"), "no latency table"),
     ],
