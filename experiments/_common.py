@@ -100,10 +100,9 @@ def train_alone(folder: Path, space: Space, budget: Budget, arch: Arch, seed: in
     images, judging = open_images(budget.images)
     key = hashlib.sha256(repr((space.fingerprint, budget, arch, seed)).encode()).hexdigest()[:16]
     cfg = FitConfig(budget.epochs, budget.batch_size, budget.lr, schedule="cosine", augment=False, seed=seed)
-    batches = {"seed": 0, "epoch": 0, "augment": False, "drop_last": False}
     silent = {"validate": lambda network: {}}
     network, _ = standalone.train(space, arch, images, cfg, folder / key, CPU, kernels="fused", **silent)
-    accuracy = evaluate(network, judging.batches(512, **batches))
+    accuracy = evaluate(network, judging.plain_batches(512))
     shutil.rmtree(folder / key)
     return accuracy
 
@@ -162,7 +161,7 @@ def report(output: Path, result: dict, tables: Tables, draw: Callable[[Figure, d
     """``output`` (JSON), its tables beside it as Markdown and its picture as PNG; prints the tables."""
     text = markdown(result, tables)
     files.write_json(output, result)
-    files.write_atomically(output.with_suffix(".md"), lambda file: file.write(text.encode()))
+    files.write_bytes(output.with_suffix(".md"), text.encode())
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     draw(figure, result)

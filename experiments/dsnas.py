@@ -27,8 +27,7 @@ from latency.measure import host, pin_core
 from search.costs import AdditiveCost, Window
 from supernet import families, files, spaces
 from supernet.data import sets
-from supernet.methods import dsnas, spos
-from supernet.methods.soft_mixture import SoftMixture, softmax_weights
+from supernet.methods import dsnas, soft_mixture, spos
 from supernet.model import Network, Supernet
 from supernet.runs import RunFolder
 from supernet.space import Arch, Choice, Gene, Space
@@ -163,14 +162,14 @@ def dsnas_step(space: Space, x: torch.Tensor, y: torch.Tensor) -> Callable[[int]
 
 
 def full_step(space: Space, x: torch.Tensor, y: torch.Tensor) -> Callable[[int], None]:
-    model = SoftMixture(space, affine=True).train()
+    model = Supernet(space, affine=True).train()
     alpha = [torch.ones(len(open_), requires_grad=True) for open_ in space.allowed]
     optimizer, adam = sgd(model, FitConfig(1)), torch.optim.Adam(alpha, lr=1e-3, betas=(0.5, 0.999))
 
     def step(i: int) -> None:
         optimizer.zero_grad(set_to_none=True)
         adam.zero_grad(set_to_none=True)
-        F.cross_entropy(model(x, softmax_weights(alpha)), y).backward()
+        F.cross_entropy(soft_mixture.forward(model, x, soft_mixture.softmax_weights(alpha)), y).backward()
         optimizer.step()
         adam.step()
 
@@ -237,7 +236,7 @@ def seed_cells(args: Args, seed: int) -> dict[str, dict]:
         rest = dataclasses.replace(fit_cfg, epochs=max(1, args.epochs - search_epochs))
         meta = {"kind": "network", "space": space.to_json(), "arch": list(best)}
         fit(network, reporting.train, lambda step: None, rest, folder / name, meta=meta, label=name)
-        accuracy = evaluate(network, reporting.val.batches(512, **dsnas.IN_ORDER))
+        accuracy = evaluate(network, reporting.val.plain_batches(512))
         return {"arch": list(best), "flops": flops(best), "one_shot": one_shot, "accuracy": accuracy}
 
     arms = {"direct": cell(folder / "direct.json", lambda: search(0.3, "dsnas"))}

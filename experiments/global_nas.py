@@ -193,16 +193,15 @@ def train_one(args: Args, name: str, job: Job) -> dict[str, Any]:
     folder = path(args, name).parent
     last_epoch_counts = {"validate": lambda network: {}}
     network, _ = standalone.train(space, arch, opened, cfg, folder, CPU, kernels="fused", **last_epoch_counts)
-    batches = {"seed": 0, "epoch": 0, "augment": False, "drop_last": False}
     result = {
         "candidate": dataclasses.asdict(job.candidate),
         "params": families.params(space, arch),
         "flops": families.flops(space, arch),
-        "val_accuracy": evaluate(network, opened.val.batches(512, **batches)),
+        "val_accuracy": evaluate(network, opened.val.plain_batches(512)),
     }
     if job.test:
         test = sets.open_test(args.data, args.data_root)
-        result["test_accuracy"] = evaluate(network, test.batches(512, **batches))
+        result["test_accuracy"] = evaluate(network, test.plain_batches(512))
     files.write_json(path(args, name), result)
     (folder / "checkpoint.pt").unlink()
     return result

@@ -83,7 +83,7 @@ def run(args: Args) -> None:
     result = {"settings": config, "seeds": args.seeds, "machine": machine, **report}
     files.write_json(args.output / "nss.json", result)
     text = markdown(result)
-    files.write_atomically(args.output / "nss.md", lambda file: file.write(text.encode()))
+    files.write_bytes(args.output / "nss.md", text.encode())
     plot(args.output / "nss.png", report, args.targets)
     print(text)
 
@@ -197,7 +197,7 @@ class Study:
                 meta={},
             )
             (self.args.run / "now" / name / "checkpoint.pt").unlink()
-            batches = ((s.batches(512, seed=0, epoch=0, augment=False, drop_last=False)) for s in self.halves)
+            batches = ((s.plain_batches(512)) for s in self.halves)
             return {"accuracies": [evaluate(network, b) for b in batches], "flops": families.flops(self.space, arch)}
 
         return tuple(self.cell(f"networks/{name}", compute)["accuracies"])

@@ -189,7 +189,7 @@ class Study:
             results = list(job.search(StageWise(self.config)))
             trained = stage_wise_run.judged(results)
             networks = [run.stage_network(r["name"]).trained(self.space) for r in trained[1:] or trained]
-            batches = self.truth_images.batches(512, seed=0, epoch=0, augment=False, drop_last=False)
+            batches = self.truth_images.plain_batches(512)
             accuracies, ensemble = stage_wise_run.vote(networks, batches)
             found = {"found": trained[-1]["modules"], "accuracy": accuracies[-1], "ensemble": ensemble}
             return {"results": results, "candidates": accuracies, **found}

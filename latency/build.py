@@ -17,7 +17,7 @@ from typing import Any
 
 from latency import agent, bundle, remote, runtimes
 from latency.measure import Protocol, Samples, host, parse_cores, pin_core, summarise
-from latency.runtimes import FileRuntime, Layer, Runtime
+from latency.runtimes import Converter, Layer, Runtime
 from latency.table import Check, LatencyTable
 from supernet import files
 from supernet.errors import UserError
@@ -78,13 +78,17 @@ class Build:
         self.forget_networks()
         return table
 
-    def over_ssh(self, url: str, readme: str, quiet: bool) -> LatencyTable:
-        """Emit, run and collect in one go; the device keeps what it has measured until then."""
+    def over_ssh(self, url: str, readme: str, told: Callable[[str], None] | None = None) -> LatencyTable:
+        """Emit, run and collect in one go; the device keeps what it has measured until then.
+
+        Args:
+            told: called with each line of the agent's progress.
+        """
         with TemporaryDirectory() as folder:
             packed, samples = Path(folder, "bundle.tar"), Path(folder, "samples.json")
             self.emit(packed, readme)
             name = hashlib.sha256(packed.read_bytes()).hexdigest()[:16]
-            remote.over_ssh(packed, name, url, self.cores, samples, quiet)
+            remote.over_ssh(packed, name, url, self.cores, samples, told)
             table = collect(self.space, samples)
         self.forget_networks()
         return table
@@ -92,7 +96,7 @@ class Build:
     def emit(self, target: Path, readme: str) -> None:
         """Convert layers and whole networks, and pack them with the agent and a ``readme`` for its user."""
         runtime = self.runtime
-        if not isinstance(runtime, FileRuntime):
+        if not isinstance(runtime, Converter):
             raise UserError(
                 f"runtime {runtime.name} cannot leave this machine: expected onnxruntime, litert or executorch"
             )
@@ -151,7 +155,7 @@ class Build:
 
     def forget_networks(self) -> None:
         """Whole networks take much space and serve one build; converted layers serve the next one too."""
-        if isinstance(self.runtime, FileRuntime) and self.runtime.cache is not None:
+        if isinstance(self.runtime, Converter) and self.runtime.cache is not None:
             shutil.rmtree(self.runtime.cache / "networks", ignore_errors=True)
 
 

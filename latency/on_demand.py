@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-import torch
+from torch import nn
 
 from latency import runtimes
-from latency.measure import Protocol, host, parse_cores, pin_core
+from latency.measure import Protocol, Samples, host, parse_cores, pin_core
 from latency.table import Check, LatencyTable
 from supernet import files
 from supernet.families import lower
@@ -48,7 +49,7 @@ class OnDemandTable:
         )
         sums = [self.predict(lower(*network)) for network in fit_on]
         measured = self._time(
-            {str(i): (lambda n=n: runtimes.whole(*n, "eager", 0), self.table.input) for i, n in enumerate(fit_on)},
+            {str(i): (partial(runtimes.whole, *n, "eager"), self.table.input) for i, n in enumerate(fit_on)},
             "networks",
         )
         checks = [
@@ -63,7 +64,7 @@ class OnDemandTable:
         missing = {spec.key: spec for spec in specs if spec.key not in self.table.operations}
         if missing:
             layers = {
-                key: (lambda s=spec: s.build(kernels="eager"), (spec.in_channels, spec.size, spec.size))
+                key: (partial(spec.build, kernels="eager"), (spec.in_channels, spec.size, spec.size))
                 for key, spec in missing.items()
             }
             operations = {**self.table.operations, **self._time(layers, "layers")}
@@ -72,7 +73,9 @@ class OnDemandTable:
                 self._save()
         return self.table.predict(spec.key for spec in specs)
 
-    def _time(self, modules: dict[str, tuple[Callable[[], torch.nn.Module], runtimes.Shape]], what: str) -> dict:
+    def _time(
+        self, modules: Mapping[str, tuple[Callable[[], nn.Module], runtimes.Shape]], what: str
+    ) -> dict[str, Samples]:
         built = ((key, build(), size) for key, (build, size) in modules.items())
         core = self.table.device["core"]
         with pin_core(None if core is None else parse_cores(str(core))):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from latency.measure import Timer, parse_cores
-from latency.runtimes import FileRuntime, Layer
+from latency.runtimes import Converter, Layer
 from supernet.errors import UserError
 
 REMOTE = ".supernet"  # folder in the home of the remote user; venv/bin/python there is used where it exists
@@ -20,11 +19,14 @@ PHONE = "/data/local/tmp/supernet"  # on an Android device; benchmark_model lies
 UNREACHABLE = 255  # exit status of ssh itself
 
 
-def over_ssh(bundle: Path, name: str, url: str, cores: str | None, output: Path, quiet: bool) -> None:
+def over_ssh(
+    bundle: Path, name: str, url: str, cores: str | None, output: Path, told: Callable[[str], None] | None = None
+) -> None:
     """Copy a bundle to ``ssh://[user@]host[:port]``, run the agent, fetch its samples. Continues where it stopped.
 
     Args:
         name: of the bundle on the device; the same one is copied once.
+        told: called with each line of progress that the agent tells; None: it tells none.
 
     Raises:
         UserError: no such host, or the agent's own message.
@@ -41,21 +43,23 @@ def over_ssh(bundle: Path, name: str, url: str, cores: str | None, output: Path,
     if "there" not in there:
         _call([*scp, str(bundle), f"{host}:{folder}/bundle.tar.part"], url)
         _call([*ssh, f"cd {folder} && mv bundle.tar.part bundle.tar && tar xf bundle.tar"], url)
-    flags = (f" --cores {shlex.quote(cores)}" if cores else "") + (" --quiet" if quiet else "")
+    flags = (f" --cores {shlex.quote(cores)}" if cores else "") + ("" if told else " --quiet")
     python = "$(test -x ../venv/bin/python && echo ../venv/bin/python || echo python3)"
-    _call([*ssh, f"cd {folder} && {python} agent.py run bundle -o samples.json{flags}"], url, shown=not quiet)
+    _call([*ssh, f"cd {folder} && {python} agent.py run bundle -o samples.json{flags}"], url, told)
     _call([*scp, f"{host}:{folder}/samples.json", str(output)], url)
 
 
-def _call(command: Sequence[str], device: str, shown: bool = False) -> str:
-    """Output of a command; its messages pass through as they come, the last is kept for the error."""
+def _call(command: Sequence[str], device: str, told: Callable[[str], None] | None = None) -> str:
+    """Output of a command; ``told`` gets its messages as they come, the last is kept for the error."""
     try:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None  # both are pipes
+            assert process.stderr is not None
             last = "no message"
             for line in process.stderr:
                 last = line.strip() or last
-                if shown and not line.startswith("error: "):
-                    print(line, end="", file=sys.stderr, flush=True)
+                if told and not line.startswith("error: "):
+                    told(line.rstrip("\n"))
             output = process.stdout.read()
     except FileNotFoundError as error:
         raise UserError(f"{command[0]} is not installed: it is needed for the device {device}") from error
@@ -65,14 +69,14 @@ def _call(command: Sequence[str], device: str, shown: bool = False) -> str:
     return output
 
 
-class AdbRuntime(FileRuntime):
+class AdbRuntime(Converter):
     """TFLite files timed on an Android device by LiteRT's ``benchmark_model`` under ``taskset``.
 
     A visit is one call of the binary, which prints the mean of its runs. Its CPU time cannot be told.
     """
 
     def __init__(self, batch: int = 1, threads: int = 1, cores: str | None = None, cache: Path | None = None):
-        super().__init__("litert", batch=batch, threads=threads, cache=cache)
+        super().__init__("litert", batch, threads, cache)
         self.mask = f"{sum(1 << core for core in parse_cores(cores)):x}" if cores else None
         self.cores = cores
 

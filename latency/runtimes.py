@@ -116,9 +116,9 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def prepare(self, layer: Layer) -> Callable[[], Any]:
-        where = {"device": self.device.partition("-")[0], "memory_format": torch.channels_last}
-        module = copy.deepcopy(layer.module).eval().to(**where)
-        x = sample_input(layer.shape, self.batch).to(**where)
+        device = self.device.partition("-")[0]
+        module = copy.deepcopy(layer.module).eval().to(device).to(memory_format=torch.channels_last)
+        x = sample_input(layer.shape, self.batch).to(device, memory_format=torch.channels_last)
         module(x)  # what cannot run fails here, not under the clock
         if self.device != "cuda-graph":
             return lambda: module(x)
@@ -162,29 +162,19 @@ def cuda_timer(call: Callable[[], Any], least: int = 50) -> Timer:
     return timer
 
 
-class FileRuntime:
-    """A runtime that executes converted files on this machine's CPU: onnxruntime, litert or executorch.
+class Converter:
+    """Converts layers to files: what the runtimes that execute files share.
 
-    The same converters as of ``supernet.export``, the same loaders as of ``latency.agent``: what a table says holds for
-    the exported network and is comparable with a device's.
+    The same converters as of ``supernet.export``: what a table says holds for the exported network.
 
     Args:
+        name: onnxruntime, litert or executorch.
         cache: folder that keeps converted layers; without one they last for a ``session``.
     """
 
     kernels = "eager"
 
-    def __init__(
-        self,
-        name: str,
-        kernels: str = "eager",
-        device: str = "cpu",
-        batch: int = 1,
-        threads: int = 1,
-        cache: Path | None = None,
-    ):
-        if (kernels, device) != ("eager", "cpu"):
-            raise UserError(f"{name} runs on the CPU with kernels of its own: torch runs {kernels} modules on {device}")
+    def __init__(self, name: str, batch: int = 1, threads: int = 1, cache: Path | None = None):
         if batch < 1 or threads < 1:
             raise UserError(f"expected at least 1 image and 1 thread, got batch {batch} and threads {threads}")
         self.name, self.batch, self.threads = name, batch, threads
@@ -199,14 +189,10 @@ class FileRuntime:
         opset = f"opset {OPSET}, " if self.suffix == "onnx" else ""
         return f".{self.suffix} by torch {torch.__version__}, {opset}{versions or 'channels_last'}, BN folded"
 
-    def describe(self) -> dict[str, Any]:
-        try:
-            return {**agent.describe(self.name), "form": self.form}
-        except (UserError, importlib.metadata.PackageNotFoundError) as error:
-            raise UserError(f"{self.name} is not installed: pip install 'supernet[{EXTRAS[self.name]}]'") from error
-
     def path(self, layer: Layer) -> Path:
         """Where the converted layer lies. The name stands for everything but the values of the weights."""
+        if self.cache is None:
+            raise ValueError("expected a cache, or to be within a session: converted layers have no place else")
         weights = [(name, tuple(weight.shape)) for name, weight in layer.module.state_dict().items()]
         content = repr((layer.key, layer.shape, self.batch, self.form, str(layer.module), weights))
         folder = self.cache / "networks" if isinstance(layer.module, Network) else self.cache
@@ -221,17 +207,9 @@ class FileRuntime:
                 part = missing[i : i + CONVERTED_AT_ONCE]
                 modules, shapes = [layer.module for layer in part], [layer.shape for layer in part]
                 for layer, file in zip(part, FORMATS[self.suffix].convert(modules, shapes, self.batch), strict=True):
-                    files.write_atomically(paths[layer.key], lambda out, file=file: out.write(file))
+                    files.write_bytes(paths[layer.key], file)
                 bar.advance(len(part))
         return paths
-
-    def prepare(self, layer: Layer) -> Callable[[], Any]:
-        call = agent.LOADERS[self.name](self.convert([layer])[layer.key].read_bytes(), self.threads)
-        call()  # what cannot run fails here, not under the clock
-        return call
-
-    def timer(self, artefact: Callable[[], Any]) -> Timer:
-        return measure.stopwatch(artefact, agent.clock(self.threads))
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -244,6 +222,40 @@ class FileRuntime:
                 yield
             finally:
                 self.cache = None
+
+
+class FileRuntime(Converter):
+    """A runtime that executes converted files on this machine's CPU: onnxruntime, litert or executorch.
+
+    The same loaders as of ``latency.agent``: what a table says is comparable with a device's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kernels: str = "eager",
+        device: str = "cpu",
+        batch: int = 1,
+        threads: int = 1,
+        cache: Path | None = None,
+    ):
+        if (kernels, device) != ("eager", "cpu"):
+            raise UserError(f"{name} runs on the CPU with kernels of its own: torch runs {kernels} modules on {device}")
+        super().__init__(name, batch, threads, cache)
+
+    def describe(self) -> dict[str, Any]:
+        try:
+            return {**agent.describe(self.name), "form": self.form}
+        except (UserError, importlib.metadata.PackageNotFoundError) as error:
+            raise UserError(f"{self.name} is not installed: pip install 'supernet[{EXTRAS[self.name]}]'") from error
+
+    def prepare(self, layer: Layer) -> Callable[[], Any]:
+        call = agent.LOADERS[self.name](self.convert([layer])[layer.key].read_bytes(), self.threads)
+        call()  # what cannot run fails here, not under the clock
+        return call
+
+    def timer(self, artefact: Callable[[], Any]) -> Timer:
+        return measure.stopwatch(artefact, agent.clock(self.threads))
 
 
 SUFFIXES = {"onnxruntime": "onnx", "litert": "tflite", "executorch": "pte"}
@@ -336,9 +348,9 @@ def time_modules(
     def passes(label: str, total: int, done: int) -> Track:
         return progress(f"{what}: {label}", total, done=done, unit="visits")
 
-    layers = (Layer(*module) for module in modules)
+    layers: Iterable[Layer] = (Layer(*module) for module in modules)
     with runtime.session():
-        if isinstance(runtime, FileRuntime):
+        if isinstance(runtime, Converter):
             layers = list(layers)
             runtime.convert(layers, progress)
         timers = {layer.key: runtime.timer(runtime.prepare(layer)) for layer in layers}

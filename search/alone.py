@@ -129,4 +129,4 @@ def halves(val: ImageSet) -> tuple[ImageSet, ImageSet]:
 def judge(network: Network, images: TrainVal) -> float:
     """Accuracy on the half of the validation split that no one-shot accuracy is measured on."""
     _, judging = halves(images.val)
-    return evaluate(network, judging.batches(512, seed=0, epoch=0, augment=False, drop_last=False))
+    return evaluate(network, judging.plain_batches(512))

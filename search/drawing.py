@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class Block:
     op: str
 
 
-def draw(path: Path, networks: Mapping[str, Sequence[Block]]) -> None:
-    """Write a picture with a row for each network; the suffix of ``path`` gives its format."""
+def draw(file: Path | BinaryIO, networks: Mapping[str, Sequence[Block]]) -> None:
+    """Write a picture with a row for each network; the suffix of a path gives its format."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch, Rectangle
@@ -51,4 +52,4 @@ def draw(path: Path, networks: Mapping[str, Sequence[Block]]) -> None:
     figure.legend(
         handles=[Patch(facecolor=colours[op], label=op) for op in ops], loc="outside lower center", ncols=4, fontsize=8
     )
-    figure.savefig(path)
+    figure.savefig(file)

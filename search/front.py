@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def best(front: Sequence[Record]) -> int:
 
 
 def plot(
-    path: Path,
+    file: Path | BinaryIO,
     scored: Sequence[Record],
     front: Sequence[Record],
     random: Sequence[Record],
@@ -78,4 +79,4 @@ def plot(
     axes.margins(y=0.08)
     axes.grid(alpha=0.2)
     axes.legend(fontsize=8, loc="lower right")
-    figure.savefig(path)
+    figure.savefig(file)

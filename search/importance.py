@@ -163,7 +163,7 @@ def stage_features(
         images = images.subset(max(1, min(room, limit or len(images))), seed=0)
         features: list[NDArray[np.float32]] = [np.empty((len(images), x.shape[1]), np.float32) for x in pooled]
         labels, start = np.empty(len(images), np.int64), 0
-        for x, y in images.batches(128, seed=0, epoch=0, augment=False, drop_last=False):
+        for x, y in images.plain_batches(128):
             pooled.clear()
             network(x.to(device))
             for kept, new in zip(features, pooled, strict=True):

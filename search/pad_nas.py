@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class Config:
     ces: CESConfig = field(default_factory=CESConfig)
     scoring: Scoring = field(default_factory=Scoring)
     random: int = 32  # architectures drawn from each space's window, to compare with
-    kernels: str = "fused"
+    kernels: Literal["fused", "eager"] = "fused"
     probes: int = 4  # of each supernet, scored after each epoch
 
     def __post_init__(self) -> None:

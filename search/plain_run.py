@@ -160,7 +160,7 @@ class PlainRun:
         if not folder.result_path.exists():
             trained, last = self.train(found, epochs, folder.path, folder.path.name)
             images = test()
-            accuracy = evaluate(trained, images.batches(512, seed=0, epoch=0, augment=False, drop_last=False))
+            accuracy = evaluate(trained, images.plain_batches(512))
             params = families.params(*network(found, self.image))
             row: dict[str, Any] = {"found": dataclasses.asdict(found), "params": params}
             row |= {"val_accuracy": last["val_accuracy"], "test_accuracy": accuracy, "test_images": len(images)}

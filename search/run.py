@@ -35,7 +35,7 @@ class Scoring:
         return Evaluator(
             supernet,
             spos.recalibration_images(data, *self.recalibration),
-            list(val.batches(512, seed=0, epoch=0, augment=False, drop_last=False)),
+            list(val.plain_batches(512)),
             self.workers,
             mode=self.bn,
         )

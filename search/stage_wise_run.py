@@ -223,7 +223,7 @@ class StageRun:
                 if group:
                     folders = [self.run.stage_network(result["name"]) for result in group]
                     networks = [folder.trained(self.space).to(self.device) for folder in folders]
-                    alone, ensemble = vote(networks, test.batches(256, seed=0, epoch=0, augment=False, drop_last=False))
+                    alone, ensemble = vote(networks, test.plain_batches(256))
                     accuracies |= {result["name"]: accuracy for result, accuracy in zip(group, alone, strict=True)}
             tested = {"test_accuracy": accuracies, "ensemble_test_accuracy": ensemble, "test_images": len(test)}
             files.write_json(path, {"schema": 1, **tested})

@@ -38,6 +38,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.unlink(temporary)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content``, atomically."""
+    write_atomically(path, lambda file: file.write(content))
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -47,7 +52,7 @@ def _umask() -> int:
 def write_json(path: Path, data: Any) -> None:
     """Write ``data`` as indented JSON, atomically."""
     text = json.dumps(data, indent=1, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
 
 
 def read_json(path: Path, what: str, advice: str = "", *, missing: str | None = None) -> Any:
@@ -97,7 +102,7 @@ class JsonLines:
     def keep(self, wanted: Callable[[dict], bool]) -> None:
         """Drop every line that is not ``wanted``."""
         text = "".join(json.dumps(line) + "\n" for line in self.read() if wanted(line))
-        write_atomically(self.path, lambda file: file.write(text.encode()))
+        write_bytes(self.path, text.encode())
 
     def append(self, line: dict) -> None:
         """Add one line; a UserError if it cannot be written."""

@@ -154,7 +154,7 @@ def train_one(job: Job, progress: Progress = silent) -> dict:
         progress=progress,
     )
     test = run.test_images(job.data_root)
-    accuracy = evaluate(network, test.batches(512, seed=0, epoch=0, augment=False, drop_last=False))
+    accuracy = evaluate(network, test.plain_batches(512))
     return {"val_accuracy": last["val_accuracy"], "test_accuracy": accuracy, "test_images": len(test)}
 
 

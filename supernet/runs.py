@@ -181,7 +181,7 @@ class RunFolder(RunFiles):
             files.read_json(self.space_path, "space of a run", missing="supernet"), str(self.space_path)
         )
         if self.space_code is not None:
-            return self._with_code(space)
+            return self._with_code(space, self.space_code)
         made_by = self.config().get(RECORD, {}).get("space") if self.config_path.exists() else None
         if made_by and ":" in made_by and not families.knows(space):
             raise UserError(f"the space of {self.path} comes from the code {made_by}, which was not named", "code")
@@ -195,11 +195,11 @@ class RunFolder(RunFiles):
         """``lut.json``: a latency table in plain JSON."""
         files.write_json(self.lut_path, table)
 
-    def _with_code(self, space: Space) -> Space:
+    def _with_code(self, space: Space, code: str) -> Space:
         from supernet import spaces
 
-        own = spaces.get(self.space_code, space.channels, space.resolution, space.classes)
-        space.require(own.fingerprint, f"the space of {self.space_code}")
+        own = spaces.get(code, space.channels, space.resolution, space.classes)
+        space.require(own.fingerprint, f"the space of {code}")
         return space.with_operations(*own.operations)
 
     def supernet(self, space: Space, device: torch.device, kernels: str) -> Supernet:

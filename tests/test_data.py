@@ -171,6 +171,15 @@ def test_an_epoch_holds_every_image_once_with_its_label(digits):
     assert not torch.equal(place[:, 1], torch.arange(len(digits.val)))
 
 
+def test_plain_batches_are_every_image_as_it_is(digits):
+    x, y = (torch.cat(parts) for parts in zip(*digits.val.plain_batches(64), strict=True))
+    whole_x, whole_y = digits.val.tensors()
+    label = {image.numpy().tobytes(): int(label) for image, label in zip(whole_x, whole_y, strict=True)}
+    assert len(x) == len(digits.val) == len({image.numpy().tobytes() for image in x})
+    assert [label[image.numpy().tobytes()] for image in x] == y.tolist()
+    assert torch.equal(x, torch.cat([x for x, _ in digits.val.plain_batches(50)]))  # always in the same order
+
+
 @pytest.mark.parametrize("start", [0, 1, 5])
 def test_a_resumed_epoch_is_the_tail_of_the_whole_one(digits, start):
     whole = epoch(digits.val, 24)

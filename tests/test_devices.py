@@ -438,34 +438,48 @@ def test_through_a_real_sshd(home, sshd, torchless):
     assert (home / "run" / "lut.json").read_bytes() == table
 
 
-def fake_bundle(tmp_path) -> Path:
+def fake_bundle(tmp_path, agent="import sys; sys.exit('error: onnxruntime is not installed here')") -> Path:
     path = tmp_path / "bundle.tar"
+    (tmp_path / "agent.py").write_text(agent)
     with tarfile.open(path, "w") as tar:
-        for name, text in {"agent.py": "import sys; sys.exit('error: onnxruntime is not installed here')"}.items():
-            (tmp_path / name).write_text(text)
-            tar.add(tmp_path / name, name)
+        tar.add(tmp_path / "agent.py", "agent.py")
     return path
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_the_agents_lines_are_told_as_they_come(network, tmp_path, capfd, quiet):
+    agent = """
+import sys
+open("samples.json", "w").write(" ".join(sys.argv[1:]))
+print("layers: 1/2", "layers: 2/2", sep="\\n", file=sys.stderr)
+"""
+    told = []
+    packed, samples = fake_bundle(tmp_path, agent), tmp_path / "samples.json"
+    remote.over_ssh(packed, "x", "ssh://pi@pi", None, samples, None if quiet else told.append)
+    assert told == ([] if quiet else ["layers: 1/2", "layers: 2/2"])
+    assert ("--quiet" in samples.read_text()) == quiet
+    assert capfd.readouterr() == ("", "")
 
 
 def test_ssh_gives_the_agents_own_message(network, tmp_path):
     with pytest.raises(UserError, match="failed on ssh://pi@pi: onnxruntime is not installed here"):
-        remote.over_ssh(fake_bundle(tmp_path), "x", "ssh://pi@pi", None, tmp_path / "samples.json", True)
+        remote.over_ssh(fake_bundle(tmp_path), "x", "ssh://pi@pi", None, tmp_path / "samples.json")
     before = (tmp_path / "log").read_text().count("scp")
     with pytest.raises(UserError):
-        remote.over_ssh(tmp_path / "bundle.tar", "x", "ssh://pi@pi", None, tmp_path / "samples.json", True)
+        remote.over_ssh(tmp_path / "bundle.tar", "x", "ssh://pi@pi", None, tmp_path / "samples.json")
     assert (tmp_path / "log").read_text().count("scp") == before  # the bundle is there already
 
 
 @pytest.mark.parametrize("url", ["ssh://", "ssh://-oProxyCommand=touch", "ssh://pi@host/folder"])
 def test_ssh_urls(tmp_path, url):
     with pytest.raises(UserError, match="expected ssh://user@host"):
-        remote.over_ssh(tmp_path / "bundle.tar", "x", url, None, tmp_path / "samples.json", True)
+        remote.over_ssh(tmp_path / "bundle.tar", "x", url, None, tmp_path / "samples.json")
 
 
 def test_without_ssh(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="ssh is not installed"):
-        remote.over_ssh(tmp_path / "bundle.tar", "x", "ssh://pi@pi", None, tmp_path / "samples.json", True)
+        remote.over_ssh(tmp_path / "bundle.tar", "x", "ssh://pi@pi", None, tmp_path / "samples.json")
 
 
 # --- adb, by a stand-in that answers as adb and benchmark_model do
@@ -548,7 +562,7 @@ def test_adb_refusals(phone, tmp_path, monkeypatch):
     [
         (("--emit", "bundle.tar", "--runtime", "torch"), "cannot leave this machine"),
         (("--device", "warp"), "expected cpu, cuda, cuda-graph, ssh://user@host or adb"),
-        (("--device", "cuda", "--runtime", "onnxruntime"), "--runtime torch"),
+        (("--device", "cuda", "--runtime", "onnxruntime"), "torch runs eager modules on cuda"),
         (("--cores", "a"), "expected cores"),
         (("--device", "ssh://pi@pi", "--check", "run/lut.json"), "no latency table"),
     ],

@@ -190,6 +190,8 @@ def test_recalibration_touches_the_path_only_and_restores_on_failure():
         yield images(space)
         raise OSError("disk")
 
+    with pytest.raises(ValueError, match="expected an architecture"):
+        recalibrate_bn(supernet, [images(space)])
     with pytest.raises(OSError, match="disk"):
         recalibrate_bn(supernet, failing(), arch)
     for name, value in supernet.state_dict().items():

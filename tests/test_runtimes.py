@@ -138,7 +138,7 @@ def test_fused_without_the_extension(monkeypatch):
 
     monkeypatch.delattr(supernet, "ops", raising=False)
     monkeypatch.setitem(sys.modules, "supernet.ops", None)
-    with pytest.raises(UserError, match="--kernels eager"):
+    with pytest.raises(UserError, match="or measure eager modules"):
         TorchRuntime(kernels="fused")
 
 
@@ -250,8 +250,8 @@ def test_a_converted_file_serves_its_own_layer_only(conversions, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"kernels": "fused"}, "--runtime torch"),
-        ({"device": "cuda"}, "--runtime torch"),
+        ({"kernels": "fused"}, "torch runs fused modules on cpu"),
+        ({"device": "cuda"}, "torch runs eager modules on cuda"),
         ({"batch": 0}, "at least 1"),
         ({"threads": 0}, "at least 1"),
     ],
@@ -267,6 +267,8 @@ def test_without_a_cache_files_last_for_a_session(conversions):
         paths = runtime.convert(convolutions(1, 2))
         assert all(path.exists() for path in paths.values())
     assert not any(path.exists() for path in paths.values())
+    with pytest.raises(ValueError, match="within a session"):
+        runtime.convert(convolutions(1))
 
 
 def test_onnxruntime_is_the_default_where_it_is_whole(monkeypatch):

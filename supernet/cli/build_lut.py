@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -94,7 +96,8 @@ def measure(args: Args, space: Space, output: Path) -> LatencyTable:
     """Build the table here, or over ssh."""
     job = prepare(args, space, output)
     if args.device.startswith("ssh://"):
-        return job.over_ssh(args.device, readme(args), args.quiet)
+        told = None if args.quiet else functools.partial(print, file=sys.stderr, flush=True)
+        return job.over_ssh(args.device, readme(args), told)
     return job.here(output)
 
 

@@ -22,7 +22,7 @@ def run(args: Args) -> None:
     from search.run import SearchRun
     from supernet.training import defaults
 
-    args, folder = searching.resolved(args), args.folder
+    folder = args.folder
     space = folder.space()
     luts = searching.tables(args, folder.lut_path, space)
     device = defaults.device(args.device)

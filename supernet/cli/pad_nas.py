@@ -60,7 +60,7 @@ def run(args: Args) -> None:
 
     if args.retrain < 0:
         raise UserError(f"--retrain {args.retrain}: expected a number of epochs, or 0")
-    args = searching.resolved(args)
+    args = dataclasses.replace(args, objectives=searching.wanted(args))  # recorded in full
     device = defaults.device(args.device)
     name, _, images = common.open_images(args)
     space = find_space(args, images)
@@ -86,7 +86,7 @@ def run(args: Args) -> None:
         folder.require_settings(config)
     with folder.lock():
         # All that can be wrong is found before any training: the table, its layers, the window.
-        if "latency" in args.objectives and not args.lut and not folder.lut_path.exists():
+        if "latency" in searching.wanted(args) and not args.lut and not folder.lut_path.exists():
             measure(args, space, folder)
         luts = searching.tables(args, folder.lut_path, space)
         costs = searching.costs(space, luts)

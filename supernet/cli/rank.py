@@ -69,7 +69,7 @@ def run(args: Args) -> None:
     folder = run.rank_path
 
     recalibration = spos.recalibration_images(images, *args.recalibration)
-    batches = list(scoring.batches(512, seed=0, epoch=0, augment=False, drop_last=False))
+    batches = list(scoring.plain_batches(512))
     one_shot = {mode: Evaluator(supernet, recalibration, batches, args.jobs, mode)(archs) for mode in args.bn}
     train = OnRun(run, folder, args.epochs, args.batch_size, args.lr, args.limit, str(device), args.data_root)
     at_once, progress = args.jobs if device.type == "cpu" else 1, shown(not args.quiet)

@@ -17,7 +17,7 @@ from supernet.cli import common
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from latency.table import LatencyTable
+    from latency.table import Calibration, LatencyTable
     from supernet.families.layerwise import Layers
     from supernet.runs import RunFolder
     from supernet.space import Space
@@ -102,7 +102,7 @@ def run(args: Args) -> None:
     found = Run.load(args.folder)
     output = args.output or args.folder.report_path
     page = render(found)
-    files.write_atomically(output, lambda file: file.write(page.encode()))
+    files.write_bytes(output, page.encode())
     common.say(f"report → {common.escape(str(output))}")
     for name in found.earlier:
         common.say(common.escape(f"{name} was trained for an earlier search: it is left out"), style="yellow")
@@ -263,21 +263,23 @@ def device(run: Run) -> str:
         rank = "" if found.held_out_spearman is None else f", Spearman {found.held_out_spearman:.3f}"
         held = f"Whole networks: {tables.calibration_in_words(found)}"
         parts.append(paragraph(f"{held}{error}{rank} on {len(found.held_out)} others."))
-        parts.append(image(lambda file: plot_check(file, lut), "predicted and measured latencies"))
+        parts.append(image(lambda file: plot_check(file, found), "predicted and measured latencies"))
     layers = families.layout(run.space)
     if isinstance(layers, layerwise.Layers):
-        parts.insert(1, image(lambda file: plot_layers(file, run, layers), "latency of every candidate layer"))
+        parts.insert(
+            1, image(lambda file: plot_layers(file, run.space, lut, layers), "latency of every candidate layer")
+        )
     return section("The device", *parts)
 
 
-def plot_check(file: BinaryIO, lut: LatencyTable) -> None:
+def plot_check(file: BinaryIO, calibration: Calibration) -> None:
     """Whole networks: what the table predicts against what was measured."""
     figure, axes = axes_of(5, 3.6)
     for checks, color, name in (
-        (lut.calibration.fitted_on, "0.6", "fitted on"),
-        (lut.calibration.held_out, "tab:blue", "held out"),
+        (calibration.fitted_on, "0.6", "fitted on"),
+        (calibration.held_out, "tab:blue", "held out"),
     ):
-        predicted = [lut.calibration.predict(c) for c in checks]
+        predicted = [calibration.predict(c) for c in checks]
         axes.scatter(predicted, [c.measured_ms for c in checks], color=color, label=name)
     ends = [min(*axes.get_xlim(), *axes.get_ylim()), max(*axes.get_xlim(), *axes.get_ylim())]
     axes.plot(ends, ends, color="0.4", linestyle=":", linewidth=1)
@@ -286,15 +288,15 @@ def plot_check(file: BinaryIO, lut: LatencyTable) -> None:
     figure.savefig(file)
 
 
-def plot_layers(file: BinaryIO, run: Run, layers: Layers) -> None:
+def plot_layers(file: BinaryIO, space: Space, lut: LatencyTable, layers: Layers) -> None:
     """A heat map: candidate operation × layer, in microseconds; open choices only."""
     import numpy as np
 
-    names = list(dict.fromkeys(choice.name for gene in run.space.genes for choice in gene.choices))
-    values = np.full((len(names), len(run.space.genes)), math.nan)
-    for column, (gene, open_) in enumerate(zip(run.space.genes, run.space.allowed, strict=True)):
+    names = list(dict.fromkeys(choice.name for gene in space.genes for choice in gene.choices))
+    values = np.full((len(names), len(space.genes)), math.nan)
+    for column, (gene, open_) in enumerate(zip(space.genes, space.allowed, strict=True)):
         for choice in open_:
-            values[names.index(gene.choices[choice].name), column] = 1e3 * run.lut.price(layers.choices[column][choice])
+            values[names.index(gene.choices[choice].name), column] = 1e3 * lut.price(layers.choices[column][choice])
     figure, axes = axes_of(2 + 0.5 * values.shape[1], 1.2 + 0.27 * len(names))
     shown = axes.imshow(values, aspect="auto", cmap="Blues")
     middle = np.nanmax(values) / 2

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -18,7 +17,7 @@ from supernet.errors import UserError
 if TYPE_CHECKING:
     from latency.table import LatencyTable
     from search.ask_tell import Record
-    from search.costs import AdditiveCost, Cost
+    from search.costs import TableCost
     from search.run import Scoring, SearchRun
     from supernet.space import Space
 
@@ -67,21 +66,25 @@ class SearchArgs:
     """Show no progress."""
 
 
-def resolved(args: Any) -> Any:
-    """``args`` with the objectives that follow from the bounds where none are given."""
+def wanted(args: SearchArgs) -> tuple[Objective, ...]:
+    """What is to be minimised: the objectives as given, or those that follow from the bounds."""
     if args.objectives is not None:
-        return args
-    counts = {"flops": args.flops_max, "params": args.params_max, "activations": args.activations_max}
+        return args.objectives
+    counts: dict[Objective, float] = {
+        "flops": args.flops_max,
+        "params": args.params_max,
+        "activations": args.activations_max,
+    }
     bounded = tuple(name for name, bound in counts.items() if math.isfinite(bound))
     latency = args.lat_max or args.lat_min or args.lut or not bounded
-    return dataclasses.replace(args, objectives=("latency",) if latency else bounded)
+    return ("latency",) if latency else bounded
 
 
 def tables(args: SearchArgs, default: Path, space: Space) -> dict[str, LatencyTable]:
     """The latency tables by the name of their cost: latency, latency-2, …; none where nothing needs one."""
     from latency.table import LatencyTable
 
-    needed = "latency" in args.objectives or args.lat_max or args.lat_min
+    needed = "latency" in wanted(args) or args.lat_max or args.lat_min
     paths = args.lut or ((default,) if needed or default.exists() else ())
     names = ["latency", *(f"latency-{i}" for i in range(2, len(paths) + 1))]
     return {name: LatencyTable.load(path, space) for name, path in zip(names, paths, strict=False)}
@@ -89,11 +92,12 @@ def tables(args: SearchArgs, default: Path, space: Space) -> dict[str, LatencyTa
 
 def objectives(args: SearchArgs, luts: Mapping[str, LatencyTable]) -> list[str]:
     """The names of the costs to be minimised; latency stands for every table."""
-    rest = [name for name in args.objectives if name != "latency"]
-    return [*luts, *rest] if "latency" in args.objectives else rest
+    names = wanted(args)
+    rest: list[str] = [name for name in names if name != "latency"]
+    return [*luts, *rest] if "latency" in names else rest
 
 
-def costs(space: Space, luts: Mapping[str, LatencyTable]) -> dict[str, Cost]:
+def costs(space: Space, luts: Mapping[str, LatencyTable]) -> dict[str, TableCost]:
     """Every cost of an architecture of ``space``; a UserError if a table lacks one of its layers."""
     from search.costs import AdditiveCost, MaxCost
     from supernet import families
@@ -108,7 +112,7 @@ def costs(space: Space, luts: Mapping[str, LatencyTable]) -> dict[str, Cost]:
     }
 
 
-def bounds(args: SearchArgs, space: Space, luts: Mapping[str, LatencyTable], costs: Mapping[str, Cost]) -> Bounds:
+def bounds(args: SearchArgs, space: Space, luts: Mapping[str, LatencyTable], costs: Mapping[str, TableCost]) -> Bounds:
     """The window: (lowest, highest) of every cost."""
     for flag, values in (("--lat-max", args.lat_max), ("--lat-min", args.lat_min)):
         if len(values) not in (0, len(luts)):
@@ -117,7 +121,7 @@ def bounds(args: SearchArgs, space: Space, luts: Mapping[str, LatencyTable], cos
             )
     window = {}
     for i, (name, lut) in enumerate(luts.items()):
-        if "latency" not in args.objectives and not args.lat_max and not args.lat_min:
+        if "latency" not in wanted(args) and not args.lat_max and not args.lat_min:
             continue  # recorded, neither minimised nor bounded
         low = args.lat_min[i] if args.lat_min else 0.0
         high = _latency_bound(space, costs[name], low, args.lat_max[i] if args.lat_max else None, lut)
@@ -126,7 +130,7 @@ def bounds(args: SearchArgs, space: Space, luts: Mapping[str, LatencyTable], cos
     return window | {name: (0.0, bound) for name, bound in most.items()}
 
 
-def _latency_bound(space: Space, latency: AdditiveCost, low: float, bound: float | None, lut: LatencyTable) -> float:
+def _latency_bound(space: Space, latency: TableCost, low: float, bound: float | None, lut: LatencyTable) -> float:
     """The upper bound in ms: as given, or 40 % of the range; says where it does not bind."""
     fastest, slowest = latency.bounds(space)
     attains = f"{space.name} attains {fastest:.4g} to {slowest:.4g} ms"

@@ -80,8 +80,6 @@ def show(table: LatencyTable, space: Space) -> None:
     quality, calibration = table.quality, table.calibration
     n, noisy = len(table.operations), sum(s.noisy for s in table.operations.values())
     preempted = sum(s.source == "cpu" for s in table.operations.values())
-    networks = (*calibration.fitted_on, *calibration.held_out)
-    error = in_words(calibration.held_out_mape, calibration.held_out_spearman)
     core = "" if table.device["core"] is None else f", on core {table.device['core']}"
     options = ", ".join(map(str, table.runtime["options"].values())) or table.runtime.get("delegate", "")
     grid = Table(show_header=False)
@@ -97,11 +95,14 @@ def show(table: LatencyTable, space: Space) -> None:
         f"median {100 * quality['median_aa']:.1f} %)"
         + (f", {preempted} timed by the CPU clock: the machine was busy" if preempted else ""),
     )
-    grid.add_row(
-        "check",
-        f"{error} on {len(calibration.held_out)} whole networks held out; {calibration_in_words(calibration)}"
-        + (f"; {sum(c.noisy for c in networks)} of them noisy" if any(c.noisy for c in networks) else ""),
-    )
+    if calibration is not None:
+        error = in_words(calibration.held_out_mape, calibration.held_out_spearman)
+        unsteady = sum(check.noisy for check in (*calibration.fitted_on, *calibration.held_out))
+        grid.add_row(
+            "check",
+            f"{error} on {len(calibration.held_out)} whole networks held out; {calibration_in_words(calibration)}"
+            + (f"; {unsteady} of them noisy" if unsteady else ""),
+        )
     grid.add_row(
         "latency",
         f"{rounded(low)} to {rounded(high)} ms over {space.name}; median of 1,000 random "

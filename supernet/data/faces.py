@@ -167,8 +167,8 @@ def pair_embeddings(
     paths = sorted({path for pair in pairs for path in pair[:2]})
     row = {path: i for i, path in enumerate(paths)}
     rows = embed(model, root, paths, resolution)
-    first, second = (rows[[row[pair[side]] for pair in pairs]] for side in (0, 1))
-    return first, second, np.array([same for *_, same in pairs])
+    first, second = rows[[row[a] for a, _, _ in pairs]], rows[[row[b] for _, b, _ in pairs]]
+    return first, second, np.array([same for _, _, same in pairs])
 
 
 def _open(path: Path) -> Image.Image:

@@ -184,6 +184,10 @@ class ImageSet(ABC):
             for t, (x, y) in enumerate(served, start)
         )
 
+    def plain_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, not augmented, in batches that are always the same: to evaluate on."""
+        return self.batches(batch_size, seed=0, epoch=0, augment=False, drop_last=False)
+
     def tensors(self) -> tuple[Tensor, Tensor] | None:
         """All images without augmentation, in the order of ``labels``: x and y as in ``batches``, kept.
 

@@ -11,15 +11,17 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from supernet.errors import UserError
-from supernet.files import write_atomically
+from supernet.files import write_bytes
 
 PACKAGE = "dataset-fashion-mnist"  # Debian's and Ubuntu's; Expat licence
 INSTALLED = Path("/usr/share/datasets/fashion-mnist")  # where that package puts its four .gz files
@@ -129,7 +131,7 @@ def fetch_fashion_mnist(root: Path, network: bool = True) -> None:
             failures.append(f"{what}: {_reason(error)}")
             continue
         for name, data in found.items():
-            write_atomically(raw / name, lambda file, data=data: file.write(data))
+            write_bytes(raw / name, data)
         return
     raise UserError(
         f"fashion-mnist is not in {raw} and cannot be fetched ({'; '.join(failures)}); "
@@ -222,7 +224,7 @@ def _cifar(name: str, root: Path, train: bool) -> Raw:
     return _checked(torch.from_numpy(data.data), data.targets, data.classes, 32, 3, True, folder)
 
 
-def _torchvision(name: str, root: Path, train: bool, where: str, **options):
+def _torchvision(name: str, root: Path, train: bool, where: str, **options: str) -> Any:
     """The data set, downloaded if need be; ``where`` says what to put where if that fails."""
     import torchvision  # takes two seconds, so only who needs it waits
 
@@ -236,9 +238,17 @@ def _torchvision(name: str, root: Path, train: bool, where: str, **options):
         ) from error
 
 
-def _checked(images: Tensor, labels, names: list[str], side: int, channels: int, mirror: bool, folder: Path) -> Raw:
+def _checked(
+    images: Tensor,
+    targets: Tensor | Sequence[int],
+    names: list[str],
+    side: int,
+    channels: int,
+    mirror: bool,
+    folder: Path,
+) -> Raw:
     """Nothing vouches for files that were put there by hand."""
-    labels = np.asarray(labels, dtype=np.int64)
+    labels = np.asarray(targets, dtype=np.int64)
     if not (
         images.dtype == torch.uint8
         and images.shape == (len(labels), side, side, channels)

@@ -24,7 +24,7 @@ Shape = tuple[int, int, int]  # of one image or feature map: channels, height, w
 def write_beside(path: Path, file: bytes, network: nn.Module, metadata: dict[str, Any]) -> None:
     """Write the file, and its metadata as a ``.json`` of the same name: for formats that have no place for them."""
     files.write_json(path.with_suffix(".json"), metadata)
-    files.write_atomically(path, lambda out: out.write(file))
+    files.write_bytes(path, file)
 
 
 def read_beside(path: Path) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def write(path: Path, file: bytes, network: nn.Module, metadata: dict[str, Any])
     """The model, with the metadata among its properties."""
     model = require("onnx", "onnx").ModelProto.FromString(file)
     model.metadata_props.add(key=METADATA_KEY, value=json.dumps(metadata))
-    files.write_atomically(path, lambda out: out.write(model.SerializeToString()))
+    files.write_bytes(path, model.SerializeToString())
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -48,8 +48,8 @@ def write(path: Path, file: bytes, network: nn.Module, metadata: dict[str, Any])
     weights = {key: value.contiguous() for key, value in network.state_dict().items()}
     saved = safetensors.torch.save(weights, metadata={METADATA_KEY: text})
     archive = _save(torch.export.load(io.BytesIO(file)), extra_files={METADATA_KEY: text})
-    files.write_atomically(path.with_suffix(".safetensors"), lambda out: out.write(saved))
-    files.write_atomically(path, lambda out: out.write(archive))
+    files.write_bytes(path.with_suffix(".safetensors"), saved)
+    files.write_bytes(path, archive)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -170,7 +170,8 @@ class Distribution(Search):
         live = [i for i, choice in enumerate(self.settled) if choice is None]
         if not live:
             return {}
-        credit = torch.stack([self.parent.ones[i].grad for i in live])
+        grads = (self.parent.ones[i].grad for i in live)
+        credit = torch.stack([grad for grad in grads if grad is not None])  # every open layer has run
         distributed.average([credit])
         credit = credit.cpu()
         self.credit[live] += credit.abs()
@@ -279,7 +280,7 @@ def run(
         if distribution.epoch < cfg.search_epochs:  # BN has seen many paths: its statistics are made anew for the child
             accuracy = score(parent, recalibration, data, child)
         else:
-            accuracy = evaluate(parent, data.val.batches(512, **IN_ORDER), child)
+            accuracy = evaluate(parent, data.val.plain_batches(512), child)
         return {"val_accuracy": accuracy, "arch": list(child)}
 
     log = fit(
@@ -326,13 +327,20 @@ def retrain(
     network = Network(space, arch, eps=EPS, kernels=cfg.kernels).to(device)
 
     def validate() -> dict:
-        return {"val_accuracy": evaluate(network, data.val.batches(512, **IN_ORDER))}
+        return {"val_accuracy": evaluate(network, data.val.plain_batches(512))}
 
-    options = {"meta": network_meta(space, arch), "validate": validate, "label": "retrain", "progress": progress}
-    return fit(network, data.train, lambda step: None, cfg.fit, folder, **options)[-1]["val_accuracy"]
-
-
-IN_ORDER = {"seed": 0, "epoch": 0, "augment": False, "drop_last": False}
+    log = fit(
+        network,
+        data.train,
+        lambda step: None,
+        cfg.fit,
+        folder,
+        meta=network_meta(space, arch),
+        validate=validate,
+        label="retrain",
+        progress=progress,
+    )
+    return log[-1]["val_accuracy"]
 
 
 def network_meta(space: Space, arch: Arch) -> dict:

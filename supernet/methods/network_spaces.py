@@ -54,6 +54,7 @@ class SpaceCost:
     def of(cls, space: Space, ranges: Ranges, price: Price) -> SpaceCost:
         """Average every layer's ``price`` over the choices in each range; genes are drawn independently."""
         tables, base, genes = layout(space).priced(price)
+        genes = genes or [(i,) for i in range(len(tables))]
         averaged = []
         for table, own in zip(tables, genes, strict=True):
             for axis, gene in enumerate(own):
@@ -146,12 +147,14 @@ def forward(model: Supernet, x: Tensor, sample: Sample) -> Tensor:
 
     x = model.stem(x.contiguous(memory_format=torch.channels_last))
     for stage, blocks in enumerate(model.layers):
-        (p, g), (depths, widths) = (pair[2 * stage : 2 * stage + 2] for pair in (sample.weights, sample.sizes))
+        p, g = sample.weights[2 * stage : 2 * stage + 2]
+        depths, widths = sample.sizes[2 * stage : 2 * stage + 2]
         depth, width = _largest(depths, p), _largest(widths, g)
         channel = torch.arange(width, device=x.device)
         mask = g @ (channel < torch.tensor(widths, device=x.device)[:, None]).to(g)
         outputs = []
-        for d, block in enumerate(blocks[:depth], 1):
+        deepest = [block for block in blocks.children() if isinstance(block, residual.Residual)][:depth]
+        for d, block in enumerate(deepest, 1):
             x = block.narrow(x, width, mask)
             if d in depths:
                 outputs.append(x)
@@ -195,8 +198,8 @@ def plot(path: Path, tables: Sequence[dict], title: str) -> None:
         image[row, : len(table["ranges"])] = table["probabilities"]
         for column, (range_, p) in enumerate(zip(table["ranges"], table["probabilities"], strict=True)):
             text = f"{range_[0]}–{range_[-1]}\n{p:.2f}"
-            style = {"weight": "bold" if column == table["elite"] else "normal", "color": "w" if p > 0.5 else "k"}
-            axes.text(column, row, text, ha="center", va="center", fontsize=7, **style)
+            weight, color = "bold" if column == table["elite"] else "normal", "w" if p > 0.5 else "k"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, weight=weight, color=color)
     axes.imshow(image, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set(yticks=range(len(tables)), yticklabels=[table["gene"] for table in tables], xticks=[], title=title)
     axes.title.set_fontsize(8)

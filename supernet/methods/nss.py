@@ -115,8 +115,6 @@ def run(
         """Epochs ``from`` to ``to`` in a folder: weights alone (``target`` None), or alternating with Θ."""
         distributed.wait()  # rank 0 writes what all begin with
         search = Search(model, ranges, cost, cfg, theta_half, min(steps), target)
-        label = "warm-up" if target is None else f"search {target:.4g}"
-        options = {"epochs": epochs, "begin": begin, "steps_per_epoch": min(steps), "label": label}
         fit(
             model,
             weights_half,
@@ -126,8 +124,11 @@ def run(
             meta=meta,
             search=search,
             forward=lambda step, x, y: forward(model, x, search.sample(step)),
+            label="warm-up" if target is None else f"search {target:.4g}",
             progress=progress,
-            **options,
+            epochs=epochs,
+            begin=begin,
+            steps_per_epoch=min(steps),
         )
         return search
 
@@ -137,7 +138,7 @@ def run(
     for target in cfg.targets:
         own = run.elite(target)
         search = train(own.path, (warmup, cfg.fit.epochs), target, run.checkpoint)
-        chosen = elite(ranges, search.theta, cost, target, cfg.tolerance)
+        chosen = elite(ranges, list(search.theta), cost, target, cfg.tolerance)
         spaces.append(space.restrict([options[i] for options, i in zip(ranges, chosen, strict=True)]))
         if distributed.rank() == 0:
             write_elite(own, search, spaces[-1], target, chosen)
@@ -207,9 +208,17 @@ class Search(loop.Search):
         """Θ's batch of a step; steps come in order, from anywhere on."""
         epoch, start = divmod(step, self.per_epoch)
         if self.batches is None or start == 0:
-            fit, rank, world = self.cfg.fit, distributed.rank(), distributed.world()
-            options = {"seed": fit.seed, "epoch": epoch, "start": start, "augment": fit.augment}
-            self.batches = self.images.batches(fit.batch_size, **options, drop_last=True, rank=rank, world=world)
+            fit = self.cfg.fit
+            self.batches = self.images.batches(
+                fit.batch_size,
+                seed=fit.seed,
+                epoch=epoch,
+                start=start,
+                augment=fit.augment,
+                drop_last=True,
+                rank=distributed.rank(),
+                world=distributed.world(),
+            )
         return next(self.batches)
 
     def argmax_cost(self) -> float:

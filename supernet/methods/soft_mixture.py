@@ -15,15 +15,18 @@ from supernet import ops
 from supernet.model import Supernet
 
 
-class SoftMixture(Supernet):
-    """The parent network with all candidates in every layer; takes the weights of the mixture in place of a path."""
+def forward(model: Supernet, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Logits ``[B, classes]`` of the parent network with all candidates in every layer.
 
-    def forward(self, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
-        """Images ``[B, C, H, W]`` to logits ``[B, classes]``; ``weights[i]`` is of the open choices of layer i."""
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
-        for candidates, weight in zip(self.layers, weights, strict=True):
-            x = ops.depth_mix([candidate(x) for candidate in candidates.values()], weight)
-        return self.head(x)
+    Args:
+        model: of a space with a gene per layer.
+        x: ``[B, C, H, W]``.
+        weights: ``weights[i]`` mixes the open choices of layer i.
+    """
+    x = model.stem(x.contiguous(memory_format=torch.channels_last))
+    for candidates, weight in zip(model.layers, weights, strict=True):
+        x = ops.depth_mix([candidate(x) for candidate in candidates.children()], weight)
+    return model.head(x)
 
 
 def softmax_weights(alpha: Sequence[Tensor]) -> list[Tensor]:

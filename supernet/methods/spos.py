@@ -69,7 +69,7 @@ def flops_binned_path(
 
     def pick(step: int) -> Arch:
         rng = np.random.default_rng([seed, step])
-        start = low + width * rng.integers(count)
+        start = low + width * int(rng.integers(count))
         arch = space.sample_where(rng, lambda arch: start <= flops(arch) < start + width, tries)
         return arch if arch is not None else space.sample(rng)
 
@@ -79,13 +79,13 @@ def flops_binned_path(
 def score(model: Supernet, recalibration: list[torch.Tensor], data: TrainVal, arch: Arch) -> float:
     """One-shot accuracy: recalibrate BN on training images, evaluate on the validation split (SPOS §3.4)."""
     recalibrate_bn(model, recalibration, arch)
-    return evaluate(model, data.val.batches(512, seed=0, epoch=0, augment=False, drop_last=False), arch)
+    return evaluate(model, data.val.plain_batches(512), arch)
 
 
 def recalibration_images(data: TrainVal, batches: int, size: int) -> list[torch.Tensor]:
     """The same training images for every architecture, not augmented."""
     subset = data.train.subset(min(batches * size, len(data.train)), seed=0)
-    return [x for x, _ in subset.batches(size, seed=0, epoch=0, augment=False, drop_last=False)]
+    return [x for x, _ in subset.plain_batches(size)]
 
 
 def meta(space: Space, cfg: Config) -> dict:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from supernet.errors import UserError
-from supernet.model import batch_norms
+from supernet.model import Network, batch_norms
 from supernet.norm import PooledStatistics
 from supernet.space import Arch
 from supernet.training.evaluation import Model
@@ -24,23 +24,30 @@ def recalibrate_bn(model: Model, batches: Iterable[Tensor], arch: Arch | None = 
     Args:
         batches: images ``[B, C, H, W]``; at least one.
     """
-    norms = list(batch_norms(model.path(arch)))
+    if isinstance(model, Network):
+        path = model.path(arch)
+    elif arch is None:
+        raise ValueError("expected an architecture: a supernet has a path for each")
+    else:
+        path = model.path(arch)
+    norms = list(batch_norms(path))
+    pools = [PooledStatistics(bn.num_features, bn.running_mean.device) for bn in norms]
     before = [(bn.running_mean.clone(), bn.running_var.clone(), bn.num_batches_tracked.clone()) for bn in norms]
     training, device = model.training, next(model.parameters()).device
     model.eval()
     done = False
     try:
-        for bn in norms:
+        for bn, pool in zip(norms, pools, strict=True):
             bn.train()
-            bn.pool = PooledStatistics(bn.num_features, bn.running_mean.device)
+            bn.pool = pool
         for x in batches:
             model(x.to(device), arch)
-        if any(bn.pool.n == 0 for bn in norms):
+        if any(pool.n == 0 for pool in pools):
             raise UserError("no images to recalibrate BN with: expected at least one batch")
-        for bn in norms:
-            width = len(bn.pool.mean)  # of a layer that ran at a part of its width the first channels
-            bn.running_mean[:width].copy_(bn.pool.mean)
-            bn.running_var[:width].copy_(bn.pool.var)
+        for bn, pool in zip(norms, pools, strict=True):
+            width = len(pool.mean)  # of a layer that ran at a part of its width the first channels
+            bn.running_mean[:width].copy_(pool.mean)
+            bn.running_var[:width].copy_(pool.var)
         done = True
     finally:
         for bn, (mean, var, count) in zip(norms, before, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from typing import Literal
 
 import torch
 
@@ -24,7 +25,7 @@ def device(name: str | None = None) -> torch.device:
     return chosen
 
 
-def kernels(device: torch.device) -> str:
+def kernels(device: torch.device) -> Literal["fused", "eager"]:
     """Our operators on the CPU; plain PyTorch elsewhere, as their CUDA forms have not run on a GPU yet."""
     return "fused" if device.type == "cpu" else "eager"
 

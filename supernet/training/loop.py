@@ -19,7 +19,6 @@ from torch.nn import functional as F
 import supernet
 from supernet.data.images import ImageSet
 from supernet.errors import CheckpointError, UserError
-from supernet.model import Network, Supernet
 from supernet.progress import Progress, Track, silent
 from supernet.space import Arch
 from supernet.training import checkpoint, distributed
@@ -99,7 +98,7 @@ def _to_zero(cfg: FitConfig, step: int, steps_per_epoch: int) -> float:
 
 
 def fit(
-    model: Supernet | Network,
+    model: nn.Module,
     train: ImageSet,
     pick_arch: Callable[[int], Arch | None],
     cfg: FitConfig,
@@ -167,7 +166,7 @@ class Training:
 
     def __init__(
         self,
-        model: Supernet | Network,
+        model: nn.Module,
         train: ImageSet,
         cfg: FitConfig,
         folder: TrainingFolder,
@@ -187,7 +186,8 @@ class Training:
                 f"{len(train)} training images do not fill one batch of {cfg.batch_size}: lower the batch size"
             )
         self.step, self.end = (epoch * self.per_epoch for epoch in epochs)
-        self.loss_sum, self.hits = torch.zeros((), dtype=torch.double, device=self.device), 0  # within the epoch
+        self.loss_sum = torch.zeros((), dtype=torch.double, device=self.device)  # within the epoch, as ``hits``
+        self.hits = torch.zeros((), dtype=torch.long, device=self.device)
 
     def resume(self, begin: Path | None) -> None:
         """Continue from the checkpoint, if there is one; else start, from the weights in ``begin`` where given."""
@@ -196,8 +196,9 @@ class Training:
             self._load(state, self.path)
             # NSS of version 0.1 had its parts beside the others.
             self.search.load_state_dict(state.get("search", state))
-            self.step, (loss, self.hits) = state["step"], state["sums"]
+            self.step, (loss, hits) = state["step"], state["sums"]
             self.loss_sum.fill_(loss)
+            self.hits.fill_(hits)
         elif begin is not None:
             self._load(checkpoint.load(begin, missing="another run"), begin)
         if self.leader:
@@ -245,16 +246,22 @@ class Training:
         self.model.train()
         line |= self.search.after_epoch()
         self.loss_sum.zero_()
-        self.hits = 0
+        self.hits.zero_()
         if self.leader:
             self.log.append(line)  # before the checkpoint: what it does not know of is cut, what it knows is never lost
         self.save()
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's batches of an epoch from its step ``start`` on."""
-        options = {"seed": self.cfg.seed, "epoch": epoch, "start": start, "augment": self.cfg.augment}
         return self.train.batches(
-            self.cfg.batch_size, **options, drop_last=True, rank=distributed.rank(), world=self.world
+            self.cfg.batch_size,
+            seed=self.cfg.seed,
+            epoch=epoch,
+            start=start,
+            augment=self.cfg.augment,
+            drop_last=True,
+            rank=distributed.rank(),
+            world=self.world,
         )
 
     def one_step(self, x: Tensor, y: Tensor, forward: Forward) -> None:
@@ -275,7 +282,7 @@ class Training:
         self.search.update(self.step)
         self.step += 1
         self.loss_sum += loss.detach()
-        self.hits = self.hits + (logits.detach().argmax(1) == y).sum()
+        self.hits += (logits.detach().argmax(1) == y).sum()
 
 
 def require_finite(loss: Tensor, step: int, cfg: FitConfig) -> None:

@@ -51,10 +51,9 @@ def train(
         network.inherit(supernet)
     if start is not None:
         start(network)
-    batches = {"seed": 0, "epoch": 0, "augment": False, "drop_last": False}
 
     def val_accuracy(network: Network) -> dict:
-        return {"val_accuracy": evaluate(network, data.val.batches(512, **batches))}
+        return {"val_accuracy": evaluate(network, data.val.plain_batches(512))}
 
     check = validate or val_accuracy
     meta = {"kind": "network", "space": space.to_json(), "arch": list(arch), "eps": eps}
