@@ -76,7 +76,7 @@ def test_predict_adds_the_layers_that_run():
 @pytest.mark.parametrize("calibrated", [None, calibration(0.9)])
 def test_additive_equals_predict_everywhere(calibrated):
     lut = table(calibration=calibrated)
-    base, added = lut.additive(layout(SPACE))
+    added, base, _ = layout(SPACE).priced(lut.price)
     for arch in SPACE.enumerate():
         total = base + sum(ms[i] for ms, i in zip(added, arch, strict=True))
         assert total == pytest.approx(lut.predict(spec.key for spec in lower(SPACE, arch)))
@@ -96,15 +96,17 @@ def test_a_missing_layer_is_an_error_never_0():
     gone = layout(SPACE).choices[1][1].key
     del operations[gone]
     lut = table(operations=operations, source="runs/mine/lut.json")
-    for ask in (lut.layer_ms, lambda key: lut.predict([key]), lambda _: lut.additive(layout(SPACE))):
-        with pytest.raises(UserError, match=r"build_lut\.py --run runs/mine$") as error:
+    for ask in (lut.layer_ms, lambda key: lut.predict([key]), lambda _: layout(SPACE).priced(lut.price)):
+        with pytest.raises(UserError, match=r"runs/mine/lut\.json has no latency") as error:
             ask(gone)
         assert gone in str(error.value)
+        assert error.value.missing == "lut"
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(UserError, match=r"no latency table at .*lut\.json: run python tools/build_lut\.py"):
+    with pytest.raises(UserError, match=r"no latency table at .*lut\.json") as error:
         LatencyTable.load(tmp_path / "lut.json")
+    assert error.value.missing == "lut"
     with pytest.raises(UserError, match="cannot read"):
         LatencyTable.load(tmp_path)
 
@@ -140,7 +142,7 @@ def test_damaged_or_foreign_files(tmp_path, text, says):
     with pytest.raises(UserError, match=says) as error:
         LatencyTable.load(path)
     assert str(path) in str(error.value)
-    assert "build_lut.py" in str(error.value)
+    assert error.value.missing == "lut"
 
 
 def test_another_space(tmp_path):
