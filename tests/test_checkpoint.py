@@ -14,7 +14,7 @@ def test_round_trip(tmp_path):
     path = tmp_path / "deep" / "checkpoint.pt"
     state = {"model": {"w": torch.arange(4.0)}, "step": 7, "meta": {"arch": [1, 2]}}
     checkpoint.save(path, state)
-    loaded = checkpoint.load(path, "do x")
+    loaded = checkpoint.load(path)
     assert torch.equal(loaded["model"]["w"], state["model"]["w"])
     assert (loaded["step"], loaded["meta"]) == (7, {"arch": [1, 2]})
     assert [p.name for p in path.parent.iterdir()] == ["checkpoint.pt"]
@@ -26,8 +26,8 @@ def test_a_truncated_checkpoint_is_one_line(tmp_path, share):
     checkpoint.save(path, {"model": {"w": torch.zeros(1000)}})
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(UserError, match=r"damaged.*then do x"):
-        checkpoint.load(path, "do x")
+    with pytest.raises(UserError, match="damaged or not a checkpoint: delete it"):
+        checkpoint.load(path)
 
 
 def test_code_in_a_checkpoint_does_not_run(tmp_path):
@@ -39,17 +39,17 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path):
 
     torch.save({"schema": checkpoint.SCHEMA, "model": Evil()}, path)
     with pytest.raises(UserError, match="damaged or not a checkpoint"):
-        checkpoint.load(path, "do x")
+        checkpoint.load(path)
     path.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(UserError, match="damaged or not a checkpoint"):
-        checkpoint.load(path, "do x")
+        checkpoint.load(path)
     assert not trace.exists()
 
 
 def test_another_schema_is_named(tmp_path):
     torch.save({"schema": 99}, tmp_path / "x.pt")
     with pytest.raises(UserError, match=f"schema {checkpoint.SCHEMA}, found 99"):
-        checkpoint.load(tmp_path / "x.pt", "do x")
+        checkpoint.load(tmp_path / "x.pt")
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
