@@ -76,14 +76,14 @@ def is_code(name: str) -> bool:
     return ":" in name
 
 
-def main(run: Callable[[Args], None], args: Any, *, script: str | None = None) -> None:
+def main(run: Callable[[Args], None], args: Any) -> None:
     """Parse ``args`` and run. Bad input ends in one line on stderr and exit code 2; Ctrl-C in 130, SIGTERM in 143."""
     require_siblings()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)
     given: Any = None
     try:
-        given = tyro.cli(args, description=sys.modules[run.__module__].__doc__, prog=program(script))
+        given = tyro.cli(args, description=sys.modules[run.__module__].__doc__, prog=program())
         run(given)
     except UserError as error:
         refuse(with_advice(error, given))
@@ -129,7 +129,7 @@ def with_advice(error: UserError, args: Any) -> str:
     return text
 
 
-def program(script: str | None = None) -> str:
+def program() -> str:
     """How this process was started, for help texts."""
     name = Path(sys.argv[0]).name
     return f"python tools/{name}" if name.endswith(".py") else sys.argv[0] if " " in sys.argv[0] else name
