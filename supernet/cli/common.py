@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import math
 import os
 import shlex
 import signal
@@ -11,13 +13,15 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import tyro
 from rich.console import Console
 
 import supernet
+from supernet.data import NAMES
 from supernet.errors import UserError
+from supernet.progress import Progress, shown
 
 if TYPE_CHECKING:
     from supernet.data.sets import TrainVal
@@ -45,8 +49,37 @@ _console = Console()
 
 
 @dataclass(frozen=True)
+class Computing:
+    """Options of commands that train or score networks."""
+
+    seed: int = 0
+    """Random seed of the split, the weights, the augmentation and whatever else is drawn."""
+    device: str | None = None
+    """Device: cpu, cuda, …; defaults to CUDA if available."""
+    quiet: bool = False
+    """Show no progress."""
+
+    @property
+    def progress(self) -> Progress:
+        """Where progress is told."""
+        return shown(not self.quiet)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Options of a training whose learning rate follows from the batch size."""
+
+    epochs: int = 12
+    """Epochs."""
+    batch_size: int = 64
+    """Images per step."""
+    lr: float | None = None
+    """Peak learning rate; defaults to 0.2 · sqrt(batch size / 64), at most 0.5."""
+
+
+@dataclass(frozen=True)
 class OnRun:
-    """What commands on a trained run share."""
+    """Options of commands on a trained run."""
 
     run: Path = DEFAULT_RUN
     """Run folder."""
@@ -61,6 +94,57 @@ class OnRun:
     def folder(self) -> RunFolder:
         """The run folder, with the code that may be run for it."""
         return open_run(self)
+
+
+@dataclass(frozen=True)
+class Alone(Computing, Training, OnRun):
+    """Options of commands that train found networks alone."""
+
+    limit: int | None = None
+    """Train on a stratified subset of this many images."""
+    jobs: int = os.cpu_count() or 1
+    """Networks trained in parallel, on the CPU."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Options of commands that open images for a new run."""
+
+    data: Annotated[str | None, tyro.conf.arg(metavar="|".join((*NAMES, "FILE.py:function")))] = None
+    """Images; defaults to fashion-mnist if available, else the bundled digits."""
+    data_root: Path = Path("data")
+    """Dataset directory; for --data folder the one that holds train/ and val/."""
+    limit: int | None = None
+    """Train on a stratified subset of this many images."""
+    resolution: int | None = None
+    """Height and width in pixels, for images of any size; defaults to 224."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Options of commands that begin a run, whatever it is trained on."""
+
+    run: Path = DEFAULT_RUN
+    """Run folder; the same command continues a run that was stopped."""
+    restart: bool = False
+    """Delete the existing run and start over."""
+
+
+@dataclass(frozen=True)
+class NewRun(Computing, Images, Beginning):
+    """Options of commands that begin a run on images. A command adds its own, and may set other defaults."""
+
+
+def settings(args: Any, *others: str) -> dict[str, Any]:
+    """The options that shape a run, in plain JSON values, which have no infinity: ``config.json`` holds them.
+
+    Args:
+        others: names of options that may change when a run is continued, besides those that no command records.
+    """
+    left_out = ("run", "device", "workers", "restart", "quiet", *others)
+    given = {name: value for name, value in dataclasses.asdict(args).items() if name not in left_out}
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    return {name: None if value == math.inf else value for name, value in given.items()}
 
 
 def open_run(args: Any) -> RunFolder:
@@ -183,9 +267,14 @@ def say(*parts: Any, style: str | None = None) -> None:
     _console.print(*parts, style=style, highlight=False, soft_wrap=all(isinstance(part, str) for part in parts))
 
 
+def tell(text: object, style: str | None = None) -> None:
+    """Print text as it is, in which brackets are no markup."""
+    say(escape(str(text)), style=style)
+
+
 def warn(text: str) -> None:
     """What a person should know before relying on something."""
-    say(escape(text), style="yellow")
+    tell(text, style="yellow")
 
 
 def default_bound(low: float, high: float) -> float:

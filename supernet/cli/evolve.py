@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from supernet.cli import common, searching
-from supernet.progress import shown
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def run(args: Args) -> None:
         if found.note:
             common.say(common.escape(found.note))
         random = search.window.sample(np.random.default_rng([args.seed, 1]), args.random, (), 2000)
-        found.run(random, shown(not args.quiet))
+        found.run(random, args.progress)
         searching.write(found, [found.record(arch) for arch in random], luts)
     searching.show_winners(found, luts)
     common.next_command("retrain", args, "--pick", "best")

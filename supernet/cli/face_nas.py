@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,17 +10,15 @@ from typing import Any, Literal
 
 from supernet.cli import common
 from supernet.errors import UserError
-from supernet.progress import shown
 
 
-@dataclass(frozen=True)
-class Args:
+@dataclass(frozen=True, kw_only=True)
+class Args(common.Computing, common.Beginning):
     faces: Path
     """Directory with one folder of aligned images for each identity."""
     pairs: Path
     """Pairs file of the test, in LFW's format; identities in it are not trained on."""
     run: Path = Path("runs/face-nas")
-    """Run folder; the same command continues a run that was stopped."""
     preset: Literal["small", "medium"] = "small"
     """Width up to 32 or up to 64 channels (§4.2)."""
     depth: tuple[int, int] = (12, 100)
@@ -42,16 +39,8 @@ class Args:
     """Images per step."""
     lr: float = 0.025
     """Peak learning rate."""
-    seed: int = 0
-    """Random seed of the split, the weights and the augmentation."""
     workers: int = 0
     """Processes that decode images."""
-    device: str | None = None
-    """Device: cpu, cuda, …; defaults to CUDA if available."""
-    restart: bool = False
-    """Delete the existing run and start over."""
-    quiet: bool = False
-    """Show no progress."""
 
 
 def run(args: Args) -> None:
@@ -69,14 +58,10 @@ def run(args: Args) -> None:
     controller = face_run.controller(
         args.depth, width, args.epochs, args.resolution, flops_max=args.flops_max, params_max=args.params_max
     )
-    ignored = ("run", "final_epochs", "workers", "device", "restart", "quiet")
-    settings = {k: v for k, v in dataclasses.asdict(args).items() if k not in ignored}
-    settings |= {"faces": str(args.faces), "pairs": str(args.pairs), "width": width}
-    settings |= {k: v if math.isfinite(v) else None for k, v in settings.items() if k.endswith("_max")}
+    settings = {**common.settings(args, "final_epochs"), "width": width}
     folder = common.open_run(args)
     training = face_run.Training(args.batch_size, args.lr, args.seed)
-    progress, told = shown(not args.quiet), lambda line: common.say(common.escape(line))
-    job = face_run.FaceRun(folder, args.faces, args.pairs, opened, training, device, progress, told)
+    job = face_run.FaceRun(folder, args.faces, args.pairs, opened, training, device, args.progress, common.tell)
     with folder.lock():
         folder.begin(settings, restart=args.restart)
         common.say(

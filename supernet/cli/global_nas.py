@@ -6,14 +6,10 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Literal
 
 from supernet.cli import common
-from supernet.data import NAMES
 from supernet.errors import UserError
-from supernet.progress import shown
 
 if TYPE_CHECKING:
     from search.efficient_global import Candidate, Config, EfficientGlobal
@@ -23,13 +19,8 @@ SMALL_LIMIT = 10_000  # images of the small preset, which would take hours on mo
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(common.NewRun):
     run: Path = Path("runs/global-nas")
-    """Run folder; the same command continues a run that was stopped."""
-    data: Annotated[str | None, tyro.conf.arg(metavar="|".join((*NAMES, "FILE.py:function")))] = None
-    """Images; defaults to fashion-mnist if available, else the bundled digits."""
-    data_root: Path = Path("data")
-    """Dataset directory; for --data folder the one that holds train/ and val/."""
     preset: Literal["small", "tiny", "mobile"] = "small"
     """Bounds and epochs: the paper's tiny or mobile (GPU-days), or small ones for two cores."""
     depth: tuple[int, int] | None = None
@@ -60,16 +51,6 @@ class Args:
     """Random crops, flips (not of characters) and cutout; the small preset leaves them out below 30 epochs."""
     limit: int | None = None
     """Train on a stratified subset of this many images; the small preset defaults to 10000."""
-    resolution: int | None = None
-    """Height and width in pixels, for images of any size; defaults to 224."""
-    seed: int = 0
-    """Random seed of the split, the weights and the augmentation."""
-    device: str | None = None
-    """Device: cpu, cuda, …; defaults to CUDA if available."""
-    restart: bool = False
-    """Delete the existing run and start over."""
-    quiet: bool = False
-    """Show no progress."""
 
 
 def run(args: Args) -> None:
@@ -86,19 +67,16 @@ def run(args: Args) -> None:
     config = plain_run.configure(
         args.preset, depth=args.depth, width=args.width, epochs=args.epochs, micro_epochs=args.micro_epochs
     )
-    ignored = ("run", "data_root", "final_epochs", "macro_width", "device", "restart", "quiet")
-    settings = {k: v for k, v in dataclasses.asdict(args).items() if k not in ignored}
-    settings |= {"data": name, "data_root": str(args.data_root), "limit": limit, "cutout": cutout}
-    settings |= dataclasses.asdict(config)
-    settings |= {k: v if math.isfinite(v) else None for k, v in settings.items() if k.endswith("_max")}
+    settings = common.settings(args, "final_epochs", "macro_width")
+    settings |= {"data": name, "limit": limit, "cutout": cutout, **dataclasses.asdict(config)}
     folder = common.open_run(args)
     job = plain_run.PlainRun(
         folder,
         dataclasses.replace(images, train=images.train.with_cutout(cutout)),
         training(args),
         device,
-        shown(not args.quiet),
-        lambda line: common.say(common.escape(line)),
+        args.progress,
+        common.tell,
     )
     bounds = (args.flops_max, args.params_max)
     # Refuses impossible bounds before anything is written.

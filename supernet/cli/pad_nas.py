@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import tyro
+from typing import TYPE_CHECKING
 
 from supernet.cli import common, searching
-from supernet.data import NAMES
 from supernet.errors import UserError
-from supernet.progress import shown
 
 if TYPE_CHECKING:
     from search.pad_nas import Stage
@@ -25,13 +20,9 @@ VARIANTS = {"basic": "mobile", "large": "mobile-large", "v3": "mobile-v3"}
 
 
 @dataclass(frozen=True)
-class Args(searching.SearchArgs):
+class Args(common.Images, searching.SearchArgs):
     run: Path = Path("runs/pad_nas")
     """Run folder; the same command continues a run that was stopped."""
-    data: Annotated[str | None, tyro.conf.arg(metavar="|".join((*NAMES, "FILE.py:function")))] = None
-    """Images; defaults to fashion-mnist if available, else the bundled digits."""
-    data_root: Path = Path("data")
-    """Dataset directory; for --data folder the one that holds train/ and val/."""
     space: str = "basic"
     """basic, large or v3: the paper's operation sets, for small images their small presets; or any other space of
     layers by name, a space .json, or FILE.py:function."""
@@ -44,10 +35,6 @@ class Args(searching.SearchArgs):
     takes a fifth of it."""
     threshold: float = 0.01
     """Operations of at most this probability are removed."""
-    limit: int | None = None
-    """Train on a stratified subset of this many images."""
-    resolution: int | None = None
-    """Height and width in pixels, for images of any size; defaults to 224."""
     retrain: int = 0
     """Epochs to train the best network of the last front alone, at the end; 0 leaves that to retrain.py."""
 
@@ -97,7 +84,7 @@ def run(args: Args) -> None:
             folder.write_space(space)
         stages = []
         shared = {**settings, "made_with": made_with}
-        progress = shown(not args.quiet)
+        progress = args.progress
         for stage in pad_nas.run(space, images, cfg, costs, bounds, objectives, folder.path, device, shared, progress):
             if luts:
                 stage.found.folder.write_lut(luts["latency"].to_json())
@@ -118,7 +105,7 @@ def measure(args: Args, space: Space, folder: RunFolder) -> None:
     from search.spread import calibration_archs
 
     archs = calibration_archs(space, build.FIT_ARCHS, 8, seed=0)
-    job = build.default(space, archs, folder.converted_path, shown(not args.quiet), common.warn)
+    job = build.default(space, archs, folder.converted_path, args.progress, common.warn)
     build.write(job.here(folder.lut_path), folder.lut_path)
 
 
@@ -136,7 +123,7 @@ def retrain(args: Args, stage: Stage) -> None:
         device=args.device,
         at_once=args.workers,
         data_root=args.data_root,
-        progress=shown(not args.quiet),
+        progress=args.progress,
     )
 
 
@@ -158,11 +145,9 @@ def configuration(args: Args, settings: dict, space: Space) -> dict:
     """All that shapes the run, in plain JSON, which has no infinity."""
     from latency.table import LatencyTable
 
-    others = ("run", "data_root", "device", "workers", "quiet", "lut", "retrain")
-    given = {name: value for name, value in dataclasses.asdict(args).items() if name not in others}
-    finite = {name: None if value == math.inf else value for name, value in given.items()}
     luts: list[str] = [LatencyTable.load(path).identity for path in args.lut]
-    return {**finite, **settings, "space": space.name, "fingerprint": space.fingerprint, "lut": luts}
+    given = common.settings(args, "lut", "retrain")
+    return {**given, **settings, "space": space.name, "fingerprint": space.fingerprint, "lut": luts}
 
 
 def show(stages: list[Stage]) -> None:

@@ -6,14 +6,12 @@ Both are measured on validation images, one half of the split each; the test set
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from supernet.cli import common
 from supernet.errors import UserError
-from supernet.progress import shown
 
 if TYPE_CHECKING:
     from search.ranking import Ranking
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args(common.OnRun):
+class Args(common.Alone):
     pick: str = "uniform"
     """Architectures: uniform (random ones of the space), front (of evolve.py, evenly spaced), or a .json list of
     lists."""
@@ -34,22 +32,10 @@ class Args(common.OnRun):
     """Epochs for each architecture alone."""
     seeds: int = 1
     """Trainings of each architecture, averaged; with two or more the ceiling is stated."""
-    batch_size: int = 64
-    """Images per step."""
-    lr: float | None = None
-    """Peak learning rate; defaults to 0.2 · sqrt(batch size / 64), at most 0.5."""
-    limit: int | None = None
-    """Train on a stratified subset of this many images."""
     recalibration: tuple[int, int] = (8, 128)
     """Batches and images per batch for recalibrating BN."""
     seed: int = 0
     """Random seed of the choice of architectures, and of the first training."""
-    jobs: int = os.cpu_count() or 1
-    """Networks trained in parallel, one thread each, on the CPU."""
-    device: str | None = None
-    """Device: cpu, cuda, …; defaults to CUDA if available."""
-    quiet: bool = False
-    """Show no progress."""
 
 
 def run(args: Args) -> None:
@@ -72,7 +58,7 @@ def run(args: Args) -> None:
     batches = list(scoring.plain_batches(512))
     one_shot = {mode: Evaluator(supernet, recalibration, batches, args.jobs, mode)(archs) for mode in args.bn}
     train = OnRun(run, folder, args.epochs, args.batch_size, args.lr, args.limit, str(device), args.data_root)
-    at_once, progress = args.jobs if device.type == "cpu" else 1, shown(not args.quiet)
+    at_once, progress = args.jobs if device.type == "cpu" else 1, args.progress
     with run.lock():
         log = files.JsonLines(folder / "trained.jsonl")
         alone = StandAlone(log, train.budget, train, at_once, "val_accuracy", progress)

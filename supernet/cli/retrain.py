@@ -3,46 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from supernet.cli import common
 from supernet.errors import UserError
-from supernet.progress import shown
 
 if TYPE_CHECKING:
     from supernet.retraining import Settings
 
 
 @dataclass(frozen=True)
-class Args(common.OnRun):
+class Args(common.Alone):
     pick: str = "best"
     """Architecture to train: best, knee, all, or its number in the front."""
     controls: int = 4
     """Random architectures of the same window to train beside it."""
     epochs: int = 12
     """Epochs (SPOS on ImageNet: 240); 0 with --inherit tests the weights as they are."""
-    batch_size: int = 64
-    """Images per step."""
-    lr: float | None = None
-    """Peak learning rate; defaults to 0.2 · sqrt(batch size / 64), at most 0.5."""
     clip: float = 0.0
     """Largest gradient norm; 0 turns clipping off."""
     inherit: bool = False
     """Start from the supernet's weights instead of from scratch."""
     augment: bool | None = None
     """Random crops and flips; defaults to on from 30 epochs, since short trainings do better without."""
-    limit: int | None = None
-    """Train on a stratified subset of this many images."""
     seed: int = 0
     """Random seed of the weights and the augmentation."""
-    jobs: int = os.cpu_count() or 1
-    """Networks trained in parallel, on the CPU."""
-    device: str | None = None
-    """Device: cpu, cuda, …; defaults to CUDA if available."""
-    quiet: bool = False
-    """Show no progress."""
 
     @property
     def settings(self) -> Settings:
@@ -65,7 +51,7 @@ def run(args: Args) -> None:
         device=args.device,
         at_once=args.jobs,
         data_root=args.data_root,
-        progress=shown(not args.quiet),
+        progress=args.progress,
     )
     common.next_command("report", args)
 

@@ -26,7 +26,7 @@ Objective = Literal["latency", "flops", "params", "activations"]
 
 
 @dataclass(frozen=True)
-class SearchArgs:
+class SearchArgs(common.Computing):
     """Options of a search."""
 
     lat_max: Annotated[tuple[float, ...], tyro.conf.UseAppendAction] = ()
@@ -58,12 +58,8 @@ class SearchArgs:
     """Score on a stratified subset of this many validation images."""
     seed: int = 0
     """Random seed of the search."""
-    device: str | None = None
-    """Device: cpu, cuda, …; defaults to CUDA if available."""
     workers: int = os.cpu_count() or 1
     """Threads that score architectures in parallel, on the CPU."""
-    quiet: bool = False
-    """Show no progress."""
 
 
 def wanted(args: SearchArgs) -> tuple[Objective, ...]:

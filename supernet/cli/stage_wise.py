@@ -8,28 +8,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Any, Literal
 
 from search.stage_wise import plot
 from supernet.cli import common
-from supernet.data import NAMES
 from supernet.errors import UserError
-from supernet.progress import shown
 
 if TYPE_CHECKING:
     from search.stage_wise_run import Settings
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(common.NewRun):
     run: Path = Path("runs/stage-wise")
-    """Run folder; the same command continues a run that was stopped."""
-    data: Annotated[str | None, tyro.conf.arg(metavar="|".join((*NAMES, "FILE.py:function")))] = None
-    """Images; defaults to fashion-mnist if available, else the bundled digits."""
-    data_root: Path = Path("data")
-    """Dataset directory; for --data folder the one that holds train/ and val/."""
     preset: Literal["small", "paper"] = "small"
     """Sizes and training: the paper's (GPU-days), or small ones for two cores."""
     module: str = "residual"
@@ -69,18 +60,6 @@ class Args:
     """Measure energy and CO₂ of each training (needs the extra carbon)."""
     country: str = "USA"
     """Country whose electricity mix --carbon assumes, an ISO code of three letters."""
-    limit: int | None = None
-    """Train on a stratified subset of this many images."""
-    resolution: int | None = None
-    """Height and width in pixels, for images of any size; defaults to 224."""
-    seed: int = 0
-    """Random seed of the split, the weights and the augmentation."""
-    device: str | None = None
-    """Device: cpu, cuda, …; defaults to CUDA if available."""
-    restart: bool = False
-    """Delete the existing run and start over."""
-    quiet: bool = False
-    """Show no progress."""
 
 
 def run(args: Args) -> None:
@@ -101,15 +80,13 @@ def run(args: Args) -> None:
     training = stage_wise_run.Training(fit, given.further_epochs, args.criterion, kernels=defaults.kernels(device))
     images.train.steps(given.batch_size, drop_last=True)
     folder = common.open_run(args)
-    job = stage_wise_run.StageRun(folder, space, images, training, device, donor, progress=shown(not args.quiet))
+    job = stage_wise_run.StageRun(folder, space, images, training, device, donor, progress=args.progress)
     if args.carbon:
         energy.require(args.country)
         job = dataclasses.replace(job, meter=functools.partial(energy.measure, args.country))
 
-    ignored = ("run", "data_root", "noise", "carbon", "country", "device", "restart", "quiet")
-    shaping = {k: v for k, v in (vars(args) | vars(given)).items() if k not in ignored}
-    shaping = {k: None if v == math.inf else v for k, v in shaping.items()}
-    shaping |= {"data": name, "data_root": str(args.data_root), "fingerprint": space.fingerprint}
+    shaping = common.settings(args, "noise", "carbon", "country") | vars(given)
+    shaping |= {"data": name, "fingerprint": space.fingerprint}
     with folder.lock():
         folder.begin(shaping, restart=args.restart, made_with={"data": images.identity})
         folder.write_space(space)

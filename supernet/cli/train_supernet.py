@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from supernet.cli import common
-from supernet.data import NAMES
 from supernet.errors import UserError
-from supernet.progress import Progress, shown
 
 if TYPE_CHECKING:
     import torch
@@ -33,18 +31,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(common.Training, common.NewRun):
     """What every method takes; enough for one whose ``Config`` and ``run`` need no more (``supernet/methods``)."""
 
     method: Annotated[str, tyro.conf.arg(metavar="spos|dsnas|nss")] = "spos"
     """spos: one uniform path per step; dsnas: architecture and weights together, ready to use; nss: spaces of residual
     networks that are good for a cost."""
-    run: Path = common.DEFAULT_RUN
-    """Run folder; the same command continues a run that was stopped."""
-    data: Annotated[str | None, tyro.conf.arg(metavar="|".join((*NAMES, "FILE.py:function")))] = None
-    """Images; defaults to fashion-mnist if available, else the bundled digits."""
-    data_root: Path = Path("data")
-    """Dataset directory; for --data folder the one that holds train/ and val/."""
     space: str | None = None
     """Search space: a name, a space .json, or FILE.py:function; defaults to mobile-small for images under 96 pixels,
     else mobile."""
@@ -52,34 +44,16 @@ class Args:
     """Epochs (SPOS on ImageNet: 120)."""
     batch_size: int = 64
     """Images per step and process (SPOS on ImageNet: 1024)."""
-    lr: float | None = None
-    """Peak learning rate; defaults to 0.2 · sqrt(batch size / 64), at most SPOS's 0.5."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up."""
     clip: float = 0.0
     """Largest gradient norm; 0 turns clipping off."""
     augment: bool | None = None
     """Random crops and flips; defaults to on from 30 epochs, since short trainings do better without."""
-    limit: int | None = None
-    """Train on a stratified subset of this many images."""
-    resolution: int | None = None
-    """Height and width in pixels, for images of any size; defaults to 224."""
-    seed: int = 0
-    """Random seed of the split, the weights, the paths and the augmentation."""
     kernels: Literal["fused", "eager"] | None = None
     """The project's operators or plain PyTorch; defaults to fused on the CPU."""
-    device: str | None = None
-    """Device: cpu, cuda, …; defaults to CUDA if available."""
     workers: int = 0
     """Processes that decode images, for --data folder."""
-    restart: bool = False
-    """Delete the existing run and start over."""
-    quiet: bool = False
-    """Show no progress."""
-
-    @property
-    def progress(self) -> Progress:
-        return shown(not self.quiet)
 
     @property
     def library(self) -> Any:
@@ -358,10 +332,7 @@ def run(args: Args) -> None:
 
 def begin(args: Args, folder: RunFolder, space: Space, images: TrainVal) -> None:
     """The run folder: new, the one to continue, or a UserError if it holds another run."""
-    ignored = ("run", "device", "workers", "restart", "quiet")
-    settings = {k: v for k, v in dataclasses.asdict(args).items() if k not in ignored}
-    # Where the later commands look; the space file says which space.
-    settings |= {"space": space.name, "data_root": str(args.data_root)}
+    settings = {**common.settings(args), "space": space.name}  # which one says the space file
     if folder.begin(settings, restart=args.restart, made_with={"data": images.identity, "space": args.space}):
         folder.write_space(space)
 
