@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 
@@ -10,6 +13,8 @@ class BatchNorm(nn.BatchNorm2d):
     """Batch normalisation; in training mode with a ``pool`` it collects pooled statistics instead of running ones."""
 
     pool: PooledStatistics | None = None
+    sync = False  # normalise by the statistics of all ranks' batches together
+    ran = False  # running statistics have moved since this was reset
     # torch also allows a BN without running statistics; ours always has them.
     running_mean: Tensor
     running_var: Tensor
@@ -17,8 +22,11 @@ class BatchNorm(nn.BatchNorm2d):
     momentum: float
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.pool is None:
+        if not self.training:
             return super().forward(x)
+        if self.pool is None:
+            self.ran = True
+            return self.synchronised(x) if self.sync and dist.is_initialized() else super().forward(x)
         momentum, self.momentum = self.momentum, 1.0  # running statistics become those of this batch
         try:
             y = super().forward(x)
@@ -27,6 +35,18 @@ class BatchNorm(nn.BatchNorm2d):
         n = x.numel() // x.shape[1]
         self.pool.add(n, self.running_mean, self.running_var * ((n - 1) / n))
         return y
+
+    def synchronised(self, x: Tensor) -> Tensor:
+        """Normalised by mean and variance over the batches of all ranks, which have the same size each."""
+        values = x if x.dtype in (torch.float32, torch.float64) else x.float()
+        var, mean = torch.var_mean(values, (0, 2, 3), correction=0)
+        shared = MeanOverRanks.apply(mean)
+        var = MeanOverRanks.apply(var + (mean - shared) ** 2)  # the second term is the between-rank one
+        self.track(shared.detach(), var.detach(), x.numel() // x.shape[1] * dist.get_world_size())
+        scale = torch.rsqrt(var + self.eps)
+        scale = scale if self.weight is None else scale * self.weight
+        shift = -shared * scale if self.bias is None else self.bias - shared * scale
+        return torch.addcmul(shift.view(1, -1, 1, 1), values, scale.view(1, -1, 1, 1)).to(x.dtype)
 
     @torch.no_grad()
     def track(self, mean: Tensor, var: Tensor, n: int) -> None:
@@ -39,6 +59,7 @@ class BatchNorm(nn.BatchNorm2d):
         if self.pool is not None:
             self.pool.add(n, mean, var)
         else:
+            self.ran = True
             c = len(mean)  # a layer that runs at part of its width gives its first channels
             self.running_mean[:c].lerp_(mean.to(self.running_mean.dtype), self.momentum)
             self.running_var[:c].lerp_(var.to(self.running_var.dtype) * (n / max(n - 1, 1)), self.momentum)
@@ -50,6 +71,24 @@ class BatchNorm(nn.BatchNorm2d):
             return scale, -self.running_mean * scale
         scale = scale * self.weight
         return scale, torch.addcmul(self.bias, self.running_mean, scale, value=-1)
+
+
+class MeanOverRanks(torch.autograd.Function):
+    """The mean of a tensor over the ranks; so is the gradient, since losses are averaged over the ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _mean(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _mean(grad)
+
+
+def _mean(x: Tensor) -> Tensor:
+    x = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(x)
+    return x / dist.get_world_size()
 
 
 class PooledStatistics:

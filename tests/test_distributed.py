@@ -1,90 +1,213 @@
-"""Two processes: the same path, gradients averaged on it, the same weights after every step."""
+"""Two processes, or one in parts: the same path, gradients averaged on it, the same weights after every step."""
 
-import os
-import socket
-import subprocess
-import sys
+from __future__ import annotations
+
+import copy
 from pathlib import Path
 
 import pytest
+import ranks
 import torch
+from test_nss import middle, toy
+from test_residual import small
+from test_train import images
+from torch.nn import functional as F
 
-from supernet.methods import spos
+from supernet.data.images import MemoryImages
+from supernet.data.sets import TrainVal
+from supernet.errors import UserError
+from supernet.methods import dsnas, nss, spos
 from supernet.model import Supernet
+from supernet.norm import BatchNorm
 from supernet.training import distributed
-from supernet.training.loop import FitConfig, fit
-from tests.conftest import tiny_space
-from tests.test_train import images
+from supernet.training.loop import FitConfig, fit, learning_rate, sgd
+from tests.conftest import refused, tiny_space
 
-WORKER = """
-import sys, torch
-from pathlib import Path
-sys.path[:0] = [{root!r}, {tests!r}]
-from test_distributed import train
-from supernet.training import distributed
-distributed.start(torch.device("cpu"))
-torch.set_num_threads(1)
-model = train(Path({folder!r}), world=distributed.world())
-torch.save(model.state_dict(), f"{folder}/rank{{distributed.rank()}}.pt")
-distributed.stop()
-"""
+CPU = torch.device("cpu")
+available = pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
 
 
-def train(folder: Path, world: int) -> Supernet:
+class Twins(MemoryImages):
+    """Every second image of a batch is the one before it, so both ranks, and both parts of a batch, see the same ones.
+
+    Then batch statistics do not depend on how a batch is split, and neither may the gradients.
+    """
+
+    def _serve(self, plan, mine, seed, epoch, augment):
+        paired = ((t, positions[: len(positions) // 2].repeat(2)) for t, positions in plan)
+        return super()._serve(paired, mine, seed, epoch, augment)
+
+
+def twins(n: int = 80) -> Twins:
+    plain = images(n)
+    other = copy.copy(plain)
+    other.__class__ = Twins
+    return other
+
+
+def sets(train: MemoryImages) -> TrainVal:
+    return TrainVal(train, images(60, seed=1), 10, 1, 14, tuple("0123456789"))
+
+
+def fit_config(**more) -> FitConfig:
+    return FitConfig(epochs=2, batch_size=20, lr=0.05, augment=False, **more)
+
+
+def train(method: str, folder: Path, **more) -> dict:
+    """What a method's training ends with."""
+    if method == "spos":
+        model = spos.run(tiny_space(), sets(twins()), spos.Config(fit_config(**more), probes=2), folder, CPU)
+        return model.state_dict()
+    if method == "dsnas":
+        cfg = dsnas.Config(fit_config(**more), dsnas.Budget([[1.0] * 4] * 3), 2, arch_lr=0.1, stop_gap=2)
+        dsnas.run(tiny_space(), sets(twins()), cfg, folder, CPU)
+    if method == "nss":
+        space, data = toy()
+        data.train.__class__ = Twins
+        cfg = nss.Config(fit_config(**more), (middle(space),), (2, 2), theta_lr=0.1)
+        nss.run(space, data, cfg, folder, CPU)
+        folder = next(folder.glob("elite-*"))
+    distributed.wait()  # the first rank has written it
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    learnt = state["search"].get("theta", {}) or dict(enumerate(state["search"]["alpha"]))
+    return state["model"] | {f"learnt {name}": value for name, value in learnt.items()}
+
+
+METHODS = ("spos", "dsnas", "nss")
+
+
+def synchronised(folder: Path) -> dict:
+    """Batch statistics over both ranks."""
+    torch.manual_seed(0)
+    space, cfg = tiny_space(), fit_config(sync_bn=True)
+    model = Supernet(space, affine=True, kernels="eager")
+    fit(model, images(80), spos.uniform_path(space, 0), cfg, folder, meta={})
+    return model.state_dict()
+
+
+def halves(folder: Path) -> dict:
+    """Batch statistics of each rank's own images."""
     torch.manual_seed(0)
     space = tiny_space()
     model = Supernet(space, kernels="eager")
-    cfg = FitConfig(epochs=2, batch_size=20, lr=0.05)
-    fit(model, images(80), spos.uniform_path(space, 0), cfg, folder, meta={})
-    return model
+    fit(model, images(80), spos.uniform_path(space, 0), fit_config(), folder, meta={})
+    return model.state_dict()
+
+
+def path_only(folder: Path) -> dict:
+    """What travels in one step."""
+    torch.manual_seed(distributed.rank())
+    model = Supernet(tiny_space(), kernels="eager").train()
+    reducer = distributed.PathReducer(model, bucket=100)
+    x = torch.randn(4, 1, 14, 14)
+    reducer.arm()
+    model(x, (0, 1, 2)).sum().backward()
+    own = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    flights = len(reducer.flights)
+    reducer.finish()
+    mean = {f"mean {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return own | mean | {"sent": torch.tensor(reducer.sent), "flights": torch.tensor(flights)}
+
+
+def everything(folder: Path) -> dict:
+    """All that the tests below look at, in one pair of processes, whose start takes longer than the rest."""
+    found = {method: train(method, folder / method) for method in METHODS}
+    found |= {"synchronised": synchronised(folder / "sync"), "halves": halves(folder / "halves")}
+    return found | {"path only": path_only(folder), "resumed": train("spos", folder / "spos")}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> list[dict]:
+    return ranks.two("test_distributed:everything", tmp_path_factory.mktemp("two"))
+
+
+def require_close(found: dict, expected: dict) -> None:
+    """All but running statistics, whose variance is the unbiased one of fewer images."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if "running" not in name and "tracked" not in name:
+            torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_without_torchrun_there_is_one_process():
     assert (distributed.rank(), distributed.world()) == (0, 1)
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
-def test_two_ranks_equal_the_mean_of_two_halves(tmp_path):
-    script = tmp_path / "worker.py"
-    root = str(Path(__file__).parents[1])
-    script.write_text(WORKER.format(root=root, tests=str(Path(__file__).parent), folder=str(tmp_path)))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {
-        **os.environ,
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "OMP_NUM_THREADS": "1",
-    }
-    workers = [
-        subprocess.Popen([sys.executable, str(script)], cwd=root, env={**common, "RANK": str(r)}) for r in range(2)
-    ]
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
-    ranks = [torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2)]
+@available
+@pytest.mark.parametrize("method", METHODS)
+def test_two_ranks_end_with_one_model_bit_for_bit(two, method):
+    first, second = (rank[method] for rank in two)
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
 
-    # The same training written out in one process: each half with its own BN statistics, gradients averaged.
+
+@available
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_in_one_process_in_two_or_in_two_parts(two, method, tmp_path):
+    whole = train(method, tmp_path / "whole")
+    require_close(two[0][method], whole)
+    require_close(train(method, tmp_path / "parts", accumulate=2), whole)
+
+
+@available
+def test_synchronised_statistics_are_those_of_the_whole_batch(two, tmp_path):
+    require_close(two[0]["synchronised"], synchronised(tmp_path))
+    for name, value in synchronised(tmp_path / "again").items():  # and so are the running ones
+        if "tracked" not in name:
+            torch.testing.assert_close(two[0]["synchronised"][name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@available
+def test_two_ranks_equal_the_mean_of_two_halves_written_out(two):
+    """Each half with its own BN statistics, gradients averaged."""
     torch.manual_seed(0)
-    space, data, cfg = tiny_space(), images(80), FitConfig(epochs=2, batch_size=20, lr=0.05)
+    space, data, cfg = tiny_space(), images(80), fit_config()
     model = Supernet(space, kernels="eager").train()
-    from supernet.training.loop import learning_rate, sgd
-
-    optimizer, pick, per_epoch = sgd(model, cfg), spos.uniform_path(space, 0), 2
-    for step in range(4):
-        halves = []
-        for rank in range(2):
-            batches = data.batches(
-                20, seed=0, epoch=step // 2, start=step % 2, augment=True, drop_last=True, rank=rank, world=2
-            )
-            halves.append(next(iter(batches)))
+    optimizer, pick, per_epoch = sgd(model, cfg), spos.uniform_path(space, 0), 4
+    for step in range(8):
         optimizer.zero_grad()
-        for x, y in halves:
-            loss = torch.nn.functional.cross_entropy(model(x, pick(step)), y, label_smoothing=0.1)
-            (loss / 2).backward()
+        for rank in range(2):
+            options = {"seed": 0, "epoch": step // 4, "start": step % 4, "augment": False, "drop_last": True}
+            x, y = next(iter(data.batches(10, **options, rank=rank, world=2)))
+            (F.cross_entropy(model(x, pick(step)), y, label_smoothing=0.1) / 2).backward()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(cfg, step, per_epoch)
         optimizer.step()
     for name, p in model.named_parameters():
-        assert torch.equal(ranks[0][name], ranks[1][name]), name
-        torch.testing.assert_close(ranks[0][name], p.detach(), rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(two[0]["halves"][name], p.detach(), rtol=1e-4, atol=1e-6, msg=name)
+
+
+@available
+def test_only_the_path_travels_and_the_first_buckets_leave_during_backward(two):
+    first, second = (rank["path only"] for rank in two)
+    grads = [name for name in first if f"mean {name}" in first]
+    for name in grads:
+        torch.testing.assert_close(first[f"mean {name}"], (first[name] + second[name]) / 2, msg=name)
+        assert torch.equal(first[f"mean {name}"], second[f"mean {name}"]), name
+    model = Supernet(tiny_space(), kernels="eager")
+    norms = {id(m): m for module in model.path((0, 1, 2)) for m in module.modules() if isinstance(m, BatchNorm)}
+    statistics = sum(2 * norm.num_features for norm in norms.values())
+    assert int(first["sent"]) == sum(first[name].numel() for name in grads) + statistics
+    assert int(first["flights"]) > 1
+
+
+@available
+def test_a_training_finished_by_two_processes_is_finished_for_one(two, tmp_path_factory):
+    for name, value in two[0]["spos"].items():
+        assert torch.equal(two[0]["resumed"][name], value), name
+
+
+def test_a_run_of_two_processes_goes_on_in_one(two, tmp_path_factory):
+    """Steps do not depend on the number of processes, so nothing is trained again."""
+    folder = tmp_path_factory.getbasetemp() / "two0" / "spos"
+    before = torch.load(folder / "checkpoint.pt", weights_only=True)["step"]
+    train("spos", folder)
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] == before == 8
+
+
+def test_a_batch_that_does_not_split_is_refused(tmp_path):
+    for more, expected in (({"accumulate": 3}, "multiple of 3"), ({"accumulate": 0}, "multiple of 1")):
+        model = Supernet(tiny_space(), kernels="eager")
+        with pytest.raises(UserError, match=expected):
+            fit(model, images(80), spos.uniform_path(tiny_space(), 0), fit_config(**more), tmp_path, meta={})
+    assert "20 images" in refused(distributed.share, 20, 7)

@@ -389,40 +389,6 @@ def test_expected_cost_is_the_mean_over_all_architectures():
     assert search.after_epoch()["expected_cost"] == pytest.approx(expected, rel=1e-9)
 
 
-WORKER = """
-import sys, torch
-from pathlib import Path
-sys.path[:0] = [{root!r}, {root!r} + "/tools", {root!r} + "/tests"]
-from supernet.training import distributed
-from tests import test_dsnas
-distributed.start(torch.device("cpu"))
-torch.set_num_threads(1)
-child = test_dsnas.run(test_dsnas.tiny_space(), Path({folder!r}))
-torch.save({{"arch": child.arch, "model": child.state_dict()}}, f"{folder}/rank{{distributed.rank()}}.pt")
-distributed.stop()
-"""
-
-
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
-def test_two_ranks_keep_one_distribution(tmp_path):
-    """Each rank has its own images: without averaging the credit their paths would part, and gradients not fit."""
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER.format(root=str(ROOT), folder=str(tmp_path)))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    workers = [
-        subprocess.Popen([sys.executable, str(script)], cwd=ROOT, env={**common, "RANK": str(r)}) for r in range(2)
-    ]
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
-    a, b = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2))
-    assert a["arch"] == b["arch"]
-    for (name, p), q in zip(a["model"].items(), b["model"].values(), strict=True):
-        if "running" not in name:  # BN's statistics are each rank's own
-            assert torch.equal(p, q), name
-
-
 # --- full instantiation
 
 

@@ -118,7 +118,7 @@ def test_gradient_of_theta():
 
     def loss(*theta):
         sample = nss.draw(space, ranges, theta, 2.0, (3,))
-        return search.loss(sample, (x, y), 3e4)
+        return search.loss(sample, x, y, 3e4)
 
     theta = thetas(ranges, torch.double)
     assert torch.autograd.gradcheck(loss, theta, eps=1e-6, atol=1e-5)

@@ -25,7 +25,7 @@ from supernet.model import Network, Supernet
 from supernet.progress import Progress, silent
 from supernet.space import Arch, Space
 from supernet.training import checkpoint, distributed
-from supernet.training.evaluation import evaluate
+from supernet.training.evaluation import validate
 from supernet.training.loop import FitConfig, Search, fit
 
 # A layer that only feeds a convolution and BN has no influence on the loss through its scale: its credit vanishes as
@@ -147,14 +147,14 @@ class Distribution(Search):
                 terms.append(self.cfg.coefficient * log_p.exp() * (budget.table[i][arch[i]] / budget.limit))
         return torch.stack(terms).sum()
 
-    def update(self, step: int) -> None:
+    def update(self, step: int, scale: float = 1.0) -> None:
         """One Adam step on α, from the batch that the weights were just updated with; settles layers after an epoch."""
         cfg, (self.epoch, place) = self.cfg, divmod(step, self.per_epoch)
         if place == 0:
             self.credit, self.steps = torch.zeros(len(self.alpha)), 0
         if self.epoch >= cfg.search_epochs:
             return
-        credit = self.collect()
+        credit = self.collect(scale)
         if credit and self.epoch >= cfg.weight_epochs:
             self.adam.zero_grad(set_to_none=True)
             self.loss(self.sample(step), credit).backward()
@@ -165,19 +165,24 @@ class Distribution(Search):
             elif self.epoch >= cfg.weight_epochs:
                 self.settle(self.stopped())
 
-    def collect(self) -> dict[int, Tensor]:
-        """C_i of every open layer from the backward pass just done, averaged over the ranks as the loss is."""
+    def collect(self, scale: float = 1.0) -> dict[int, Tensor]:
+        """C_i of every open layer from the backward pass just done, averaged over the ranks as the loss is.
+
+        None where fp16 has overflowed: then the weights made no step either.
+        """
         live = [i for i, choice in enumerate(self.settled) if choice is None]
         if not live:
             return {}
         grads = (self.parent.ones[i].grad for i in live)
         credit = torch.stack([grad for grad in grads if grad is not None])  # every open layer has run
         distributed.average([credit])
-        credit = credit.cpu()
-        self.credit[live] += credit.abs()
-        self.steps += 1
+        credit = credit.cpu() / scale
         for i in live:
             self.parent.ones[i].grad = None
+        if self.precision.scaler and not credit.isfinite().all():
+            return {}
+        self.credit[live] += credit.abs()
+        self.steps += 1
         return dict(zip(live, credit, strict=True))
 
     def stopped(self) -> list[int | None]:
@@ -270,17 +275,17 @@ def run(
     """
     torch.manual_seed(cfg.fit.seed)
     parent = Parent(space, [torch.ones((), device=device) for _ in space.genes], kernels=cfg.kernels).to(device)
-    per_epoch = data.train.steps(cfg.fit.batch_size, drop_last=True, world=distributed.world())
+    per_epoch = data.train.steps(cfg.fit.batch_size, drop_last=True)
     distribution = Distribution(parent, cfg, per_epoch)
     distribution.child()  # refuses a budget that nothing keeps
     recalibration = recalibration_images(data, *cfg.recalibration)
 
-    def validate() -> dict:
+    def check() -> dict:
         child = distribution.child()
         if distribution.epoch < cfg.search_epochs:  # BN has seen many paths: its statistics are made anew for the child
             accuracy = score(parent, recalibration, data, child)
         else:
-            accuracy = evaluate(parent, data.val.plain_batches(512), child)
+            accuracy = validate(parent, data.val, child)
         return {"val_accuracy": accuracy, "arch": list(child)}
 
     log = fit(
@@ -299,7 +304,7 @@ def run(
             "config": asdict(cfg),
         },
         search=distribution,
-        validate=validate,
+        validate=check,
         label="DSNAS",
         progress=progress,
     )
@@ -326,9 +331,6 @@ def retrain(
     torch.manual_seed(cfg.fit.seed)
     network = Network(space, arch, eps=EPS, kernels=cfg.kernels).to(device)
 
-    def validate() -> dict:
-        return {"val_accuracy": evaluate(network, data.val.plain_batches(512))}
-
     log = fit(
         network,
         data.train,
@@ -336,7 +338,7 @@ def retrain(
         cfg.fit,
         folder,
         meta=network_meta(space, arch),
-        validate=validate,
+        validate=lambda: {"val_accuracy": validate(network, data.val)},
         label="retrain",
         progress=progress,
     )

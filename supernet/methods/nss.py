@@ -41,6 +41,7 @@ from supernet.space import Space
 from supernet.spec import Price
 from supernet.training import distributed, loop
 from supernet.training.loop import FitConfig, fit
+from supernet.training.precision import whole
 
 SCHEMA = 1
 WEIGHTS, THETA = range(2)  # what a step's random stream is for
@@ -103,9 +104,7 @@ def run(
     if not 0 <= warmup < cfg.fit.epochs:
         raise UserError(f"{warmup} of {cfg.fit.epochs} epochs are warm-up: expected 0 or more, and fewer than all")
     weights_half, theta_half = halves(data.train, cfg.fit.seed)
-    steps = [
-        half.steps(cfg.fit.batch_size, drop_last=True, world=distributed.world()) for half in (weights_half, theta_half)
-    ]
+    steps = [half.steps(cfg.fit.batch_size, drop_last=True) for half in (weights_half, theta_half)]
     torch.manual_seed(cfg.fit.seed)
     model = Supernet(space, affine=True, kernels=cfg.kernels).to(device)
     meta = {"kind": "network space search", "space": space.to_json(), "config": asdict(cfg)}
@@ -192,17 +191,21 @@ class Search(loop.Search):
             return
         self.model.requires_grad_(False)
         self.adam.zero_grad()
-        sample = draw(self.model.space, self.ranges, list(self.theta), self.tau, (self.cfg.fit.seed, step, THETA))
-        self.loss(sample, self.batch(step), self.target).backward()
-        distributed.average_gradients(self.theta)
+        x, y = (tensor.to(self.device) for tensor in self.batch(step))
+        parts = self.cfg.fit.accumulate
+        for images, labels in distributed.parts(x, y, parts):
+            key = (self.cfg.fit.seed, step, THETA)  # the same space for every part
+            sample = draw(self.model.space, self.ranges, list(self.theta), self.tau, key)
+            (self.loss(sample, images, labels, self.target) / parts).backward()
+        distributed.average([logits.grad for logits in self.theta if logits.grad is not None])
         self.adam.step()
         self.model.requires_grad_(True)
 
-    def loss(self, sample: Sample, batch: Batch, target: float) -> Tensor:
+    def loss(self, sample: Sample, x: Tensor, y: Tensor, target: float) -> Tensor:
         """CE + λ·|E[cost] / T − 1| of a drawn space."""
-        x, y = (tensor.to(self.device) for tensor in batch)
-        deviation = self.cost.deviation(sample.weights, target)
-        return F.cross_entropy(forward(self.model, x, sample), y) + self.weight * deviation
+        with self.precision.autocast_unscaled():
+            logits = forward(self.model, x, sample)
+        return F.cross_entropy(whole(logits), y) + self.weight * self.cost.deviation(sample.weights, target)
 
     def batch(self, step: int) -> Batch:
         """Θ's batch of a step; steps come in order, from anywhere on."""
@@ -210,7 +213,7 @@ class Search(loop.Search):
         if self.batches is None or start == 0:
             fit = self.cfg.fit
             self.batches = self.images.batches(
-                fit.batch_size,
+                distributed.share(fit.batch_size, fit.accumulate),
                 seed=fit.seed,
                 epoch=epoch,
                 start=start,

@@ -21,7 +21,7 @@ from supernet.model import Supernet
 from supernet.progress import Progress, silent
 from supernet.space import Arch, Space
 from supernet.training.bn import recalibrate_bn
-from supernet.training.evaluation import evaluate
+from supernet.training.evaluation import validate
 from supernet.training.loop import FitConfig, fit
 
 
@@ -79,7 +79,7 @@ def flops_binned_path(
 def score(model: Supernet, recalibration: list[torch.Tensor], data: TrainVal, arch: Arch) -> float:
     """One-shot accuracy: recalibrate BN on training images, evaluate on the validation split (SPOS §3.4)."""
     recalibrate_bn(model, recalibration, arch)
-    return evaluate(model, data.val.plain_batches(512), arch)
+    return validate(model, data.val, arch)
 
 
 def recalibration_images(data: TrainVal, batches: int, size: int) -> list[torch.Tensor]:
@@ -127,7 +127,7 @@ def run(
 
     recalibration = recalibration_images(data, *cfg.recalibration) if probes else []
 
-    def validate() -> dict:
+    def check() -> dict:
         scores = [score(model, recalibration, data, arch) for arch in probes]
         return {"val_accuracy": float(np.mean(scores)), "val_probes": scores}
 
@@ -138,7 +138,7 @@ def run(
         cfg.fit,
         folder,
         meta={**meta(space, cfg), "config": asdict(cfg)},
-        validate=validate if probes else dict,
+        validate=check if probes else dict,
         label="supernet",
         progress=progress,
     )

@@ -4,25 +4,46 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from supernet.errors import UserError
 
 
-def device(name: str | None = None) -> torch.device:
-    """The device to run on: ``name``, else CUDA where there is one.
+def device(name: str | None = None, cuda: Any = torch.cuda) -> torch.device:
+    """The device to run on: ``name``, else CUDA where there is one; under torchrun the one of this process's rank.
+
+    It is selected before anything touches a device, so that no process leaves memory on another's.
+
+    Args:
+        name: as PyTorch has it. Under torchrun ``cuda`` is the device of LOCAL_RANK; one with a number is taken as it
+            is, for launchers that show each process its own device only.
+        cuda: what is asked for devices.
 
     Raises:
-        UserError: PyTorch cannot use it here.
+        UserError: PyTorch cannot use it here, or there are more processes than devices.
     """
     try:
-        chosen = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=chosen)
+        chosen = torch.device(name or ("cuda" if cuda.is_available() else "cpu"))
+        if chosen.type != "cuda":
+            torch.empty(1, device=chosen)
+            return chosen
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"cannot use the device {name!r}: {str(error).splitlines()[0]}") from error
-    return chosen
+    count, index = cuda.device_count() if cuda.is_available() else 0, chosen.index
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if index is None and processes > max(count, 1):
+        raise UserError(
+            f"{processes} processes on this machine share {count} CUDA device{'s' if count > 1 else ''}: start at most "
+            "one for each; or name the device cuda:0 if each process sees its own only"
+        )
+    if index is None:
+        index = int(os.environ.get("LOCAL_RANK", "0"))
+    if index >= count:
+        raise UserError(f"cannot use the device cuda:{index}: PyTorch finds {count} CUDA devices here")
+    cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def kernels(device: torch.device) -> Literal["fused", "eager"]:

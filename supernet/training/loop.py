@@ -23,6 +23,7 @@ from supernet.progress import Progress, Track, silent
 from supernet.space import Arch
 from supernet.training import checkpoint, distributed
 from supernet.training.folder import TrainingFolder
+from supernet.training.precision import Precision, whole
 
 Forward = Callable[[int, Tensor, Tensor], Tensor]  # step, images, labels -> logits
 
@@ -35,7 +36,7 @@ class FitConfig:
     """
 
     epochs: int
-    batch_size: int = 64
+    batch_size: int = 64  # images of a step, over all processes and parts
     lr: float = 0.1
     schedule: Literal["linear", "cosine", "step"] = "linear"
     warmup_epochs: float = 0.0
@@ -48,16 +49,25 @@ class FitConfig:
     seed: int = 0
     checkpoint_minutes: float = 10.0  # besides the one after every epoch
     lr_min: float = 0.0  # what the schedule ends at instead of 0
+    accumulate: int = 1  # parts that a process computes its share of a batch in, one after another
+    precision: str = "fp32"  # or bf16, fp16: of forward and backward; weights and statistics stay float32
+    sync_bn: bool = False  # under torchrun, batch statistics over the batches of all processes
 
 
 class Search:
-    """What a method learns besides the weights; it is in the checkpoint with them. A base class that learns nothing."""
+    """What a method learns besides the weights; it is in the checkpoint with them. A base class that learns nothing.
+
+    Attributes:
+        precision: of the training; set by it.
+    """
+
+    precision = Precision("fp32", torch.device("cpu"))
 
     def before_step(self, step: int) -> None:
         """Called before the weights' step: learn from other images."""
 
-    def update(self, step: int) -> None:
-        """Called after the weights' step; the gradients of this batch still stand."""
+    def update(self, step: int, scale: float = 1.0) -> None:
+        """Called after the weights' step; the gradients of this batch still stand, times ``scale``."""
 
     def after_epoch(self) -> dict:
         """Called after the last step of an epoch. Returns what is logged."""
@@ -117,7 +127,8 @@ def fit(
     """Train ``model`` on the path that ``pick_arch(step)`` names at each step; continue where ``folder`` stopped.
 
     Every random draw is a function of the seed and the step, so N steps, a kill and N more give the weights of
-    2N steps bit for bit. Under torchrun all ranks take the same path and average the gradients on it.
+    2N steps bit for bit. Under torchrun all ranks take the same path and average the gradients on it; a batch is
+    split over them, so steps, learning rates and images do not depend on their number.
 
     Args:
         meta: plain values that a reader of the checkpoint needs (space, options).
@@ -180,7 +191,12 @@ class Training:
         self.optimizer = sgd(model, cfg)
         self.device = next(model.parameters()).device
         self.leader, self.world = distributed.rank() == 0, distributed.world()
-        self.per_epoch = steps_per_epoch or train.steps(cfg.batch_size, drop_last=True, world=self.world)
+        self.mine = distributed.share(cfg.batch_size, cfg.accumulate)
+        self.precision = search.precision = Precision(cfg.precision, self.device)
+        self.reducer = distributed.PathReducer(model)
+        for norm in self.reducer.norms:
+            norm.sync = cfg.sync_bn
+        self.per_epoch = steps_per_epoch or train.steps(cfg.batch_size, drop_last=True)
         if self.per_epoch == 0:
             raise UserError(
                 f"{len(train)} training images do not fill one batch of {cfg.batch_size}: lower the batch size"
@@ -196,9 +212,9 @@ class Training:
             self._load(state, self.path)
             # NSS of version 0.1 had its parts beside the others.
             self.search.load_state_dict(state.get("search", state))
-            self.step, (loss, hits) = state["step"], state["sums"]
-            self.loss_sum.fill_(loss)
-            self.hits.fill_(hits)
+            self.precision.load_state_dict(state.get("scaler", {}))
+            self.step = state["step"]
+            self.restore_sums(state["sums"])
         elif begin is not None:
             self._load(checkpoint.load(begin, missing="another run"), begin)
         if self.leader:
@@ -216,11 +232,24 @@ class Training:
             raise CheckpointError(f"{path} is of another training ({reason})", missing="another run") from error
 
     def save(self) -> None:
-        """Write the checkpoint, on one rank."""
+        """Write the checkpoint, on one rank; all call it."""
+        sums = distributed.gathered([self.loss_sum.item(), int(self.hits)])
         if self.leader:
             state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
-            state |= {"sums": [self.loss_sum.item(), int(self.hits)], "search": self.search.state_dict()}
+            state |= {"sums": sums, "search": self.search.state_dict(), "scaler": self.precision.state_dict()}
             checkpoint.save(self.path, {**state, "finished": self.step == self.end, "meta": self.meta})
+
+    def restore_sums(self, sums: list) -> None:
+        """Take this rank's loss and hits of the epoch so far; an equal share where the number of ranks has changed."""
+        if not isinstance(sums[0], list):  # version 0.1 kept those of one rank
+            sums = [sums]
+        if len(sums) == self.world:
+            loss, hits = sums[distributed.rank()]
+        else:
+            loss = sum(loss for loss, _ in sums) / len(sums)
+            hits = round(sum(hits for _, hits in sums) / self.world)
+        self.loss_sum.fill_(loss)
+        self.hits.fill_(hits)
 
     def epoch(self, forward: Forward, validate: Callable[[], dict], bar: Track) -> None:
         """The rest of the epoch that ``step`` lies in: train, validate, save, log."""
@@ -230,17 +259,19 @@ class Training:
             x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
             self.one_step(x, y, forward)
             if self.step % 20 == 0 or self.step == last:
-                require_finite(self.loss_sum, self.step, cfg)
-                mean = self.loss_sum.item() / (self.step - epoch * self.per_epoch)
+                due = self.leader and time.monotonic() - saved > 60 * cfg.checkpoint_minutes
+                loss, hits, due = distributed.total(self.loss_sum.item(), int(self.hits), due, device=self.device)
+                loss /= self.world
+                require_finite(loss, self.step, cfg)
+                mean = loss / (self.step - epoch * self.per_epoch)
                 new, text = self.step - bar.count, f"epoch {epoch + 1}/{cfg.epochs} loss {mean:.3f}"
-                bar.advance(new, work=new * len(x) * self.world, text=text)
-            if time.monotonic() - saved > 60 * cfg.checkpoint_minutes and self.step < last:
-                require_finite(self.loss_sum, self.step, cfg)
-                self.save()
-                saved = time.monotonic()
-        rate = (self.per_epoch - start) * len(x) * self.world / (time.monotonic() - began)
-        line = {"epoch": epoch + 1, "loss": self.loss_sum.item() / self.per_epoch}
-        line |= {"accuracy": int(self.hits) / (self.per_epoch * len(x))}
+                bar.advance(new, work=new * cfg.batch_size, text=text)
+                if due and self.step < last:
+                    self.save()
+                    saved = time.monotonic()
+        rate = (self.per_epoch - start) * cfg.batch_size / (time.monotonic() - began)
+        line = {"epoch": epoch + 1, "loss": loss / self.per_epoch}
+        line |= {"accuracy": int(hits) / (self.per_epoch * cfg.batch_size)}
         line |= {"lr": learning_rate(cfg, self.step - 1, self.per_epoch), "images_per_second": round(rate, 1)}
         line |= validate()
         self.model.train()
@@ -254,7 +285,7 @@ class Training:
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's batches of an epoch from its step ``start`` on."""
         return self.train.batches(
-            self.cfg.batch_size,
+            self.mine,
             seed=self.cfg.seed,
             epoch=epoch,
             start=start,
@@ -272,23 +303,29 @@ class Training:
             group["lr"] = learning_rate(cfg, self.step, self.per_epoch)
         torch.manual_seed(hash((cfg.seed, self.step)) % 2**63)  # dropout
         self.optimizer.zero_grad(set_to_none=True)  # what is not on the path keeps grad None, and its weights
-        logits = forward(self.step, x, y)
-        loss = F.cross_entropy(logits, y, label_smoothing=cfg.label_smoothing)
-        loss.backward()
-        distributed.average_gradients(self.model)
+        for part, (images, labels) in enumerate(distributed.parts(x, y, cfg.accumulate), 1):
+            with self.precision.autocast():
+                logits = forward(self.step, images, labels)
+            loss = F.cross_entropy(whole(logits), labels, label_smoothing=cfg.label_smoothing) / cfg.accumulate
+            if part == cfg.accumulate:
+                self.reducer.arm()
+            self.precision.backward(loss)
+            self.loss_sum += loss.detach()
+            self.hits += (logits.detach().argmax(1) == labels).sum()
+        self.reducer.finish()
+        scale = self.precision.scale
         if cfg.clip:
+            self.precision.unscale(self.optimizer)
             nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None], cfg.clip)
-        self.optimizer.step()
-        self.search.update(self.step)
+        self.precision.step(self.optimizer)
+        self.search.update(self.step, scale)
         self.step += 1
-        self.loss_sum += loss.detach()
-        self.hits += (logits.detach().argmax(1) == y).sum()
 
 
-def require_finite(loss: Tensor, step: int, cfg: FitConfig) -> None:
+def require_finite(loss: float, step: int, cfg: FitConfig) -> None:
     """Stop before a loss that is not finite gets into a checkpoint."""
-    if not torch.isfinite(loss):
+    if not math.isfinite(loss):
         raise UserError(
-            f"the loss became {loss.item()} before step {step}: lower the learning rate (now {cfg.lr:g}) or "
+            f"the loss became {loss} before step {step}: lower the learning rate (now {cfg.lr:g}) or "
             "clip gradients, as at a norm of 5; the last checkpoint is intact"
         )

@@ -11,8 +11,7 @@ from supernet.data.sets import TrainVal
 from supernet.model import Network, Supernet
 from supernet.progress import Progress, silent
 from supernet.space import Arch, Space
-from supernet.training import checkpoint
-from supernet.training.evaluation import evaluate
+from supernet.training import checkpoint, evaluation
 from supernet.training.loop import FitConfig, fit
 
 
@@ -53,7 +52,7 @@ def train(
         start(network)
 
     def val_accuracy(network: Network) -> dict:
-        return {"val_accuracy": evaluate(network, data.val.plain_batches(512))}
+        return {"val_accuracy": evaluation.validate(network, data.val)}
 
     check = validate or val_accuracy
     meta = {"kind": "network", "space": space.to_json(), "arch": list(arch), "eps": eps}
