@@ -9,7 +9,6 @@ import pytest
 import ranks
 import torch
 from test_nss import middle, toy
-from test_residual import small
 from test_train import images
 from torch.nn import functional as F
 

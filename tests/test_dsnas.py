@@ -6,10 +6,6 @@ import dataclasses
 import itertools
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -30,7 +26,7 @@ from supernet.training import checkpoint
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig, fit
 from tests.conftest import tiny_space
-from tests.test_cli import ROOT, ok, refused
+from tests.test_cli import ok, refused
 from tests.test_latency_table import samples
 from tests.test_train import images
 

@@ -46,8 +46,7 @@ def validate(model: Model, images: ImageSet, arch: Arch | None = None) -> float:
     world = distributed.world()
     if world == 1:
         return evaluate(model, images.plain_batches(BATCH), arch)
-    options = {"seed": 0, "epoch": 0, "augment": False, "drop_last": False}
-    mine = images.batches(BATCH, **options, rank=distributed.rank(), world=world)
-    hits, n = _hits(model, mine, arch)
-    hits, n = distributed.total(hits, n, device=next(model.parameters()).device)
+    rank = distributed.rank()
+    mine = images.batches(BATCH, seed=0, epoch=0, augment=False, drop_last=False, rank=rank, world=world)
+    hits, n = distributed.total(*_hits(model, mine, arch), device=next(model.parameters()).device)
     return hits / n

@@ -259,8 +259,8 @@ class Training:
             x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
             self.one_step(x, y, forward)
             if self.step % 20 == 0 or self.step == last:
-                due = self.leader and time.monotonic() - saved > 60 * cfg.checkpoint_minutes
-                loss, hits, due = distributed.total(self.loss_sum.item(), int(self.hits), due, device=self.device)
+                late = self.leader and time.monotonic() - saved > 60 * cfg.checkpoint_minutes
+                loss, hits, due = distributed.total(self.loss_sum.item(), int(self.hits), late, device=self.device)
                 loss /= self.world
                 require_finite(loss, self.step, cfg)
                 mean = loss / (self.step - epoch * self.per_epoch)
