@@ -153,16 +153,43 @@ def population(args: Population) -> None:
     report(args.output, {"population": result, "threads": 1})
 
 
+@dataclass(frozen=True)
+class Ddp:
+    """Gradients of the path alone against DistributedDataParallel: bytes and time of a step, one thread a process."""
+
+    space: str = "mobile"
+    """The supernet."""
+    resolution: int = 96
+    """Height and width of the images."""
+    batch_size: int = 8
+    """Images per step and process."""
+    rounds: int = 12
+    """Paths that both forms take, interleaved."""
+    processes: int = 2
+    """Processes on this machine."""
+    output: Path | None = None
+    """Write the figures here as JSON."""
+
+
+def ddp(args: Ddp) -> None:
+    from bench import ddp
+
+    figures = ddp.run(args.space, args.resolution, args.batch_size, args.rounds, args.processes)
+    common.say(ddp.table(figures))
+    report(args.output, {"ddp": figures, "threads": 1})
+
+
 Args = (
     Annotated[Step, tyro.conf.subcommand("step", description=Step.__doc__)]
     | Annotated[Kernels, tyro.conf.subcommand("kernels", description=Kernels.__doc__)]
     | Annotated[CudaModel, tyro.conf.subcommand("cuda-model", description=CudaModel.__doc__)]
     | Annotated[Population, tyro.conf.subcommand("population", description=Population.__doc__)]
+    | Annotated[Ddp, tyro.conf.subcommand("ddp", description=Ddp.__doc__)]
 )
 
 
-def run(args: Step | Kernels | CudaModel | Population) -> None:
-    {Step: step, Kernels: kernels, CudaModel: cuda_model, Population: population}[type(args)](args)
+def run(args: Step | Kernels | CudaModel | Population | Ddp) -> None:
+    {Step: step, Kernels: kernels, CudaModel: cuda_model, Population: population, Ddp: ddp}[type(args)](args)
 
 
 if __name__ == "__main__":

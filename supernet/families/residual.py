@@ -93,7 +93,7 @@ def narrow(layer: ConvBN, x: Tensor, width: int, mask: Tensor | None = None) -> 
         y = F.conv2d(x, conv.weight[:width, : x.shape[1]], stride=stride, padding=padding)
         if bn.training:
             n = y.numel() // width
-            mean, var = (torch.zeros(width, dtype=y.dtype, device=y.device) for _ in range(2))
+            mean, var = (torch.zeros(width, dtype=bn.running_mean.dtype, device=y.device) for _ in range(2))
             # With momentum 1 the running statistics become those of the batch.
             y = F.batch_norm(y, mean, var, gamma, beta, True, momentum=1.0, eps=bn.eps)
             bn.track(mean, var * ((n - 1) / n), n)
