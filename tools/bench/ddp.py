@@ -1,4 +1,4 @@
-"""Gradients of the path alone against DistributedDataParallel with ``find_unused_parameters``: bytes and time of a step."""
+"""Gradients of the path alone against DistributedDataParallel with unused parameters: bytes and time of a step."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(space: str, resolution: int, batch: int, rounds: int, processes: int) ->
         jobs = [
             pool.submit(one, rank, processes, port, (space, resolution, batch), rounds) for rank in range(processes)
         ]
-        figures = [job.result() for job in jobs][0]
+        figures, *_ = [job.result() for job in jobs]
     ratios = {
         kind: statistics.median(np.divide(figures["path"][kind], figures["DDP"][kind])) for kind in ("bytes", "seconds")
     }
