@@ -159,6 +159,38 @@ class Build:
             shutil.rmtree(self.runtime.cache / "networks", ignore_errors=True)
 
 
+def runtime_for(
+    device: str, name: str | None, kernels: str, batch: int, threads: int, cores: str | None, *, cache: Path
+) -> Runtime:
+    """What runs the layers on a device.
+
+    Args:
+        device: cpu, cuda, cuda-graph, ssh://user@host, or adb.
+        name: of the runtime; by default that of ``runtimes.default`` for eager modules on a CPU, else torch.
+        cache: for converted layers.
+
+    Raises:
+        UserError: another device, or a runtime that does not run there.
+    """
+    if device not in ("cpu", "cuda", "cuda-graph", "adb") and not device.startswith("ssh://"):
+        raise UserError(f"device {device}: expected cpu, cuda, cuda-graph, ssh://user@host or adb")
+    if device == "adb":
+        if name not in (None, "litert"):
+            raise UserError(f"device adb runs litert's benchmark_model, not {name}: name no other runtime")
+        return remote.AdbRuntime(batch, threads, cores, cache)
+    plain = kernels == "eager" and not device.startswith("cuda")
+    name = name or (runtimes.default() if plain else "torch")
+    # Ours that run files convert, and those of other packages may.
+    converted = {"cache": cache} if name in runtimes.SUFFIXES or name not in runtimes.RUNTIMES else {}
+    where = "cpu" if device.startswith("ssh://") else device
+    return runtimes.get(name, kernels=kernels, device=where, batch=batch, threads=threads, **converted)
+
+
+def protocol_for(runtime: Runtime, rounds: int) -> Protocol:
+    """A visit over adb is one call: benchmark_model warms up and takes the mean itself."""
+    return Protocol(rounds=rounds, chunks=1) if isinstance(runtime, remote.AdbRuntime) else Protocol(rounds=rounds)
+
+
 def default(space: Space, archs: Sequence[Arch], cache: Path, progress: Progress, note: Callable[[str], None]) -> Build:
     """A table of this machine by its default runtime, batch 1, one thread.
 

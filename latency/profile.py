@@ -11,12 +11,13 @@ import tempfile
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 from scipy.stats import trim_mean
 
-from latency import agent
+from latency import agent, measure
 from supernet.errors import UserError
 from supernet.export.base import require
 
@@ -33,12 +34,13 @@ class Operator(NamedTuple):
 
 
 def profile(runtime: str, model: bytes, threads: int = 1) -> list[Operator]:
-    """The operators of the converted ``model`` in execution order.
+    """The operators of the converted ``model`` in execution order; one thread stays on one core.
 
     Raises:
         UserError: the runtime has no profile, or is not installed.
     """
-    return [Operator(name, mean(times)) for name, times in profiler(runtime)(model, threads)]
+    with measure.pin_core() if threads == 1 else nullcontext():
+        return [Operator(name, mean(times)) for name, times in profiler(runtime)(model, threads)]
 
 
 def profiler(runtime: str) -> Callable[[bytes, int], Times]:

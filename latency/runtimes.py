@@ -329,6 +329,14 @@ def measure_like(
         return time_modules(runtime, modules(runtime.kernels), measure.Protocol(**table.protocol))
 
 
+def measure_file(path: Path, table: LatencyTable) -> Samples:
+    """Time an exported file on this machine with the runtime, the threads and the protocol of ``table``."""
+    call = agent.LOADERS[table.runtime["name"]](path.read_bytes(), table.threads)
+    with measure.pin_core() if table.threads == 1 else nullcontext():
+        timers = {"file": measure.stopwatch(call, agent.clock(table.threads))}
+        return measure.measure(timers, measure.Protocol(**table.protocol))["file"]
+
+
 def time_modules(
     runtime: Runtime,
     modules: Iterable[tuple[str, nn.Module, Shape]],

@@ -54,6 +54,11 @@ class Calibration:
         """Latency of a whole network, ms."""
         return _whole(check, self.scale, self.overhead_ms)
 
+    def describe(self) -> str:
+        """Scale and overhead, and how many networks they come from."""
+        overhead = f", {1e3 * self.overhead_ms:.3g} µs off each layer" if self.overhead_ms else ""
+        return f"scale {self.scale:.3f}{overhead}, from {len(self.fitted_on)}"
+
 
 @dataclass(frozen=True)
 class LatencyTable:
@@ -84,6 +89,10 @@ class LatencyTable:
     def identity(self) -> str:
         """16 hex digits of all that it holds: tells it from another table of the same device."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def named(self) -> dict[str, Any]:
+        """Which table it is, for the record of what it predicted: identity, device, runtime, threads."""
+        return {"table": self.identity, "device": self.device, "runtime": self.runtime, "threads": self.threads}
 
     def layer_ms(self, key: str) -> float:
         """Latency of one layer on its own, ms.
@@ -173,6 +182,11 @@ class LatencyTable:
         if space is not None:
             table.require(space)
         return table
+
+    @classmethod
+    def find(cls, path: Path, space: Space) -> LatencyTable | None:
+        """The table at ``path``, or None where there is no such file."""
+        return cls.load(path, space) if path.exists() else None
 
     def require(self, space: Space) -> None:
         """Refuse a table that was measured for another space, naming both."""

@@ -1,14 +1,19 @@
-"""A front for people: which point to take, and a picture. No torch."""
+"""A front for people: which point to take, a picture, a front of one. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from search.ask_tell import Record
+from search.costs import Cost, Window
+from supernet.space import Arch, Space
+
+if TYPE_CHECKING:
+    from supernet.runs import RunFolder
 
 LABELS = {
     "latency": "predicted latency (ms)",
@@ -34,6 +39,22 @@ def knee(front: Sequence[Record], cost: str) -> int:
 def best(front: Sequence[Record]) -> int:
     """Index of the most accurate point; the front is sorted by cost, so ties go to the cheaper one."""
     return int(np.argmax([record.accuracy for record in front]))
+
+
+def write_single(
+    run: RunFolder,
+    space: Space,
+    arch: Arch,
+    costs: Mapping[str, Cost],
+    bounds: Mapping[str, tuple[float, float]],
+    seed: int,
+    controls: int = 8,
+) -> None:
+    """``front.json`` of a method that ends with one network, beside random architectures of the same bounds."""
+    window = Window(space, costs, bounds)
+    random = window.sample(np.random.default_rng([seed, 1]), controls, [arch], 2000)
+    entries = [{"arch": list(z), **{name: float(cost(z)) for name, cost in costs.items()}} for z in (arch, *random)]
+    run.write_front(space, entries[:1], entries[1:], bounds)
 
 
 def plot(

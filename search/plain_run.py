@@ -29,6 +29,7 @@ from supernet.training.loop import FitConfig
 
 Image = tuple[int, int, int]  # channels, resolution, classes
 Latency = Callable[[Space, Arch], float]  # ms
+SMALL_LIMIT = 10_000  # images of the small preset, which would take hours on more
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,19 @@ def configure(preset: str, **given: Any) -> Config:
     return dataclasses.replace(PRESETS[preset], **{k: v for k, v in given.items() if v is not None})
 
 
+def training(preset: str, batch_size: int, lr: float, augment: bool | None, seed: int) -> Training:
+    """How networks are trained; those of the paper's presets are augmented unless ``augment`` says no."""
+    return Training(batch_size, lr, augment if preset == "small" else augment is not False, seed)
+
+
+def widest_cutout(images: TrainVal, side: int) -> int:
+    """``side`` in pixels, but at most 4/7 of the image."""
+    return min(side, images.resolution * 4 // 7)
+
+
 def with_cutout(images: TrainVal, side: int) -> TrainVal:
     """The same images, with squares of ``side`` pixels, at most 4/7 of the image, blanked in training."""
-    side = min(side, images.resolution * 4 // 7)
-    return dataclasses.replace(images, train=images.train.with_cutout(side))
+    return dataclasses.replace(images, train=images.train.with_cutout(widest_cutout(images, side)))
 
 
 def network(candidate: Candidate, image: Image) -> tuple[Space, Arch]:

@@ -7,21 +7,18 @@ import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from supernet.cli import common
+from supernet.cli import common, searching, tables
 from supernet.errors import UserError
 from supernet.progress import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from latency.build import Build
-    from latency.measure import Protocol
     from latency.runtimes import Runtime
     from latency.table import LatencyTable
     from supernet.runs import RunFolder
-    from supernet.space import Arch, Space
+    from supernet.space import Space
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ def run(args: Args) -> None:
         job = prepare(args, space, output)
         job.emit(args.emit, readme(args))
         job.forget_networks()
-        common.say(common.escape(f"bundle → {args.emit}; its README says what to do with it"))
+        common.tell(f"bundle → {args.emit}; its README says what to do with it")
     else:
         table = build.collect(space, args.collect) if args.collect else measure(args, space, output)
         build.write(table, output)
@@ -101,23 +98,24 @@ def measure(args: Args, space: Space, output: Path) -> LatencyTable:
     return job.here(output)
 
 
-def prepare(args: Args, space: Space, output: Path) -> Build:
-    """What is to be measured, and how."""
-    from latency.build import FIT_ARCHS, Build
-    from search.spread import calibration_archs
+def prepare(args: Args, space: Space, output: Path, table: LatencyTable | None = None) -> Build:
+    """What is to be measured, and how: layers and networks, or other networks than those of a ``table``."""
+    from latency import build, runtimes
+    from search import spread
 
-    archs = calibration_archs(space, FIT_ARCHS, args.check_archs, args.seed)
-    return Build(
-        space,
-        find_runtime(args, output),
-        find_protocol(args),
-        archs,
-        args.seed,
-        args.cores,
-        args.pin,
-        shown(not args.quiet),
-        common.warn,
-    )
+    if table is None:
+        archs = spread.calibration_archs(space, build.FIT_ARCHS, args.check_archs, args.seed)
+    else:
+        seen = {c.arch for c in table.calibration.fitted_on} if table.calibration else set()
+        archs = spread.spread(space, args.check_archs, args.seed + 1, seen)
+    runtime: Runtime
+    if table is None or args.device == "adb":
+        options = (args.kernels, args.batch, args.threads, args.cores)
+        runtime = build.runtime_for(args.device, args.runtime, *options, cache=output.parent / "converted")
+    else:
+        runtime = runtimes.of_table(table)
+    protocol, pinned = build.protocol_for(runtime, args.rounds), (args.cores, args.pin)
+    return build.Build(space, runtime, protocol, archs, args.seed, *pinned, shown(not args.quiet), common.warn)
 
 
 def readme(args: Args) -> str:
@@ -137,8 +135,7 @@ def find_space(args: Args, folder: RunFolder) -> Space:
     if args.space.endswith(".json"):
         space = Space.load(args.space)
     else:
-        image = (1, 28, 10) if args.space.endswith("-small") else (3, 224, 1000)
-        space = spaces.get(args.space, *image)
+        space = spaces.get(args.space, *((1, 28, 10) if args.space.endswith("-small") else (3, 224, 1000)))
     if folder.space_path.exists() and args.output is None:
         own = folder.space()
         if own.fingerprint != space.fingerprint:
@@ -149,86 +146,38 @@ def find_space(args: Args, folder: RunFolder) -> Space:
     return space
 
 
-def find_runtime(args: Args, output: Path) -> Runtime:
-    """What runs the layers. Converted ones are kept in ``converted/`` beside the table."""
-    from latency import remote, runtimes
-
-    if args.device not in ("cpu", "cuda", "cuda-graph", "adb") and not args.device.startswith("ssh://"):
-        raise UserError(f"--device {args.device}: expected cpu, cuda, cuda-graph, ssh://user@host or adb")
-    cache = output.parent / "converted"
-    if args.device == "adb":
-        if args.runtime not in (None, "litert"):
-            raise UserError(f"--device adb runs litert's benchmark_model, not {args.runtime}: leave --runtime away")
-        return remote.AdbRuntime(args.batch, args.threads, args.cores, cache)
-    plain = args.kernels == "eager" and not args.device.startswith("cuda")
-    name = args.runtime or (runtimes.default() if plain else "torch")
-    device = "cpu" if args.device.startswith("ssh://") else args.device
-    options: dict[str, Any] = {"kernels": args.kernels, "device": device, "batch": args.batch, "threads": args.threads}
-    return runtimes.get(name, **options, **(options_of(name, cache)))
-
-
-def options_of(name: str, cache: Path) -> dict[str, Any]:
-    """Where a runtime keeps converted layers, if it converts: ours that run files, and those of other packages."""
-    from latency.runtimes import RUNTIMES, SUFFIXES
-
-    return {"cache": cache} if name in SUFFIXES or name not in RUNTIMES else {}
-
-
-def find_protocol(args: Args) -> Protocol:
-    """A visit over adb is one call: benchmark_model warms up and takes the mean itself."""
-    from latency.measure import Protocol
-
-    return Protocol(rounds=args.rounds, chunks=1) if args.device == "adb" else Protocol(rounds=args.rounds)
-
-
 def check(args: Args, space: Space, table: LatencyTable) -> None:
     """Measure architectures that the table has not seen, by its own runtime, and print the error."""
-    from rich.table import Table
-
-    from latency import runtimes
-    from latency.build import Build
     from latency.table import report
-    from search.spread import spread
-    from supernet.cli import tables
     from supernet.families import lower
 
     if args.device.startswith("ssh://"):
         raise UserError("a table is checked over ssh when it is built: run the same command without --check")
-    runtime = find_runtime(args, args.check or Path()) if args.device == "adb" else runtimes.of_table(table)
-    seen: Collection[Arch] = {c.arch for c in table.calibration.fitted_on} if table.calibration else set()
-    archs = spread(space, args.check_archs, args.seed + 1, seen)
-    job = Build(
-        space, runtime, find_protocol(args), archs, args.seed, args.cores, args.pin, shown(not args.quiet), common.warn
-    )
-    checks = job.check(table)
-    grid = Table("architecture", "predicted ms", "measured ms", "error")
-    predictions = [table.predict(spec.key for spec in lower(space, c.arch)) for c in checks]
+    checks = prepare(args, space, args.check or Path(), table).check(table)
+    predictions, rows = [table.predict(spec.key for spec in lower(space, c.arch)) for c in checks], []
     for c, predicted in sorted(zip(checks, predictions, strict=True), key=lambda pair: pair[0].measured_ms):
         error = f"{100 * (predicted / c.measured_ms - 1):+.1f} %{' (noisy)' if c.noisy else ''}"
-        grid.add_row(space.describe(c.arch), f"{predicted:.3f}", f"{c.measured_ms:.3f}", error)
-    common.say(grid)
+        rows.append([space.describe(c.arch), f"{predicted:.3f}", f"{c.measured_ms:.3f}", error])
+    tables.show(["architecture", "predicted ms", "measured ms", "error"], rows)
     errors = report(predictions, [c.measured_ms for c in checks])
-    common.say(f"{len(checks)} architectures: {tables.in_words(*errors)}")
+    common.say(f"{len(checks)} architectures: {tables.error_in_words(*errors)}")
 
 
 def show(args: Args, folder: RunFolder, space: Space, output: Path, table: LatencyTable) -> None:
     """What was measured, and what to do with it."""
-    from supernet.cli import tables
+    from search import priced
     from supernet.families import lower
 
-    common.say(common.escape(f"latency table → {output}"))
-    tables.show(table, space)
+    common.tell(f"latency table → {output}")
+    tables.latencies(table, space)
     if folder.arch_path.exists():  # of a search that ends with one network: there is no supernet to be searched
-        arch = space.check(folder.found()["arch"])
-        predicted = table.predict(spec.key for spec in lower(space, arch))
-        common.say(common.escape(f"the network of {folder.arch_path}: {tables.rounded(predicted)} ms predicted"))
+        predicted = table.predict(spec.key for spec in lower(space, space.check(folder.found()["arch"])))
+        common.tell(f"the network of {folder.arch_path}: {tables.rounded(predicted)} ms predicted")
     elif not folder.space_path.exists():  # a space alone, nothing trained
         common.next_command("build_lut", None, "--space", args.space, "--check", output)
     else:
-        bound = tables.rounded(common.default_bound(*tables.extremes(table, space)))
-        common.next_command("evolve", args, after=("--lat-max", bound))
+        bound = searching.default_bound(*priced.additive(space, table.price).bounds(space))
+        common.next_command("evolve", args, after=("--lat-max", tables.rounded(bound)))
 
 
-def main() -> None:
-    """The command line."""
-    common.main(run, Args)
+main = common.entry(run, Args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import math
 import os
@@ -147,6 +148,20 @@ def settings(args: Any, *others: str) -> dict[str, Any]:
     return {name: None if value == math.inf else value for name, value in given.items()}
 
 
+def words(args: Any, *names: str) -> list[str]:
+    """The options that are not defaults, as words of a command line; of ``names``, by default of all but --restart."""
+    found: list[str] = []
+    for field in dataclasses.fields(args):
+        value, flag = getattr(args, field.name), field.name.replace("_", "-")
+        if value == field.default or field.name == "restart" or (names and field.name not in names):
+            continue
+        if isinstance(value, bool) and field.default is not None:
+            found.append(f"--{'' if value else 'no-'}{flag}")
+        else:
+            found += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return found
+
+
 def open_run(args: Any) -> RunFolder:
     """The folder ``args.run`` with the code that the command line allows."""
     from supernet.runs import RunFolder
@@ -158,6 +173,11 @@ def open_run(args: Any) -> RunFolder:
 def is_code(name: str) -> bool:
     """Whether a name refers to Python code: ``FILE.py:function``, ``package.module:function``."""
     return ":" in name
+
+
+def entry(run: Callable[[Args], None], args: Any) -> Callable[[], None]:
+    """What starts a command: ``main`` of its ``run`` and its options."""
+    return functools.partial(main, run, args)
 
 
 def main(run: Callable[[Args], None], args: Any) -> None:
@@ -275,11 +295,6 @@ def tell(text: object, style: str | None = None) -> None:
 def warn(text: str) -> None:
     """What a person should know before relying on something."""
     tell(text, style="yellow")
-
-
-def default_bound(low: float, high: float) -> float:
-    """The latency bound where none is given: 40 % of the way from the fastest to the slowest architecture."""
-    return low + 0.4 * (high - low)
 
 
 def in_words(images: TrainVal, name: str, reason: str = "") -> str:

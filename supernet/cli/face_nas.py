@@ -95,6 +95,4 @@ def show(row: Mapping[str, Any], folder: Path) -> None:
     )
 
 
-def main() -> None:
-    """The command line."""
-    common.main(run, Args)
+main = common.entry(run, Args)

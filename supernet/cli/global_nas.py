@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from supernet.cli import common
+from supernet.cli import common, tables
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
     from search.efficient_global import Candidate, Config, EfficientGlobal
-    from search.plain_run import Image, Latency, PlainRun, Training
-
-SMALL_LIMIT = 10_000  # images of the small preset, which would take hours on more
+    from search.plain_run import Latency, PlainRun
 
 
 @dataclass(frozen=True)
@@ -60,10 +58,10 @@ def run(args: Args) -> None:
     device = defaults.device(args.device)
     if args.final_epochs < 0:
         raise UserError(f"--final-epochs {args.final_epochs}: expected at least 0")
-    limit = SMALL_LIMIT if args.limit is None and args.preset == "small" else args.limit
+    limit = plain_run.SMALL_LIMIT if args.limit is None and args.preset == "small" else args.limit
     name, reason, images = common.open_images(dataclasses.replace(args, limit=limit))
     images.train.steps(args.batch_size, drop_last=True)
-    cutout = min(16, images.resolution * 4 // 7) if args.cutout is None else args.cutout
+    cutout = plain_run.widest_cutout(images, 16) if args.cutout is None else args.cutout
     config = plain_run.configure(
         args.preset, depth=args.depth, width=args.width, epochs=args.epochs, micro_epochs=args.micro_epochs
     )
@@ -73,7 +71,7 @@ def run(args: Args) -> None:
     job = plain_run.PlainRun(
         folder,
         dataclasses.replace(images, train=images.train.with_cutout(cutout)),
-        training(args),
+        plain_run.training(args.preset, args.batch_size, args.lr, args.augment, args.seed),
         device,
         args.progress,
         common.tell,
@@ -103,17 +101,9 @@ def run(args: Args) -> None:
                 f"{common.escape(str(final.path))}"
             )
     if args.final_epochs < 600:
-        common.next_command("global_nas", None, *words(dataclasses.replace(args, final_epochs=600)))
+        common.next_command("global_nas", None, *common.words(dataclasses.replace(args, final_epochs=600)))
     else:
         common.next_command("export", args, after=("--pick", final.path.name))
-
-
-def training(args: Args) -> Training:
-    """How networks are trained; those of the papers' presets are always augmented unless the command line says no."""
-    from search.plain_run import Training
-
-    augment = args.augment if args.preset == "small" else args.augment is not False
-    return Training(args.batch_size, args.lr, augment, args.seed)
 
 
 def measured(config: Config, job: PlainRun) -> Latency:
@@ -126,29 +116,20 @@ def measured(config: Config, job: PlainRun) -> Latency:
     return lambda space, arch: table.predict(lower(space, arch))
 
 
-def words(args: Args) -> list[str]:
-    """The options that are not defaults, as words of a command line."""
-    found: list[str] = []
-    for field in dataclasses.fields(args):
-        value, flag = getattr(args, field.name), field.name.replace("_", "-")
-        if value == field.default or field.name == "restart":
-            continue
-        if isinstance(value, bool) and field.default is not None:
-            found.append(f"--{'' if value else 'no-'}{flag}")
-        else:
-            found += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
-    return found
-
-
 def show(job: PlainRun, controller: EfficientGlobal, found: Candidate) -> None:
-    """How the network changed from phase to phase, and its picture."""
+    """How the network changed from phase to phase, and its picture; accuracies compare within a phase."""
     from search.drawing import draw
     from search.plain_run import drawn, network
     from supernet import families
 
+    rows, picture = [], job.run.network_picture
+    for name, record in controller.accepted.items():
+        trained, epochs = network(record.candidate, job.image), str(record.candidate.epochs)
+        counts = f"{families.params(*trained) / 1e3:.1f}", f"{families.flops(*trained) / 1e6:.2f}"
+        rows.append([name, record.candidate.describe(), *counts, epochs, f"{record.val_accuracy:.2f}"])
+    columns = ["", "network", "k params", "MFLOPs", "epochs", "val %"]
+    tables.show(columns, rows, "accepted at the end of each phase", left=2, wraps=1)
     space, arch = network(found, job.image)
-    phases(controller, job.image)
-    picture = job.run.network_picture
     draw(picture, {f"L {found.depth} C {found.width}": drawn(space, arch)})
     common.say(
         f"found [bold]{found.describe()}[/bold]: {families.params(space, arch) / 1e3:.1f} k parameters, "
@@ -157,24 +138,4 @@ def show(job: PlainRun, controller: EfficientGlobal, found: Candidate) -> None:
     )
 
 
-def phases(controller: EfficientGlobal, image: Image) -> None:
-    """What each phase accepted last; accuracies compare within a phase, where epochs are alike."""
-    from rich.table import Table
-
-    from search.plain_run import network
-    from supernet import families
-
-    table = Table(title="accepted at the end of each phase")
-    for column in ("", "network", "k params", "MFLOPs", "epochs", "val %"):
-        table.add_column(column, justify="left" if column in ("", "network") else "right", no_wrap=column != "network")
-    for name, record in controller.accepted.items():
-        trained = network(record.candidate, image)
-        counts = f"{families.params(*trained) / 1e3:.1f}", f"{families.flops(*trained) / 1e6:.2f}"
-        accuracy = f"{record.val_accuracy:.2f}"
-        table.add_row(name, record.candidate.describe(), *counts, str(record.candidate.epochs), accuracy)
-    common.say(table)
-
-
-def main() -> None:
-    """The command line."""
-    common.main(run, Args)
+main = common.entry(run, Args)

@@ -43,19 +43,8 @@ def run(args: Args) -> None:
 
     if args.epochs == 0 and not args.inherit:
         raise UserError("--epochs 0 trains nothing: expected --inherit with it, or at least one epoch")
-    alone.train(
-        args.folder,
-        args.settings,
-        args.pick,
-        args.controls,
-        device=args.device,
-        at_once=args.jobs,
-        data_root=args.data_root,
-        progress=args.progress,
-    )
+    alone.train(args.folder, args.settings, args.pick, args.controls, args, args.jobs)
     common.next_command("report", args)
 
 
-def main() -> None:
-    """The command line."""
-    common.main(run, Args)
+main = common.entry(run, Args)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from supernet.cli import common
+from supernet.cli import common, tables
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from latency.measure import Samples
     from latency.table import LatencyTable
     from search.ask_tell import Record
     from search.costs import TableCost
@@ -76,7 +79,7 @@ def wanted(args: SearchArgs) -> tuple[Objective, ...]:
     return ("latency",) if latency else bounded
 
 
-def tables(args: SearchArgs, default: Path, space: Space) -> dict[str, LatencyTable]:
+def open_tables(args: SearchArgs, default: Path, space: Space) -> dict[str, LatencyTable]:
     """The latency tables by the name of their cost: latency, latency-2, …; none where nothing needs one."""
     from latency.table import LatencyTable
 
@@ -86,26 +89,28 @@ def tables(args: SearchArgs, default: Path, space: Space) -> dict[str, LatencyTa
     return {name: LatencyTable.load(path, space) for name, path in zip(names, paths, strict=False)}
 
 
-def objectives(args: SearchArgs, luts: Mapping[str, LatencyTable]) -> list[str]:
-    """The names of the costs to be minimised; latency stands for every table."""
-    names = wanted(args)
-    rest: list[str] = [name for name in names if name != "latency"]
-    return [*luts, *rest] if "latency" in names else rest
+@dataclass(frozen=True)
+class Problem:
+    """What is searched for: costs by name, their window, and those that are minimised."""
+
+    luts: Mapping[str, LatencyTable]
+    costs: Mapping[str, TableCost]
+    bounds: Bounds
+    objectives: Sequence[str]
 
 
-def costs(space: Space, luts: Mapping[str, LatencyTable]) -> dict[str, TableCost]:
-    """Every cost of an architecture of ``space``; a UserError if a table lacks one of its layers."""
-    from search.costs import AdditiveCost, MaxCost
-    from supernet import families
-    from supernet.families.base import peak
+def problem(args: SearchArgs, default: Path, space: Space) -> Problem:
+    """What the options ask for; a UserError where a table lacks a layer, or a bound cannot be met.
 
-    layout = families.layout(space)
-    return {
-        **{name: AdditiveCost(*layout.priced(lut.price)) for name, lut in luts.items()},
-        "flops": AdditiveCost(*layout.priced(lambda spec: spec.flops)),
-        "params": AdditiveCost(*layout.priced(lambda spec: spec.params)),
-        "activations": MaxCost(*layout.priced(lambda spec: spec.activations if spec.runs else 0, peak)),
-    }
+    Args:
+        default: the latency table where none is given.
+    """
+    from search import priced
+
+    luts = open_tables(args, default, space)
+    costs = priced.costs(space, {name: lut.price for name, lut in luts.items()})
+    objectives = [cost for name in wanted(args) for cost in (luts if name == "latency" else [name])]
+    return Problem(luts, costs, bounds(args, space, luts, costs), objectives)
 
 
 def bounds(args: SearchArgs, space: Space, luts: Mapping[str, LatencyTable], costs: Mapping[str, TableCost]) -> Bounds:
@@ -126,12 +131,17 @@ def bounds(args: SearchArgs, space: Space, luts: Mapping[str, LatencyTable], cos
     return window | {name: (0.0, bound) for name, bound in most.items()}
 
 
+def default_bound(low: float, high: float) -> float:
+    """The latency bound where none is given: 40 % of the way from the fastest to the slowest architecture."""
+    return low + 0.4 * (high - low)
+
+
 def _latency_bound(space: Space, latency: TableCost, low: float, bound: float | None, lut: LatencyTable) -> float:
     """The upper bound in ms: as given, or 40 % of the range; says where it does not bind."""
     fastest, slowest = latency.bounds(space)
     attains = f"{space.name} attains {fastest:.4g} to {slowest:.4g} ms"
     if bound is None:
-        bound = common.default_bound(fastest, slowest)
+        bound = default_bound(fastest, slowest)
         reason = "--lat-max is not given: 40 % of the way from the fastest to the slowest"
     elif bound < fastest:
         raise UserError(
@@ -146,7 +156,7 @@ def _latency_bound(space: Space, latency: TableCost, low: float, bound: float | 
     device = f"{lut.device.get('cpu', 'this')} ({lut.source})"
     common.say(f"latency ≤ [bold]{bound:.4g} ms[/bold] ({reason}); {common.escape(f'{attains} on {device}')}")
     if doubt := lut.doubt(min(bound, slowest)):
-        common.say(f"the prediction is uncertain here: {common.escape(doubt)}", style="yellow")
+        common.warn(f"the prediction is uncertain here: {doubt}")
     return bound
 
 
@@ -159,51 +169,56 @@ def scoring(args: SearchArgs) -> Scoring:
 
 def write(found: SearchRun, random: Sequence[Record], luts: Mapping[str, LatencyTable]) -> None:
     """Write the front with its picture, and tell what a person should know about the search."""
-    from search import front as fronts
-
-    search, folder, first = found.search, found.folder, found.search.objectives[0]
-    front = found.front()
-    best, knee = fronts.best(front), fronts.knee(front, first)
     devices = [
         {"cost": name, "table": lut.identity, "device": lut.device, "runtime": lut.runtime}
         for name, lut in luts.items()
     ]
-    more = {"device": devices[0]["device"], "runtime": devices[0]["runtime"]} if devices else {}
-    found.write_front(front, random, best, knee, **more, devices=devices)
-    title = f"{search.space.name}: {search.config.algorithm}, {len(search.records())} architectures scored"
-    bound = search.window.bounds.get(first, (0.0, math.inf))
-    fronts.plot(folder.front_picture, search.records(), front, random, bound, title, search.objectives)
-    for note in search.notes:
-        common.say(common.escape(note), style="dim")
-    common.say(f"scored {common.escape(found.evaluator.summary)}")
+    front, best, knee = found.write(random, devices)
+    for note in found.search.notes:
+        common.tell(note, style="dim")
+    common.tell(f"scored {found.evaluator.summary}")
     _show_front(front, best, knee, luts)
     if len(random) > 1:
         chance = [100 * record.accuracy for record in random]
-        mean = math.fsum(chance) / len(chance)
-        deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in chance) / (len(chance) - 1))
+        mean, deviation = tables.mean_and_deviation(chance)
         common.say(
             f"best {100 * front[best].accuracy:.2f} % one-shot, against {mean:.2f} ± {deviation:.2f} % of "
             f"{len(random)} random architectures of the same window (their best: {max(chance):.2f} %)"
         )
-    common.say(common.escape(f"→ {folder.front_path}, {folder.front_picture}"))
+    common.tell(f"→ {found.folder.front_path}, {found.folder.front_picture}")
 
 
 def _show_front(front: Sequence[Record], best: int, knee: int, luts: Mapping[str, LatencyTable]) -> None:
     """About ten points of the front."""
-    from rich.table import Table
-
     columns = [(name, "ms", 1.0) for name in luts]
     columns += [("flops", "M", 1e-6), ("params", "k", 1e-3), ("activations", "k", 1e-3)]
-    table = Table(title=f"front: {len(front)} architectures")
-    table.add_column("")
-    for name in (*(f"{name} {unit}" for name, unit, _ in columns), "one-shot %"):
-        table.add_column(name, justify="right")
-    last = len(front) - 1
+    rows, last = [], len(front) - 1
     for i in sorted({0, best, knee, last, *(i * last // 7 for i in range(8))}):
         name = " ".join([str(i)] + ["best"] * (i == best) + ["knee"] * (i == knee))
         values = [f"{front[i].costs[name] * scale:.4g}" for name, _, scale in columns]
-        table.add_row(name, *values, f"{100 * front[i].accuracy:.2f}")
-    common.say(table)
+        rows.append([name, *values, f"{100 * front[i].accuracy:.2f}"])
+    headings = ["", *(f"{name} {unit}" for name, unit, _ in columns), "one-shot %"]
+    tables.show(headings, rows, f"front: {len(front)} architectures")
+
+
+def measured(
+    lut: LatencyTable | None, space: Space, networks: Callable[[str], Mapping[str, nn.Module]]
+) -> dict[str, Samples]:
+    """Whole networks timed as the table was; none, and a line on why, where that cannot be.
+
+    Args:
+        networks: by name, built with the kernels that it is called with.
+    """
+    from latency import runtimes
+
+    if lut is None:
+        return {}
+    shape = (space.channels, space.resolution, space.resolution)
+    try:
+        return runtimes.measure_like(lut, lambda kernels: [(n, m, shape) for n, m in networks(kernels).items()])
+    except UserError as error:
+        common.tell(f"latency is not measured: {error}")
+        return {}
 
 
 def show_winners(found: SearchRun, luts: Mapping[str, LatencyTable]) -> None:
@@ -215,15 +230,8 @@ def show_winners(found: SearchRun, luts: Mapping[str, LatencyTable]) -> None:
     front, space = found.front(), found.search.space
     picks = {"best": fronts.best(front), "knee": fronts.knee(front, found.search.objectives[0])}
     archs = {name: front[i].arch for name, i in picks.items() if name == "best" or i != picks["best"]}
-    shape = (space.channels, space.resolution, space.resolution)
     for lut in luts.values():
-        try:
-            samples = runtimes.measure_like(
-                lut, lambda kernels: [(n, runtimes.whole(space, arch, kernels), shape) for n, arch in archs.items()]
-            )
-        except UserError as error:
-            common.say(f"latency is not measured: {common.escape(str(error))}")
-            continue
+        samples = measured(lut, space, lambda kernels: {n: runtimes.whole(space, archs[n], kernels) for n in archs})
         for name, sample in samples.items():
             predicted = lut.predict(spec.key for spec in families.lower(space, archs[name]))
             common.say(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from search.stage_wise import plot
-from supernet.cli import common
+from supernet.cli import common, tables
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
@@ -98,7 +98,9 @@ def run(args: Args) -> None:
         for result in job.search(search):
             results.append(result)
             if not args.quiet:
-                common.say(describe(result, len(results)))
+                modules, alpha = modules_and_importance(result)
+                found = f"importance {alpha}, validation {100 * result['val_accuracy']:.2f} %"
+                common.say(f"{len(results)}. {result['role']} {modules}: {found}")
         noise = job.spread(search.records[0].network, results[0], args.noise)
         tested = job.test(results, lambda: folder.test_images(args.data_root))
         best = job.write_best(results, tested, noise)
@@ -107,7 +109,7 @@ def run(args: Args) -> None:
     if search.converged:
         common.say("ended early: no stage wanted to grow, or none could")
     common.say(
-        f"best on validation: [bold]{'-'.join(map(str, best['modules']))}[/bold], test "
+        f"best on validation: [bold]{modules_and_importance(best)[0]}[/bold], test "
         f"{100 * tested['test_accuracy'][best['name']]:.2f} %; ensemble of all candidates "
         f"{100 * tested['ensemble_test_accuracy']:.2f} % → "
         f"{common.escape(f'{folder.arch_path}, {folder.depths_picture}')}"
@@ -133,44 +135,29 @@ def settings(args: Args) -> Settings:
     return found
 
 
-def describe(result: Mapping[str, Any], number: int) -> str:
-    """One line for a trained network."""
-    alpha = " ".join(f"{value:.4f}" for value in result["importance"])
-    modules, accuracy = "-".join(map(str, result["modules"])), 100 * result["val_accuracy"]
-    return f"{number}. {result['role']} {modules}: importance {alpha}, validation {accuracy:.2f} %"
+def modules_and_importance(result: Mapping[str, Any]) -> tuple[str, str]:
+    """Of a trained network, stage by stage."""
+    return "-".join(map(str, result["modules"])), " ".join(f"{value:.4f}" for value in result["importance"])
 
 
 def show(args: Args, results: Sequence[Mapping], tested: Mapping, noise: list[float] | None) -> None:
     """One row for each network."""
-    from rich.table import Table
-
-    table = Table(title=f"importance by {args.criterion}, stage by stage; candidates tested once")
-    columns = ["", "modules", "importance", "MFLOPs", "k params", "s", "val %", "test %"]
-    columns += ["Wh", "g CO₂"] if args.carbon else []
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i > 1 else "left", no_wrap=column != "importance")
+    rows = []
     for result in results:
         accuracy, least = tested["test_accuracy"].get(result["name"]), "" if result["whole"] else "≥ "
-        row = [
-            f"{result['role']} {result['iteration']}",
-            "-".join(map(str, result["modules"])),
-            " ".join(f"{value:.4f}" for value in result["importance"]),
-            f"{result['flops'] / 1e6:.2f}",
-            f"{result['params'] / 1e3:.1f}",
-            f"{least}{result['seconds']:.0f}",
-            f"{100 * result['val_accuracy']:.2f}",
-            "" if accuracy is None else f"{100 * accuracy:.2f}",
-        ]
+        names = [f"{result['role']} {result['iteration']}", *modules_and_importance(result)]
+        counts = [f"{result['flops'] / 1e6:.2f}", f"{result['params'] / 1e3:.1f}", f"{least}{result['seconds']:.0f}"]
+        rows.append([*names, *counts, f"{100 * result['val_accuracy']:.2f}"])
+        rows[-1].append("" if accuracy is None else f"{100 * accuracy:.2f}")
         if args.carbon:
             spent = [result.get(key) for key in ("energy_kwh", "co2_kg")]  # not there if it was not asked for then
-            row += ["" if value is None else f"{least}{1e3 * value:.3g}" for value in spent]
-        table.add_row(*row)
+            rows[-1] += ["" if value is None else f"{least}{1e3 * value:.3g}" for value in spent]
     if noise is not None:
-        table.add_section()
-        table.add_row("SD", f"{args.noise + 1} seeds", " ".join(f"{value:.4f}" for value in noise))
-    common.say(table)
+        rows.append(["SD", f"{args.noise + 1} seeds", " ".join(f"{value:.4f}" for value in noise)])
+    columns = ["", "modules", "importance", "MFLOPs", "k params", "s", "val %", "test %"]
+    columns += ["Wh", "g CO₂"] if args.carbon else []
+    title = f"importance by {args.criterion}, stage by stage; candidates tested once"
+    tables.show(columns, rows, title, left=2, wraps=2)
 
 
-def main() -> None:
-    """The command line."""
-    common.main(run, Args)
+main = common.entry(run, Args)

@@ -1,10 +1,10 @@
-"""Tables for people: what a latency table says, and the columns of found networks."""
+"""Tables in the terminal."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -12,48 +12,25 @@ from rich.table import Table
 from supernet.cli import common
 
 if TYPE_CHECKING:
-    from latency.table import Calibration, LatencyTable
-    from search.costs import AdditiveCost
+    from latency.table import LatencyTable
     from supernet.space import Space
 
-# Of networks, trained or on a front: heading, key of the result, factor, form. Not every run has all of them.
-COLUMNS = (
-    ("test %", "test_accuracy", 100, "{:.2f}"),
-    ("val %", "val_accuracy", 100, "{:.2f}"),
-    ("one-shot %", "one_shot_accuracy", 100, "{:.2f}"),
-    ("predicted ms", "latency_ms", 1, "{:.4g}"),
-    ("measured ms", "measured_latency_ms", 1, "{:.4g}"),
-    ("MFLOPs", "flops", 1e-6, "{:.2f}"),
-    ("k params", "params", 1e-3, "{:.1f}"),
-)
+
+def show(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None, left: int = 1, wraps: int = -1
+) -> None:
+    """Print a table whose first ``left`` columns are text and the others numbers; only column ``wraps`` may break."""
+    table = Table(title=title)
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if i < left else "right", no_wrap=i != wraps and wraps >= 0)
+    for row in rows:
+        table.add_row(*row)
+    common.say(table)
 
 
-def columns(rows: Iterable[dict]) -> list[tuple]:
-    """Those of ``COLUMNS`` that every row has."""
-    rows = list(rows)
-    return [column for column in COLUMNS if all(column[1] in row for row in rows)]
-
-
-def latency_of(table: LatencyTable, space: Space) -> AdditiveCost:
-    """The predicted latency of an architecture."""
-    from search.costs import AdditiveCost
-    from supernet.families import layout
-
-    return AdditiveCost(*layout(space).priced(table.price))
-
-
-def extremes(table: LatencyTable, space: Space) -> tuple[float, float]:
-    """Predicted latency of the fastest and of the slowest architecture."""
-    return latency_of(table, space).bounds(space)
-
-
-def median_ms(table: LatencyTable, space: Space) -> float:
-    """Predicted latency of the median of 1,000 random architectures."""
-    import numpy as np
-
-    latency = latency_of(table, space)
-    rng = np.random.default_rng(0)
-    return statistics.median(latency(space.sample(rng)) for _ in range(1000))
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Of a sample of two or more."""
+    return statistics.fmean(values), statistics.stdev(values)
 
 
 def rounded(ms: float) -> str:
@@ -61,25 +38,22 @@ def rounded(ms: float) -> str:
     return f"{ms:.{max(0, 2 - math.floor(math.log10(ms)))}f}"
 
 
-def in_words(mape: float | None, spearman: float | None) -> str:
+def error_in_words(mape: float | None, spearman: float | None) -> str:
+    """How well latencies are predicted."""
     if mape is None:
         return "no architecture left to check"
     rank = "" if spearman is None else f", Spearman {spearman:.3f}"
     return f"mean error of the prediction {100 * mape:.1f} %{rank}"
 
 
-def calibration_in_words(calibration: Calibration) -> str:
-    """Scale and overhead, and from how many networks."""
-    overhead = f", {1e3 * calibration.overhead_ms:.3g} µs off each layer" if calibration.overhead_ms else ""
-    return f"scale {calibration.scale:.3f}{overhead}, from {len(calibration.fitted_on)}"
-
-
-def show(table: LatencyTable, space: Space) -> None:
+def latencies(table: LatencyTable, space: Space) -> None:
     """What was measured, how well, and what it says about the space."""
-    low, high = extremes(table, space)
-    quality, calibration = table.quality, table.calibration
-    n, noisy = len(table.operations), sum(s.noisy for s in table.operations.values())
-    preempted = sum(s.source == "cpu" for s in table.operations.values())
+    from search import priced
+
+    latency = priced.additive(space, table.price)
+    low, high = latency.bounds(space)
+    n, samples = len(table.operations), table.operations.values()
+    noisy, preempted = sum(s.noisy for s in samples), sum(s.source == "cpu" for s in samples)
     core = "" if table.device["core"] is None else f", on core {table.device['core']}"
     options = ", ".join(map(str, table.runtime["options"].values())) or table.runtime.get("delegate", "")
     grid = Table(show_header=False)
@@ -92,26 +66,25 @@ def show(table: LatencyTable, space: Space) -> None:
     grid.add_row(
         "layers",
         f"{n}, of them {noisy} noisy (halves differ by over {100 * table.protocol['gate']:g} %, "
-        f"median {100 * quality['median_aa']:.1f} %)"
+        f"median {100 * table.quality['median_aa']:.1f} %)"
         + (f", {preempted} timed by the CPU clock: the machine was busy" if preempted else ""),
     )
-    if calibration is not None:
-        error = in_words(calibration.held_out_mape, calibration.held_out_spearman)
-        unsteady = sum(check.noisy for check in (*calibration.fitted_on, *calibration.held_out))
+    if (found := table.calibration) is not None:
+        error = error_in_words(found.held_out_mape, found.held_out_spearman)
+        unsteady = sum(check.noisy for check in (*found.fitted_on, *found.held_out))
         grid.add_row(
             "check",
-            f"{error} on {len(calibration.held_out)} whole networks held out; {calibration_in_words(calibration)}"
+            f"{error} on {len(found.held_out)} whole networks held out; {found.describe()}"
             + (f"; {unsteady} of them noisy" if unsteady else ""),
         )
     grid.add_row(
         "latency",
         f"{rounded(low)} to {rounded(high)} ms over {space.name}; median of 1,000 random "
-        f"architectures {rounded(median_ms(table, space))} ms",
+        f"architectures {rounded(priced.median(space, latency))} ms",
     )
     common.say(grid)
     if noisy > n / 5:
-        common.say(
+        common.warn(
             "the machine was too busy for a good table: close what else runs, or move to a quiet machine, "
-            "and build it again",
-            style="yellow",
+            "and build it again"
         )

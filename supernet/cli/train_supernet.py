@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from supernet.data.sets import TrainVal
     from supernet.methods import dsnas, nss, spos
     from supernet.runs import RunFolder
-    from supernet.space import Arch, Space
+    from supernet.space import Space
     from supernet.spec import Price
     from supernet.training.loop import FitConfig
 
@@ -149,15 +149,14 @@ class Dsnas(Args):
     def costs(self, space: Space) -> dict[str, AdditiveCost]:
         """Multiply-adds, parameters, and latency where there is a table."""
         from latency.table import LatencyTable
-        from search.costs import AdditiveCost
+        from search import priced
         from supernet import families
 
         families.require_layers(space)
-        layout = families.layout(space)
         prices: dict[str, Price] = {"flops": lambda spec: spec.flops, "params": lambda spec: spec.params}
         if self.lut is not None:
             prices = {"latency_ms": LatencyTable.load(self.lut, space).price, **prices}
-        return {name: AdditiveCost(*layout.priced(price)) for name, price in prices.items()}
+        return {name: priced.additive(space, price) for name, price in prices.items()}
 
     def train(self, space: Space, images: TrainVal, cfg: dsnas.Config, device: torch.device, run: RunFolder) -> None:
         """Search and train in the run folder, or continue there; then train the child from scratch if asked."""
@@ -169,11 +168,12 @@ class Dsnas(Args):
 
     def report(self, space: Space, cfg: dsnas.Config, run: RunFolder) -> None:
         """Leave table and front for the later commands; tell what came out and the next command."""
-        found = run.found()
+        from search import front
+
+        found, (name, limit) = run.found(), self.bound()
         if self.lut is not None and not run.lut_path.exists():
             shutil.copy(self.lut, run.lut_path)
-        self.write_front(space, tuple(found["arch"]), run)
-        name, limit = self.bound()
+        front.write_single(run, space, tuple(found["arch"]), self.costs(space), {name: (0.0, limit)}, self.seed)
         accuracy = 100 * found["val_accuracy"]
         common.say(
             f"child: {found['layers']}; {name} {found['cost']:.6g} (at most {limit:g}); validation accuracy "
@@ -184,18 +184,6 @@ class Dsnas(Args):
             common.say(f"from scratch, as long: {scratch:.2f} %, {scratch - accuracy:+.2f} points")
         asis = ("--inherit", "--epochs", 0, "--controls", 0)
         common.next_command("retrain", self, *asis, note="test it as it is")
-
-    def write_front(self, space: Space, arch: Arch, run: RunFolder) -> None:
-        """The child as a front of one, beside random architectures of the same bound, as ``retrain.py`` reads it."""
-        import numpy as np
-
-        from search.costs import Window
-
-        (name, limit), costs = self.bound(), self.costs(space)
-        window = Window(space, costs, {name: (0.0, limit)})
-        random = window.sample(np.random.default_rng([self.seed, 1]), 8, [arch], 2000)
-        entries = [{"arch": list(z), **{cost: float(f(z)) for cost, f in costs.items()}} for z in (arch, *random)]
-        run.write_front(space, entries[:1], entries[1:], {name: (0.0, limit)})
 
 
 @dataclass(frozen=True)
@@ -224,23 +212,15 @@ class Nss(Args):
 
     def config(self, space: Space, fit: FitConfig, kernels: Any) -> nss.Config:
         """The method's Config; refuses what cannot be before anything is written."""
-        from supernet.families import residual
         from supernet.methods import nss
 
-        residual.require(space)
-        fit = dataclasses.replace(fit, schedule="cosine", weight_decay=3e-4, label_smoothing=0.0)
-        depths, widths = (len(open_) for open_ in space.allowed[:2])
-        ranges = (self.depth_range or max(2, depths // 4), self.width_range or max(4, widths // 16))
-        cfg = nss.Config(fit, (), ranges, self.warmup, theta_lr=self.theta_lr, kernels=kernels)
-        cost = nss.SpaceCost.of(space, nss.split(space, ranges), self.price(space))
         try:
             targets = [float(target) for target in self.targets.split(",") if target]
         except ValueError as error:
             raise UserError(f"--targets {self.targets}: expected numbers with commas between ({error})") from error
-        low, high = cost.all().min(), cost.all().max()
-        targets = targets or [float(f"{low * (high / low) ** (i / 4):.2g}") for i in (1, 2, 3)]
-        nss.require_attainable(cost, targets, cfg.tolerance, space)
-        return dataclasses.replace(cfg, targets=tuple(targets))
+        names = ("depth_range", "width_range", "warmup", "theta_lr")
+        given = {name: getattr(self, name) for name in names}
+        return nss.configure(space, fit, self.price(space), targets=targets, kernels=kernels, **given)
 
     def price(self, space: Space) -> Price:
         """What a layer costs, in the unit of the targets."""
@@ -269,16 +249,9 @@ class Nss(Args):
                 f"average (the most probable space: {scale * result['argmax_cost']:.4g}): {genes} → "
                 f"{common.escape(str(folder.space_path))}"
             )
-        first = run.elite(cfg.targets[0])
-        common.next_command(
-            "train_supernet", None, "--space", first.space_path, "--run", first.path / "supernet", *self.same_images()
-        )
-
-    def same_images(self) -> list[object]:
-        """The options that name these images to another training."""
-        words: list[object] = [] if self.data is None else ["--data", self.data]
-        words += [] if self.data_root == Path("data") else ["--data-root", self.data_root]
-        return words + ([] if self.resolution is None else ["--resolution", self.resolution])
+        first, images = run.elite(cfg.targets[0]), common.words(self, "data", "data_root", "resolution")
+        where = ("--space", first.space_path, "--run", first.path / "supernet")
+        common.next_command("train_supernet", None, *where, *images)
 
 
 # The options of each method: its own, or ``Args`` where those are enough.
