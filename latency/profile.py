@@ -7,6 +7,7 @@ another; ``latency.measure`` tells how long a network takes.
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import warnings
 from collections import defaultdict
@@ -20,6 +21,7 @@ from scipy.stats import trim_mean
 from latency import agent, measure
 from supernet.errors import UserError
 from supernet.export.base import require
+from supernet.tables import Table
 
 WARM_UP, RUNS = 10, 50
 
@@ -107,3 +109,12 @@ def executorch(model: bytes, threads: int) -> Times:
 
 
 PROFILERS = {"onnxruntime": onnxruntime, "executorch": executorch}
+
+
+def table(operators: list[Operator], runtime: str, most: int = 10) -> Table:
+    """The operators that take longest, each with its place in the order in which they run."""
+    total = math.fsum(operator.ms for operator in operators)
+    slowest = sorted(enumerate(operators, 1), key=lambda pair: -pair[1].ms)[:most]
+    rows = [[str(i), op.name, f"{op.ms:.3f}", f"{100 * op.ms / (total or 1):.1f} %"] for i, op in slowest]
+    title = f"{len(slowest)} slowest of {len(operators)} operators, {total:.3f} ms by the profiler of {runtime}"
+    return Table(["place", "operator", "ms", "share"], rows, title, text=2)

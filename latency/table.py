@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from latency.measure import Samples
 from supernet.errors import SpaceMismatch, UserError
-from supernet.space import Space
+from supernet.space import Arch, Space
 
 if TYPE_CHECKING:
     from supernet.spec import LayerSpec
@@ -109,6 +109,12 @@ class LatencyTable:
         scale, overhead = (self.calibration.scale, self.calibration.overhead_ms) if self.calibration else (1.0, 0.0)
         return scale * math.fsum(self.layer_ms(key) - overhead for key in keys)
 
+    def predict_arch(self, space: Space, arch: Arch) -> float:
+        """Latency of an architecture, ms."""
+        from supernet.families import lower  # loads torch
+
+        return self.predict(spec.key for spec in lower(space, arch))
+
     def price(self, spec: LayerSpec) -> float:
         """What one layer adds to the latency of a network, ms; 0 for an Identity: nothing runs."""
         return self.predict([spec.key] if spec.runs else [])
@@ -131,6 +137,28 @@ class LatencyTable:
         fit = calibrate(fitted_on, limit)
         error = report([_whole(c, *fit) for c in held_out], [c.measured_ms for c in held_out])
         return dataclasses.replace(self, calibration=Calibration(*fit, tuple(fitted_on), tuple(held_out), *error))
+
+    def describe(self) -> dict[str, str]:
+        """What was measured and how well, in words: device, runtime, layers, and check where there is one."""
+        samples, found = self.operations.values(), self.calibration
+        preempted = sum(s.source == "cpu" for s in samples)
+        core = "" if self.device["core"] is None else f", on core {self.device['core']}"
+        options = ", ".join(map(str, self.runtime["options"].values())) or self.runtime.get("delegate", "")
+        words = {
+            "device": f"{self.device['cpu']}, {self.device['cores']} cores{core}",
+            "runtime": f"{self.runtime['name']} {self.runtime['version']} ({options}), batch {self.batch}, "
+            f"{self.threads} thread{'s' if self.threads > 1 else ''}",
+            "layers": f"{len(samples)}, of them {sum(s.noisy for s in samples)} noisy (halves differ by over "
+            f"{100 * self.protocol['gate']:g} %, median {100 * self.quality['median_aa']:.1f} %)"
+            + (f", {preempted} timed by the CPU clock: the machine was busy" if preempted else ""),
+        }
+        if found is not None:
+            error = error_in_words(found.held_out_mape, found.held_out_spearman)
+            unsteady = sum(check.noisy for check in (*found.fitted_on, *found.held_out))
+            words["check"] = f"{error} on {len(found.held_out)} whole networks held out; {found.describe()}" + (
+                f"; {unsteady} of them noisy" if unsteady else ""
+            )
+        return words
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict; ``from_json`` is its inverse."""
@@ -243,6 +271,14 @@ def _fit(checks: Sequence[Check], limit: float) -> tuple[float, float]:
 
 def _dot(a: Sequence[float], b: Sequence[float]) -> float:
     return math.fsum(x * y for x, y in zip(a, b, strict=True))
+
+
+def error_in_words(mape: float | None, spearman: float | None) -> str:
+    """What ``report`` found."""
+    if mape is None:
+        return "no architecture left to check"
+    rank = "" if spearman is None else f", Spearman {spearman:.3f}"
+    return f"mean error of the prediction {100 * mape:.1f} %{rank}"
 
 
 def report(predicted: Sequence[float], measured: Sequence[float]) -> tuple[float | None, float | None]:

@@ -11,6 +11,7 @@ import numpy as np
 from search.ask_tell import Record
 from search.costs import Cost, Window
 from supernet.space import Arch, Space
+from supernet.tables import Table
 
 if TYPE_CHECKING:
     from supernet.runs import RunFolder
@@ -101,3 +102,20 @@ def plot(
     axes.grid(alpha=0.2)
     axes.legend(fontsize=8, loc="lower right")
     figure.savefig(file)
+
+
+def table(front: Sequence[Record], best: int, knee: int, latencies: Sequence[str]) -> Table:
+    """About ten points of a front.
+
+    Args:
+        best, knee: positions in the front. latencies: the names of the costs in ms.
+    """
+    columns = [(name, "ms", 1.0) for name in latencies]
+    columns += [("flops", "M", 1e-6), ("params", "k", 1e-3), ("activations", "k", 1e-3)]
+    rows, last = [], len(front) - 1
+    for i in sorted({0, best, knee, last, *(i * last // 7 for i in range(8))}):
+        name = " ".join([str(i)] + ["best"] * (i == best) + ["knee"] * (i == knee))
+        values = [f"{front[i].costs[name] * scale:.4g}" for name, _, scale in columns]
+        rows.append([name, *values, f"{100 * front[i].accuracy:.2f}"])
+    headings = ["", *(f"{name} {unit}" for name, unit, _ in columns), "one-shot %"]
+    return Table(headings, rows, f"front: {len(front)} architectures")

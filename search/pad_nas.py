@@ -30,6 +30,7 @@ from supernet.methods import spos
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
 from supernet.space import Space
+from supernet.tables import Table
 from supernet.training.loop import FitConfig
 
 VARIANTS = {"basic": "mobile", "large": "mobile-large", "v3": "mobile-v3"}  # the paper's operation sets, as presets
@@ -177,3 +178,17 @@ def _save(stage: Stage, counted: int, cfg: Config) -> None:
             "seconds": stage.seconds,
         },
     )
+
+
+def table(stages: Sequence[Stage]) -> Table:
+    """One row for each supernet."""
+    rows = []
+    for stage in stages:
+        random = [100 * record.accuracy for record in stage.random]
+        best = max(record.accuracy for record in stage.found.search.front())
+        counts = [size(stage.space), str(sum(map(len, stage.space.allowed)))]
+        accuracies = [f"{100 * best:.2f}", f"{sum(random) / len(random):.2f}" if random else ""]
+        seconds = [f"{stage.seconds[step]:.0f}" for step in ("training", "search")]
+        rows.append([stage.folder.name, *counts, *accuracies, *seconds])
+    headings = ["", "space", "operations", "best %", "random %", "training s", "search s"]
+    return Table(headings, rows, "PAD-NAS: one row per supernet, one-shot accuracies")

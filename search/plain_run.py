@@ -15,6 +15,7 @@ import torch
 from search import greedy_run
 from search.drawing import Block
 from search.efficient_global import PRESETS, Candidate, Config, EfficientGlobal
+from search.greedy_run import Training
 from supernet import families, files
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
@@ -23,37 +24,13 @@ from supernet.model import Network
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
 from supernet.space import Arch, Space
+from supernet.tables import Table
 from supernet.training import defaults, standalone
 from supernet.training.evaluation import evaluate
-from supernet.training.loop import FitConfig
 
 Image = tuple[int, int, int]  # channels, resolution, classes
 Latency = Callable[[Space, Arch], float]  # ms
 SMALL_LIMIT = 10_000  # images of the small preset, which would take hours on more
-
-
-@dataclass(frozen=True)
-class Training:
-    """§4.1: SGD, momentum .9, weight decay 3e-4, a cosine to 0; the authors' code clips gradients at 5."""
-
-    batch_size: int = 64
-    lr: float = 0.025
-    augment: bool | None = True  # None: from 30 epochs on
-    seed: int = 0
-
-    def fit(self, epochs: int) -> FitConfig:
-        """A training of so many epochs."""
-        return FitConfig(
-            epochs,
-            self.batch_size,
-            self.lr,
-            schedule="cosine",
-            weight_decay=3e-4,
-            label_smoothing=0.0,
-            clip=5.0,
-            augment=defaults.augments(self.augment, epochs),
-            seed=self.seed,
-        )
 
 
 def configure(preset: str, **given: Any) -> Config:
@@ -62,7 +39,7 @@ def configure(preset: str, **given: Any) -> Config:
 
 
 def training(preset: str, batch_size: int, lr: float, augment: bool | None, seed: int) -> Training:
-    """How networks are trained; those of the paper's presets are augmented unless ``augment`` says no."""
+    """How networks are trained (§4.1); those of the paper's presets are augmented unless ``augment`` says no."""
     return Training(batch_size, lr, augment if preset == "small" else augment is not False, seed)
 
 
@@ -182,3 +159,14 @@ def drawn(space: Space, arch: Arch) -> list[Block]:
     """The layers between stem and head, to be drawn."""
     specs = families.layout(space).pick(arch)[1:-1]
     return [Block(s.out_size, s.out_channels, f"{s.op.capitalize()} {s.kernel}×{s.kernel}") for s in specs]
+
+
+def phases(controller: EfficientGlobal, image: Image) -> Table:
+    """What each phase accepted last; accuracies compare within a phase, where epochs are alike."""
+    rows = []
+    for name, record in controller.accepted.items():
+        trained, epochs = network(record.candidate, image), str(record.candidate.epochs)
+        counts = [f"{families.params(*trained) / 1e3:.1f}", f"{families.flops(*trained) / 1e6:.2f}"]
+        rows.append([name, record.candidate.describe(), *counts, epochs, f"{record.val_accuracy:.2f}"])
+    headings = ["", "network", "k params", "MFLOPs", "epochs", "val %"]
+    return Table(headings, rows, "accepted at the end of each phase", text=2, wraps=1)

@@ -9,6 +9,7 @@ import numpy as np
 
 from search.costs import AdditiveCost, MaxCost, TableCost
 from supernet import families
+from supernet.errors import UserError
 from supernet.families.base import peak
 from supernet.space import Space
 from supernet.spec import Price
@@ -40,3 +41,35 @@ def median(space: Space, cost: TableCost, n: int = 1000) -> float:
     """The median cost of ``n`` random architectures, the same at every call."""
     rng = np.random.default_rng(0)
     return statistics.median(cost(space.sample(rng)) for _ in range(n))
+
+
+def default_bound(low: float, high: float) -> float:
+    """The latency bound where none is given: 40 % of the way from the fastest to the slowest architecture."""
+    return low + 0.4 * (high - low)
+
+
+def window(space: Space, latency: TableCost, low: float, high: float | None) -> tuple[float, float, str]:
+    """The window of a latency in ms, and in words how far its upper end binds.
+
+    Args:
+        high: the upper end; None: ``default_bound``.
+
+    Raises:
+        UserError: no architecture is as fast as ``high``, or none lies between.
+    """
+    fastest, slowest = latency.bounds(space)
+    if high is None:
+        high = default_bound(fastest, slowest)
+        reason = "no bound is given: 40 % of the way from the fastest to the slowest"
+    elif high < fastest:
+        raise UserError(
+            f"a latency of {high:g} ms is below the fastest architecture of {space.name}, {fastest:.4g} ms (the "
+            f"slowest takes {slowest:.4g} ms): raise it, or build a table for a faster device or a smaller space"
+        )
+    else:
+        share = f"{(high - fastest) / (slowest - fastest):.0%} of the range" if slowest > fastest else "all are alike"
+        reason = "does not bind" if high >= slowest else share
+    if low > min(high, slowest):
+        attains = f"{space.name} attains {fastest:.4g} to {slowest:.4g} ms"
+        raise UserError(f"no latency lies between {low:g} and {high:g} ms: {attains}")
+    return low, high, reason

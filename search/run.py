@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -132,12 +132,18 @@ class SearchRun:
         networks = {tuple(families.lower(self.search.space, r.arch)): r for r in reversed(self.search.front())}
         return list(reversed(networks.values()))
 
-    def write(self, random: Sequence[Record], devices: Sequence[dict[str, Any]]) -> tuple[list[Record], int, int]:
+    def winners(self) -> dict[str, Arch]:
+        """The most accurate architecture of the front, ``best``, and ``knee`` where that is another one."""
+        front = self.front()
+        best, knee = fronts.best(front), fronts.knee(front, self.search.objectives[0])
+        return {"best": front[best].arch} | ({"knee": front[knee].arch} if knee != best else {})
+
+    def write(self, random: Sequence[Record], tables: Mapping[str, Mapping[str, Any]]) -> tuple[list[Record], int, int]:
         """``front.json`` and ``front.png``: one-shot accuracies and costs, latencies in ms.
 
         Args:
             random: architectures of the same window, to compare with.
-            devices: ``cost``, ``table``, ``device`` and ``runtime`` of each latency, in plain JSON.
+            tables: which table gives a latency, by the name of the cost: table, device and runtime, in plain JSON.
 
         Returns:
             The front, and the positions of its most accurate architecture and of its knee.
@@ -145,7 +151,9 @@ class SearchRun:
         search, front, first = self.search, self.front(), self.search.objectives[0]
         best, knee = fronts.best(front), fronts.knee(front, first)
         found: dict[str, Any] = {"algorithm": search.config.algorithm, "objectives": list(search.objectives)}
-        found |= {name: devices[0][name] for name in ("device", "runtime")} if devices else {}
+        names = ("table", "device", "runtime")
+        devices = [{"cost": cost, **{name: of[name] for name in names}} for cost, of in tables.items()]
+        found |= {name: devices[0][name] for name in names[1:]} if devices else {}
         self.folder.write_front(
             search.space,
             [entry(record) for record in front],
@@ -154,7 +162,7 @@ class SearchRun:
             best=best,
             knee=knee,
             evaluated=len(search.records()),
-            devices=list(devices),
+            devices=devices,
             **found,
         )
         title = f"{search.space.name}: {search.config.algorithm}, {len(search.records())} architectures scored"

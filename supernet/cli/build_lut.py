@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from supernet.cli import common, searching, tables
+from supernet.cli import common
 from supernet.errors import UserError
+from supernet.plugins import is_reference
 from supernet.progress import shown
+from supernet.tables import Table
 
 if TYPE_CHECKING:
     from latency.build import Build
@@ -67,8 +70,7 @@ def run(args: Args) -> None:
     from latency.table import LatencyTable
     from supernet.runs import RunFolder
 
-    if args.rounds < 10:
-        raise UserError(f"--rounds {args.rounds}: expected at least 10, fewer do not tell noise from latency")
+    build.protocol_for(args.device, args.rounds)  # refuses too few
     if args.check_archs < 2:
         raise UserError(f"--check-archs {args.check_archs}: expected at least 2")
     if args.check and args.space is None and RunFolder(args.check.parent).space_path.exists():
@@ -114,7 +116,7 @@ def prepare(args: Args, space: Space, output: Path, table: LatencyTable | None =
         runtime = build.runtime_for(args.device, args.runtime, *options, cache=output.parent / "converted")
     else:
         runtime = runtimes.of_table(table)
-    protocol, pinned = build.protocol_for(runtime, args.rounds), (args.cores, args.pin)
+    protocol, pinned = build.protocol_for(args.device, args.rounds), (args.cores, args.pin)
     return build.Build(space, runtime, protocol, archs, args.seed, *pinned, shown(not args.quiet), common.warn)
 
 
@@ -130,7 +132,7 @@ def find_space(args: Args, folder: RunFolder) -> Space:
     from supernet import spaces
     from supernet.space import Space
 
-    if args.space is None or (common.is_code(args.space) and folder.space_path.exists()):
+    if args.space is None or (is_reference(args.space) and folder.space_path.exists()):
         return folder.space()
     if args.space.endswith(".json"):
         space = Space.load(args.space)
@@ -148,36 +150,43 @@ def find_space(args: Args, folder: RunFolder) -> Space:
 
 def check(args: Args, space: Space, table: LatencyTable) -> None:
     """Measure architectures that the table has not seen, by its own runtime, and print the error."""
-    from latency.table import report
-    from supernet.families import lower
+    from latency.build import check_table
 
     if args.device.startswith("ssh://"):
         raise UserError("a table is checked over ssh when it is built: run the same command without --check")
     checks = prepare(args, space, args.check or Path(), table).check(table)
-    predictions, rows = [table.predict(spec.key for spec in lower(space, c.arch)) for c in checks], []
-    for c, predicted in sorted(zip(checks, predictions, strict=True), key=lambda pair: pair[0].measured_ms):
-        error = f"{100 * (predicted / c.measured_ms - 1):+.1f} %{' (noisy)' if c.noisy else ''}"
-        rows.append([space.describe(c.arch), f"{predicted:.3f}", f"{c.measured_ms:.3f}", error])
-    tables.show(["architecture", "predicted ms", "measured ms", "error"], rows)
-    errors = report(predictions, [c.measured_ms for c in checks])
-    common.say(f"{len(checks)} architectures: {tables.error_in_words(*errors)}")
+    grid, error = check_table(space, table, checks)
+    common.show(grid)
+    common.say(f"{len(checks)} architectures: {error}")
 
 
 def show(args: Args, folder: RunFolder, space: Space, output: Path, table: LatencyTable) -> None:
     """What was measured, and what to do with it."""
     from search import priced
-    from supernet.families import lower
 
+    latency, noisy = priced.additive(space, table.price), table.quality["share_noisy"]
+    low, high = latency.bounds(space)
+    median = rounded(priced.median(space, latency))
+    range_ = f"{rounded(low)} to {rounded(high)} ms over {space.name}; median of 1,000 random architectures {median} ms"
     common.tell(f"latency table → {output}")
-    tables.latencies(table, space)
+    common.show(Table((), [*table.describe().items(), ("latency", range_)]))
+    if noisy > 1 / 5:
+        common.warn(
+            "the machine was too busy for a good table: close what else runs, or move to a quiet machine, "
+            "and build it again"
+        )
     if folder.arch_path.exists():  # of a search that ends with one network: there is no supernet to be searched
-        predicted = table.predict(spec.key for spec in lower(space, space.check(folder.found()["arch"])))
-        common.tell(f"the network of {folder.arch_path}: {tables.rounded(predicted)} ms predicted")
+        predicted = table.predict_arch(space, space.check(folder.found()["arch"]))
+        common.tell(f"the network of {folder.arch_path}: {rounded(predicted)} ms predicted")
     elif not folder.space_path.exists():  # a space alone, nothing trained
         common.next_command("build_lut", None, "--space", args.space, "--check", output)
     else:
-        bound = searching.default_bound(*priced.additive(space, table.price).bounds(space))
-        common.next_command("evolve", args, after=("--lat-max", tables.rounded(bound)))
+        common.next_command("evolve", args, after=("--lat-max", rounded(priced.default_bound(low, high))))
+
+
+def rounded(ms: float) -> str:
+    """Three significant digits, never as a power of ten."""
+    return f"{ms:.{max(0, 2 - math.floor(math.log10(ms)))}f}"
 
 
 main = common.entry(run, Args)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from supernet.cli import common, tables
+from supernet.cli import common
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
     from latency.table import LatencyTable
-
-SHOWN = 10  # operators of a profile
 
 
 @dataclass(frozen=True)
@@ -35,10 +32,9 @@ class Args(common.OnRun):
 
 
 def run(args: Args) -> None:
-    from latency.profile import profiler
+    from latency import profile
     from latency.runtimes import SUFFIXES
     from latency.table import LatencyTable
-    from supernet import families
     from supernet.export import formats, networks
 
     if args.batch < 1:
@@ -48,13 +44,13 @@ def run(args: Args) -> None:
     path = args.output or args.run / f"{'supernet' if args.arch else args.pick}.onnx"
     runtime = next((name for name, suffix in SUFFIXES.items() if path.suffix == f".{suffix}"), path.name)
     if args.profile:
-        profiler(runtime)  # refuses before anything is written
+        profile.profiler(runtime)  # refuses before anything is written
     if args.arch:
         found = networks.from_supernet(folder, space, args.arch, args.recalibration, args.data_root)
     else:
         found = networks.trained(folder, space, args.pick)
     lut = LatencyTable.find(folder.lut_path, space)
-    promised = lut.predict(spec.key for spec in families.lower(space, found.arch)) if lut else None
+    promised = lut.predict_arch(space, found.arch) if lut else None
     difference = networks.write(folder, space, found, path, args.batch, promised, lut.named() if lut else None)
     common.say(
         f"{common.escape(str(path))}: {path.stat().st_size / 1e6:.1f} MB, logits within {difference:.1e} of the "
@@ -63,7 +59,8 @@ def run(args: Args) -> None:
     if args.timed and lut and promised and runtime == lut.runtime["name"] and args.batch == lut.batch:
         show_latency(path, lut, promised)
     if args.profile:
-        show_profile(path, runtime, lut.threads if lut else 1)
+        operators = profile.profile(runtime, path.read_bytes(), lut.threads if lut else 1)
+        common.show(profile.table(operators, runtime))
 
 
 def show_latency(path: Path, lut: LatencyTable, promised: float) -> None:
@@ -75,18 +72,6 @@ def show_latency(path: Path, lut: LatencyTable, promised: float) -> None:
         f"{lut.runtime['name']} takes {sample.median_ms:.4g} ms here{' (noisy)' if sample.noisy else ''}, the table "
         f"promised {promised:.4g} ms on {lut.device['cpu']} ({100 * (promised / sample.median_ms - 1):+.1f} %)"
     )
-
-
-def show_profile(path: Path, runtime: str, threads: int) -> None:
-    """The operators that take longest, each with its place in the order in which they run."""
-    from latency.profile import profile
-
-    operators = profile(runtime, path.read_bytes(), threads)
-    total = math.fsum(operator.ms for operator in operators)
-    slowest = sorted(enumerate(operators, 1), key=lambda pair: -pair[1].ms)[:SHOWN]
-    rows = [[str(i), op.name, f"{op.ms:.3f}", f"{100 * op.ms / (total or 1):.1f} %"] for i, op in slowest]
-    title = f"{len(slowest)} slowest of {len(operators)} operators, {total:.3f} ms by the profiler of {runtime}"
-    tables.show(["place", "operator", "ms", "share"], rows, title, left=2)
 
 
 main = common.entry(run, Args)

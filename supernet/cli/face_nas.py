@@ -13,7 +13,7 @@ from supernet.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(common.Computing, common.Beginning):
+class Args(common.Bounds, common.Computing, common.Beginning):
     faces: Path
     """Directory with one folder of aligned images for each identity."""
     pairs: Path
@@ -27,10 +27,8 @@ class Args(common.Computing, common.Beginning):
     """Fewest and most channels of the first stage; defaults to the preset's."""
     epochs: int = 10
     """Epochs of the first candidate; each further block adds 1, each step of width 2."""
-    flops_max: float = math.inf
-    """Bound on multiply-adds: a candidate beyond it is not trained."""
     params_max: float = math.inf
-    """Bound on parameters, without the margin head."""
+    """Bound on the parameters of candidates, without the margin head."""
     final_epochs: int = 26
     """Epochs of the found network; 0 leaves its training out."""
     resolution: int = 112
@@ -60,7 +58,7 @@ def run(args: Args) -> None:
     )
     settings = {**common.settings(args, "final_epochs"), "width": width}
     folder = common.open_run(args)
-    training = face_run.Training(args.batch_size, args.lr, args.seed)
+    training = face_run.training(args.batch_size, args.lr, args.seed)
     job = face_run.FaceRun(folder, args.faces, args.pairs, opened, training, device, args.progress, common.tell)
     with folder.lock():
         folder.begin(settings, restart=args.restart)

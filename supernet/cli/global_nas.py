@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from supernet.cli import common, tables
+from supernet.cli import common
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args(common.NewRun):
+class Args(common.Bounds, common.NewRun):
     run: Path = Path("runs/global-nas")
     preset: Literal["small", "tiny", "mobile"] = "small"
     """Bounds and epochs: the paper's tiny or mobile (GPU-days), or small ones for two cores."""
@@ -29,10 +29,6 @@ class Args(common.NewRun):
     """Epochs of the first candidate; each further layer adds 1, each step of width 2. Defaults to the preset's."""
     micro_epochs: int | None = None
     """Epochs of candidates for operations and kernels; defaults to the preset's."""
-    flops_max: float = math.inf
-    """Bound on multiply-adds: a candidate beyond it is not trained."""
-    params_max: float = math.inf
-    """Bound on parameters."""
     latency_max: float = math.inf
     """Bound on the predicted latency in ms on this machine: layers are measured as they come up."""
     final_epochs: int = 30
@@ -117,18 +113,13 @@ def measured(config: Config, job: PlainRun) -> Latency:
 
 
 def show(job: PlainRun, controller: EfficientGlobal, found: Candidate) -> None:
-    """How the network changed from phase to phase, and its picture; accuracies compare within a phase."""
+    """How the network changed from phase to phase, and its picture."""
     from search.drawing import draw
-    from search.plain_run import drawn, network
+    from search.plain_run import drawn, network, phases
     from supernet import families
 
-    rows, picture = [], job.run.network_picture
-    for name, record in controller.accepted.items():
-        trained, epochs = network(record.candidate, job.image), str(record.candidate.epochs)
-        counts = f"{families.params(*trained) / 1e3:.1f}", f"{families.flops(*trained) / 1e6:.2f}"
-        rows.append([name, record.candidate.describe(), *counts, epochs, f"{record.val_accuracy:.2f}"])
-    columns = ["", "network", "k params", "MFLOPs", "epochs", "val %"]
-    tables.show(columns, rows, "accepted at the end of each phase", left=2, wraps=1)
+    common.show(phases(controller, job.image))
+    picture = job.run.network_picture
     space, arch = network(found, job.image)
     draw(picture, {f"L {found.depth} C {found.width}": drawn(space, arch)})
     common.say(

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from supernet.cli import alone, common, searching, tables
+from supernet.cli import alone, common, searching
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
-    from search.pad_nas import Stage
-    from supernet.runs import RunFolder
     from supernet.space import Space
 
 
@@ -37,15 +35,17 @@ class Args(common.Images, searching.SearchArgs):
 
 
 def run(args: Args) -> None:
+    from latency import build
     from search import pad_nas
     from search.ces import CES, CESConfig
+    from search.spread import calibration_archs
     from supernet.retraining import Settings
     from supernet.training import defaults
     from supernet.training.loop import FitConfig
 
     if args.retrain < 0:
         raise UserError(f"--retrain {args.retrain}: expected a number of epochs, or 0")
-    args = dataclasses.replace(args, objectives=searching.wanted(args))  # recorded in full
+    args = dataclasses.replace(args, objectives=args.wanted)  # recorded in full
     device = defaults.device(args.device)
     name, _, images = common.open_images(args)
     space = pad_nas.space_for(args.space, images)
@@ -58,7 +58,7 @@ def run(args: Args) -> None:
         fine_tune_lr=lr / 5,
         threshold=args.threshold,
         ces=CESConfig(args.population, args.iterations, seed=args.seed),
-        scoring=searching.scoring(args),
+        scoring=args.scoring,
         random=args.random,
         kernels=defaults.kernels(device),
     )
@@ -71,8 +71,9 @@ def run(args: Args) -> None:
         folder.require_settings(config)
     with folder.lock():
         # All that can be wrong is found before any training: the table, its layers, the window.
-        if "latency" in searching.wanted(args) and not args.lut and not folder.lut_path.exists():
-            measure(args, space, folder)
+        if "latency" in args.wanted and not args.lut and not folder.lut_path.exists():
+            archs = calibration_archs(space, build.FIT_ARCHS, 8, seed=0)
+            build.write_default(space, archs, folder.lut_path, args.progress, common.warn)
         problem = searching.problem(args, folder.lut_path, space)
         asked = (problem.costs, problem.bounds, problem.objectives)
         CES(space, *asked, cfg.ces)
@@ -85,7 +86,7 @@ def run(args: Args) -> None:
                 stage.found.folder.write_lut(problem.luts["latency"].to_json())
             searching.write(stage.found, stage.random, problem.luts)
             stages.append(stage)
-    show(stages)
+    common.show(pad_nas.table(stages))
     last = dataclasses.replace(args, run=stages[-1].folder)
     if args.retrain:
         settings_alone = Settings(args.retrain, args.batch_size, limit=args.limit)
@@ -95,16 +96,6 @@ def run(args: Args) -> None:
         common.next_command("retrain", last, "--pick", "best")
 
 
-def measure(args: Args, space: Space, folder: RunFolder) -> None:
-    """A latency table of the space on this machine."""
-    from latency import build
-    from search.spread import calibration_archs
-
-    archs = calibration_archs(space, build.FIT_ARCHS, 8, seed=0)
-    job = build.default(space, archs, folder.converted_path, args.progress, common.warn)
-    build.write(job.here(folder.lut_path), folder.lut_path)
-
-
 def configuration(args: Args, settings: dict, space: Space) -> dict:
     """All that shapes the run, in plain JSON, which has no infinity."""
     from latency.table import LatencyTable
@@ -112,22 +103,6 @@ def configuration(args: Args, settings: dict, space: Space) -> dict:
     luts: list[str] = [LatencyTable.load(path).identity for path in args.lut]
     given = common.settings(args, "lut", "retrain")
     return {**given, **settings, "space": space.name, "fingerprint": space.fingerprint, "lut": luts}
-
-
-def show(stages: list[Stage]) -> None:
-    """One row for each supernet."""
-    from search import pad_nas
-
-    rows = []
-    for stage in stages:
-        random = [100 * record.accuracy for record in stage.random]
-        best = max(record.accuracy for record in stage.found.search.front())
-        counts = [pad_nas.size(stage.space), str(sum(map(len, stage.space.allowed)))]
-        accuracies = [f"{100 * best:.2f}", f"{sum(random) / len(random):.2f}" if random else ""]
-        seconds = [f"{stage.seconds[step]:.0f}" for step in ("training", "search")]
-        rows.append([stage.folder.name, *counts, *accuracies, *seconds])
-    headings = ["", "space", "operations", "best %", "random %", "training s", "search s"]
-    tables.show(headings, rows, "PAD-NAS: one row per supernet, one-shot accuracies")
 
 
 main = common.entry(run, Args)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from supernet.cli import common, tables
+from supernet.cli import common
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,7 @@ def run(args: Args) -> None:
     how = (train, device, args.bn, args.recalibration, seeds, args.jobs, args.progress)
     with run.lock():
         rankings = Study(run, run.images(args.data_root), *how)(archs, args.pick)
-    first = next(iter(rankings.values()))
-    rows = []
-    for name, row in rankings.items():
-        gap = f"{100 * row.gap:+.2f}" if name.startswith("one-shot") else ""
-        rows.append([name, ranking.show(row.tau, row.tau_interval), ranking.show(row.rho, row.rho_interval), gap])
-    title = f"{space.name}: {first.n} architectures, {first.level:.0%} intervals over architectures"
-    tables.show(["ranked by", "Kendall τ", "Spearman ρ", "alone − one-shot, points"], rows, title)
+    common.show(ranking.table(rankings, space.name))
     common.tell(f"→ {folder / 'rank.json'}, {folder / (args.bn[0] + '.png')}")
 
 

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from supernet.cli import common
-from supernet.errors import UserError
-
-if TYPE_CHECKING:
-    from supernet.retraining import Settings
 
 
 @dataclass(frozen=True)
@@ -30,20 +25,13 @@ class Args(common.Alone):
     seed: int = 0
     """Random seed of the weights and the augmentation."""
 
-    @property
-    def settings(self) -> Settings:
-        """What shapes a trained network."""
-        from supernet.retraining import Settings
-
-        return Settings(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Settings)})
-
 
 def run(args: Args) -> None:
     from supernet.cli import alone
+    from supernet.retraining import Settings
 
-    if args.epochs == 0 and not args.inherit:
-        raise UserError("--epochs 0 trains nothing: expected --inherit with it, or at least one epoch")
-    alone.train(args.folder, args.settings, args.pick, args.controls, args, args.jobs)
+    settings = Settings(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)})
+    alone.train(args.folder, settings, args.pick, args.controls, args, args.jobs)
     common.next_command("report", args)
 
 

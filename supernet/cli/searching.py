@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from supernet.cli import common, tables
+from supernet.cli import common
 from supernet.errors import UserError
+from supernet.tables import mean_and_deviation
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,34 +65,35 @@ class SearchArgs(common.Computing):
     workers: int = os.cpu_count() or 1
     """Threads that score architectures in parallel, on the CPU."""
 
+    @property
+    def counts(self) -> dict[Objective, float]:
+        """The bounds on what is counted, not measured."""
+        return {"flops": self.flops_max, "params": self.params_max, "activations": self.activations_max}
 
-def wanted(args: SearchArgs) -> tuple[Objective, ...]:
-    """What is to be minimised: the objectives as given, or those that follow from the bounds."""
-    if args.objectives is not None:
-        return args.objectives
-    counts: dict[Objective, float] = {
-        "flops": args.flops_max,
-        "params": args.params_max,
-        "activations": args.activations_max,
-    }
-    bounded = tuple(name for name, bound in counts.items() if math.isfinite(bound))
-    latency = args.lat_max or args.lat_min or args.lut or not bounded
-    return ("latency",) if latency else bounded
+    @property
+    def scoring(self) -> Scoring:
+        """How architectures are scored."""
+        from search.run import Scoring
 
+        return Scoring(self.bn, self.recalibration, self.val_limit, self.seed, self.workers)
 
-def open_tables(args: SearchArgs, default: Path, space: Space) -> dict[str, LatencyTable]:
-    """The latency tables by the name of their cost: latency, latency-2, …; none where nothing needs one."""
-    from latency.table import LatencyTable
+    @property
+    def wanted(self) -> tuple[Objective, ...]:
+        """What is to be minimised: the objectives as given, or those that follow from the bounds."""
+        if self.objectives is not None:
+            return self.objectives
+        bounded = tuple(name for name, bound in self.counts.items() if math.isfinite(bound))
+        return ("latency",) if self.lat_max or self.lat_min or self.lut or not bounded else bounded
 
-    needed = "latency" in wanted(args) or args.lat_max or args.lat_min
-    paths = args.lut or ((default,) if needed or default.exists() else ())
-    names = ["latency", *(f"latency-{i}" for i in range(2, len(paths) + 1))]
-    return {name: LatencyTable.load(path, space) for name, path in zip(names, paths, strict=False)}
+    @property
+    def needs_latency(self) -> bool:
+        """Whether latency is minimised or bounded; else a table that there is only records it."""
+        return bool("latency" in self.wanted or self.lat_max or self.lat_min)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is searched for: costs by name, their window, and those that are minimised."""
+    """What is searched for: latency tables and costs by name, the window of these, and those that are minimised."""
 
     luts: Mapping[str, LatencyTable]
     costs: Mapping[str, TableCost]
@@ -105,100 +107,58 @@ def problem(args: SearchArgs, default: Path, space: Space) -> Problem:
     Args:
         default: the latency table where none is given.
     """
+    from latency.table import LatencyTable
     from search import priced
 
-    luts = open_tables(args, default, space)
+    paths = args.lut or ((default,) if args.needs_latency or default.exists() else ())
+    names = ["latency", *(f"latency-{i}" for i in range(2, len(paths) + 1))]
+    luts = {name: LatencyTable.load(path, space) for name, path in zip(names, paths, strict=False)}
     costs = priced.costs(space, {name: lut.price for name, lut in luts.items()})
-    objectives = [cost for name in wanted(args) for cost in (luts if name == "latency" else [name])]
-    return Problem(luts, costs, bounds(args, space, luts, costs), objectives)
-
-
-def bounds(args: SearchArgs, space: Space, luts: Mapping[str, LatencyTable], costs: Mapping[str, TableCost]) -> Bounds:
-    """The window: (lowest, highest) of every cost."""
     for flag, values in (("--lat-max", args.lat_max), ("--lat-min", args.lat_min)):
         if len(values) not in (0, len(luts)):
             raise UserError(
                 f"{flag} is given {len(values)} times, for {len(luts)} latency tables; expected one for each"
             )
-    window = {}
-    for i, (name, lut) in enumerate(luts.items()):
-        if "latency" not in wanted(args) and not args.lat_max and not args.lat_min:
-            continue  # recorded, neither minimised nor bounded
-        low = args.lat_min[i] if args.lat_min else 0.0
-        high = _latency_bound(space, costs[name], low, args.lat_max[i] if args.lat_max else None, lut)
-        window[name] = (low, high)
-    most = {"flops": args.flops_max, "params": args.params_max, "activations": args.activations_max}
-    return window | {name: (0.0, bound) for name, bound in most.items()}
+    bounds: Bounds = {name: (0.0, bound) for name, bound in args.counts.items()}
+    for i, (name, lut) in enumerate(luts.items() if args.needs_latency else ()):
+        bounds[name] = latency_window(args, i, space, costs[name], lut)
+    objectives = [cost for name in args.wanted for cost in (luts if name == "latency" else [name])]
+    return Problem(luts, costs, bounds, objectives)
 
 
-def default_bound(low: float, high: float) -> float:
-    """The latency bound where none is given: 40 % of the way from the fastest to the slowest architecture."""
-    return low + 0.4 * (high - low)
+def latency_window(
+    args: SearchArgs, i: int, space: Space, latency: TableCost, lut: LatencyTable
+) -> tuple[float, float]:
+    """From --lat-min to --lat-max of table ``i``, or to 40 % of the range; says where that does not bind."""
+    from search import priced
 
-
-def _latency_bound(space: Space, latency: TableCost, low: float, bound: float | None, lut: LatencyTable) -> float:
-    """The upper bound in ms: as given, or 40 % of the range; says where it does not bind."""
+    given = args.lat_max[i] if args.lat_max else None
+    low, high, reason = priced.window(space, latency, args.lat_min[i] if args.lat_min else 0.0, given)
     fastest, slowest = latency.bounds(space)
-    attains = f"{space.name} attains {fastest:.4g} to {slowest:.4g} ms"
-    if bound is None:
-        bound = default_bound(fastest, slowest)
-        reason = "--lat-max is not given: 40 % of the way from the fastest to the slowest"
-    elif bound < fastest:
-        raise UserError(
-            f"--lat-max {bound:g} ms is below the fastest architecture of {space.name}, {fastest:.4g} ms (the slowest "
-            f"takes {slowest:.4g} ms): raise it, or build a table for a faster device or a smaller space"
-        )
-    else:
-        share = f"{(bound - fastest) / (slowest - fastest):.0%} of the range" if slowest > fastest else "all are alike"
-        reason = "does not bind" if bound >= slowest else share
-    if low > min(bound, slowest):
-        raise UserError(f"no latency lies between --lat-min {low:g} and {bound:g} ms: {attains}")
-    device = f"{lut.device.get('cpu', 'this')} ({lut.source})"
-    common.say(f"latency ≤ [bold]{bound:.4g} ms[/bold] ({reason}); {common.escape(f'{attains} on {device}')}")
-    if doubt := lut.doubt(min(bound, slowest)):
+    device = f"{space.name} attains {fastest:.4g} to {slowest:.4g} ms on {lut.device.get('cpu', 'this')} ({lut.source})"
+    common.say(f"latency ≤ [bold]{high:.4g} ms[/bold] ({reason}); {common.escape(device)}")
+    if doubt := lut.doubt(min(high, slowest)):
         common.warn(f"the prediction is uncertain here: {doubt}")
-    return bound
-
-
-def scoring(args: SearchArgs) -> Scoring:
-    """How architectures are scored."""
-    from search.run import Scoring
-
-    return Scoring(args.bn, args.recalibration, args.val_limit, args.seed, args.workers)
+    return low, high
 
 
 def write(found: SearchRun, random: Sequence[Record], luts: Mapping[str, LatencyTable]) -> None:
     """Write the front with its picture, and tell what a person should know about the search."""
-    devices = [
-        {"cost": name, "table": lut.identity, "device": lut.device, "runtime": lut.runtime}
-        for name, lut in luts.items()
-    ]
-    front, best, knee = found.write(random, devices)
+    from search import front as fronts
+
+    front, best, knee = found.write(random, {name: lut.named() for name, lut in luts.items()})
     for note in found.search.notes:
         common.tell(note, style="dim")
     common.tell(f"scored {found.evaluator.summary}")
-    _show_front(front, best, knee, luts)
+    common.show(fronts.table(front, best, knee, tuple(luts)))
     if len(random) > 1:
         chance = [100 * record.accuracy for record in random]
-        mean, deviation = tables.mean_and_deviation(chance)
+        mean, deviation = mean_and_deviation(chance)
         common.say(
             f"best {100 * front[best].accuracy:.2f} % one-shot, against {mean:.2f} ± {deviation:.2f} % of "
             f"{len(random)} random architectures of the same window (their best: {max(chance):.2f} %)"
         )
     common.tell(f"→ {found.folder.front_path}, {found.folder.front_picture}")
-
-
-def _show_front(front: Sequence[Record], best: int, knee: int, luts: Mapping[str, LatencyTable]) -> None:
-    """About ten points of the front."""
-    columns = [(name, "ms", 1.0) for name in luts]
-    columns += [("flops", "M", 1e-6), ("params", "k", 1e-3), ("activations", "k", 1e-3)]
-    rows, last = [], len(front) - 1
-    for i in sorted({0, best, knee, last, *(i * last // 7 for i in range(8))}):
-        name = " ".join([str(i)] + ["best"] * (i == best) + ["knee"] * (i == knee))
-        values = [f"{front[i].costs[name] * scale:.4g}" for name, _, scale in columns]
-        rows.append([name, *values, f"{100 * front[i].accuracy:.2f}"])
-    headings = ["", *(f"{name} {unit}" for name, unit, _ in columns), "one-shot %"]
-    tables.show(headings, rows, f"front: {len(front)} architectures")
 
 
 def measured(
@@ -224,16 +184,12 @@ def measured(
 def show_winners(found: SearchRun, luts: Mapping[str, LatencyTable]) -> None:
     """Predicted latency of the best and of the knee beside that of the whole networks, where a table is of here."""
     from latency import runtimes
-    from search import front as fronts
-    from supernet import families
 
-    front, space = found.front(), found.search.space
-    picks = {"best": fronts.best(front), "knee": fronts.knee(front, found.search.objectives[0])}
-    archs = {name: front[i].arch for name, i in picks.items() if name == "best" or i != picks["best"]}
+    space, archs = found.search.space, found.winners()
     for lut in luts.values():
         samples = measured(lut, space, lambda kernels: {n: runtimes.whole(space, archs[n], kernels) for n in archs})
         for name, sample in samples.items():
-            predicted = lut.predict(spec.key for spec in families.lower(space, archs[name]))
+            predicted = lut.predict_arch(space, archs[name])
             common.say(
                 f"{name}: {predicted:.4g} ms predicted, {sample.median_ms:.4g} ms measured"
                 f"{' (noisy)' if sample.noisy else ''}, {100 * (predicted / sample.median_ms - 1):+.1f} % "

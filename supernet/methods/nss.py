@@ -294,6 +294,23 @@ def warmup_epochs(cfg: Config) -> int:
     return round(cfg.warmup * cfg.fit.epochs)
 
 
+def describe(folder: RunFolder, target: float, unit: str, scale: float) -> str:
+    """An elite space in one line.
+
+    Args:
+        unit: of costs, once they are multiplied by ``scale``.
+    """
+    space, result = folder.space(), folder.probabilities()
+    genes = "  ".join(
+        f"{gene.name} {gene.choices[open_[0]].count}–{gene.choices[open_[-1]].count}"
+        for gene, open_ in zip(space.genes, space.allowed, strict=True)
+    )
+    return (
+        f"{scale * target:.4g} {unit}: {space.size:,} networks of {scale * result['cost']:.4g} {unit} on "
+        f"average (the most probable space: {scale * result['argmax_cost']:.4g}): {genes}"
+    )
+
+
 def write_elite(folder: RunFolder, search: Search, found: Space, target: float, chosen: list[int]) -> None:
     """The elite space, with the probabilities it was taken from as JSON and as a picture."""
     space, cost = search.model.space, float(search.cost.all()[tuple(chosen)])
