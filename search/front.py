@@ -11,7 +11,7 @@ import numpy as np
 from search.ask_tell import Record
 from search.costs import Cost, Window
 from supernet.space import Arch, Space
-from supernet.tables import Table
+from supernet.tables import Table, mean_and_deviation
 
 if TYPE_CHECKING:
     from supernet.runs import RunFolder
@@ -119,3 +119,13 @@ def table(front: Sequence[Record], best: int, knee: int, latencies: Sequence[str
         rows.append([name, *values, f"{100 * front[i].accuracy:.2f}"])
     headings = ["", *(f"{name} {unit}" for name, unit, _ in columns), "one-shot %"]
     return Table(headings, rows, f"front: {len(front)} architectures")
+
+
+def against(best: Record, random: Sequence[Record]) -> str:
+    """The most accurate architecture beside two or more random ones of the same window, in words."""
+    chance = [100 * record.accuracy for record in random]
+    mean, deviation = mean_and_deviation(chance)
+    return (
+        f"best {100 * best.accuracy:.2f} % one-shot, against {mean:.2f} ± {deviation:.2f} % of "
+        f"{len(random)} random architectures of the same window (their best: {max(chance):.2f} %)"
+    )

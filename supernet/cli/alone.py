@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from supernet.cli import common, searching
+from supernet.cli import common
 
 if TYPE_CHECKING:
     from supernet.retraining import Settings
@@ -17,6 +17,7 @@ def train(folder: RunFolder, settings: Settings, pick: str, controls: int, args:
     Args:
         args: with device, data_root and progress. at_once: networks trained in parallel.
     """
+    from latency import runtimes
     from latency.table import LatencyTable
     from supernet import retraining
     from supernet.report import columns
@@ -39,8 +40,8 @@ def train(folder: RunFolder, settings: Settings, pick: str, controls: int, args:
             progress=args.progress,
             aside=lambda old, new: common.tell(f"{old} held another training: moved to {new}"),
         )
-        samples = searching.measured(
-            lut, space, lambda kernels: {n: folder.network(n).trained(space, kernels) for n in archs}
+        samples = runtimes.measure_networks(
+            lut, space, lambda kernels: {n: folder.network(n).trained(space, kernels) for n in archs}, common.tell
         )
         measured = {name: {"measured_latency_ms": sample.median_ms} for name, sample in samples.items()}
         rows = {name: {**entries[name], **trained[name], **measured.get(name, {})} for name in archs}

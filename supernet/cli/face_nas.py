@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from supernet.cli import common
 from supernet.errors import UserError
@@ -42,7 +41,7 @@ class Args(common.Bounds, common.Computing, common.Beginning):
 
 
 def run(args: Args) -> None:
-    from search import face_run
+    from search import face_run, verification
     from supernet import families
     from supernet.data import faces
     from supernet.training import defaults
@@ -75,22 +74,13 @@ def run(args: Args) -> None:
             "candidates"
         )
         if args.final_epochs:
-            show(job.final(found, args.final_epochs), folder.final(args.final_epochs).path)
+            tested = verification.describe(job.final(found, args.final_epochs))
+            common.tell(f"test: {tested} → {folder.final(args.final_epochs).path}")
     if args.final_epochs:
         network = folder.final(args.final_epochs).headless.path.relative_to(folder.path)
         common.next_command("export", args, after=("--pick", network))
     else:
         common.next_command("build_lut", args, note="its latency; --final-epochs trains it")
-
-
-def show(row: Mapping[str, Any], folder: Path) -> None:
-    """What the test says."""
-    rates = [f"TAR {100 * tar:.1f} % at FAR {float(far):g}" for far, tar in row["tar_at_far"].items()]
-    rates += [f"rank-{k} {100 * share:.1f} %" for k, share in row["rank"].items()]
-    common.say(
-        f"test: 1:1 accuracy [bold]{100 * row['accuracy']:.2f}[/bold] ± {100 * row['accuracy_deviation']:.2f} % of "
-        f"{row['pairs']} pairs, {', '.join(rates)} → {common.escape(str(folder))}"
-    )
 
 
 main = common.entry(run, Args)

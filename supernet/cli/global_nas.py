@@ -12,8 +12,8 @@ from supernet.cli import common
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
-    from search.efficient_global import Candidate, Config, EfficientGlobal
-    from search.plain_run import Latency, PlainRun
+    from search.efficient_global import Candidate, EfficientGlobal
+    from search.plain_run import PlainRun
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Args(common.Bounds, common.NewRun):
 
 
 def run(args: Args) -> None:
+    from latency.on_demand import OnDemandTable
     from search import plain_run
     from supernet.training import defaults
 
@@ -83,8 +84,8 @@ def run(args: Args) -> None:
             f"{common.in_words(images, name, reason)}; {common.escape(str(args.run))}"
         )
         if math.isfinite(args.latency_max):
-            latency = measured(config, job)
-            controller = plain_run.controller(config, job.image, *bounds, args.latency_max, latency)
+            table = OnDemandTable(folder.lut_path, plain_run.corners(config, job.image), args.progress)
+            controller = plain_run.controller(config, job.image, *bounds, args.latency_max, table.latency)
         found = job.search(controller)
         show(job, controller, found)
         if args.final_epochs:
@@ -100,16 +101,6 @@ def run(args: Args) -> None:
         common.next_command("global_nas", None, *common.words(dataclasses.replace(args, final_epochs=600)))
     else:
         common.next_command("export", args, after=("--pick", final.path.name))
-
-
-def measured(config: Config, job: PlainRun) -> Latency:
-    """Latencies of networks on this machine, measured as they come up and kept in the run."""
-    from latency.on_demand import OnDemandTable
-    from search.plain_run import corners
-    from supernet.families import lower
-
-    table = OnDemandTable(job.run.lut_path, corners(config, job.image), job.progress)
-    return lambda space, arch: table.predict(lower(space, arch))
 
 
 def show(job: PlainRun, controller: EfficientGlobal, found: Candidate) -> None:

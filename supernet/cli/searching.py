@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,12 +13,8 @@ import tyro
 
 from supernet.cli import common
 from supernet.errors import UserError
-from supernet.tables import mean_and_deviation
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from latency.measure import Samples
     from latency.table import LatencyTable
     from search.ask_tell import Record
     from search.costs import TableCost
@@ -152,33 +148,8 @@ def write(found: SearchRun, random: Sequence[Record], luts: Mapping[str, Latency
     common.tell(f"scored {found.evaluator.summary}")
     common.show(fronts.table(front, best, knee, tuple(luts)))
     if len(random) > 1:
-        chance = [100 * record.accuracy for record in random]
-        mean, deviation = mean_and_deviation(chance)
-        common.say(
-            f"best {100 * front[best].accuracy:.2f} % one-shot, against {mean:.2f} ± {deviation:.2f} % of "
-            f"{len(random)} random architectures of the same window (their best: {max(chance):.2f} %)"
-        )
+        common.say(fronts.against(front[best], random))
     common.tell(f"→ {found.folder.front_path}, {found.folder.front_picture}")
-
-
-def measured(
-    lut: LatencyTable | None, space: Space, networks: Callable[[str], Mapping[str, nn.Module]]
-) -> dict[str, Samples]:
-    """Whole networks timed as the table was; none, and a line on why, where that cannot be.
-
-    Args:
-        networks: by name, built with the kernels that it is called with.
-    """
-    from latency import runtimes
-
-    if lut is None:
-        return {}
-    shape = (space.channels, space.resolution, space.resolution)
-    try:
-        return runtimes.measure_like(lut, lambda kernels: [(n, m, shape) for n, m in networks(kernels).items()])
-    except UserError as error:
-        common.tell(f"latency is not measured: {error}")
-        return {}
 
 
 def show_winners(found: SearchRun, luts: Mapping[str, LatencyTable]) -> None:
@@ -187,7 +158,9 @@ def show_winners(found: SearchRun, luts: Mapping[str, LatencyTable]) -> None:
 
     space, archs = found.search.space, found.winners()
     for lut in luts.values():
-        samples = measured(lut, space, lambda kernels: {n: runtimes.whole(space, archs[n], kernels) for n in archs})
+        samples = runtimes.measure_networks(
+            lut, space, lambda kernels: {n: runtimes.whole(space, archs[n], kernels) for n in archs}, common.tell
+        )
         for name, sample in samples.items():
             predicted = lut.predict_arch(space, archs[name])
             common.say(
