@@ -131,6 +131,14 @@ class FaceRun:
         self.run.write_space(space)
         return found
 
+    def describe(self, controller: EfficientGlobal, found: Candidate) -> str:
+        """What the search has found, in one line."""
+        space, arch = network(found, self.resolution)
+        return (
+            f"found {space.name}: {families.params(space, arch) / 1e6:.3g} M parameters without the margin head, "
+            f"{families.flops(space, arch) / 1e6:.4g} M multiply-adds, after {len(controller.records)} candidates"
+        )
+
     def train(self, candidate: Candidate, epochs: int, folder: Path, label: str) -> Recogniser:
         """Train a network, or continue; the fitness is the 1:1 accuracy on the validation pairs."""
         torch.manual_seed(self.training.seed)

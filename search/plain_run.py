@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from search import greedy_run
-from search.drawing import Block
+from search.drawing import Block, draw
 from search.efficient_global import PRESETS, Candidate, Config, EfficientGlobal
 from search.greedy_run import Training
 from supernet import families, files
@@ -106,7 +106,7 @@ class PlainRun:
         return self.images.channels, self.images.resolution, self.images.classes
 
     def search(self, controller: EfficientGlobal) -> Candidate:
-        """Run to the end, or continue; leaves ``space.json`` and ``arch.json``."""
+        """Run to the end, or continue; leaves ``space.json``, ``arch.json`` and a picture of the network."""
 
         def train(candidate: Candidate, folder: Path, label: str) -> None:
             self.train(candidate, candidate.epochs, folder, label)
@@ -125,7 +125,16 @@ class PlainRun:
             params=families.params(space, arch),
             flops=families.flops(space, arch),
         )
+        draw(self.run.network_picture, {f"L {found.depth} C {found.width}": drawn(space, arch)})
         return found
+
+    def describe(self, controller: EfficientGlobal, found: Candidate) -> str:
+        """What the search has found, in one line."""
+        of = network(found, self.image)
+        return (
+            f"found {found.describe()}: {families.params(*of) / 1e3:.1f} k parameters, "
+            f"{families.flops(*of) / 1e6:.2f} M multiply-adds, after {len(controller.records)} candidates"
+        )
 
     def train(self, candidate: Candidate, epochs: int, folder: Path, label: str) -> tuple[Network, dict]:
         """Train one network alone."""

@@ -10,8 +10,6 @@ from pathlib import Path
 import supernet
 from supernet.cli.common import COMMANDS, refuse
 
-SOURCES = Path(supernet.__file__).resolve().parents[1]
-
 
 def usage() -> str:
     """One line for each command."""
@@ -42,7 +40,7 @@ def main() -> None:
 
 def bench() -> None:
     """The benchmarks lie in the source repository, beside the kernels that they time."""
-    script = SOURCES / "tools" / "bench.py"
+    script = Path(supernet.__file__).resolve().parents[1] / "tools" / "bench.py"
     if not script.exists():
         where = "clone the source repository and run python tools/bench.py there"
         refuse(f"the benchmarks are not part of an installed package: {where}")

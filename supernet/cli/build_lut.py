@@ -79,25 +79,28 @@ def run(args: Args) -> None:
     space = find_space(args, folder)
     output = args.output or folder.lut_path
     if args.check:
-        check(args, space, LatencyTable.load(args.check, space))
+        if args.device.startswith("ssh://"):
+            raise UserError("a table is checked over ssh when it is built: run the same command without --check")
+        known = LatencyTable.load(args.check, space)
+        checks = prepare(args, space, args.check, known).check(known)
+        grid, error = build.check_table(space, known, checks)
+        common.show(grid)
+        common.say(f"{len(checks)} architectures: {error}")
     elif args.emit:
         job = prepare(args, space, output)
         job.emit(args.emit, readme(args))
         job.forget_networks()
         common.tell(f"bundle → {args.emit}; its README says what to do with it")
     else:
-        table = build.collect(space, args.collect) if args.collect else measure(args, space, output)
+        if args.collect:
+            table = build.collect(space, args.collect)
+        elif args.device.startswith("ssh://"):
+            told = None if args.quiet else functools.partial(print, file=sys.stderr, flush=True)
+            table = prepare(args, space, output).over_ssh(args.device, readme(args), told)
+        else:
+            table = prepare(args, space, output).here(output)
         build.write(table, output)
         show(args, folder, space, output, table)
-
-
-def measure(args: Args, space: Space, output: Path) -> LatencyTable:
-    """Build the table here, or over ssh."""
-    job = prepare(args, space, output)
-    if args.device.startswith("ssh://"):
-        told = None if args.quiet else functools.partial(print, file=sys.stderr, flush=True)
-        return job.over_ssh(args.device, readme(args), told)
-    return job.here(output)
 
 
 def prepare(args: Args, space: Space, output: Path, table: LatencyTable | None = None) -> Build:
@@ -146,18 +149,6 @@ def find_space(args: Args, folder: RunFolder) -> Space:
                 f"{own.name} ({own.fingerprint}): leave --space away, or write elsewhere with --output"
             )
     return space
-
-
-def check(args: Args, space: Space, table: LatencyTable) -> None:
-    """Measure architectures that the table has not seen, by its own runtime, and print the error."""
-    from latency.build import check_table
-
-    if args.device.startswith("ssh://"):
-        raise UserError("a table is checked over ssh when it is built: run the same command without --check")
-    checks = prepare(args, space, args.check or Path(), table).check(table)
-    grid, error = check_table(space, table, checks)
-    common.show(grid)
-    common.say(f"{len(checks)} architectures: {error}")
 
 
 def show(args: Args, folder: RunFolder, space: Space, output: Path, table: LatencyTable) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 import supernet
 from supernet.data import NAMES
@@ -272,13 +273,6 @@ def next_command(tool: str, args: Any = None, *words: object, after: Sequence[ob
     """Print the command that people run next."""
     told = f"  # {note}" if note else ""
     say(f"\nnext: [bold]{escape(command(tool, args, *words, after=after))}[/bold]{told}")
-
-
-def escape(text: str) -> str:
-    """Text with brackets as it is, not as markup."""
-    from rich.markup import escape
-
-    return escape(text)
 
 
 def say(*parts: Any, style: str | None = None) -> None:

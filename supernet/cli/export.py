@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from supernet.cli import common
 from supernet.errors import UserError
-
-if TYPE_CHECKING:
-    from latency.table import LatencyTable
 
 
 @dataclass(frozen=True)
@@ -32,8 +28,7 @@ class Args(common.OnRun):
 
 
 def run(args: Args) -> None:
-    from latency import profile
-    from latency.runtimes import SUFFIXES
+    from latency import profile, runtimes
     from latency.table import LatencyTable
     from supernet.export import formats, networks
 
@@ -42,7 +37,7 @@ def run(args: Args) -> None:
     folder = args.folder
     space = folder.space()
     path = args.output or args.run / f"{'supernet' if args.arch else args.pick}.onnx"
-    runtime = next((name for name, suffix in SUFFIXES.items() if path.suffix == f".{suffix}"), path.name)
+    runtime = next((name for name, suffix in runtimes.SUFFIXES.items() if path.suffix == f".{suffix}"), path.name)
     if args.profile:
         profile.profiler(runtime)  # refuses before anything is written
     if args.arch:
@@ -57,21 +52,14 @@ def run(args: Args) -> None:
         f"largest (tolerance {formats.TOLERANCE:g})"
     )
     if args.timed and lut and promised and runtime == lut.runtime["name"] and args.batch == lut.batch:
-        show_latency(path, lut, promised)
+        sample = runtimes.measure_file(path, lut)
+        common.say(
+            f"{runtime} takes {sample.median_ms:.4g} ms here{' (noisy)' if sample.noisy else ''}, the table promised "
+            f"{promised:.4g} ms on {lut.device['cpu']} ({100 * (promised / sample.median_ms - 1):+.1f} %)"
+        )
     if args.profile:
         operators = profile.profile(runtime, path.read_bytes(), lut.threads if lut else 1)
         common.show(profile.table(operators, runtime))
-
-
-def show_latency(path: Path, lut: LatencyTable, promised: float) -> None:
-    """The file's latency beside what the table says."""
-    from latency import runtimes
-
-    sample = runtimes.measure_file(path, lut)
-    common.say(
-        f"{lut.runtime['name']} takes {sample.median_ms:.4g} ms here{' (noisy)' if sample.noisy else ''}, the table "
-        f"promised {promised:.4g} ms on {lut.device['cpu']} ({100 * (promised / sample.median_ms - 1):+.1f} %)"
-    )
 
 
 main = common.entry(run, Args)

@@ -42,7 +42,6 @@ class Args(common.Bounds, common.Computing, common.Beginning):
 
 def run(args: Args) -> None:
     from search import face_run, verification
-    from supernet import families
     from supernet.data import faces
     from supernet.training import defaults
 
@@ -67,12 +66,7 @@ def run(args: Args) -> None:
             f"others; {common.escape(str(args.run))}"
         )
         found = job.search(controller)
-        space, arch = face_run.network(found, args.resolution)
-        common.say(
-            f"found [bold]{space.name}[/bold]: {families.params(space, arch) / 1e6:.3g} M parameters without the "
-            f"margin head, {families.flops(space, arch) / 1e6:.4g} M multiply-adds, after {len(controller.records)} "
-            "candidates"
-        )
+        common.tell(job.describe(controller, found))
         if args.final_epochs:
             tested = verification.describe(job.final(found, args.final_epochs))
             common.tell(f"test: {tested} → {folder.final(args.final_epochs).path}")

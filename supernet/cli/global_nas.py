@@ -6,14 +6,10 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from supernet.cli import common
 from supernet.errors import UserError
-
-if TYPE_CHECKING:
-    from search.efficient_global import Candidate, EfficientGlobal
-    from search.plain_run import PlainRun
 
 
 @dataclass(frozen=True)
@@ -59,20 +55,14 @@ def run(args: Args) -> None:
     name, reason, images = common.open_images(dataclasses.replace(args, limit=limit))
     images.train.steps(args.batch_size, drop_last=True)
     cutout = plain_run.widest_cutout(images, 16) if args.cutout is None else args.cutout
-    config = plain_run.configure(
-        args.preset, depth=args.depth, width=args.width, epochs=args.epochs, micro_epochs=args.micro_epochs
-    )
+    names = ("depth", "width", "epochs", "micro_epochs")
+    config = plain_run.configure(args.preset, **{name: getattr(args, name) for name in names})
     settings = common.settings(args, "final_epochs", "macro_width")
     settings |= {"data": name, "limit": limit, "cutout": cutout, **dataclasses.asdict(config)}
     folder = common.open_run(args)
-    job = plain_run.PlainRun(
-        folder,
-        dataclasses.replace(images, train=images.train.with_cutout(cutout)),
-        plain_run.training(args.preset, args.batch_size, args.lr, args.augment, args.seed),
-        device,
-        args.progress,
-        common.tell,
-    )
+    opened = dataclasses.replace(images, train=images.train.with_cutout(cutout))
+    training = plain_run.training(args.preset, args.batch_size, args.lr, args.augment, args.seed)
+    job = plain_run.PlainRun(folder, opened, training, device, args.progress, common.tell)
     bounds = (args.flops_max, args.params_max)
     # Refuses impossible bounds before anything is written.
     controller = plain_run.controller(config, job.image, *bounds)
@@ -87,7 +77,8 @@ def run(args: Args) -> None:
             table = OnDemandTable(folder.lut_path, plain_run.corners(config, job.image), args.progress)
             controller = plain_run.controller(config, job.image, *bounds, args.latency_max, table.latency)
         found = job.search(controller)
-        show(job, controller, found)
+        common.show(plain_run.phases(controller, job.image))
+        common.tell(f"{job.describe(controller, found)} → {folder.arch_path}, {folder.network_picture}")
         if args.final_epochs:
             if args.macro_width and controller.macro is not None:
                 found = dataclasses.replace(found, width=controller.macro.width)
@@ -101,23 +92,6 @@ def run(args: Args) -> None:
         common.next_command("global_nas", None, *common.words(dataclasses.replace(args, final_epochs=600)))
     else:
         common.next_command("export", args, after=("--pick", final.path.name))
-
-
-def show(job: PlainRun, controller: EfficientGlobal, found: Candidate) -> None:
-    """How the network changed from phase to phase, and its picture."""
-    from search.drawing import draw
-    from search.plain_run import drawn, network, phases
-    from supernet import families
-
-    common.show(phases(controller, job.image))
-    picture = job.run.network_picture
-    space, arch = network(found, job.image)
-    draw(picture, {f"L {found.depth} C {found.width}": drawn(space, arch)})
-    common.say(
-        f"found [bold]{found.describe()}[/bold]: {families.params(space, arch) / 1e3:.1f} k parameters, "
-        f"{families.flops(space, arch) / 1e6:.2f} M multiply-adds, after {len(controller.records)} candidates → "
-        f"{common.escape(f'{job.run.arch_path}, {picture}')}"
-    )
 
 
 main = common.entry(run, Args)

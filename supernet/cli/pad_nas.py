@@ -5,13 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from supernet.cli import alone, common, searching
+from supernet.cli import common, retrain, searching
 from supernet.errors import UserError
-
-if TYPE_CHECKING:
-    from supernet.space import Space
 
 
 @dataclass(frozen=True)
@@ -36,6 +32,7 @@ class Args(common.Images, searching.SearchArgs):
 
 def run(args: Args) -> None:
     from latency import build
+    from latency.table import LatencyTable
     from search import pad_nas
     from search.ces import CES, CESConfig
     from search.spread import calibration_archs
@@ -49,7 +46,7 @@ def run(args: Args) -> None:
     device = defaults.device(args.device)
     name, _, images = common.open_images(args)
     space = pad_nas.space_for(args.space, images)
-    lr = args.lr if args.lr is not None else defaults.learning_rate(args.batch_size)
+    lr = defaults.learning_rate(args.batch_size, args.lr)
     augment = defaults.augments(None, max(args.epochs, default=0))
     cfg = pad_nas.Config(
         FitConfig(max(args.epochs, default=1), args.batch_size, lr, seed=args.seed, augment=augment),
@@ -65,8 +62,11 @@ def run(args: Args) -> None:
     settings = {"data": name, "seed": args.seed, "resolution": args.resolution, "limit": args.limit}
     settings |= {"batch_size": args.batch_size, "lr": lr, "augment": augment, "data_root": str(args.data_root)}
     made_with = {"data": images.identity}
+    of_stage = {**settings, "made_with": made_with}
     args = dataclasses.replace(args, data=name)
-    folder, config = common.open_run(args), configuration(args, settings, space)
+    folder, config = common.open_run(args), common.settings(args, "retrain") | settings
+    config |= {"space": space.name, "fingerprint": space.fingerprint}
+    config["lut"] = [LatencyTable.load(path).identity for path in args.lut]
     if folder.config_path.exists():
         folder.require_settings(config)
     with folder.lock():
@@ -80,8 +80,7 @@ def run(args: Args) -> None:
         if folder.begin(config, made_with=made_with):
             folder.write_space(space)
         stages = []
-        shared = {**settings, "made_with": made_with}
-        for stage in pad_nas.run(space, images, cfg, *asked, folder.path, device, shared, args.progress):
+        for stage in pad_nas.run(space, images, cfg, *asked, folder.path, device, of_stage, args.progress):
             if problem.luts:
                 stage.found.folder.write_lut(problem.luts["latency"].to_json())
             searching.write(stage.found, stage.random, problem.luts)
@@ -90,19 +89,10 @@ def run(args: Args) -> None:
     last = dataclasses.replace(args, run=stages[-1].folder)
     if args.retrain:
         settings_alone = Settings(args.retrain, args.batch_size, limit=args.limit)
-        alone.train(common.open_run(last), settings_alone, "best", 4, args, args.workers)
+        retrain.train(common.open_run(last), settings_alone, "best", 4, args, args.workers)
         common.next_command("report", last)
     else:
         common.next_command("retrain", last, "--pick", "best")
-
-
-def configuration(args: Args, settings: dict, space: Space) -> dict:
-    """All that shapes the run, in plain JSON, which has no infinity."""
-    from latency.table import LatencyTable
-
-    luts: list[str] = [LatencyTable.load(path).identity for path in args.lut]
-    given = common.settings(args, "lut", "retrain")
-    return {**given, **settings, "space": space.name, "fingerprint": space.fingerprint, "lut": luts}
 
 
 main = common.entry(run, Args)

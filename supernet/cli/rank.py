@@ -40,10 +40,10 @@ def run(args: Args) -> None:
     space = run.space()
     archs = choose(run, space, args.pick, args.n, args.seed)
     train = OnRun(run, folder, args.epochs, args.batch_size, args.lr, args.limit, str(device), args.data_root)
-    seeds = range(args.seed, args.seed + args.seeds)
-    how = (train, device, args.bn, args.recalibration, seeds, args.jobs, args.progress)
+    seeds, images = range(args.seed, args.seed + args.seeds), run.images(args.data_root)
+    study = Study(run, images, train, device, args.bn, args.recalibration, seeds, args.jobs, args.progress)
     with run.lock():
-        rankings = Study(run, run.images(args.data_root), *how)(archs, args.pick)
+        rankings = study(archs, args.pick)
     common.show(ranking.table(rankings, space.name))
     common.tell(f"→ {folder / 'rank.json'}, {folder / (args.bn[0] + '.png')}")
 

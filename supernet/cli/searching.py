@@ -112,12 +112,11 @@ def problem(args: SearchArgs, default: Path, space: Space) -> Problem:
     costs = priced.costs(space, {name: lut.price for name, lut in luts.items()})
     for flag, values in (("--lat-max", args.lat_max), ("--lat-min", args.lat_min)):
         if len(values) not in (0, len(luts)):
-            raise UserError(
-                f"{flag} is given {len(values)} times, for {len(luts)} latency tables; expected one for each"
-            )
-    bounds: Bounds = {name: (0.0, bound) for name, bound in args.counts.items()}
-    for i, (name, lut) in enumerate(luts.items() if args.needs_latency else ()):
-        bounds[name] = latency_window(args, i, space, costs[name], lut)
+            known = f"{len(luts)} latency tables; expected one for each"
+            raise UserError(f"{flag} is given {len(values)} times, for {known}")
+    timed = enumerate(luts.items() if args.needs_latency else ())  # other tables are for the record
+    bounds: Bounds = {name: latency_window(args, i, space, costs[name], lut) for i, (name, lut) in timed}
+    bounds |= {name: (0.0, bound) for name, bound in args.counts.items()}
     objectives = [cost for name in args.wanted for cost in (luts if name == "latency" else [name])]
     return Problem(luts, costs, bounds, objectives)
 
@@ -163,8 +162,6 @@ def show_winners(found: SearchRun, luts: Mapping[str, LatencyTable]) -> None:
         )
         for name, sample in samples.items():
             predicted = lut.predict_arch(space, archs[name])
-            common.say(
-                f"{name}: {predicted:.4g} ms predicted, {sample.median_ms:.4g} ms measured"
-                f"{' (noisy)' if sample.noisy else ''}, {100 * (predicted / sample.median_ms - 1):+.1f} % "
-                f"({common.escape(str(lut.source))}, {lut.runtime['name']})"
-            )
+            off = f"{' (noisy)' if sample.noisy else ''}, {100 * (predicted / sample.median_ms - 1):+.1f} %"
+            told = f"{name}: {predicted:.4g} ms predicted, {sample.median_ms:.4g} ms measured{off}"
+            common.tell(f"{told} ({lut.source}, {lut.runtime['name']})")

@@ -153,11 +153,10 @@ class Dsnas(Args):
 
     def train(self, space: Space, images: TrainVal, cfg: dsnas.Config, device: torch.device, run: RunFolder) -> None:
         """Search and train in the run folder, or continue there; then train the child from scratch if asked."""
-        from supernet.methods import dsnas
-
-        child = dsnas.run(space, images, cfg, run.path, device, self.progress)
+        child = self.library.run(space, images, cfg, run.path, device, self.progress)
         if self.retrain:
-            dsnas.retrain(space, images, child.arch, cfg, run.network("retrained").path, device, self.progress)
+            path = run.network("retrained").path
+            self.library.retrain(space, images, child.arch, cfg, path, device, self.progress)
 
     def report(self, space: Space, cfg: dsnas.Config, run: RunFolder) -> None:
         """Leave table and front for the later commands; tell what came out and the next command."""
@@ -205,14 +204,12 @@ class Nss(Args):
 
     def config(self, space: Space, fit: FitConfig, kernels: Any) -> nss.Config:
         """The method's Config; refuses what cannot be before anything is written."""
-        from supernet.methods import nss
-
         try:
             targets = [float(target) for target in self.targets.split(",") if target]
         except ValueError as error:
             raise UserError(f"--targets {self.targets}: expected numbers with commas between ({error})") from error
         given = {name: value for name, value in self.own.items() if name != "lut"} | {"targets": targets}
-        return nss.configure(space, fit, self.price(space), kernels=kernels, **given)
+        return self.library.configure(space, fit, self.price(space), kernels=kernels, **given)
 
     def price(self, space: Space) -> Price:
         """What a layer costs, in the unit of the targets."""
@@ -222,17 +219,15 @@ class Nss(Args):
 
     def train(self, space: Space, images: TrainVal, cfg: nss.Config, device: torch.device, run: RunFolder) -> None:
         """Search every target in the run folder, or continue there."""
-        from supernet.methods import nss
-
-        nss.run(space, images, cfg, run.path, device, self.progress, self.price(space))
+        self.library.run(space, images, cfg, run.path, device, self.progress, self.price(space))
 
     def report(self, space: Space, cfg: nss.Config, run: RunFolder) -> None:
         """Tell what came out and the next command."""
-        from supernet.methods import nss
-
         unit, scale = ("ms", 1.0) if self.lut else ("MFLOPs", 1e-6)
         for target in cfg.targets:
-            common.tell(f"{nss.describe(run.elite(target), target, unit, scale)} → {run.elite(target).space_path}")
+            common.tell(
+                f"{self.library.describe(run.elite(target), target, unit, scale)} → {run.elite(target).space_path}"
+            )
         first, images = run.elite(cfg.targets[0]), common.words(self, "data", "data_root", "resolution")
         where = ("--space", first.space_path, "--run", first.path / "supernet")
         common.next_command("train_supernet", None, *where, *images)
@@ -265,7 +260,7 @@ def run(args: Args) -> None:
     fit = FitConfig(
         args.epochs,
         args.batch_size,
-        args.lr if args.lr is not None else defaults.learning_rate(args.batch_size),
+        defaults.learning_rate(args.batch_size, args.lr),
         warmup_epochs=args.warmup_epochs,
         clip=args.clip,
         seed=args.seed,
