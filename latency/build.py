@@ -18,13 +18,14 @@ from typing import Any
 from latency import agent, bundle, remote, runtimes
 from latency.measure import Protocol, Samples, host, parse_cores, pin_core, summarise
 from latency.runtimes import Converter, Layer, Runtime
-from latency.table import Check, LatencyTable
+from latency.table import Check, LatencyTable, error_in_words, report
 from supernet import files
 from supernet.errors import UserError
 from supernet.families import layout, lower
 from supernet.progress import Progress, silent
 from supernet.space import Arch, Space
 from supernet.spec import LayerSpec
+from supernet.tables import Table
 
 FIT_ARCHS = 5  # whole networks that scale and overhead are fitted on
 HOPELESS = 10  # times the gate: half of all layers differ by more between two halves of their visits
@@ -159,15 +160,55 @@ class Build:
             shutil.rmtree(self.runtime.cache / "networks", ignore_errors=True)
 
 
-def default(space: Space, archs: Sequence[Arch], cache: Path, progress: Progress, note: Callable[[str], None]) -> Build:
-    """A table of this machine by its default runtime, batch 1, one thread.
+def runtime_for(
+    device: str, name: str | None, kernels: str, batch: int, threads: int, cores: str | None, *, cache: Path
+) -> Runtime:
+    """What runs the layers on a device.
 
     Args:
+        device: cpu, cuda, cuda-graph, ssh://user@host, or adb.
+        name: of the runtime; by default that of ``runtimes.default`` for eager modules on a CPU, else torch.
         cache: for converted layers.
+
+    Raises:
+        UserError: another device, or a runtime that does not run there.
     """
-    name = runtimes.default()
-    runtime = runtimes.get(name, **({} if name == "torch" else {"cache": cache}))
-    return Build(space, runtime, Protocol(rounds=12), archs, progress=progress, note=note)
+    if device not in ("cpu", "cuda", "cuda-graph", "adb") and not device.startswith("ssh://"):
+        raise UserError(f"device {device}: expected cpu, cuda, cuda-graph, ssh://user@host or adb")
+    if device == "adb":
+        if name not in (None, "litert"):
+            raise UserError(f"device adb runs litert's benchmark_model, not {name}: name no other runtime")
+        return remote.AdbRuntime(batch, threads, cores, cache)
+    plain = kernels == "eager" and not device.startswith("cuda")
+    name = name or (runtimes.default() if plain else "torch")
+    # Ours that run files convert, and those of other packages may.
+    converted = {"cache": cache} if name in runtimes.SUFFIXES or name not in runtimes.RUNTIMES else {}
+    where = "cpu" if device.startswith("ssh://") else device
+    return runtimes.get(name, kernels=kernels, device=where, batch=batch, threads=threads, **converted)
+
+
+def protocol_for(device: str, rounds: int) -> Protocol:
+    """How to time on a device: a visit over adb is one call, since benchmark_model warms up and takes the mean itself.
+
+    Raises:
+        UserError: fewer than 10 rounds.
+    """
+    if rounds < 10:
+        raise UserError(f"rounds {rounds}: expected at least 10, fewer do not tell noise from latency")
+    return Protocol(rounds=rounds, chunks=1) if device == "adb" else Protocol(rounds=rounds)
+
+
+def write_default(
+    space: Space, archs: Sequence[Arch], output: Path, progress: Progress, note: Callable[[str], None]
+) -> None:
+    """Measure a table of this machine by its default runtime, batch 1, one thread, and write it.
+
+    Args:
+        output: the table; ``converted/`` beside it keeps converted layers.
+    """
+    runtime = runtime_for("cpu", None, "eager", 1, 1, None, cache=output.parent / "converted")
+    job = Build(space, runtime, Protocol(rounds=12), archs, progress=progress, note=note)
+    write(job.here(output), output)
 
 
 def partial_path(output: Path) -> Path:
@@ -250,3 +291,14 @@ def write(table: LatencyTable, output: Path) -> None:
         )
     files.write_json(output, table.to_json())
     partial_path(output).unlink(missing_ok=True)
+
+
+def check_table(space: Space, table: LatencyTable, checks: Sequence[Check]) -> tuple[Table, str]:
+    """Predicted and measured latencies of whole networks, the fastest first, and in words how well they agree."""
+    predictions = [table.predict(spec.key for spec in lower(space, c.arch)) for c in checks]
+    rows = []
+    for c, predicted in sorted(zip(checks, predictions, strict=True), key=lambda pair: pair[0].measured_ms):
+        error = f"{100 * (predicted / c.measured_ms - 1):+.1f} %{' (noisy)' if c.noisy else ''}"
+        rows.append([space.describe(c.arch), f"{predicted:.3f}", f"{c.measured_ms:.3f}", error])
+    errors = report(predictions, [c.measured_ms for c in checks])
+    return Table(["architecture", "predicted ms", "measured ms", "error"], rows), error_in_words(*errors)

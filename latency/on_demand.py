@@ -73,6 +73,10 @@ class OnDemandTable:
                 self._save()
         return self.table.predict(spec.key for spec in specs)
 
+    def latency(self, space: Space, arch: Arch) -> float:
+        """Latency of an architecture, ms."""
+        return self.predict(lower(space, arch))
+
     def _time(
         self, modules: Mapping[str, tuple[Callable[[], nn.Module], runtimes.Shape]], what: str
     ) -> dict[str, Samples]:

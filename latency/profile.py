@@ -7,18 +7,21 @@ another; ``latency.measure`` tells how long a network takes.
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 from scipy.stats import trim_mean
 
-from latency import agent
+from latency import agent, measure
 from supernet.errors import UserError
 from supernet.export.base import require
+from supernet.tables import Table
 
 WARM_UP, RUNS = 10, 50
 
@@ -33,12 +36,13 @@ class Operator(NamedTuple):
 
 
 def profile(runtime: str, model: bytes, threads: int = 1) -> list[Operator]:
-    """The operators of the converted ``model`` in execution order.
+    """The operators of the converted ``model`` in execution order; one thread stays on one core.
 
     Raises:
         UserError: the runtime has no profile, or is not installed.
     """
-    return [Operator(name, mean(times)) for name, times in profiler(runtime)(model, threads)]
+    with measure.pin_core() if threads == 1 else nullcontext():
+        return [Operator(name, mean(times)) for name, times in profiler(runtime)(model, threads)]
 
 
 def profiler(runtime: str) -> Callable[[bytes, int], Times]:
@@ -105,3 +109,12 @@ def executorch(model: bytes, threads: int) -> Times:
 
 
 PROFILERS = {"onnxruntime": onnxruntime, "executorch": executorch}
+
+
+def table(operators: list[Operator], runtime: str, most: int = 10) -> Table:
+    """The operators that take longest, each with its place in the order in which they run."""
+    total = math.fsum(operator.ms for operator in operators)
+    slowest = sorted(enumerate(operators, 1), key=lambda pair: -pair[1].ms)[:most]
+    rows = [[str(i), op.name, f"{op.ms:.3f}", f"{100 * op.ms / (total or 1):.1f} %"] for i, op in slowest]
+    title = f"{len(slowest)} slowest of {len(operators)} operators, {total:.3f} ms by the profiler of {runtime}"
+    return Table(["place", "operator", "ms", "share"], rows, title, text=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,22 +52,27 @@ def over_ssh(
 
 def _call(command: Sequence[str], device: str, told: Callable[[str], None] | None = None) -> str:
     """Output of a command; ``told`` gets its messages as they come, the last is kept for the error."""
+    last = "no message"
     try:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None  # both are pipes
-            assert process.stderr is not None
-            last = "no message"
+        # A file takes any output while messages are read; of two pipes the one that is not read could fill and block.
+        with (
+            tempfile.TemporaryFile("w+") as output,
+            subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True) as process,
+        ):
+            assert process.stderr is not None  # a pipe
             for line in process.stderr:
                 last = line.strip() or last
                 if told and not line.startswith("error: "):
                     told(line.rstrip("\n"))
-            output = process.stdout.read()
+            process.wait()
+            output.seek(0)
+            text = output.read()
     except FileNotFoundError as error:
         raise UserError(f"{command[0]} is not installed: it is needed for the device {device}") from error
     if process.returncode:
         reach = "cannot reach" if process.returncode == UNREACHABLE or command[0] == "scp" else "failed on"
         raise UserError(f"{reach} {device}: {last.removeprefix('error: ')}; earlier results are kept")
-    return output
+    return text
 
 
 class AdbRuntime(Converter):

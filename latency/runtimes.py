@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -327,6 +327,36 @@ def measure_like(
     runtime, core = of_table(table), table.device.get("core")
     with nullcontext() if core is None else measure.pin_core(measure.parse_cores(str(core))):
         return time_modules(runtime, modules(runtime.kernels), measure.Protocol(**table.protocol))
+
+
+def measure_networks(
+    table: LatencyTable | None,
+    space: Space,
+    networks: Callable[[str], Mapping[str, nn.Module]],
+    note: Callable[[str], None],
+) -> dict[str, Samples]:
+    """Time whole networks of ``space`` as the layers of ``table`` were; none where that cannot be done here.
+
+    Args:
+        table: None where there is none. networks: by name, built with the kernels that it is called with.
+        note: told why latency is not measured.
+    """
+    if table is None:
+        return {}
+    shape = (space.channels, space.resolution, space.resolution)
+    try:
+        return measure_like(table, lambda kernels: [(n, m, shape) for n, m in networks(kernels).items()])
+    except UserError as error:
+        note(f"latency is not measured: {error}")
+        return {}
+
+
+def measure_file(path: Path, table: LatencyTable) -> Samples:
+    """Time an exported file on this machine with the runtime, the threads and the protocol of ``table``."""
+    call = agent.LOADERS[table.runtime["name"]](path.read_bytes(), table.threads)
+    with measure.pin_core() if table.threads == 1 else nullcontext():
+        timers = {"file": measure.stopwatch(call, agent.clock(table.threads))}
+        return measure.measure(timers, measure.Protocol(**table.protocol))["file"]
 
 
 def time_modules(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from latency.measure import Samples
 from supernet.errors import SpaceMismatch, UserError
-from supernet.space import Space
+from supernet.space import Arch, Space
 
 if TYPE_CHECKING:
     from supernet.spec import LayerSpec
@@ -54,6 +54,11 @@ class Calibration:
         """Latency of a whole network, ms."""
         return _whole(check, self.scale, self.overhead_ms)
 
+    def describe(self) -> str:
+        """Scale and overhead, and how many networks they come from."""
+        overhead = f", {1e3 * self.overhead_ms:.3g} µs off each layer" if self.overhead_ms else ""
+        return f"scale {self.scale:.3f}{overhead}, from {len(self.fitted_on)}"
+
 
 @dataclass(frozen=True)
 class LatencyTable:
@@ -85,6 +90,10 @@ class LatencyTable:
         """16 hex digits of all that it holds: tells it from another table of the same device."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
+    def named(self) -> dict[str, Any]:
+        """Which table it is, for the record of what it predicted: identity, device, runtime, threads."""
+        return {"table": self.identity, "device": self.device, "runtime": self.runtime, "threads": self.threads}
+
     def layer_ms(self, key: str) -> float:
         """Latency of one layer on its own, ms.
 
@@ -99,6 +108,12 @@ class LatencyTable:
         """Latency of the network that consists of these layers, ms; their sum as long as no network was measured."""
         scale, overhead = (self.calibration.scale, self.calibration.overhead_ms) if self.calibration else (1.0, 0.0)
         return scale * math.fsum(self.layer_ms(key) - overhead for key in keys)
+
+    def predict_arch(self, space: Space, arch: Arch) -> float:
+        """Latency of an architecture, ms."""
+        from supernet.families import lower  # loads torch
+
+        return self.predict(spec.key for spec in lower(space, arch))
 
     def price(self, spec: LayerSpec) -> float:
         """What one layer adds to the latency of a network, ms; 0 for an Identity: nothing runs."""
@@ -122,6 +137,28 @@ class LatencyTable:
         fit = calibrate(fitted_on, limit)
         error = report([_whole(c, *fit) for c in held_out], [c.measured_ms for c in held_out])
         return dataclasses.replace(self, calibration=Calibration(*fit, tuple(fitted_on), tuple(held_out), *error))
+
+    def describe(self) -> dict[str, str]:
+        """What was measured and how well, in words: device, runtime, layers, and check where there is one."""
+        samples, found = self.operations.values(), self.calibration
+        preempted = sum(s.source == "cpu" for s in samples)
+        core = "" if self.device["core"] is None else f", on core {self.device['core']}"
+        options = ", ".join(map(str, self.runtime["options"].values())) or self.runtime.get("delegate", "")
+        words = {
+            "device": f"{self.device['cpu']}, {self.device['cores']} cores{core}",
+            "runtime": f"{self.runtime['name']} {self.runtime['version']} ({options}), batch {self.batch}, "
+            f"{self.threads} thread{'s' if self.threads > 1 else ''}",
+            "layers": f"{len(samples)}, of them {sum(s.noisy for s in samples)} noisy (halves differ by over "
+            f"{100 * self.protocol['gate']:g} %, median {100 * self.quality['median_aa']:.1f} %)"
+            + (f", {preempted} timed by the CPU clock: the machine was busy" if preempted else ""),
+        }
+        if found is not None:
+            error = error_in_words(found.held_out_mape, found.held_out_spearman)
+            unsteady = sum(check.noisy for check in (*found.fitted_on, *found.held_out))
+            words["check"] = f"{error} on {len(found.held_out)} whole networks held out; {found.describe()}" + (
+                f"; {unsteady} of them noisy" if unsteady else ""
+            )
+        return words
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict; ``from_json`` is its inverse."""
@@ -173,6 +210,11 @@ class LatencyTable:
         if space is not None:
             table.require(space)
         return table
+
+    @classmethod
+    def find(cls, path: Path, space: Space) -> LatencyTable | None:
+        """The table at ``path``, or None where there is no such file."""
+        return cls.load(path, space) if path.exists() else None
 
     def require(self, space: Space) -> None:
         """Refuse a table that was measured for another space, naming both."""
@@ -229,6 +271,14 @@ def _fit(checks: Sequence[Check], limit: float) -> tuple[float, float]:
 
 def _dot(a: Sequence[float], b: Sequence[float]) -> float:
     return math.fsum(x * y for x, y in zip(a, b, strict=True))
+
+
+def error_in_words(mape: float | None, spearman: float | None) -> str:
+    """What ``report`` found."""
+    if mape is None:
+        return "no architecture left to check"
+    rank = "" if spearman is None else f", Spearman {spearman:.3f}"
+    return f"mean error of the prediction {100 * mape:.1f} %{rank}"
 
 
 def report(predicted: Sequence[float], measured: Sequence[float]) -> tuple[float | None, float | None]:

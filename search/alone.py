@@ -106,7 +106,7 @@ class OnRun:
         cfg = FitConfig(
             self.epochs,
             self.batch_size,
-            self.lr if self.lr is not None else defaults.learning_rate(self.batch_size),
+            defaults.learning_rate(self.batch_size, self.lr),
             schedule="cosine",
             seed=seed,
             augment=defaults.augments(None, self.epochs),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from search import greedy_run, verification
 from search.efficient_global import Candidate, Config, EfficientGlobal
+from search.greedy_run import Training
 from supernet import families, files
 from supernet.data import faces
 from supernet.families import ir_resnet
@@ -22,7 +23,7 @@ from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
 from supernet.space import Arch, Space
 from supernet.training import checkpoint, defaults
-from supernet.training.loop import FitConfig, fit
+from supernet.training.loop import fit
 
 WIDTHS = {"small": (16, 32), "medium": (16, 64)}  # fewest and most channels of the first stage
 
@@ -82,26 +83,9 @@ def controller(
     return EfficientGlobal(config, params, costs, {"multiply-adds": flops_max, "parameters": params_max})
 
 
-@dataclass(frozen=True)
-class Training:
-    """SGD, a cosine to 0, gradients clipped at 5."""
-
-    batch_size: int = 64
-    lr: float = 0.025
-    seed: int = 0
-
-    def fit(self, epochs: int) -> FitConfig:
-        """A training of so many epochs."""
-        return FitConfig(
-            epochs,
-            self.batch_size,
-            self.lr,
-            schedule="cosine",
-            weight_decay=5e-4,
-            label_smoothing=0.0,
-            clip=5.0,
-            seed=self.seed,
-        )
+def training(batch_size: int, lr: float, seed: int) -> Training:
+    """How networks are trained."""
+    return Training(batch_size, lr, seed=seed, weight_decay=5e-4)
 
 
 @dataclass(frozen=True)
@@ -146,6 +130,14 @@ class FaceRun:
         )
         self.run.write_space(space)
         return found
+
+    def describe(self, controller: EfficientGlobal, found: Candidate) -> str:
+        """What the search has found, in one line."""
+        space, arch = network(found, self.resolution)
+        return (
+            f"found {space.name}: {families.params(space, arch) / 1e6:.3g} M parameters without the margin head, "
+            f"{families.flops(space, arch) / 1e6:.4g} M multiply-adds, after {len(controller.records)} candidates"
+        )
 
     def train(self, candidate: Candidate, epochs: int, folder: Path, label: str) -> Recogniser:
         """Train a network, or continue; the fitness is the 1:1 accuracy on the validation pairs."""

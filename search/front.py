@@ -1,14 +1,20 @@
-"""A front for people: which point to take, and a picture. No torch."""
+"""A front for people: which point to take, a picture, a front of one. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from search.ask_tell import Record
+from search.costs import Cost, Window
+from supernet.space import Arch, Space
+from supernet.tables import Table, mean_and_deviation
+
+if TYPE_CHECKING:
+    from supernet.runs import RunFolder
 
 LABELS = {
     "latency": "predicted latency (ms)",
@@ -34,6 +40,22 @@ def knee(front: Sequence[Record], cost: str) -> int:
 def best(front: Sequence[Record]) -> int:
     """Index of the most accurate point; the front is sorted by cost, so ties go to the cheaper one."""
     return int(np.argmax([record.accuracy for record in front]))
+
+
+def write_single(
+    run: RunFolder,
+    space: Space,
+    arch: Arch,
+    costs: Mapping[str, Cost],
+    bounds: Mapping[str, tuple[float, float]],
+    seed: int,
+    controls: int = 8,
+) -> None:
+    """``front.json`` of a method that ends with one network, beside random architectures of the same bounds."""
+    window = Window(space, costs, bounds)
+    random = window.sample(np.random.default_rng([seed, 1]), controls, [arch], 2000)
+    entries = [{"arch": list(z), **{name: float(cost(z)) for name, cost in costs.items()}} for z in (arch, *random)]
+    run.write_front(space, entries[:1], entries[1:], bounds)
 
 
 def plot(
@@ -80,3 +102,30 @@ def plot(
     axes.grid(alpha=0.2)
     axes.legend(fontsize=8, loc="lower right")
     figure.savefig(file)
+
+
+def table(front: Sequence[Record], best: int, knee: int, latencies: Sequence[str]) -> Table:
+    """About ten points of a front.
+
+    Args:
+        best, knee: positions in the front. latencies: the names of the costs in ms.
+    """
+    columns = [(name, "ms", 1.0) for name in latencies]
+    columns += [("flops", "M", 1e-6), ("params", "k", 1e-3), ("activations", "k", 1e-3)]
+    rows, last = [], len(front) - 1
+    for i in sorted({0, best, knee, last, *(i * last // 7 for i in range(8))}):
+        name = " ".join([str(i)] + ["best"] * (i == best) + ["knee"] * (i == knee))
+        values = [f"{front[i].costs[name] * scale:.4g}" for name, _, scale in columns]
+        rows.append([name, *values, f"{100 * front[i].accuracy:.2f}"])
+    headings = ["", *(f"{name} {unit}" for name, unit, _ in columns), "one-shot %"]
+    return Table(headings, rows, f"front: {len(front)} architectures")
+
+
+def against(best: Record, random: Sequence[Record]) -> str:
+    """The most accurate architecture beside two or more random ones of the same window, in words."""
+    chance = [100 * record.accuracy for record in random]
+    mean, deviation = mean_and_deviation(chance)
+    return (
+        f"best {100 * best.accuracy:.2f} % one-shot, against {mean:.2f} ± {deviation:.2f} % of "
+        f"{len(random)} random architectures of the same window (their best: {max(chance):.2f} %)"
+    )

@@ -1,9 +1,9 @@
-"""The greedy search of Efficient Global NAS with its files: no candidate is trained twice, none is lost."""
+"""The greedy search of Efficient Global NAS with its files: how candidates are trained, none of them twice."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from search.efficient_global import Candidate, EfficientGlobal
@@ -11,6 +11,34 @@ from supernet import files
 from supernet.errors import UserError
 from supernet.files import JsonLines
 from supernet.runs import RunFolder
+from supernet.training import defaults
+from supernet.training.loop import FitConfig
+
+
+@dataclass(frozen=True)
+class Training:
+    """SGD, momentum .9, a cosine to 0 (§4.1); the authors' code clips gradients at 5."""
+
+    batch_size: int = 64
+    lr: float = 0.025
+    augment: bool | None = True  # None: from 30 epochs on
+    seed: int = 0
+    weight_decay: float = 3e-4
+
+    def fit(self, epochs: int) -> FitConfig:
+        """A training of so many epochs."""
+        return FitConfig(
+            epochs,
+            self.batch_size,
+            self.lr,
+            schedule="cosine",
+            weight_decay=self.weight_decay,
+            label_smoothing=0.0,
+            clip=5.0,
+            augment=defaults.augments(self.augment, epochs),
+            seed=self.seed,
+        )
+
 
 Train = Callable[[Candidate, Path, str], None]  # candidate, folder, label: trains it, or goes on
 

@@ -23,14 +23,30 @@ from search.ces import CES, CESConfig
 from search.costs import Cost
 from search.distribution import Distribution
 from search.run import Scoring, SearchRun
-from supernet import files
+from supernet import families, files, plugins, spaces
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.methods import spos
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
 from supernet.space import Space
+from supernet.tables import Table
 from supernet.training.loop import FitConfig
+
+VARIANTS = {"basic": "mobile", "large": "mobile-large", "v3": "mobile-v3"}  # the paper's operation sets, as presets
+
+
+def space_for(name: str, images: TrainVal) -> Space:
+    """An operation set by its name in the paper, as the preset for these images; or any space of layers by name,
+    a .json file or code."""
+    if name in VARIANTS:
+        name = VARIANTS[name] + ("-small" if images.resolution < 96 else "")
+    elif not (name.endswith(".json") or plugins.is_reference(name) or name in spaces.presets()):
+        expected = f"{', '.join(VARIANTS)}, another space by name, a space .json or code"
+        raise UserError(f"space {name}: expected {expected}")
+    space = spaces.get(name, images.channels, images.resolution, images.classes)
+    families.require_layers(space)
+    return space
 
 
 @dataclass(frozen=True)
@@ -162,3 +178,17 @@ def _save(stage: Stage, counted: int, cfg: Config) -> None:
             "seconds": stage.seconds,
         },
     )
+
+
+def table(stages: Sequence[Stage]) -> Table:
+    """One row for each supernet."""
+    rows = []
+    for stage in stages:
+        random = [100 * record.accuracy for record in stage.random]
+        best = max(record.accuracy for record in stage.found.search.front())
+        counts = [size(stage.space), str(sum(map(len, stage.space.allowed)))]
+        accuracies = [f"{100 * best:.2f}", f"{sum(random) / len(random):.2f}" if random else ""]
+        seconds = [f"{stage.seconds[step]:.0f}" for step in ("training", "search")]
+        rows.append([stage.folder.name, *counts, *accuracies, *seconds])
+    headings = ["", "space", "operations", "best %", "random %", "training s", "search s"]
+    return Table(headings, rows, "PAD-NAS: one row per supernet, one-shot accuracies")

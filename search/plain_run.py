@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from search import greedy_run
-from search.drawing import Block
+from search.drawing import Block, draw
 from search.efficient_global import PRESETS, Candidate, Config, EfficientGlobal
+from search.greedy_run import Training
 from supernet import families, files
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
@@ -23,36 +24,13 @@ from supernet.model import Network
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
 from supernet.space import Arch, Space
+from supernet.tables import Table
 from supernet.training import defaults, standalone
 from supernet.training.evaluation import evaluate
-from supernet.training.loop import FitConfig
 
 Image = tuple[int, int, int]  # channels, resolution, classes
 Latency = Callable[[Space, Arch], float]  # ms
-
-
-@dataclass(frozen=True)
-class Training:
-    """§4.1: SGD, momentum .9, weight decay 3e-4, a cosine to 0; the authors' code clips gradients at 5."""
-
-    batch_size: int = 64
-    lr: float = 0.025
-    augment: bool | None = True  # None: from 30 epochs on
-    seed: int = 0
-
-    def fit(self, epochs: int) -> FitConfig:
-        """A training of so many epochs."""
-        return FitConfig(
-            epochs,
-            self.batch_size,
-            self.lr,
-            schedule="cosine",
-            weight_decay=3e-4,
-            label_smoothing=0.0,
-            clip=5.0,
-            augment=defaults.augments(self.augment, epochs),
-            seed=self.seed,
-        )
+SMALL_LIMIT = 10_000  # images of the small preset, which would take hours on more
 
 
 def configure(preset: str, **given: Any) -> Config:
@@ -60,10 +38,19 @@ def configure(preset: str, **given: Any) -> Config:
     return dataclasses.replace(PRESETS[preset], **{k: v for k, v in given.items() if v is not None})
 
 
+def training(preset: str, batch_size: int, lr: float, augment: bool | None, seed: int) -> Training:
+    """How networks are trained (§4.1); those of the paper's presets are augmented unless ``augment`` says no."""
+    return Training(batch_size, lr, augment if preset == "small" else augment is not False, seed)
+
+
+def widest_cutout(images: TrainVal, side: int) -> int:
+    """``side`` in pixels, but at most 4/7 of the image."""
+    return min(side, images.resolution * 4 // 7)
+
+
 def with_cutout(images: TrainVal, side: int) -> TrainVal:
     """The same images, with squares of ``side`` pixels, at most 4/7 of the image, blanked in training."""
-    side = min(side, images.resolution * 4 // 7)
-    return dataclasses.replace(images, train=images.train.with_cutout(side))
+    return dataclasses.replace(images, train=images.train.with_cutout(widest_cutout(images, side)))
 
 
 def network(candidate: Candidate, image: Image) -> tuple[Space, Arch]:
@@ -119,7 +106,7 @@ class PlainRun:
         return self.images.channels, self.images.resolution, self.images.classes
 
     def search(self, controller: EfficientGlobal) -> Candidate:
-        """Run to the end, or continue; leaves ``space.json`` and ``arch.json``."""
+        """Run to the end, or continue; leaves ``space.json``, ``arch.json`` and a picture of the network."""
 
         def train(candidate: Candidate, folder: Path, label: str) -> None:
             self.train(candidate, candidate.epochs, folder, label)
@@ -138,7 +125,16 @@ class PlainRun:
             params=families.params(space, arch),
             flops=families.flops(space, arch),
         )
+        draw(self.run.network_picture, {f"L {found.depth} C {found.width}": drawn(space, arch)})
         return found
+
+    def describe(self, controller: EfficientGlobal, found: Candidate) -> str:
+        """What the search has found, in one line."""
+        of = network(found, self.image)
+        return (
+            f"found {found.describe()}: {families.params(*of) / 1e3:.1f} k parameters, "
+            f"{families.flops(*of) / 1e6:.2f} M multiply-adds, after {len(controller.records)} candidates"
+        )
 
     def train(self, candidate: Candidate, epochs: int, folder: Path, label: str) -> tuple[Network, dict]:
         """Train one network alone."""
@@ -172,3 +168,14 @@ def drawn(space: Space, arch: Arch) -> list[Block]:
     """The layers between stem and head, to be drawn."""
     specs = families.layout(space).pick(arch)[1:-1]
     return [Block(s.out_size, s.out_channels, f"{s.op.capitalize()} {s.kernel}×{s.kernel}") for s in specs]
+
+
+def phases(controller: EfficientGlobal, image: Image) -> Table:
+    """What each phase accepted last; accuracies compare within a phase, where epochs are alike."""
+    rows = []
+    for name, record in controller.accepted.items():
+        trained, epochs = network(record.candidate, image), str(record.candidate.epochs)
+        counts = [f"{families.params(*trained) / 1e3:.1f}", f"{families.flops(*trained) / 1e6:.2f}"]
+        rows.append([name, record.candidate.describe(), *counts, epochs, f"{record.val_accuracy:.2f}"])
+    headings = ["", "network", "k params", "MFLOPs", "epochs", "val %"]
+    return Table(headings, rows, "accepted at the end of each phase", text=2, wraps=1)

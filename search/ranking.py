@@ -6,7 +6,7 @@ networks has a standard deviation of about .13. No torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 from supernet.errors import UserError
+from supernet.tables import Table
 
 Interval = tuple[float, float]
 Values = Sequence[float] | np.ndarray
@@ -145,3 +146,13 @@ def _percentiles(values: Sequence[float], level: float) -> Interval | None:
 
 def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else value
+
+
+def table(rankings: Mapping[str, Ranking], space: str) -> Table:
+    """One row for each way to rank, by its name; ``space`` is named in the title."""
+    first, rows = next(iter(rankings.values())), []
+    for name, row in rankings.items():
+        gap = f"{100 * row.gap:+.2f}" if name.startswith("one-shot") else ""
+        rows.append([name, show(row.tau, row.tau_interval), show(row.rho, row.rho_interval), gap])
+    title = f"{space}: {first.n} architectures, {first.level:.0%} intervals over architectures"
+    return Table(["ranked by", "Kendall τ", "Spearman ρ", "alone − one-shot, points"], rows, title)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from search import front as fronts
 from search.ask_tell import Record, Search
 from search.evaluator import Evaluator, Mode
 from supernet import families, files
@@ -130,16 +132,28 @@ class SearchRun:
         networks = {tuple(families.lower(self.search.space, r.arch)): r for r in reversed(self.search.front())}
         return list(reversed(networks.values()))
 
-    def write_front(self, front: Sequence[Record], random: Sequence[Record], best: int, knee: int, **more: Any) -> None:
-        """``front.json``: one-shot accuracies and costs, latencies in ms.
+    def winners(self) -> dict[str, Arch]:
+        """The most accurate architecture of the front, ``best``, and ``knee`` where that is another one."""
+        front = self.front()
+        best, knee = fronts.best(front), fronts.knee(front, self.search.objectives[0])
+        return {"best": front[best].arch} | ({"knee": front[knee].arch} if knee != best else {})
+
+    def write(self, random: Sequence[Record], tables: Mapping[str, Mapping[str, Any]]) -> tuple[list[Record], int, int]:
+        """``front.json`` and ``front.png``: one-shot accuracies and costs, latencies in ms.
 
         Args:
-            front: of ``front()``. random: architectures of the same window, to compare with.
-            best, knee: positions in the front.
-            more: further plain values, e.g. the device.
+            random: architectures of the same window, to compare with.
+            tables: which table gives a latency, by the name of the cost: table, device and runtime, in plain JSON.
+
+        Returns:
+            The front, and the positions of its most accurate architecture and of its knee.
         """
-        search = self.search
-        found = {"algorithm": search.config.algorithm, "objectives": list(search.objectives), **more}
+        search, front, first = self.search, self.front(), self.search.objectives[0]
+        best, knee = fronts.best(front), fronts.knee(front, first)
+        found: dict[str, Any] = {"algorithm": search.config.algorithm, "objectives": list(search.objectives)}
+        names = ("table", "device", "runtime")
+        devices = [{"cost": cost, **{name: of[name] for name in names}} for cost, of in tables.items()]
+        found |= {name: devices[0][name] for name in names[1:]} if devices else {}
         self.folder.write_front(
             search.space,
             [entry(record) for record in front],
@@ -148,8 +162,14 @@ class SearchRun:
             best=best,
             knee=knee,
             evaluated=len(search.records()),
+            devices=devices,
             **found,
         )
+        title = f"{search.space.name}: {search.config.algorithm}, {len(search.records())} architectures scored"
+        bound = search.window.bounds.get(first, (0.0, math.inf))
+        path = self.folder.front_picture
+        fronts.plot(path, search.records(), front, random, bound, title, search.objectives)
+        return front, best, knee
 
 
 def entry(record: Record) -> dict:

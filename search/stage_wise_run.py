@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from search.importance import importance
+from search.importance import CRITERIA, importance
 from search.stage_wise import Config, Proposal, StageWise
 from supernet import donors, families, files
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
+from supernet.errors import UserError
 from supernet.families import module_stages
 from supernet.model import Network
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
 from supernet.space import Space
+from supernet.tables import Table
 from supernet.training import defaults, standalone
 from supernet.training.evaluation import Batches
 from supernet.training.loop import FitConfig
@@ -46,17 +48,26 @@ class Settings:
     lr: float = 0.1
 
 
-def preset(paper: bool, module: str, donor: bool = False) -> Settings:
-    """The paper's settings (§IV), or small ones.
+def preset(paper: bool, module: str, donor: str | None = None, **given: Any) -> Settings:
+    """The paper's settings (§IV), or small ones, with what is not None of ``given``.
 
     Args:
-        module: a kind of ``module_stages``. donor: networks begin with a donor's weights, so fewer epochs suffice.
+        module: a kind of ``module_stages``. donor: networks begin with its weights, so fewer epochs suffice.
+
+    Raises:
+        UserError: an unknown module, or epochs that cannot be.
     """
     kind = module_stages.kind_of(module)
-    if not paper:
-        return Settings(width=4 if module == "nasnet" else 8)
-    widths = {"residual": 16, "bottleneck": 64, "nasnet": 32}
-    return Settings(6, kind.step, 5, widths[module], 50 if donor else 200, 100, 128, 0.01)
+    found = Settings(width=4 if module == "nasnet" else 8)
+    if paper:
+        widths = {"residual": 16, "bottleneck": 64, "nasnet": 32}
+        found = Settings(6, kind.step, 5, widths[module], 200 if donor is None else 50, 100, 128, 0.01)
+    found = dataclasses.replace(found, **{name: value for name, value in given.items() if value is not None})
+    if found.epochs == 0 and donor is None:
+        raise UserError("0 epochs train nothing: expected at least one epoch, or a donor")
+    if min(found.epochs, found.further_epochs) < 0:
+        raise UserError(f"{found.epochs} epochs, {found.further_epochs} further ones: expected no negative number")
+    return found
 
 
 def fit_config(paper: bool, epochs: int, batch_size: int, lr: float, seed: int) -> FitConfig:
@@ -116,6 +127,10 @@ class Training:
     criterion: str = "pls"  # a name in importance.CRITERIA
     images: int | None = None  # training images that importance is measured on; all that memory has room for
     kernels: str = "fused"
+
+    def __post_init__(self) -> None:
+        if self.criterion not in CRITERIA:
+            raise UserError(f"criterion {self.criterion}: expected {', '.join(CRITERIA)}")
 
 
 @dataclass(frozen=True)
@@ -266,3 +281,39 @@ def vote(networks: Sequence[Network], batches: Batches) -> tuple[list[float], fl
         together += int((probabilities.mean(0).argmax(1) == y).sum())
         n += len(y)
     return [h / n for h in hits], together / n
+
+
+def table(
+    results: Sequence[Mapping[str, Any]],
+    tested: Mapping,
+    criterion: str,
+    noise: Sequence[float] | None,
+    seeds: int,
+    carbon: bool,
+) -> Table:
+    """One row for each network.
+
+    Args:
+        results: of ``StageRun.train``. tested: of ``StageRun.test``. noise: of ``StageRun.spread`` over ``seeds``.
+        carbon: show energy and CO₂.
+    """
+    rows = []
+    for result in results:
+        accuracy, least = tested["test_accuracy"].get(result["name"]), "" if result["whole"] else "≥ "
+        names = [f"{result['role']} {result['iteration']}", *modules_and_importance(result)]
+        counts = [f"{result['flops'] / 1e6:.2f}", f"{result['params'] / 1e3:.1f}", f"{least}{result['seconds']:.0f}"]
+        rows.append([*names, *counts, f"{100 * result['val_accuracy']:.2f}"])
+        rows[-1].append("" if accuracy is None else f"{100 * accuracy:.2f}")
+        if carbon:
+            spent = [result.get(key) for key in ("energy_kwh", "co2_kg")]  # not there if it was not asked for then
+            rows[-1] += ["" if value is None else f"{least}{1e3 * value:.3g}" for value in spent]
+    if noise is not None:
+        rows.append(["SD", f"{seeds} seeds", " ".join(f"{value:.4f}" for value in noise)])
+    title = f"importance by {criterion}, stage by stage; candidates tested once"
+    headings = ["", "modules", "importance", "MFLOPs", "k params", "s", "val %", "test %"]
+    return Table([*headings, *(("Wh", "g CO₂") if carbon else ())], rows, title, text=2, wraps=2)
+
+
+def modules_and_importance(result: Mapping[str, Any]) -> tuple[str, str]:
+    """Of a trained network, stage by stage."""
+    return "-".join(map(str, result["modules"])), " ".join(f"{value:.4f}" for value in result["importance"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,6 +119,14 @@ def summary(scores: np.ndarray, same: np.ndarray, embeddings: np.ndarray, identi
         },
         "rank": {str(k): rank_k(*sets, k) for k in RANKS if len(probes) and k < len(gallery)},
     }
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """A ``summary`` in one line."""
+    rates = [f"TAR {100 * tar:.1f} % at FAR {float(far):g}" for far, tar in row["tar_at_far"].items()]
+    rates += [f"rank-{k} {100 * share:.1f} %" for k, share in row["rank"].items()]
+    accuracy = f"{100 * row['accuracy']:.2f} ± {100 * row['accuracy_deviation']:.2f} %"
+    return f"1:1 accuracy {accuracy} of {row['pairs']} pairs, {', '.join(rates)}"
 
 
 def _checked(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

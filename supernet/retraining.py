@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from supernet import files, parallel
 from supernet.errors import UserError
@@ -18,6 +19,8 @@ from supernet.space import Arch
 from supernet.training import defaults, standalone
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig
+
+Networks = Callable[[str], Mapping[str, nn.Module]]  # by name, built with these kernels
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Settings:
         return FitConfig(
             self.epochs,
             self.batch_size,
-            self.lr if self.lr is not None else defaults.learning_rate(self.batch_size),
+            defaults.learning_rate(self.batch_size, self.lr),
             schedule="cosine",
             clip=self.clip,
             seed=self.seed,
@@ -80,6 +83,41 @@ def picked(front: Mapping[str, Any], pick: str, controls: int) -> dict[str, dict
     if pick.isdigit() and int(pick) < len(entries):
         return {f"front-{pick}": entries[int(pick)], **random}
     raise UserError(f"pick {pick}: expected best, knee, all or a number from 0 to {len(entries) - 1}")
+
+
+def found(
+    run: RunFolder,
+    pick: str,
+    controls: int,
+    settings: Settings,
+    *,
+    predict: Callable[[Arch], float] | None = None,
+    measure: Callable[[Networks], Mapping[str, float]] = lambda networks: {},
+    **options: Any,
+) -> dict[str, dict]:
+    """Train what ``pick`` names of the run's front and random controls, test and measure them, write the results.
+
+    Args:
+        pick, controls: as ``picked`` has them.
+        predict: latency of an architecture, ms. measure: latencies of networks, ms, by name; those that it can.
+        options: of ``train``.
+
+    Returns:
+        ``result.json`` of each, by the name of its folder.
+    """
+    space = run.space()
+    entries = picked(run.front(space), pick, controls)
+    archs = {name: space.check(entry["arch"]) for name, entry in entries.items()}
+    if predict is not None:
+        entries = {name: {"latency_ms": predict(archs[name]), **entry} for name, entry in entries.items()}
+    with run.lock():
+        trained = train(run, archs, settings, **options)
+        measured = measure(lambda kernels: {name: run.network(name).trained(space, kernels) for name in archs})
+        rows = {name: {**entries[name], **trained[name]} for name in archs}
+        for name, ms in measured.items():
+            rows[name]["measured_latency_ms"] = ms
+        write(run, rows, settings)
+    return rows
 
 
 def train(

@@ -24,11 +24,6 @@ class RunFiles(TrainingFolder):
         return self.path / "lut.json"
 
     @property
-    def converted_path(self) -> Path:
-        """Layers as files of other runtimes, kept for the next table."""
-        return self.path / "converted"
-
-    @property
     def front_path(self) -> Path:
         return self.path / "front.json"
 

@@ -593,3 +593,11 @@ def test_cores():
     assert parse_cores("4") == {4}
     assert parse_cores("4-7") == {4, 5, 6, 7}
     assert parse_cores("0,2-3") == {0, 2, 3}
+
+
+def test_a_device_may_print_more_than_a_pipe_holds():
+    """Messages come between, so neither stream may wait for the other to be read."""
+    code = "import sys; print('x' * 2**20); print('told', file=sys.stderr); print('y' * 2**20)"
+    told = []
+    assert remote._call([sys.executable, "-c", code], "it", told.append) == f"{'x' * 2**20}\n{'y' * 2**20}\n"
+    assert told == ["told"]

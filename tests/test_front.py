@@ -27,3 +27,16 @@ def test_plot_writes_a_picture(tmp_path, bound):
     points = records([(1, 0.5), (2, 0.9), (5, 1.0)])
     front.plot(tmp_path / "front.png", points, points, points[:1], bound, "x")
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_front_in_a_table():
+    given = [(ms, 0.5 + ms / 100) for ms in range(1, 31)]
+    points = records(given)
+    for record in points:
+        record.costs.update(flops=2e6, params=3e3, activations=4e3)
+    table = front.table(points, 29, 10, ["latency"])
+    assert list(table.headings) == ["", "latency ms", "flops M", "params k", "activations k", "one-shot %"]
+    assert table.rows[0] == ["0", "1", "2", "3", "4", "51.00"]
+    assert table.rows[-1][0] == "29 best"
+    assert "10 knee" in [row[0] for row in table.rows]
+    assert len(table.rows) <= 11

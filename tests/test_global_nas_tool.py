@@ -14,9 +14,10 @@ import tyro
 
 from latency import on_demand
 from latency.measure import host, pin_core
+from search import plain_run
 from search.drawing import Block, draw
 from supernet import families
-from supernet.cli import global_nas
+from supernet.cli import common, global_nas
 from supernet.cli.global_nas import Args
 from supernet.data import sets
 from supernet.errors import UserError
@@ -178,7 +179,7 @@ def test_drawing_of_several_networks(tmp_path):
 
 def test_the_next_command_is_this_one_with_more_epochs(tmp_path):
     args = arguments(tmp_path, augment=False, flops_max=2e6, restart=True)
-    again = tyro.cli(Args, args=global_nas.words(dataclasses.replace(args, final_epochs=600)))
+    again = tyro.cli(Args, args=common.words(dataclasses.replace(args, final_epochs=600)))
     assert again == dataclasses.replace(args, final_epochs=600, restart=False)
 
 
@@ -190,6 +191,6 @@ def test_short_trainings_of_the_small_preset_are_not_augmented(tmp_path):
         ("small", True, True),
         ("tiny", False, False),
     ):
-        args = Args(preset=preset, augment=augment)
-        assert global_nas.training(args).fit(5).augment is short
-        assert global_nas.training(args).fit(30).augment is (augment is not False)
+        training = plain_run.training(preset, 64, 0.025, augment, 0)
+        assert training.fit(5).augment is short
+        assert training.fit(30).augment is (augment is not False)

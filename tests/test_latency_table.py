@@ -283,3 +283,21 @@ def test_doubt_outside_of_what_was_measured():
     assert "1.9 ms lies outside" in lut.doubt(1.9)
     assert "2 to 4 ms" in lut.doubt(4.1)
     assert "never checked" in table().doubt(3.0)
+
+
+def test_a_table_that_may_be_missing(tmp_path):
+    assert LatencyTable.find(tmp_path / "lut.json", SPACE) is None
+    (tmp_path / "lut.json").write_text(json.dumps(table().to_json()))
+    assert LatencyTable.find(tmp_path / "lut.json", SPACE) == table()
+    arch = (0, 1, 0)
+    assert table().predict_arch(SPACE, arch) == table().predict(spec.key for spec in lower(SPACE, arch))
+
+
+def test_a_table_in_words():
+    given = {"runtime": {"name": "torch", "version": "9", "options": {}}, "protocol": {"gate": 0.1}}
+    assert list(table(**given).describe()) == ["device", "runtime", "layers"]
+    words = table(**given, calibration=calibration()).describe()
+    assert words["device"] == "abacus, 1 cores"
+    assert "torch 9" in words["runtime"]
+    assert words["layers"].startswith(f"{len(latencies())}, of them 0 noisy")
+    assert "on 2 whole networks held out; scale 1.250, 10 µs off each layer, from 1" in words["check"]

@@ -15,7 +15,7 @@ from test_train import Killed, images
 from torch import nn
 from torch.nn import functional as F
 
-from supernet import families
+from supernet import families, spaces
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.methods import nss
@@ -327,3 +327,16 @@ def test_impossible_targets_are_refused_before_anything_is_written(tmp_path):
     assert "expected numbers" in refused("train_supernet", *command, "--targets", "many")
     assert "gene per layer" in refused("train_supernet", *command, "--space", "mobile-small")
     assert not (tmp_path / "run").exists()
+
+
+def test_defaults_follow_from_the_space():
+    space = spaces.get("residual-small", 1, 28, 10)
+    cfg = nss.configure(space, FitConfig(4), multiply_adds)
+    depths, widths = (len(open_) for open_ in space.allowed[:2])
+    assert cfg.ranges == (max(2, depths // 4), max(4, widths // 16))
+    costs = nss.SpaceCost.of(space, nss.split(space, cfg.ranges), multiply_adds).all()
+    ratios = np.diff(np.log([float(costs.min()), *cfg.targets, float(costs.max())]))
+    np.testing.assert_allclose(ratios, ratios.mean(), atol=0.1)  # targets have two digits
+    assert (cfg.fit.schedule, cfg.fit.weight_decay, cfg.fit.label_smoothing) == ("cosine", 3e-4, 0.0)
+    with pytest.raises(UserError, match="set another target"):
+        nss.configure(space, FitConfig(4), multiply_adds, targets=[1.0])

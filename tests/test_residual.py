@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,9 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from search.costs import AdditiveCost
 from supernet import families, spaces
+from supernet.errors import UserError
 from supernet.families import residual
 from supernet.model import Network, Supernet
-from supernet.space import Space
+from supernet.space import Choice, Space
 from supernet.training.bn import recalibrate_bn
 
 
@@ -142,3 +144,12 @@ def test_other_spaces_keep_their_fingerprints():
     """A choice without a count is written as before: older runs and tables stay valid."""
     data = spaces.get("mobile-small", 1, 28, 10).to_json()
     assert set(data["genes"][0]["choices"][0]) == {"op", "kernel", "expand"}
+
+
+def test_a_block_that_is_no_depth_is_refused_with_its_gene():
+    space = small()
+    first, *others = space.genes
+    mixed = dataclasses.replace(first, choices=(*first.choices, Choice("own", 3, 6)))
+    other = dataclasses.replace(space, genes=(mixed, *others))
+    with pytest.raises(UserError, match=f"gene {first.name} has the choice own 0, expected a depth of at least 1"):
+        residual.FAMILY.layout(other)

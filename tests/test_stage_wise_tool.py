@@ -234,9 +234,9 @@ def test_more_refusals(finished, tmp_path, monkeypatch):
     for change, message in (
         ({"depth_max": 1}, "at most 1 modules in a stage exclude every candidate"),
         ({"params_max": 10.0}, "a bound of 10 on parameters excludes every candidate"),
-        ({"epochs": 0}, "--epochs 0 trains nothing"),
+        ({"epochs": 0}, "0 epochs train nothing"),
         ({"noise": -1}, "expected no negative number"),
-        ({"criterion": "vip"}, "--criterion vip: expected pls, inf-fs, il-fs"),
+        ({"criterion": "vip"}, "criterion vip: expected pls, inf-fs, il-fs"),
         ({"batch_size": 200}, "lower the batch size"),
         ({"module": "nasnet"}, "space nasnet-3x4 has 3 stages of 2 to 3 modules, asked for 1-1-1"),
         ({"carbon": True}, "measuring energy needs the extra carbon"),

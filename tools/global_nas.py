@@ -1,5 +1,3 @@
-"""Efficient Global NAS: find depth, width, operations and kernels of a plain network, then train it."""
-
 from supernet.cli.global_nas import main  # the code, which the installed command has too
 
 if __name__ == "__main__":

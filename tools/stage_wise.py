@@ -1,5 +1,3 @@
-"""Stage-Wise NAS: find how many modules each stage of a network needs, by the importance of its features."""
-
 from supernet.cli.stage_wise import main  # the code, which the installed command has too
 
 if __name__ == "__main__":

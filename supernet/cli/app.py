@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 
 import supernet
-from supernet.cli.common import COMMANDS
-
-SOURCES = Path(supernet.__file__).resolve().parents[1]
+from supernet.cli.common import COMMANDS, refuse
 
 
 def usage() -> str:
@@ -37,20 +35,15 @@ def main() -> None:
         sys.argv = [f"supernet {name}", *sys.argv[2:]]
         importlib.import_module(f"supernet.cli.{modules[name]}").main()
     else:
-        print(f"error: no command {name!r}: expected one of {', '.join((*modules, 'bench'))}", file=sys.stderr)
-        sys.exit(2)
+        refuse(f"no command {name!r}: expected one of {', '.join((*modules, 'bench'))}")
 
 
 def bench() -> None:
     """The benchmarks lie in the source repository, beside the kernels that they time."""
-    script = SOURCES / "tools" / "bench.py"
+    script = Path(supernet.__file__).resolve().parents[1] / "tools" / "bench.py"
     if not script.exists():
-        print(
-            "error: the benchmarks are not part of an installed package: clone the source repository and run "
-            "python tools/bench.py there",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        where = "clone the source repository and run python tools/bench.py there"
+        refuse(f"the benchmarks are not part of an installed package: {where}")
     sys.argv = [str(script), *sys.argv[2:]]
     sys.path.insert(0, str(script.parent))
     runpy.run_path(str(script), run_name="__main__")

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from supernet.cli import common
 from supernet.errors import UserError
+from supernet.plugins import is_reference
 from supernet.progress import shown
+from supernet.tables import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from latency.build import Build
-    from latency.measure import Protocol
     from latency.runtimes import Runtime
     from latency.table import LatencyTable
     from supernet.runs import RunFolder
-    from supernet.space import Arch, Space
+    from supernet.space import Space
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ def run(args: Args) -> None:
     from latency.table import LatencyTable
     from supernet.runs import RunFolder
 
-    if args.rounds < 10:
-        raise UserError(f"--rounds {args.rounds}: expected at least 10, fewer do not tell noise from latency")
+    build.protocol_for(args.device, args.rounds)  # refuses too few
     if args.check_archs < 2:
         raise UserError(f"--check-archs {args.check_archs}: expected at least 2")
     if args.check and args.space is None and RunFolder(args.check.parent).space_path.exists():
@@ -80,44 +79,48 @@ def run(args: Args) -> None:
     space = find_space(args, folder)
     output = args.output or folder.lut_path
     if args.check:
-        check(args, space, LatencyTable.load(args.check, space))
+        if args.device.startswith("ssh://"):
+            raise UserError("a table is checked over ssh when it is built: run the same command without --check")
+        known = LatencyTable.load(args.check, space)
+        checks = prepare(args, space, args.check, known).check(known)
+        grid, error = build.check_table(space, known, checks)
+        common.show(grid)
+        common.say(f"{len(checks)} architectures: {error}")
     elif args.emit:
         job = prepare(args, space, output)
         job.emit(args.emit, readme(args))
         job.forget_networks()
-        common.say(common.escape(f"bundle → {args.emit}; its README says what to do with it"))
+        common.tell(f"bundle → {args.emit}; its README says what to do with it")
     else:
-        table = build.collect(space, args.collect) if args.collect else measure(args, space, output)
+        if args.collect:
+            table = build.collect(space, args.collect)
+        elif args.device.startswith("ssh://"):
+            told = None if args.quiet else functools.partial(print, file=sys.stderr, flush=True)
+            table = prepare(args, space, output).over_ssh(args.device, readme(args), told)
+        else:
+            table = prepare(args, space, output).here(output)
         build.write(table, output)
         show(args, folder, space, output, table)
 
 
-def measure(args: Args, space: Space, output: Path) -> LatencyTable:
-    """Build the table here, or over ssh."""
-    job = prepare(args, space, output)
-    if args.device.startswith("ssh://"):
-        told = None if args.quiet else functools.partial(print, file=sys.stderr, flush=True)
-        return job.over_ssh(args.device, readme(args), told)
-    return job.here(output)
+def prepare(args: Args, space: Space, output: Path, table: LatencyTable | None = None) -> Build:
+    """What is to be measured, and how: layers and networks, or other networks than those of a ``table``."""
+    from latency import build, runtimes
+    from search import spread
 
-
-def prepare(args: Args, space: Space, output: Path) -> Build:
-    """What is to be measured, and how."""
-    from latency.build import FIT_ARCHS, Build
-    from search.spread import calibration_archs
-
-    archs = calibration_archs(space, FIT_ARCHS, args.check_archs, args.seed)
-    return Build(
-        space,
-        find_runtime(args, output),
-        find_protocol(args),
-        archs,
-        args.seed,
-        args.cores,
-        args.pin,
-        shown(not args.quiet),
-        common.warn,
-    )
+    if table is None:
+        archs = spread.calibration_archs(space, build.FIT_ARCHS, args.check_archs, args.seed)
+    else:
+        seen = {c.arch for c in table.calibration.fitted_on} if table.calibration else set()
+        archs = spread.spread(space, args.check_archs, args.seed + 1, seen)
+    runtime: Runtime
+    if table is None or args.device == "adb":
+        options = (args.kernels, args.batch, args.threads, args.cores)
+        runtime = build.runtime_for(args.device, args.runtime, *options, cache=output.parent / "converted")
+    else:
+        runtime = runtimes.of_table(table)
+    protocol, pinned = build.protocol_for(args.device, args.rounds), (args.cores, args.pin)
+    return build.Build(space, runtime, protocol, archs, args.seed, *pinned, shown(not args.quiet), common.warn)
 
 
 def readme(args: Args) -> str:
@@ -132,13 +135,12 @@ def find_space(args: Args, folder: RunFolder) -> Space:
     from supernet import spaces
     from supernet.space import Space
 
-    if args.space is None or (common.is_code(args.space) and folder.space_path.exists()):
+    if args.space is None or (is_reference(args.space) and folder.space_path.exists()):
         return folder.space()
     if args.space.endswith(".json"):
         space = Space.load(args.space)
     else:
-        image = (1, 28, 10) if args.space.endswith("-small") else (3, 224, 1000)
-        space = spaces.get(args.space, *image)
+        space = spaces.get(args.space, *((1, 28, 10) if args.space.endswith("-small") else (3, 224, 1000)))
     if folder.space_path.exists() and args.output is None:
         own = folder.space()
         if own.fingerprint != space.fingerprint:
@@ -149,86 +151,33 @@ def find_space(args: Args, folder: RunFolder) -> Space:
     return space
 
 
-def find_runtime(args: Args, output: Path) -> Runtime:
-    """What runs the layers. Converted ones are kept in ``converted/`` beside the table."""
-    from latency import remote, runtimes
-
-    if args.device not in ("cpu", "cuda", "cuda-graph", "adb") and not args.device.startswith("ssh://"):
-        raise UserError(f"--device {args.device}: expected cpu, cuda, cuda-graph, ssh://user@host or adb")
-    cache = output.parent / "converted"
-    if args.device == "adb":
-        if args.runtime not in (None, "litert"):
-            raise UserError(f"--device adb runs litert's benchmark_model, not {args.runtime}: leave --runtime away")
-        return remote.AdbRuntime(args.batch, args.threads, args.cores, cache)
-    plain = args.kernels == "eager" and not args.device.startswith("cuda")
-    name = args.runtime or (runtimes.default() if plain else "torch")
-    device = "cpu" if args.device.startswith("ssh://") else args.device
-    options: dict[str, Any] = {"kernels": args.kernels, "device": device, "batch": args.batch, "threads": args.threads}
-    return runtimes.get(name, **options, **(options_of(name, cache)))
-
-
-def options_of(name: str, cache: Path) -> dict[str, Any]:
-    """Where a runtime keeps converted layers, if it converts: ours that run files, and those of other packages."""
-    from latency.runtimes import RUNTIMES, SUFFIXES
-
-    return {"cache": cache} if name in SUFFIXES or name not in RUNTIMES else {}
-
-
-def find_protocol(args: Args) -> Protocol:
-    """A visit over adb is one call: benchmark_model warms up and takes the mean itself."""
-    from latency.measure import Protocol
-
-    return Protocol(rounds=args.rounds, chunks=1) if args.device == "adb" else Protocol(rounds=args.rounds)
-
-
-def check(args: Args, space: Space, table: LatencyTable) -> None:
-    """Measure architectures that the table has not seen, by its own runtime, and print the error."""
-    from rich.table import Table
-
-    from latency import runtimes
-    from latency.build import Build
-    from latency.table import report
-    from search.spread import spread
-    from supernet.cli import tables
-    from supernet.families import lower
-
-    if args.device.startswith("ssh://"):
-        raise UserError("a table is checked over ssh when it is built: run the same command without --check")
-    runtime = find_runtime(args, args.check or Path()) if args.device == "adb" else runtimes.of_table(table)
-    seen: Collection[Arch] = {c.arch for c in table.calibration.fitted_on} if table.calibration else set()
-    archs = spread(space, args.check_archs, args.seed + 1, seen)
-    job = Build(
-        space, runtime, find_protocol(args), archs, args.seed, args.cores, args.pin, shown(not args.quiet), common.warn
-    )
-    checks = job.check(table)
-    grid = Table("architecture", "predicted ms", "measured ms", "error")
-    predictions = [table.predict(spec.key for spec in lower(space, c.arch)) for c in checks]
-    for c, predicted in sorted(zip(checks, predictions, strict=True), key=lambda pair: pair[0].measured_ms):
-        error = f"{100 * (predicted / c.measured_ms - 1):+.1f} %{' (noisy)' if c.noisy else ''}"
-        grid.add_row(space.describe(c.arch), f"{predicted:.3f}", f"{c.measured_ms:.3f}", error)
-    common.say(grid)
-    errors = report(predictions, [c.measured_ms for c in checks])
-    common.say(f"{len(checks)} architectures: {tables.in_words(*errors)}")
-
-
 def show(args: Args, folder: RunFolder, space: Space, output: Path, table: LatencyTable) -> None:
     """What was measured, and what to do with it."""
-    from supernet.cli import tables
-    from supernet.families import lower
+    from search import priced
 
-    common.say(common.escape(f"latency table → {output}"))
-    tables.show(table, space)
+    latency, noisy = priced.additive(space, table.price), table.quality["share_noisy"]
+    low, high = latency.bounds(space)
+    median = rounded(priced.median(space, latency))
+    range_ = f"{rounded(low)} to {rounded(high)} ms over {space.name}; median of 1,000 random architectures {median} ms"
+    common.tell(f"latency table → {output}")
+    common.show(Table((), [*table.describe().items(), ("latency", range_)]))
+    if noisy > 1 / 5:
+        common.warn(
+            "the machine was too busy for a good table: close what else runs, or move to a quiet machine, "
+            "and build it again"
+        )
     if folder.arch_path.exists():  # of a search that ends with one network: there is no supernet to be searched
-        arch = space.check(folder.found()["arch"])
-        predicted = table.predict(spec.key for spec in lower(space, arch))
-        common.say(common.escape(f"the network of {folder.arch_path}: {tables.rounded(predicted)} ms predicted"))
+        predicted = table.predict_arch(space, space.check(folder.found()["arch"]))
+        common.tell(f"the network of {folder.arch_path}: {rounded(predicted)} ms predicted")
     elif not folder.space_path.exists():  # a space alone, nothing trained
         common.next_command("build_lut", None, "--space", args.space, "--check", output)
     else:
-        bound = tables.rounded(common.default_bound(*tables.extremes(table, space)))
-        common.next_command("evolve", args, after=("--lat-max", bound))
+        common.next_command("evolve", args, after=("--lat-max", rounded(priced.default_bound(low, high))))
 
 
-def main() -> None:
-    """The command line."""
-    common.main(run, Args)
+def rounded(ms: float) -> str:
+    """Three significant digits, never as a power of ten."""
+    return f"{ms:.{max(0, 2 - math.floor(math.log10(ms)))}f}"
+
+
+main = common.entry(run, Args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import math
 import os
@@ -17,15 +18,18 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 import supernet
 from supernet.data import NAMES
 from supernet.errors import UserError
+from supernet.plugins import is_reference
 from supernet.progress import Progress, shown
 
 if TYPE_CHECKING:
     from supernet.data.sets import TrainVal
     from supernet.runs import RunFolder
+    from supernet.tables import Table
 
 Args = TypeVar("Args")
 DEFAULT_RUN = Path("runs/default")
@@ -45,6 +49,7 @@ COMMANDS = {
 }
 # Which command makes what an error says is missing.
 MAKERS = {"supernet": "train_supernet", "lut": "build_lut", "front": "evolve", "network": "retrain"}
+OPEN_IMAGES = ("evolve", "retrain", "rank", "export")  # of a trained run
 _console = Console()
 
 
@@ -107,6 +112,16 @@ class Alone(Computing, Training, OnRun):
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """Options of commands that train candidates one by one."""
+
+    flops_max: float = math.inf
+    """Bound on multiply-adds: a candidate beyond it is not trained."""
+    params_max: float = math.inf
+    """Bound on the parameters of candidates."""
+
+
+@dataclass(frozen=True)
 class Images:
     """Options of commands that open images for a new run."""
 
@@ -147,17 +162,31 @@ def settings(args: Any, *others: str) -> dict[str, Any]:
     return {name: None if value == math.inf else value for name, value in given.items()}
 
 
+def words(args: Any, *names: str) -> list[str]:
+    """The options that are not defaults, as words of a command line; of ``names``, by default of all but --restart."""
+    found: list[str] = []
+    for field in dataclasses.fields(args):
+        value, flag = getattr(args, field.name), field.name.replace("_", "-")
+        if value == field.default or field.name == "restart" or (names and field.name not in names):
+            continue
+        if isinstance(value, bool) and field.default is not None:
+            found.append(f"--{'' if value else 'no-'}{flag}")
+        else:
+            found += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return found
+
+
 def open_run(args: Any) -> RunFolder:
     """The folder ``args.run`` with the code that the command line allows."""
     from supernet.runs import RunFolder
 
     codes = {name: getattr(args, name, None) for name in ("space", "data")}
-    return RunFolder(args.run, **{f"{k}_code": v for k, v in codes.items() if v is not None and is_code(v)})
+    return RunFolder(args.run, **{f"{k}_code": v for k, v in codes.items() if v is not None and is_reference(v)})
 
 
-def is_code(name: str) -> bool:
-    """Whether a name refers to Python code: ``FILE.py:function``, ``package.module:function``."""
-    return ":" in name
+def entry(run: Callable[[Args], None], args: Any) -> Callable[[], None]:
+    """What starts a command: ``main`` of its ``run`` and its options."""
+    return functools.partial(main, run, args)
 
 
 def main(run: Callable[[Args], None], args: Any) -> None:
@@ -230,41 +259,38 @@ def command(tool: str, args: Any = None, *words: object, after: Sequence[object]
     flags: list[object] = []
     for name in ("run", "space", "data", "data_root"):
         value = getattr(args, name, None)
-        code = name in ("space", "data") and value is not None and is_code(value)
-        if (
-            code
-            or (name == "run" and value not in (None, DEFAULT_RUN))
-            or (name == "data_root" and passes_on(args, tool))
-        ):
-            flags += [f"--{name.replace('_', '-')}", value]
+        if name == "run":
+            wanted = value not in (None, DEFAULT_RUN)
+        elif name == "data_root":  # this command was told another place than the run's
+            wanted = isinstance(args, OnRun) and value is not None and tool in OPEN_IMAGES
+        else:
+            wanted = value is not None and is_reference(value)
+        flags += [f"--{name.replace('_', '-')}", value] if wanted else []
     return shlex.join(map(str, [*script, *words, *flags, *after]))
-
-
-def passes_on(args: Any, tool: str) -> bool:
-    """Whether the next command must be told where the images are: this one was told another place than the run's."""
-    return isinstance(args, OnRun) and args.data_root is not None and tool in ("evolve", "retrain", "rank", "export")
 
 
 def next_command(tool: str, args: Any = None, *words: object, after: Sequence[object] = (), note: str = "") -> None:
     """Print the command that people run next."""
     told = f"  # {note}" if note else ""
-    _console.print(
-        f"\nnext: [bold]{escape(command(tool, args, *words, after=after))}[/bold]{told}",
-        soft_wrap=True,
-        highlight=False,
-    )
-
-
-def escape(text: str) -> str:
-    """Text with brackets as it is, not as markup."""
-    from rich.markup import escape
-
-    return escape(text)
+    say(f"\nnext: [bold]{escape(command(tool, args, *words, after=after))}[/bold]{told}")
 
 
 def say(*parts: Any, style: str | None = None) -> None:
     """Print text (with rich's markup) or a table."""
     _console.print(*parts, style=style, highlight=False, soft_wrap=all(isinstance(part, str) for part in parts))
+
+
+def show(table: Table) -> None:
+    """Print a table."""
+    from rich.table import Table as Grid
+
+    grid = Grid(show_header=bool(table.headings), title=table.title)
+    for i, heading in enumerate(table.headings):
+        whole = table.wraps is not None and i != table.wraps
+        grid.add_column(heading, justify="left" if i < table.text else "right", no_wrap=whole)
+    for row in table.rows:
+        grid.add_row(*row)
+    say(grid)
 
 
 def tell(text: object, style: str | None = None) -> None:
@@ -275,11 +301,6 @@ def tell(text: object, style: str | None = None) -> None:
 def warn(text: str) -> None:
     """What a person should know before relying on something."""
     tell(text, style="yellow")
-
-
-def default_bound(low: float, high: float) -> float:
-    """The latency bound where none is given: 40 % of the way from the fastest to the slowest architecture."""
-    return low + 0.4 * (high - low)
 
 
 def in_words(images: TrainVal, name: str, reason: str = "") -> str:

@@ -23,28 +23,24 @@ def run(args: Args) -> None:
 
     folder = args.folder
     space = folder.space()
-    luts = searching.tables(args, folder.lut_path, space)
+    problem = searching.problem(args, folder.lut_path, space)
     device = defaults.device(args.device)
     supernet = folder.supernet(space, device, defaults.kernels(device))
-    costs = searching.costs(space, luts)
-    bounds = searching.bounds(args, space, luts, costs)
     algorithm, config = ALGORITHMS[args.algorithm]
     budget = config(population=args.population, iterations=args.iterations, seed=args.seed)
-    search = algorithm(space, costs, bounds, searching.objectives(args, luts), budget)
+    search = algorithm(space, problem.costs, problem.bounds, problem.objectives, budget)
 
-    images, scoring = folder.images(args.data_root), searching.scoring(args)
+    images, scoring = folder.images(args.data_root), args.scoring
     with folder.lock():
         evaluator = scoring.evaluator(supernet, images)
         found = SearchRun(folder.path, search, evaluator, scoring.identity(folder.identity, images.identity))
         if found.note:
-            common.say(common.escape(found.note))
+            common.tell(found.note)
         random = search.window.sample(np.random.default_rng([args.seed, 1]), args.random, (), 2000)
         found.run(random, args.progress)
-        searching.write(found, [found.record(arch) for arch in random], luts)
-    searching.show_winners(found, luts)
+        searching.write(found, [found.record(arch) for arch in random], problem.luts)
+    searching.show_winners(found, problem.luts)
     common.next_command("retrain", args, "--pick", "best")
 
 
-def main() -> None:
-    """The command line."""
-    common.main(run, Args)
+main = common.entry(run, Args)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from supernet.cli import common
 from supernet.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(common.Computing, common.Beginning):
+class Args(common.Bounds, common.Computing, common.Beginning):
     faces: Path
     """Directory with one folder of aligned images for each identity."""
     pairs: Path
@@ -27,10 +26,8 @@ class Args(common.Computing, common.Beginning):
     """Fewest and most channels of the first stage; defaults to the preset's."""
     epochs: int = 10
     """Epochs of the first candidate; each further block adds 1, each step of width 2."""
-    flops_max: float = math.inf
-    """Bound on multiply-adds: a candidate beyond it is not trained."""
     params_max: float = math.inf
-    """Bound on parameters, without the margin head."""
+    """Bound on the parameters of candidates, without the margin head."""
     final_epochs: int = 26
     """Epochs of the found network; 0 leaves its training out."""
     resolution: int = 112
@@ -44,8 +41,7 @@ class Args(common.Computing, common.Beginning):
 
 
 def run(args: Args) -> None:
-    from search import face_run
-    from supernet import families
+    from search import face_run, verification
     from supernet.data import faces
     from supernet.training import defaults
 
@@ -60,7 +56,7 @@ def run(args: Args) -> None:
     )
     settings = {**common.settings(args, "final_epochs"), "width": width}
     folder = common.open_run(args)
-    training = face_run.Training(args.batch_size, args.lr, args.seed)
+    training = face_run.training(args.batch_size, args.lr, args.seed)
     job = face_run.FaceRun(folder, args.faces, args.pairs, opened, training, device, args.progress, common.tell)
     with folder.lock():
         folder.begin(settings, restart=args.restart)
@@ -70,14 +66,10 @@ def run(args: Args) -> None:
             f"others; {common.escape(str(args.run))}"
         )
         found = job.search(controller)
-        space, arch = face_run.network(found, args.resolution)
-        common.say(
-            f"found [bold]{space.name}[/bold]: {families.params(space, arch) / 1e6:.3g} M parameters without the "
-            f"margin head, {families.flops(space, arch) / 1e6:.4g} M multiply-adds, after {len(controller.records)} "
-            "candidates"
-        )
+        common.tell(job.describe(controller, found))
         if args.final_epochs:
-            show(job.final(found, args.final_epochs), folder.final(args.final_epochs).path)
+            tested = verification.describe(job.final(found, args.final_epochs))
+            common.tell(f"test: {tested} → {folder.final(args.final_epochs).path}")
     if args.final_epochs:
         network = folder.final(args.final_epochs).headless.path.relative_to(folder.path)
         common.next_command("export", args, after=("--pick", network))
@@ -85,16 +77,4 @@ def run(args: Args) -> None:
         common.next_command("build_lut", args, note="its latency; --final-epochs trains it")
 
 
-def show(row: Mapping[str, Any], folder: Path) -> None:
-    """What the test says."""
-    rates = [f"TAR {100 * tar:.1f} % at FAR {float(far):g}" for far, tar in row["tar_at_far"].items()]
-    rates += [f"rank-{k} {100 * share:.1f} %" for k, share in row["rank"].items()]
-    common.say(
-        f"test: 1:1 accuracy [bold]{100 * row['accuracy']:.2f}[/bold] ± {100 * row['accuracy_deviation']:.2f} % of "
-        f"{row['pairs']} pairs, {', '.join(rates)} → {common.escape(str(folder))}"
-    )
-
-
-def main() -> None:
-    """The command line."""
-    common.main(run, Args)
+main = common.entry(run, Args)

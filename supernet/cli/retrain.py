@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from supernet.cli import common
-from supernet.errors import UserError
 
 if TYPE_CHECKING:
     from supernet.retraining import Settings
+    from supernet.runs import RunFolder
 
 
 @dataclass(frozen=True)
@@ -30,32 +31,52 @@ class Args(common.Alone):
     seed: int = 0
     """Random seed of the weights and the augmentation."""
 
-    @property
-    def settings(self) -> Settings:
-        """What shapes a trained network."""
-        from supernet.retraining import Settings
-
-        return Settings(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Settings)})
-
 
 def run(args: Args) -> None:
-    from supernet.cli import alone
+    from supernet.retraining import Settings
 
-    if args.epochs == 0 and not args.inherit:
-        raise UserError("--epochs 0 trains nothing: expected --inherit with it, or at least one epoch")
-    alone.train(
-        args.folder,
-        args.settings,
-        args.pick,
-        args.controls,
-        device=args.device,
-        at_once=args.jobs,
-        data_root=args.data_root,
-        progress=args.progress,
-    )
+    settings = Settings(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)})
+    train(args.folder, settings, args.pick, args.controls, args, args.jobs)
     common.next_command("report", args)
 
 
-def main() -> None:
-    """The command line."""
-    common.main(run, Args)
+def train(folder: RunFolder, settings: Settings, pick: str, controls: int, args: Any, at_once: int) -> None:
+    """Train what ``pick`` names and random controls, and show how they do.
+
+    Args:
+        args: with device, data_root and progress. at_once: networks trained in parallel.
+    """
+    from latency import runtimes
+    from latency.table import LatencyTable
+    from supernet import retraining
+    from supernet.report import columns
+
+    space = folder.space()
+    lut = LatencyTable.find(folder.lut_path, space)  # a DSNAS run may have none
+
+    def measure(networks: retraining.Networks) -> dict[str, float]:
+        samples = runtimes.measure_networks(lut, space, networks, common.tell)
+        return {name: sample.median_ms for name, sample in samples.items()}
+
+    rows = retraining.found(
+        folder,
+        pick,
+        controls,
+        settings,
+        predict=None if lut is None else functools.partial(lut.predict_arch, space),
+        measure=measure,
+        device=args.device,
+        at_once=at_once,
+        data_root=args.data_root,
+        progress=args.progress,
+        aside=lambda old, new: common.tell(f"{old} held another training: moved to {new}"),
+    )
+    common.show(
+        columns.alone(rows, f"{'trained alone' if settings.epochs else 'weights of the supernet'}, tested once")
+    )
+    if gain := columns.gain(rows):
+        common.say(gain)
+    common.tell(f"→ {folder.network(next(iter(rows))).path}")
+
+
+main = common.entry(run, Args)

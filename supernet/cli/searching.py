@@ -61,173 +61,107 @@ class SearchArgs(common.Computing):
     workers: int = os.cpu_count() or 1
     """Threads that score architectures in parallel, on the CPU."""
 
+    @property
+    def counts(self) -> dict[Objective, float]:
+        """The bounds on what is counted, not measured."""
+        return {"flops": self.flops_max, "params": self.params_max, "activations": self.activations_max}
 
-def wanted(args: SearchArgs) -> tuple[Objective, ...]:
-    """What is to be minimised: the objectives as given, or those that follow from the bounds."""
-    if args.objectives is not None:
-        return args.objectives
-    counts: dict[Objective, float] = {
-        "flops": args.flops_max,
-        "params": args.params_max,
-        "activations": args.activations_max,
-    }
-    bounded = tuple(name for name, bound in counts.items() if math.isfinite(bound))
-    latency = args.lat_max or args.lat_min or args.lut or not bounded
-    return ("latency",) if latency else bounded
+    @property
+    def scoring(self) -> Scoring:
+        """How architectures are scored."""
+        from search.run import Scoring
+
+        return Scoring(self.bn, self.recalibration, self.val_limit, self.seed, self.workers)
+
+    @property
+    def wanted(self) -> tuple[Objective, ...]:
+        """What is to be minimised: the objectives as given, or those that follow from the bounds."""
+        if self.objectives is not None:
+            return self.objectives
+        bounded = tuple(name for name, bound in self.counts.items() if math.isfinite(bound))
+        return ("latency",) if self.lat_max or self.lat_min or self.lut or not bounded else bounded
+
+    @property
+    def needs_latency(self) -> bool:
+        """Whether latency is minimised or bounded; else a table that there is only records it."""
+        return bool("latency" in self.wanted or self.lat_max or self.lat_min)
 
 
-def tables(args: SearchArgs, default: Path, space: Space) -> dict[str, LatencyTable]:
-    """The latency tables by the name of their cost: latency, latency-2, …; none where nothing needs one."""
+@dataclass(frozen=True)
+class Problem:
+    """What is searched for: latency tables and costs by name, the window of these, and those that are minimised."""
+
+    luts: Mapping[str, LatencyTable]
+    costs: Mapping[str, TableCost]
+    bounds: Bounds
+    objectives: Sequence[str]
+
+
+def problem(args: SearchArgs, default: Path, space: Space) -> Problem:
+    """What the options ask for; a UserError where a table lacks a layer, or a bound cannot be met.
+
+    Args:
+        default: the latency table where none is given.
+    """
     from latency.table import LatencyTable
+    from search import priced
 
-    needed = "latency" in wanted(args) or args.lat_max or args.lat_min
-    paths = args.lut or ((default,) if needed or default.exists() else ())
+    paths = args.lut or ((default,) if args.needs_latency or default.exists() else ())
     names = ["latency", *(f"latency-{i}" for i in range(2, len(paths) + 1))]
-    return {name: LatencyTable.load(path, space) for name, path in zip(names, paths, strict=False)}
-
-
-def objectives(args: SearchArgs, luts: Mapping[str, LatencyTable]) -> list[str]:
-    """The names of the costs to be minimised; latency stands for every table."""
-    names = wanted(args)
-    rest: list[str] = [name for name in names if name != "latency"]
-    return [*luts, *rest] if "latency" in names else rest
-
-
-def costs(space: Space, luts: Mapping[str, LatencyTable]) -> dict[str, TableCost]:
-    """Every cost of an architecture of ``space``; a UserError if a table lacks one of its layers."""
-    from search.costs import AdditiveCost, MaxCost
-    from supernet import families
-    from supernet.families.base import peak
-
-    layout = families.layout(space)
-    return {
-        **{name: AdditiveCost(*layout.priced(lut.price)) for name, lut in luts.items()},
-        "flops": AdditiveCost(*layout.priced(lambda spec: spec.flops)),
-        "params": AdditiveCost(*layout.priced(lambda spec: spec.params)),
-        "activations": MaxCost(*layout.priced(lambda spec: spec.activations if spec.runs else 0, peak)),
-    }
-
-
-def bounds(args: SearchArgs, space: Space, luts: Mapping[str, LatencyTable], costs: Mapping[str, TableCost]) -> Bounds:
-    """The window: (lowest, highest) of every cost."""
+    luts = {name: LatencyTable.load(path, space) for name, path in zip(names, paths, strict=False)}
+    costs = priced.costs(space, {name: lut.price for name, lut in luts.items()})
     for flag, values in (("--lat-max", args.lat_max), ("--lat-min", args.lat_min)):
         if len(values) not in (0, len(luts)):
-            raise UserError(
-                f"{flag} is given {len(values)} times, for {len(luts)} latency tables; expected one for each"
-            )
-    window = {}
-    for i, (name, lut) in enumerate(luts.items()):
-        if "latency" not in wanted(args) and not args.lat_max and not args.lat_min:
-            continue  # recorded, neither minimised nor bounded
-        low = args.lat_min[i] if args.lat_min else 0.0
-        high = _latency_bound(space, costs[name], low, args.lat_max[i] if args.lat_max else None, lut)
-        window[name] = (low, high)
-    most = {"flops": args.flops_max, "params": args.params_max, "activations": args.activations_max}
-    return window | {name: (0.0, bound) for name, bound in most.items()}
+            known = f"{len(luts)} latency tables; expected one for each"
+            raise UserError(f"{flag} is given {len(values)} times, for {known}")
+    timed = enumerate(luts.items() if args.needs_latency else ())  # other tables are for the record
+    bounds: Bounds = {name: latency_window(args, i, space, costs[name], lut) for i, (name, lut) in timed}
+    bounds |= {name: (0.0, bound) for name, bound in args.counts.items()}
+    objectives = [cost for name in args.wanted for cost in (luts if name == "latency" else [name])]
+    return Problem(luts, costs, bounds, objectives)
 
 
-def _latency_bound(space: Space, latency: TableCost, low: float, bound: float | None, lut: LatencyTable) -> float:
-    """The upper bound in ms: as given, or 40 % of the range; says where it does not bind."""
+def latency_window(
+    args: SearchArgs, i: int, space: Space, latency: TableCost, lut: LatencyTable
+) -> tuple[float, float]:
+    """From --lat-min to --lat-max of table ``i``, or to 40 % of the range; says where that does not bind."""
+    from search import priced
+
+    given = args.lat_max[i] if args.lat_max else None
+    low, high, reason = priced.window(space, latency, args.lat_min[i] if args.lat_min else 0.0, given)
     fastest, slowest = latency.bounds(space)
-    attains = f"{space.name} attains {fastest:.4g} to {slowest:.4g} ms"
-    if bound is None:
-        bound = common.default_bound(fastest, slowest)
-        reason = "--lat-max is not given: 40 % of the way from the fastest to the slowest"
-    elif bound < fastest:
-        raise UserError(
-            f"--lat-max {bound:g} ms is below the fastest architecture of {space.name}, {fastest:.4g} ms (the slowest "
-            f"takes {slowest:.4g} ms): raise it, or build a table for a faster device or a smaller space"
-        )
-    else:
-        share = f"{(bound - fastest) / (slowest - fastest):.0%} of the range" if slowest > fastest else "all are alike"
-        reason = "does not bind" if bound >= slowest else share
-    if low > min(bound, slowest):
-        raise UserError(f"no latency lies between --lat-min {low:g} and {bound:g} ms: {attains}")
-    device = f"{lut.device.get('cpu', 'this')} ({lut.source})"
-    common.say(f"latency ≤ [bold]{bound:.4g} ms[/bold] ({reason}); {common.escape(f'{attains} on {device}')}")
-    if doubt := lut.doubt(min(bound, slowest)):
-        common.say(f"the prediction is uncertain here: {common.escape(doubt)}", style="yellow")
-    return bound
-
-
-def scoring(args: SearchArgs) -> Scoring:
-    """How architectures are scored."""
-    from search.run import Scoring
-
-    return Scoring(args.bn, args.recalibration, args.val_limit, args.seed, args.workers)
+    device = f"{space.name} attains {fastest:.4g} to {slowest:.4g} ms on {lut.device.get('cpu', 'this')} ({lut.source})"
+    common.say(f"latency ≤ [bold]{high:.4g} ms[/bold] ({reason}); {common.escape(device)}")
+    if doubt := lut.doubt(min(high, slowest)):
+        common.warn(f"the prediction is uncertain here: {doubt}")
+    return low, high
 
 
 def write(found: SearchRun, random: Sequence[Record], luts: Mapping[str, LatencyTable]) -> None:
     """Write the front with its picture, and tell what a person should know about the search."""
     from search import front as fronts
 
-    search, folder, first = found.search, found.folder, found.search.objectives[0]
-    front = found.front()
-    best, knee = fronts.best(front), fronts.knee(front, first)
-    devices = [
-        {"cost": name, "table": lut.identity, "device": lut.device, "runtime": lut.runtime}
-        for name, lut in luts.items()
-    ]
-    more = {"device": devices[0]["device"], "runtime": devices[0]["runtime"]} if devices else {}
-    found.write_front(front, random, best, knee, **more, devices=devices)
-    title = f"{search.space.name}: {search.config.algorithm}, {len(search.records())} architectures scored"
-    bound = search.window.bounds.get(first, (0.0, math.inf))
-    fronts.plot(folder.front_picture, search.records(), front, random, bound, title, search.objectives)
-    for note in search.notes:
-        common.say(common.escape(note), style="dim")
-    common.say(f"scored {common.escape(found.evaluator.summary)}")
-    _show_front(front, best, knee, luts)
+    front, best, knee = found.write(random, {name: lut.named() for name, lut in luts.items()})
+    for note in found.search.notes:
+        common.tell(note, style="dim")
+    common.tell(f"scored {found.evaluator.summary}")
+    common.show(fronts.table(front, best, knee, tuple(luts)))
     if len(random) > 1:
-        chance = [100 * record.accuracy for record in random]
-        mean = math.fsum(chance) / len(chance)
-        deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in chance) / (len(chance) - 1))
-        common.say(
-            f"best {100 * front[best].accuracy:.2f} % one-shot, against {mean:.2f} ± {deviation:.2f} % of "
-            f"{len(random)} random architectures of the same window (their best: {max(chance):.2f} %)"
-        )
-    common.say(common.escape(f"→ {folder.front_path}, {folder.front_picture}"))
-
-
-def _show_front(front: Sequence[Record], best: int, knee: int, luts: Mapping[str, LatencyTable]) -> None:
-    """About ten points of the front."""
-    from rich.table import Table
-
-    columns = [(name, "ms", 1.0) for name in luts]
-    columns += [("flops", "M", 1e-6), ("params", "k", 1e-3), ("activations", "k", 1e-3)]
-    table = Table(title=f"front: {len(front)} architectures")
-    table.add_column("")
-    for name in (*(f"{name} {unit}" for name, unit, _ in columns), "one-shot %"):
-        table.add_column(name, justify="right")
-    last = len(front) - 1
-    for i in sorted({0, best, knee, last, *(i * last // 7 for i in range(8))}):
-        name = " ".join([str(i)] + ["best"] * (i == best) + ["knee"] * (i == knee))
-        values = [f"{front[i].costs[name] * scale:.4g}" for name, _, scale in columns]
-        table.add_row(name, *values, f"{100 * front[i].accuracy:.2f}")
-    common.say(table)
+        common.say(fronts.against(front[best], random))
+    common.tell(f"→ {found.folder.front_path}, {found.folder.front_picture}")
 
 
 def show_winners(found: SearchRun, luts: Mapping[str, LatencyTable]) -> None:
     """Predicted latency of the best and of the knee beside that of the whole networks, where a table is of here."""
     from latency import runtimes
-    from search import front as fronts
-    from supernet import families
 
-    front, space = found.front(), found.search.space
-    picks = {"best": fronts.best(front), "knee": fronts.knee(front, found.search.objectives[0])}
-    archs = {name: front[i].arch for name, i in picks.items() if name == "best" or i != picks["best"]}
-    shape = (space.channels, space.resolution, space.resolution)
+    space, archs = found.search.space, found.winners()
     for lut in luts.values():
-        try:
-            samples = runtimes.measure_like(
-                lut, lambda kernels: [(n, runtimes.whole(space, arch, kernels), shape) for n, arch in archs.items()]
-            )
-        except UserError as error:
-            common.say(f"latency is not measured: {common.escape(str(error))}")
-            continue
+        samples = runtimes.measure_networks(
+            lut, space, lambda kernels: {n: runtimes.whole(space, archs[n], kernels) for n in archs}, common.tell
+        )
         for name, sample in samples.items():
-            predicted = lut.predict(spec.key for spec in families.lower(space, archs[name]))
-            common.say(
-                f"{name}: {predicted:.4g} ms predicted, {sample.median_ms:.4g} ms measured"
-                f"{' (noisy)' if sample.noisy else ''}, {100 * (predicted / sample.median_ms - 1):+.1f} % "
-                f"({common.escape(str(lut.source))}, {lut.runtime['name']})"
-            )
+            predicted = lut.predict_arch(space, archs[name])
+            off = f"{' (noisy)' if sample.noisy else ''}, {100 * (predicted / sample.median_ms - 1):+.1f} %"
+            told = f"{name}: {predicted:.4g} ms predicted, {sample.median_ms:.4g} ms measured{off}"
+            common.tell(f"{told} ({lut.source}, {lut.runtime['name']})")

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from search.stage_wise import plot
 from supernet.cli import common
 from supernet.errors import UserError
 
-if TYPE_CHECKING:
-    from search.stage_wise_run import Settings
-
 
 @dataclass(frozen=True)
-class Args(common.NewRun):
+class Args(common.Bounds, common.NewRun):
     run: Path = Path("runs/stage-wise")
     preset: Literal["small", "paper"] = "small"
     """Sizes and training: the paper's (GPU-days), or small ones for two cores."""
@@ -37,10 +33,6 @@ class Args(common.NewRun):
     """A stage grows if its importance rises by more than this."""
     depth_max: int | None = None
     """Most modules in a stage."""
-    flops_max: float = math.inf
-    """Bound on the multiply-adds of candidates."""
-    params_max: float = math.inf
-    """Bound on the parameters of candidates."""
     width: int | None = None
     """Channels of the first stage; defaults to 8, for nasnet 4 (the paper: 16, for bottleneck 64, for nasnet 32)."""
     donor: str | None = None
@@ -70,7 +62,8 @@ def run(args: Args) -> None:
     device = defaults.device(args.device)
     name, reason, images = common.open_images(args)
     # All that can be wrong is found before any training.
-    paper, given = args.preset == "paper", settings(args)
+    paper, names = args.preset == "paper", [field.name for field in dataclasses.fields(stage_wise_run.Settings)]
+    given = stage_wise_run.preset(paper, args.module, args.donor, **{name: getattr(args, name) for name in names})
     stages = stage_wise_run.stages_for(images)
     config = Config(stages, given.initial, given.step, given.iterations, args.margin, args.depth_max)
     space = stage_wise_run.space_for(images, args.module, config, given.width, paper)
@@ -79,6 +72,8 @@ def run(args: Args) -> None:
     fit = stage_wise_run.fit_config(paper, given.epochs, given.batch_size, given.lr, args.seed)
     training = stage_wise_run.Training(fit, given.further_epochs, args.criterion, kernels=defaults.kernels(device))
     images.train.steps(given.batch_size, drop_last=True)
+    if args.noise < 0:
+        raise UserError(f"--noise {args.noise}: expected no negative number")
     folder = common.open_run(args)
     job = stage_wise_run.StageRun(folder, space, images, training, device, donor, progress=args.progress)
     if args.carbon:
@@ -98,16 +93,18 @@ def run(args: Args) -> None:
         for result in job.search(search):
             results.append(result)
             if not args.quiet:
-                common.say(describe(result, len(results)))
+                modules, alpha = stage_wise_run.modules_and_importance(result)
+                found = f"importance {alpha}, validation {100 * result['val_accuracy']:.2f} %"
+                common.say(f"{len(results)}. {result['role']} {modules}: {found}")
         noise = job.spread(search.records[0].network, results[0], args.noise)
         tested = job.test(results, lambda: folder.test_images(args.data_root))
         best = job.write_best(results, tested, noise)
         plot(folder.depths_picture, search.records, f"{args.module} modules by {args.criterion}, {name}")
-    show(args, results, tested, noise)
+    common.show(stage_wise_run.table(results, tested, args.criterion, noise, args.noise + 1, args.carbon))
     if search.converged:
         common.say("ended early: no stage wanted to grow, or none could")
     common.say(
-        f"best on validation: [bold]{'-'.join(map(str, best['modules']))}[/bold], test "
+        f"best on validation: [bold]{stage_wise_run.modules_and_importance(best)[0]}[/bold], test "
         f"{100 * tested['test_accuracy'][best['name']]:.2f} %; ensemble of all candidates "
         f"{100 * tested['ensemble_test_accuracy']:.2f} % → "
         f"{common.escape(f'{folder.arch_path}, {folder.depths_picture}')}"
@@ -116,61 +113,4 @@ def run(args: Args) -> None:
     common.next_command("export", args, after=("--pick", network))
 
 
-def settings(args: Args) -> Settings:
-    """The preset with what the command line says; refuses what cannot be."""
-    from search import stage_wise_run
-    from search.importance import CRITERIA
-
-    preset = stage_wise_run.preset(args.preset == "paper", args.module, args.donor is not None)
-    given = {name: getattr(args, name) for name in vars(preset)}
-    found = dataclasses.replace(preset, **{name: value for name, value in given.items() if value is not None})
-    if args.criterion not in CRITERIA:
-        raise UserError(f"--criterion {args.criterion}: expected {', '.join(CRITERIA)}")
-    if found.epochs == 0 and args.donor is None:
-        raise UserError("--epochs 0 trains nothing: expected at least one epoch, or a --donor")
-    if min(found.epochs, found.further_epochs, args.noise) < 0:
-        raise UserError("--epochs, --further-epochs and --noise: expected no negative number")
-    return found
-
-
-def describe(result: Mapping[str, Any], number: int) -> str:
-    """One line for a trained network."""
-    alpha = " ".join(f"{value:.4f}" for value in result["importance"])
-    modules, accuracy = "-".join(map(str, result["modules"])), 100 * result["val_accuracy"]
-    return f"{number}. {result['role']} {modules}: importance {alpha}, validation {accuracy:.2f} %"
-
-
-def show(args: Args, results: Sequence[Mapping], tested: Mapping, noise: list[float] | None) -> None:
-    """One row for each network."""
-    from rich.table import Table
-
-    table = Table(title=f"importance by {args.criterion}, stage by stage; candidates tested once")
-    columns = ["", "modules", "importance", "MFLOPs", "k params", "s", "val %", "test %"]
-    columns += ["Wh", "g CO₂"] if args.carbon else []
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i > 1 else "left", no_wrap=column != "importance")
-    for result in results:
-        accuracy, least = tested["test_accuracy"].get(result["name"]), "" if result["whole"] else "≥ "
-        row = [
-            f"{result['role']} {result['iteration']}",
-            "-".join(map(str, result["modules"])),
-            " ".join(f"{value:.4f}" for value in result["importance"]),
-            f"{result['flops'] / 1e6:.2f}",
-            f"{result['params'] / 1e3:.1f}",
-            f"{least}{result['seconds']:.0f}",
-            f"{100 * result['val_accuracy']:.2f}",
-            "" if accuracy is None else f"{100 * accuracy:.2f}",
-        ]
-        if args.carbon:
-            spent = [result.get(key) for key in ("energy_kwh", "co2_kg")]  # not there if it was not asked for then
-            row += ["" if value is None else f"{least}{1e3 * value:.3g}" for value in spent]
-        table.add_row(*row)
-    if noise is not None:
-        table.add_section()
-        table.add_row("SD", f"{args.noise + 1} seeds", " ".join(f"{value:.4f}" for value in noise))
-    common.say(table)
-
-
-def main() -> None:
-    """The command line."""
-    common.main(run, Args)
+main = common.entry(run, Args)

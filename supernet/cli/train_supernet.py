@@ -21,11 +21,11 @@ from supernet.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from search.costs import AdditiveCost
+    from search.costs import TableCost
     from supernet.data.sets import TrainVal
-    from supernet.methods import dsnas, nss, spos
+    from supernet.methods import dsnas, nss
     from supernet.runs import RunFolder
-    from supernet.space import Arch, Space
+    from supernet.space import Space
     from supernet.spec import Price
     from supernet.training.loop import FitConfig
 
@@ -60,9 +60,15 @@ class Args(common.Training, common.NewRun):
         """The module of the method."""
         return importlib.import_module(f"supernet.methods.{self.method}")
 
+    @property
+    def own(self) -> dict[str, Any]:
+        """The options that the method adds to those of all, by name."""
+        shared = {field.name for field in dataclasses.fields(Args)}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in shared}
+
     def config(self, space: Space, fit: FitConfig, kernels: Any) -> Any:
-        """The method's Config; refuses what cannot be before anything is written."""
-        return self.library.Config(fit, kernels=kernels)
+        """The method's ``Config``, of its own options; refuses what cannot be before anything is written."""
+        return self.library.Config(fit, kernels=kernels, **self.own)
 
     def train(self, space: Space, images: TrainVal, cfg: Any, device: torch.device, run: RunFolder) -> None:
         """Train in the run folder, or continue there."""
@@ -85,12 +91,6 @@ class Spos(Args):
     """Draw paths uniformly, or within a uniformly drawn bin of multiply-adds (SPOS's code)."""
     flops_bins: tuple[float, float, float] = (290e6, 360e6, 10e6)
     """From, to and width of the bins, in multiply-adds."""
-
-    def config(self, space: Space, fit: FitConfig, kernels: Any) -> spos.Config:
-        """The method's Config; refuses what cannot be before anything is written."""
-        from supernet.methods import spos
-
-        return spos.Config(fit, self.sampling, self.flops_bins, kernels)
 
 
 @dataclass(frozen=True)
@@ -122,18 +122,13 @@ class Dsnas(Args):
         from supernet.methods import dsnas
 
         name, limit = self.bound()
-        cost = self.costs(space)[name]
+        cost, more = self.costs(space)[name], self.own
+        for other in ("flops_max", "lat_max", "lut", "retrain"):
+            del more[other]
         Window(space, {name: cost}, {name: (0.0, limit)})
-        return dsnas.Config(
-            dataclasses.replace(fit, schedule="cosine"),
-            dsnas.Budget(cost.table, cost.base, limit),
-            self.search_epochs if self.search_epochs is not None else -(-fit.epochs // 3),
-            self.weight_epochs,
-            self.arch_lr,
-            self.coefficient,
-            self.stop_gap,
-            kernels,
-        )
+        budget, fit = dsnas.Budget(cost.table, cost.base, limit), dataclasses.replace(fit, schedule="cosine")
+        more["search_epochs"] = -(-fit.epochs // 3) if self.search_epochs is None else self.search_epochs
+        return dsnas.Config(fit, budget, kernels=kernels, **more)
 
     def bound(self) -> tuple[str, float]:
         """The cost that is bounded, and its limit."""
@@ -146,34 +141,31 @@ class Dsnas(Args):
             )
         return "latency_ms", self.lat_max
 
-    def costs(self, space: Space) -> dict[str, AdditiveCost]:
+    def costs(self, space: Space) -> dict[str, TableCost]:
         """Multiply-adds, parameters, and latency where there is a table."""
         from latency.table import LatencyTable
-        from search.costs import AdditiveCost
+        from search import priced
         from supernet import families
 
         families.require_layers(space)
-        layout = families.layout(space)
-        prices: dict[str, Price] = {"flops": lambda spec: spec.flops, "params": lambda spec: spec.params}
-        if self.lut is not None:
-            prices = {"latency_ms": LatencyTable.load(self.lut, space).price, **prices}
-        return {name: AdditiveCost(*layout.priced(price)) for name, price in prices.items()}
+        latencies = {} if self.lut is None else {"latency_ms": LatencyTable.load(self.lut, space).price}
+        return {name: cost for name, cost in priced.costs(space, latencies).items() if name != "activations"}
 
     def train(self, space: Space, images: TrainVal, cfg: dsnas.Config, device: torch.device, run: RunFolder) -> None:
         """Search and train in the run folder, or continue there; then train the child from scratch if asked."""
-        from supernet.methods import dsnas
-
-        child = dsnas.run(space, images, cfg, run.path, device, self.progress)
+        child = self.library.run(space, images, cfg, run.path, device, self.progress)
         if self.retrain:
-            dsnas.retrain(space, images, child.arch, cfg, run.network("retrained").path, device, self.progress)
+            path = run.network("retrained").path
+            self.library.retrain(space, images, child.arch, cfg, path, device, self.progress)
 
     def report(self, space: Space, cfg: dsnas.Config, run: RunFolder) -> None:
         """Leave table and front for the later commands; tell what came out and the next command."""
-        found = run.found()
+        from search import front
+
+        found, (name, limit) = run.found(), self.bound()
         if self.lut is not None and not run.lut_path.exists():
             shutil.copy(self.lut, run.lut_path)
-        self.write_front(space, tuple(found["arch"]), run)
-        name, limit = self.bound()
+        front.write_single(run, space, tuple(found["arch"]), self.costs(space), {name: (0.0, limit)}, self.seed)
         accuracy = 100 * found["val_accuracy"]
         common.say(
             f"child: {found['layers']}; {name} {found['cost']:.6g} (at most {limit:g}); validation accuracy "
@@ -184,18 +176,6 @@ class Dsnas(Args):
             common.say(f"from scratch, as long: {scratch:.2f} %, {scratch - accuracy:+.2f} points")
         asis = ("--inherit", "--epochs", 0, "--controls", 0)
         common.next_command("retrain", self, *asis, note="test it as it is")
-
-    def write_front(self, space: Space, arch: Arch, run: RunFolder) -> None:
-        """The child as a front of one, beside random architectures of the same bound, as ``retrain.py`` reads it."""
-        import numpy as np
-
-        from search.costs import Window
-
-        (name, limit), costs = self.bound(), self.costs(space)
-        window = Window(space, costs, {name: (0.0, limit)})
-        random = window.sample(np.random.default_rng([self.seed, 1]), 8, [arch], 2000)
-        entries = [{"arch": list(z), **{cost: float(f(z)) for cost, f in costs.items()}} for z in (arch, *random)]
-        run.write_front(space, entries[:1], entries[1:], {name: (0.0, limit)})
 
 
 @dataclass(frozen=True)
@@ -224,23 +204,12 @@ class Nss(Args):
 
     def config(self, space: Space, fit: FitConfig, kernels: Any) -> nss.Config:
         """The method's Config; refuses what cannot be before anything is written."""
-        from supernet.families import residual
-        from supernet.methods import nss
-
-        residual.require(space)
-        fit = dataclasses.replace(fit, schedule="cosine", weight_decay=3e-4, label_smoothing=0.0)
-        depths, widths = (len(open_) for open_ in space.allowed[:2])
-        ranges = (self.depth_range or max(2, depths // 4), self.width_range or max(4, widths // 16))
-        cfg = nss.Config(fit, (), ranges, self.warmup, theta_lr=self.theta_lr, kernels=kernels)
-        cost = nss.SpaceCost.of(space, nss.split(space, ranges), self.price(space))
         try:
             targets = [float(target) for target in self.targets.split(",") if target]
         except ValueError as error:
             raise UserError(f"--targets {self.targets}: expected numbers with commas between ({error})") from error
-        low, high = cost.all().min(), cost.all().max()
-        targets = targets or [float(f"{low * (high / low) ** (i / 4):.2g}") for i in (1, 2, 3)]
-        nss.require_attainable(cost, targets, cfg.tolerance, space)
-        return dataclasses.replace(cfg, targets=tuple(targets))
+        given = {name: value for name, value in self.own.items() if name != "lut"} | {"targets": targets}
+        return self.library.configure(space, fit, self.price(space), kernels=kernels, **given)
 
     def price(self, space: Space) -> Price:
         """What a layer costs, in the unit of the targets."""
@@ -250,35 +219,18 @@ class Nss(Args):
 
     def train(self, space: Space, images: TrainVal, cfg: nss.Config, device: torch.device, run: RunFolder) -> None:
         """Search every target in the run folder, or continue there."""
-        from supernet.methods import nss
-
-        nss.run(space, images, cfg, run.path, device, self.progress, self.price(space))
+        self.library.run(space, images, cfg, run.path, device, self.progress, self.price(space))
 
     def report(self, space: Space, cfg: nss.Config, run: RunFolder) -> None:
         """Tell what came out and the next command."""
         unit, scale = ("ms", 1.0) if self.lut else ("MFLOPs", 1e-6)
         for target in cfg.targets:
-            folder = run.elite(target)
-            elite, result = folder.space(), folder.probabilities()
-            genes = "  ".join(
-                f"{gene.name} {gene.choices[open_[0]].count}–{gene.choices[open_[-1]].count}"
-                for gene, open_ in zip(elite.genes, elite.allowed, strict=True)
+            common.tell(
+                f"{self.library.describe(run.elite(target), target, unit, scale)} → {run.elite(target).space_path}"
             )
-            common.say(
-                f"{scale * target:.4g} {unit}: {elite.size:,} networks of {scale * result['cost']:.4g} {unit} on "
-                f"average (the most probable space: {scale * result['argmax_cost']:.4g}): {genes} → "
-                f"{common.escape(str(folder.space_path))}"
-            )
-        first = run.elite(cfg.targets[0])
-        common.next_command(
-            "train_supernet", None, "--space", first.space_path, "--run", first.path / "supernet", *self.same_images()
-        )
-
-    def same_images(self) -> list[object]:
-        """The options that name these images to another training."""
-        words: list[object] = [] if self.data is None else ["--data", self.data]
-        words += [] if self.data_root == Path("data") else ["--data-root", self.data_root]
-        return words + ([] if self.resolution is None else ["--resolution", self.resolution])
+        first, images = run.elite(cfg.targets[0]), common.words(self, "data", "data_root", "resolution")
+        where = ("--space", first.space_path, "--run", first.path / "supernet")
+        common.next_command("train_supernet", None, *where, *images)
 
 
 # The options of each method: its own, or ``Args`` where those are enough.
@@ -308,7 +260,7 @@ def run(args: Args) -> None:
     fit = FitConfig(
         args.epochs,
         args.batch_size,
-        args.lr if args.lr is not None else defaults.learning_rate(args.batch_size),
+        defaults.learning_rate(args.batch_size, args.lr),
         warmup_epochs=args.warmup_epochs,
         clip=args.clip,
         seed=args.seed,
@@ -319,7 +271,10 @@ def run(args: Args) -> None:
     folder, leader = common.open_run(args), distributed.rank() == 0
     with folder.lock() if leader else folder.unlocked():
         if leader:
-            begin(args, folder, space, images)
+            settings = {**common.settings(args), "space": space.name}  # which one says the space file
+            made_with = {"data": images.identity, "space": args.space}
+            if folder.begin(settings, restart=args.restart, made_with=made_with):
+                folder.write_space(space)
             common.say(
                 f"[bold]{space.name}[/bold]: {len(space.genes)} genes, {space.size:.3g} architectures; "
                 f"{common.in_words(images, name, reason)}; {common.escape(str(args.run))}"
@@ -328,13 +283,6 @@ def run(args: Args) -> None:
         if leader:
             args.report(space, cfg, folder)
     distributed.stop()
-
-
-def begin(args: Args, folder: RunFolder, space: Space, images: TrainVal) -> None:
-    """The run folder: new, the one to continue, or a UserError if it holds another run."""
-    settings = {**common.settings(args), "space": space.name}  # which one says the space file
-    if folder.begin(settings, restart=args.restart, made_with={"data": images.identity, "space": args.space}):
-        folder.write_space(space)
 
 
 def main() -> None:

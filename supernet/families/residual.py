@@ -261,7 +261,10 @@ class ResidualStages:
         for gene in space.genes:
             for choice in gene.choices:
                 if choice.count < 1:
-                    raise UserError(f"space {space.name}: gene {gene.name} has a {choice.op} of {choice.count}")
+                    raise UserError(
+                        f"space {space.name}: gene {gene.name} has the choice {choice.op} {choice.count}, expected a "
+                        f"{gene.choices[0].op} of at least 1"
+                    )
         return Stages(space)
 
     def share(self, layout: Stages, **build: Unpack[BuildOptions]) -> Shared:

@@ -7,10 +7,10 @@ the depth mixture; the most probable space is the elite one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from supernet import files
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
+from supernet.families import residual
 from supernet.methods.network_spaces import (
     Ranges,
     Sample,
@@ -70,6 +71,41 @@ class Config:
 TRAVEL = 16.0
 
 Batch = tuple[Tensor, Tensor]
+
+
+def configure(
+    space: Space,
+    fit: FitConfig,
+    price: Price,
+    *,
+    targets: Sequence[float] = (),
+    depth_range: int | None = None,
+    width_range: int | None = None,
+    **more: Any,
+) -> Config:
+    """A Config of DARTS's settings with defaults that follow from the space.
+
+    Args:
+        fit: epochs, batch size, rates, seed and what else is not DARTS's.
+        price: what one layer costs, in the unit of the targets.
+        targets: average costs of the elite spaces; by default they part the range of the space into quarters.
+        depth_range, width_range: how many depths and widths are in one range; by default a quarter of the open depths
+            (the paper: 4 of 16), at least 2, and a sixteenth of the open widths (32 of 512), at least 4.
+        more: other fields of ``Config``.
+
+    Raises:
+        UserError: a space without stages, or a target out of reach.
+    """
+    residual.require(space)
+    depths, widths = (len(open_) for open_ in space.allowed[:2])
+    ranges = (depth_range or max(2, depths // 4), width_range or max(4, widths // 16))
+    cost = SpaceCost.of(space, split(space, ranges), price)
+    low, high = float(cost.all().min()), float(cost.all().max())
+    targets = tuple(targets) or tuple(float(f"{low * (high / low) ** (i / 4):.2g}") for i in (1, 2, 3))
+    fit = replace(fit, schedule="cosine", weight_decay=3e-4, label_smoothing=0.0)
+    cfg = Config(fit, targets, ranges, **more)
+    require_attainable(cost, targets, cfg.tolerance, space)
+    return cfg
 
 
 def halves(train: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
@@ -256,6 +292,23 @@ def theta_adam(theta: Iterable[Tensor], cfg: Config, steps: int) -> torch.optim.
 def warmup_epochs(cfg: Config) -> int:
     """Epochs that train weights only."""
     return round(cfg.warmup * cfg.fit.epochs)
+
+
+def describe(folder: RunFolder, target: float, unit: str, scale: float) -> str:
+    """An elite space in one line.
+
+    Args:
+        unit: of costs, once they are multiplied by ``scale``.
+    """
+    space, result = folder.space(), folder.probabilities()
+    genes = "  ".join(
+        f"{gene.name} {gene.choices[open_[0]].count}–{gene.choices[open_[-1]].count}"
+        for gene, open_ in zip(space.genes, space.allowed, strict=True)
+    )
+    return (
+        f"{scale * target:.4g} {unit}: {space.size:,} networks of {scale * result['cost']:.4g} {unit} on "
+        f"average (the most probable space: {scale * result['argmax_cost']:.4g}): {genes}"
+    )
 
 
 def write_elite(folder: RunFolder, search: Search, found: Space, target: float, chosen: list[int]) -> None:

@@ -51,9 +51,9 @@ def kernels(device: torch.device) -> Literal["fused", "eager"]:
     return "fused" if device.type == "cpu" else "eager"
 
 
-def learning_rate(batch_size: int) -> float:
-    """SPOS's 0.5 at batch 1024, by the square root of the batch, as short runs on small batches want it."""
-    return min(0.5, 0.2 * (batch_size / 64) ** 0.5)
+def learning_rate(batch_size: int, wish: float | None = None) -> float:
+    """``wish``, else SPOS's 0.5 at batch 1024, by the square root of the batch, as short runs on small ones want it."""
+    return min(0.5, 0.2 * (batch_size / 64) ** 0.5) if wish is None else wish
 
 
 def augments(wish: bool | None, epochs: int) -> bool:

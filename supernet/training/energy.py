@@ -26,7 +26,7 @@ def require(country: str) -> None:
 def measure(country: str) -> Iterator[dict]:
     """Measures what runs inside; afterwards the dict has ``energy_kwh`` of the machine and ``co2_kg``.
 
-    It stays empty where codecarbon fails: it says why on stderr, and the training is not lost.
+    It stays empty where codecarbon fails: its logger ``codecarbon`` says why, and the training is not lost.
     """
     from codecarbon import OfflineEmissionsTracker
 

@@ -1,0 +1,1 @@
+"""What a run has found, on one page. Joins supernet, search and latency."""
