@@ -30,7 +30,7 @@ class Step:
     rounds: int = 30
     """Paths that every form takes, interleaved."""
     threads: int = 1
-    """Threads; one is timed by its CPU clock, more by the wall."""
+    """Threads; one is timed by its CPU clock, several by wall-clock time."""
     output: Path | None = None
     """Write the figures here as JSON."""
 

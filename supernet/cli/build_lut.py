@@ -8,7 +8,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from supernet.cli import common
 from supernet.errors import UserError
@@ -26,16 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Args:
-    run: Path = common.DEFAULT_RUN
+    run: common.Folder = common.DEFAULT_RUN
     """Run folder; the same command continues a build that was stopped."""
-    space: str | None = None
-    """Search space: a space .json, FILE.py:function, or a name (at 1×28² if it ends in -small, else at 3×224²);
-    defaults to that of the run."""
-    data: str | None = None
+    space: Annotated[str | None, common.UNSET] = None
+    """Space: a name (1×28² if it ends in -small, else 3×224²), a .json, or FILE.py:function; defaults to the run's."""
+    data: Annotated[str | None, common.UNSET] = None
     """Code of the run's images, FILE.py:function: not needed here, but passed on to the next command."""
-    output: Path | None = None
+    output: Annotated[Path | None, common.UNSET] = None
     """Output table; defaults to RUN/lut.json."""
-    runtime: str | None = None
+    runtime: Annotated[str | None, common.UNSET] = None
     """torch, onnxruntime, litert, executorch or an installed one; defaults to onnxruntime if available, else torch."""
     kernels: Literal["eager", "fused"] = "eager"
     """With torch: plain PyTorch, as a saved network runs anywhere, or the project's operators."""
@@ -47,15 +46,15 @@ class Args:
     """CPU threads."""
     pin: bool = True
     """Stay on one core, if there is one thread."""
-    cores: str | None = None
+    cores: Annotated[str | None, common.UNSET] = None
     """Stay on these cores, e.g. 4 or 4-7, also on another device; defaults to the fastest one."""
     rounds: int = 12
     """Visits of each layer, in shuffled order, 10 ms each; at least 10."""
-    emit: Path | None = None
+    emit: Annotated[Path | None, common.UNSET] = None
     """Measure nothing: write a bundle of converted layers with an agent that times them on any device."""
-    collect: Path | None = None
+    collect: Annotated[Path | None, common.UNSET] = None
     """Measure nothing: make the table from what the agent wrote."""
-    check: Path | None = None
+    check: Annotated[Path | None, common.UNSET] = None
     """Build nothing: measure whole networks and compare them with this table, as it was measured."""
     check_archs: int = 8
     """Random architectures, from small to large, held out to state the error; five more calibrate."""

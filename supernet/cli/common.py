@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 
 import tyro
 from rich.console import Console
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 Args = TypeVar("Args")
 DEFAULT_RUN = Path("runs/default")
+Folder = Annotated[Path, tyro.conf.arg(aliases=["--folder"])]  # torchrun takes --run for an abbreviation of its own
+SETS = "|".join((*NAMES, "FILE.py:function"))
+UNSET = tyro.conf.arg(help_behavior_hint="")  # the help text says what follows if an option is not given
 # The commands by the names of their modules, which are those of the scripts in tools/.
 COMMANDS = {
     "train_supernet": "train",
@@ -59,7 +62,7 @@ class Computing:
 
     seed: int = 0
     """Random seed of the split, the weights, the augmentation and whatever else is drawn."""
-    device: str | None = None
+    device: Annotated[str | None, UNSET] = None
     """Device: cpu, cuda, …; defaults to CUDA if available."""
     quiet: bool = False
     """Show no progress."""
@@ -77,22 +80,34 @@ class Training:
     epochs: int = 12
     """Epochs."""
     batch_size: int = 64
-    """Images per step."""
-    lr: float | None = None
+    """Images per step, over all processes."""
+    lr: Annotated[float | None, UNSET] = None
     """Peak learning rate; defaults to 0.2 · sqrt(batch size / 64), at most 0.5."""
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Options of trainings that one device, or several under torchrun, compute."""
+
+    accumulate: int = 1
+    """Parts in which a process computes its share of a batch, one after another, to save memory."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of forward and backward; auto is bf16 on GPUs that have it, else fp32."""
+    sync_bn: bool = False
+    """Normalise by statistics over the batches of all processes; runs plain PyTorch."""
 
 
 @dataclass(frozen=True)
 class OnRun:
     """Options of commands on a trained run."""
 
-    run: Path = DEFAULT_RUN
+    run: Folder = DEFAULT_RUN
     """Run folder."""
-    space: str | None = None
-    """Code of the run's space, if it has operations of your own: FILE.py:function."""
-    data: str | None = None
-    """Code of the run's images, if they come from your own: FILE.py:function."""
-    data_root: Path | None = None
+    space: Annotated[str | None, UNSET] = None
+    """FILE.py:function that made the run's space, if it has operations of your own."""
+    data: Annotated[str | None, UNSET] = None
+    """FILE.py:function that gives the run's images, if it is yours."""
+    data_root: Annotated[Path | None, UNSET] = None
     """Dataset directory; defaults to the one used in training."""
 
     @property
@@ -105,7 +120,7 @@ class OnRun:
 class Alone(Computing, Training, OnRun):
     """Options of commands that train found networks alone."""
 
-    limit: int | None = None
+    limit: Annotated[int | None, UNSET] = None
     """Train on a stratified subset of this many images."""
     jobs: int = os.cpu_count() or 1
     """Networks trained in parallel, on the CPU."""
@@ -125,13 +140,15 @@ class Bounds:
 class Images:
     """Options of commands that open images for a new run."""
 
-    data: Annotated[str | None, tyro.conf.arg(metavar="|".join((*NAMES, "FILE.py:function")))] = None
+    data: Annotated[
+        str | None, tyro.conf.arg(metavar="|".join((*NAMES, "FILE.py:function")), help_behavior_hint="")
+    ] = None
     """Images; defaults to fashion-mnist if available, else the bundled digits."""
     data_root: Path = Path("data")
     """Dataset directory; for --data folder the one that holds train/ and val/."""
-    limit: int | None = None
+    limit: Annotated[int | None, UNSET] = None
     """Train on a stratified subset of this many images."""
-    resolution: int | None = None
+    resolution: Annotated[int | None, UNSET] = None
     """Height and width in pixels, for images of any size; defaults to 224."""
 
 
@@ -139,7 +156,7 @@ class Images:
 class Beginning:
     """Options of commands that begin a run, whatever it is trained on."""
 
-    run: Path = DEFAULT_RUN
+    run: Folder = DEFAULT_RUN
     """Run folder; the same command continues a run that was stopped."""
     restart: bool = False
     """Delete the existing run and start over."""
@@ -184,19 +201,27 @@ def open_run(args: Any) -> RunFolder:
     return RunFolder(args.run, **{f"{k}_code": v for k, v in codes.items() if v is not None and is_reference(v)})
 
 
-def entry(run: Callable[[Args], None], args: Any) -> Callable[[], None]:
+def entry(run: Callable[[Args], None], args: Any, *, torchrun: bool = False) -> Callable[[], None]:
     """What starts a command: ``main`` of its ``run`` and its options."""
-    return functools.partial(main, run, args)
+    return functools.partial(main, run, args, torchrun=torchrun)
 
 
-def main(run: Callable[[Args], None], args: Any) -> None:
-    """Parse ``args`` and run. Bad input ends in one line on stderr and exit code 2; Ctrl-C in 130, SIGTERM in 143."""
+def main(run: Callable[[Args], None], args: Any, *, torchrun: bool = False) -> None:
+    """Parse ``args`` and run. Bad input ends in one line on stderr and exit code 2; Ctrl-C in 130, SIGTERM in 143.
+
+    Args:
+        torchrun: whether several processes can share the work.
+    """
     require_siblings()
+    if not torchrun and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        refuse("this command runs in one process: start it without torchrun; the trainings are what several share")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)
     given: Any = None
     try:
-        given = tyro.cli(args, description=sys.modules[run.__module__].__doc__, prog=program())
+        given = tyro.cli(
+            args, description=sys.modules[run.__module__].__doc__, prog=program(), config=(tyro.conf.DisallowNone,)
+        )
         run(given)
     except UserError as error:
         refuse(with_advice(error, given))

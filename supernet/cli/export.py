@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from supernet.cli import common
 from supernet.errors import UserError
@@ -11,11 +12,11 @@ from supernet.errors import UserError
 
 @dataclass(frozen=True)
 class Args(common.OnRun):
-    output: Path | None = None
+    output: Annotated[Path | None, common.UNSET] = None
     """Output file; its suffix is the format (.pt2, .onnx, .tflite, .pte). Defaults to RUN/PICK.onnx."""
     pick: str = "best"
     """Network that retrain.py trained: the name of its folder in RUN."""
-    arch: tuple[int, ...] | None = None
+    arch: Annotated[tuple[int, ...] | None, common.UNSET] = None
     """An architecture instead, with the supernet's weights; BN is recalibrated as in the search."""
     batch: int = 1
     """Batch size; the file takes no other."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from supernet.cli import common
 from supernet.errors import UserError
@@ -17,12 +17,12 @@ class Args(common.Bounds, common.Computing, common.Beginning):
     """Directory with one folder of aligned images for each identity."""
     pairs: Path
     """Pairs file of the test, in LFW's format; identities in it are not trained on."""
-    run: Path = Path("runs/face-nas")
+    run: common.Folder = Path("runs/face-nas")
     preset: Literal["small", "medium"] = "small"
     """Width up to 32 or up to 64 channels (§4.2)."""
     depth: tuple[int, int] = (12, 100)
     """Fewest and most layers; even, since a block has two."""
-    width: tuple[int, int] | None = None
+    width: Annotated[tuple[int, int] | None, common.UNSET] = None
     """Fewest and most channels of the first stage; defaults to the preset's."""
     epochs: int = 10
     """Epochs of the first candidate; each further block adds 1, each step of width 2."""

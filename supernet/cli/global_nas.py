@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from supernet.cli import common
 from supernet.errors import UserError
@@ -14,16 +14,16 @@ from supernet.errors import UserError
 
 @dataclass(frozen=True)
 class Args(common.Bounds, common.NewRun):
-    run: Path = Path("runs/global-nas")
+    run: common.Folder = Path("runs/global-nas")
     preset: Literal["small", "tiny", "mobile"] = "small"
     """Bounds and epochs: the paper's tiny or mobile (GPU-days), or small ones for two cores."""
-    depth: tuple[int, int] | None = None
+    depth: Annotated[tuple[int, int] | None, common.UNSET] = None
     """Fewest and most layers; defaults to the preset's."""
-    width: tuple[int, int] | None = None
+    width: Annotated[tuple[int, int] | None, common.UNSET] = None
     """Fewest and most channels at full resolution; defaults to the preset's."""
-    epochs: int | None = None
+    epochs: Annotated[int | None, common.UNSET] = None
     """Epochs of the first candidate; each further layer adds 1, each step of width 2. Defaults to the preset's."""
-    micro_epochs: int | None = None
+    micro_epochs: Annotated[int | None, common.UNSET] = None
     """Epochs of candidates for operations and kernels; defaults to the preset's."""
     latency_max: float = math.inf
     """Bound on the predicted latency in ms on this machine: layers are measured as they come up."""
@@ -35,11 +35,11 @@ class Args(common.Bounds, common.NewRun):
     """Images per step."""
     lr: float = 0.025
     """Peak learning rate."""
-    cutout: int | None = None
+    cutout: Annotated[int | None, common.UNSET] = None
     """Side of the blanked square in pixels; defaults to 16, at most 4/7 of the image."""
-    augment: bool | None = None
+    augment: Annotated[bool | None, common.UNSET] = None
     """Random crops, flips (not of characters) and cutout; the small preset leaves them out below 30 epochs."""
-    limit: int | None = None
+    limit: Annotated[int | None, common.UNSET] = None
     """Train on a stratified subset of this many images; the small preset defaults to 10000."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from supernet.cli import common, retrain, searching
 from supernet.errors import UserError
@@ -12,18 +13,16 @@ from supernet.errors import UserError
 
 @dataclass(frozen=True)
 class Args(common.Images, searching.SearchArgs):
-    run: Path = Path("runs/pad_nas")
+    run: common.Folder = Path("runs/pad_nas")
     """Run folder; the same command continues a run that was stopped."""
     space: str = "basic"
-    """basic, large or v3: the paper's operation sets, for small images their small presets; or any other space of
-    layers by name, a space .json, or FILE.py:function."""
+    """basic, large or v3, the paper's operation sets; or another space: a name, a .json, or FILE.py:function."""
     epochs: tuple[int, ...] = (12, 8, 4)
-    """Epochs of the first supernet, then of each fine-tuning: M is one more (the paper: 120 80 40)."""
+    """Epochs of the first supernet, then of each fine-tuning (the paper: 120 80 40)."""
     batch_size: int = 64
     """Images per step (the paper: 1024)."""
-    lr: float | None = None
-    """Peak learning rate of the first supernet; defaults to 0.2 · sqrt(batch size / 64), at most 0.5. Fine-tuning
-    takes a fifth of it."""
+    lr: Annotated[float | None, common.UNSET] = None
+    """Peak learning rate, a fifth of it in fine-tuning; defaults to 0.2 · sqrt(batch size / 64), at most 0.5."""
     threshold: float = 0.01
     """Operations of at most this probability are removed."""
     retrain: int = 0

@@ -14,8 +14,7 @@ from supernet.cli import common
 @dataclass(frozen=True)
 class Args(common.Alone):
     pick: str = "uniform"
-    """Architectures: uniform (random ones of the space), front (of evolve.py, evenly spaced), or a .json list of
-    lists."""
+    """Architectures: uniform (random ones), front (of the search, evenly spaced), or a .json list of them."""
     n: int = 32
     """Number of architectures; fewer than 32 cannot tell much."""
     bn: tuple[Literal["recalibrated", "batch", "inherited"], ...] = ("recalibrated",)

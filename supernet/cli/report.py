@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from supernet.cli import common
 
 
 @dataclass(frozen=True)
 class Args(common.OnRun):
-    output: Path | None = None
+    output: Annotated[Path | None, common.UNSET] = None
     """Output page; defaults to RUN/report.html."""
 
 

@@ -1,11 +1,11 @@
-"""Train architectures of the front alone, beside random ones of the same window, and test each of them once."""
+"""Train architectures of the front alone, beside random ones within the same bounds, and test each once."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from supernet.cli import common
 
@@ -19,14 +19,14 @@ class Args(common.Alone):
     pick: str = "best"
     """Architecture to train: best, knee, all, or its number in the front."""
     controls: int = 4
-    """Random architectures of the same window to train beside it."""
+    """Random architectures within the same bounds to train beside it."""
     epochs: int = 12
     """Epochs (SPOS on ImageNet: 240); 0 with --inherit tests the weights as they are."""
     clip: float = 0.0
     """Largest gradient norm; 0 turns clipping off."""
     inherit: bool = False
     """Start from the supernet's weights instead of from scratch."""
-    augment: bool | None = None
+    augment: Annotated[bool | None, common.UNSET] = None
     """Random crops and flips; defaults to on from 30 epochs, since short trainings do better without."""
     seed: int = 0
     """Random seed of the weights and the augmentation."""

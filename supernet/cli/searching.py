@@ -41,20 +41,19 @@ class SearchArgs(common.Computing):
     """Bound on activation values alive at the peak, for one image. Given alone, the search minimises them."""
     lut: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     """Latency table; repeat for several devices. Defaults to RUN/lut.json."""
-    objectives: tuple[Objective, ...] | None = None
-    """Costs to minimise while accuracy is maximised; latency stands for every --lut. Defaults to latency, or to the
-    costs that are bounded if latency is not."""
+    objectives: Annotated[tuple[Objective, ...] | None, common.UNSET] = None
+    """Costs to minimise; latency stands for every --lut. Defaults to latency, or to what is bounded if that is not."""
     population: int = 32
-    """Architectures per iteration (CES: 64, SPOS: 50)."""
+    """Architectures per iteration (the papers: CES 64, SPOS 50)."""
     iterations: int = 12
-    """Iterations, including the random first one (CES: 40, SPOS: 20)."""
+    """Iterations, including the random first one (the papers: CES 40, SPOS 20)."""
     random: int = 32
     """Random architectures of the same window to compare with."""
     bn: Literal["recalibrated", "batch", "inherited"] = "recalibrated"
     """BN statistics for scoring: recalibrated on training images, of each validation batch, or the supernet's own."""
     recalibration: tuple[int, int] = (8, 128)
     """Batches and images per batch for recalibrating BN."""
-    val_limit: int | None = None
+    val_limit: Annotated[int | None, common.UNSET] = None
     """Score on a stratified subset of this many validation images."""
     seed: int = 0
     """Random seed of the search."""

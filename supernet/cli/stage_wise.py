@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from search.stage_wise import plot
 from supernet.cli import common
@@ -16,35 +16,34 @@ from supernet.errors import UserError
 
 @dataclass(frozen=True)
 class Args(common.Bounds, common.NewRun):
-    run: Path = Path("runs/stage-wise")
+    run: common.Folder = Path("runs/stage-wise")
     preset: Literal["small", "paper"] = "small"
     """Sizes and training: the paper's (GPU-days), or small ones for two cores."""
     module: str = "residual"
     """residual (CIFAR ResNet), bottleneck (ResNet-50) or nasnet (NASNet-A's cells)."""
     criterion: str = "pls"
     """Importance by pls (PLS-VIP), inf-fs or il-fs."""
-    initial: int | None = None
+    initial: Annotated[int | None, common.UNSET] = None
     """Modules in each stage of the initial network; defaults to 2 (the paper: 6)."""
-    step: int | None = None
+    step: Annotated[int | None, common.UNSET] = None
     """Modules that a stage can grow by in an iteration; defaults to 1 (the paper: 2, for nasnet 1)."""
-    iterations: int | None = None
+    iterations: Annotated[int | None, common.UNSET] = None
     """Iterations; n of them train 2n + 1 networks. Defaults to 3 (the paper: 5)."""
     margin: float = 0.0
     """A stage grows if its importance rises by more than this."""
-    depth_max: int | None = None
+    depth_max: Annotated[int | None, common.UNSET] = None
     """Most modules in a stage."""
-    width: int | None = None
+    width: Annotated[int | None, common.UNSET] = None
     """Channels of the first stage; defaults to 8, for nasnet 4 (the paper: 16, for bottleneck 64, for nasnet 32)."""
-    donor: str | None = None
-    """Start from the weights of a trained deeper network: its folder, a file of a torchvision or timm ResNet, or
-    timm:NAME."""
-    epochs: int | None = None
+    donor: Annotated[str | None, common.UNSET] = None
+    """Start from a deeper network's weights: its folder, a file of a torchvision or timm ResNet, or timm:NAME."""
+    epochs: Annotated[int | None, common.UNSET] = None
     """Epochs of every network; defaults to 4 (the paper: 200, with a donor 50)."""
-    further_epochs: int | None = None
+    further_epochs: Annotated[int | None, common.UNSET] = None
     """Further epochs of candidates; defaults to 0 (the paper: 100)."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, common.UNSET] = None
     """Images per step; defaults to 64 (the paper: 128)."""
-    lr: float | None = None
+    lr: Annotated[float | None, common.UNSET] = None
     """Initial learning rate; defaults to 0.1 (the paper: 0.01)."""
     noise: int = 0
     """Train the initial network this many more times, with other seeds, to measure how its importance varies."""

@@ -31,26 +31,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args(common.Training, common.NewRun):
+class Args(common.Devices, common.Training, common.NewRun):
     """What every method takes; enough for one whose ``Config`` and ``run`` need no more (``supernet/methods``)."""
 
     method: Annotated[str, tyro.conf.arg(metavar="spos|dsnas|nss")] = "spos"
-    """spos: one uniform path per step; dsnas: architecture and weights together, ready to use; nss: spaces of residual
-    networks that are good for a cost."""
-    space: str | None = None
-    """Search space: a name, a space .json, or FILE.py:function; defaults to mobile-small for images under 96 pixels,
-    else mobile."""
+    """spos: one uniform path per step; dsnas: architecture and weights together; nss: spaces of residual networks."""
+    space: Annotated[str | None, common.UNSET] = None
+    """Search space: a name, a .json, or FILE.py:function; defaults to mobile-small below 96 pixels, else mobile."""
     epochs: int = 12
     """Epochs (SPOS on ImageNet: 120)."""
     batch_size: int = 64
-    """Images per step and process (SPOS on ImageNet: 1024)."""
+    """Images per step, over all processes (SPOS on ImageNet: 1024)."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up."""
     clip: float = 0.0
     """Largest gradient norm; 0 turns clipping off."""
-    augment: bool | None = None
+    augment: Annotated[bool | None, common.UNSET] = None
     """Random crops and flips; defaults to on from 30 epochs, since short trainings do better without."""
-    kernels: Literal["fused", "eager"] | None = None
+    kernels: Annotated[Literal["fused", "eager"] | None, common.UNSET] = None
     """The project's operators or plain PyTorch; defaults to fused on the CPU."""
     workers: int = 0
     """Processes that decode images, for --data folder."""
@@ -91,19 +89,21 @@ class Spos(Args):
     """Draw paths uniformly, or within a uniformly drawn bin of multiply-adds (SPOS's code)."""
     flops_bins: tuple[float, float, float] = (290e6, 360e6, 10e6)
     """From, to and width of the bins, in multiply-adds."""
+    probes: int = 4
+    """Random architectures whose one-shot accuracy is validated after each epoch; 0 validates none."""
 
 
 @dataclass(frozen=True)
 class Dsnas(Args):
     """DSNAS: architecture and weights together; the child keeps its weights."""
 
-    flops_max: float | None = None
+    flops_max: Annotated[float | None, common.UNSET] = None
     """Most multiply-adds of the child."""
-    lat_max: float | None = None
+    lat_max: Annotated[float | None, common.UNSET] = None
     """Largest latency of the child in ms, instead of --flops-max; needs --lut."""
-    lut: str | None = None
+    lut: Annotated[str | None, common.UNSET] = None
     """Latency table of the space, from build_lut.py."""
-    search_epochs: int | None = None
+    search_epochs: Annotated[int | None, common.UNSET] = None
     """Epochs until the child is fixed and trains on alone; defaults to a third of --epochs (the paper: 80 of 240)."""
     weight_epochs: int = 0
     """First epochs of the search, which train weights only."""
@@ -189,17 +189,17 @@ class Nss(Args):
     """Peak learning rate; it ends at 0.001."""
     clip: float = 5.0
     """Largest gradient norm; 0 turns clipping off."""
-    targets: Annotated[str, tyro.conf.arg(metavar="T,T,…")] = ""
+    targets: Annotated[str, tyro.conf.arg(metavar="T,T,…", help_behavior_hint="")] = ""
     """Average cost of each elite space to find: multiply-adds, or ms with --lut; defaults to quarters of the range."""
-    lut: Path | None = None
+    lut: Annotated[Path | None, common.UNSET] = None
     """Latency table of the space: targets are then milliseconds."""
-    depth_range: int | None = None
+    depth_range: Annotated[int | None, common.UNSET] = None
     """Depths in one range; defaults to a quarter of the open ones, at least 2 (the paper: 4 of 16)."""
-    width_range: int | None = None
+    width_range: Annotated[int | None, common.UNSET] = None
     """Widths in one range; defaults to a sixteenth of the open ones, at least 4 (the paper: 32 of 512)."""
     warmup: float = 0.3
     """Share of the epochs that train weights only."""
-    theta_lr: float | None = None
+    theta_lr: Annotated[float | None, common.UNSET] = None
     """Adam's learning rate for the probabilities; defaults to DARTS's 3e-4, more in short runs."""
 
     def config(self, space: Space, fit: FitConfig, kernels: Any) -> nss.Config:
@@ -247,9 +247,14 @@ def chosen(argv: Sequence[str]) -> type[Args]:
     return METHODS[name]
 
 
+def number(size: int) -> str:
+    """A size that may be astronomical."""
+    return f"{size:,}" if size < 10**6 else f"{size:.3g}"
+
+
 def run(args: Args) -> None:
     from supernet import spaces
-    from supernet.training import defaults, distributed
+    from supernet.training import defaults, distributed, precision
     from supernet.training.loop import FitConfig
 
     device = defaults.device(args.device)
@@ -265,9 +270,15 @@ def run(args: Args) -> None:
         clip=args.clip,
         seed=args.seed,
         augment=defaults.augments(args.augment, args.epochs),
+        accumulate=args.accumulate,
+        precision=precision.resolve(args.precision, device),
+        sync_bn=args.sync_bn,
     )
-    cfg = args.config(space, fit, args.kernels or defaults.kernels(device))
-    args = dataclasses.replace(args, data=name, lr=fit.lr, kernels=cfg.kernels, augment=fit.augment)
+    distributed.share(fit.batch_size, fit.accumulate)
+    cfg = args.config(space, fit, defaults.kernels(device, args.kernels, args.sync_bn))
+    args = dataclasses.replace(
+        args, data=name, lr=fit.lr, kernels=cfg.kernels, augment=fit.augment, precision=fit.precision
+    )
     folder, leader = common.open_run(args), distributed.rank() == 0
     with folder.lock() if leader else folder.unlocked():
         if leader:
@@ -276,9 +287,11 @@ def run(args: Args) -> None:
             if folder.begin(settings, restart=args.restart, made_with=made_with):
                 folder.write_space(space)
             common.say(
-                f"[bold]{space.name}[/bold]: {len(space.genes)} genes, {space.size:.3g} architectures; "
-                f"{common.in_words(images, name, reason)}; {common.escape(str(args.run))}"
+                f"[bold]{space.name}[/bold]: {len(space.genes)} genes, {number(space.size)} architectures; "
+                f"{common.in_words(images, name, reason)}; {precision.in_words(fit.precision, device)}; "
+                f"{common.escape(str(args.run))}"
             )
+        distributed.wait()  # until a run that is to be deleted is gone
         args.train(space, images, cfg, device, folder)
         if leader:
             args.report(space, cfg, folder)
@@ -287,4 +300,4 @@ def run(args: Args) -> None:
 
 def main() -> None:
     """The command line."""
-    common.main(run, chosen(sys.argv[1:]))
+    common.main(run, chosen(sys.argv[1:]), torchrun=True)

@@ -46,9 +46,17 @@ def device(name: str | None = None, cuda: Any = torch.cuda) -> torch.device:
     return torch.device("cuda", index)
 
 
-def kernels(device: torch.device) -> Literal["fused", "eager"]:
-    """Our operators on the CPU; plain PyTorch elsewhere, as their CUDA forms have not run on a GPU yet."""
-    return "fused" if device.type == "cpu" else "eager"
+def kernels(
+    device: torch.device, wish: Literal["fused", "eager"] | None = None, sync_bn: bool = False
+) -> Literal["fused", "eager"]:
+    """``wish``, else our operators on the CPU and plain PyTorch elsewhere, as their CUDA forms have not run on a GPU.
+
+    Raises:
+        UserError: our operators compute batch statistics within one process, so ``sync_bn`` needs plain PyTorch.
+    """
+    if sync_bn and wish == "fused":
+        raise UserError("synchronised batch statistics need eager kernels, got fused: choose one of the two")
+    return wish or ("fused" if device.type == "cpu" and not sync_bn else "eager")
 
 
 def learning_rate(batch_size: int, wish: float | None = None) -> float:
