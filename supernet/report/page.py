@@ -35,7 +35,7 @@ class Run:
     lut: LatencyTable | None
     front: dict[str, Any] | None
     scored: list[dict[str, Any]]
-    results: dict[str, dict[str, Any]]  # of retrain.py, by folder: the picked networks first
+    results: dict[str, dict[str, Any]]  # of networks trained alone, by folder: the picked ones first
     earlier: list[str] = field(default_factory=list)  # networks that were trained for an earlier search
 
     @classmethod
