@@ -22,11 +22,13 @@ from supernet.families import sep_conv
 from supernet.model import Network
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
+from supernet.shape import COUNT, SHARE
 from supernet.space import Arch, Space
 from supernet.training import defaults, standalone
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig
 
+RESULT = {"params": COUNT, "val_accuracy": SHARE, "test_accuracy": SHARE, "test_images": COUNT}
 Image = tuple[int, int, int]  # channels, resolution, classes
 Latency = Callable[[Space, Arch], float]  # ms
 
@@ -165,7 +167,7 @@ class PlainRun:
             row: dict[str, Any] = {"found": dataclasses.asdict(found), "params": params}
             row |= {"val_accuracy": last["val_accuracy"], "test_accuracy": accuracy, "test_images": len(images)}
             files.write_json(folder.result_path, row)
-        return files.read_json(folder.result_path, "result")
+        return files.read_json(folder.result_path, "result", expected=RESULT)
 
 
 def drawn(space: Space, arch: Arch) -> list[Block]:

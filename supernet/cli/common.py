@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib.util
 import math
 import os
@@ -45,6 +46,9 @@ COMMANDS = {
 }
 # Which command makes what an error says is missing.
 MAKERS = {"supernet": "train_supernet", "lut": "build_lut", "front": "evolve", "network": "retrain"}
+# Options that count something of which there must be one; of others there may be none.
+POSITIVE = {"batch", "batch_size", "iterations", "jobs", "limit", "n", "population", "recalibration", "resolution"}
+POSITIVE |= {"seeds", "threads", "val_limit"}
 _console = Console()
 
 
@@ -168,14 +172,31 @@ def main(run: Callable[[Args], None], args: Any) -> None:
     given: Any = None
     try:
         given = tyro.cli(args, description=sys.modules[run.__module__].__doc__, prog=program())
+        check_numbers(given)
         run(given)
     except UserError as error:
         refuse(with_advice(error, given))
+    except OSError as error:  # a full disk under a picture, a folder that may not be written
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG):
+            raise
+        refuse(f"cannot write {error.filename or 'a file'}: {error.strerror}; free some space or choose another folder")
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has left, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def check_numbers(args: Any) -> None:
+    """Refuse numbers that no command can take: NaN, counts below 0, or below 1 where 0 has no meaning."""
+    for field in dataclasses.fields(args):
+        value = getattr(args, field.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            flag, least = f"--{field.name.replace('_', '-')} {number}", int(field.name in POSITIVE)
+            if isinstance(number, float) and math.isnan(number):
+                raise UserError(f"{flag}: expected a number")
+            if isinstance(number, int) and number < least:
+                raise UserError(f"{flag}: expected at least {least}")
 
 
 def require_siblings() -> None:

@@ -80,8 +80,7 @@ def run(args: Args) -> None:
         bounds = searching.bounds(args, space, luts, costs)
         objectives = searching.objectives(args, luts)
         CES(space, costs, bounds, objectives, cfg.ces)
-        if folder.begin(config, made_with=made_with):
-            folder.write_space(space)
+        folder.begin(config, space=space, made_with=made_with)
         stages = []
         shared = {**settings, "made_with": made_with}
         progress = args.progress

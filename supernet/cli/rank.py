@@ -40,7 +40,7 @@ class Args(common.Alone):
 
 def run(args: Args) -> None:
     from search import ranking
-    from search.alone import OnRun, StandAlone, halves
+    from search.alone import TRAINED, OnRun, StandAlone, halves
     from search.evaluator import Evaluator
     from supernet import families, files
     from supernet.methods import spos
@@ -60,8 +60,8 @@ def run(args: Args) -> None:
     train = OnRun(run, folder, args.epochs, args.batch_size, args.lr, args.limit, str(device), args.data_root)
     at_once, progress = args.jobs if device.type == "cpu" else 1, args.progress
     with run.lock():
-        log = files.JsonLines(folder / "trained.jsonl")
-        alone = StandAlone(log, train.budget, train, at_once, "val_accuracy", progress)
+        log = files.JsonLines(folder / "trained.jsonl", TRAINED)
+        alone = StandAlone(log, train.budget, train, at_once, "val_accuracy", progress, train.forget)
         trained = alone(archs, range(args.seed, args.seed + args.seeds), "rank")
         truth = trained.mean(axis=1)
         flops = [families.flops(space, arch) for arch in archs]
@@ -99,6 +99,7 @@ def pick(args: Args, run: RunFolder, space: Space) -> list[Arch]:
     import numpy as np
 
     from supernet import files
+    from supernet.shape import COUNT
 
     if args.pick == "uniform":
         rng = np.random.default_rng([args.seed, 3])
@@ -108,11 +109,9 @@ def pick(args: Args, run: RunFolder, space: Space) -> list[Arch]:
         places = np.unique(np.linspace(0, len(found) - 1, min(args.n, len(found))).round().astype(int))
         archs = [space.check(found[i]["arch"]) for i in places]
     elif args.pick.endswith(".json"):
-        listed = files.read_json(Path(args.pick), "list of architectures", "write one: [[0, 1, …], …]")
-        try:
-            archs = list(dict.fromkeys(space.check(arch) for arch in listed))[: args.n]
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{args.pick}: expected a list of architectures [[0, 1, …], …] ({error})") from error
+        advice = "write one: [[0, 1, …], …]"
+        listed = files.read_json(Path(args.pick), "list of architectures", advice, expected=[[COUNT]])
+        archs = list(dict.fromkeys(space.check(arch) for arch in listed))[: args.n]
     else:
         raise UserError(f"--pick {args.pick}: expected uniform, front, or a .json file of architectures")
     if len(archs) < 3:

@@ -326,9 +326,10 @@ def supernet(run: Run) -> str:
         figure.savefig(file)
 
     last, method = run.metrics[-1], run.config.get("method", "spos").upper()
+    speed = f", {last['images_per_second']:,.0f} images/s in the last one" if "images_per_second" in last else ""
     return section(
         "The supernet",
-        paragraph(f"{method}, {last['epoch']} epochs, {last['images_per_second']:,.0f} images/s in the last one."),
+        paragraph(f"{method}, {last['epoch']} epochs{speed}."),
         image(plot, "loss and accuracy over the epochs"),
     )
 

@@ -6,15 +6,15 @@ import argparse
 import dataclasses
 import importlib
 import math
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
+from supernet import files
 from supernet.cli import common
 from supernet.errors import UserError
 
@@ -41,7 +41,8 @@ class Args(common.Training, common.NewRun):
     """Search space: a name, a space .json, or FILE.py:function; defaults to mobile-small for images under 96 pixels,
     else mobile."""
     epochs: int = 12
-    """Epochs (SPOS on ImageNet: 120)."""
+    """Epochs (SPOS on ImageNet: 120). An SPOS run may be given more later: it goes on at the rate of the longer
+    schedule."""
     batch_size: int = 64
     """Images per step and process (SPOS on ImageNet: 1024)."""
     warmup_epochs: float = 0.0
@@ -54,6 +55,12 @@ class Args(common.Training, common.NewRun):
     """The project's operators or plain PyTorch; defaults to fused on the CPU."""
     workers: int = 0
     """Processes that decode images, for --data folder."""
+
+    grows: ClassVar[tuple[str, ...]] = ()  # settings that may be larger when the run goes on
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise UserError(f"--epochs {self.epochs}: expected at least 1")
 
     @property
     def library(self) -> Any:
@@ -81,6 +88,7 @@ class Args(common.Training, common.NewRun):
 class Spos(Args):
     """SPOS: the supernet that searches score architectures on."""
 
+    grows: ClassVar[tuple[str, ...]] = ("epochs",)
     sampling: Literal["uniform", "flops"] = "uniform"
     """Draw paths uniformly, or within a uniformly drawn bin of multiply-adds (SPOS's code)."""
     flops_bins: tuple[float, float, float] = (290e6, 360e6, 10e6)
@@ -171,7 +179,7 @@ class Dsnas(Args):
         """Leave table and front for the later commands; tell what came out and the next command."""
         found = run.found()
         if self.lut is not None and not run.lut_path.exists():
-            shutil.copy(self.lut, run.lut_path)
+            files.write_bytes(run.lut_path, Path(self.lut).read_bytes())
         self.write_front(space, tuple(found["arch"]), run)
         name, limit = self.bound()
         accuracy = 100 * found["val_accuracy"]
@@ -237,6 +245,8 @@ class Nss(Args):
             targets = [float(target) for target in self.targets.split(",") if target]
         except ValueError as error:
             raise UserError(f"--targets {self.targets}: expected numbers with commas between ({error})") from error
+        if not all(0 < target < math.inf for target in targets):
+            raise UserError(f"--targets {self.targets}: expected numbers above 0")
         low, high = cost.all().min(), cost.all().max()
         targets = targets or [float(f"{low * (high / low) ** (i / 4):.2g}") for i in (1, 2, 3)]
         nss.require_attainable(cost, targets, cfg.tolerance, space)
@@ -332,9 +342,14 @@ def run(args: Args) -> None:
 
 def begin(args: Args, folder: RunFolder, space: Space, images: TrainVal) -> None:
     """The run folder: new, the one to continue, or a UserError if it holds another run."""
-    settings = {**common.settings(args), "space": space.name}  # which one says the space file
-    if folder.begin(settings, restart=args.restart, made_with={"data": images.identity, "space": args.space}):
-        folder.write_space(space)
+    folder.begin(
+        {**common.settings(args), "space": space.name},  # which one says the space file
+        space=space,
+        restart=args.restart,
+        grows=args.grows,
+        defaults={field.name: field.default for field in dataclasses.fields(args)},
+        made_with={"data": images.identity, "space": args.space},
+    )
 
 
 def main() -> None:
