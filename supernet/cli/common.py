@@ -139,6 +139,12 @@ class NewRun(Computing, Images, Beginning):
     """Options of commands that begin a run on images. A command adds its own, and may set other defaults."""
 
 
+def defaults(args: Any) -> dict[str, Any]:
+    """Of every option: what counts as recorded by a version that did not have it."""
+    fields = (field for field in dataclasses.fields(args) if field.default is not dataclasses.MISSING)
+    return {field.name: _recorded(field.default) for field in fields}
+
+
 def settings(args: Any, *others: str) -> dict[str, Any]:
     """The options that shape a run, in plain JSON values, which have no infinity: ``config.json`` holds them.
 
@@ -147,8 +153,11 @@ def settings(args: Any, *others: str) -> dict[str, Any]:
     """
     left_out = ("run", "device", "workers", "restart", "quiet", *others)
     given = {name: value for name, value in dataclasses.asdict(args).items() if name not in left_out}
-    given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-    return {name: None if value == math.inf else value for name, value in given.items()}
+    return {name: _recorded(value) for name, value in given.items()}
+
+
+def _recorded(value: Any) -> Any:
+    return None if value == math.inf else str(value) if isinstance(value, Path) else value
 
 
 def open_run(args: Any) -> RunFolder:

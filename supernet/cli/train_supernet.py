@@ -347,7 +347,7 @@ def begin(args: Args, folder: RunFolder, space: Space, images: TrainVal) -> None
         space=space,
         restart=args.restart,
         grows=args.grows,
-        defaults={field.name: field.default for field in dataclasses.fields(args)},
+        defaults=common.defaults(args),
         made_with={"data": images.identity, "space": args.space},
     )
 
