@@ -132,6 +132,8 @@ def _second_name(path: Path, other: Path) -> None:
     """Give a file another name; a copy where the file system has one name for each file."""
     temporary = other.with_name(f".{other.name}.tmp")
     temporary.unlink(missing_ok=True)
+    if other.exists() and other.samefile(path):  # a kill came in between; to rename a name to its like does nothing
+        return
     try:
         os.link(path, temporary)
     except OSError:
