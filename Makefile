@@ -20,7 +20,7 @@ test: $(VENV)/built
 	$(BIN)/python -m pytest -n auto --dist loadfile --durations 15
 
 test-long: $(VENV)/built
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
+	SUPERNET_CRASHES=500 SUPERNET_FUZZ=10000 $(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

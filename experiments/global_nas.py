@@ -31,7 +31,7 @@ from supernet import families, files, parallel
 from supernet.data import sets
 from supernet.progress import Bar
 from supernet.runs import RunFolder
-from supernet.training import defaults, standalone
+from supernet.training import checkpoint, defaults, standalone
 from supernet.training.evaluation import evaluate
 
 CPU = torch.device("cpu")
@@ -203,7 +203,7 @@ def train_one(args: Args, name: str, job: Job) -> dict[str, Any]:
         test = sets.open_test(args.data, args.data_root)
         result["test_accuracy"] = evaluate(network, test.plain_batches(512))
     files.write_json(path(args, name), result)
-    (folder / "checkpoint.pt").unlink()
+    checkpoint.delete(folder / "checkpoint.pt")
     return result
 
 

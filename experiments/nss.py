@@ -28,7 +28,7 @@ from supernet.methods import network_spaces, nss
 from supernet.model import Network
 from supernet.runs import RunFolder
 from supernet.space import Arch
-from supernet.training import defaults
+from supernet.training import checkpoint, defaults
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig, fit
 
@@ -196,7 +196,7 @@ class Study:
                 self.args.run / "now" / name,
                 meta={},
             )
-            (self.args.run / "now" / name / "checkpoint.pt").unlink()
+            checkpoint.delete(self.args.run / "now" / name / "checkpoint.pt")
             batches = ((s.plain_batches(512)) for s in self.halves)
             return {"accuracies": [evaluate(network, b) for b in batches], "flops": families.flops(self.space, arch)}
 

@@ -147,7 +147,7 @@ def read_bundle(folder: Path) -> dict[str, Any]:
             raise ValueError("it names files that are not in it")
     except OSError as error:
         raise UserError(f"{folder} is no complete bundle ({error.strerror}: {error.filename}): {advice}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{folder}/manifest.json is damaged ({error!r}): {advice}") from error
     return manifest
 
@@ -188,7 +188,7 @@ def continued(output: Path, samples: dict[str, Any]) -> dict[str, Any]:
         old = json.loads(output.read_text())
         if old["header"] == samples["header"] and all(isinstance(old[part], dict) for part in ("layers", "networks")):
             return dict(old, finished=False)
-    except (OSError, KeyError, TypeError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError, RecursionError):
         pass
     return samples
 

@@ -29,6 +29,7 @@ from supernet.tables import Table
 
 FIT_ARCHS = 5  # whole networks that scale and overhead are fitted on
 HOPELESS = 10  # times the gate: half of all layers differ by more between two halves of their visits
+PARTIAL = {"header": dict, "layers": bundle.VISITS, "networks": bundle.VISITS}
 Visits = dict[str, list]  # of each layer or network: wall and CPU time of every visit
 
 
@@ -231,11 +232,11 @@ class Partial:
         self.save()  # an unwritable folder shows before anything is measured
 
     def _read(self) -> None:
-        data = files.read_json(self.path, "unfinished latency table")
+        data = files.read_json(self.path, "unfinished latency table", expected=PARTIAL)
         if data["header"] != {**self.header, "input": list(self.header["input"])}:
             raise UserError(f"{self.path} is of another space, other settings or another machine")
         for visits in (*data["layers"].values(), *data["networks"].values()):
-            if not all(wall > 0 and (cpu is None or cpu >= 0) for wall, cpu in visits):
+            if not all(wall and wall > 0 and (cpu is None or cpu >= 0) for wall, cpu in visits):
                 raise ValueError(f"{self.path} is damaged")
         self.layers, self.networks = data["layers"], data["networks"]
 
@@ -267,8 +268,8 @@ def checked(space: Space, table: LatencyTable, samples: dict[str, Samples]) -> l
     raw = dataclasses.replace(table, calibration=None)
     checks = []
     for key, sample in samples.items():
-        if not all(part.isdigit() for part in key.split(",")):
-            raise UserError(f"expected an architecture such as 0,2,1, got {key!r}: run the agent again")
+        if not all(part.isdecimal() and len(part) < 10 for part in key.split(",")):
+            raise UserError(f"expected an architecture such as 0,2,1, got {key!r:.80}: run the agent again")
         arch = space.check([int(part) for part in key.split(",")])
         keys = [spec.key for spec in lower(space, arch)]
         checks.append(Check(arch, len(keys), raw.predict(keys), sample.median_ms, sample.noisy))

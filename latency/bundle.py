@@ -18,6 +18,7 @@ from typing import Any
 
 from latency.agent import SCHEMA
 from latency.measure import Protocol, Visit
+from supernet import files, shape
 from supernet.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,6 +75,7 @@ class Collected:
         return Protocol(**self.header["protocol"])
 
 
+VISITS = {str: [[(None, float)]]}
 HEADER = {"space": dict, "device": dict, "runtime": dict, "batch": int, "threads": int, "input": list, "protocol": dict}
 
 
@@ -89,7 +91,7 @@ def read_samples(path: Path, fingerprint: str, keys: set[str]) -> Collected:
     """
     again = "run the agent again on the device; it continues"
     try:
-        data = json.loads(path.read_text())
+        data = files.parse(path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read the samples {path}: {error.strerror}") from error
     except ValueError as error:
@@ -100,6 +102,7 @@ def read_samples(path: Path, fingerprint: str, keys: set[str]) -> Collected:
     if data.get("finished") is not True:
         raise UserError(f"{path} is unfinished: {again}")
     try:
+        shape.require(data, {"header": dict, "layers": VISITS, "networks": VISITS})
         header = {name: data["header"][name] for name in HEADER}
         wrong = [name for name, kind in HEADER.items() if not isinstance(header[name], kind)]
         if wrong or not isinstance(header["device"]["cpu"], str) or not isinstance(header["runtime"]["name"], str):
@@ -113,7 +116,7 @@ def read_samples(path: Path, fingerprint: str, keys: set[str]) -> Collected:
             good = all(0 < wall < math.inf and (cpu is None or 0 < cpu < math.inf) for wall, cpu in visits)
             if not good or len(visits) < 2:
                 raise ValueError(f"the visits of {key}")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): {again}") from error
     if set(collected.layers) != keys:
         odd = sorted(keys ^ set(collected.layers))

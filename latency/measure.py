@@ -42,6 +42,20 @@ class Bar(typing.Protocol):
         """``n`` more visits are done."""
 
 
+# What a protocol may ask for: at least two rounds, one for each half of the A/A comparison; at most hours.
+LIMITS = (
+    ("rounds", 2, 10_000),
+    ("visit_ms", 0.001, 60_000),
+    ("chunks", 1, 10_000),
+    ("warmup_runs", 0, 10_000),
+    ("warmup_ms", 0, 60_000),
+    ("gate", 0, 1000),
+    ("attempts", 0, 100),
+    ("busy", 0, 1),
+)
+MOST_CORES = 4096
+
+
 @dataclass(frozen=True)
 class Protocol:
     """What is timed how often, and when it is good enough."""
@@ -56,10 +70,10 @@ class Protocol:
     busy: float = 0.95  # smallest CPU/wall at which the wall clock is trusted
 
     def __post_init__(self) -> None:
-        if self.rounds < 2:
-            raise UserError(f"expected at least 2 rounds, one for each half of the A/A comparison, got {self.rounds}")
-        if self.visit_ms <= 0:
-            raise UserError(f"expected a visit of more than 0 ms, got {self.visit_ms}")
+        for name, least, most in LIMITS:
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not least <= value <= most:
+                raise UserError(f"expected {name} from {least:g} to {most:g}, got {value!r:.40}")
 
 
 @dataclass(frozen=True)
@@ -239,9 +253,13 @@ def parse_cores(text: str) -> set[int]:
     cores: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
-        if not first.isdigit() or not (last or first).isdigit() or int(last or first) < int(first):
-            raise UserError(f"cores {text!r}: expected cores such as 4, 4-7 or 0,2")
-        cores |= set(range(int(first), int(last or first) + 1))
+        numbers = [first, last or first]
+        if not all(number.isdecimal() and len(number) < 6 for number in numbers):
+            raise UserError(f"cores {text!r:.60}: expected cores such as 4, 4-7 or 0,2")
+        start, end = map(int, numbers)
+        if not start <= end < MOST_CORES:
+            raise UserError(f"cores {text!r}: expected ascending numbers below {MOST_CORES}")
+        cores |= set(range(start, end + 1))
     return cores
 
 

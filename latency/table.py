@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latency.measure import Samples
+from latency.measure import Protocol, Samples
+from supernet import files, shape
 from supernet.errors import SpaceMismatch, UserError
 from supernet.space import Arch, Space
 
@@ -20,6 +21,19 @@ if TYPE_CHECKING:
     from supernet.spec import LayerSpec
 
 SCHEMA = 2  # 2: Calibration.overhead_ms
+CHECK = {"arch": [shape.COUNT], "layers": shape.COUNT, "sum_ms": float, "measured_ms": shape.Number(0), "noisy": bool}
+STATISTICS = ("median_ms", "p10", "p90", "min", "aa")
+TABLE = {
+    "space": shape.FINGERPRINT,
+    "device": dict,
+    "runtime": dict,
+    "batch": shape.POSITIVE,
+    "threads": shape.POSITIVE,
+    "input": [shape.POSITIVE],
+    "protocol": dict,
+    "operations": {str: {"n": shape.COUNT, "source": str, "noisy": bool, **dict.fromkeys(STATISTICS, shape.Number(0))}},
+    "calibration": (None, {"scale": float, "overhead_ms": float, "fitted_on": [CHECK], "held_out": [CHECK]}),
+}
 OVERHEAD = 0.9  # of the fastest layer at most: every layer adds something
 
 
@@ -174,6 +188,8 @@ class LatencyTable:
             raise UserError(f"{source}: expected a latency table of schema {SCHEMA}, found {found}", missing="lut")
         fields = {k: v for k, v in data.items() if k not in ("schema", "quality")}
         try:
+            shape.require(fields, TABLE)
+            Protocol(**fields["protocol"])
             fields["input"] = tuple(fields["input"])
             fields["operations"] = {key: Samples(**samples) for key, samples in fields["operations"].items()}
             if fields["calibration"] is not None:
@@ -185,9 +201,7 @@ class LatencyTable:
                 raise ValueError("expected latencies above 0")
             if found and not 0 <= found.overhead_ms < math.inf:
                 raise ValueError("expected an overhead of at least 0")
-            if not {"name", "fingerprint"} <= set(table.space):
-                raise ValueError("the space has no name or no fingerprint")
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
+        except (TypeError, KeyError, ValueError, UserError) as error:
             raise UserError(f"{source} is damaged ({error})", missing="lut") from error
         return table
 
@@ -199,7 +213,7 @@ class LatencyTable:
             UserError: no such file, not a table, or of another schema or space. Says how to make one.
         """
         try:
-            data = json.loads(Path(path).read_text())
+            data = files.parse(Path(path).read_bytes())
         except FileNotFoundError as error:
             raise UserError(f"no latency table at {path}", missing="lut") from error
         except OSError as error:

@@ -20,11 +20,13 @@ from supernet.files import JsonLines
 from supernet.model import Network
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
+from supernet.shape import COUNT, SHARE
 from supernet.space import Arch
 from supernet.training import defaults, standalone
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig
 
+TRAINED = {"budget": dict, "arch": [COUNT], "seed": COUNT, "val_accuracy?": SHARE, "accuracy?": SHARE}  # a log's line
 Train = Callable[[Arch, int], float]  # architecture, seed -> accuracy; picklable, as it runs in other processes
 
 
@@ -35,6 +37,7 @@ class StandAlone:
     Args:
         budget: all that shapes an accuracy besides architecture and seed, in plain JSON.
         name: of the accuracy in the log.
+        forget: called once an accuracy is in the log, with what was trained: removes its files.
         at_once: trainings in parallel, in processes of their own.
     """
 
@@ -44,11 +47,12 @@ class StandAlone:
     at_once: int = 1
     name: str = "accuracy"
     progress: Progress = silent
+    forget: Callable[[Arch, int], None] = lambda arch, seed: None
 
     def known(self) -> dict[tuple[Arch, int], float]:
         """Those of this budget, by architecture and seed."""
         budget = json.loads(json.dumps(self.budget))
-        lines = [line for line in self.log.read() if line["budget"] == budget]
+        lines = [line for line in self.log.read() if line["budget"] == budget and self.name in line]
         return {(tuple(line["arch"]), line["seed"]): line[self.name] for line in lines}
 
     def __call__(self, archs: Sequence[Arch], seeds: Sequence[int], label: str = "trained alone") -> np.ndarray:
@@ -66,7 +70,10 @@ class StandAlone:
             arch, seed = left[name]
             self.log.append({"budget": dict(self.budget), "arch": list(arch), "seed": seed, self.name: accuracy})
             known[arch, seed] = accuracy
+            self.forget(arch, seed)
 
+        for pair in known.keys() & set(wanted):  # a kill may have left the last one's
+            self.forget(*pair)
         if left:
             bar = self.progress(label, len(wanted), done=done, unit="networks")
             parallel.run(
@@ -111,13 +118,19 @@ class OnRun:
             seed=seed,
             augment=defaults.augments(None, self.epochs),
         )
-        key = hashlib.sha256(json.dumps([list(arch), seed, self.budget]).encode()).hexdigest()[:16]
         network, _ = standalone.train(
-            space, arch, images, cfg, self.folder / key, device, kernels=defaults.kernels(device)
+            space, arch, images, cfg, self.under_way(arch, seed), device, kernels=defaults.kernels(device)
         )
-        accuracy = judge(network, images)
-        shutil.rmtree(self.folder / key)
-        return accuracy
+        return judge(network, images)
+
+    def under_way(self, arch: Arch, seed: int) -> Path:
+        """Where a network is trained."""
+        key = hashlib.sha256(json.dumps([list(arch), seed, self.budget]).encode()).hexdigest()[:16]
+        return self.folder / key
+
+    def forget(self, arch: Arch, seed: int) -> None:
+        """Remove the files of a training."""
+        shutil.rmtree(self.under_way(arch, seed), ignore_errors=True)
 
 
 def halves(val: ImageSet) -> tuple[ImageSet, ImageSet]:

@@ -15,8 +15,11 @@ import numpy as np
 
 from supernet.errors import UserError
 from supernet.files import plain
+from supernet.shape import Number, require
 
 SCHEMA = 1
+PERCENT = Number(0, 100)
+STATE = {"records": [{"candidate": dict, "train_accuracy": PERCENT, "val_accuracy": PERCENT}]}
 SEP, CONV = 0, 1  # the operations O
 
 
@@ -305,6 +308,7 @@ class EfficientGlobal:
                     f"the search state has {name} {state.get(name)}, this search {here}; use another folder"
                 )
         try:
+            require(state, STATE)
             told = [(r["candidate"], float(r["train_accuracy"]), float(r["val_accuracy"])) for r in state["records"]]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"the search state is damaged ({error}); delete it to start again") from error

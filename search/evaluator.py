@@ -96,6 +96,8 @@ class Evaluator:
     ):
         if mode not in get_args(Mode):
             raise UserError(f"unknown BN mode {mode!r}: expected one of {', '.join(get_args(Mode))}")
+        if workers < 1:
+            raise UserError(f"{workers} workers: expected at least 1")
         if not len(validation) or (mode == "recalibrated" and not len(recalibration)):
             raise UserError("nothing to score with: expected validation batches, and images to recalibrate BN with")
         self.device = next(supernet.parameters()).device

@@ -21,10 +21,18 @@ from supernet.families import ir_resnet
 from supernet.model import Network
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
+from supernet.shape import COUNT, SHARE, Number
 from supernet.space import Arch, Space
 from supernet.training import checkpoint, defaults
 from supernet.training.loop import fit
 
+RESULT = {
+    "accuracy": SHARE,
+    "accuracy_deviation": Number(0),
+    "pairs": COUNT,
+    "tar_at_far": {str: SHARE},
+    "rank": {str: SHARE},
+}
 WIDTHS = {"small": (16, 32), "medium": (16, 64)}  # fewest and most channels of the first stage
 
 
@@ -178,7 +186,7 @@ class FaceRun:
             state = {"model": model.network.state_dict(), "finished": True, "meta": meta}
             checkpoint.save(folder.headless.checkpoint, state)
             files.write_json(folder.result_path, self.test(model))
-        return files.read_json(folder.result_path, "result")
+        return files.read_json(folder.result_path, "result", expected=RESULT)
 
     def test(self, model: Recogniser) -> dict[str, Any]:
         """The protocols of ``verification.summary`` on the pairs file."""

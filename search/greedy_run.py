@@ -11,7 +11,7 @@ from supernet import files
 from supernet.errors import UserError
 from supernet.files import JsonLines
 from supernet.runs import RunFolder
-from supernet.training import defaults
+from supernet.training import checkpoint, defaults
 from supernet.training.loop import FitConfig
 
 
@@ -59,6 +59,8 @@ def search(
     """
     if run.search_path.exists():
         controller.load_state_dict(files.read_json(run.search_path, "search state"))
+        for number in range(len(controller.records)):  # a kill may have left the last one's
+            checkpoint.delete(run.candidate(number).checkpoint)
     while (candidate := controller.ask()) is not None:
         number = len(controller.records)
         folder = run.candidate(number)
@@ -68,7 +70,7 @@ def search(
         train_accuracy, val_accuracy = best_epoch(folder.metrics)
         controller.tell(candidate, train_accuracy, val_accuracy)
         files.write_json(run.search_path, controller.state_dict())
-        folder.checkpoint.unlink(missing_ok=True)
+        checkpoint.delete(folder.checkpoint)
         told(f"{label}, {candidate.epochs} epochs: {val_accuracy:.2f} % validation, {train_accuracy:.2f} % training")
     if controller.skipped:
         told(f"{len(controller.skipped)} candidates lay beyond the bounds and were not trained")

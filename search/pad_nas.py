@@ -29,10 +29,12 @@ from supernet.errors import UserError
 from supernet.methods import spos
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
+from supernet.shape import Number
 from supernet.space import Space
 from supernet.tables import Table
 from supernet.training.loop import FitConfig
 
+STAGE = {"schema": 1, "seconds": {"training": Number(0), "search": Number(0)}}
 VARIANTS = {"basic": "mobile", "large": "mobile-large", "v3": "mobile-v3"}  # the paper's operation sets, as presets
 
 
@@ -148,7 +150,9 @@ def run(
 def _longest(folder: Path, seconds: dict[str, float]) -> dict[str, float]:
     """``seconds``, or those of an earlier process: one that found the stage finished did nothing but look."""
     path = folder / "stage.json"
-    old = files.read_json(path, "stage of PAD-NAS", "run it again")["seconds"] if path.exists() else seconds
+    if not path.exists():
+        return seconds
+    old = files.read_json(path, "stage of PAD-NAS", "run it again", expected=STAGE)["seconds"]
     return {step: max(taken, old[step]) for step, taken in seconds.items()}
 
 

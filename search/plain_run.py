@@ -23,11 +23,13 @@ from supernet.families import sep_conv
 from supernet.model import Network
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
+from supernet.shape import COUNT, SHARE
 from supernet.space import Arch, Space
 from supernet.tables import Table
 from supernet.training import defaults, standalone
 from supernet.training.evaluation import evaluate
 
+RESULT = {"params": COUNT, "val_accuracy": SHARE, "test_accuracy": SHARE, "test_images": COUNT}
 Image = tuple[int, int, int]  # channels, resolution, classes
 Latency = Callable[[Space, Arch], float]  # ms
 SMALL_LIMIT = 10_000  # images of the small preset, which would take hours on more
@@ -161,7 +163,7 @@ class PlainRun:
             row: dict[str, Any] = {"found": dataclasses.asdict(found), "params": params}
             row |= {"val_accuracy": last["val_accuracy"], "test_accuracy": accuracy, "test_images": len(images)}
             files.write_json(folder.result_path, row)
-        return files.read_json(folder.result_path, "result")
+        return files.read_json(folder.result_path, "result", expected=RESULT)
 
 
 def drawn(space: Space, arch: Arch) -> list[Block]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from search import ranking
-from search.alone import OnRun, StandAlone, halves
+from search.alone import TRAINED, OnRun, StandAlone, halves
 from search.evaluator import Evaluator, Mode
 from search.ranking import Ranking
 from supernet import families, files
@@ -20,6 +20,7 @@ from supernet.errors import UserError
 from supernet.methods import spos
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
+from supernet.shape import COUNT
 from supernet.space import Arch, Space
 from supernet.training import defaults
 
@@ -42,11 +43,9 @@ def choose(run: RunFolder, space: Space, pick: str, n: int, seed: int) -> list[A
         places = np.unique(np.linspace(0, len(found) - 1, min(n, len(found))).round().astype(int))
         archs = [space.check(found[i]["arch"]) for i in places]
     elif pick.endswith(".json"):
-        listed = files.read_json(Path(pick), "list of architectures", "write one: [[0, 1, …], …]")
-        try:
-            archs = list(dict.fromkeys(space.check(arch) for arch in listed))[:n]
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{pick}: expected a list of architectures [[0, 1, …], …] ({error})") from error
+        advice = "write one: [[0, 1, …], …]"
+        listed = files.read_json(Path(pick), "list of architectures", advice, expected=[[COUNT]])
+        archs = list(dict.fromkeys(space.check(arch) for arch in listed))[:n]
     else:
         raise UserError(f"pick {pick}: expected uniform, front, or a .json file of architectures")
     if len(archs) < 3:
@@ -86,9 +85,9 @@ class Study:
         recalibration = spos.recalibration_images(self.images, *self.recalibration)
         batches = list(halves(self.images.val)[0].plain_batches(512))
         one_shot = {mode: Evaluator(supernet, recalibration, batches, self.at_once, mode)(archs) for mode in self.bn}
-        log = files.JsonLines(folder / "trained.jsonl")
+        log = files.JsonLines(folder / "trained.jsonl", TRAINED)
         at_once = self.at_once if self.device.type == "cpu" else 1
-        alone = StandAlone(log, self.train.budget, self.train, at_once, "val_accuracy", self.progress)
+        alone = StandAlone(log, self.train.budget, self.train, at_once, "val_accuracy", self.progress, self.train.forget)
         trained = alone(archs, self.seeds, "rank")
         truth, flops = trained.mean(axis=1), [families.flops(space, arch) for arch in archs]
 

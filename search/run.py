@@ -20,6 +20,8 @@ from supernet.progress import Progress, Track, silent
 from supernet.runs import RunFolder
 from supernet.space import Arch
 
+STATE = {"scored_with": dict, "search": dict}
+
 
 @dataclass(frozen=True)
 class Scoring:
@@ -67,12 +69,12 @@ class SearchRun:
         self.folder = RunFolder(folder)
         self.search, self.evaluator, self.scored_with = search, evaluator, scored_with
         self.log, self.cache = self.folder.population, self.folder.scores
-        lines = self.cache.read()
-        if lines and self._alike(lines[0]):
-            evaluator.scores.update({tuple(line["arch"]): line["accuracy"] for line in lines[1:]})
+        first, *scored = self.cache.read() or [{}]
+        if first and self._alike(first):
+            archs = ((tuple(line["arch"]), line["accuracy"]) for line in scored if "arch" in line)
+            evaluator.scores.update({arch: accuracy for arch, accuracy in archs if arch in search.space})
         else:
-            self.cache.keep(lambda line: False)
-            self.cache.append(scored_with)
+            self.cache.write([scored_with])
         self.note = self._resume()
 
     def _alike(self, scored_with: object) -> bool:
@@ -84,8 +86,8 @@ class SearchRun:
     def _resume(self) -> str:
         """Continue the search of the same settings and weights, if there is one; else say why not."""
         note, path = "", self.folder.search_path
-        old = files.read_json(path, "search state") if path.exists() else None
-        if isinstance(old, dict) and self._alike(old.get("scored_with")):
+        old = files.read_json(path, "search state", expected=STATE) if path.exists() else None
+        if old is not None and self._alike(old.get("scored_with")):
             try:
                 self.search.load_state_dict(old["search"])
             except (UserError, KeyError) as error:
@@ -103,10 +105,9 @@ class SearchRun:
                 archs = search.ask()
                 generation = search.generation
                 search.tell(archs, self.score(archs, bar))
-                for arch in archs:
-                    record = self.record(arch)
-                    told = {"arch": record.arch, "accuracy": record.accuracy, "costs": record.costs}
-                    self.log.append({**told, "generation": generation})
+                records = map(self.record, archs)
+                told = ({"arch": r.arch, "accuracy": r.accuracy, "costs": r.costs} for r in records)
+                self.log.append(*({**line, "generation": generation} for line in told))
                 files.write_json(
                     self.folder.search_path, {"scored_with": self.scored_with, "search": search.state_dict()}
                 )
@@ -118,8 +119,7 @@ class SearchRun:
         new = [arch for arch in dict.fromkeys(archs) if arch not in self.evaluator.scores]
         bar.advance(len(archs) - len(new), work=0)
         accuracies = self.evaluator(archs, bar)
-        for arch in new:
-            self.cache.append({"arch": list(arch), "accuracy": self.evaluator.scores[arch]})
+        self.cache.append(*({"arch": list(arch), "accuracy": self.evaluator.scores[arch]} for arch in new))
         return accuracies
 
     def record(self, arch: Arch) -> Record:

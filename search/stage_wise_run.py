@@ -24,13 +24,28 @@ from supernet.families import module_stages
 from supernet.model import Network
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
+from supernet.shape import COUNT, SHARE, Number
 from supernet.space import Space
 from supernet.tables import Table
-from supernet.training import defaults, standalone
+from supernet.training import checkpoint, defaults, standalone
 from supernet.training.evaluation import Batches
 from supernet.training.loop import FitConfig
 
 Meter = Callable[[], AbstractContextManager[dict]]  # what a training spends is in the dict once the context is left
+RESULT = {  # of a network, in files
+    "schema": 1,
+    "name": str,
+    "role": str,
+    "iteration": COUNT,
+    "modules": [COUNT],
+    "importance": [float],
+    "val_accuracy": SHARE,
+    "params": COUNT,
+    "flops": COUNT,
+    "seconds": Number(0),
+    "whole": bool,
+}
+TESTED = {"test_accuracy": {str: SHARE}, "ensemble_test_accuracy": SHARE, "test_images": COUNT}
 LARGE = 96  # pixels from which on images get ResNet-50's four stages and its stem
 
 
@@ -175,8 +190,8 @@ class StageRun:
         """
         here, arch = self.run.stage_network(asked.name), module_stages.arch(self.space, asked.modules)
         if here.result_path.exists():
-            return files.read_json(here.result_path, "result of a network")
-        whole, began = not here.checkpoint.exists(), time.monotonic()
+            return files.read_json(here.result_path, "result of a network", expected=RESULT)
+        whole, began = not checkpoint.exists(here.checkpoint), time.monotonic()
         donor, cfg = self.donor, self.training
         further = cfg.further_epochs if asked.role == "Â" else 0
         with self.meter() as spent:
@@ -242,7 +257,7 @@ class StageRun:
                     accuracies |= {result["name"]: accuracy for result, accuracy in zip(group, alone, strict=True)}
             tested = {"test_accuracy": accuracies, "ensemble_test_accuracy": ensemble, "test_images": len(test)}
             files.write_json(path, {"schema": 1, **tested})
-        return files.read_json(path, "test result")
+        return files.read_json(path, "test result", expected=TESTED)
 
     def write_best(self, results: Sequence[Mapping[str, Any]], tested: Mapping, noise: list[float] | None) -> Mapping:
         """``arch.json``: the network that is most accurate on the validation split, the last of equals.

@@ -54,7 +54,7 @@ def from_resnet(weights: Mapping[str, Tensor], source: str) -> Network:
     renamed: dict[tuple[int, int, str], Tensor] = {}  # by stage and module; 0, 0 are the stem and the head
     depths: dict[int, int] = {}
     for key, value in weights.items():
-        if match := re.fullmatch(r"layer(\d+)\.(\d+)\.([a-z]+(?:\d|\.\d))\.(\w+)", key):
+        if match := re.fullmatch(r"layer(\d{1,3})\.(\d{1,3})\.([a-z]+(?:\d|\.\d))\.(\w+)", key):
             stage, module, part, tensor = int(match[1]), int(match[2]), match[3], match[4]
             depths[stage] = max(depths.get(stage, 0), module + 1)
             renamed[stage, module, f"{PARTS.get(part, part)}.{tensor}"] = value
@@ -97,6 +97,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds no weights by name; give a state dict of a ResNet")
+    if bad := [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise UserError(f"{path} is damaged: {bad[0]!s:.80} has values that are not finite")
     return state
 
 

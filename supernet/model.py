@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from supernet import families
+from supernet import families, shape
 from supernet.errors import CheckpointError
 from supernet.families.base import Shared
 from supernet.norm import BatchNorm
@@ -16,6 +17,8 @@ from supernet.space import Arch, Space
 from supernet.spec import Block, BuildOptions
 from supernet.training import checkpoint
 from supernet.training.folder import TrainingFolder
+
+NETWORK = {"model": dict, "meta": {"kind": str, "space": dict, "arch": [shape.COUNT], "eps?": shape.Number(0)}}
 
 
 class Supernet(nn.Module):
@@ -137,10 +140,16 @@ def load_network(folder: str | Path, kernels: str = "eager", operations: Sequenc
     """
     path = TrainingFolder(folder).checkpoint
     state = checkpoint.load(path, missing="network")
-    meta = state.get("meta", {})
-    if meta.get("kind") != "network":
-        raise CheckpointError(f"{path} holds no network but {meta.get('kind')}", missing="network")
-    space, arch = Space.from_json(meta["space"], str(path), operations), tuple(meta["arch"])
-    network = Network(space, arch, eps=meta.get("eps", 1e-5), kernels=kernels)
-    network.load_state_dict(state["model"])
+    meta: Any = state.get("meta")
+    kind = meta.get("kind") if isinstance(meta, dict) else None
+    if kind != "network":
+        raise CheckpointError(f"{path} holds no network but {kind}", missing="network")
+    checkpoint.require(state, NETWORK, path, missing="network")
+    space = Space.from_json(meta["space"], str(path), operations)
+    network = Network(space, meta["arch"], eps=meta.get("eps", 1e-5), kernels=kernels)
+    try:
+        network.load_state_dict(state["model"])
+    except RuntimeError as error:
+        reason = str(error).split(":")[0]
+        raise CheckpointError(f"{path} does not fit its architecture ({reason})", missing="network") from error
     return network.eval()

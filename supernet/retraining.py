@@ -80,7 +80,7 @@ def picked(front: Mapping[str, Any], pick: str, controls: int) -> dict[str, dict
         return {pick: entries[front[pick]], **random}
     if pick == "all":
         return {**{f"front-{i}": entry for i, entry in enumerate(entries)}, **random}
-    if pick.isdigit() and int(pick) < len(entries):
+    if pick.isdecimal() and int(pick[:9]) < len(entries):
         return {f"front-{pick}": entries[int(pick)], **random}
     raise UserError(f"pick {pick}: expected best, knee, all or a number from 0 to {len(entries) - 1}")
 

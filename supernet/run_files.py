@@ -1,11 +1,47 @@
-"""The names of the files in a run folder. No torch."""
+"""The names of the files in a run folder, and what is in them. No torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from supernet import files
+from supernet.shape import COUNT, FINGERPRINT, POSITIVE, SHARE, Number
 from supernet.training.folder import TrainingFolder
+
+# Shapes of JSON files, and of the plain values in checkpoints; a field with ? may be missing.
+ARCH = [COUNT]
+COST = Number(0)
+IDENTITY = {"name": str, "classes": [str], "images": {str: COUNT}, "digest": str}  # TrainVal.identity
+CONFIG = {
+    "data?": str,
+    "data_root?": str,
+    "seed?": COUNT,
+    "resolution?": (None, POSITIVE),
+    "epochs?": (COUNT, [COUNT]),
+    "method?": str,
+    "made_with?": {"version?": str, "torch?": str, "space?": (None, str), "data?": IDENTITY},
+}
+COSTS = {"latency_ms?": COST, "flops?": COST, "params?": COST, "activations?": COST}
+ENTRY = {"arch": ARCH, "layers?": str, "one_shot_accuracy?": SHARE, **COSTS}
+FRONT = {
+    "schema": 1,
+    "space": FINGERPRINT,
+    "checkpoint?": (None, str),
+    "bounds": {str: [(None, float)]},
+    "best": COUNT,
+    "knee": COUNT,
+    "front": [ENTRY],
+    "random": [ENTRY],
+    "devices?": [{"cost": str, "table?": str, "device": dict, "runtime": dict}],
+}
+ACCURACIES = {"val_accuracy?": SHARE, "test_accuracy?": SHARE, "test_images?": POSITIVE}
+RESULT = {"arch?": ARCH, "settings?": dict, "measured_latency_ms?": COST, **ACCURACIES, **COSTS}
+FOUND = {"schema?": 1, "space?": FINGERPRINT, "arch": ARCH, "layers?": str, "name?": str, **ACCURACIES, **COSTS}
+PROBABILITIES = {"schema": 1, "target": COST, "cost": COST, "argmax_cost": COST, "genes": [dict]}
+POPULATION = {"arch": ARCH, "accuracy": SHARE, "costs": {str: float}, "generation": COUNT}
+META = {"kind": str, "space": {"fingerprint": str}}
+WEIGHTS = {"finished": bool, "model": dict, "meta": META}
+SUPERNET = {**WEIGHTS, "step": COUNT, "meta": {**META, "affine": bool, "eps?": COST}}
 
 
 class RunFiles(TrainingFolder):
@@ -38,12 +74,12 @@ class RunFiles(TrainingFolder):
     @property
     def population(self) -> files.JsonLines:
         """All that a search was told, in order."""
-        return files.JsonLines(self.path / "population.jsonl")
+        return files.JsonLines(self.path / "population.jsonl", POPULATION)
 
     @property
     def scores(self) -> files.JsonLines:
         """One-shot accuracies, which outlive a search; the first line says what they depend on."""
-        return files.JsonLines(self.path / "scores.jsonl")
+        return files.JsonLines(self.path / "scores.jsonl", ({"checkpoint": str}, {"arch": ARCH, "accuracy": SHARE}))
 
     @property
     def arch_path(self) -> Path:

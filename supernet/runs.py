@@ -19,25 +19,28 @@ import hashlib
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 import supernet
-from supernet import families, files
+from supernet import families, files, lock
 from supernet.data import sets
 from supernet.data.images import ImageSet
 from supernet.errors import CheckpointError, UserError
 from supernet.model import Network, Supernet, load_network
-from supernet.run_files import RunFiles
+from supernet.run_files import CONFIG, FOUND, FRONT, PROBABILITIES, RESULT, SUPERNET, WEIGHTS, RunFiles
 from supernet.space import Arch, Space
 from supernet.training import checkpoint
 
-FRONT_SCHEMA = 1
 RECORD = "made_with"  # in config.json, beside the settings: what a later command compares, not what shapes a run
+
+
+def _larger(new: object, old: object) -> bool:
+    return isinstance(new, int) and isinstance(old, int) and new > old
 
 
 class RunFolder(RunFiles):
@@ -89,12 +92,24 @@ class RunFolder(RunFiles):
 
     # --- beginning and continuing
 
-    def begin(self, settings: Mapping[str, Any], *, restart: bool = False, made_with: Mapping | None = None) -> bool:
+    def begin(
+        self,
+        settings: Mapping[str, Any],
+        *,
+        space: Space | None = None,
+        restart: bool = False,
+        grows: Sequence[str] = (),
+        defaults: Mapping[str, Any] | None = None,
+        made_with: Mapping | None = None,
+    ) -> bool:
         """A new run with these settings, or the one to continue. Returns whether it is new.
 
         Args:
             settings: all that shapes the run, in plain JSON values; ``data_root`` may change, as images move.
+            space: of a new run.
             restart: delete the run that the folder holds.
+            grows: numbers that may be larger than they were: the run is extended, and its configuration says so.
+            defaults: of settings that the version which began the run did not have.
             made_with: what later commands compare, such as ``TrainVal.identity``.
 
         Raises:
@@ -103,30 +118,54 @@ class RunFolder(RunFiles):
         if restart and self.path.exists():
             self.delete()
         if self.config_path.exists():
-            self.require_settings(settings)
-            recorded = self.config().get(RECORD, {})
+            old = self.require_settings(settings, grows, defaults or {})
+            recorded = old.get(RECORD, {})
             if made_with and recorded.get("data"):
                 sets.require_same(recorded["data"], made_with["data"], str(self.path))
+            larger = {name: settings[name] for name in grows if old[name] != settings[name]}
+            if larger:
+                extended = [*recorded.get("extended", ()), {name: old[name] for name in larger}]
+                files.write_json(self.config_path, {**old, **larger, RECORD: {**recorded, "extended": extended}})
             return False
+        if checkpoint.exists(self.checkpoint):
+            raise UserError(f"{self.path} holds weights without a config.json that says of what", "another run")
+        if space is not None:
+            self.write_space(space)
         record = {"version": supernet.__version__, "torch": torch.__version__, **(made_with or {})}
-        files.write_json(self.config_path, {**settings, RECORD: record})
+        files.write_json(self.config_path, {**settings, RECORD: record})  # last: with it the run has begun
         return True
 
-    def require_settings(self, settings: Mapping[str, Any]) -> None:
-        """Refuse a run that was started with other settings, naming them."""
+    def require_settings(
+        self, settings: Mapping[str, Any], grows: Sequence[str] = (), defaults: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Refuse a run that was started with other settings, naming them. Returns those that it has."""
         old, new = self.config(), files.plain(settings)
-        shaping = sorted({*old, *new} - {"data_root", RECORD})
-        changed = [f"{k}: {old.get(k)} → {new.get(k)}" for k in shaping if old.get(k) != new.get(k)]
+        newer = {name: value for name, value in (defaults or {}).items() if name in new and name not in old}
+        there = {**files.plain(newer), **old}
+        changed = [
+            f"{name}: {there.get(name)} → {new.get(name)}"
+            for name in sorted({*there, *new} - {"data_root", RECORD})
+            if there.get(name) != new.get(name) and not (name in grows and _larger(new.get(name), there.get(name)))
+        ]
         if changed:
             raise UserError(
                 f"{self.path} holds a run with other settings ({'; '.join(changed)})", missing="another run"
             )
+        return there
 
     def delete(self) -> None:
-        """Delete the run; a UserError where the folder holds anything else."""
-        if not self.config_path.exists() and any(entry.name != ".lock" for entry in self.path.iterdir()):
+        """Delete the run; a UserError where the folder holds anything else.
+
+        The lock stays, as it is held, and the configuration goes last: what a kill leaves is a run to be deleted.
+        """
+        entries = [entry for entry in self.path.iterdir() if entry.name != lock.NAME]
+        if entries and not (self.config_path.exists() or checkpoint.exists(self.checkpoint)):
             raise UserError(f"{self.path} is not a run (it has no config.json), so it is not deleted: choose another")
-        shutil.rmtree(self.path)
+        for entry in sorted(entries, key=lambda entry: entry == self.config_path):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
 
     def set_aside(self) -> Path:
         """Rename the folder, so that another training can take its place. Returns the new name."""
@@ -134,46 +173,19 @@ class RunFolder(RunFiles):
         self.path.rename(aside)
         return aside
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder against other processes that write in it; a UserError where one does.
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the folder against other processes that write in it (``supernet.lock``)."""
+        return lock.held(self.path)
 
-        Where the work is refused, the folder is left as it was found.
-        """
-        path = self.path / ".lock"
-        new_folder, new_file = not self.path.exists(), not path.exists()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path)
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise UserError(f"another process is at work in {self.path}: wait for it, or stop it") from error
-        except OSError as error:
-            raise UserError(f"cannot write in {self.path}: {error.strerror}; choose another folder") from error
-        try:
-            yield
-        except UserError:
-            if new_file:
-                path.unlink(missing_ok=True)
-            if new_folder and self.path.exists() and not any(self.path.iterdir()):
-                self.path.rmdir()
-            raise
-        finally:
-            lock.release()
-
-    @contextlib.contextmanager
-    def unlocked(self) -> Iterator[None]:
+    def unlocked(self) -> AbstractContextManager[None]:
         """Stands in for ``lock`` in the other processes of a run whose first one holds it."""
-        yield
+        return contextlib.nullcontext()
 
     # --- what the run holds
 
     def config(self) -> dict[str, Any]:
         """Settings, and under ``made_with`` what made the run."""
-        config = files.read_json(self.config_path, "run configuration", missing="supernet")
-        if not isinstance(config, dict):
-            raise UserError(f"{self.config_path} is no run configuration", missing="supernet")
-        return config
+        return files.read_json(self.config_path, "run configuration", expected=CONFIG, missing="supernet")
 
     def space(self) -> Space:
         """The space of the run, with its own operations where it has some."""
@@ -208,7 +220,7 @@ class RunFolder(RunFiles):
         Raises:
             UserError: there is none, it is not trained to the end, or it is of another space.
         """
-        state = self._weights("supernet")
+        state = self._weights("supernet", SUPERNET)
         meta = state["meta"]
         space.require(meta["space"]["fingerprint"], str(self.checkpoint))
         if not state["finished"]:
@@ -225,17 +237,17 @@ class RunFolder(RunFiles):
 
     def trained(self, space: Space, kernels: str = "eager") -> Network:
         """The network that was trained to the end in this folder."""
-        if not self._weights("network")["finished"]:
+        if not self._weights("network", WEIGHTS)["finished"]:
             raise CheckpointError(f"the network in {self.path} is not trained to the end", missing="network")
         network = load_network(self.path, kernels, operations=space.operations)
         space.require(network.space.fingerprint, str(self.path))
         return network
 
-    def _weights(self, kind: str) -> dict:
+    def _weights(self, kind: str, expected: dict) -> dict:
         state = checkpoint.load(self.checkpoint, missing=kind)
-        found = state.get("meta", {}).get("kind")
-        if found != kind:
-            raise CheckpointError(f"{self.checkpoint} holds no {kind} but {found}", missing=kind)
+        checkpoint.require(state, expected, self.checkpoint, missing=kind)
+        if state["meta"]["kind"] != kind:
+            raise CheckpointError(f"{self.checkpoint} holds no {kind} but {state['meta']['kind']}", missing=kind)
         return state
 
     def images(self, root: Path | None = None, limit: int | None = None, workers: int = 0) -> sets.TrainVal:
@@ -276,7 +288,7 @@ class RunFolder(RunFiles):
 
     def found(self) -> dict[str, Any]:
         """The network that a method ended with: its architecture and what is known of it."""
-        return files.read_json(self.arch_path, "found network", missing="supernet")
+        return files.read_json(self.arch_path, "found network", expected=FOUND, missing="supernet")
 
     def write_found(self, space: Space, arch: Arch, **known: Any) -> None:
         """``arch.json``: the network that a method ended with, and what is known of it."""
@@ -294,7 +306,9 @@ class RunFolder(RunFiles):
 
     def probabilities(self) -> dict[str, Any]:
         """What NSS's elite space was taken from."""
-        return files.read_json(self.probabilities_path, "result of a search", missing="supernet")
+        return files.read_json(
+            self.probabilities_path, "result of a search", expected=PROBABILITIES, missing="supernet"
+        )
 
     def origin(self) -> dict[str, Any]:
         """What this run's networks are made from: the supernet's weights, the images' classes, the version."""
@@ -306,9 +320,13 @@ class RunFolder(RunFiles):
 
     def front(self, space: Space) -> dict[str, Any]:
         """What a search found; a UserError where there is nothing, or where it was found on another supernet."""
-        front = files.read_json(self.front_path, "front", missing="front")
-        if not isinstance(front, dict) or front.get("schema") != FRONT_SCHEMA or not front.get("front"):
-            raise UserError(f"{self.front_path} is not a front of schema {FRONT_SCHEMA}", missing="front")
+        front = files.read_json(self.front_path, "front", expected=FRONT, missing="front")
+        if max(front["best"], front["knee"]) >= len(front["front"]):
+            raise UserError(
+                f"{self.front_path} has {len(front['front'])} networks, its best is another", missing="front"
+            )
+        for found in (*front["front"], *front["random"]):
+            space.check(found["arch"])
         space.require(front["space"]["fingerprint"], str(self.front_path))
         made_by = front.get("checkpoint")
         if made_by and self.checkpoint.exists() and made_by != self.identity:
@@ -341,7 +359,7 @@ class RunFolder(RunFiles):
         files.write_json(
             self.front_path,
             {
-                "schema": FRONT_SCHEMA,
+                "schema": 1,
                 "space": {"name": space.name, "fingerprint": space.fingerprint},
                 "checkpoint": self.identity,
                 "bounds": finite,
@@ -359,12 +377,12 @@ class RunFolder(RunFiles):
             return front["front"][front[name]]
         kind, _, number = name.rpartition("-")
         entries = front.get({"front": "front", "random": "random"}.get(kind, ""), [])
-        return entries[int(number)] if number.isdigit() and int(number) < len(entries) else None
+        return entries[int(number)] if number.isdecimal() and int(number) < len(entries) else None
 
     def results(self) -> dict[str, dict[str, Any]]:
         """Of the networks that were trained alone, by folder: the picked ones first, then the random ones."""
         found = {
-            path.parent.name: files.read_json(path, "result", missing="network")
+            path.parent.name: files.read_json(path, "result", expected=RESULT, missing="network")
             for path in sorted(self.path.glob("*/result.json"))
             if "-before-" not in path.parent.name  # set aside by a training of other settings
         }

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from supernet import files
 from supernet.errors import SpaceMismatch, UserError
 from supernet.spec import Block
 
@@ -26,6 +27,7 @@ Arch = tuple[int, ...]
 SCHEMA = 1
 INITS = ("kaiming", "spos", "pytorch")
 SMALLEST = {"channels": 1, "resolution": 1, "classes": 0, "stem_channels": 1, "stem_stride": 1, "head_channels": 0}
+LARGEST = 2**16  # of any size, so that products of several fit into 64 bits
 TYPES: dict[str, tuple[Any, str]] = {
     "str": (str, "text"),
     "int": (int, "a whole number"),
@@ -106,6 +108,12 @@ class Space:
         for name, least in SMALLEST.items():
             if getattr(self, name) < least:
                 yield f"{name} {getattr(self, name)}: expected at least {least}"
+        numbers = [getattr(self, name) for name in SMALLEST]
+        for gene in self.genes:
+            numbers += [gene.in_channels, gene.out_channels, gene.stride]
+            numbers += [n for choice in gene.choices for n in (choice.kernel, choice.expand, choice.count)]
+        if max(numbers) > LARGEST:
+            yield f"a size of {max(numbers):.3g}: expected at most {LARGEST}"
         if not 0 <= self.dropout < 1:
             yield f"dropout {self.dropout}: expected a share in [0, 1)"
         if self.init not in INITS:
@@ -252,7 +260,7 @@ class Space:
     def load(cls, path: str | Path, operations: Sequence[type[Block]] = ()) -> Space:
         """Read a space file; ``operations`` as in ``from_json``."""
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = files.parse(Path(path).read_bytes())
         except OSError as error:
             raise UserError(f"cannot read the space file {path}: {error.strerror}") from error
         except ValueError as error:

@@ -99,3 +99,88 @@ def test_json_lines_drop_what_a_kill_cut_off(tmp_path):
     log.keep(lambda line: line["epoch"] < 2)
     log.append({"epoch": 2})
     assert log.read() == [{"epoch": e} for e in range(3)]
+
+
+def test_a_cut_off_line_is_not_glued_to_the_next(tmp_path):
+    log = files.JsonLines(tmp_path / "metrics.jsonl")
+    log.append({"epoch": 0})
+    for cut in (b'{"epoch": 1, "lo', b"\0" * 5000):
+        with log.path.open("ab") as file:
+            file.write(cut)
+        log.append({"epoch": 2}, {"epoch": 3})
+        assert [line["epoch"] for line in log.read()][-2:] == [2, 3]
+    assert log.path.read_bytes().count(b"\n") == len(log.read()) == 5
+
+
+def test_a_line_that_does_not_fit_on_the_disk_leaves_no_part(tmp_path, monkeypatch):
+    log = files.JsonLines(tmp_path / "metrics.jsonl")
+    log.append({"epoch": 0})
+    before = log.path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        log.append({"epoch": 1})
+    assert log.path.read_bytes() == before
+
+
+def test_damaged_lines_between_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"epoch": 1}\n{"epoch": 2, "x": NaN}\n' + "[" * 100_000 + '\n{"epoch": "3"}\n{"epoch": 4}\n')
+    assert files.JsonLines(path, {"epoch": int}).read() == [{"epoch": 1}, {"epoch": 4}]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    dead = tmp_path / f".x.json.{2**22 + 1}.tmp"
+    other = tmp_path / ".y.json.1.tmp"  # of another file
+    alive = tmp_path / f".x.json.{os.getppid()}.tmp"
+    for path in (dead, other, alive):
+        path.touch()
+    files.write_json(tmp_path / "x.json", {})
+    assert {path.name for path in tmp_path.iterdir()} == {"x.json", other.name, alive.name}
+
+
+def saved_twice(path):
+    for value in (1.0, 2.0):
+        checkpoint.save(path, {"model": {"w": torch.full((1000,), value)}}, keep=True)
+
+
+def test_the_one_before_takes_the_place_of_a_damaged_one(tmp_path, caplog):
+    path = tmp_path / "checkpoint.pt"
+    saved_twice(path)
+    assert checkpoint.load(path)["model"]["w"][0] == 2
+    assert not caplog.messages
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # within the weights
+    path.write_bytes(content)
+    assert checkpoint.load(path)["model"]["w"][0] == 1
+    assert "damaged" in caplog.text
+    assert "the one before is used" in caplog.text
+    checkpoint.save(path, {"model": {"w": torch.full((1000,), 3.0)}}, keep=True)
+    assert checkpoint.load(checkpoint.previous(path))["model"]["w"][0] == 1  # not the damaged one
+    path.unlink()
+    assert checkpoint.load(path)["model"]["w"][0] == 1
+    checkpoint.delete(path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_reads_otherwise_does_not_replace_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    saved_twice(path)
+    before = path.read_bytes()
+    monkeypatch.setattr(checkpoint, "intact", lambda path: False)
+    with pytest.raises(UserError, match="reads otherwise"):
+        checkpoint.save(path, {"model": {}}, keep=True)
+    assert path.read_bytes() == before
+
+
+def test_equal_states_make_equal_files(tmp_path):
+    """Whatever of their texts is one object, as it is after a load."""
+    state = {"model": {"w": torch.ones(3)}, "meta": {"kind": "a network", "also": "a network"}}
+    checkpoint.save(tmp_path / "a.pt", state)
+    loaded = {name: value for name, value in checkpoint.load(tmp_path / "a.pt").items() if name != "schema"}
+    loaded["meta"]["also"] = "".join(["a ", "network"])
+    checkpoint.save(tmp_path / "b.pt", loaded)
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shlex
@@ -164,3 +165,32 @@ def test_sigterm_ends_a_command_in_order(run, tmp_path):
     assert process.returncode == 143
     assert "Traceback" not in told
     assert "semaphore" not in told
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "told"),
+    [
+        ("train_supernet", ("--lr", "nan"), "--lr nan: expected a number"),
+        ("train_supernet", ("--epochs", "0"), "--epochs 0: expected at least 1"),
+        ("train_supernet", ("--batch-size", "-1"), "--batch-size -1: expected at least 1"),
+        ("train_supernet", ("--seed", "-1"), "--seed -1: expected at least 0"),
+        (
+            "train_supernet",
+            ("--method", "nss", "--targets", "nan", "--data", "digits"),
+            "--targets nan: expected numbers",
+        ),
+        ("evolve", ("--flops-max", "nan"), "--flops-max nan: expected a number"),
+        ("evolve", ("--workers", "-1"), "--workers -1: expected at least 0"),
+        ("retrain", ("--jobs", "0"), "--jobs 0: expected at least 1"),
+        ("rank", ("--seeds", "0"), "--seeds 0: expected at least 1"),
+    ],
+)
+def test_numbers_that_cannot_be_are_one_line(module, arguments, told, tmp_path, monkeypatch, capsys):
+    command = importlib.import_module(f"supernet.cli.{module}")
+    monkeypatch.setattr(sys, "argv", [f"tools/{module}.py", "--run", str(tmp_path / "run"), *arguments])
+    with pytest.raises(SystemExit) as caught:
+        command.main()
+    lines = capsys.readouterr().err.splitlines()
+    assert (caught.value.code, len(lines)) == (2, 1)
+    assert told in lines[0]
+    assert not (tmp_path / "run").exists()

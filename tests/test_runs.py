@@ -67,7 +67,10 @@ def test_two_processes_do_not_write_in_one_folder(tmp_path):
     process = context.Process(target=hold, args=(tmp_path / "run", held, let_go))
     process.start()
     assert held.wait(30)
-    with pytest.raises(UserError, match="another process is at work"), RunFolder(tmp_path / "run").lock():
+    with (
+        pytest.raises(UserError, match=rf"another process is at work .*\(pid {process.pid}\)"),
+        RunFolder(tmp_path / "run").lock(),
+    ):
         raise AssertionError("two held it")
     let_go.set()
     process.join(30)
@@ -147,3 +150,54 @@ def test_files_do_not_start_code(old):
         old.images()
     assert caught.value.missing == "code"
     assert not (old.path / "sprung").exists()
+
+
+def test_epochs_may_grow_and_are_recorded(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.begin({"epochs": 3, "lr": 0.1}, grows=("epochs",))
+    with pytest.raises(UserError, match="epochs: 3 → 2"):
+        run.begin({"epochs": 2, "lr": 0.1}, grows=("epochs",))
+    with pytest.raises(UserError, match=r"lr: 0\.1 → 0\.2"):
+        run.begin({"epochs": 5, "lr": 0.2}, grows=("epochs",))
+    assert not run.begin({"epochs": 5, "lr": 0.1}, grows=("epochs",))
+    assert run.config()["epochs"] == 5
+    assert run.config()["made_with"]["extended"] == [{"epochs": 3}]
+
+
+def test_a_setting_that_an_older_version_did_not_have_is_its_default(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.begin({"epochs": 3})
+    assert not run.begin({"epochs": 3, "precision": "auto"}, defaults={"precision": "auto", "epochs": 12})
+    with pytest.raises(UserError, match="precision: auto → bf16"):
+        run.begin({"epochs": 3, "precision": "bf16"}, defaults={"precision": "auto"})
+
+
+def test_weights_without_a_configuration_are_nobody_s(old):
+    old.config_path.unlink()
+    before = old.checkpoint.read_bytes()
+    with pytest.raises(UserError, match=r"weights without a config\.json"):
+        old.begin({"lr": 1.0})
+    assert old.checkpoint.read_bytes() == before
+    assert old.begin({"lr": 1.0}, restart=True)
+    assert not old.checkpoint.exists()
+
+
+def test_the_configuration_of_a_deleted_run_goes_last_and_the_lock_stays(old, monkeypatch):
+    with old.lock():
+        unlink, gone = Path.unlink, []
+        monkeypatch.setattr(Path, "unlink", lambda path, **options: (gone.append(path.name), unlink(path, **options)))
+        old.delete()
+    assert gone[-1] == "config.json"
+    assert [path.name for path in old.path.iterdir()] == [".lock"]
+
+
+def test_accuracies_beyond_one_and_numbers_beyond_the_front_are_refused(old):
+    front = json.loads(old.front_path.read_text())
+    for field, value in (("best", 99), ("knee", -1), ("best", "0"), ("front", [])):
+        old.front_path.write_text(json.dumps({**front, field: value}))
+        with pytest.raises(UserError, match="front"):
+            old.front(old.space())
+    front["front"][0]["one_shot_accuracy"] = 1e9
+    old.front_path.write_text(json.dumps(front))
+    with pytest.raises(UserError, match=r"one_shot_accuracy is .*expected a number from 0 to 1"):
+        old.front(old.space())

@@ -2,9 +2,11 @@ import copy
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +18,10 @@ from supernet.errors import CheckpointError, UserError
 from supernet.families import layerwise
 from supernet.methods import spos
 from supernet.model import Network, Supernet
-from supernet.training import checkpoint
+from supernet.training import checkpoint, faults
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig, fit, learning_rate, sgd
-from tests.conftest import tiny_space
+from tests.conftest import refused, tiny_space
 
 
 def images(n=120, seed=0):
@@ -263,3 +265,189 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     other = Supernet(tiny_space(layers=2), kernels="eager")
     with pytest.raises(CheckpointError, match="is of another training"):
         fit(other, images(16), lambda step: arch[:2], FitConfig(1, batch_size=8), **options)
+
+
+# --- what goes wrong while a network is trained
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return Network(tiny_space(), (2, 2, 2), kernels="eager")
+
+
+def trained(folder, epochs=3, validate=dict, train=None, **settings):
+    model = network()
+    log = fit(
+        model,
+        train or images(60),
+        lambda step: None,
+        FitConfig(epochs, batch_size=20, lr=0.05, **settings),
+        folder,
+        meta={},
+        validate=validate,
+    )
+    return log, (folder / "checkpoint.pt").read_bytes()
+
+
+def test_a_fault_in_validation_costs_no_weights(tmp_path):
+    def broken():
+        raise UserError("no images to validate on")
+
+    with pytest.raises(UserError, match="no images"):
+        trained(tmp_path / "a", validate=broken)
+    assert checkpoint.load(tmp_path / "a" / "checkpoint.pt")["step"] == 3
+    accuracies = iter([0.5, 0.6, 0.7])
+    log, after = trained(tmp_path / "a", validate=lambda: {"val_accuracy": next(accuracies)})
+    assert [line["val_accuracy"] for line in log] == [0.5, 0.6, 0.7]
+    whole = iter([0.5, 0.6, 0.7])
+    assert after == trained(tmp_path / "b", validate=lambda: {"val_accuracy": next(whole)})[1]
+
+
+def test_validation_leaves_no_trace_in_the_weights(tmp_path):
+    plain = trained(tmp_path / "a")[1]
+    model = network()
+
+    def recalibrating():
+        for buffer in model.buffers():
+            buffer.add_(1)
+        return {}
+
+    cfg = FitConfig(3, batch_size=20, lr=0.05)
+    fit(model, images(60), lambda step: None, cfg, tmp_path / "b", meta={}, validate=recalibrating)
+    assert (tmp_path / "b" / "checkpoint.pt").read_bytes() == plain
+
+
+def test_a_lost_log_comes_back_from_the_checkpoint(tmp_path):
+    def clock_free(lines):
+        return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+    log, _ = trained(tmp_path, validate=lambda: {"val_accuracy": 0.5})
+    path = tmp_path / "metrics.jsonl"
+    whole = [json.loads(line) for line in path.read_text().splitlines()]
+    assert clock_free(whole) == clock_free(log)
+    for left in (0, 1, 2):
+        path.write_text("".join(json.dumps(line) + "\n" for line in whole[:left]) + '{"epoch": 9, "cut')
+        again, _ = trained(tmp_path, validate=lambda: {"val_accuracy": 0.5})
+        assert clock_free(again) == clock_free(whole)
+        assert clock_free(json.loads(line) for line in path.read_text().splitlines()) == clock_free(whole)
+
+
+def test_a_damaged_checkpoint_costs_an_epoch(tmp_path, caplog):
+    whole = trained(tmp_path / "a")[1]
+    trained(tmp_path / "b")
+    path = tmp_path / "b" / "checkpoint.pt"
+    path.write_bytes(whole[: len(whole) // 2])
+    assert trained(tmp_path / "b")[1] == whole
+    assert "the one before is used" in caplog.text
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"clip": 1.0}, {"train": images(80)}, {"epochs": 2}])
+def test_weights_of_other_settings_are_refused(tmp_path, other):
+    before = trained(tmp_path)[1]
+    with pytest.raises(CheckpointError, match="was trained with other settings"):
+        trained(tmp_path, **other)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_more_epochs_go_on_at_the_rate_of_the_longer_schedule(tmp_path):
+    trained(tmp_path, epochs=2)
+    log, _ = trained(tmp_path, epochs=4)
+    assert [line["epoch"] for line in log] == [1, 2, 3, 4]
+    cfg = FitConfig(4, lr=0.05)
+    assert [line["lr"] for line in log[2:]] == [learning_rate(cfg, step, 3) for step in (8, 11)]
+
+
+def test_a_loss_that_is_not_finite_is_kept_with_its_step_and_path(tmp_path):
+    space, count = tiny_space(), [0]
+    model, archs = Supernet(space, kernels="eager"), space.enumerate()
+
+    def pick(step):
+        count[0] = step
+        if step == 4:
+            with torch.no_grad():
+                model.head.classifier.weight.fill_(math.nan)
+        return archs[step]
+
+    with pytest.raises(UserError, match=rf"nan in step 4 on the path {','.join(map(str, archs[4]))} .*failure"):
+        fit(model, images(200), pick, FitConfig(1, batch_size=20, lr=0.01), tmp_path, meta={})
+    assert count[0] > 4  # it was looked for later
+    kept = json.loads((tmp_path / "failure.json").read_text())
+    assert (kept["step"], tuple(kept["arch"]), kept["loss"]) == (4, archs[4], "nan")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory"),
+            r"out of memory in step 2.*20 images of 1×14×14.*lower the batch",
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory in step 2"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), None),
+    ],
+)
+def test_out_of_memory_is_one_line(tmp_path, error, told):
+    def forward(step, x, y):
+        if step == 2:
+            raise error
+        return model(x)
+
+    model, cfg = network(), FitConfig(1, batch_size=20)
+    with pytest.raises(UserError if told else RuntimeError, match=told):
+        fit(model, images(60), lambda step: None, cfg, tmp_path, meta={}, forward=forward)
+
+
+def test_a_dead_loader_is_one_line():
+    def batches():
+        yield 1
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    with pytest.raises(UserError, match="process that decodes images has died"):
+        list(faults.loaded(batches()))
+
+
+def test_a_loss_that_does_not_move_is_told_as_a_collapse(tmp_path, caplog):
+    model, cfg = network(), FitConfig(4, batch_size=20, lr=1e-9, weight_decay=0.0)
+    with torch.no_grad():
+        model.head.classifier.weight.zero_()
+    fit(model, images(60), lambda step: None, cfg, tmp_path, meta={})
+    assert [message.count("collapsed") for message in caplog.messages] == [1]
+    caplog.clear()
+    fit(network(), images(200), lambda step: None, FitConfig(8, batch_size=20, lr=0.1), tmp_path / "b", meta={})
+    assert not caplog.messages
+
+
+def test_sigterm_saves_the_step_and_ends_the_process(tmp_path):
+    whole = trained(tmp_path / "whole")[1]
+    model, before = network(), signal.getsignal(signal.SIGTERM)
+
+    def forward(step, x, y):
+        if step == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return model(x)
+
+    def ended(*_):
+        raise SystemExit(143)
+
+    signal.signal(signal.SIGTERM, ended)
+    try:
+        cfg = FitConfig(3, batch_size=20, lr=0.05)
+        with pytest.raises(SystemExit) as caught:
+            fit(model, images(60), lambda step: None, cfg, tmp_path / "parts", meta={}, forward=forward)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert caught.value.code == 143
+    assert checkpoint.load(tmp_path / "parts" / "checkpoint.pt")["step"] == 5  # the step was finished
+    assert trained(tmp_path / "parts")[1] == whole
+
+
+def test_settings_that_cannot_be_are_refused():
+    for name, value in (("lr", math.nan), ("lr", -1.0), ("batch_size", 0), ("seed", -1), ("clip", math.nan)):
+        assert "expected" in refused(FitConfig, 1, **{name: value})
+
+
+def test_recalibration_has_no_batch_of_one_image():
+    train = images(129)
+    data = SimpleNamespace(train=train)
+    assert [len(x) for x in spos.recalibration_images(data, 8, 128)] == [128]
+    assert [len(x) for x in spos.recalibration_images(data, 8, 43)] == [43, 43, 43]

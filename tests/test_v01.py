@@ -30,8 +30,10 @@ def test_a_training_stopped_half_way_ends_with_the_same_weights(tmp_path):
     whole, continued = (checkpoint.load(folder / "checkpoint.pt") for folder in (OLD / "spos", run.path))
     assert continued["finished"]
     assert continued["step"] == whole["step"]
-    for name, value in whole["model"].items():  # another processor rounds differently
-        torch.testing.assert_close(continued["model"][name], value, rtol=1e-3, atol=1e-4)
+    for name, value in whole["model"].items():
+        if "running" not in name:  # version 0.1 left in BN what its validation had recalibrated
+            # Another processor rounds differently.
+            torch.testing.assert_close(continued["model"][name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_a_finished_search_of_network_spaces_stays(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import importlib.util
 import math
@@ -53,6 +54,9 @@ COMMANDS = {
 # Which command makes what an error says is missing.
 MAKERS = {"supernet": "train_supernet", "lut": "build_lut", "front": "evolve", "network": "retrain"}
 OPEN_IMAGES = ("evolve", "retrain", "rank", "export")  # of a trained run
+# Options that count something of which there must be one; of others there may be none.
+POSITIVE = {"batch", "batch_size", "iterations", "jobs", "limit", "n", "population", "recalibration", "resolution"}
+POSITIVE |= {"seeds", "threads", "val_limit"}
 _console = Console()
 
 
@@ -167,6 +171,12 @@ class NewRun(Computing, Images, Beginning):
     """Options of commands that begin a run on images. A command adds its own, and may set other defaults."""
 
 
+def defaults(args: Any) -> dict[str, Any]:
+    """Of every option: what counts as recorded by a version that did not have it."""
+    fields = (field for field in dataclasses.fields(args) if field.default is not dataclasses.MISSING)
+    return {field.name: _recorded(field.default) for field in fields}
+
+
 def settings(args: Any, *others: str) -> dict[str, Any]:
     """The options that shape a run, in plain JSON values, which have no infinity: ``config.json`` holds them.
 
@@ -175,8 +185,11 @@ def settings(args: Any, *others: str) -> dict[str, Any]:
     """
     left_out = ("run", "device", "workers", "restart", "quiet", *others)
     given = {name: value for name, value in dataclasses.asdict(args).items() if name not in left_out}
-    given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-    return {name: None if value == math.inf else value for name, value in given.items()}
+    return {name: _recorded(value) for name, value in given.items()}
+
+
+def _recorded(value: Any) -> Any:
+    return None if value == math.inf else str(value) if isinstance(value, Path) else value
 
 
 def words(args: Any, *names: str) -> list[str]:
@@ -222,14 +235,31 @@ def main(run: Callable[[Args], None], args: Any, *, torchrun: bool = False) -> N
         given = tyro.cli(
             args, description=sys.modules[run.__module__].__doc__, prog=program(), config=(tyro.conf.DisallowNone,)
         )
+        check_numbers(given)
         run(given)
     except UserError as error:
         refuse(with_advice(error, given))
+    except OSError as error:  # a full disk under a picture, a folder that may not be written
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG):
+            raise
+        refuse(f"cannot write {error.filename or 'a file'}: {error.strerror}; free some space or choose another folder")
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has left, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def check_numbers(args: Any) -> None:
+    """Refuse numbers that no command can take: NaN, counts below 0, or below 1 where 0 has no meaning."""
+    for field in dataclasses.fields(args):
+        value = getattr(args, field.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            flag, least = f"--{field.name.replace('_', '-')} {number}", int(field.name in POSITIVE)
+            if isinstance(number, float) and math.isnan(number):
+                raise UserError(f"{flag}: expected a number")
+            if isinstance(number, int) and number < least:
+                raise UserError(f"{flag}: expected at least {least}")
 
 
 def require_siblings() -> None:

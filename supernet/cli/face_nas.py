@@ -59,7 +59,7 @@ def run(args: Args) -> None:
     training = face_run.training(args.batch_size, args.lr, args.seed)
     job = face_run.FaceRun(folder, args.faces, args.pairs, opened, training, device, args.progress, common.tell)
     with folder.lock():
-        folder.begin(settings, restart=args.restart)
+        folder.begin(settings, restart=args.restart, defaults=common.defaults(args))
         common.say(
             f"{args.depth[0]} to {args.depth[1]} layers, {width[0]} to {width[1]} channels: {len(opened.train):,} "
             f"training images of {len(opened.identities):,} identities, {len(opened.pairs)} validation pairs of "

@@ -68,7 +68,8 @@ def run(args: Args) -> None:
     controller = plain_run.controller(config, job.image, *bounds)
     final = folder.final(args.final_epochs, "-macro-width" if args.macro_width else "")
     with folder.lock():
-        folder.begin(settings, restart=args.restart, made_with={"data": images.identity})
+        made_with = {"data": images.identity}
+        folder.begin(settings, restart=args.restart, defaults=common.defaults(args), made_with=made_with)
         common.say(
             f"{config.depth[0]} to {config.depth[1]} layers, {config.width[0]} to {config.width[1]} channels; "
             f"{common.in_words(images, name, reason)}; {common.escape(str(args.run))}"

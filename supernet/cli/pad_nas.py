@@ -76,8 +76,7 @@ def run(args: Args) -> None:
         problem = searching.problem(args, folder.lut_path, space)
         asked = (problem.costs, problem.bounds, problem.objectives)
         CES(space, *asked, cfg.ces)
-        if folder.begin(config, made_with=made_with):
-            folder.write_space(space)
+        folder.begin(config, space=space, made_with=made_with)
         stages = []
         for stage in pad_nas.run(space, images, cfg, *asked, folder.path, device, of_stage, args.progress):
             if problem.luts:

@@ -82,7 +82,8 @@ def run(args: Args) -> None:
     shaping = common.settings(args, "noise", "carbon", "country") | vars(given)
     shaping |= {"data": name, "fingerprint": space.fingerprint}
     with folder.lock():
-        folder.begin(shaping, restart=args.restart, made_with={"data": images.identity})
+        made_with = {"data": images.identity}
+        folder.begin(shaping, restart=args.restart, defaults=common.defaults(args), made_with=made_with)
         folder.write_space(space)
         common.say(
             f"{args.module} modules, at first {config.initial} in each of {config.stages} stages, {config.iterations} "

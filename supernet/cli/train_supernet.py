@@ -6,15 +6,15 @@ import argparse
 import dataclasses
 import importlib
 import math
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
+from supernet import files
 from supernet.cli import common
 from supernet.errors import UserError
 
@@ -39,7 +39,7 @@ class Args(common.Devices, common.Training, common.NewRun):
     space: Annotated[str | None, common.UNSET] = None
     """Search space: a name, a .json, or FILE.py:function; defaults to mobile-small below 96 pixels, else mobile."""
     epochs: int = 12
-    """Epochs (SPOS on ImageNet: 120)."""
+    """Epochs (SPOS on ImageNet: 120); SPOS may be given more later, and goes on at the longer schedule's rate."""
     batch_size: int = 64
     """Images per step, over all processes (SPOS on ImageNet: 1024)."""
     warmup_epochs: float = 0.0
@@ -52,6 +52,12 @@ class Args(common.Devices, common.Training, common.NewRun):
     """The project's operators or plain PyTorch; defaults to fused on the CPU."""
     workers: int = 0
     """Processes that decode images, for --data folder."""
+
+    grows: ClassVar[tuple[str, ...]] = ()  # settings that may be larger when the run goes on
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise UserError(f"--epochs {self.epochs}: expected at least 1")
 
     @property
     def library(self) -> Any:
@@ -85,6 +91,7 @@ class Args(common.Devices, common.Training, common.NewRun):
 class Spos(Args):
     """SPOS: the supernet that searches score architectures on."""
 
+    grows: ClassVar[tuple[str, ...]] = ("epochs",)
     sampling: Literal["uniform", "flops"] = "uniform"
     """Draw paths uniformly, or within a uniformly drawn bin of multiply-adds (SPOS's code)."""
     flops_bins: tuple[float, float, float] = (290e6, 360e6, 10e6)
@@ -164,7 +171,7 @@ class Dsnas(Args):
 
         found, (name, limit) = run.found(), self.bound()
         if self.lut is not None and not run.lut_path.exists():
-            shutil.copy(self.lut, run.lut_path)
+            files.write_bytes(run.lut_path, Path(self.lut).read_bytes())
         front.write_single(run, space, tuple(found["arch"]), self.costs(space), {name: (0.0, limit)}, self.seed)
         accuracy = 100 * found["val_accuracy"]
         common.say(
@@ -208,6 +215,8 @@ class Nss(Args):
             targets = [float(target) for target in self.targets.split(",") if target]
         except ValueError as error:
             raise UserError(f"--targets {self.targets}: expected numbers with commas between ({error})") from error
+        if not all(0 < target < math.inf for target in targets):
+            raise UserError(f"--targets {self.targets}: expected numbers above 0")
         given = {name: value for name, value in self.own.items() if name != "lut"} | {"targets": targets}
         return self.library.configure(space, fit, self.price(space), kernels=kernels, **given)
 
@@ -282,10 +291,14 @@ def run(args: Args) -> None:
     folder, leader = common.open_run(args), distributed.rank() == 0
     with folder.lock() if leader else folder.unlocked():
         if leader:
-            settings = {**common.settings(args), "space": space.name}  # which one says the space file
-            made_with = {"data": images.identity, "space": args.space}
-            if folder.begin(settings, restart=args.restart, made_with=made_with):
-                folder.write_space(space)
+            folder.begin(
+                {**common.settings(args), "space": space.name},  # which one says the space file
+                space=space,
+                restart=args.restart,
+                grows=args.grows,
+                defaults={**common.defaults(args), "precision": "fp32"},  # all that there was
+                made_with={"data": images.identity, "space": args.space},
+            )
             common.say(
                 f"[bold]{space.name}[/bold]: {len(space.genes)} genes, {number(space.size)} architectures; "
                 f"{common.in_words(images, name, reason)}; {precision.in_words(fit.precision, device)}; "

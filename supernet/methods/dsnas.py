@@ -25,6 +25,7 @@ from supernet.model import Network, Supernet
 from supernet.progress import Progress, silent
 from supernet.space import Arch, Space
 from supernet.training import checkpoint, distributed
+from supernet.training.bn import recalibrate_bn
 from supernet.training.evaluation import validate
 from supernet.training.loop import FitConfig, Search, fit
 
@@ -225,6 +226,7 @@ class Distribution(Search):
             "settled": self.settled,
             "credit": self.credit,
             "steps": self.steps,
+            "epoch": self.epoch,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -233,6 +235,7 @@ class Distribution(Search):
                 alpha.copy_(saved)
         self.adam.load_state_dict(state["adam"])
         self.credit, self.steps = state["credit"], state["steps"]
+        self.epoch = state.get("epoch", self.epoch)  # version 0.1 did not keep it
         self.settle(list(state["settled"]))
 
 
@@ -309,6 +312,8 @@ def run(
         progress=progress,
     )
     arch = distribution.child()
+    if cfg.search_epochs == cfg.fit.epochs:  # no epoch of its own: BN has seen many paths
+        recalibrate_bn(parent, recalibration, arch)
     child = parent.extract(arch)
     if distributed.rank() == 0:
         state = {"model": child.state_dict(), "finished": True, "meta": network_meta(space, arch)}

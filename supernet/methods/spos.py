@@ -84,7 +84,10 @@ def score(model: Supernet, recalibration: list[torch.Tensor], data: TrainVal, ar
 
 def recalibration_images(data: TrainVal, batches: int, size: int) -> list[torch.Tensor]:
     """The same training images for every architecture, not augmented."""
-    subset = data.train.subset(min(batches * size, len(data.train)), seed=0)
+    count = min(batches * size, len(data.train))
+    if count > size > 1 and count % size == 1:  # BN has no variance of one image where a map has one pixel
+        count -= 1
+    subset = data.train.subset(count, seed=0)
     return [x for x, _ in subset.plain_batches(size)]
 
 

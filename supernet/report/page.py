@@ -44,6 +44,9 @@ class Run:
         config, space = folder.config(), folder.space()
         front = folder.front(space) if folder.front_path.exists() else None
         results = folder.results()
+        if folder.arch_path.exists():  # a search that ends with one network names it once
+            results = {name: {"arch": folder.found()["arch"], **row} for name, row in results.items()}
+        results = {name: row for name, row in results.items() if "arch" in row}
         earlier = [name for name, row in results.items() if folder.stale(name, tuple(row["arch"]), front)]
         return cls(
             folder,
@@ -87,8 +90,10 @@ def heading(run: Run) -> str:
     done = "No network is trained yet"
     if run.winner:
         name, row = run.winner
-        facts = [f"{100 * row['test_accuracy']:.2f} % on the test images" if "test_accuracy" in row else ""]
-        facts.append(f"{100 * row['one_shot_accuracy']:.2f} % one-shot" if "test_accuracy" not in row else "")
+        if "test_accuracy" in row:
+            facts = [f"{100 * row['test_accuracy']:.2f} % on the test images"]
+        else:  # DSNAS scores no path
+            facts = [f"{100 * row['one_shot_accuracy']:.2f} % one-shot" if "one_shot_accuracy" in row else "found"]
         ms = row.get("measured_latency_ms", row.get("latency_ms"))
         facts.append(f"{ms:.3g} ms {'measured' if 'measured_latency_ms' in row else 'predicted'}" if ms else "")
         done = f"{name}: {', '.join(fact for fact in facts if fact)}"
@@ -140,7 +145,7 @@ def tested(run: Run) -> str:
             f"{first} is {gain - np.mean(chance):+.2f} points from the mean of {len(chance)} random networks of the "
             f"same window (standard deviation {np.std(chance, ddof=1):.2f}), {gain - max(chance):+.2f} from the best."
         )
-    cost = next(c for c in ("measured_latency_ms", "latency_ms", "flops") if all(c in r for r in run.results.values()))
+    cost = next(c for c in ("measured_latency_ms", "latency_ms", "flops") if all(c in r for r in run.results.values())
 
     def plot(file: BinaryIO) -> None:
         figure, axes = axes_of(6, 3.6)
@@ -266,9 +271,10 @@ def supernet(run: Run) -> str:
         figure.savefig(file)
 
     last, method = run.metrics[-1], run.config.get("method", "spos").upper()
+    speed = f", {last['images_per_second']:,.0f} images/s in the last one" if "images_per_second" in last else ""
     return section(
         "The supernet",
-        paragraph(f"{method}, {last['epoch']} epochs, {last['images_per_second']:,.0f} images/s in the last one."),
+        paragraph(f"{method}, {last['epoch']} epochs{speed}."),
         image(plot, "loss and accuracy over the epochs"),
     )
 

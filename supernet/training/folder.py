@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from supernet import files
+from supernet import files, shape
 
 
 class TrainingFolder:
@@ -21,4 +21,9 @@ class TrainingFolder:
     @property
     def metrics(self) -> files.JsonLines:
         """A line for each epoch."""
-        return files.JsonLines(self.path / "metrics.jsonl")
+        return files.JsonLines(self.path / "metrics.jsonl", {"epoch": shape.POSITIVE, "val_accuracy?": shape.SHARE})
+
+    @property
+    def failure(self) -> Path:
+        """Step and path of a loss that was not finite."""
+        return self.path / "failure.json"

@@ -8,50 +8,36 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import supernet
+from supernet import files, shape
 from supernet.data.images import ImageSet
 from supernet.errors import CheckpointError, UserError
 from supernet.progress import Progress, Track, silent
 from supernet.space import Arch
-from supernet.training import checkpoint, distributed
+from supernet.training import checkpoint, distributed, faults
+from supernet.training.config import FitConfig, learning_rate, sgd
 from supernet.training.folder import TrainingFolder
+from supernet.training.log import Log
 from supernet.training.precision import Precision, whole
 
 Forward = Callable[[int, Tensor, Tensor], Tensor]  # step, images, labels -> logits
 
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How weights are trained: SGD with momentum, one schedule from ``lr`` over all steps.
-
-    ``linear`` and ``cosine`` go to 0; ``step`` divides by 10 at a half and again at three quarters of the steps.
-    """
-
-    epochs: int
-    batch_size: int = 64  # images of a step, over all processes and parts
-    lr: float = 0.1
-    schedule: Literal["linear", "cosine", "step"] = "linear"
-    warmup_epochs: float = 0.0
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 4e-5  # on weights with more than one dimension only
-    label_smoothing: float = 0.1
-    clip: float = 0.0  # gradient norm; 0 is off
-    augment: bool = True
-    seed: int = 0
-    checkpoint_minutes: float = 10.0  # besides the one after every epoch
-    lr_min: float = 0.0  # what the schedule ends at instead of 0
-    accumulate: int = 1  # parts that a process computes its share of a batch in, one after another
-    precision: str = "fp32"  # or bf16, fp16: of forward and backward; weights and statistics stay float32
-    sync_bn: bool = False  # under torchrun, batch statistics over the batches of all processes
+# What a resume needs of a checkpoint besides what the model, the optimiser and the search check themselves.
+STATE = {
+    "step": shape.COUNT,
+    "sums": ([float], [[float]]),
+    "log?": [{"epoch": shape.POSITIVE}],
+    "pending?": (None, {"epoch": shape.POSITIVE}),
+    "fit?": dict,
+}
+FREE = ("epochs", "checkpoint_minutes", "accumulate")  # what a training that goes on may have otherwise
 
 
 class Search:
@@ -79,32 +65,6 @@ class Search:
 
     def load_state_dict(self, state: dict) -> None:
         """The inverse."""
-
-
-def sgd(model: nn.Module, cfg: FitConfig) -> torch.optim.SGD:
-    """SGD that decays matrices and kernels, not biases and BN. Parameters without a gradient are left alone."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": cfg.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(groups, lr=cfg.lr, momentum=cfg.momentum, nesterov=cfg.nesterov)
-
-
-def learning_rate(cfg: FitConfig, step: int, steps_per_epoch: int) -> float:
-    """The rate of ``step`` (from 0): linear warm-up, then the schedule; its end would be one step after the last."""
-    scale = 1 - cfg.lr_min / cfg.lr if cfg.lr_min else 1.0
-    return cfg.lr_min + scale * _to_zero(cfg, step, steps_per_epoch)
-
-
-def _to_zero(cfg: FitConfig, step: int, steps_per_epoch: int) -> float:
-    warmup, total = cfg.warmup_epochs * steps_per_epoch, cfg.epochs * steps_per_epoch
-    if step < warmup:
-        return cfg.lr * (step + 1) / warmup
-    t = (step - warmup) / max(total - warmup, 1)
-    if cfg.schedule == "step":
-        return cfg.lr / 10 ** ((t >= 0.5) + (t >= 0.75))
-    return cfg.lr * (1 - t if cfg.schedule == "linear" else (1 + math.cos(math.pi * t)) / 2)
 
 
 def fit(
@@ -146,20 +106,24 @@ def fit(
         UserError: the loss is not finite, or the folder holds something else.
     """
     _advise()
-    if forward is None:
-
-        def forward(step: int, x: Tensor, y: Tensor) -> Tensor:
-            return model(x, pick_arch(step))
-
     training = Training(
-        model, train, cfg, TrainingFolder(folder), meta, search or Search(), epochs or (0, cfg.epochs), steps_per_epoch
+        model,
+        train,
+        pick_arch,
+        cfg,
+        TrainingFolder(folder),
+        meta,
+        search or Search(),
+        epochs or (0, cfg.epochs),
+        steps_per_epoch,
     )
     training.resume(begin)
-    model.train()
     with (progress if training.leader else silent)(label, training.end, done=training.step, unit="images") as bar:
+        training.validate(validate)
         while training.step < training.end:
-            training.epoch(forward, validate, bar)
-    return training.log.read()
+            training.epoch(forward or training.forward, bar)
+            training.validate(validate)
+    return training.log.lines
 
 
 @functools.cache  # once
@@ -179,6 +143,7 @@ class Training:
         self,
         model: nn.Module,
         train: ImageSet,
+        pick: Callable[[int], Arch | None],
         cfg: FitConfig,
         folder: TrainingFolder,
         meta: dict,
@@ -187,10 +152,11 @@ class Training:
         steps_per_epoch: int | None,
     ):
         self.model, self.train, self.cfg, self.meta, self.search = model, train, cfg, meta, search
-        self.path, self.log = folder.checkpoint, folder.metrics
+        self.folder, self.path, self.pick = folder, folder.checkpoint, pick
         self.optimizer = sgd(model, cfg)
         self.device = next(model.parameters()).device
         self.leader, self.world = distributed.rank() == 0, distributed.world()
+        self.log = Log(folder, writes=self.leader)
         self.mine = distributed.share(cfg.batch_size, cfg.accumulate)
         self.precision = search.precision = Precision(cfg.precision, self.device)
         self.reducer = distributed.PathReducer(model)
@@ -204,32 +170,57 @@ class Training:
         self.step, self.end = (epoch * self.per_epoch for epoch in epochs)
         self.loss_sum = torch.zeros((), dtype=torch.double, device=self.device)  # within the epoch, as ``hits``
         self.hits = torch.zeros((), dtype=torch.long, device=self.device)
+        self.arch: Arch | None = None  # of the last step, where it has one
+        self.losses: list[tuple[Tensor, Arch | None]] = []  # of the steps since they were last checked
+        self.classes, self.told_collapse = 0, False
+        # A checkpoint of other values is of another training; that of fewer epochs may go on.
+        kept = {name: value for name, value in asdict(cfg).items() if name not in FREE}
+        self.setup = files.plain({**kept, "steps_per_epoch": self.per_epoch})
 
     def resume(self, begin: Path | None) -> None:
         """Continue from the checkpoint, if there is one; else start, from the weights in ``begin`` where given."""
-        if self.path.exists():
+        state: dict = {"log": ()}
+        if checkpoint.exists(self.path):
             state = checkpoint.load(self.path, missing="another run")
             self._load(state, self.path)
-            # NSS of version 0.1 had its parts beside the others.
-            self.search.load_state_dict(state.get("search", state))
-            self.precision.load_state_dict(state.get("scaler", {}))
+            try:
+                shape.require(state, STATE)
+                # NSS of version 0.1 had its parts beside the others.
+                self.search.load_state_dict(state.get("search", state))
+                self.precision.load_state_dict(state.get("scaler", {}))
+            except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+                raise self._another(self.path, error) from error
+            self._require_same(state)
             self.step = state["step"]
             self.restore_sums(state["sums"])
         elif begin is not None:
             self._load(checkpoint.load(begin, missing="another run"), begin)
+        self.log.resume(state, self.step / self.per_epoch, finished=self.step == self.end)
         if self.leader:
-            self.log.keep(lambda line: line["epoch"] * self.per_epoch <= self.step)
-        if not self.path.exists() and (begin is not None or self.step == self.end):
+            self.folder.failure.unlink(missing_ok=True)
+        if not checkpoint.exists(self.path) and (begin is not None or self.step == self.end):
             self.save()  # others may begin with it, or it is all there is to do
+
+    def _require_same(self, state: dict) -> None:
+        """Refuse weights of other settings. Version 0.1 did not keep them with the weights."""
+        there, step = state.get("fit", self.setup), state["step"]
+        changed = [f"{k}: {there[k]} → {here}" for k, here in self.setup.items() if there.get(k, here) != here]
+        if step > self.end:
+            changed.append(f"epochs: {step / self.per_epoch:g} → {self.end / self.per_epoch:g}")
+        if changed:
+            raise CheckpointError(f"{self.path} was trained with other settings ({'; '.join(changed)})", "another run")
+
+    @staticmethod
+    def _another(path: Path, error: Exception) -> CheckpointError:
+        return CheckpointError(f"{path} is of another training ({str(error).splitlines()[0]})", missing="another run")
 
     def _load(self, state: dict, path: Path) -> None:
         """Weights and momentum."""
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, KeyError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(f"{path} is of another training ({reason})", missing="another run") from error
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise self._another(path, error) from error
 
     def save(self) -> None:
         """Write the checkpoint, on one rank; all call it."""
@@ -237,7 +228,8 @@ class Training:
         if self.leader:
             state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
             state |= {"sums": sums, "search": self.search.state_dict(), "scaler": self.precision.state_dict()}
-            checkpoint.save(self.path, {**state, "finished": self.step == self.end, "meta": self.meta})
+            state |= {"finished": self.step == self.end, "meta": self.meta, "fit": self.setup, **self.log.state_dict()}
+            checkpoint.save(self.path, state, keep=True)
 
     def restore_sums(self, sums: list) -> None:
         """Take this rank's loss and hits of the epoch so far; an equal share where the number of ranks has changed."""
@@ -251,36 +243,78 @@ class Training:
         self.loss_sum.fill_(loss)
         self.hits.fill_(hits)
 
-    def epoch(self, forward: Forward, validate: Callable[[], dict], bar: Track) -> None:
-        """The rest of the epoch that ``step`` lies in: train, validate, save, log."""
+    def forward(self, step: int, x: Tensor, y: Tensor) -> Tensor:
+        """Logits on the path of a step."""
+        self.arch = self.pick(step)
+        return self.model(x, self.arch)
+
+    def epoch(self, forward: Forward, bar: Track) -> None:
+        """The rest of the epoch that ``step`` lies in: train, save. SIGTERM saves within it and ends the process."""
+        cfg, left, began = self.cfg, self.per_epoch - self.step % self.per_epoch, time.monotonic()
+        with faults.held_sigterm() as terminated:
+            loss, hits, ended = self.steps(forward, bar, terminated)
+            if not ended:
+                return
+            rate = left * cfg.batch_size / (time.monotonic() - began)
+            line = {"epoch": self.step // self.per_epoch, "loss": loss / self.per_epoch}
+            line |= {"accuracy": int(hits) / (self.per_epoch * cfg.batch_size)}
+            line |= {"lr": learning_rate(cfg, self.step - 1, self.per_epoch), **self.search.after_epoch()}
+            self.loss_sum.zero_()
+            self.hits.zero_()
+            self.log.trained(line, {"images_per_second": round(rate, 1)})
+            self.save()
+
+    def steps(self, forward: Forward, bar: Track, terminated: list[bool]) -> tuple[float, float, bool]:
+        """The steps to the end of the epoch, with a checkpoint now and then.
+
+        Returns:
+            Sum of the losses and hits over all ranks; whether the epoch is over, or SIGTERM came to one of them.
+        """
         cfg, (epoch, start) = self.cfg, divmod(self.step, self.per_epoch)
-        last, began, saved = (epoch + 1) * self.per_epoch, time.monotonic(), time.monotonic()
-        for x, y in itertools.islice(self.batches(epoch, start), self.per_epoch - start):
-            x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
-            self.one_step(x, y, forward)
-            if self.step % 20 == 0 or self.step == last:
+        last, saved = (epoch + 1) * self.per_epoch, time.monotonic()
+        loss = hits = 0.0
+        for x, y in faults.loaded(itertools.islice(self.batches(epoch, start), self.per_epoch - start)):
+            with faults.memory(self.step, lambda: self.arch, x):
+                x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+                self.one_step(x, y, forward)
+            if self.step % 20 == 0 or self.step == last or (terminated and self.world == 1):
                 late = self.leader and time.monotonic() - saved > 60 * cfg.checkpoint_minutes
-                loss, hits, due = distributed.total(self.loss_sum.item(), int(self.hits), late, device=self.device)
+                sums = self.loss_sum.item(), int(self.hits), late, bool(terminated)
+                loss, hits, due, stop = distributed.total(*sums, device=self.device)
                 loss /= self.world
-                require_finite(loss, self.step, cfg)
+                self.require_finite(loss)
                 mean = loss / (self.step - epoch * self.per_epoch)
                 new, text = self.step - bar.count, f"epoch {epoch + 1}/{cfg.epochs} loss {mean:.3f}"
                 bar.advance(new, work=new * cfg.batch_size, text=text)
-                if due and self.step < last:
+                if (due or stop) and self.step < last:
                     self.save()
                     saved = time.monotonic()
-        rate = (self.per_epoch - start) * cfg.batch_size / (time.monotonic() - began)
-        line = {"epoch": epoch + 1, "loss": loss / self.per_epoch}
-        line |= {"accuracy": int(hits) / (self.per_epoch * cfg.batch_size)}
-        line |= {"lr": learning_rate(cfg, self.step - 1, self.per_epoch), "images_per_second": round(rate, 1)}
-        line |= validate()
+                    if stop:
+                        return loss, hits, False
+        return loss, hits, True
+
+    def validate(self, validate: Callable[[], dict]) -> None:
+        """Validate the last epoch, if it was not, and log it. A fault here costs no weights, as they are saved."""
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        if self.log.pending is not None:
+            self.log.validated(validate())
+        # What was recalibrated goes: one that resumes after this validation goes on as one that never stopped.
+        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
         self.model.train()
-        line |= self.search.after_epoch()
-        self.loss_sum.zero_()
-        self.hits.zero_()
-        if self.leader:
-            self.log.append(line)  # before the checkpoint: what it does not know of is cut, what it knows is never lost
-        self.save()
+        if not self.told_collapse and faults.collapsed(self.log.lines, self.classes):
+            faults.tell_collapse(self.classes, self.cfg.lr)
+            self.told_collapse = True
+
+    def require_finite(self, loss: float) -> None:
+        """A UserError where the sum of losses is not finite, with the step since the last call that made it so."""
+        if not math.isfinite(loss):
+            bad = faults.first_bad([loss for loss, _ in self.losses])
+            place = len(self.losses) - 1 if bad is None else bad  # another rank's
+            value, arch = self.losses[place]
+            step, path = self.step - len(self.losses) + place, self.folder.failure if self.leader else None
+            faults.refuse_loss(value.item() if bad is not None else loss, step, arch, self.cfg.lr, path)
+        self.losses.clear()
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's batches of an epoch from its step ``start`` on."""
@@ -303,6 +337,7 @@ class Training:
             group["lr"] = learning_rate(cfg, self.step, self.per_epoch)
         torch.manual_seed(hash((cfg.seed, self.step)) % 2**63)  # dropout
         self.optimizer.zero_grad(set_to_none=True)  # what is not on the path keeps grad None, and its weights
+        total = torch.zeros((), dtype=torch.double, device=self.device)
         for part, (images, labels) in enumerate(distributed.parts(x, y, cfg.accumulate), 1):
             with self.precision.autocast():
                 logits = forward(self.step, images, labels)
@@ -310,7 +345,7 @@ class Training:
             if part == cfg.accumulate:
                 self.reducer.arm()
             self.precision.backward(loss)
-            self.loss_sum += loss.detach()
+            total += loss.detach()
             self.hits += (logits.detach().argmax(1) == labels).sum()
         self.reducer.finish()
         scale = self.precision.scale
@@ -320,12 +355,6 @@ class Training:
         self.precision.step(self.optimizer)
         self.search.update(self.step, scale)
         self.step += 1
-
-
-def require_finite(loss: float, step: int, cfg: FitConfig) -> None:
-    """Stop before a loss that is not finite gets into a checkpoint."""
-    if not math.isfinite(loss):
-        raise UserError(
-            f"the loss became {loss} before step {step}: lower the learning rate (now {cfg.lr:g}) or "
-            "clip gradients, as at a norm of 5; the last checkpoint is intact"
-        )
+        self.classes = logits.shape[1]
+        self.losses.append((total, self.arch))
+        self.loss_sum += total

@@ -1,0 +1,77 @@
+"""How weights are trained: the settings, the learning rate of a step, the optimiser."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from supernet.errors import UserError
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How weights are trained: SGD with momentum, one schedule from ``lr`` over all steps.
+
+    ``linear`` and ``cosine`` go to 0; ``step`` divides by 10 at a half and again at three quarters of the steps. A
+    training that is continued with more epochs goes on at the rate that the longer schedule has at its step.
+    """
+
+    epochs: int
+    batch_size: int = 64  # images of a step, over all processes and parts
+    lr: float = 0.1
+    schedule: Literal["linear", "cosine", "step"] = "linear"
+    warmup_epochs: float = 0.0
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 4e-5  # on weights with more than one dimension only
+    label_smoothing: float = 0.1
+    clip: float = 0.0  # gradient norm; 0 is off
+    augment: bool = True
+    seed: int = 0
+    checkpoint_minutes: float = 10.0  # besides the one after every epoch
+    lr_min: float = 0.0  # what the schedule ends at instead of 0
+    accumulate: int = 1  # parts that a process computes its share of a batch in, one after another
+    precision: str = "fp32"  # or bf16, fp16: of forward and backward; weights and statistics stay float32
+    sync_bn: bool = False  # under torchrun, batch statistics over the batches of all processes
+
+    def __post_init__(self) -> None:
+        for name, fine, expected in (
+            ("epochs", self.epochs >= 0, "at least 0"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("lr", 0 < self.lr < math.inf, "a number above 0"),
+            ("warmup_epochs", 0 <= self.warmup_epochs < math.inf, "at least 0"),
+            ("clip", 0 <= self.clip < math.inf, "at least 0"),
+            ("seed", 0 <= self.seed < 2**63, "at least 0"),
+        ):
+            if not fine:
+                raise UserError(f"{name.replace('_', ' ')} {getattr(self, name)}: expected {expected}")
+
+
+def sgd(model: nn.Module, cfg: FitConfig) -> torch.optim.SGD:
+    """SGD that decays matrices and kernels, not biases and BN. Parameters without a gradient are left alone."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": cfg.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=cfg.lr, momentum=cfg.momentum, nesterov=cfg.nesterov)
+
+
+def learning_rate(cfg: FitConfig, step: int, steps_per_epoch: int) -> float:
+    """The rate of ``step`` (from 0): linear warm-up, then the schedule; its end would be one step after the last."""
+    scale = 1 - cfg.lr_min / cfg.lr if cfg.lr_min else 1.0
+    return cfg.lr_min + scale * _to_zero(cfg, step, steps_per_epoch)
+
+
+def _to_zero(cfg: FitConfig, step: int, steps_per_epoch: int) -> float:
+    warmup, total = cfg.warmup_epochs * steps_per_epoch, cfg.epochs * steps_per_epoch
+    if step < warmup:
+        return cfg.lr * (step + 1) / warmup
+    t = (step - warmup) / max(total - warmup, 1)
+    if cfg.schedule == "step":
+        return cfg.lr / 10 ** ((t >= 0.5) + (t >= 0.75))
+    return cfg.lr * (1 - t if cfg.schedule == "linear" else (1 + math.cos(math.pi * t)) / 2)
