@@ -18,7 +18,8 @@ from torch import Tensor
 
 from supernet import plugins
 from supernet.data import NAMES, READERS, own, sources
-from supernet.data.images import SPLIT, FolderImages, ImageSet, MemoryImages, generator, proportional, stratified
+from supernet.data.decoding import FolderImages
+from supernet.data.images import SPLIT, ImageSet, MemoryImages, generator, proportional, stratified
 from supernet.data.transforms import IMAGENET, photograph
 from supernet.errors import UserError
 
@@ -235,6 +236,5 @@ def _folder(root: Path, part: str, resolution: int, workers: int) -> tuple[Folde
         raise UserError(f"expected images (.jpg, .png, …) in {empty}, found none; add some or delete the folder")
     prefix = len(os.path.join(root / part, ""))
     names = np.array([os.fsencode(path[prefix:]) for path, _ in scanned.samples])
-    both = photograph(resolution, *IMAGENET)
-    images = FolderImages(root / part, names, labels, *IMAGENET, resolution, both, workers)
+    images = FolderImages(root / part, names, labels, *IMAGENET, resolution, photograph(resolution), workers)
     return images, tuple(scanned.classes)

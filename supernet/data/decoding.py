@@ -1,0 +1,248 @@
+"""Image sets whose images are decoded when they are served, by processes that outlive an epoch or by this one.
+
+A process is told what to decode by the plan of an epoch: indices, and the seed and epoch that augmentation is a function
+of. It remembers nothing, so that every set taken from the same images shares the processes, and an epoch under way and
+another one each have processes of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import os
+import random
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from supernet.data.images import AUGMENT, ImageSet, Step, Transform, stream_key
+from supernet.errors import UserError
+
+CHUNK = 2**18  # values that are normalised at once: they stay in the cache of a core
+
+
+class Draw(NamedTuple):
+    """What to decode for a batch."""
+
+    indices: np.ndarray  # within the part of the data set: int64 [B]
+    stream: tuple[int, int] | None = None  # seed and epoch of the augmentation; None: the plain images
+    normalised: bool = True  # else the pixels as they are
+
+
+class DecodedImages(ImageSet):
+    """Images decoded one by one when they are served."""
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        resolution: int,
+        transforms: tuple[Transform, Transform],
+        workers: int,
+    ):
+        """transforms: the plain and the augmenting one. workers: processes that decode; 0 decodes in this one."""
+        super().__init__(labels, mean, std, resolution)
+        self.transforms = transforms
+        self._loaders = Loaders(self, workers) if workers else None
+
+    @abstractmethod
+    def pixels(self, index: int, transform: Transform) -> Tensor:
+        """An image by its index in the part of the data set, after the transform.
+
+        Returns:
+            uint8 [side, side, channels]; or float32 [channels, side, side], which is served as it is.
+
+        Raises:
+            UserError: the image cannot be had.
+        """
+
+    def decode(self, draw: Draw) -> Tensor:
+        """A batch in this process: float32 [B, channels, side, side], channels_last; or the rows of ``pixels``."""
+        rows = []
+        for index in draw.indices.tolist():
+            with _seeded(stream_key(AUGMENT, *draw.stream, index)) if draw.stream else contextlib.nullcontext():
+                rows.append(self.pixels(index, self.transforms[draw.stream is not None]))
+        side = self.resolution
+        batch = torch.stack(rows) if rows else torch.empty(0, side, side, self.channels, dtype=torch.uint8)
+        return normalise(batch, self.mean, self.std) if draw.normalised else batch
+
+    def rows(self, batch_size: int) -> Iterator[Tensor]:
+        """Every plain image in the order of ``labels``, as ``pixels`` gives it: [B, …]."""
+        return self._decode(
+            [Draw(self.index[i : i + batch_size], None, False) for i in range(0, len(self), batch_size)]
+        )
+
+    def _serve(
+        self, plan: Iterable[Step], mine: slice, seed: int, epoch: int, augment: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = [positions[mine] for _, positions in plan]
+        decoded = self._decode([Draw(self.index[own], (seed, epoch) if augment else None) for own in batches])
+        for own, x in zip(batches, decoded, strict=True):
+            yield x, torch.from_numpy(self.labels[own])
+
+    def _decode(self, draws: Sequence[Draw]) -> Iterator[Tensor]:
+        return map(self.decode, draws) if self._loaders is None else self._loaders.decode(draws)
+
+
+class FolderImages(DecodedImages):
+    """Image files.
+
+    The names are one array of bytes: a list of a million strings would be copied into every worker, page by
+    page, as their reference counts change.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        names: np.ndarray,
+        labels: np.ndarray,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        resolution: int,
+        transforms: tuple[Transform, Transform],
+        workers: int,
+    ):
+        """names: bytes [N], relative to the folder."""
+        self.folder, self._names = folder, names
+        super().__init__(labels, mean, std, resolution, transforms, workers)
+
+    @property
+    def names(self) -> np.ndarray:
+        """Of the files: bytes [N], relative to the folder."""
+        return self._names[self.index]
+
+    def digest(self) -> str:
+        """By the names and sizes of the files, and by the labels."""
+        folder, names = os.fsencode(self.folder), self.names.tolist()
+        sizes = np.fromiter((os.stat(os.path.join(folder, name)).st_size for name in names), "<i8", len(self))
+        content = (super().digest().encode(), sizes.tobytes(), *names)
+        return hashlib.sha256(b"\0".join(content)).hexdigest()[:16]
+
+    def pixels(self, index: int, transform: Transform) -> Tensor:
+        path = self.folder / os.fsdecode(self._names[index])
+        try:
+            with Image.open(path) as file:
+                return tensor(transform(file))
+        except Exception as error:  # the decoders raise whatever damaged bytes lead to, and every one has its own ways
+            raise UserError(
+                f"expected an image in {path}, but it cannot be read ({error}); replace or delete it"
+            ) from error
+
+
+class Loaders:
+    """Processes that decode images, kept from one epoch to the next."""
+
+    def __init__(self, images: DecodedImages, workers: int):
+        own = copy.copy(images)
+        own._loaders = None  # not for other processes
+        self.images, self.workers = _Decoding(own), workers
+        self.idle: list[tuple[_Plan, DataLoader]] = []
+
+    def decode(self, draws: Sequence[Draw]) -> Iterator[Tensor]:
+        """The batches of the draws, in order; ended early, the processes take what is next all the same."""
+        plan, loader = self.idle.pop() if self.idle else self._start()
+        plan.draws = draws
+        try:
+            for batch in loader:
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            loader = None
+            raise UserError(
+                f"a process that decodes images has ended ({str(error).splitlines()[0]}): free some memory, or let fewer "
+                f"than {self.workers} work"
+            ) from error
+        finally:
+            if loader is not None:
+                self.idle.append((plan, loader))
+
+    def _start(self) -> tuple[_Plan, DataLoader]:
+        plan = _Plan()
+        loader: DataLoader = DataLoader(
+            self.images,
+            batch_sampler=plan,
+            num_workers=self.workers,
+            persistent_workers=True,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else it draws from the global one
+        )
+        return plan, loader
+
+
+class _Plan:
+    """The batches of an epoch, told to the processes one by one."""
+
+    draws: Sequence[Draw] = ()
+
+    def __iter__(self) -> Iterator[Draw]:
+        return iter(self.draws)
+
+
+class _Decoding(Dataset):
+    """What a process has of the images: a draw -> its batch, or the UserError that came instead."""
+
+    def __init__(self, images: DecodedImages):
+        self.images = images
+
+    def __getitems__(self, draw: Draw) -> Tensor | UserError:
+        try:
+            return self.images.decode(draw)
+        except UserError as error:  # returned: an exception would reach the user as a page of two tracebacks
+            return error
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def tensor(image: Image.Image) -> Tensor:
+    """The pixels of an image: uint8 [height, width, channels]."""
+    pixels = torch.from_numpy(np.array(image))
+    return pixels if pixels.dim() == 3 else pixels.unsqueeze(2)
+
+
+def normalise(rows: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Pixels as networks take them: float32 [B, channels, side, side], channels_last.
+
+    Args:
+        rows: uint8 [B, side, side, channels]; or float32 [B, channels, side, side], which keeps its values.
+        mean, std: of each channel, for pixels in [0, 1].
+    """
+    if rows.is_floating_point():
+        return rows.contiguous(memory_format=torch.channels_last)
+    x = torch.empty(rows.shape, dtype=torch.float32)
+    area = rows.shape[1] * rows.shape[2]
+    # Repeated for a whole image: broadcasting over three channels alone is five times slower.
+    means, stds = (torch.tensor(values, dtype=torch.float32).repeat(area) for values in (mean, std))
+    images = max(1, CHUNK // max(1, len(means)))
+    for to, part in zip(x.flatten(1).split(images), rows.flatten(1).split(images), strict=True):
+        to.copy_(part).div_(255).sub_(means).div_(stds)  # the same operations as torchvision's, hence the same bits
+    return x.permute(0, 3, 1, 2)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds the global generators, from which transforms draw, and puts them back afterwards."""
+    saved = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
+    try:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
+        yield
+    finally:
+        random.setstate(saved[0])
+        np.random.set_state(saved[1])  # noqa: NPY002
+        torch.default_generator.set_state(saved[2])
