@@ -29,7 +29,7 @@ import torch
 from filelock import FileLock, Timeout
 
 import supernet
-from supernet import families, files
+from supernet import families, files, plugins
 from supernet.data import sets, stored
 from supernet.data.images import ImageSet
 from supernet.errors import CheckpointError, UserError
@@ -258,7 +258,7 @@ class RunFolder(RunFiles):
         return self.decoded(images)
 
     def decoded(self, images: sets.TrainVal) -> sets.TrainVal:
-        """The images, of which those for validation are decoded once, into a file of this folder (``stored.in_file``)."""
+        """The images; those for validation are decoded once, into a file of this folder (``stored.in_file``)."""
         return dataclasses.replace(images, val=stored.in_file(images.val, self.path))
 
     def test_images(self, root: Path | None = None, workers: int = 0) -> ImageSet:
@@ -271,7 +271,7 @@ class RunFolder(RunFiles):
         if lacking := sorted({"data", "seed", "resolution"} - config.keys()):
             raise UserError(f"{self.config_path} has no {', '.join(lacking)}: it is no run of a supernet", "supernet")
         name = config["data"]
-        if ":" in name and name != self.data_code:
+        if plugins.is_reference(name) and name != self.data_code:
             raise UserError(f"the images of {self.path} come from the code {name}, which was not named", missing="code")
         return name, root or Path(config.get("data_root", "data")), config
 

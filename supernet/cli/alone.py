@@ -24,6 +24,7 @@ def train(
     *,
     device: str | None,
     at_once: int,
+    workers: int,
     data_root: Path | None,
     progress: Progress,
 ) -> None:
@@ -46,6 +47,7 @@ def train(
             settings,
             device=device,
             at_once=at_once,
+            workers=workers,
             data_root=data_root,
             progress=progress,
             aside=lambda old, new: common.say(common.escape(f"{old} held another training: moved to {new}")),

@@ -19,7 +19,8 @@ import tyro
 from rich.console import Console
 
 import supernet
-from supernet.data import NAMES
+from supernet import machine
+from supernet.data import HUB, NAMES
 from supernet.errors import UserError
 from supernet.progress import Progress, shown
 
@@ -66,6 +67,14 @@ class Computing:
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """Options of commands that read images from files."""
+
+    workers: int = machine.cores()
+    """Processes that decode images of files; 0 decodes in the main process. Defaults to the cores that may be used."""
+
+
+@dataclass(frozen=True)
 class Training:
     """Options of a training whose learning rate follows from the batch size."""
 
@@ -97,20 +106,22 @@ class OnRun:
 
 
 @dataclass(frozen=True)
-class Alone(Computing, Training, OnRun):
+class Alone(Computing, Training, Decoding, OnRun):
     """Options of commands that train found networks alone."""
 
     limit: int | None = None
     """Train on a stratified subset of this many images."""
-    jobs: int = os.cpu_count() or 1
-    """Networks trained in parallel, on the CPU."""
+    jobs: int = machine.cores()
+    """Networks trained in parallel, on the CPU; they share the --workers. Defaults to the cores that may be used."""
 
 
 @dataclass(frozen=True)
-class Images:
+class Images(Decoding):
     """Options of commands that open images for a new run."""
 
-    data: Annotated[str | None, tyro.conf.arg(metavar="|".join((*NAMES, "FILE.py:function")))] = None
+    data: Annotated[
+        str | None, tyro.conf.arg(metavar="|".join((*NAMES, "hf:NAME", "hf:FOLDER", "FILE.py:function")))
+    ] = None
     """Images; defaults to fashion-mnist if available, else the bundled digits."""
     data_root: Path = Path("data")
     """Dataset directory; for --data folder the one that holds train/ and val/."""
@@ -141,7 +152,7 @@ def settings(args: Any, *others: str) -> dict[str, Any]:
     Args:
         others: names of options that may change when a run is continued, besides those that no command records.
     """
-    left_out = ("run", "device", "workers", "restart", "quiet", *others)
+    left_out = ("run", "device", "workers", "memory", "restart", "quiet", *others)
     given = {name: value for name, value in dataclasses.asdict(args).items() if name not in left_out}
     given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     return {name: None if value == math.inf else value for name, value in given.items()}
@@ -157,7 +168,7 @@ def open_run(args: Any) -> RunFolder:
 
 def is_code(name: str) -> bool:
     """Whether a name refers to Python code: ``FILE.py:function``, ``package.module:function``."""
-    return ":" in name
+    return ":" in name and not name.startswith(HUB)
 
 
 def main(run: Callable[[Args], None], args: Any) -> None:
@@ -290,10 +301,10 @@ def in_words(images: TrainVal, name: str, reason: str = "") -> str:
     )
 
 
-def open_images(args: Any, **options: Any) -> tuple[str, str, TrainVal]:
+def open_images(args: Any) -> tuple[str, str, TrainVal]:
     """The images that a new run is asked to take: name, why it was chosen, train and validation."""
     from supernet.data import sets
 
     name, reason = (args.data, "") if args.data else sets.default_name(args.data_root)
-    given = {"seed": args.seed, "resolution": args.resolution, "limit": args.limit, **options}
+    given = {"seed": args.seed, "resolution": args.resolution, "limit": args.limit, "workers": args.workers}
     return name, reason, sets.open_train(name, args.data_root, **given)

@@ -32,7 +32,7 @@ def run(args: Args) -> None:
     budget = config(population=args.population, iterations=args.iterations, seed=args.seed)
     search = algorithm(space, costs, bounds, searching.objectives(args, luts), budget)
 
-    images, scoring = folder.images(args.data_root), searching.scoring(args)
+    images, scoring = folder.images(args.data_root, workers=args.workers), searching.scoring(args)
     with folder.lock():
         evaluator = scoring.evaluator(supernet, images)
         found = SearchRun(folder.path, search, evaluator, scoring.identity(folder.identity, images.identity))

@@ -23,7 +23,7 @@ SHOWN = 10  # operators of a profile
 
 
 @dataclass(frozen=True)
-class Args(common.OnRun):
+class Args(common.Decoding, common.OnRun):
     output: Path | None = None
     """Output file; its suffix is the format (.pt2, .onnx, .tflite, .pte). Defaults to RUN/PICK.onnx."""
     pick: str = "best"
@@ -117,7 +117,7 @@ def from_supernet(args: Args, folder: RunFolder, space: Space) -> Found:
 
     arch = space.check(args.arch or ())
     supernet = folder.supernet(space, torch.device("cpu"), "fused").eval()
-    images = folder.images(args.data_root)
+    images = folder.images(args.data_root, workers=args.workers)
     recalibrate_bn(supernet, spos.recalibration_images(images, *args.recalibration), arch)
     return Found(arch, supernet.extract(arch), lambda x: supernet(x, arch), {"test": None, "validation": None})
 

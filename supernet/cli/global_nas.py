@@ -72,7 +72,7 @@ def run(args: Args) -> None:
     folder = common.open_run(args)
     job = plain_run.PlainRun(
         folder,
-        dataclasses.replace(images, train=images.train.with_cutout(cutout)),
+        dataclasses.replace(folder.decoded(images), train=images.train.with_cutout(cutout)),
         training(args),
         device,
         args.progress,
@@ -96,7 +96,7 @@ def run(args: Args) -> None:
         if args.final_epochs:
             if args.macro_width and controller.macro is not None:
                 found = dataclasses.replace(found, width=controller.macro.width)
-            row = job.final(found, args.final_epochs, final, lambda: folder.test_images(args.data_root))
+            row = job.final(found, args.final_epochs, final, lambda: folder.test_images(args.data_root, args.workers))
             common.say(
                 f"{found.describe()} after {args.final_epochs} epochs: [bold]{100 * row['test_accuracy']:.2f} %[/bold] "
                 f"of {row['test_images']:,} test images, {row['params'] / 1e3:.1f} k parameters → "

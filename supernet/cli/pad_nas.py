@@ -85,6 +85,7 @@ def run(args: Args) -> None:
         stages = []
         shared = {**settings, "made_with": made_with}
         progress = args.progress
+        images = folder.decoded(images)  # opened once, for all supernets
         for stage in pad_nas.run(space, images, cfg, costs, bounds, objectives, folder.path, device, shared, progress):
             if luts:
                 stage.found.folder.write_lut(luts["latency"].to_json())
@@ -122,6 +123,7 @@ def retrain(args: Args, stage: Stage) -> None:
         4,
         device=args.device,
         at_once=args.workers,
+        workers=args.workers,
         data_root=args.data_root,
         progress=args.progress,
     )

@@ -42,6 +42,7 @@ def run(args: Args) -> None:
     from search import ranking
     from search.alone import OnRun, StandAlone, halves
     from search.evaluator import Evaluator
+    from search.run import Scoring
     from supernet import families, files
     from supernet.methods import spos
     from supernet.training import defaults
@@ -50,15 +51,18 @@ def run(args: Args) -> None:
     space = run.space()
     supernet = run.supernet(space, device, defaults.kernels(device))
     archs = pick(args, run, space)
-    images = run.images(args.data_root)
+    images = run.images(args.data_root, workers=args.workers)
     scoring, _ = halves(images.val)
     folder = run.rank_path
 
     recalibration = spos.recalibration_images(images, *args.recalibration)
-    batches = list(scoring.plain_batches(512))
-    one_shot = {mode: Evaluator(supernet, recalibration, batches, args.jobs, mode)(archs) for mode in args.bn}
-    train = OnRun(run, folder, args.epochs, args.batch_size, args.lr, args.limit, str(device), args.data_root)
     at_once, progress = args.jobs if device.type == "cpu" else 1, args.progress
+    one_shot = {}
+    for mode in args.bn:
+        batches = Scoring(mode, workers=at_once).batches(supernet, scoring)
+        one_shot[mode] = Evaluator(supernet, recalibration, batches, at_once, mode)(archs)
+    workers = -(-args.workers // at_once)
+    train = OnRun(run, folder, args.epochs, args.batch_size, args.lr, args.limit, str(device), args.data_root, workers)
     with run.lock():
         log = files.JsonLines(folder / "trained.jsonl")
         alone = StandAlone(log, train.budget, train, at_once, "val_accuracy", progress)

@@ -50,6 +50,7 @@ def run(args: Args) -> None:
         args.controls,
         device=args.device,
         at_once=args.jobs,
+        workers=args.workers,
         data_root=args.data_root,
         progress=args.progress,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from supernet import machine
 from supernet.cli import common
 from supernet.errors import UserError
 
@@ -58,8 +58,11 @@ class SearchArgs(common.Computing):
     """Score on a stratified subset of this many validation images."""
     seed: int = 0
     """Random seed of the search."""
-    workers: int = os.cpu_count() or 1
-    """Threads that score architectures in parallel, on the CPU."""
+    workers: int = machine.cores()
+    """Threads that score architectures in parallel, on the CPU, and processes that decode images of files. Defaults to
+    the cores that may be used."""
+    memory: str | None = None
+    """Memory for the images and activations of all threads, such as 4G; defaults to half of what is free."""
 
 
 def wanted(args: SearchArgs) -> tuple[Objective, ...]:
@@ -154,7 +157,8 @@ def scoring(args: SearchArgs) -> Scoring:
     """How architectures are scored."""
     from search.run import Scoring
 
-    return Scoring(args.bn, args.recalibration, args.val_limit, args.seed, args.workers)
+    memory = None if args.memory is None else machine.memory_size(args.memory)
+    return Scoring(args.bn, args.recalibration, args.val_limit, args.seed, args.workers, memory)
 
 
 def write(found: SearchRun, random: Sequence[Record], luts: Mapping[str, LatencyTable]) -> None:

@@ -80,7 +80,9 @@ def run(args: Args) -> None:
     training = stage_wise_run.Training(fit, given.further_epochs, args.criterion, kernels=defaults.kernels(device))
     images.train.steps(given.batch_size, drop_last=True)
     folder = common.open_run(args)
-    job = stage_wise_run.StageRun(folder, space, images, training, device, donor, progress=args.progress)
+    job = stage_wise_run.StageRun(
+        folder, space, folder.decoded(images), training, device, donor, progress=args.progress
+    )
     if args.carbon:
         energy.require(args.country)
         job = dataclasses.replace(job, meter=functools.partial(energy.measure, args.country))
@@ -100,7 +102,7 @@ def run(args: Args) -> None:
             if not args.quiet:
                 common.say(describe(result, len(results)))
         noise = job.spread(search.records[0].network, results[0], args.noise)
-        tested = job.test(results, lambda: folder.test_images(args.data_root))
+        tested = job.test(results, lambda: folder.test_images(args.data_root, args.workers))
         best = job.write_best(results, tested, noise)
         plot(folder.depths_picture, search.records, f"{args.module} modules by {args.criterion}, {name}")
     show(args, results, tested, noise)

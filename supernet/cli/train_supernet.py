@@ -52,8 +52,6 @@ class Args(common.Training, common.NewRun):
     """Random crops and flips; defaults to on from 30 epochs, since short trainings do better without."""
     kernels: Literal["fused", "eager"] | None = None
     """The project's operators or plain PyTorch; defaults to fused on the CPU."""
-    workers: int = 0
-    """Processes that decode images, for --data folder."""
 
     @property
     def library(self) -> Any:
@@ -302,7 +300,7 @@ def run(args: Args) -> None:
 
     device = defaults.device(args.device)
     distributed.start(device)
-    name, reason, images = common.open_images(args, workers=args.workers)
+    name, reason, images = common.open_images(args)
     wanted = args.space or ("mobile-small" if images.resolution < 96 else "mobile")
     space = spaces.get(wanted, images.channels, images.resolution, images.classes)
     fit = FitConfig(
@@ -324,7 +322,7 @@ def run(args: Args) -> None:
                 f"[bold]{space.name}[/bold]: {len(space.genes)} genes, {space.size:.3g} architectures; "
                 f"{common.in_words(images, name, reason)}; {common.escape(str(args.run))}"
             )
-        args.train(space, images, cfg, device, folder)
+        args.train(space, folder.decoded(images), cfg, device, folder)
         if leader:
             args.report(space, cfg, folder)
     distributed.stop()

@@ -1,8 +1,8 @@
 """Image sets whose images are decoded when they are served, by processes that outlive an epoch or by this one.
 
-A process is told what to decode by the plan of an epoch: indices, and the seed and epoch that augmentation is a function
-of. It remembers nothing, so that every set taken from the same images shares the processes, and an epoch under way and
-another one each have processes of their own.
+A process is told what to decode by the plan of an epoch: indices, and the seed and epoch that augmentation is a
+function of. It remembers nothing, so all sets taken from the same images share the processes; two epochs that are under
+way at once have processes of their own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import random
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -51,6 +51,8 @@ class DecodedImages(ImageSet):
     ):
         """transforms: the plain and the augmenting one. workers: processes that decode; 0 decodes in this one."""
         super().__init__(labels, mean, std, resolution)
+        if workers < 0:
+            raise UserError(f"expected a number of processes that decode images, or 0, got {workers}")
         self.transforms = transforms
         self._loaders = Loaders(self, workers) if workers else None
 
@@ -149,7 +151,7 @@ class Loaders:
 
     def decode(self, draws: Sequence[Draw]) -> Iterator[Tensor]:
         """The batches of the draws, in order; ended early, the processes take what is next all the same."""
-        plan, loader = self.idle.pop() if self.idle else self._start()
+        kept = plan, loader = self.idle.pop() if self.idle else self._start()
         plan.draws = draws
         try:
             for batch in loader:
@@ -159,20 +161,20 @@ class Loaders:
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            loader = None
             raise UserError(
-                f"a process that decodes images has ended ({str(error).splitlines()[0]}): free some memory, or let fewer "
-                f"than {self.workers} work"
+                f"a process that decodes images has ended ({str(error).splitlines()[0]}): free some memory, or let "
+                f"fewer than {self.workers} work"
             ) from error
-        finally:
-            if loader is not None:
-                self.idle.append((plan, loader))
+        except (UserError, GeneratorExit):
+            self.idle.append(kept)
+            raise
+        self.idle.append(kept)
 
     def _start(self) -> tuple[_Plan, DataLoader]:
         plan = _Plan()
         loader: DataLoader = DataLoader(
             self.images,
-            batch_sampler=plan,
+            batch_sampler=cast(Any, plan),  # what it gives goes to ``__getitems__`` as it is
             num_workers=self.workers,
             persistent_workers=True,
             collate_fn=_as_it_is,

@@ -99,7 +99,7 @@ def open_own(
     for found, source in ((labels, sources[this]), (listed[1] or (), sources[1])):
         _require_range(found, len(names), source)
     first, _ = item(parts[0], 0, sources[0], file)
-    mean, std, side, both = _format(first, parts[0], resolution, sources[0])
+    mean, std, side, both = format_of(first, parts[0], resolution, sources[0])
     array = np.array(labels, dtype=np.int64)
     images = OwnImages(parts[this], sources[this], file, array, mean, std, side, both, workers)
     images.pixels(0, images.transforms[0])
@@ -195,7 +195,7 @@ def _image(image: Any, where: str) -> Image.Image | Tensor:
     raise UserError(f"{where} is {_short(image)}, expected {KINDS}")
 
 
-def _format(
+def format_of(
     first: Image.Image | Tensor, train: Any, resolution: int | None, source: str
 ) -> tuple[tuple[float, ...], tuple[float, ...], int, tuple[Transform, Transform] | None]:
     """Mean, deviation, side, and plain and augmenting transform, for images like the first one."""

@@ -27,7 +27,7 @@ class StoredImages(ImageSet):
     """Plain images whose pixels are kept. They are not augmented."""
 
     def __init__(self, images: DecodedImages, rows: Callable[[], np.ndarray]):
-        """rows: gives [N, …] as ``DecodedImages.pixels`` has them, in the order of ``images``; called for each batch."""
+        """rows: gives [N, …] as ``DecodedImages.pixels`` has them, in the images' order; called for each batch."""
         super().__init__(images.labels, images.mean, images.std, images.resolution)
         self.index, self._rows, self._places = images.index, rows, np.arange(len(images))
 
@@ -62,8 +62,9 @@ def in_file(images: ImageSet, folder: Path) -> ImageSet:
 
     Those that are in memory stay there.
     """
-    decoded = isinstance(images, DecodedImages) and len(images) > 0
-    return StoredImages(images, PixelFile(images, folder)) if decoded else images
+    if not isinstance(images, DecodedImages) or not len(images):
+        return images
+    return StoredImages(images, PixelFile(images, folder))
 
 
 @dataclass(frozen=True)

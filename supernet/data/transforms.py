@@ -1,9 +1,9 @@
 """From a PIL image to one of [side, side] pixels in a given mode: a plain and an augmenting transform each.
 
-A JPEG file that is not decoded yet is decoded at a half, a quarter or an eighth of its size where the part that is wanted
-keeps at least as many pixels as it is resized to (libjpeg's scaling, by ``Image.draft``): the part is chosen first, in
-pixels of the whole image. Such a part differs from one of the image at full size by less than the noise of the
-compression; images that are not reduced are the same to the bit.
+A JPEG file is decoded at a half, a quarter or an eighth of its size where the part that is wanted keeps at least as
+many pixels as it is resized to (libjpeg's scaling, by ``Image.draft``). So the part is chosen first, in pixels of the
+whole image. Its pixels differ a little from those by way of the full size; images that are not reduced are the same to
+the bit.
 """
 
 from __future__ import annotations

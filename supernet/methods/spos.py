@@ -127,7 +127,7 @@ def run(
     rng = np.random.default_rng([cfg.fit.seed, 2**32])
     probes = [space.sample(rng) for _ in range(cfg.probes)]
 
-    recalibration = recalibration_images(data, *cfg.recalibration) if probes else []
+    recalibration: Iterable[torch.Tensor] = recalibration_images(data, *cfg.recalibration) if probes else []
 
     def check() -> dict:
         scores = [score(model, recalibration, data, arch) for arch in probes]
