@@ -161,14 +161,19 @@ class Loaders:
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise UserError(
-                f"a process that decodes images has ended ({str(error).splitlines()[0]}): free some memory, or let "
-                f"fewer than {self.workers} work"
-            ) from error
+            failure = str(error).splitlines()[0]
         except (UserError, GeneratorExit):
             self.idle.append(kept)
             raise
-        self.idle.append(kept)
+        else:
+            self.idle.append(kept)
+            return
+        # Raised out here, with nothing that refers to the loader: as long as it lives, PyTorch tells of its dead process
+        # again whenever another one ends.
+        del loader, kept
+        raise UserError(
+            f"a process that decodes images has ended ({failure}): free some memory, or let fewer than {self.workers} work"
+        )
 
     def _start(self) -> tuple[_Plan, DataLoader]:
         plan = _Plan()
