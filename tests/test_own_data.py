@@ -210,7 +210,9 @@ def test_a_function_gets_the_root(own_file, tmp_path):
 def test_an_installed_data_set_is_known_by_name(installed):
     installed("my_installed_data", DATA, "[supernet.data]\npictures = my_installed_data:images\n")
     assert len(sets.open_train("pictures", "data").train) == 27
-    assert "folder, pictures, or FILE.py:function, got 'picture'" in refused(sets.open_train, "picture", "data")
+    assert "folder, pictures, hf:NAME, or FILE.py:function, got 'picture'" in refused(
+        sets.open_train, "picture", "data"
+    )
 
 
 def test_the_test_set_is_not_read_before_its_time(own_file):

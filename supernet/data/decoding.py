@@ -168,11 +168,11 @@ class Loaders:
         else:
             self.idle.append(kept)
             return
-        # Raised out here, with nothing that refers to the loader: as long as it lives, PyTorch tells of its dead process
-        # again whenever another one ends.
+        # Raised out here, where nothing refers to the loader: as long as it lives, PyTorch tells of its dead process again
+        # whenever another one ends.
         del loader, kept
         raise UserError(
-            f"a process that decodes images has ended ({failure}): free some memory, or let fewer than {self.workers} work"
+            f"a process that decodes images has ended ({failure}): free some memory, or use fewer than {self.workers}"
         )
 
     def _start(self) -> tuple[_Plan, DataLoader]:
