@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from supernet.data.images import AUGMENT, ImageSet, Step, Transform, stream_key
 from supernet.errors import UserError
@@ -34,11 +34,13 @@ class Draw(NamedTuple):
 
     indices: np.ndarray  # within the part of the data set: int64 [B]
     stream: tuple[int, int] | None = None  # seed and epoch of the augmentation; None: the plain images
-    normalised: bool = True  # else the pixels as they are
 
 
 class DecodedImages(ImageSet):
-    """Images decoded one by one when they are served."""
+    """Images decoded one by one when they are served.
+
+    Processes hand over bytes, a quarter of what float32 takes; this process normalises them.
+    """
 
     def __init__(
         self,
@@ -68,28 +70,28 @@ class DecodedImages(ImageSet):
         """
 
     def decode(self, draw: Draw) -> Tensor:
-        """A batch in this process: float32 [B, channels, side, side], channels_last; or the rows of ``pixels``."""
+        """A batch in this process, as ``pixels`` gives it: [B, …]."""
         rows = []
-        for index in draw.indices.tolist():
-            with _seeded(stream_key(AUGMENT, *draw.stream, index)) if draw.stream else contextlib.nullcontext():
+        with _kept_generators() if draw.stream else contextlib.nullcontext():
+            for index in draw.indices.tolist():
+                if draw.stream:
+                    _seed(stream_key(AUGMENT, *draw.stream, index))
                 rows.append(self.pixels(index, self.transforms[draw.stream is not None]))
         side = self.resolution
-        batch = torch.stack(rows) if rows else torch.empty(0, side, side, self.channels, dtype=torch.uint8)
-        return normalise(batch, self.mean, self.std) if draw.normalised else batch
+        # In a process that decodes, ``default_collate`` writes to shared memory at once.
+        return default_collate(rows) if rows else torch.empty(0, side, side, self.channels, dtype=torch.uint8)
 
     def rows(self, batch_size: int) -> Iterator[Tensor]:
         """Every plain image in the order of ``labels``, as ``pixels`` gives it: [B, …]."""
-        return self._decode(
-            [Draw(self.index[i : i + batch_size], None, False) for i in range(0, len(self), batch_size)]
-        )
+        return self._decode([Draw(self.index[i : i + batch_size]) for i in range(0, len(self), batch_size)])
 
     def _serve(
         self, plan: Iterable[Step], mine: slice, seed: int, epoch: int, augment: bool
     ) -> Iterator[tuple[Tensor, Tensor]]:
         batches = [positions[mine] for _, positions in plan]
         decoded = self._decode([Draw(self.index[own], (seed, epoch) if augment else None) for own in batches])
-        for own, x in zip(batches, decoded, strict=True):
-            yield x, torch.from_numpy(self.labels[own])
+        for own, rows in zip(batches, decoded, strict=True):
+            yield normalise(rows, self.mean, self.std), torch.from_numpy(self.labels[own])
 
     def _decode(self, draws: Sequence[Draw]) -> Iterator[Tensor]:
         return map(self.decode, draws) if self._loaders is None else self._loaders.decode(draws)
@@ -168,8 +170,8 @@ class Loaders:
         else:
             self.idle.append(kept)
             return
-        # Raised out here, where nothing refers to the loader: as long as it lives, PyTorch tells of its dead process again
-        # whenever another one ends.
+        # Raised out here, where nothing refers to the loader: as long as it lives, PyTorch tells of its dead process
+        # again whenever another one ends.
         del loader, kept
         raise UserError(
             f"a process that decodes images has ended ({failure}): free some memory, or use fewer than {self.workers}"
@@ -183,7 +185,6 @@ class Loaders:
             num_workers=self.workers,
             persistent_workers=True,
             collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else it draws from the global one
         )
         return plan, loader
@@ -240,14 +241,18 @@ def normalise(rows: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tens
     return x.permute(0, 3, 1, 2)
 
 
+def _seed(seed: int) -> None:
+    """Seed the global generators, from which transforms draw."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
+
+
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seeds the global generators, from which transforms draw, and puts them back afterwards."""
+def _kept_generators() -> Iterator[None]:
+    """Put the global generators back afterwards."""
     saved = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
     try:
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
         yield
     finally:
         random.setstate(saved[0])
