@@ -33,6 +33,10 @@ class Scoring:
     workers: int = 1
     memory: int | None = None  # bytes for images and activations; by default half of what is free
 
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UserError(f"expected at least 1 worker to score with, got {self.workers}")
+
     def evaluator(self, supernet: Supernet, data: TrainVal) -> Evaluator:
         """Fixed recalibration images, one fixed validation split, streamed."""
         val = data.val if self.val_limit is None else data.val.subset(self.val_limit, seed=self.seed)
