@@ -10,7 +10,6 @@ the others. Every finished search is kept.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from search.algorithms import ALGORITHMS
 from search.ask_tell import Budget, Search
 from search.costs import AdditiveCost
 from search.run import Scoring, SearchRun
-from supernet import families, files, spaces
+from supernet import families, files, machine, spaces
 from supernet.errors import UserError
 from supernet.methods import spos
 from supernet.progress import shown
@@ -65,7 +64,7 @@ class Args:
     """Dataset directory."""
     threshold: float = 0.01
     """Threshold of the operation distribution's sparsity."""
-    workers: int = os.cpu_count() or 1
+    workers: int = machine.cores()
     """Threads that score architectures in parallel."""
     quick: bool = False
     """A tiny run: shows that it works, tells nothing."""

@@ -27,7 +27,7 @@ from search import plain_run
 from search.drawing import draw
 from search.dynamic_ranking import Study, study
 from search.efficient_global import Candidate, Config, relative_improvement, sample
-from supernet import families, files, parallel
+from supernet import families, files, machine, parallel
 from supernet.data import sets
 from supernet.progress import Bar
 from supernet.runs import RunFolder
@@ -65,7 +65,7 @@ class Args:
     """Random networks of the ranking study."""
     budgets: tuple[int, ...] = (1, 2, 3, 4, 6)
     """Epochs of the study's trainings, each with a schedule of its own; two of the last are the truth."""
-    jobs: int = os.cpu_count() or 1
+    jobs: int = machine.cores()
     """Networks trained in parallel, one thread each."""
     quick: bool = False
     """Everything tiny, on digits: does it run at all?"""

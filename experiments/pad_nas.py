@@ -17,7 +17,6 @@ supernet seed.
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from search import pad_nas, ranking
 from search.ces import CESConfig
 from search.costs import AdditiveCost
 from search.run import Scoring
-from supernet import families, files, spaces
+from supernet import families, files, machine, spaces
 from supernet.data.sets import TrainVal
 from supernet.methods import spos
 from supernet.model import Supernet
@@ -78,7 +77,7 @@ class Args:
     """Iterations of CES."""
     threshold: float = 0.07
     """Operations of at most this probability are removed; the paper's .01 is for a population of 2,560."""
-    jobs: int = os.cpu_count() or 1
+    jobs: int = machine.cores()
     """Networks trained in parallel, one thread each."""
     quick: bool = False
     """A tiny run: shows that it works, tells nothing."""

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +35,7 @@ from search import stage_wise_run
 from search.drawing import Block, draw
 from search.importance import CRITERIA
 from search.stage_wise import Config, StageWise
-from supernet import families, files, parallel
+from supernet import families, files, machine, parallel
 from supernet.families import module_stages
 from supernet.model import load_network
 from supernet.progress import shown
@@ -78,7 +77,7 @@ class Args:
     """Images."""
     data_root: Path = Path("data")
     """Dataset directory."""
-    jobs: int = os.cpu_count() or 1
+    jobs: int = machine.cores()
     """Searches and trainings run in parallel, one thread each."""
     quick: bool = False
     """A tiny run: shows that it works, tells nothing."""

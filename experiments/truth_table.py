@@ -6,7 +6,6 @@ kept, so the command can be stopped and continued. Search and scoring can be put
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 
 from experiments import _common
 from search import ranking
-from supernet import families, files, spaces
+from supernet import families, files, machine, spaces
 from supernet.space import Space
 
 # mobile-small: identity, max pool, k3_e1, k5_e4; the first layer of a group (0 and 2) has k3_e1, k5_e4.
@@ -38,7 +37,7 @@ class Args:
     """Images."""
     data_root: Path = Path("data")
     """Dataset directory."""
-    jobs: int = os.cpu_count() or 1
+    jobs: int = machine.cores()
     """Networks trained in parallel, one thread each."""
     quick: bool = False
     """Eight networks, one epoch on few images: shows that it works, tells nothing."""

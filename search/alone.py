@@ -98,6 +98,7 @@ class OnRun:
     limit: int | None
     device: str
     data_root: Path | None = None
+    workers: int = 0  # processes that decode images, of each training
 
     @property
     def budget(self) -> dict[str, Any]:
@@ -109,7 +110,7 @@ class OnRun:
         device = torch.device(self.device)
         if device.type == "cpu":
             torch.set_num_threads(1)
-        space, images = self.run.space(), self.run.images(self.data_root, limit=self.limit)
+        space, images = self.run.space(), self.run.images(self.data_root, self.limit, self.workers)
         cfg = FitConfig(
             self.epochs,
             self.batch_size,

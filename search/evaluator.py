@@ -2,30 +2,58 @@
 
 A layer's output and its BN statistics depend only on the layers before it. So the architectures of a call form
 a prefix tree, and every batch passes each node of the tree once, depth first. Memory holds the activations of the
-current path only, ``depth × batch``.
+current path only, ``depth × batch``; ``images_at_once`` chooses the batch by that.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from search.costs import AdditiveCost, MaxCost
 from supernet.errors import UserError
 from supernet.families import layout
+from supernet.families.base import peak
 from supernet.model import Supernet, batch_norms
 from supernet.norm import BatchNorm, PooledStatistics
 from supernet.progress import Track
-from supernet.space import Arch
+from supernet.space import Arch, Space
 from supernet.spec import LayerSpec
 
 Mode = Literal["recalibrated", "batch", "inherited"]
+LARGEST_BATCH = 512  # more are not faster; also the batch whose statistics the mode ``batch`` normalises by
+Batch = TypeVar("Batch", covariant=True)
+
+
+class Stream(Protocol[Batch]):
+    """Batches that are the same each time they are iterated over: a list of tensors, or ``supernet.data.Batches``."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+def images_at_once(space: Space, memory: int, workers: int = 1) -> int:
+    """Images per batch that scoring has memory for: a power of two, at most ``LARGEST_BATCH``.
+
+    Args:
+        memory: bytes for images and activations of all ``workers`` together; their copies of the weights come on top.
+    """
+    specs = layout(space)
+    outputs = AdditiveCost(*specs.priced(lambda spec: spec.out_channels * spec.out_size**2 if spec.runs else 0))
+    layer = MaxCost(*specs.priced(lambda spec: spec.activations if spec.runs else 0, peak))
+    # As bytes and as float32: the image, the outputs of all layers on a path, what the largest layer needs meanwhile.
+    image = 5 * space.channels * space.resolution**2
+    most = memory / (workers * (image + 4 * (outputs.bounds(space)[1] + layer.bounds(space)[1])))
+    return 2 ** math.floor(math.log2(min(max(most, 1), LARGEST_BATCH)))
 
 
 @dataclass(eq=False)
@@ -80,7 +108,7 @@ class Evaluator:
 
     Args:
         recalibration: batches of training images, not augmented; the same for every architecture.
-        validation: batches of images and labels; iterated once per call and worker.
+        validation: batches of images and labels. Both are iterated over once per call and worker.
 
     Raises:
         UserError: an unknown mode, or no batches.
@@ -89,8 +117,8 @@ class Evaluator:
     def __init__(
         self,
         supernet: Supernet,
-        recalibration: Sequence[Tensor],
-        validation: Sequence[tuple[Tensor, Tensor]],
+        recalibration: Stream[Tensor],
+        validation: Stream[tuple[Tensor, Tensor]],
         workers: int = 1,
         mode: Mode = "recalibrated",
     ):
@@ -105,7 +133,6 @@ class Evaluator:
             workers = 1
         self.models = [copy.deepcopy(supernet).eval() for _ in range(workers)]
         self.recalibration, self.validation, self.mode = recalibration, validation, mode
-        self.images = sum(len(y) for _, y in validation)
         self.scores: dict[Arch, float] = {}
         self.runs = self.separate_runs = 0  # of a layer on all images; how many there would be without sharing
         self.peak_bytes = 0  # of the activations on one worker's path
@@ -150,12 +177,14 @@ class Evaluator:
         for bn in norms:
             bn.train(self.mode == "batch")
         layer = _recalibrated if self.mode == "recalibrated" else _as_it_is
+        images = 0
         for x, y in self.validation:
             self._walk(tree, _channels_last(x, self.device), layer, y.to(self.device))
+            images += len(y)
         nodes = list(tree)
         self.runs += len(nodes)
         self.separate_runs += sum(len(model.path(arch)) for arch in archs)
-        return {node.arch: int(node.hits) / self.images for node in nodes if node.arch is not None}
+        return {node.arch: int(node.hits) / images for node in nodes if node.arch is not None}
 
     def _walk(
         self,

@@ -14,6 +14,7 @@ from search import ranking
 from search.alone import TRAINED, OnRun, StandAlone, halves
 from search.evaluator import Evaluator, Mode
 from search.ranking import Ranking
+from search.run import Scoring
 from supernet import families, files
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
@@ -83,11 +84,13 @@ class Study:
         run, space, folder, epochs = self.run, self.run.space(), self.train.folder, self.train.epochs
         supernet = run.supernet(space, self.device, defaults.kernels(self.device))
         recalibration = spos.recalibration_images(self.images, *self.recalibration)
-        batches = list(halves(self.images.val)[0].plain_batches(512))
-        one_shot = {mode: Evaluator(supernet, recalibration, batches, self.at_once, mode)(archs) for mode in self.bn}
+        scoring, one_shot = halves(self.images.val)[0], {}
+        for mode in self.bn:
+            batches = Scoring(mode, workers=self.at_once).batches(supernet, scoring)
+            one_shot[mode] = Evaluator(supernet, recalibration, batches, self.at_once, mode)(archs)
         log = files.JsonLines(folder / "trained.jsonl", TRAINED)
-        at_once = self.at_once if self.device.type == "cpu" else 1
-        alone = StandAlone(log, self.train.budget, self.train, at_once, "val_accuracy", self.progress, self.train.forget)
+        train, forget = self.train, self.train.forget
+        alone = StandAlone(log, train.budget, train, self.at_once, "val_accuracy", self.progress, forget)
         trained = alone(archs, self.seeds, "rank")
         truth, flops = trained.mean(axis=1), [families.flops(space, arch) for arch in archs]
 

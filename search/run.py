@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from search import front as fronts
 from search.ask_tell import Record, Search
-from search.evaluator import Evaluator, Mode
-from supernet import families, files
+from search.evaluator import LARGEST_BATCH, Evaluator, Mode, images_at_once
+from supernet import families, files, machine
+from supernet.data.images import Batches, ImageSet
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.methods import spos
@@ -32,17 +35,31 @@ class Scoring:
     val_limit: int | None = None  # validation images, stratified
     seed: int = 0  # of the draw of these
     workers: int = 1
+    memory: int | None = None  # bytes for images and activations; by default half of what is free
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UserError(f"expected at least 1 worker to score with, got {self.workers}")
 
     def evaluator(self, supernet: Supernet, data: TrainVal) -> Evaluator:
-        """Fixed recalibration images, one fixed validation split in memory."""
+        """Fixed recalibration images, one fixed validation split, streamed."""
         val = data.val if self.val_limit is None else data.val.subset(self.val_limit, seed=self.seed)
         return Evaluator(
             supernet,
             spos.recalibration_images(data, *self.recalibration),
-            list(val.plain_batches(512)),
+            self.batches(supernet, val),
             self.workers,
             mode=self.bn,
         )
+
+    def batches(self, supernet: Supernet, images: ImageSet) -> Batches:
+        """The images in batches that there is memory for; of one size where the score depends on it."""
+        if self.bn == "batch":
+            return Batches(images, LARGEST_BATCH)
+        device = next(supernet.parameters()).device
+        on_gpu = device.type == "cuda"
+        memory = self.memory or (torch.cuda.mem_get_info(device)[0] if on_gpu else machine.free_memory()) // 2
+        return Batches(images, images_at_once(supernet.space, memory, 1 if on_gpu else self.workers))
 
     def identity(self, checkpoint: str, data: dict | None = None) -> dict:
         """All that a score depends on besides the architecture, in plain JSON.
@@ -50,7 +67,7 @@ class Scoring:
         Args:
             checkpoint: ``RunFolder.identity``. data: ``TrainVal.identity``.
         """
-        fields = {name: value for name, value in asdict(self).items() if name != "workers"}
+        fields = {name: value for name, value in asdict(self).items() if name not in ("workers", "memory")}
         images = {} if data is None else {"data": data}
         return {"checkpoint": checkpoint, **fields, "recalibration": list(self.recalibration), **images}
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from supernet.data import HUB
 from supernet.errors import UserError
 from supernet.spec import Block
 
@@ -70,7 +71,7 @@ class Plugin:
 
 def is_reference(name: str) -> bool:
     """Whether ``name`` refers to code by its place; else it is the name of something known or installed."""
-    return ":" in name
+    return ":" in name and not name.startswith(HUB)
 
 
 def find(name: str, group: str) -> Plugin | None:

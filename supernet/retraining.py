@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from supernet import files, parallel
+from supernet import files, machine, parallel
 from supernet.errors import UserError
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
@@ -65,6 +64,7 @@ class Job:
     device: str
     data_root: Path | None
     threads: int  # of the CPU
+    workers: int  # processes that decode images
 
 
 def picked(front: Mapping[str, Any], pick: str, controls: int) -> dict[str, dict]:
@@ -127,6 +127,7 @@ def train(
     *,
     device: str | None = None,
     at_once: int = 1,
+    workers: int = 0,
     data_root: Path | None = None,
     progress: Progress = silent,
     aside: Callable[[Path, Path], None] = lambda folder, name: None,
@@ -136,6 +137,7 @@ def train(
     Args:
         archs: by the names of their folders.
         at_once: networks trained in parallel, on the CPU.
+        workers: processes that decode images, of all of them together.
         aside: called where a folder held another training, which was renamed.
 
     Returns:
@@ -143,8 +145,8 @@ def train(
     """
     where = defaults.device(device)
     at_once = min(at_once, len(archs)) if where.type == "cpu" else 1
-    threads = max(1, (os.cpu_count() or 1) // at_once)
-    jobs = {name: Job(run, name, arch, settings, str(where), data_root, threads) for name, arch in archs.items()}
+    each = max(1, machine.cores() // at_once), -(-workers // at_once)
+    jobs = {name: Job(run, name, arch, settings, str(where), data_root, *each) for name, arch in archs.items()}
     for job in jobs.values():
         prepare(job, aside)
     if at_once == 1:
@@ -176,7 +178,7 @@ def train_one(job: Job, progress: Progress = silent) -> dict:
     if device.type == "cpu":
         torch.set_num_threads(job.threads)
     space, kernels = run.space(), defaults.kernels(device)
-    images = run.images(job.data_root, limit=job.settings.limit)
+    images = run.images(job.data_root, job.settings.limit, job.workers)
     supernet = run.supernet(space, device, kernels)
     network, last = standalone.train(
         space,
@@ -191,7 +193,7 @@ def train_one(job: Job, progress: Progress = silent) -> dict:
         label=job.name,
         progress=progress,
     )
-    test = run.test_images(job.data_root)
+    test = run.test_images(job.data_root, job.workers)
     accuracy = evaluate(network, test.plain_batches(512))
     return {"val_accuracy": last["val_accuracy"], "test_accuracy": accuracy, "test_images": len(test)}
 

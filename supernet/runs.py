@@ -5,6 +5,7 @@
     config.json space.json           what made the run: settings, images, space
     checkpoint.pt metrics.jsonl      the supernet (training/folder.py)
     lut.json                         the latency table
+    validation-*.npy                 pixels of the validation images, where they come from files (data/stored.py)
     search.json population.jsonl scores.jsonl front.json front.png
     best/ knee/ front-N/ random-N/   networks trained alone, each with config, weights, log and result.json
     arch.json child/                 of methods that end with one network
@@ -15,6 +16,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import math
 import shutil
@@ -27,8 +29,8 @@ from typing import Any
 import torch
 
 import supernet
-from supernet import families, files, lock
-from supernet.data import sets
+from supernet import families, files, lock, plugins
+from supernet.data import sets, stored
 from supernet.data.images import ImageSet
 from supernet.errors import CheckpointError, UserError
 from supernet.model import Network, Supernet, load_network
@@ -265,7 +267,11 @@ class RunFolder(RunFiles):
         classes = self.space().classes if self.space_path.exists() else images.classes
         if classes not in (0, images.classes):  # a run of version 0.1 recorded no more than that
             raise UserError(f"{self.path} is for {classes} classes, the images have {images.classes}")
-        return images
+        return self.decoded(images)
+
+    def decoded(self, images: sets.TrainVal) -> sets.TrainVal:
+        """The images; those for validation are decoded once, into a file of this folder (``stored.in_file``)."""
+        return dataclasses.replace(images, val=stored.in_file(images.val, self.path))
 
     def test_images(self, root: Path | None = None, workers: int = 0) -> ImageSet:
         """The test part of the run's images."""
@@ -277,7 +283,7 @@ class RunFolder(RunFiles):
         if lacking := sorted({"data", "seed", "resolution"} - config.keys()):
             raise UserError(f"{self.config_path} has no {', '.join(lacking)}: it is no run of a supernet", "supernet")
         name = config["data"]
-        if ":" in name and name != self.data_code:
+        if plugins.is_reference(name) and name != self.data_code:
             raise UserError(f"the images of {self.path} come from the code {name}, which was not named", missing="code")
         return name, root or Path(config.get("data_root", "data")), config
 

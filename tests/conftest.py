@@ -31,6 +31,11 @@ def refused(call, *arguments, **named) -> str:
     return str(caught.value)
 
 
+def whole(images) -> tuple[torch.Tensor, torch.Tensor]:
+    """All images of a set, not augmented, in the order of its labels; and these."""
+    return next(images.in_order(len(images)))
+
+
 SMALL_SPACES = {
     "tiny": tiny_space,
     "tiny-se": lambda: tiny_space(act="hard_swish", squeeze_excite=True),

@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits
 from supernet.data import sets, sources
 from supernet.data.images import MemoryImages
 from supernet.errors import UserError
+from tests.conftest import whole
 
 SEED = {"seed": 3, "epoch": 2}
 
@@ -120,7 +121,7 @@ def test_digits_test_part_is_fixed_and_apart(digits, tmp_path):
     assert np.bincount(test.labels).min() >= 34
     # Every original lands in exactly one part. Sampled where an enlarged pixel lies wholly in one of the 8x8.
     original = load_digits().images
-    parts = [s.tensors() for s in (digits.train, digits.val, test)]
+    parts = [whole(s) for s in (digits.train, digits.val, test)]
     pixels = torch.cat([x for x, _ in parts])[:, 0] * digits.train.std[0] + digits.train.mean[0]
     corners = pixels[:, ::27, ::27].mul(16).round().numpy()
     assert np.allclose(np.sort(corners.reshape(-1, 4), 0), np.sort(original[:, ::7, ::7].reshape(-1, 4), 0))
@@ -133,8 +134,8 @@ def test_subset_is_stratified(digits):
     assert len(small) == 100
     share = np.bincount(digits.train.labels) * 100 / len(digits.train)
     assert np.abs(np.bincount(small.labels) - share).max() < 1
-    x, y = small.tensors()
-    whole_x, whole_y = digits.train.tensors()
+    x, y = whole(small)
+    whole_x, whole_y = whole(digits.train)
     place = np.searchsorted(digits.train.index, small.index)
     assert torch.equal(x, whole_x[place])
     assert torch.equal(y, whole_y[place])
@@ -156,14 +157,14 @@ def test_batches_are_normalised_channels_last(digits):
     assert x.stride() == (784, 1, 28, 1)
     assert len(batches) == opened.train.steps(64, False) == 21  # 1293 images
     assert len(epoch(opened.train, 64, drop_last=True)) == opened.train.steps(64, True) == 20
-    everything = torch.cat([opened.train.tensors()[0], opened.val.tensors()[0]])
+    everything = torch.cat([whole(opened.train)[0], whole(opened.val)[0]])
     assert abs(everything.mean()) < 1e-5
     assert abs(everything.std() - 1) < 1e-4
 
 
 def test_an_epoch_holds_every_image_once_with_its_label(digits):
     x, y = (torch.cat(parts) for parts in zip(*epoch(digits.val, augment=False), strict=True))
-    whole_x, whole_y = digits.val.tensors()
+    whole_x, whole_y = whole(digits.val)
     place = (x.flatten(1)[:, None] == whole_x.flatten(1)[None]).all(2).nonzero()  # no two digits are the same image
     assert torch.equal(place[:, 0], torch.arange(len(digits.val)))
     assert torch.equal(place[:, 1].sort().values, torch.arange(len(digits.val)))
@@ -173,7 +174,7 @@ def test_an_epoch_holds_every_image_once_with_its_label(digits):
 
 def test_plain_batches_are_every_image_as_it_is(digits):
     x, y = (torch.cat(parts) for parts in zip(*digits.val.plain_batches(64), strict=True))
-    whole_x, whole_y = digits.val.tensors()
+    whole_x, whole_y = whole(digits.val)
     label = {image.numpy().tobytes(): int(label) for image, label in zip(whole_x, whole_y, strict=True)}
     assert len(x) == len(digits.val) == len({image.numpy().tobytes() for image in x})
     assert [label[image.numpy().tobytes()] for image in x] == y.tolist()
@@ -329,7 +330,7 @@ def test_folder_split_and_shapes(folder):
     assert sorted([*opened.train.index, *opened.val.index]) == list(range(21))
     assert not set(opened.train.names[opened.train.labels == 0]) & set(opened.val.names[opened.val.labels == 0])
     assert len(sets.open_test("folder", folder, resolution=16)) == 5
-    x, y = opened.val.tensors()
+    x, y = whole(opened.val)
     assert x.shape == (6, 3, 16, 16)
     assert x.is_contiguous(memory_format=torch.channels_last)
     assert y.tolist() == opened.val.labels.tolist() == [0, 0, 0, 1, 1, 1]
@@ -369,7 +370,7 @@ def test_a_plain_folder_image_is_resized_cropped_and_normalised(tmp_path):
         (tmp_path / part / "red").mkdir(parents=True)
         for i in range(2):
             Image.new("RGB", (40, 30), (255, 0, 128)).save(tmp_path / part / "red" / f"{i}.png")
-    x, _ = open_folder(tmp_path, val_per_class=1).val.tensors()
+    x, _ = whole(open_folder(tmp_path, val_per_class=1).val)
     expected = [(1 - 0.485) / 0.229, -0.456 / 0.224, (128 / 255 - 0.406) / 0.225]
     assert torch.allclose(x, torch.tensor(expected).view(1, 3, 1, 1).expand(1, 3, 16, 16), atol=1e-4)
 
@@ -406,11 +407,6 @@ def test_a_wrong_folder_is_named(folder, tmp_path):
     refuses("images/val with one folder")
 
 
-def test_sets_too_large_for_memory_are_not_loaded(folder, monkeypatch):
-    monkeypatch.setattr("supernet.data.images.WHOLE_BYTES", 6 * 3 * 16 * 16 * 4 - 1)
-    assert open_folder(folder).val.tensors() is None
-
-
 # Fashion-MNIST
 
 
@@ -428,7 +424,7 @@ def test_fashion_mnist_is_the_published_set(fashion_root):
     assert opened.train.std == test.std == pytest.approx((0.3530,), abs=1e-4)
     assert opened.train.mirror
     witness = torchvision.datasets.FashionMNIST(fashion_root, train=False)
-    x, y = test.tensors()
+    x, y = whole(test)
     assert torch.equal(y, witness.targets)
     assert torch.allclose(x[:, 0] * 0.3530 + 0.2860, witness.data / 255, atol=2e-4)
     assert opened.class_names[9] == "Ankle boot"
@@ -491,18 +487,18 @@ def test_kmnist_from_files_put_there(tmp_path):
         write_idx(tmp_path / "KMNIST" / "raw" / f"{part}-images-idx3-ubyte", images)
         write_idx(tmp_path / "KMNIST" / "raw" / f"{part}-labels-idx1-ubyte", np.arange(40) % 10)
     test = sets.open_test("kmnist", tmp_path)
-    x, y = test.tensors()
+    x, y = whole(test)
     assert not test.mirror
     assert y.tolist() == [*range(10)] * 4
     assert np.allclose(x[:, 0] * images.std() + images.mean(), images, atol=1e-2)
 
     path = tmp_path / "KMNIST" / "raw" / "train-images-idx3-ubyte"
-    whole = path.read_bytes()
-    for damaged in (b"", whole[:3], whole[:-1], whole[:16]):
+    content = path.read_bytes()
+    for damaged in (b"", content[:3], content[:-1], content[:16]):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=r"KMNIST .* is missing or damaged.*delete"):
             sets.open_train("kmnist", tmp_path)
-    path.write_bytes(whole)
+    path.write_bytes(content)
     write_idx(tmp_path / "KMNIST" / "raw" / "train-labels-idx1-ubyte", np.arange(40) % 10 + 1)
     with pytest.raises(UserError, match=r"KMNIST is damaged: .* each with a label, got"):
         sets.open_train("kmnist", tmp_path)
@@ -515,7 +511,7 @@ def test_emnist_is_turned_upright(tmp_path):
         raw = tmp_path / "EMNIST" / "raw" / f"emnist-balanced-{part}"
         write_idx(raw.with_name(raw.name + "-images-idx3-ubyte"), upright.swapaxes(1, 2))
         write_idx(raw.with_name(raw.name + "-labels-idx1-ubyte"), np.arange(47))
-    x, _ = sets.open_test("emnist", tmp_path).tensors()
+    x, _ = whole(sets.open_test("emnist", tmp_path))
     assert torch.equal(x[:, 0] > 0, torch.from_numpy(upright > 0))
     assert not sets.open_test("emnist", tmp_path).mirror
     assert sets.open_train("emnist", tmp_path, val_fraction=0).class_names[10] == "A"
@@ -538,7 +534,7 @@ def test_cifar_from_files_put_there(tmp_path, monkeypatch):
     monkeypatch.setattr(cifar, "test_list", [write("test_batch", batch)])
     meta = write("batches.meta", {"label_names": names})
     monkeypatch.setattr(cifar, "meta", {"filename": meta[0], "key": "label_names", "md5": meta[1]})
-    x, y = sets.open_test("cifar10", tmp_path).tensors()
+    x, y = whole(sets.open_test("cifar10", tmp_path))
     assert y.tolist() == [*range(10)] * 2
     flat = pixels.transpose(1, 0, 2, 3).reshape(3, -1)
     back = x.numpy() * flat.std(1).reshape(3, 1, 1) + flat.mean(1).reshape(3, 1, 1)
@@ -559,7 +555,7 @@ def test_a_failed_download_says_what_to_put_where(name, tmp_path, no_network):
 
 def test_bad_arguments_are_refused(tmp_path):
     for message, name, options in (
-        ("digits, fashion-mnist, .*folder, or FILE.py:function, got 'mnist'", "mnist", {}),
+        ("digits, fashion-mnist, .*folder, hf:NAME, or FILE.py:function, got 'mnist'", "mnist", {}),
         (r"val_fraction in \[0, 1\), got 1", "digits", {"val_fraction": 1.0}),
         ("got resolution 32", "digits", {"resolution": 32}),
         ("seed of at least 0", "digits", {"seed": -1}),

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from search import evaluator as evaluator_module
-from search.evaluator import Evaluator, prefix_tree
+from search.evaluator import LARGEST_BATCH, Evaluator, images_at_once, prefix_tree
+from supernet.data import sets
+from supernet.data.images import Batches
 from supernet.errors import UserError
 from supernet.families import layout
 from supernet.model import Supernet, batch_norms
@@ -179,3 +181,35 @@ def test_refusals():
     for arguments in ((recalibration, []), ([], validation)):
         with pytest.raises(UserError, match="nothing to score with"):
             Evaluator(supernet, *arguments)
+
+
+def test_the_batch_fits_the_memory(small_space):
+    """Against the bytes that an evaluator counts on its path, of the architectures with the most of them."""
+    rng = np.random.default_rng(0)
+    archs = [small_space.sample(rng) for _ in range(20)]
+    supernet = Supernet(small_space)
+    sizes = [images_at_once(small_space, memory) for memory in (0, 2**20, 2**22, 2**24, 2**50)]
+    assert sizes == sorted(sizes)
+    assert (sizes[0], sizes[-1]) == (1, LARGEST_BATCH)
+    assert images_at_once(small_space, 2**24, workers=4) == images_at_once(small_space, 2**22)
+    size = images_at_once(small_space, 2**22)
+    x = torch.randn(size, small_space.channels, small_space.resolution, small_space.resolution)
+    evaluator = Evaluator(supernet, [], [(x, torch.zeros(size, dtype=torch.long))], mode="inherited")
+    evaluator(archs)
+    assert evaluator.peak_bytes + x.nbytes <= 2**22 or size == 1
+    assert size == LARGEST_BATCH or 2 * size * (evaluator.peak_bytes + x.nbytes) / size > 2**22 / 4  # nor far below
+
+
+def test_streamed_batches_score_as_lists_of_any_batch(tmp_path):
+    space = tiny_space()
+    data = sets.open_train("digits", tmp_path, limit=64).val.subset(60, seed=0)
+    x = torch.nn.functional.interpolate(next(iter(Batches(data, 60)))[0], 14)
+    supernet, recalibration = Supernet(space), [x[:30], x[30:]]
+    archs = population(space, 6)
+
+    class Streamed(Batches):
+        def __iter__(self):
+            return ((torch.nn.functional.interpolate(x, 14), y) for x, y in super().__iter__())
+
+    one = Evaluator(supernet, recalibration, list(Streamed(data, 60)))(archs)
+    assert one == Evaluator(supernet, recalibration, Streamed(data, 7), 2)(archs)

@@ -13,6 +13,7 @@ from supernet import donors
 from supernet.errors import UserError
 from supernet.families import module_stages
 from supernet.model import Network
+from tests.conftest import whole
 from tests.test_train import images
 
 CLASSES = 3
@@ -130,7 +131,7 @@ def test_features_are_the_pooled_sums_of_each_last_module(network):
     """Recomputed by hand: the sum in front of the ReLU, in windows of an eighth."""
     data = images(40)
     features, labels = importance.stage_features(network, data)
-    x, y = data.tensors()
+    x, y = whole(data)
     order = [int(i) for i in labels]
     assert sorted(order) == sorted(y.tolist())
     with torch.no_grad():

@@ -8,11 +8,13 @@ import torch
 from search.ces import CES, CESConfig
 from search.costs import AdditiveCost
 from search.evaluator import Evaluator
-from search.run import SearchRun
+from search.run import Scoring, SearchRun
 from supernet import families, files
+from supernet.cli import evolve, searching
+from supernet.data import sets
 from supernet.model import Supernet
 from supernet.progress import Bar
-from tests.conftest import tiny_space
+from tests.conftest import refused, tiny_space
 
 
 def make(folder, **budget):
@@ -64,3 +66,18 @@ def test_scores_outlive_a_search_and_cost_nothing_again(tmp_path):
     other = make(tmp_path, seed=1)
     assert "seed = 0, this search has 1" in other.note
     assert other.evaluator.scores == pytest.approx(first.evaluator.scores)
+
+
+def test_memory_and_threads_are_no_part_of_what_a_score_depends_on(tmp_path):
+    supernet, images = Supernet(tiny_space()), sets.open_train("digits", tmp_path).val
+    plain, other = Scoring(), searching.scoring(evolve.Args(memory="1M", workers=3))
+    assert other.memory == 2**20
+    assert other.identity("weights") == plain.identity("weights")
+    assert len(other.batches(supernet, images)) > len(Scoring(memory=2**40).batches(supernet, images)) == 1
+    whole = Scoring("batch", memory=1).batches(supernet, images)  # the batch is part of the score
+    assert whole.size == Scoring("batch").batches(supernet, images).size
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_scoring_needs_a_worker(workers):
+    assert f"at least 1 worker to score with, got {workers}" in refused(searching.scoring, evolve.Args(workers=workers))

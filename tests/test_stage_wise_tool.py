@@ -28,6 +28,7 @@ from supernet.model import Network, load_network
 from supernet.runs import RunFolder
 from supernet.training import energy, standalone
 from supernet.training.loop import FitConfig, learning_rate
+from tests.conftest import whole
 from tests.test_cli import ROOT, command, kill_when, ok, refused
 from tests.test_train import images
 
@@ -120,7 +121,7 @@ def test_the_vote_is_by_the_mean_probability():
     networks = [Network(SPACE, module_stages.arch(SPACE, (1, 1, d)), kernels="eager").eval() for d in (1, 2, 3)]
     for network in networks:
         torch.nn.init.normal_(network.head.classifier.weight)
-    x, y = DATA.val.tensors()
+    x, y = whole(DATA.val)
     alone, together = stage_wise_run.vote(networks, [(x[:25], y[:25]), (x[25:], y[25:])])
     with torch.no_grad():
         p = [torch.softmax(network(x), 1) for network in networks]

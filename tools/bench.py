@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from supernet import machine
 from supernet.cli import common
 from supernet.errors import UserError
 
@@ -179,17 +180,47 @@ def ddp(args: Ddp) -> None:
     report(args.output, {"ddp": figures, "threads": 1})
 
 
+@dataclass(frozen=True)
+class Data:
+    """Decoding a folder of JPEG files, against torchvision's ImageFolder with a DataLoader."""
+
+    images: int = 512
+    """Files that are rendered."""
+    resolution: int = 224
+    """Height and width that images are served in."""
+    batch_size: int = 64
+    """Images per batch."""
+    workers: int = machine.cores()
+    """Processes that decode. Defaults to the cores that may be used."""
+    rounds: int = 7
+    """Epochs of each form, interleaved."""
+    output: Path | None = None
+    """Write the figures here as JSON."""
+
+
+def data(args: Data) -> None:
+    import torch
+    from bench import data
+
+    torch.set_num_threads(1)
+    figures = data.run(args.images, args.resolution, args.batch_size, args.workers, args.rounds)
+    common.say(data.table(figures))
+    report(args.output, {"data": figures})
+
+
 Args = (
     Annotated[Step, tyro.conf.subcommand("step", description=Step.__doc__)]
     | Annotated[Kernels, tyro.conf.subcommand("kernels", description=Kernels.__doc__)]
     | Annotated[CudaModel, tyro.conf.subcommand("cuda-model", description=CudaModel.__doc__)]
     | Annotated[Population, tyro.conf.subcommand("population", description=Population.__doc__)]
     | Annotated[Ddp, tyro.conf.subcommand("ddp", description=Ddp.__doc__)]
+    | Annotated[Data, tyro.conf.subcommand("data", description=Data.__doc__)]
 )
+BENCHES = {Step: step, Kernels: kernels, CudaModel: cuda_model, Population: population, Ddp: ddp, Data: data}
 
 
-def run(args: Step | Kernels | CudaModel | Population | Ddp) -> None:
-    {Step: step, Kernels: kernels, CudaModel: cuda_model, Population: population, Ddp: ddp}[type(args)](args)
+def run(args: Step | Kernels | CudaModel | Population | Ddp | Data) -> None:
+    BENCHES[type(args)](args)
 
 
 if __name__ == "__main__":

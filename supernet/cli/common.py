@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import supernet
+from supernet import machine
 from supernet.data import NAMES
 from supernet.errors import UserError
 from supernet.plugins import is_reference
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 Args = TypeVar("Args")
 DEFAULT_RUN = Path("runs/default")
 Folder = Annotated[Path, tyro.conf.arg(aliases=["--folder"])]  # torchrun takes --run for an abbreviation of its own
-SETS = "|".join((*NAMES, "FILE.py:function"))
+SETS = "|".join((*NAMES, "hf:NAME", "hf:FOLDER", "FILE.py:function"))
 UNSET = tyro.conf.arg(help_behavior_hint="")  # the help text says what follows if an option is not given
 # The commands by the names of their modules, which are those of the scripts in tools/.
 COMMANDS = {
@@ -75,6 +76,14 @@ class Computing:
     def progress(self) -> Progress:
         """Where progress is told."""
         return shown(not self.quiet)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Options of commands that read images from files."""
+
+    workers: int = machine.cores()
+    """Processes that decode images of files; 0 decodes in the main process. Defaults to the cores that may be used."""
 
 
 @dataclass(frozen=True)
@@ -121,13 +130,13 @@ class OnRun:
 
 
 @dataclass(frozen=True)
-class Alone(Computing, Training, OnRun):
+class Alone(Computing, Training, Decoding, OnRun):
     """Options of commands that train found networks alone."""
 
     limit: Annotated[int | None, UNSET] = None
     """Train on a stratified subset of this many images."""
-    jobs: int = os.cpu_count() or 1
-    """Networks trained in parallel, on the CPU."""
+    jobs: int = machine.cores()
+    """Networks trained in parallel, on the CPU, sharing the --workers; defaults to the usable cores."""
 
 
 @dataclass(frozen=True)
@@ -141,12 +150,10 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Images:
+class Images(Decoding):
     """Options of commands that open images for a new run."""
 
-    data: Annotated[
-        str | None, tyro.conf.arg(metavar="|".join((*NAMES, "FILE.py:function")), help_behavior_hint="")
-    ] = None
+    data: Annotated[str | None, tyro.conf.arg(metavar=SETS, help_behavior_hint="")] = None
     """Images; defaults to fashion-mnist if available, else the bundled digits."""
     data_root: Path = Path("data")
     """Dataset directory; for --data folder the one that holds train/ and val/."""
@@ -183,7 +190,7 @@ def settings(args: Any, *others: str) -> dict[str, Any]:
     Args:
         others: names of options that may change when a run is continued, besides those that no command records.
     """
-    left_out = ("run", "device", "workers", "restart", "quiet", *others)
+    left_out = ("run", "device", "workers", "memory", "restart", "quiet", *others)
     given = {name: value for name, value in dataclasses.asdict(args).items() if name not in left_out}
     return {name: _recorded(value) for name, value in given.items()}
 
@@ -366,10 +373,10 @@ def in_words(images: TrainVal, name: str, reason: str = "") -> str:
     )
 
 
-def open_images(args: Any, **options: Any) -> tuple[str, str, TrainVal]:
+def open_images(args: Any) -> tuple[str, str, TrainVal]:
     """The images that a new run is asked to take: name, why it was chosen, train and validation."""
     from supernet.data import sets
 
     name, reason = (args.data, "") if args.data else sets.default_name(args.data_root)
-    given = {"seed": args.seed, "resolution": args.resolution, "limit": args.limit, **options}
+    given = {"seed": args.seed, "resolution": args.resolution, "limit": args.limit, "workers": args.workers}
     return name, reason, sets.open_train(name, args.data_root, **given)

@@ -11,7 +11,7 @@ from supernet.errors import UserError
 
 
 @dataclass(frozen=True)
-class Args(common.OnRun):
+class Args(common.Decoding, common.OnRun):
     output: Annotated[Path | None, common.UNSET] = None
     """Output file; its suffix is the format (.pt2, .onnx, .tflite, .pte). Defaults to RUN/PICK.onnx."""
     pick: str = "best"
@@ -42,7 +42,7 @@ def run(args: Args) -> None:
     if args.profile:
         profile.profiler(runtime)  # refuses before anything is written
     if args.arch:
-        found = networks.from_supernet(folder, space, args.arch, args.recalibration, args.data_root)
+        found = networks.from_supernet(folder, space, args.arch, args.recalibration, args.data_root, args.workers)
     else:
         found = networks.trained(folder, space, args.pick)
     lut = LatencyTable.find(folder.lut_path, space)

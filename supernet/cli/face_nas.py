@@ -12,7 +12,7 @@ from supernet.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(common.Bounds, common.Computing, common.Beginning):
+class Args(common.Bounds, common.Computing, common.Decoding, common.Beginning):
     faces: Path
     """Directory with one folder of aligned images for each identity."""
     pairs: Path
@@ -36,8 +36,6 @@ class Args(common.Bounds, common.Computing, common.Beginning):
     """Images per step."""
     lr: float = 0.025
     """Peak learning rate."""
-    workers: int = 0
-    """Processes that decode images."""
 
 
 def run(args: Args) -> None:

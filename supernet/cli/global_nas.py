@@ -60,7 +60,7 @@ def run(args: Args) -> None:
     settings = common.settings(args, "final_epochs", "macro_width")
     settings |= {"data": name, "limit": limit, "cutout": cutout, **dataclasses.asdict(config)}
     folder = common.open_run(args)
-    opened = dataclasses.replace(images, train=images.train.with_cutout(cutout))
+    opened = dataclasses.replace(folder.decoded(images), train=images.train.with_cutout(cutout))
     training = plain_run.training(args.preset, args.batch_size, args.lr, args.augment, args.seed)
     job = plain_run.PlainRun(folder, opened, training, device, args.progress, common.tell)
     bounds = (args.flops_max, args.params_max)
@@ -83,7 +83,7 @@ def run(args: Args) -> None:
         if args.final_epochs:
             if args.macro_width and controller.macro is not None:
                 found = dataclasses.replace(found, width=controller.macro.width)
-            row = job.final(found, args.final_epochs, final, lambda: folder.test_images(args.data_root))
+            row = job.final(found, args.final_epochs, final, lambda: folder.test_images(args.data_root, args.workers))
             common.say(
                 f"{found.describe()} after {args.final_epochs} epochs: [bold]{100 * row['test_accuracy']:.2f} %[/bold] "
                 f"of {row['test_images']:,} test images, {row['params'] / 1e3:.1f} k parameters → "

@@ -38,9 +38,11 @@ def run(args: Args) -> None:
     run, device, folder = args.folder, defaults.device(args.device), args.folder.rank_path
     space = run.space()
     archs = choose(run, space, args.pick, args.n, args.seed)
-    train = OnRun(run, folder, args.epochs, args.batch_size, args.lr, args.limit, str(device), args.data_root)
-    seeds, images = range(args.seed, args.seed + args.seeds), run.images(args.data_root)
-    study = Study(run, images, train, device, args.bn, args.recalibration, seeds, args.jobs, args.progress)
+    at_once = args.jobs if device.type == "cpu" else 1
+    images, workers = run.images(args.data_root, workers=args.workers), -(-args.workers // at_once)
+    train = OnRun(run, folder, args.epochs, args.batch_size, args.lr, args.limit, str(device), args.data_root, workers)
+    seeds = range(args.seed, args.seed + args.seeds)
+    study = Study(run, images, train, device, args.bn, args.recalibration, seeds, at_once, args.progress)
     with run.lock():
         rankings = study(archs, args.pick)
     common.show(ranking.table(rankings, space.name))

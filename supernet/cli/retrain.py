@@ -67,6 +67,7 @@ def train(folder: RunFolder, settings: Settings, pick: str, controls: int, args:
         measure=measure,
         device=args.device,
         at_once=at_once,
+        workers=args.workers,
         data_root=args.data_root,
         progress=args.progress,
         aside=lambda old, new: common.tell(f"{old} held another training: moved to {new}"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from supernet import machine
 from supernet.cli import common
 from supernet.errors import UserError
 
@@ -57,8 +57,10 @@ class SearchArgs(common.Computing):
     """Score on a stratified subset of this many validation images."""
     seed: int = 0
     """Random seed of the search."""
-    workers: int = os.cpu_count() or 1
-    """Threads that score architectures in parallel, on the CPU."""
+    workers: int = machine.cores()
+    """Threads that score in parallel, on the CPU, and processes that decode files; defaults to the usable cores."""
+    memory: Annotated[str | None, common.UNSET] = None
+    """Memory for the images and activations of all threads, such as 4G; defaults to half of what is free."""
 
     @property
     def counts(self) -> dict[Objective, float]:
@@ -70,7 +72,8 @@ class SearchArgs(common.Computing):
         """How architectures are scored."""
         from search.run import Scoring
 
-        return Scoring(self.bn, self.recalibration, self.val_limit, self.seed, self.workers)
+        memory = None if self.memory is None else machine.memory_size(self.memory)
+        return Scoring(self.bn, self.recalibration, self.val_limit, self.seed, self.workers, memory)
 
     @property
     def wanted(self) -> tuple[Objective, ...]:

@@ -74,7 +74,9 @@ def run(args: Args) -> None:
     if args.noise < 0:
         raise UserError(f"--noise {args.noise}: expected no negative number")
     folder = common.open_run(args)
-    job = stage_wise_run.StageRun(folder, space, images, training, device, donor, progress=args.progress)
+    job = stage_wise_run.StageRun(
+        folder, space, folder.decoded(images), training, device, donor, progress=args.progress
+    )
     if args.carbon:
         energy.require(args.country)
         job = dataclasses.replace(job, meter=functools.partial(energy.measure, args.country))
@@ -97,7 +99,7 @@ def run(args: Args) -> None:
                 found = f"importance {alpha}, validation {100 * result['val_accuracy']:.2f} %"
                 common.say(f"{len(results)}. {result['role']} {modules}: {found}")
         noise = job.spread(search.records[0].network, results[0], args.noise)
-        tested = job.test(results, lambda: folder.test_images(args.data_root))
+        tested = job.test(results, lambda: folder.test_images(args.data_root, args.workers))
         best = job.write_best(results, tested, noise)
         plot(folder.depths_picture, search.records, f"{args.module} modules by {args.criterion}, {name}")
     common.show(stage_wise_run.table(results, tested, args.criterion, noise, args.noise + 1, args.carbon))

@@ -50,8 +50,6 @@ class Args(common.Devices, common.Training, common.NewRun):
     """Random crops and flips; defaults to on from 30 epochs, since short trainings do better without."""
     kernels: Annotated[Literal["fused", "eager"] | None, common.UNSET] = None
     """The project's operators or plain PyTorch; defaults to fused on the CPU."""
-    workers: int = 0
-    """Processes that decode images, for --data folder."""
 
     grows: ClassVar[tuple[str, ...]] = ()  # settings that may be larger when the run goes on
 
@@ -268,7 +266,7 @@ def run(args: Args) -> None:
 
     device = defaults.device(args.device)
     distributed.start(device)
-    name, reason, images = common.open_images(args, workers=args.workers)
+    name, reason, images = common.open_images(args)
     wanted = args.space or ("mobile-small" if images.resolution < 96 else "mobile")
     space = spaces.get(wanted, images.channels, images.resolution, images.classes)
     fit = FitConfig(
@@ -305,7 +303,7 @@ def run(args: Args) -> None:
                 f"{common.escape(str(args.run))}"
             )
         distributed.wait()  # until a run that is to be deleted is gone
-        args.train(space, images, cfg, device, folder)
+        args.train(space, folder.decoded(images), cfg, device, folder)
         if leader:
             args.report(space, cfg, folder)
     distributed.stop()

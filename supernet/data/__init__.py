@@ -10,3 +10,4 @@ READERS = {
     "emnist": "supernet.data.sources:emnist",
 }
 NAMES = (*READERS, "folder")
+HUB = "hf:"  # before the name or folder of a data set of Hugging Face

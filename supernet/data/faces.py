@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
-from supernet.data.images import SPLIT, FolderImages, generator
+from supernet.data.decoding import FolderImages
+from supernet.data.images import SPLIT, generator
+from supernet.data.transforms import face
 from supernet.errors import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".bmp", ".webp"}
@@ -134,14 +135,10 @@ def draw_pairs(files: dict[str, list[str]], seed: int, most: int = 600) -> tuple
 
 def images(root: Path, files: dict[str, list[str]], resolution: int, workers: int = 0) -> FolderImages:
     """The files as RGB images in [-1, 1], labelled by the order of ``files``; flipped at random when augmented."""
-    from torchvision import transforms
-
     names = np.array([os.fsencode(path) for paths in files.values() for path in paths])
     labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()])
     mean = std = (0.5, 0.5, 0.5)
-    plain = [transforms.Resize((resolution, resolution)), transforms.ToTensor(), transforms.Normalize(mean, std)]
-    both = (transforms.Compose(plain), transforms.Compose([transforms.RandomHorizontalFlip(), *plain]))
-    return FolderImages(root, names, labels.astype(np.int64), mean, std, resolution, both, workers)
+    return FolderImages(root, names, labels.astype(np.int64), mean, std, resolution, face(resolution), workers)
 
 
 @torch.inference_mode()
@@ -149,11 +146,10 @@ def embed(model: nn.Module, root: Path, paths: Sequence[str], resolution: int, b
     """Embeddings ``[N, E]`` in eval mode; an image and its mirror image are added, as the protocols of LFW do."""
     training, device = model.training, next(model.parameters()).device
     model.eval()
-    transform = images(root, {"": list(paths)}, resolution).transforms[0]
     rows = []
     try:
-        for start in range(0, len(paths), batch_size):
-            x = torch.stack([transform(_open(root / path)) for path in paths[start : start + batch_size]]).to(device)
+        for x, _ in images(root, {"": list(paths)}, resolution).in_order(batch_size):
+            x = x.to(device)
             rows.append((model(x) + model(x.flip(3))).cpu())
     finally:
         model.train(training)
@@ -169,13 +165,3 @@ def pair_embeddings(
     rows = embed(model, root, paths, resolution)
     first, second = rows[[row[a] for a, _, _ in pairs]], rows[[row[b] for _, b, _ in pairs]]
     return first, second, np.array([same for _, _, same in pairs])
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as file:
-            return file.convert("RGB")
-    except Exception as error:  # the decoders raise whatever damaged bytes lead to
-        raise UserError(
-            f"expected an image in {path}, but it cannot be read ({error}); replace or delete it"
-        ) from error

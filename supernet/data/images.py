@@ -7,38 +7,32 @@ continues bit for bit with ``start=t``, without saved generators, without replay
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import functools
 import hashlib
-import os
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from supernet.errors import UserError
 
 SPLIT, SUBSET, ORDER, AUGMENT, CUTOUT = range(5)  # what a random stream is for: the first part of its key
-WHOLE_BYTES = 2**30  # tensors() keeps a set of at most this size
-Transform = Callable[[Any], Tensor]
+Transform = Callable[[Image.Image], Image.Image]
 Step = tuple[int, np.ndarray]  # the number of a global batch and the positions of its images
 
 
-def _key(*key: int) -> int:
+def stream_key(*key: int) -> int:
+    """64 bits of a key, as ``generator`` takes one: what its random stream is seeded with."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 def generator(*key: int) -> torch.Generator:
     """The random stream of a key: integers >= 0, the first one of SPLIT, SUBSET, ORDER, AUGMENT, CUTOUT."""
-    return torch.Generator().manual_seed(_key(*key))
+    return torch.Generator().manual_seed(stream_key(*key))
 
 
 def proportional(labels: np.ndarray, total: int) -> np.ndarray:
@@ -78,7 +72,6 @@ class ImageSet(ABC):
     def __init__(self, labels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...], resolution: int):
         self.labels, self.mean, self.std, self.resolution = labels, mean, std, resolution
         self.index, self.channels, self.cutout = np.arange(len(labels)), len(mean), 0
-        self._whole: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -86,7 +79,7 @@ class ImageSet(ABC):
     def take(self, positions: np.ndarray) -> ImageSet:
         """The set of these of this set's images; the image data are shared, not copied."""
         taken = copy.copy(self)
-        taken.labels, taken.index, taken._whole = self.labels[positions], self.index[positions], None
+        taken.labels, taken.index = self.labels[positions], self.index[positions]
         return taken
 
     def digest(self) -> str:
@@ -188,18 +181,38 @@ class ImageSet(ABC):
         """Every image once, not augmented, in batches that are always the same: to evaluate on."""
         return self.batches(batch_size, seed=0, epoch=0, augment=False, drop_last=False)
 
-    def tensors(self) -> tuple[Tensor, Tensor] | None:
-        """All images without augmentation, in the order of ``labels``: x and y as in ``batches``, kept.
+    def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, not augmented, in the order of ``labels``: x and y as in ``batches``."""
+        positions = np.arange(len(self))
+        plan = ((t, positions[t * batch_size : (t + 1) * batch_size]) for t in range(self.steps(batch_size, False)))
+        return self._serve(plan, slice(None), 0, 0, False)
 
-        None where x would take more than 1 GiB: serve such a set with ``batches``.
-        """
-        if 4 * len(self) * self.channels * self.resolution**2 > WHOLE_BYTES:
-            return None
-        if self._whole is None:
-            chunks = np.array_split(np.arange(len(self)), max(1, len(self) // 256))
-            xs, ys = zip(*self._serve(enumerate(chunks), slice(None), 0, 0, False), strict=True)
-            self._whole = torch.cat(xs).contiguous(memory_format=torch.channels_last), torch.cat(ys)
-        return self._whole
+
+@dataclass(frozen=True)
+class Batches:
+    """``plain_batches`` as often as it is iterated over: images and labels."""
+
+    images: ImageSet
+    size: int
+
+    def __len__(self) -> int:
+        return self.images.steps(self.size, drop_last=False)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.images.plain_batches(self.size)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The images alone of ``plain_batches``, as often as it is iterated over."""
+
+    batches: Batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (x for x, _ in self.batches)
 
 
 def _cut_out(x: Tensor, side: int, centre: Tensor) -> Tensor:
@@ -258,134 +271,3 @@ class MemoryImages(ImageSet):
             x = images.float()
             x.view(-1, len(self._mean)).sub_(self._mean).div_(self._std)
             yield x.permute(0, 3, 1, 2), torch.from_numpy(self.labels[positions])
-
-
-class DecodedImages(ImageSet):
-    """Images decoded one by one when they are served, by ``workers`` processes or in this one."""
-
-    def __init__(
-        self,
-        labels: np.ndarray,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        resolution: int,
-        transforms: tuple[Transform, Transform],
-        workers: int,
-    ):
-        """transforms: the plain and the augmenting one, from what ``decode`` gives to [channels, side, side]."""
-        super().__init__(labels, mean, std, resolution)
-        self.transforms, self.workers = transforms, workers
-
-    @abstractmethod
-    def decode(self, position: int) -> Any:
-        """What the transforms take; a UserError where the image cannot be had."""
-
-    def _serve(
-        self, plan: Iterable[Step], mine: slice, seed: int, epoch: int, augment: bool
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        # A loader of its own for every call: workers that outlive an epoch would be shared by an epoch under
-        # way and, say, a recalibration on the same images in between.
-        loader = DataLoader(
-            _Decoded(self, seed, epoch, augment),
-            batch_sampler=(positions[mine].tolist() for _, positions in plan),
-            num_workers=self.workers,
-            collate_fn=functools.partial(_collate, (self.channels, self.resolution, self.resolution)),
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else it draws from the global one
-        )
-        for batch in loader:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
-
-
-class FolderImages(DecodedImages):
-    """Image files.
-
-    The names are one array of bytes: a list of a million strings would be copied into every worker, page by
-    page, as their reference counts change.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        names: np.ndarray,
-        labels: np.ndarray,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        resolution: int,
-        transforms: tuple[Transform, Transform],
-        workers: int,
-    ):
-        """names: bytes [N], relative to the folder."""
-        super().__init__(labels, mean, std, resolution, transforms, workers)
-        self.folder, self._names = folder, names
-
-    @property
-    def names(self) -> np.ndarray:
-        """Of the files: bytes [N], relative to the folder."""
-        return self._names[self.index]
-
-    def digest(self) -> str:
-        """By the names and sizes of the files, and by the labels."""
-        folder, names = os.fsencode(self.folder), self.names.tolist()
-        sizes = np.fromiter((os.stat(os.path.join(folder, name)).st_size for name in names), "<i8", len(self))
-        content = (super().digest().encode(), sizes.tobytes(), *names)
-        return hashlib.sha256(b"\0".join(content)).hexdigest()[:16]
-
-    def decode(self, position: int) -> Image.Image:
-        path = self.folder / os.fsdecode(self._names[self.index[position]])
-        try:
-            with Image.open(path) as file:
-                return file.convert("RGB")
-        except Exception as error:  # the decoders raise whatever damaged bytes lead to, and every one has its own ways
-            raise UserError(
-                f"expected an image in {path}, but it cannot be read ({error}); replace or delete it"
-            ) from error
-
-
-class _Decoded(Dataset):
-    """What a worker gets of the images: position -> (x, label), or the UserError that came instead."""
-
-    def __init__(self, images: DecodedImages, seed: int, epoch: int, augment: bool):
-        self.images = copy.copy(images)
-        self.images._whole = None  # not for other processes
-        self.transform = images.transforms[augment]
-        self.key = (AUGMENT, seed, epoch) if augment else None
-
-    def __getitem__(self, position: int) -> tuple[Tensor, int] | UserError:
-        try:
-            image = self.images.decode(position)
-        except UserError as error:  # returned: a worker's exception would reach the user as a page of two tracebacks
-            return error
-        index, label = int(self.images.index[position]), int(self.images.labels[position])
-        with _seeded(_key(*self.key, index)) if self.key else contextlib.nullcontext():
-            return self.transform(image), label
-
-
-def _collate(
-    shape: tuple[int, int, int], samples: list[tuple[Tensor, int] | UserError]
-) -> tuple[Tensor, Tensor] | UserError:
-    pairs = []
-    for sample in samples:
-        if isinstance(sample, UserError):
-            return sample
-        pairs.append(sample)
-    x = torch.stack([x for x, _ in pairs]) if pairs else torch.empty(0, *shape)
-    y = torch.tensor([y for _, y in pairs], dtype=torch.int64)
-    return x.contiguous(memory_format=torch.channels_last), y
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seeds the global generators, from which timm's transforms draw, and puts them back afterwards."""
-    saved = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
-    try:
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
-        yield
-    finally:
-        random.setstate(saved[0])
-        np.random.set_state(saved[1])  # noqa: NPY002
-        torch.default_generator.set_state(saved[2])

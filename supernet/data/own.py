@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,22 @@ from PIL import Image
 from torch import Tensor
 
 from supernet.data import transforms
-from supernet.data.images import DecodedImages, Transform
+from supernet.data.decoding import DecodedImages, tensor
+from supernet.data.images import Transform
 from supernet.errors import UserError
 from supernet.plugins import Plugin, reason
 
 LARGE = 96  # pixels: from here on images are cropped and mirrored as photographs in folders are
 RESOLUTION = 224  # where the images do not say one
 KINDS = "a PIL image, uint8 of [H, W], [H, W, C] or (a tensor) [C, H, W], or a float tensor [C, H, W]"
+
+
+@dataclass(frozen=True)
+class AsItIs:
+    """The transform of float tensors, which are not passed through it."""
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return image
 
 
 class OwnImages(DecodedImages):
@@ -37,20 +47,20 @@ class OwnImages(DecodedImages):
         workers: int,
     ):
         """transforms: the plain and the augmenting one, of PIL images; None for float tensors."""
-        super().__init__(labels, mean, std, resolution, transforms or (_same, _same), workers)
         self.dataset, self.source, self.file, self.floats = dataset, source, file, transforms is None
+        self._known = labels  # of all items, also in a set of some of them
+        super().__init__(labels, mean, std, resolution, transforms or (AsItIs(), AsItIs()), workers)
 
-    def decode(self, position: int) -> Image.Image | Tensor:
-        index = int(self.index[position])
+    def pixels(self, index: int, transform: Transform) -> Tensor:
         image, label = item(self.dataset, index, self.source, self.file)
-        if label != self.labels[position]:
-            raise UserError(f"{self.source}: item {index} has the label {label}, had {self.labels[position]} at first")
+        if label != self._known[index]:
+            raise UserError(f"{self.source}: item {index} has the label {label}, had {self._known[index]} at first")
         if isinstance(image, Tensor) != self.floats:
             kinds = ("images", "float tensors") if self.floats else ("float tensors", "images")
             raise UserError(f"{self.source}: item {index} is one of {kinds[0]}, the first was one of {kinds[1]}")
         if isinstance(image, Image.Image):
             try:
-                return image.convert("L" if self.channels == 1 else "RGB")
+                return tensor(transform(image))
             except Exception as error:  # a file that PIL reads only now may be damaged
                 raise UserError(f"{self.source}: item {index} raised {reason(error, self.file)}") from error
         shape = (self.channels, self.resolution, self.resolution)
@@ -89,10 +99,10 @@ def open_own(
     for found, source in ((labels, sources[this]), (listed[1] or (), sources[1])):
         _require_range(found, len(names), source)
     first, _ = item(parts[0], 0, sources[0], file)
-    mean, std, side, both = _format(first, parts[0], resolution, sources[0])
+    mean, std, side, both = format_of(first, parts[0], resolution, sources[0])
     array = np.array(labels, dtype=np.int64)
     images = OwnImages(parts[this], sources[this], file, array, mean, std, side, both, workers)
-    images.decode(0)
+    images.pixels(0, images.transforms[0])
     return images, names
 
 
@@ -185,7 +195,7 @@ def _image(image: Any, where: str) -> Image.Image | Tensor:
     raise UserError(f"{where} is {_short(image)}, expected {KINDS}")
 
 
-def _format(
+def format_of(
     first: Image.Image | Tensor, train: Any, resolution: int | None, source: str
 ) -> tuple[tuple[float, ...], tuple[float, ...], int, tuple[Transform, Transform] | None]:
     """Mean, deviation, side, and plain and augmenting transform, for images like the first one."""
@@ -203,11 +213,7 @@ def _format(
     side = small if resolution is None else resolution
     mirror = bool(getattr(train, "mirror", side >= LARGE))
     make = transforms.photograph if side >= LARGE else transforms.picture
-    return mean, std, side, make(side, mean, std, mirror)
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
+    return mean, std, side, make(side, "L" if grey else "RGB", mirror)
 
 
 def _short(value: Any) -> str:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from supernet import plugins
-from supernet.data import NAMES, READERS, own, sources
-from supernet.data.images import SPLIT, FolderImages, ImageSet, MemoryImages, generator, proportional, stratified
+from supernet.data import HUB, NAMES, READERS, hub, own, sources
+from supernet.data.decoding import FolderImages
+from supernet.data.images import SPLIT, ImageSet, MemoryImages, generator, proportional, stratified
 from supernet.data.transforms import IMAGENET, photograph
 from supernet.errors import UserError
 
@@ -72,9 +73,9 @@ def open_train(
     """Train and validation of a data set, fetched where it is missing.
 
     Args:
-        name: one of NAMES; an entry point of the group ``supernet.data``; or code, ``FILE.py:function`` or
-            ``package.module:function``, that gives two datasets as ``own.open_own`` takes them. "folder" is
-            ``root/train/CLASS/*`` and, its test part, ``root/val/CLASS/*``.
+        name: one of NAMES; ``hf:`` and what ``hub.open_hub`` takes; an entry point of the group ``supernet.data``; or
+            code, ``FILE.py:function`` or ``package.module:function``, that gives two datasets as ``own.open_own`` takes
+            them. "folder" is ``root/train/CLASS/*`` and, its test part, ``root/val/CLASS/*``.
         root: where data sets are kept; for "folder" the folder itself.
         seed: of the split.
         val_fraction: share of the training part that becomes validation, in [0, 1); default 0.1.
@@ -173,10 +174,14 @@ def _open(name: str, root: Path, part: str, resolution: int | None, workers: int
         return _folder(root, part, RESOLUTION if resolution is None else resolution, workers)
     if name in READERS:
         return _memory(name, root, part, resolution)
+    if name.startswith(HUB):
+        return hub.open_hub(name, root, part, resolution, workers)
     plugin = plugins.find(name, plugins.DATA)
     if plugin is None:
         known = ", ".join((*NAMES, *plugins.names(plugins.DATA)))
-        raise UserError(f"expected a data set among {known}, or FILE.py:function, got {name!r}; choose one of these")
+        raise UserError(
+            f"expected a data set among {known}, hf:NAME, or FILE.py:function, got {name!r}; choose one of these"
+        )
     return own.open_own(plugin, root, part, resolution, workers)
 
 
@@ -235,6 +240,5 @@ def _folder(root: Path, part: str, resolution: int, workers: int) -> tuple[Folde
         raise UserError(f"expected images (.jpg, .png, …) in {empty}, found none; add some or delete the folder")
     prefix = len(os.path.join(root / part, ""))
     names = np.array([os.fsencode(path[prefix:]) for path, _ in scanned.samples])
-    both = photograph(resolution, *IMAGENET)
-    images = FolderImages(root / part, names, labels, *IMAGENET, resolution, both, workers)
+    images = FolderImages(root / part, names, labels, *IMAGENET, resolution, photograph(resolution), workers)
     return images, tuple(scanned.classes)

@@ -1,30 +1,115 @@
-"""From a PIL image to a normalised tensor [channels, side, side]: a plain and an augmenting transform each."""
+"""From a PIL image to one of [side, side] pixels in a given mode: a plain and an augmenting transform each.
+
+A JPEG file is decoded at a half, a quarter or an eighth of its size where the part that is wanted keeps at least as
+many pixels as it is resized to (libjpeg's scaling, by ``Image.draft``). So the part is chosen first, in pixels of the
+whole image. Its pixels differ a little from those by way of the full size; images that are not reduced are the same to
+the bit.
+"""
 
 from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+from PIL import Image
 
 from supernet.data.images import Transform
 
 Values = tuple[float, ...]  # one per channel
+Box = tuple[float, float, float, float]  # left, upper, right, lower
 IMAGENET: tuple[Values, Values] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation
 GREY: tuple[Values, Values] = (0.449,), (0.226,)  # those of its channels together
+BICUBIC, BILINEAR = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR
 
 
-def photograph(side: int, mean: Values, std: Values, mirror: bool = True) -> tuple[Transform, Transform]:
+def resized_part(
+    image: Image.Image, box: Box, size: tuple[int, int], mode: str, resample: Image.Resampling
+) -> Image.Image:
+    """The part ``box`` of an image, in pixels of the whole image, as ``mode`` and resized to ``size``."""
+    whole = image.size
+    across, down = ((end - start) // wanted for start, end, wanted in zip(box[:2], box[2:], size, strict=True))
+    scale = max((scale for scale in (2, 4, 8) if scale <= min(across, down)), default=1)
+    drafted = image.draft(None, (whole[0] // scale, whole[1] // scale)) if scale > 1 else None
+    if drafted is not None:  # a JPEG file: its second value says what the whole image has become
+        across, down = (end / before for end, before in zip(drafted[1][2:], whole, strict=True))
+        box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+    left, upper = math.floor(box[0]), math.floor(box[1])
+    right, lower = min(math.ceil(box[2]), image.width), min(math.ceil(box[3]), image.height)
+    if (left, upper, right, lower) != (0, 0, *image.size):
+        image = image.crop((left, upper, right, lower))
+    if image.mode != mode:
+        image = image.convert(mode)
+    inner = (box[0] - left, box[1] - upper, min(box[2] - left, image.width), min(box[3] - upper, image.height))
+    return image.resize(size, resample, inner)
+
+
+@dataclass(frozen=True)
+class Middle:
+    """The shorter side resized to ``resized``, then the middle of ``side`` by ``side`` pixels."""
+
+    side: int
+    resized: int
+    mode: str = "RGB"
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        shorter = min(width, height)
+        size = int(self.resized * width / shorter), int(self.resized * height / shorter)
+        image = resized_part(image, (0, 0, width, height), size, self.mode, BICUBIC)
+        left, upper = (round((whole - self.side) / 2) for whole in size)
+        return image.crop((left, upper, left + self.side, upper + self.side))
+
+
+@dataclass(frozen=True)
+class Squeezed:
+    """The whole image, resized to a square."""
+
+    side: int
+    mode: str = "RGB"
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return resized_part(image, (0, 0, *image.size), (self.side, self.side), self.mode, BILINEAR)
+
+
+@dataclass(frozen=True)
+class RandomPart:
+    """A part of random size and shape, as Inception was trained with, by a random interpolation; draws are timm's."""
+
+    side: int
+    mode: str = "RGB"
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        from timm.data.transforms import RandomResizedCropAndInterpolation as Crop
+
+        upper, left, height, width = Crop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3))
+        resample = random.choice((BILINEAR, BICUBIC))
+        box = (left, upper, left + width, upper + height)
+        return resized_part(image, box, (self.side, self.side), self.mode, resample)
+
+
+def photograph(side: int, mode: str = "RGB", mirror: bool = True) -> tuple[Transform, Transform]:
     """ImageNet's: the middle of the image; or a crop of random size and shape, mirrored, its colours jittered."""
-    from timm.data import create_transform  # here, since it takes seconds that other sets need not wait for
-
-    plain = create_transform(side, mean=mean, std=std, interpolation="bicubic", crop_pct=0.875)
-    flip = 0.5 if mirror else 0.0
-    augmenting = create_transform(side, is_training=True, mean=mean, std=std, interpolation="random", hflip=flip)
-    return plain, augmenting
-
-
-def picture(side: int, mean: Values, std: Values, mirror: bool) -> tuple[Transform, Transform]:
-    """Resized if need be; shifted by up to 2 pixels, 4 from 32 on, over a black margin."""
     from torchvision import transforms as t  # takes two seconds, so that only who needs it waits
 
-    resize = [t.Resize(side, t.InterpolationMode.BICUBIC), t.CenterCrop(side)]
-    last = [t.ToTensor(), t.Normalize(mean, std)]
+    flip = t.RandomHorizontalFlip(0.5 if mirror else 0.0)
+    augmenting = t.Compose([RandomPart(side, mode), flip, t.ColorJitter(0.4, 0.4, 0.4)])
+    return Middle(side, math.floor(side / 0.875), mode), augmenting
+
+
+def picture(side: int, mode: str, mirror: bool) -> tuple[Transform, Transform]:
+    """Resized if need be; shifted by up to 2 pixels, 4 from 32 on, over a black margin."""
+    from torchvision import transforms as t
+
+    plain = Middle(side, side, mode)
     crop = [t.RandomCrop(side, padding=4 if side >= 32 else 2)]
     flip = [t.RandomHorizontalFlip()] if mirror else []
-    return t.Compose([*resize, *last]), t.Compose([*resize, *crop, *flip, *last])
+    return plain, t.Compose([plain, *crop, *flip])
+
+
+def face(side: int) -> tuple[Transform, Transform]:
+    """The whole image; or that mirrored at random."""
+    from torchvision import transforms as t
+
+    plain = Squeezed(side)
+    return plain, t.Compose([t.RandomHorizontalFlip(), plain])

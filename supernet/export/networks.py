@@ -46,16 +46,23 @@ def trained(run: RunFolder, space: Space, pick: str) -> Found:
 
 
 def from_supernet(
-    run: RunFolder, space: Space, arch: Arch, recalibration: tuple[int, int], data_root: Path | None = None
+    run: RunFolder,
+    space: Space,
+    arch: Arch,
+    recalibration: tuple[int, int],
+    data_root: Path | None = None,
+    workers: int = 0,
 ) -> Found:
     """An architecture with the supernet's weights; the reference is the supernet's own path.
 
     Args:
         recalibration: batches and images per batch that its BN statistics are taken from.
+        workers: processes that decode the images.
     """
     arch = space.check(arch)
     supernet = run.supernet(space, torch.device("cpu"), "fused").eval()
-    recalibrate_bn(supernet, spos.recalibration_images(run.images(data_root), *recalibration), arch)
+    images = run.images(data_root, workers=workers)
+    recalibrate_bn(supernet, spos.recalibration_images(images, *recalibration), arch)
     return Found(arch, supernet.extract(arch), lambda x: supernet(x, arch), {"test": None, "validation": None})
 
 

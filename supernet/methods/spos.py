@@ -6,7 +6,7 @@ recalibrated for every architecture before it is scored.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 import torch
 
+from supernet.data import stored
+from supernet.data.images import Batches, Inputs
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.families import layout
@@ -76,19 +78,18 @@ def flops_binned_path(
     return pick
 
 
-def score(model: Supernet, recalibration: list[torch.Tensor], data: TrainVal, arch: Arch) -> float:
+def score(model: Supernet, recalibration: Iterable[torch.Tensor], data: TrainVal, arch: Arch) -> float:
     """One-shot accuracy: recalibrate BN on training images, evaluate on the validation split (SPOS §3.4)."""
     recalibrate_bn(model, recalibration, arch)
     return validate(model, data.val, arch)
 
 
-def recalibration_images(data: TrainVal, batches: int, size: int) -> list[torch.Tensor]:
-    """The same training images for every architecture, not augmented."""
+def recalibration_images(data: TrainVal, batches: int, size: int) -> Inputs:
+    """The same training images for every architecture, not augmented; decoded once."""
     count = min(batches * size, len(data.train))
     if count > size > 1 and count % size == 1:  # BN has no variance of one image where a map has one pixel
         count -= 1
-    subset = data.train.subset(count, seed=0)
-    return [x for x, _ in subset.plain_batches(size)]
+    return Inputs(Batches(stored.in_memory(data.train.subset(count, seed=0)), size))
 
 
 def meta(space: Space, cfg: Config) -> dict:
@@ -128,7 +129,7 @@ def run(
     rng = np.random.default_rng([cfg.fit.seed, 2**32])
     probes = [space.sample(rng) for _ in range(cfg.probes)]
 
-    recalibration = recalibration_images(data, *cfg.recalibration) if probes else []
+    recalibration: Iterable[torch.Tensor] = recalibration_images(data, *cfg.recalibration) if probes else []
 
     def check() -> dict:
         scores = [score(model, recalibration, data, arch) for arch in probes]

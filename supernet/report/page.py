@@ -145,7 +145,8 @@ def tested(run: Run) -> str:
             f"{first} is {gain - np.mean(chance):+.2f} points from the mean of {len(chance)} random networks of the "
             f"same window (standard deviation {np.std(chance, ddof=1):.2f}), {gain - max(chance):+.2f} from the best."
         )
-    cost = next(c for c in ("measured_latency_ms", "latency_ms", "flops") if all(c in r for r in run.results.values())
+    known = set.intersection(*(set(row) for row in run.results.values()))
+    cost = next((c for c in ("measured_latency_ms", "latency_ms", "flops") if c in known), "params")
 
     def plot(file: BinaryIO) -> None:
         figure, axes = axes_of(6, 3.6)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from supernet.errors import UserError
 
-Wanted = Literal["auto", "fp32", "bf16", "fp16"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Name = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[Name, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def resolve(wanted: str, device: torch.device) -> str:
+def resolve(wanted: Name | Literal["auto"], device: torch.device) -> Name:
     """``auto`` is bf16 on GPUs that have it in hardware, else fp32.
 
     Raises:
@@ -49,7 +49,7 @@ class Precision:
         name: fp32, bf16 or fp16.
     """
 
-    def __init__(self, name: str, device: torch.device):
+    def __init__(self, name: Name, device: torch.device):
         self.name, self.device = name, device
         self.scaler = torch.amp.GradScaler(device.type) if name == "fp16" else None
 

@@ -1,0 +1,132 @@
+"""Image sets of Hugging Face: ``hf:NAME`` from the hub, ``hf:FOLDER`` of parquet files, images, or a saved set.
+
+Images stay where they are, in files or in Arrow tables that are mapped into memory: a set may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from supernet.data import HUB
+from supernet.data.decoding import DecodedImages, tensor
+from supernet.data.images import Transform
+from supernet.data.own import format_of
+from supernet.errors import UserError
+from supernet.plugins import reason
+
+TESTS = ("test", "validation", "valid", "val")  # parts that may be the test set: the first whose labels are known
+PROBES = 16  # images whose bytes tell a set from another of the same labels
+
+
+class HubImages(DecodedImages):
+    """Rows of a ``datasets.Dataset`` whose column ``column`` holds encoded images."""
+
+    def __init__(self, table: Any, column: str, source: str, *settings: Any):
+        """settings: those of ``DecodedImages``."""
+        self.table, self.column, self.source = table, column, source
+        super().__init__(*settings)
+
+    def digest(self) -> str:
+        """By the labels, and by the bytes of a few images."""
+        probes = np.unique(np.linspace(0, len(self) - 1, PROBES).astype(int)) if len(self) else ()
+        content = (self.encoded(int(self.index[i])) for i in probes)
+        return hashlib.sha256(b"\0".join((super().digest().encode(), *content))).hexdigest()[:16]
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes of an image file."""
+        return _encoded(self.table, self.column, index, self.source)
+
+    def pixels(self, index: int, transform: Transform) -> Tensor:
+        encoded = self.encoded(index)
+        try:
+            with Image.open(io.BytesIO(encoded)) as file:
+                return tensor(transform(file))
+        except Exception as error:  # the decoders raise whatever damaged bytes lead to
+            raise UserError(f"{self.source}: the image of row {index} cannot be read ({error})") from error
+
+
+def open_hub(
+    name: str, root: Path, part: str, resolution: int | None, workers: int
+) -> tuple[HubImages, tuple[str, ...]]:
+    """The ``train`` or the test part of a set, and its class names.
+
+    The first training image decides on grey or colour and on the size, as for data of one's own. The test part is
+    ``test``; where there is none, or its labels are not known, ``validation``.
+
+    Args:
+        name: ``hf:`` and a folder, or a name on the hub, of which a copy is kept in ``root/huggingface``.
+
+    Raises:
+        UserError: ``datasets`` is not installed; there is no such set; it has no images, labels or test part.
+    """
+    parts = _load(name, root)
+    if "train" not in parts:
+        raise UserError(f"{name} has the parts {', '.join(parts)}: expected train, and test or validation")
+    image, label = _columns(parts["train"], name)
+    known = [test for test in TESTS if test in parts and min(parts[test][label], default=-1) >= 0]
+    if not known:
+        raise UserError(f"{name} has the parts {', '.join(parts)}: expected one of {', '.join(TESTS)} with labels")
+    labels = {key: np.array(parts[key][label], dtype=np.int64) for key in ("train", known[0])}
+    names = getattr(parts["train"].features[label], "names", None) or list(map(str, range(labels["train"].max() + 1)))
+    for key, found in labels.items():
+        if not len(found) or found.min() < 0 or found.max() >= len(names):
+            raise UserError(f"{name}, part {key}: expected labels from 0 to {len(names) - 1}, got others or none")
+    key = "train" if part == "train" else known[0]
+    tables = {k: _undecoded(parts[k], image) for k in ("train", key)}
+    first = Image.open(io.BytesIO(_encoded(tables["train"], image, 0, f"{name}, part train")))
+    mean, std, side, both = format_of(first, parts["train"], resolution, name)
+    images = HubImages(tables[key], image, f"{name}, part {key}", labels[key], mean, std, side, both, workers)
+    return images, tuple(names)
+
+
+def _load(name: str, root: Path) -> Any:
+    """Datasets by the names of their parts."""
+    try:
+        import datasets  # here, as it takes seconds
+    except ImportError as error:
+        raise UserError(f"{name} needs the extra hf: pip install 'supernet[hf]'") from error
+    datasets.disable_progress_bars()
+    place = name.removeprefix(HUB)
+    try:
+        if (Path(place) / "dataset_dict.json").exists():
+            return datasets.load_from_disk(place)
+        return datasets.load_dataset(place, cache_dir=str(root / "huggingface"))
+    except Exception as error:  # of the network, of files, of their formats
+        raise UserError(f"cannot open {name}: {reason(error, None)}; expected a folder or a name on the hub") from error
+
+
+def _columns(table: Any, name: str) -> tuple[str, str]:
+    """The columns of images and of labels: those called so, else the first of their kind."""
+    import datasets
+
+    images = [column for column, kind in table.features.items() if isinstance(kind, datasets.Image)]
+    labels = [column for column, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)]
+    for column in ("label", "labels"):
+        if str(getattr(table.features.get(column), "dtype", "")).startswith(("int", "uint")):
+            labels.insert(0, column)
+    if not images or not labels:
+        found = ", ".join(f"{column} ({type(kind).__name__})" for column, kind in table.features.items())
+        raise UserError(f"{name} has the columns {found}: expected one of images, and one of class labels")
+    return images[0], labels[0]
+
+
+def _undecoded(table: Any, column: str) -> Any:
+    """The same rows, with image files instead of decoded images."""
+    import datasets
+
+    return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+
+
+def _encoded(table: Any, column: str, index: int, source: str) -> bytes:
+    cell = table[index][column]
+    try:
+        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+    except (OSError, TypeError) as error:  # a missing image is None
+        raise UserError(f"{source}: the image of row {index} cannot be read ({error})") from error

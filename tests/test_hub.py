@@ -1,0 +1,149 @@
+"""Sets of Hugging Face, saved to folders by the tests: parquet, a saved set, image folders; refusals."""
+
+import io
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from supernet.data import sets
+from supernet.runs import RunFolder
+from tests.conftest import refused, whole
+
+datasets = pytest.importorskip("datasets")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_network():
+    """The library asks the hub about names that are no folders."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    yield
+    patch.undo()
+
+
+def picture(i, side=20):
+    return Image.fromarray(np.random.default_rng(i).integers(0, 256, (side, side, 3), dtype=np.uint8))
+
+
+def rows(count, label=lambda i: i % 2, start=0, names=("cat", "dog")):
+    """A dataset of PNG images."""
+    kinds = datasets.Features({"number": datasets.Value("int32"), "image": datasets.Image()})
+    kinds["label"] = datasets.ClassLabel(names=list(names)) if names else datasets.Value("int64")
+    content = {
+        "number": list(range(count)),
+        "image": [picture(start + i) for i in range(count)],
+        "label": [label(i) for i in range(count)],
+    }
+    return datasets.Dataset.from_dict(content, features=kinds)
+
+
+def parts(**options):
+    return datasets.DatasetDict(train=rows(20), test=rows(6, start=100), **options)
+
+
+def saved(folder, content=None):
+    (content or parts()).save_to_disk(folder)
+    return f"hf:{folder}"
+
+
+def parquet(folder):
+    for name, table in parts().items():
+        table.to_parquet(folder / "data" / f"{name}-00000-of-00001.parquet")
+    return f"hf:{folder}"
+
+
+def image_folder(folder):
+    for part, count, start in (("train", 20, 0), ("test", 6, 100)):
+        for i in range(count):
+            path = folder / part / ("cat", "dog")[i % 2] / f"{i:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(start + i).save(path)
+    return f"hf:{folder}"
+
+
+@pytest.mark.parametrize("make", [saved, parquet, image_folder])
+def test_images_are_those_that_were_saved(tmp_path, make):
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    name = make(tmp_path / "set")
+    data = sets.open_train(name, tmp_path)
+    assert (data.classes, data.class_names, data.channels, data.resolution) == (2, ("cat", "dog"), 3, 20)
+    assert (len(data.train), len(data.val)) == (18, 2)
+    x, y = whole(sets.open_test(name, tmp_path))
+    order = [*range(0, 6, 2), *range(1, 6, 2)] if make is image_folder else range(6)
+    assert y.tolist() == [i % 2 for i in order]
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (data.val.mean, data.val.std))
+    for image, i in zip(x, order, strict=True):
+        assert np.allclose((image * std + mean).permute(1, 2, 0) * 255, np.asarray(picture(100 + i)), atol=1e-3)
+
+
+def test_batches_do_not_depend_on_workers_or_history(tmp_path):
+    name = saved(tmp_path / "set")
+
+    def epoch(workers):
+        train = sets.open_train(name, tmp_path, workers=workers, resolution=12).train
+        return list(train.batches(4, seed=1, epoch=2, augment=True, drop_last=False))
+
+    alone = epoch(0)
+    random.seed(5)
+    for (x, y), (v, w) in zip(alone, epoch(1), strict=True):
+        assert torch.equal(x, v)
+        assert torch.equal(y, w)
+
+
+def test_validation_is_the_test_set_where_labels_of_the_test_are_not_known(tmp_path):
+    unknown = rows(4, label=lambda i: -1)
+    content = datasets.DatasetDict(train=rows(20), validation=rows(5, start=50), test=unknown)
+    assert len(sets.open_test(saved(tmp_path / "set", content), tmp_path)) == 5
+
+
+def test_numbers_as_labels(tmp_path):
+    content = datasets.DatasetDict(train=rows(20, names=()), test=rows(4, names=()))
+    assert sets.open_train(saved(tmp_path / "set", content), tmp_path).class_names == ("0", "1")
+
+
+def test_the_identity_tells_other_images(tmp_path):
+    first = sets.open_train(saved(tmp_path / "a" / "set"), tmp_path).identity
+    again = sets.open_train(saved(tmp_path / "b" / "set"), tmp_path).identity
+    other = datasets.DatasetDict(train=rows(20, start=7), test=rows(6))
+    assert first == again != sets.open_train(saved(tmp_path / "c" / "set", other), tmp_path).identity
+
+
+def test_a_run_on_such_a_set_opens_without_naming_code(tmp_path):
+    name = saved(tmp_path / "set")
+    run, images = RunFolder(tmp_path / "run"), sets.open_train(name, tmp_path)
+    settings = {"data": name, "data_root": str(tmp_path), "seed": 0, "resolution": None}
+    run.begin(settings, made_with={"data": images.identity})
+    assert len(run.images().val) == 2
+    assert len(run.test_images()) == 6
+
+
+def test_what_cannot_be_used_is_refused(tmp_path, monkeypatch):
+    def told(name, content=None):
+        source = saved(tmp_path / name, content) if content else f"hf:{tmp_path / name}"
+        return refused(sets.open_train, source, tmp_path)
+
+    assert "cannot open" in told("nothing")
+    assert "expected train, and test or validation" in told("a", datasets.DatasetDict(test=rows(4)))
+    assert "expected one of test, validation" in told("b", datasets.DatasetDict(train=rows(4)))
+    numbers = datasets.Dataset.from_dict({"x": [1, 2]})
+    assert "has the columns x (Value)" in told("c", datasets.DatasetDict(train=numbers, test=numbers))
+    beyond = datasets.DatasetDict(train=rows(4, label=lambda i: i - 1, names=()), test=rows(4, names=()))
+    assert "expected labels from 0 to 2" in told("d", beyond)
+
+
+def test_a_damaged_image_is_named(tmp_path):
+    file = io.BytesIO()
+    picture(0).save(file, "png")
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    images = [{"bytes": file.getvalue()[: -200 if i == 3 else None], "path": None} for i in range(4)]
+    table = datasets.Dataset.from_dict({"image": images, "label": [0, 1, 0, 1]}, features=kinds)
+    name = saved(tmp_path / "set", datasets.DatasetDict(train=rows(20), test=table))
+    assert "part test: the image of row 3 cannot be read" in refused(whole, sets.open_test(name, tmp_path))
+
+
+def test_without_the_library_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    assert "pip install 'supernet[hf]'" in refused(sets.open_train, "hf:somewhere", tmp_path)
