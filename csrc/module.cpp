@@ -1,12 +1,21 @@
 // The Python module. Operators are not in it: loading it registers them, each by its file in ops and by those of its
-// forms.
+// forms. Their checks are, for the form that only infers shapes, which is Python's.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/utils/pybind.h>
 #include <torch/version.h>
 
 #include "cpu/kernels.h"
 #include "cuda/build_info.h"
+#include "ops/batch_norm_act.h"
+#include "ops/depth_mix.h"
+#include "ops/depthwise.h"
+#include "ops/dw_separable.h"
+#include "ops/inverted_bottleneck.h"
+#include "ops/masked_conv.h"
 
+namespace supernet {
 namespace {
 
 namespace py = pybind11;
@@ -32,10 +41,38 @@ py::dict build_info() {
   return info;
 }
 
+// Takes what the operator `name` takes and raises what it would.
+template <class R, class... Args>
+void define_check(py::module_& m, const char* name, R (*check)(Args...)) {
+  m.def(name, torch::wrap_pybind_function([check](Args... args) { check(args...); }));
+}
+
+void define_checks(py::module_ m) {
+  define_check(m, "batch_norm_act_train", check_batch_norm_act_train);
+  define_check(m, "batch_norm_act_backward", check_batch_norm_act_backward);
+  define_check(m, "depthwise_conv2d", check_depthwise_conv2d);
+  define_check(m, "depthwise_conv2d_backward", check_depthwise_conv2d_backward);
+  define_check(m, "dw_separable", check_dw_separable);
+  define_check(m, "dw_separable_train", check_dw_separable_train);
+  define_check(m, "dw_separable_backward", check_dw_separable_backward);
+  define_check(m, "inverted_bottleneck", check_inverted_bottleneck);
+  define_check(m, "inverted_bottleneck_train", check_inverted_bottleneck_train);
+  define_check(m, "inverted_bottleneck_backward", check_inverted_bottleneck_backward);
+  define_check(m, "masked_conv2d", check_masked_conv2d);
+  define_check(m, "masked_conv2d_backward", check_masked_conv2d_backward);
+  using Tensors = const std::vector<at::Tensor>&; // what Python's list becomes
+  define_check(m, "depth_mix", +[](Tensors xs, const at::Tensor& p) { check_depth_mix(xs, p); });
+  define_check(m, "depth_mix_backward", +[](const at::Tensor& grad, Tensors xs, const at::Tensor& p) {
+    check_depth_mix_backward(grad, xs, p);
+  });
+}
+
 } // namespace
+} // namespace supernet
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled operators; importing it registers torch.ops.supernet. Use supernet.ops.";
-  m.def("build_info", &build_info, "What this extension was built with.");
+  m.def("build_info", &supernet::build_info, "What this extension was built with.");
   m.def("set_cpu_capability", &supernet::cpu::set_capability, "The CPU kernels' instruction set, for tests.");
+  supernet::define_checks(m.def_submodule("checks", "What operators refuse, by their names."));
 }

@@ -1,6 +1,7 @@
 // Checks and sizes of depthwise_conv2d, shared by every device.
 #pragma once
 
+#include <array>
 #include <utility>
 
 #include "ops/checks.h"
@@ -18,6 +19,23 @@ inline std::pair<int64_t, int64_t> depthwise_shape(
       ", 1, k, k] for x with ", channels, " channels, got ", weight.sizes());
   return {
       conv_out_size(op, x.size(2), k, stride, k / 2), conv_out_size(op, x.size(3), k, stride, k / 2)};
+}
+
+inline std::pair<int64_t, int64_t> check_depthwise_conv2d(
+    const at::Tensor& x, const at::Tensor& weight, int64_t stride) {
+  return depthwise_shape("depthwise_conv2d", x, weight, stride);
+}
+
+inline std::pair<int64_t, int64_t> check_depthwise_conv2d_backward(
+    const at::Tensor& grad,
+    const at::Tensor& x,
+    const at::Tensor& weight,
+    int64_t stride,
+    std::array<bool, 2> /*needed*/ = {}) {
+  constexpr auto op = "depthwise_conv2d_backward";
+  const auto size = depthwise_shape(op, x, weight, stride);
+  check_like(op, "grad", grad, {x.size(0), x.size(1), size.first, size.second}, x);
+  return size;
 }
 
 } // namespace supernet
