@@ -41,30 +41,59 @@ py::dict build_info() {
   return info;
 }
 
-// Takes what the operator `name` takes and raises what it would.
+// An argument of an operator as Python brings it and as its check takes it.
+template <class T>
+struct FromPython {
+  using Type = T;
+  static T of(T value) {
+    return value;
+  }
+};
+template <>
+struct FromPython<const at::Tensor&> { // None is an undefined tensor, as for the dispatcher
+  using Type = const std::optional<at::Tensor>&;
+  static at::Tensor of(Type value) {
+    return value.value_or(at::Tensor());
+  }
+};
+template <>
+struct FromPython<at::TensorList> {
+  using Type = const std::vector<at::Tensor>&;
+  static at::TensorList of(Type value) {
+    return value;
+  }
+};
+template <>
+struct FromPython<c10::ArrayRef<bool>> {
+  using Type = const std::vector<bool>&;
+  static c10::SmallVector<bool, 4> of(Type value) {
+    return {value.begin(), value.end()};
+  }
+};
+
 template <class R, class... Args>
-void define_check(py::module_& m, const char* name, R (*check)(Args...)) {
-  m.def(name, torch::wrap_pybind_function([check](Args... args) { check(args...); }));
+void define(py::module_& m, const char* name, R (*check)(Args...)) {
+  m.def(name, torch::wrap_pybind_function([check](typename FromPython<Args>::Type... args) {
+    check(FromPython<Args>::of(args)...);
+  }));
 }
 
+// Each takes what the operator of its name takes, and raises what that would.
 void define_checks(py::module_ m) {
-  define_check(m, "batch_norm_act_train", check_batch_norm_act_train);
-  define_check(m, "batch_norm_act_backward", check_batch_norm_act_backward);
-  define_check(m, "depthwise_conv2d", check_depthwise_conv2d);
-  define_check(m, "depthwise_conv2d_backward", check_depthwise_conv2d_backward);
-  define_check(m, "dw_separable", check_dw_separable);
-  define_check(m, "dw_separable_train", check_dw_separable_train);
-  define_check(m, "dw_separable_backward", check_dw_separable_backward);
-  define_check(m, "inverted_bottleneck", check_inverted_bottleneck);
-  define_check(m, "inverted_bottleneck_train", check_inverted_bottleneck_train);
-  define_check(m, "inverted_bottleneck_backward", check_inverted_bottleneck_backward);
-  define_check(m, "masked_conv2d", check_masked_conv2d);
-  define_check(m, "masked_conv2d_backward", check_masked_conv2d_backward);
-  using Tensors = const std::vector<at::Tensor>&; // what Python's list becomes
-  define_check(m, "depth_mix", +[](Tensors xs, const at::Tensor& p) { check_depth_mix(xs, p); });
-  define_check(m, "depth_mix_backward", +[](const at::Tensor& grad, Tensors xs, const at::Tensor& p) {
-    check_depth_mix_backward(grad, xs, p);
-  });
+  define(m, "batch_norm_act_train", check_batch_norm_act_train);
+  define(m, "batch_norm_act_backward", check_batch_norm_act_backward);
+  define(m, "depth_mix", check_depth_mix);
+  define(m, "depth_mix_backward", check_depth_mix_backward);
+  define(m, "depthwise_conv2d", check_depthwise_conv2d);
+  define(m, "depthwise_conv2d_backward", check_depthwise_conv2d_backward);
+  define(m, "dw_separable", check_dw_separable);
+  define(m, "dw_separable_train", check_dw_separable_train);
+  define(m, "dw_separable_backward", check_dw_separable_backward);
+  define(m, "inverted_bottleneck", check_inverted_bottleneck);
+  define(m, "inverted_bottleneck_train", check_inverted_bottleneck_train);
+  define(m, "inverted_bottleneck_backward", check_inverted_bottleneck_backward);
+  define(m, "masked_conv2d", check_masked_conv2d);
+  define(m, "masked_conv2d_backward", check_masked_conv2d_backward);
 }
 
 } // namespace

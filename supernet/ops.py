@@ -288,7 +288,7 @@ def batch_norm_act_train(
 
 def _prepared(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     """In autocast's type, as autocast has it for convolutions (float64 stays); x in channels_last."""
-    if isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type):
+    if isinstance(x, Tensor) and x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weights = _cast(x, dtype), tuple(_cast(w, dtype) for w in weights)
     return _channels_last(x), *weights

@@ -226,7 +226,7 @@ def test_every_operator_is_fuzzed():
 # --- what can be wrong with one argument -----------------------------------------------------------------------
 
 NO_TENSORS = (None, 3, 1.5, "x", [], [1.0], torch.float32)
-INTEGERS = (*range(-2, 10), 31, 1024, 1025, 2**31 - 1, 2**31, 2**40, 2**61, 2**63 - 1, -(2**63), 2**70)
+INTEGERS = (*range(-2, 10), 31, 1025, 2**31 - 1, 2**31, 2**40, 2**61, 2**63 - 1, -(2**63), 2**70)
 NO_INTEGERS = (None, 0.5, math.nan, "1", [1], True)
 FLOATS = (0.0, -1.0, math.nan, math.inf, 1e-300, None, "1", [1.0], 10**400)
 WORDS = ("", "gelu", "relu\0", "RELU", "\N{MULTIPLICATION SIGN}" * 100, None, 3, b"relu")
@@ -243,8 +243,8 @@ def misshapen(t: Tensor):
         yield torch.repeat_interleave(t, 2, axis).narrow(axis, 1, t.shape[axis])
         # No machine has the memory to copy it; and one that holds nothing but whose sizes overflow.
         one = t.narrow(axis, 0, 1)
-        yield one.expand(*[2**56 if i == axis else n for i, n in enumerate(one.shape)])
-        yield t.new_empty([0 if i == axis else 2**30 for i in range(t.dim())])
+        yield one.expand(*[2**50 if i == axis else n for i, n in enumerate(one.shape)])
+        yield t.new_empty([0 if i == axis else 2**20 for i in range(t.dim())])
     yield t.transpose(0, -1)
     yield t.clone().requires_grad_()
     yield torch.full_like(t, math.nan)
@@ -273,14 +273,14 @@ def alternatives(value, name: str) -> list:
 def wrong_calls(draw, name: str) -> dict:
     """Right arguments, of which one or two are then replaced."""
     arguments = draw(calls(name))
-    for changed in draw(st.lists(st.sampled_from(sorted(arguments)), min_size=1, max_size=2)):
+    for changed in draw(st.lists(st.sampled_from(sorted(arguments)), min_size=1, max_size=2, unique=True)):
         others = alternatives(arguments[changed], changed)
         arguments[changed] = others[draw(st.integers(0, len(others) - 1))]
     return arguments
 
 
 # The dispatcher's own words, where an argument is not of the schema's type; the allocator's.
-OF_DISPATCHER = re.compile(r"supernet::\w+\(\) |Overflow when unpacking long|Unable to cast|.*schema")
+OF_DISPATCHER = re.compile(r"supernet::\w+\(\) |Overflow when unpacking long|Tried to convert a List")
 OF_ALLOCATOR = re.compile(r".*(can't allocate memory|Storage size calculation overflowed|numel: integer mult)")
 
 

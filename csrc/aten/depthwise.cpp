@@ -28,7 +28,7 @@ Tensor depthwise_conv2d(const Tensor& x, const Tensor& weight, int64_t stride) {
 
 std::tuple<Tensor, Tensor> depthwise_conv2d_backward(
     const Tensor& grad, const Tensor& x, const Tensor& weight, int64_t stride, std::array<bool, 2> needed) {
-  check_depthwise_conv2d_backward(grad, x, weight, stride);
+  check_depthwise_conv2d_backward(grad, x, weight, stride, needed);
   const at::AutoDispatchBelowAutograd guard;
   const auto in = channels_last(x);
   if (x.size(0) == 0) {

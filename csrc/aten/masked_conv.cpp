@@ -152,7 +152,7 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward(
     int64_t padding,
     int64_t groups,
     std::array<bool, 3> needed) {
-  const auto s = check_masked_conv2d_backward(grad, x, weight, coefficients, stride, padding, groups);
+  const auto s = check_masked_conv2d_backward(grad, x, weight, coefficients, stride, padding, groups, needed);
   const at::AutoDispatchBelowAutograd guard;
 
   const auto w = active_weight(weight, s);

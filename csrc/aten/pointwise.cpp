@@ -21,7 +21,7 @@ Tensor pointwise_conv2d(const Tensor& x, const Tensor& weight) {
 
 std::tuple<Tensor, Tensor> pointwise_conv2d_backward(
     const Tensor& grad, const Tensor& x, const Tensor& weight, std::array<bool, 2> needed) {
-  check_pointwise_conv2d_backward(grad, x, weight);
+  check_pointwise_conv2d_backward(grad, x, weight, needed);
   const at::AutoDispatchBelowAutograd guard;
   const auto [grad_x, grad_weight] =
       aten::convolution_backward(channels_last(grad), channels_last(x), weight, 1, 0, 1, needed);

@@ -41,7 +41,7 @@ Tensor depthwise_conv2d_cpu(const Tensor& x, const Tensor& weight, int64_t strid
 
 std::tuple<Tensor, Tensor> depthwise_conv2d_backward_cpu(
     const Tensor& grad, const Tensor& x, const Tensor& weight, int64_t stride, std::array<bool, 2> needed) {
-  const auto size = check_depthwise_conv2d_backward(grad, x, weight, stride);
+  const auto size = check_depthwise_conv2d_backward(grad, x, weight, stride, needed);
   const at::AutoDispatchBelowAutograd guard;
   const auto in = channels_last(x), g = channels_last(grad);
   const auto w = weight.to(accumulate_type(x)).contiguous();

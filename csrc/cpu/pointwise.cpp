@@ -35,7 +35,7 @@ Tensor pointwise_conv2d_cpu(const Tensor& x, const Tensor& weight) {
 
 std::tuple<Tensor, Tensor> pointwise_conv2d_backward_cpu(
     const Tensor& grad, const Tensor& x, const Tensor& weight, std::array<bool, 2> needed) {
-  check_pointwise_conv2d_backward(grad, x, weight);
+  check_pointwise_conv2d_backward(grad, x, weight, needed);
   const at::AutoDispatchBelowAutograd guard;
   const auto in = channels_last(x), g = channels_last(grad);
   auto grad_x = needed[0] ? at::empty_like(in) : Tensor();

@@ -78,7 +78,7 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward_cuda(
     int64_t padding,
     int64_t groups,
     std::array<bool, 3> needed) {
-  const auto s = check_masked_conv2d_backward(grad, x, weight, coefficients, stride, padding, groups);
+  const auto s = check_masked_conv2d_backward(grad, x, weight, coefficients, stride, padding, groups, needed);
   const c10::cuda::CUDAGuard device(x.device());
   const at::AutoDispatchBelowAutograd guard;
   const auto c = computed(coefficients, x);

@@ -14,6 +14,11 @@ constexpr int64_t kMaxStep = 1024;
 // larger, and their products overflow.
 constexpr double kMaxValues = 0x1p40;
 
+// Python's None becomes an undefined tensor.
+inline void check_defined(const char* op, const char* name, const at::Tensor& t) {
+  TORCH_CHECK(t.defined(), op, ": ", name, " should be a tensor, got None");
+}
+
 inline void check_dense(const char* op, const char* name, const at::Tensor& t) {
   TORCH_CHECK(
       t.layout() == at::kStrided, op, ": ", name, " should be a dense tensor, got one of layout ", t.layout());
@@ -50,6 +55,7 @@ inline void check_made(const char* op, int64_t n, int64_t c, int64_t h, int64_t 
 
 // An activation: [N, C, H, W] with C, H, W > 0. N may be 0.
 inline void check_image(const char* op, const char* name, const at::Tensor& x) {
+  check_defined(op, name, x);
   TORCH_CHECK(
       x.dim() == 4, op, ": ", name, " should be a 4d tensor [N, C, H, W], got ", x.dim(), "d");
   TORCH_CHECK(
@@ -61,6 +67,7 @@ inline void check_image(const char* op, const char* name, const at::Tensor& x) {
 
 // A convolution's weight [out, in / groups, k, k], k odd up to 7, of the input's type and device.
 inline void check_weight(const char* op, const char* name, const at::Tensor& w, const at::Tensor& x) {
+  check_defined(op, name, w);
   TORCH_CHECK(
       w.dim() == 4, op, ": ", name, " should be a 4d tensor [out, in / groups, k, k], got ", w.dim(), "d");
   const auto k = w.size(2);
@@ -78,6 +85,7 @@ inline void check_weight(const char* op, const char* name, const at::Tensor& w, 
 // One value per channel, of the input's type or float32 (parameters often stay float32 beside bfloat16).
 inline void check_channels(
     const char* op, const char* name, const at::Tensor& v, int64_t channels, const at::Tensor& x) {
+  check_defined(op, name, v);
   TORCH_CHECK(
       v.dim() == 1 && v.size(0) == channels, op, ": ", name, " should have shape [", channels, "], got ",
       v.sizes());
@@ -104,11 +112,18 @@ inline int64_t conv_out_size(const char* op, int64_t size, int64_t kernel, int64
 // The gradient of an output, or an output kept for backward: of the input's type and device.
 inline void check_like(
     const char* op, const char* name, const at::Tensor& t, at::IntArrayRef shape, const at::Tensor& x) {
+  check_defined(op, name, t);
   TORCH_CHECK(t.sizes() == shape, op, ": ", name, " should have shape ", shape, ", got ", t.sizes());
   TORCH_CHECK(
       t.scalar_type() == x.scalar_type(), op, ": ", name, " is ", t.scalar_type(), ", the input is ",
       x.scalar_type());
   check_device(op, name, t, x);
+}
+
+// Which gradients are wanted.
+inline void check_needed(const char* op, c10::ArrayRef<bool> needed, size_t gradients) {
+  TORCH_CHECK(
+      needed.size() == gradients, op, ": needed should have ", gradients, " entries, got ", needed.size());
 }
 
 // The type to accumulate in: float64 for float64, else float32.
@@ -119,6 +134,7 @@ inline at::ScalarType accumulate_type(const at::Tensor& x) {
 // A mean or a variance of the batch: one value per channel, in the type accumulated in.
 inline void check_statistics(
     const char* op, const char* name, const at::Tensor& v, int64_t channels, const at::Tensor& x) {
+  check_defined(op, name, v);
   TORCH_CHECK(
       v.dim() == 1 && v.size(0) == channels, op, ": ", name, " should have shape [", channels, "], got ",
       v.sizes());

@@ -1,7 +1,6 @@
 // Checks and sizes of depthwise_conv2d, shared by every device.
 #pragma once
 
-#include <array>
 #include <utility>
 
 #include "ops/checks.h"
@@ -31,8 +30,9 @@ inline std::pair<int64_t, int64_t> check_depthwise_conv2d_backward(
     const at::Tensor& x,
     const at::Tensor& weight,
     int64_t stride,
-    std::array<bool, 2> /*needed*/ = {}) {
+    c10::ArrayRef<bool> needed) {
   constexpr auto op = "depthwise_conv2d_backward";
+  check_needed(op, needed, 2);
   const auto size = depthwise_shape(op, x, weight, stride);
   check_like(op, "grad", grad, {x.size(0), x.size(1), size.first, size.second}, x);
   return size;

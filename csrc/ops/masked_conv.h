@@ -1,7 +1,6 @@
 // Checks and sizes of masked_conv2d, shared by every device.
 #pragma once
 
-#include <array>
 #include <optional>
 
 #include "ops/checks.h"
@@ -84,8 +83,9 @@ inline MaskedConvShape check_masked_conv2d_backward(
     int64_t stride,
     int64_t padding,
     int64_t groups,
-    std::array<bool, 3> /*needed*/ = {}) {
+    c10::ArrayRef<bool> needed) {
   constexpr auto op = "masked_conv2d_backward";
+  check_needed(op, needed, 3);
   check_image(op, "grad", grad);
   const auto s = masked_conv_shape(op, x, weight, coefficients, grad.size(1), stride, padding, groups);
   check_like(op, "grad", grad, {x.size(0), s.out_channels, s.height, s.width}, x);

@@ -1,8 +1,6 @@
 // Checks of pointwise_conv2d, shared by every device.
 #pragma once
 
-#include <array>
-
 #include "ops/checks.h"
 
 namespace supernet {
@@ -22,8 +20,9 @@ inline void check_pointwise_conv2d(const at::Tensor& x, const at::Tensor& weight
 }
 
 inline void check_pointwise_conv2d_backward(
-    const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight, std::array<bool, 2> /*needed*/ = {}) {
+    const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight, c10::ArrayRef<bool> needed) {
   constexpr auto op = "pointwise_conv2d_backward";
+  check_needed(op, needed, 2);
   pointwise_call(op, x, weight);
   check_like(op, "grad", grad, {x.size(0), weight.size(0), x.size(2), x.size(3)}, x);
 }
