@@ -56,7 +56,7 @@ def close(x, weight, dtype, convolve, **window):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(shapes())
 def test_against_float64(form, dtype, shape):
     x, weight, stride, padding, groups = shape

@@ -33,7 +33,7 @@ sizes = st.integers(1, 5)
 
 @st.composite
 def images(draw, channels=None):
-    """``[N, C, H, W]``, the type all else follows, and its type for statistics."""
+    """``[N, C, H, W]``, whose type all else follows."""
     shape = draw(sizes), channels or draw(sizes), draw(sizes), draw(sizes) + 1
     x = torch.randn(shape, dtype=draw(st.sampled_from(DTYPES)))
     if draw(st.booleans()):
@@ -41,18 +41,8 @@ def images(draw, channels=None):
     return x
 
 
-def accumulated(x):
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 def vector(x, n):
     return torch.rand(n, dtype=x.dtype) + 0.5
-
-
-@st.composite
-def convolutions(draw, x, out, groups):
-    k = draw(st.sampled_from((1, 3, 5, 7)))
-    return torch.randn(out, x.shape[1] // groups, k, k).to(x.dtype)
 
 
 @st.composite
@@ -64,7 +54,7 @@ def norms(draw, x, channels, name):
 
 @st.composite
 def masked_conv2d(draw):
-    groups, per_group, active = draw(st.integers(1, 3)), draw(st.integers(1, 3)), None
+    groups, per_group = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     channels, k = draw(st.integers(1, 3)), draw(st.sampled_from((1, 3, 5, 7)))
     active = draw(st.integers(1, groups))
     x = draw(images(channels * active))
@@ -176,10 +166,6 @@ FORWARD = {
         *(inverted_bottleneck, inverted_bottleneck_train, batch_norm_act_train),
     )
 }
-
-
-def registered() -> dict[str, torch._ops.OpOverload]:
-    return {name: getattr(torch.ops.supernet, name).default for name in OPERATORS}
 
 
 def backward_of(name: str) -> str:
@@ -302,6 +288,14 @@ def form(request):
 
 
 @pytest.mark.parametrize("name", OPERATORS)
+@settings(fuzz, max_examples=fuzz.max_examples // 5)
+@given(data=st.data())
+def test_right_calls_are_taken(form, name, data):
+    arguments = data.draw(calls(name)).values()
+    assert shapes(operator(name)(*arguments)) == shapes(operator(name)(*map(meta, arguments)))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
 @fuzz
 @given(data=st.data())
 def test_operators_refuse(form, name, data):
@@ -332,7 +326,8 @@ def test_shape_inference_refuses_the_same(name, data):
         return
     got, inferred = outcome(operator(name), *arguments), outcome(operator(name), *map(meta, arguments))
     if isinstance(got, str):
-        assert inferred == got.replace(" on cpu", " on meta") or OF_ALLOCATOR.match(got)
+        same = got.replace(" on cpu", " on meta")
+        assert inferred == same or OF_ALLOCATOR.match(got) or "needed" in inferred
     else:
         assert shapes(inferred) == shapes(got)
 
