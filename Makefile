@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 export MAX_JOBS ?= $(shell nproc)
 
-.PHONY: quickstart test test-long lint types format bench litert package clean
+.PHONY: quickstart test test-long test-asan lint types format bench litert package clean
 
 quickstart: $(VENV)/built
 	$(BIN)/python tools/train_supernet.py --run $(RUN) --epochs 3
@@ -21,6 +21,13 @@ test: $(VENV)/built
 
 test-long: $(VENV)/built
 	SUPERNET_CRASHES=500 SUPERNET_FUZZ=10000 $(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
+
+# The operators, built for the sanitizers, under calls with wrong arguments.
+test-asan: $(VENV)/installed
+	SUPERNET_SANITIZE=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/sanitized
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" PYTHONPATH=tests \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(BIN)/python -m pytest -p sanitized tests/test_ops_fuzz.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

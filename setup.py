@@ -4,6 +4,8 @@ SUPERNET_CUDA=auto  (default) CUDA if there is a toolkit and either a visible GP
 SUPERNET_CUDA=1     CUDA or an error; without a GPU and without TORCH_CUDA_ARCH_LIST for DEFAULT_ARCHS
 SUPERNET_CUDA=0     CPU only
 
+SUPERNET_SANITIZE=1 builds for the address and undefined behaviour sanitizers instead: the CPU's generic kernels alone.
+
 The build must see the installed torch: ``pip install --no-build-isolation -e .``
 """
 
@@ -20,6 +22,8 @@ from setuptools import setup
 ROOT = Path(__file__).resolve().parent
 DEFAULT_ARCHS = "8.0;9.0+PTX"
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+# Python's own flags have -fwrapv, with which signed overflow is no error; torch comes without what vptr reads.
+SANITIZERS = ["-O1", "-fno-wrapv", "-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"]
 
 
 def wheel_homes() -> list[str]:
@@ -103,7 +107,8 @@ def link_dir(home: str) -> str:
 def main() -> None:
     import torch
 
-    mode = os.environ.get("SUPERNET_CUDA", "auto")
+    sanitize = os.environ.get("SUPERNET_SANITIZE") == "1"
+    mode = "0" if sanitize else os.environ.get("SUPERNET_CUDA", "auto")
     home = find_cuda_home()
     obstacle = None if mode == "0" else cuda_obstacle(home, torch.version.cuda)
     cuda, archs = resolve_cuda(mode, obstacle, torch.cuda.device_count() > 0, os.environ.get("TORCH_CUDA_ARCH_LIST"))
@@ -118,7 +123,7 @@ def main() -> None:
         def finalize_options(self) -> None:
             super().finalize_options()
             # pip builds in a fresh folder each time; one that stays makes rebuilding incremental.
-            self.build_temp = str(ROOT / "build" / ("cuda" if cuda else "cpu"))
+            self.build_temp = str(ROOT / "build" / ("sanitized" if sanitize else "cuda" if cuda else "cpu"))
             Path(self.build_temp).mkdir(parents=True, exist_ok=True)
 
     # Headers of others are system headers: our warnings are errors, theirs are theirs.
@@ -127,11 +132,14 @@ def main() -> None:
         # ATen includes headers of cuBLAS and cuSPARSE, which a small toolkit lacks and torch's wheels have.
         system += [f"{place}/include" for place in wheel_homes()]
     isystem = [flag for folder in system for flag in ("-isystem", folder)]
-    macros = [("SUPERNET_WITH_CUDA", None)] if cuda else []
+    macros = [("SUPERNET_WITH_CUDA", None)] if cuda else [("SUPERNET_GENERIC_ONLY", None)] if sanitize else []
     host = ["-O3", "-g1", "-fopenmp", "-fvisibility=hidden", *WARNINGS]
     device = ["-O3", "-lineinfo", "-Werror", "all-warnings", "-Xcompiler", ",".join(["-fopenmp", *WARNINGS])]
 
     sources = sorted(glob.glob("csrc/**/*.cpp", recursive=True))
+    if sanitize:
+        host += SANITIZERS
+        sources = [path for path in sources if "/isa/" not in path or path.endswith("generic.cpp")]
     if cuda:
         sources += sorted(glob.glob("csrc/**/*.cu", recursive=True))
     extension = (CUDAExtension if cuda else CppExtension)(
@@ -141,7 +149,7 @@ def main() -> None:
         define_macros=macros,
         library_dirs=[link_dir(home)] if cuda else [],
         extra_compile_args={"cxx": host + isystem, "nvcc": device + isystem},
-        extra_link_args=["-fopenmp"],
+        extra_link_args=["-fopenmp", *(SANITIZERS if sanitize else [])],
     )
     setup(ext_modules=[extension], cmdclass={"build_ext": Build})
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from supernet.convolution import Conv2d, conv2d
 from supernet.norm import BatchNorm
 from supernet.spec import Block, Conv, LayerSpec
 
@@ -17,7 +18,7 @@ class ConvBN(nn.Module):
 
     def __init__(self, spec: Conv, affine: bool, eps: float, kernels: str):
         super().__init__()
-        self.conv = nn.Conv2d(
+        self.conv = Conv2d(
             spec.in_channels,
             spec.out_channels,
             spec.kernel,
@@ -39,7 +40,8 @@ class ConvBN(nn.Module):
             if self.conv.bias is not None:
                 shift = torch.addcmul(shift, self.conv.bias, scale)
             weight = self.conv.weight * scale.view(-1, 1, 1, 1)
-            return self.act(F.conv2d(x, weight, shift, self.conv.stride, self.conv.padding, groups=self.conv.groups))
+            stride, padding, groups = self.conv.stride[0], self.conv.padding[0], self.conv.groups
+            return self.act(conv2d(x, weight, shift, stride=stride, padding=padding, groups=groups))
         from supernet import ops  # here, so that eager networks need no extension
 
         x = self.conv(x)

@@ -80,12 +80,7 @@ def masked_conv2d(
 
     Source: SPOS's channel search (arXiv:1904.00420); coefficients as in FBNetV2 (arXiv:2004.05565, eq. 4-6).
     """
-    if torch.is_autocast_enabled(x.device.type):
-        x, weight = _autocast(x, weight)
-    if out_channels is None:
-        outputs, inputs = weight.shape[:2]
-        out_channels = outputs if groups == 1 else x.shape[1] // inputs * (outputs // groups)
-    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    x, weight = _prepared(x, weight)
     return _masked_conv2d(x, weight, coefficients, out_channels, stride, padding, groups)
 
 
@@ -99,9 +94,7 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, *, stride: int = 1) -> Tensor:
     Returns:
         ``[N, C, H', W']``, channels_last. Gradients do not depend on the number of threads.
     """
-    if torch.is_autocast_enabled(x.device.type):
-        x, weight = _autocast(x, weight)
-    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    x, weight = _prepared(x, weight)
     return _depthwise_conv2d(x, weight, stride)
 
 
@@ -117,7 +110,7 @@ def depth_mix(xs: Sequence[Tensor], p: Tensor) -> Tensor:
     Returns:
         A tensor like ``xs[0]``. The gradient of p does not depend on the number of threads.
     """
-    return _depth_mix(list(xs), p)
+    return _depth_mix(xs, p)
 
 
 def dw_separable(
@@ -148,9 +141,7 @@ def dw_separable(
     Returns:
         ``[N, O, H', W']``, channels_last. It has no gradient: backward raises.
     """
-    if torch.is_autocast_enabled(x.device.type):
-        x, dw_weight, pw_weight = _autocast(x, dw_weight, pw_weight)
-    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    x, dw_weight, pw_weight = _prepared(x, dw_weight, pw_weight)
     return _dw_separable(x, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride, mid_act, out_act)
 
 
@@ -185,9 +176,7 @@ def dw_separable_train(
     Raises:
         RuntimeError: also if a channel has fewer than two values: its variance would not be defined.
     """
-    if torch.is_autocast_enabled(x.device.type):
-        x, dw_weight, pw_weight = _autocast(x, dw_weight, pw_weight)
-    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    x, dw_weight, pw_weight = _prepared(x, dw_weight, pw_weight)
     y, _, _, dw_mean, dw_var, pw_mean, pw_var = _dw_separable_train(
         x, dw_weight, dw_gamma, dw_beta, eps, pw_weight, pw_gamma, pw_beta, eps, stride, mid_act, out_act
     )
@@ -226,9 +215,7 @@ def inverted_bottleneck(
 
     Source: MobileNetV2 (arXiv:1801.04381, section 3.2).
     """
-    if torch.is_autocast_enabled(x.device.type):
-        x, expand_weight, dw_weight, pw_weight = _autocast(x, expand_weight, dw_weight, pw_weight)
-    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    x, expand_weight, dw_weight, pw_weight = _prepared(x, expand_weight, dw_weight, pw_weight)
     return _inverted_bottleneck(
         *(x, expand_weight, expand_scale, expand_shift, dw_weight, dw_scale, dw_shift),
         *(pw_weight, pw_scale, pw_shift, residual, stride, act),
@@ -268,9 +255,7 @@ def inverted_bottleneck_train(
     Raises:
         RuntimeError: also if a channel has fewer than two values: its variance would not be defined.
     """
-    if torch.is_autocast_enabled(x.device.type):
-        x, expand_weight, dw_weight, pw_weight = _autocast(x, expand_weight, dw_weight, pw_weight)
-    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    x, expand_weight, dw_weight, pw_weight = _prepared(x, expand_weight, dw_weight, pw_weight)
     y, _, _, _, *stats = _inverted_bottleneck_train(
         *(x, expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta),
         *(pw_weight, pw_gamma, pw_beta, eps, residual, stride, act),
@@ -294,12 +279,26 @@ def batch_norm_act_train(
     Raises:
         RuntimeError: wrong shapes; fewer than two values per channel.
     """
-    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-    y, mean, var = _batch_norm_act_train(x, gamma, beta, eps, act)
+    y, mean, var = _batch_norm_act_train(_channels_last(x), gamma, beta, eps, act)
     return y, (mean, var)
 
 
-def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Casts to autocast's type, as autocast does for convolutions: float64 stays."""
-    dtype = torch.get_autocast_dtype(tensors[0].device.type)
-    return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+# What is no tensor, or no image, is left to the operators, which say what they expect.
+
+
+def _prepared(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """In autocast's type, as autocast has it for convolutions (float64 stays); x in channels_last."""
+    if isinstance(x, Tensor) and x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weights = _cast(x, dtype), tuple(_cast(w, dtype) for w in weights)
+    return _channels_last(x), *weights
+
+
+def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:
+    casts = isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64
+    return t.to(dtype) if casts else t
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    image = isinstance(x, Tensor) and x.layout == torch.strided and x.dim() == 4
+    return x.contiguous(memory_format=torch.channels_last) if image else x

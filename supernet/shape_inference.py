@@ -1,13 +1,43 @@
 """Shape inference: what the compiled operators return, without computing it. ``torch.compile`` and export need it.
 
-Importing this registers it; the operators must be there already, so ``supernet.ops`` imports it.
+Importing this registers it; the operators must be there already, so ``supernet.ops`` imports it. What operators refuse
+is refused here too, by their own checks.
 """
+
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from supernet import _C
+
 Maybe = Tensor | None
-register = torch.library.register_fake
+
+
+def register(name: str) -> Callable[[Callable], None]:
+    check = getattr(_C.checks, name.removeprefix("supernet::"))
+
+    def decorate(infer: Callable) -> None:
+        @wraps(infer)
+        def checked(*args: Any) -> Any:
+            # Sizes that are symbols are checked once they have values, when the operator runs.
+            if all(isinstance(size, int) for t in _tensors(args) for size in t.shape):
+                check(*args)
+            return infer(*args)
+
+        torch.library.register_fake(name, checked)
+
+    return decorate
+
+
+def _tensors(args: Any) -> Iterator[Tensor]:
+    for arg in args:
+        if isinstance(arg, list):
+            yield from _tensors(arg)
+        elif isinstance(arg, Tensor):
+            yield arg
 
 
 def _conv_output(x: Tensor, channels: int, kernel: int, stride: int, padding: int) -> Tensor:
@@ -30,8 +60,11 @@ def _like_channels_last(x: Tensor) -> Tensor:
 
 @register("supernet::masked_conv2d")
 def _masked_conv2d(
-    x: Tensor, weight: Tensor, coefficients: Maybe, out_channels: int, stride: int, padding: int, groups: int
+    x: Tensor, weight: Tensor, coefficients: Maybe, out_channels: int | None, stride: int, padding: int, groups: int
 ) -> Tensor:
+    if out_channels is None:
+        outputs, inputs = weight.shape[:2]
+        out_channels = outputs if groups == 1 else x.shape[1] // inputs * (outputs // groups)
     return _conv_output(x, out_channels, weight.shape[2], stride, padding)
 
 

@@ -144,9 +144,9 @@ def test_imports_in_functions_count_and_those_for_types_do_not(tmp_path):
     assert imported(path) == expected
 
 
-def test_only_ops_imports_the_extension():
-    users = [name for name, path in modules().items() if "supernet._C" in imported(path)]
-    assert users == ["supernet.ops"]
+def test_only_ops_and_its_shapes_import_the_extension():
+    users = {name for name, path in modules().items() if "supernet._C" in imported(path)}
+    assert users == {"supernet.ops", "supernet.shape_inference"}
 
 
 def loaded_by(module: str, names: tuple[str, ...]) -> str:

@@ -44,6 +44,7 @@ def test_extracted_network_is_plain_pytorch_and_a_copy(small_space):
     network = supernet.extract(arch)
     kinds = {type(m).__module__ for m in network.modules() if not list(m.children())}
     assert kinds <= {"torch.nn.modules." + k for k in ("conv", "activation", "dropout", "linear")} | {
+        "supernet.convolution",
         "supernet.norm",
         "supernet.modules",
     }

@@ -14,9 +14,7 @@ using OptionalTensor = std::optional<Tensor>;
 
 std::tuple<Tensor, Tensor, Tensor> batch_norm_act_train(
     const Tensor& x, const OptionalTensor& gamma, const OptionalTensor& beta, double eps, std::string_view act) {
-  constexpr auto op = "batch_norm_act_train";
-  batch_norm_act_count(op, x, gamma, beta, eps);
-  const auto activation = parse_activation(op, "act", act);
+  const auto activation = check_batch_norm_act_train(x, gamma, beta, eps, act).act;
   const at::AutoDispatchBelowAutograd guard;
   auto [y, mean, var] = aten::BatchNorm(x, gamma, beta, eps).train(channels_last(x));
   aten::activate_(activation, y);
@@ -32,10 +30,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_act_backward(
     const Tensor& var,
     double eps,
     std::string_view act) {
-  constexpr auto op = "batch_norm_act_backward";
-  batch_norm_act_count(op, x, gamma, beta, eps);
-  check_grad(op, grad, x.sizes(), x);
-  const auto activation = parse_activation(op, "act", act);
+  const auto activation = check_batch_norm_act_backward(grad, x, gamma, beta, mean, var, eps, act).act;
   const at::AutoDispatchBelowAutograd guard;
   const aten::BatchNorm bn(x, gamma, beta, eps);
   const auto in = channels_last(x);

@@ -33,8 +33,7 @@ Tensor depth_mix(at::TensorList xs, const Tensor& p) {
 }
 
 std::tuple<std::vector<Tensor>, Tensor> depth_mix_backward(const Tensor& grad, at::TensorList xs, const Tensor& p) {
-  check_depth_mix(xs, p);
-  check_grad("depth_mix_backward", grad, xs[0].sizes(), xs[0]);
+  check_depth_mix_backward(grad, xs, p);
   const at::AutoDispatchBelowAutograd guard;
   const auto inputs = in_one_layout(xs);
   const auto type = accumulate_type(xs[0]);

@@ -4,8 +4,6 @@
 // Training keeps x and the two outputs before batch norm only; the normalised and activated tensors are
 // computed again in backward (one pass each, against a tensor kept per batch norm and activation).
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/ops/convolution.h>
-#include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/hardswish.h>
 #include <ATen/ops/mul.h>
@@ -14,6 +12,7 @@
 #include <tuple>
 
 #include "aten/batch_norm.h"
+#include "aten/convolution.h"
 #include "aten/dw_separable.h"
 #include "ops/dw_separable.h"
 #include "ops/layout.h"
@@ -26,16 +25,6 @@ using aten::activate_;
 using aten::activate_backward;
 using aten::BatchNorm;
 using OptionalTensor = std::optional<Tensor>;
-
-Tensor depthwise(
-    const Tensor& x, const Tensor& w, const OptionalTensor& bias, int64_t stride, int64_t padding) {
-  return at::convolution(
-      x, w, bias, {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0}, x.size(1));
-}
-
-Tensor pointwise(const Tensor& x, const Tensor& w, const OptionalTensor& bias) {
-  return at::convolution(x, w, bias, {1, 1}, {0, 0}, {1, 1}, false, {0, 0}, 1);
-}
 
 Tensor folded(const Tensor& weight, const Tensor& scale) {
   return at::mul(weight, scale.view({-1, 1, 1, 1})).to(weight.scalar_type());
@@ -56,18 +45,18 @@ Tensor dw_separable(
     int64_t stride,
     std::string_view mid_act,
     std::string_view out_act) {
-  constexpr auto op = "dw_separable";
   const auto [s, mid, out] = check_dw_separable(
-      op, x, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride, mid_act, out_act);
+      x, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride, mid_act, out_act);
   const at::AutoDispatchBelowAutograd guard;
   if (x.size(0) == 0) {
     return at::empty(
         {0, s.out_channels, s.height, s.width}, x.options().memory_format(at::MemoryFormat::ChannelsLast));
   }
   const auto type = x.scalar_type();
-  auto y = depthwise(channels_last(x), folded(dw_weight, dw_scale), dw_shift.to(type), stride, s.padding);
+  auto y = convolution(
+      channels_last(x), folded(dw_weight, dw_scale), dw_shift.to(type), stride, s.padding, s.channels);
   activate_(mid, y);
-  y = pointwise(y, folded(pw_weight, pw_scale), pw_shift.to(type));
+  y = convolution(y, folded(pw_weight, pw_scale), pw_shift.to(type), 1, 0, 1);
   activate_(out, y);
   return channels_last(y);
 }
@@ -85,17 +74,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
     int64_t stride,
     std::string_view mid_act,
     std::string_view out_act) {
-  constexpr auto op = "dw_separable_train";
   const auto [s, mid, out] = check_dw_separable_train(
-      op, x, dw_weight, dw_gamma, dw_beta, dw_eps, pw_weight, pw_gamma, pw_beta, pw_eps, stride, mid_act,
-      out_act);
+      x, dw_weight, dw_gamma, dw_beta, dw_eps, pw_weight, pw_gamma, pw_beta, pw_eps, stride, mid_act, out_act);
   const at::AutoDispatchBelowAutograd guard;
 
   const BatchNorm dw(x, dw_gamma, dw_beta, dw_eps), pw(x, pw_gamma, pw_beta, pw_eps);
-  const auto dw_out = channels_last(depthwise(channels_last(x), dw_weight, {}, stride, s.padding));
+  const auto dw_out = channels_last(convolution(channels_last(x), dw_weight, {}, stride, s.padding, s.channels));
   auto [z, dw_mean, dw_var] = dw.train(dw_out);
   activate_(mid, z);
-  const auto pw_out = channels_last(pointwise(z, pw_weight, {}));
+  const auto pw_out = channels_last(convolution(z, pw_weight, {}, 1, 0, 1));
   auto [y, pw_mean, pw_var] = pw.train(pw_out);
   activate_(out, y);
   return {channels_last(y), dw_out, pw_out, dw_mean, dw_var, pw_mean, pw_var};
@@ -123,11 +110,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
     std::string_view mid_act,
     std::string_view out_act,
     bool x_needed) {
-  constexpr auto op = "dw_separable_backward";
-  const auto [s, mid, out] = check_dw_separable_train(
-      op, x, dw_weight, dw_gamma, dw_beta, dw_eps, pw_weight, pw_gamma, pw_beta, pw_eps, stride, mid_act,
-      out_act);
-  check_grad(op, grad, {x.size(0), s.out_channels, s.height, s.width}, x);
+  const auto [s, mid, out] = check_dw_separable_backward(
+      grad, x, dw_out, pw_out, dw_weight, dw_gamma, dw_beta, dw_mean, dw_var, dw_eps, pw_weight, pw_gamma, pw_beta,
+      pw_mean, pw_var, pw_eps, stride, mid_act, out_act);
   const at::AutoDispatchBelowAutograd guard;
 
   const BatchNorm dw(x, dw_gamma, dw_beta, dw_eps), pw(x, pw_gamma, pw_beta, pw_eps);
@@ -147,14 +132,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
     } else {
       activate_(mid, z);
     }
-    std::tie(g, g_pw_weight, std::ignore) = at::convolution_backward(
-        g, middle, pw_weight, {}, {1, 1}, {0, 0}, {1, 1}, false, {0, 0}, 1, {true, true, false});
+    std::tie(g, g_pw_weight) = convolution_backward(g, middle, pw_weight, 1, 0, 1, {true, true});
     g = activate_backward(mid, g, z, g);
   }
   std::tie(g, g_dw_gamma, g_dw_beta) = dw.backward(g, dw_out, dw_mean, dw_var);
-  std::tie(g, g_dw_weight, std::ignore) = at::convolution_backward(
-      g, channels_last(x), dw_weight, {}, {stride, stride}, {s.padding, s.padding}, {1, 1}, false, {0, 0},
-      s.channels, {x_needed, true, false});
+  std::tie(g, g_dw_weight) =
+      convolution_backward(g, channels_last(x), dw_weight, stride, s.padding, s.channels, {x_needed, true});
 
   return {
       g,

@@ -2,28 +2,20 @@
 // a device may have a form of its own of.
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/ops/convolution.h>
-#include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mul.h>
 #include <torch/library.h>
 
 #include "aten/batch_norm.h"
+#include "aten/convolution.h"
 #include "aten/inverted_bottleneck.h"
 #include "ops/inverted_bottleneck.h"
 #include "ops/layout.h"
 
 namespace supernet {
-namespace {
 
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
-
-Tensor pointwise(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
-  return channels_last(at::convolution(x, weight, bias, {1, 1}, {0, 0}, {1, 1}, false, {0, 0}, 1));
-}
-
-} // namespace
 
 Tensor aten::inverted_bottleneck(
     const Tensor& x,
@@ -40,8 +32,8 @@ Tensor aten::inverted_bottleneck(
     int64_t stride,
     std::string_view act) {
   const auto [s, activation] = check_inverted_bottleneck(
-      "inverted_bottleneck", x, expand_weight, expand_scale, expand_shift, dw_weight, dw_scale, dw_shift,
-      pw_weight, pw_scale, pw_shift, residual, stride, act);
+      x, expand_weight, expand_scale, expand_shift, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift,
+      residual, stride, act);
   const at::AutoDispatchBelowAutograd guard;
   if (x.size(0) == 0) {
     return at::empty(
@@ -49,7 +41,7 @@ Tensor aten::inverted_bottleneck(
   }
   const auto in = channels_last(x);
   const auto folded = at::mul(expand_weight, expand_scale.view({-1, 1, 1, 1})).to(x.scalar_type());
-  auto expanded = pointwise(in, folded, expand_shift.to(x.scalar_type()));
+  auto expanded = channels_last(convolution(in, folded, expand_shift.to(x.scalar_type()), 1, 0, 1));
   aten::activate_(activation, expanded);
   static const auto separable =
       c10::Dispatcher::singleton()
@@ -78,11 +70,11 @@ aten::InvertedBottleneckTensors aten::inverted_bottleneck_train(
     int64_t stride,
     std::string_view act) {
   const auto [s, activation] = check_inverted_bottleneck_train(
-      "inverted_bottleneck_train", x, expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta,
-      pw_weight, pw_gamma, pw_beta, eps, residual, stride, act);
+      x, expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta, pw_weight, pw_gamma, pw_beta, eps,
+      residual, stride, act);
   const at::AutoDispatchBelowAutograd guard;
   const auto in = channels_last(x);
-  const auto expand_out = pointwise(in, expand_weight, {});
+  const auto expand_out = channels_last(convolution(in, expand_weight, {}, 1, 0, 1));
   auto [expanded, expand_mean, expand_var] =
       aten::BatchNorm(x, expand_gamma, expand_beta, eps).train(expand_out);
   aten::activate_(activation, expanded);
@@ -127,11 +119,9 @@ aten::InvertedBottleneckTensors aten::inverted_bottleneck_backward(
     int64_t stride,
     std::string_view act,
     bool x_needed) {
-  constexpr auto op = "inverted_bottleneck_backward";
-  const auto [s, activation] = check_inverted_bottleneck_train(
-      op, x, expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta, pw_weight, pw_gamma,
-      pw_beta, eps, residual, stride, act);
-  check_grad(op, grad, {x.size(0), s.out_channels, s.height, s.width}, x);
+  const auto [s, activation] = check_inverted_bottleneck_backward(
+      grad, x, expand_out, dw_out, pw_out, expand_weight, expand_gamma, expand_beta, expand_mean, expand_var, dw_weight,
+      dw_gamma, dw_beta, dw_mean, dw_var, pw_weight, pw_gamma, pw_beta, pw_mean, pw_var, eps, residual, stride, act);
   const at::AutoDispatchBelowAutograd guard;
   const aten::BatchNorm bn(x, expand_gamma, expand_beta, eps);
   const auto z = bn.normalise(expand_out, expand_mean, expand_var);
@@ -150,9 +140,7 @@ aten::InvertedBottleneckTensors aten::inverted_bottleneck_backward(
       pw_beta, pw_mean, pw_var, eps, stride, act, "none", true);
   g = aten::activate_backward(activation, g, z, g);
   auto [g_expand, g_gamma, g_beta] = bn.backward(g, expand_out, expand_mean, expand_var);
-  auto [grad_x, g_weight, unused] = at::convolution_backward(
-      g_expand, channels_last(x), expand_weight, {}, {1, 1}, {0, 0}, {1, 1}, false, {0, 0}, 1,
-      {x_needed, true, false});
+  auto [grad_x, g_weight] = convolution_backward(g_expand, channels_last(x), expand_weight, 1, 0, 1, {x_needed, true});
   if (x_needed) {
     grad_x = channels_last(residual ? grad_x.add_(grad) : grad_x);
   }

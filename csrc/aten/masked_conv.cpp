@@ -6,8 +6,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/ops/convolution.h>
-#include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/zeros_like.h>
@@ -15,6 +13,7 @@
 
 #include <array>
 
+#include "aten/convolution.h"
 #include "aten/masked_conv.h"
 #include "ops/layout.h"
 #include "ops/masked_conv.h"
@@ -95,8 +94,7 @@ Tensor active_convolution(
   if (is_pointwise(s, w, stride, padding)) {
     return pointwise(x, w);
   }
-  return channels_last(at::convolution(
-      channels_last(x), w, {}, {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0}, s.groups));
+  return channels_last(convolution(channels_last(x), w, {}, stride, padding, s.groups));
 }
 
 std::tuple<Tensor, Tensor> active_convolution_backward(
@@ -116,10 +114,7 @@ std::tuple<Tensor, Tensor> active_convolution_backward(
   if (is_pointwise(s, w, stride, padding)) {
     return pointwise_backward(grad, x, w, needed);
   }
-  auto [grad_x, grad_w, unused] = at::convolution_backward(
-      channels_last(grad), channels_last(x), w, {}, {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0},
-      s.groups, {needed[0], needed[1], false});
-  return {grad_x, grad_w};
+  return convolution_backward(channels_last(grad), channels_last(x), w, stride, padding, s.groups, needed);
 }
 
 } // namespace aten
@@ -130,15 +125,15 @@ Tensor masked_conv2d(
     const Tensor& x,
     const Tensor& weight,
     const std::optional<Tensor>& coefficients,
-    int64_t out_channels,
+    std::optional<int64_t> out_channels,
     int64_t stride,
     int64_t padding,
     int64_t groups) {
-  const auto s = masked_conv_shape(x, weight, coefficients, out_channels, stride, padding, groups);
+  const auto s = check_masked_conv2d(x, weight, coefficients, out_channels, stride, padding, groups);
   const at::AutoDispatchBelowAutograd guard;
   if (x.size(0) == 0) {
     return at::empty(
-        {0, out_channels, s.height, s.width}, x.options().memory_format(at::MemoryFormat::ChannelsLast));
+        {0, s.out_channels, s.height, s.width}, x.options().memory_format(at::MemoryFormat::ChannelsLast));
   }
   auto w = active_weight(weight, s);
   if (coefficients.has_value()) {
@@ -157,9 +152,7 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward(
     int64_t padding,
     int64_t groups,
     std::array<bool, 3> needed) {
-  const auto out_channels = grad.dim() == 4 ? grad.size(1) : 0;
-  const auto s = masked_conv_shape(x, weight, coefficients, out_channels, stride, padding, groups);
-  check_grad("masked_conv2d_backward", grad, {x.size(0), out_channels, s.height, s.width}, x);
+  const auto s = check_masked_conv2d_backward(grad, x, weight, coefficients, stride, padding, groups, needed);
   const at::AutoDispatchBelowAutograd guard;
 
   const auto w = active_weight(weight, s);

@@ -21,16 +21,14 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_act_train_cpu(
     const OptionalTensor& beta,
     double eps,
     std::string_view act) {
-  constexpr auto op = "batch_norm_act_train";
-  const auto count = batch_norm_act_count(op, x, gamma, beta, eps);
-  const auto activation = parse_activation(op, "act", act);
+  const auto [count, activation] = check_batch_norm_act_train(x, gamma, beta, eps, act);
   const at::AutoDispatchBelowAutograd guard;
 
   const auto in = channels_last(x);
   const auto channels = x.size(1);
   auto y = at::empty_like(in);
   Tensor mean, var;
-  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), op, [&] {
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "batch_norm_act", [&] {
     using S = cpu::Compute<scalar_t>;
     const auto& rows = cpu::row_kernels<scalar_t, S>();
     const cpu::PixelBlocks blocks(count, channels);
@@ -55,17 +53,14 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_act_backward_cpu(
     const Tensor& var,
     double eps,
     std::string_view act) {
-  constexpr auto op = "batch_norm_act_backward";
-  const auto count = batch_norm_act_count(op, x, gamma, beta, eps);
-  check_grad(op, grad, x.sizes(), x);
-  const auto activation = parse_activation(op, "act", act);
+  const auto [count, activation] = check_batch_norm_act_backward(grad, x, gamma, beta, mean, var, eps, act);
   const at::AutoDispatchBelowAutograd guard;
 
   const auto in = channels_last(x), g = channels_last(grad);
   const auto channels = x.size(1);
   auto grad_x = at::empty_like(in);
   cpu::NormGradients grads(channels, x);
-  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), op, [&] {
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "batch_norm_act", [&] {
     using S = cpu::Compute<scalar_t>;
     const auto& rows = cpu::row_kernels<scalar_t, S>();
     const cpu::PixelBlocks blocks(count, channels);

@@ -63,8 +63,7 @@ Tensor depth_mix_cpu(at::TensorList xs, const Tensor& p) {
 
 std::tuple<std::vector<Tensor>, Tensor> depth_mix_backward_cpu(
     const Tensor& grad, at::TensorList xs, const Tensor& p) {
-  check_depth_mix(xs, p);
-  check_grad("depth_mix_backward", grad, xs[0].sizes(), xs[0]);
+  check_depth_mix_backward(grad, xs, p);
   const at::AutoDispatchBelowAutograd guard;
   const auto inputs = in_one_layout(xs);
   const auto g = same_layout(grad, inputs[0]) ? grad : at::empty_like(inputs[0]).copy_(grad);

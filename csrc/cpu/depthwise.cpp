@@ -23,7 +23,7 @@ cpu::DepthwiseShape geometry(
 }
 
 Tensor depthwise_conv2d_cpu(const Tensor& x, const Tensor& weight, int64_t stride) {
-  const auto size = depthwise_shape("depthwise_conv2d", x, weight, stride);
+  const auto size = check_depthwise_conv2d(x, weight, stride);
   const at::AutoDispatchBelowAutograd guard;
   const auto in = channels_last(x);
   auto y = at::empty(
@@ -41,15 +41,13 @@ Tensor depthwise_conv2d_cpu(const Tensor& x, const Tensor& weight, int64_t strid
 
 std::tuple<Tensor, Tensor> depthwise_conv2d_backward_cpu(
     const Tensor& grad, const Tensor& x, const Tensor& weight, int64_t stride, std::array<bool, 2> needed) {
-  constexpr auto op = "depthwise_conv2d_backward";
-  const auto size = depthwise_shape(op, x, weight, stride);
-  check_grad(op, grad, {x.size(0), x.size(1), size.first, size.second}, x);
+  const auto size = check_depthwise_conv2d_backward(grad, x, weight, stride, needed);
   const at::AutoDispatchBelowAutograd guard;
   const auto in = channels_last(x), g = channels_last(grad);
   const auto w = weight.to(accumulate_type(x)).contiguous();
   auto grad_x = needed[0] ? at::empty_like(in) : Tensor();
   auto grad_w = needed[1] ? at::empty_like(w) : Tensor();
-  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), op, [&] {
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "depthwise_conv2d_backward", [&] {
     using S = cpu::Compute<scalar_t>;
     const cpu::DepthwiseBatch<scalar_t> batch(x.size(0), geometry(x, weight, size, stride));
     batch.backward(

@@ -7,7 +7,12 @@
 #include <iterator>
 #include <string_view>
 
-#if defined(__x86_64__) && defined(__linux__)
+// The build for the sanitizers has one set, the generic.
+#if defined(__x86_64__) && !defined(SUPERNET_GENERIC_ONLY)
+#define SUPERNET_X86_SETS
+#endif
+
+#if defined(SUPERNET_X86_SETS) && defined(__linux__)
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -20,9 +25,10 @@ namespace {
 
 constexpr const char* kNames[] = {"generic", "avx2", "avx512", "avx512_bf16", "amx"};
 
+#if defined(SUPERNET_X86_SETS)
 // AMX's bfloat16 products, and the system's leave to use its tiles.
 bool amx_usable() {
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__linux__)
   constexpr unsigned kTiles = 1u << 24, kProducts = 1u << 22; // leaf 7
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & kTiles) || !(d & kProducts)) {
@@ -34,9 +40,10 @@ bool amx_usable() {
   return false;
 #endif
 }
+#endif
 
 Capability of_processor() {
-#if defined(__x86_64__)
+#if defined(SUPERNET_X86_SETS)
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
@@ -88,7 +95,7 @@ void set_capability(std::string_view name) {
 }
 
 const FloatTables& float_tables() {
-#if defined(__x86_64__)
+#if defined(SUPERNET_X86_SETS)
   switch (capability()) {
     case Capability::amx:
     case Capability::avx512_bf16:
@@ -104,7 +111,7 @@ const FloatTables& float_tables() {
 }
 
 const FloatRowTables& row_tables() {
-#if defined(__x86_64__)
+#if defined(SUPERNET_X86_SETS)
   if (capability() == Capability::avx512_bf16) {
     return avx512_bf16::row_tables;
   }
@@ -113,7 +120,7 @@ const FloatRowTables& row_tables() {
 }
 
 const BlockKernels* block_kernels() {
-#if defined(__x86_64__)
+#if defined(SUPERNET_X86_SETS)
   switch (capability()) {
     case Capability::amx:
       return &amx::block_kernels;

@@ -64,13 +64,12 @@ Tensor dw_separable_cpu(
     int64_t stride,
     std::string_view mid_act,
     std::string_view out_act) {
-  constexpr auto op = "dw_separable";
   const auto call = check_dw_separable(
-      op, x, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride, mid_act, out_act);
+      x, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride, mid_act, out_act);
   const at::AutoDispatchBelowAutograd guard;
   const auto in = channels_last(x);
   auto y = cpu::empty_image(x, call.shape.out_channels, call.shape);
-  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), op, [&] {
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "dw_separable", [&] {
     infer<scalar_t>(in, call, stride, {dw_weight, dw_scale, dw_shift}, {pw_weight, pw_scale, pw_shift}, y);
   });
   return y;

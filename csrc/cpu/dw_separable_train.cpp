@@ -24,13 +24,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
     int64_t stride,
     std::string_view mid_act,
     std::string_view out_act) {
-  constexpr auto op = "dw_separable_train";
   const auto [s, mid, out] = check_dw_separable_train(
-      op, x, dw_weight, dw_gamma, dw_beta, dw_eps, pw_weight, pw_gamma, pw_beta, pw_eps, stride, mid_act,
-      out_act);
+      x, dw_weight, dw_gamma, dw_beta, dw_eps, pw_weight, pw_gamma, pw_beta, pw_eps, stride, mid_act, out_act);
   const at::AutoDispatchBelowAutograd guard;
   const auto in = channels_last(x);
-  return AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), op, [&] {
+  return AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "dw_separable_train", [&] {
     const cpu::SeparableBatch<scalar_t> batch(in, s, dw_weight, pw_weight, stride);
     return batch.forward(
         in.const_data_ptr<scalar_t>(), nullptr, {dw_gamma, dw_beta, dw_eps, mid},
@@ -59,16 +57,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
     std::string_view mid_act,
     std::string_view out_act,
     bool x_needed) {
-  constexpr auto op = "dw_separable_backward";
-  const auto [s, mid, out] = check_dw_separable_train(
-      op, x, dw_weight, dw_gamma, dw_beta, dw_eps, pw_weight, pw_gamma, pw_beta, pw_eps, stride, mid_act,
-      out_act);
-  check_grad(op, grad, {x.size(0), s.out_channels, s.height, s.width}, x);
+  const auto [s, mid, out] = check_dw_separable_backward(
+      grad, x, dw_out, pw_out, dw_weight, dw_gamma, dw_beta, dw_mean, dw_var, dw_eps, pw_weight, pw_gamma, pw_beta,
+      pw_mean, pw_var, pw_eps, stride, mid_act, out_act);
   const at::AutoDispatchBelowAutograd guard;
   const auto in = channels_last(x);
   auto grad_x = x_needed ? at::empty_like(in) : Tensor();
   const auto [grad_dw, dw_gamma_grad, dw_beta_grad, grad_pw, pw_gamma_grad, pw_beta_grad] =
-      AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), op, [&] {
+      AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "dw_separable_train", [&] {
         const cpu::SeparableBatch<scalar_t> batch(in, s, dw_weight, pw_weight, stride);
         return batch.backward(
             grad, in.const_data_ptr<scalar_t>(), nullptr, dw_out, pw_out, {dw_gamma, dw_beta, dw_eps, mid},

@@ -151,14 +151,13 @@ Tensor inverted_bottleneck_cpu(
     bool residual,
     int64_t stride,
     std::string_view act) {
-  constexpr auto op = "inverted_bottleneck";
   const auto call = check_inverted_bottleneck(
-      op, x, expand_weight, expand_scale, expand_shift, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale,
-      pw_shift, residual, stride, act);
+      x, expand_weight, expand_scale, expand_shift, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift,
+      residual, stride, act);
   const at::AutoDispatchBelowAutograd guard;
   const auto in = channels_last(x);
   auto y = cpu::empty_image(x, call.shape.out_channels, call.shape);
-  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), op, [&] {
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "inverted_bottleneck", [&] {
     infer<scalar_t>(
         in, call, residual, stride, {expand_weight, expand_scale, expand_shift}, {dw_weight, dw_scale, dw_shift},
         {pw_weight, pw_scale, pw_shift}, y);

@@ -30,16 +30,15 @@ Outputs inverted_bottleneck_train_cpu(
     bool residual,
     int64_t stride,
     std::string_view act) {
-  constexpr auto op = "inverted_bottleneck_train";
   const auto [s, activation] = check_inverted_bottleneck_train(
-      op, x, expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta, pw_weight, pw_gamma,
-      pw_beta, eps, residual, stride, act);
+      x, expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta, pw_weight, pw_gamma, pw_beta, eps,
+      residual, stride, act);
   const at::AutoDispatchBelowAutograd guard;
   const auto in = channels_last(x);
   const auto pixels = x.size(0) * x.size(2) * x.size(3);
   auto expand_out = at::empty(
       {x.size(0), s.channels, x.size(2), x.size(3)}, x.options().memory_format(at::MemoryFormat::ChannelsLast));
-  return AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), op, [&]() -> Outputs {
+  return AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "inverted_bottleneck_train", [&]() -> Outputs {
     const auto* from = in.const_data_ptr<scalar_t>();
     auto* expanded = expand_out.data_ptr<scalar_t>();
     const cpu::PointwiseBatch<scalar_t> expand(pixels, expand_weight);
@@ -80,17 +79,15 @@ Outputs inverted_bottleneck_backward_cpu(
     int64_t stride,
     std::string_view act,
     bool x_needed) {
-  constexpr auto op = "inverted_bottleneck_backward";
-  const auto [s, activation] = check_inverted_bottleneck_train(
-      op, x, expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta, pw_weight, pw_gamma,
-      pw_beta, eps, residual, stride, act);
-  check_grad(op, grad, {x.size(0), s.out_channels, s.height, s.width}, x);
+  const auto [s, activation] = check_inverted_bottleneck_backward(
+      grad, x, expand_out, dw_out, pw_out, expand_weight, expand_gamma, expand_beta, expand_mean, expand_var, dw_weight,
+      dw_gamma, dw_beta, dw_mean, dw_var, pw_weight, pw_gamma, pw_beta, pw_mean, pw_var, eps, residual, stride, act);
   const at::AutoDispatchBelowAutograd guard;
   const auto in = channels_last(x), saved = channels_last(expand_out), dy = channels_last(grad);
   const auto pixels = x.size(0) * x.size(2) * x.size(3), channels = s.channels;
   auto grad_x = x_needed ? at::empty_like(in) : Tensor();
   cpu::NormGradients norm(channels, x);
-  return AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), op, [&]() -> Outputs {
+  return AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "inverted_bottleneck_train", [&]() -> Outputs {
     using S = cpu::Compute<scalar_t>;
     const auto& rows = cpu::row_kernels<scalar_t, S>();
     const auto *from = in.const_data_ptr<scalar_t>(), *expanded = saved.const_data_ptr<scalar_t>();

@@ -20,7 +20,7 @@ int64_t pixels(const Tensor& x) {
 }
 
 Tensor pointwise_conv2d_cpu(const Tensor& x, const Tensor& weight) {
-  check_pointwise("pointwise_conv2d", x, weight);
+  check_pointwise_conv2d(x, weight);
   const at::AutoDispatchBelowAutograd guard;
   const auto in = channels_last(x);
   auto y = at::empty(
@@ -35,13 +35,11 @@ Tensor pointwise_conv2d_cpu(const Tensor& x, const Tensor& weight) {
 
 std::tuple<Tensor, Tensor> pointwise_conv2d_backward_cpu(
     const Tensor& grad, const Tensor& x, const Tensor& weight, std::array<bool, 2> needed) {
-  constexpr auto op = "pointwise_conv2d_backward";
-  check_pointwise(op, x, weight);
-  check_grad(op, grad, {x.size(0), weight.size(0), x.size(2), x.size(3)}, x);
+  check_pointwise_conv2d_backward(grad, x, weight, needed);
   const at::AutoDispatchBelowAutograd guard;
   const auto in = channels_last(x), g = channels_last(grad);
   auto grad_x = needed[0] ? at::empty_like(in) : Tensor();
-  const auto grad_weight = AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), op, [&] {
+  const auto grad_weight = AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "pointwise_conv2d_backward", [&] {
     using S = cpu::Compute<scalar_t>;
     const auto* from = g.const_data_ptr<scalar_t>();
     const auto load = [&](int64_t begin, int64_t n, S* out) {

@@ -112,11 +112,10 @@ namespace {
 
 std::tuple<Tensor, Tensor, Tensor> batch_norm_act_train_cuda(
     const Tensor& x, const OptionalTensor& gamma, const OptionalTensor& beta, double eps, std::string_view act) {
-  constexpr auto op = "batch_norm_act_train";
-  batch_norm_act_count(op, x, gamma, beta, eps);
+  const auto activation = check_batch_norm_act_train(x, gamma, beta, eps, act).act;
   const c10::cuda::CUDAGuard device(x.device());
   const at::AutoDispatchBelowAutograd guard;
-  CudaNorm norm(x, gamma, beta, eps, parse_activation(op, "act", act));
+  CudaNorm norm(x, gamma, beta, eps, activation);
   const auto in = channels_last(x);
   norm.take_statistics(in);
   return {norm.apply(in), norm.mean, norm.var};
@@ -131,12 +130,10 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_act_backward_cuda(
     const Tensor& var,
     double eps,
     std::string_view act) {
-  constexpr auto op = "batch_norm_act_backward";
-  batch_norm_act_count(op, x, gamma, beta, eps);
-  check_grad(op, grad, x.sizes(), x);
+  const auto activation = check_batch_norm_act_backward(grad, x, gamma, beta, mean, var, eps, act).act;
   const c10::cuda::CUDAGuard device(x.device());
   const at::AutoDispatchBelowAutograd guard;
-  const CudaNorm norm(x, gamma, beta, eps, parse_activation(op, "act", act), mean, var);
+  const CudaNorm norm(x, gamma, beta, eps, activation, mean, var);
   auto [grad_x, grad_gamma, grad_beta] = norm.backward(channels_last(grad), channels_last(x));
   return {grad_x, gradient_for(gamma, grad_gamma), gradient_for(beta, grad_beta)};
 }

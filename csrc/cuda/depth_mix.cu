@@ -59,8 +59,7 @@ Tensor depth_mix_cuda(at::TensorList xs, const Tensor& p) {
 
 std::tuple<std::vector<Tensor>, Tensor> depth_mix_backward_cuda(
     const Tensor& grad, at::TensorList xs, const Tensor& p) {
-  check_depth_mix(xs, p);
-  check_grad("depth_mix_backward", grad, xs[0].sizes(), xs[0]);
+  check_depth_mix_backward(grad, xs, p);
   const c10::cuda::CUDAGuard device(xs[0].device());
   const at::AutoDispatchBelowAutograd guard;
   const auto inputs = in_one_layout(xs);

@@ -109,8 +109,8 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_statistics_cuda(
 std::tuple<Tensor, Tensor> depthwise_conv2d_backward_cuda(
     const Tensor& grad, const Tensor& x, const Tensor& weight, int64_t stride, std::array<bool, 2> needed) {
   constexpr auto op = "depthwise_conv2d_backward";
+  check_depthwise_conv2d_backward(grad, x, weight, stride, needed);
   const auto size = depthwise_size_cuda(op, x, weight, stride);
-  check_grad(op, grad, {x.size(0), x.size(1), size.out_height, size.out_width}, x);
   const c10::cuda::CUDAGuard device(x.device());
   const at::AutoDispatchBelowAutograd guard;
   if (!has_depthwise_cuda(x, weight, stride)) {

@@ -37,18 +37,14 @@ Tensor dw_separable_cuda(
     std::string_view mid_act,
     std::string_view out_act) {
   constexpr auto op = "dw_separable";
-  const auto s = dw_separable_shape(op, x, dw_weight, pw_weight, stride);
+  const auto [s, mid, out] = check_dw_separable(
+      x, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride, mid_act, out_act);
   const c10::cuda::CUDAGuard device(x.device());
   const at::AutoDispatchBelowAutograd guard;
   if (!has_depthwise_cuda(x, dw_weight, stride)) {
     return aten::dw_separable(
         x, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride, mid_act, out_act);
   }
-  check_channels(op, "dw_scale", dw_scale, s.channels, x);
-  check_channels(op, "dw_shift", dw_shift, s.channels, x);
-  check_channels(op, "pw_scale", pw_scale, s.out_channels, x);
-  check_channels(op, "pw_shift", pw_shift, s.out_channels, x);
-  const auto mid = parse_activation(op, "mid_act", mid_act), out = parse_activation(op, "out_act", out_act);
   const auto size = depthwise_size_cuda(op, x, dw_weight, stride);
   check_fused_launch(op, s);
 
@@ -82,19 +78,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
     int64_t stride,
     std::string_view mid_act,
     std::string_view out_act) {
-  constexpr auto op = "dw_separable_train";
-  const auto s = dw_separable_shape(op, x, dw_weight, pw_weight, stride);
+  const auto [s, mid, out] = check_dw_separable_train(
+      x, dw_weight, dw_gamma, dw_beta, dw_eps, pw_weight, pw_gamma, pw_beta, pw_eps, stride, mid_act, out_act);
   const c10::cuda::CUDAGuard device(x.device());
   const at::AutoDispatchBelowAutograd guard;
   if (!has_depthwise_cuda(x, dw_weight, stride)) {
     return aten::dw_separable_train(
         x, dw_weight, dw_gamma, dw_beta, dw_eps, pw_weight, pw_gamma, pw_beta, pw_eps, stride, mid_act, out_act);
   }
-  check_batch_norm(op, "dw_gamma", dw_gamma, "dw_beta", dw_beta, s.channels, dw_eps, x);
-  check_batch_norm(op, "pw_gamma", pw_gamma, "pw_beta", pw_beta, s.out_channels, pw_eps, x);
-  check_count(op, s.count, x);
-  CudaNorm dw(x, dw_gamma, dw_beta, dw_eps, parse_activation(op, "mid_act", mid_act));
-  CudaNorm pw(x, pw_gamma, pw_beta, pw_eps, parse_activation(op, "out_act", out_act));
+  CudaNorm dw(x, dw_gamma, dw_beta, dw_eps, mid);
+  CudaNorm pw(x, pw_gamma, pw_beta, pw_eps, out);
 
   Tensor dw_out;
   std::tie(dw_out, dw.mean, dw.var) = depthwise_statistics_cuda(x, nullptr, dw_weight, stride);
@@ -124,8 +117,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
     std::string_view mid_act,
     std::string_view out_act,
     bool x_needed) {
-  constexpr auto op = "dw_separable_backward";
-  const auto s = dw_separable_shape(op, x, dw_weight, pw_weight, stride);
+  const auto [s, mid, out] = check_dw_separable_backward(
+      grad, x, dw_out, pw_out, dw_weight, dw_gamma, dw_beta, dw_mean, dw_var, dw_eps, pw_weight, pw_gamma, pw_beta,
+      pw_mean, pw_var, pw_eps, stride, mid_act, out_act);
   const c10::cuda::CUDAGuard device(x.device());
   const at::AutoDispatchBelowAutograd guard;
   if (!has_depthwise_cuda(x, dw_weight, stride)) {
@@ -133,12 +127,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
         grad, x, dw_out, pw_out, dw_weight, dw_gamma, dw_beta, dw_mean, dw_var, dw_eps, pw_weight, pw_gamma, pw_beta,
         pw_mean, pw_var, pw_eps, stride, mid_act, out_act, x_needed);
   }
-  check_batch_norm(op, "dw_gamma", dw_gamma, "dw_beta", dw_beta, s.channels, dw_eps, x);
-  check_batch_norm(op, "pw_gamma", pw_gamma, "pw_beta", pw_beta, s.out_channels, pw_eps, x);
-  check_count(op, s.count, x);
-  check_grad(op, grad, {x.size(0), s.out_channels, s.height, s.width}, x);
-  const CudaNorm dw(x, dw_gamma, dw_beta, dw_eps, parse_activation(op, "mid_act", mid_act), dw_mean, dw_var);
-  const CudaNorm pw(x, pw_gamma, pw_beta, pw_eps, parse_activation(op, "out_act", out_act), pw_mean, pw_var);
+  const CudaNorm dw(x, dw_gamma, dw_beta, dw_eps, mid, dw_mean, dw_var);
+  const CudaNorm pw(x, pw_gamma, pw_beta, pw_eps, out, pw_mean, pw_var);
   auto [g, g_dw_gamma, g_dw_beta, g_pw_weight, g_pw_gamma, g_pw_beta] =
       pointwise_backward_cuda(grad, dw_out, dw, pw_out, pw_weight, pw);
   auto [grad_x, g_dw_weight] = depthwise_conv2d_backward_cuda(g, x, dw_weight, stride, {x_needed, true});

@@ -43,7 +43,7 @@ Tensor inverted_bottleneck_cuda(
     std::string_view act) {
   constexpr auto op = "inverted_bottleneck";
   const auto call = check_inverted_bottleneck(
-      op, x, expand_weight, expand_scale, expand_shift, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift,
+      x, expand_weight, expand_scale, expand_shift, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift,
       residual, stride, act);
   const auto& s = call.shape;
   const c10::cuda::CUDAGuard device(x.device());
@@ -102,10 +102,9 @@ Outputs inverted_bottleneck_train_cuda(
     bool residual,
     int64_t stride,
     std::string_view act) {
-  constexpr auto op = "inverted_bottleneck_train";
   const auto call = check_inverted_bottleneck_train(
-      op, x, expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta, pw_weight, pw_gamma, pw_beta,
-      eps, residual, stride, act);
+      x, expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta, pw_weight, pw_gamma, pw_beta, eps,
+      residual, stride, act);
   const c10::cuda::CUDAGuard device(x.device());
   const at::AutoDispatchBelowAutograd guard;
   if (!has_depthwise_cuda(x, dw_weight, stride)) {
@@ -153,11 +152,9 @@ Outputs inverted_bottleneck_backward_cuda(
     int64_t stride,
     std::string_view act,
     bool x_needed) {
-  constexpr auto op = "inverted_bottleneck_backward";
-  const auto call = check_inverted_bottleneck_train(
-      op, x, expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta, pw_weight, pw_gamma, pw_beta,
-      eps, residual, stride, act);
-  check_grad(op, grad, {x.size(0), call.shape.out_channels, call.shape.height, call.shape.width}, x);
+  const auto call = check_inverted_bottleneck_backward(
+      grad, x, expand_out, dw_out, pw_out, expand_weight, expand_gamma, expand_beta, expand_mean, expand_var, dw_weight,
+      dw_gamma, dw_beta, dw_mean, dw_var, pw_weight, pw_gamma, pw_beta, pw_mean, pw_var, eps, residual, stride, act);
   const c10::cuda::CUDAGuard device(x.device());
   const at::AutoDispatchBelowAutograd guard;
   if (!has_depthwise_cuda(x, dw_weight, stride)) {

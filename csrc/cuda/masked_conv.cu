@@ -54,16 +54,16 @@ Tensor masked_conv2d_cuda(
     const Tensor& x,
     const Tensor& weight,
     const OptionalTensor& coefficients,
-    int64_t out_channels,
+    std::optional<int64_t> out_channels,
     int64_t stride,
     int64_t padding,
     int64_t groups) {
-  const auto s = masked_conv_shape(x, weight, coefficients, out_channels, stride, padding, groups);
+  const auto s = check_masked_conv2d(x, weight, coefficients, out_channels, stride, padding, groups);
   const c10::cuda::CUDAGuard device(x.device());
   const at::AutoDispatchBelowAutograd guard;
   if (x.size(0) == 0) {
     return at::empty(
-        {0, out_channels, s.height, s.width}, x.options().memory_format(at::MemoryFormat::ChannelsLast));
+        {0, s.out_channels, s.height, s.width}, x.options().memory_format(at::MemoryFormat::ChannelsLast));
   }
   return aten::active_convolution(x, effective_weight(weight, computed(coefficients, x), s), s, stride, padding);
 }
@@ -78,9 +78,7 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward_cuda(
     int64_t padding,
     int64_t groups,
     std::array<bool, 3> needed) {
-  const auto out_channels = grad.dim() == 4 ? grad.size(1) : 0;
-  const auto s = masked_conv_shape(x, weight, coefficients, out_channels, stride, padding, groups);
-  check_grad("masked_conv2d_backward", grad, {x.size(0), out_channels, s.height, s.width}, x);
+  const auto s = check_masked_conv2d_backward(grad, x, weight, coefficients, stride, padding, groups, needed);
   const c10::cuda::CUDAGuard device(x.device());
   const at::AutoDispatchBelowAutograd guard;
   const auto c = computed(coefficients, x);

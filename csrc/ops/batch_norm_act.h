@@ -39,18 +39,50 @@ inline at::Tensor gradient_for(const std::optional<at::Tensor>& parameter, const
   return parameter.has_value() ? grad.to(parameter->scalar_type()) : at::Tensor();
 }
 
-// Values per channel of the image x.
-inline int64_t batch_norm_act_count(
+// A call whose arguments were checked.
+struct BatchNormAct {
+  int64_t count; // values per channel
+  Activation act;
+};
+
+inline BatchNormAct batch_norm_act_call(
     const char* op,
     const at::Tensor& x,
     const std::optional<at::Tensor>& gamma,
     const std::optional<at::Tensor>& beta,
-    double eps) {
+    double eps,
+    std::string_view act) {
   check_image(op, "x", x);
   check_batch_norm(op, "gamma", gamma, "beta", beta, x.size(1), eps, x);
   const auto count = x.size(0) * x.size(2) * x.size(3);
   check_count(op, count, x);
-  return count;
+  return {count, parse_activation(op, "act", act)};
+}
+
+inline BatchNormAct check_batch_norm_act_train(
+    const at::Tensor& x,
+    const std::optional<at::Tensor>& gamma,
+    const std::optional<at::Tensor>& beta,
+    double eps,
+    std::string_view act) {
+  return batch_norm_act_call("batch_norm_act_train", x, gamma, beta, eps, act);
+}
+
+inline BatchNormAct check_batch_norm_act_backward(
+    const at::Tensor& grad,
+    const at::Tensor& x,
+    const std::optional<at::Tensor>& gamma,
+    const std::optional<at::Tensor>& beta,
+    const at::Tensor& mean,
+    const at::Tensor& var,
+    double eps,
+    std::string_view act) {
+  constexpr auto op = "batch_norm_act_backward";
+  const auto call = batch_norm_act_call(op, x, gamma, beta, eps, act);
+  check_like(op, "grad", grad, x.sizes(), x);
+  check_statistics(op, "mean", mean, x.size(1), x);
+  check_statistics(op, "var", var, x.size(1), x);
+  return call;
 }
 
 } // namespace supernet

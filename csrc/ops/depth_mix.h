@@ -13,8 +13,7 @@ namespace supernet {
 // A stage has a handful of blocks; the CUDA kernels pass this many pointers by value.
 constexpr int64_t kMaxDepth = 32;
 
-inline void check_depth_mix(at::TensorList xs, const at::Tensor& p) {
-  constexpr auto op = "depth_mix";
+inline void depth_mix_call(const char* op, at::TensorList xs, const at::Tensor& p) {
   const auto depth = static_cast<int64_t>(xs.size());
   TORCH_CHECK(
       depth >= 1 && depth <= kMaxDepth, op, ": xs should hold 1 to ", kMaxDepth, " tensors, got ", depth);
@@ -30,8 +29,19 @@ inline void check_depth_mix(at::TensorList xs, const at::Tensor& p) {
     TORCH_CHECK(
         xs[d].device() == first.device(), op, ": xs[", d, "] is on ", xs[d].device(), ", xs[0] is on ",
         first.device());
+    check_dense(op, "each of xs", xs[d]);
   }
   check_channels(op, "p", p, depth, first);
+}
+
+inline void check_depth_mix(at::TensorList xs, const at::Tensor& p) {
+  depth_mix_call("depth_mix", xs, p);
+}
+
+inline void check_depth_mix_backward(const at::Tensor& grad, at::TensorList xs, const at::Tensor& p) {
+  constexpr auto op = "depth_mix_backward";
+  depth_mix_call(op, xs, p);
+  check_like(op, "grad", grad, xs[0].sizes(), xs[0]);
 }
 
 // Tensors in one dense layout, that of the first: element i of each buffer is the same element.

@@ -20,4 +20,22 @@ inline std::pair<int64_t, int64_t> depthwise_shape(
       conv_out_size(op, x.size(2), k, stride, k / 2), conv_out_size(op, x.size(3), k, stride, k / 2)};
 }
 
+inline std::pair<int64_t, int64_t> check_depthwise_conv2d(
+    const at::Tensor& x, const at::Tensor& weight, int64_t stride) {
+  return depthwise_shape("depthwise_conv2d", x, weight, stride);
+}
+
+inline std::pair<int64_t, int64_t> check_depthwise_conv2d_backward(
+    const at::Tensor& grad,
+    const at::Tensor& x,
+    const at::Tensor& weight,
+    int64_t stride,
+    c10::ArrayRef<bool> needed) {
+  constexpr auto op = "depthwise_conv2d_backward";
+  check_needed(op, needed, 2);
+  const auto size = depthwise_shape(op, x, weight, stride);
+  check_like(op, "grad", grad, {x.size(0), x.size(1), size.first, size.second}, x);
+  return size;
+}
+
 } // namespace supernet

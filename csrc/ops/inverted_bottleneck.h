@@ -23,9 +23,10 @@ inline InvertedBottleneck inverted_bottleneck_call(
   check_image(op, "x", x);
   check_weight(op, "expand_weight", expand_weight, x);
   TORCH_CHECK(
-      expand_weight.size(0) >= 1 && expand_weight.size(1) == x.size(1) && expand_weight.size(2) == 1, op,
+      expand_weight.size(1) == x.size(1) && expand_weight.size(2) == 1, op,
       ": expand_weight should have shape [mid, ", x.size(1), ", 1, 1] for x with ", x.size(1),
       " channels, got ", expand_weight.sizes());
+  check_made(op, x.size(0), expand_weight.size(0), x.size(2), x.size(3));
   const auto s = dw_separable_shape(op, x, expand_weight.size(0), dw_weight, pw_weight, stride);
   TORCH_CHECK(
       !residual || (stride == 1 && s.out_channels == x.size(1)), op,
@@ -36,7 +37,6 @@ inline InvertedBottleneck inverted_bottleneck_call(
 
 // The inference form: each batch norm as a scale and a shift.
 inline InvertedBottleneck check_inverted_bottleneck(
-    const char* op,
     const at::Tensor& x,
     const at::Tensor& expand_weight,
     const at::Tensor& expand_scale,
@@ -50,6 +50,7 @@ inline InvertedBottleneck check_inverted_bottleneck(
     bool residual,
     int64_t stride,
     std::string_view act) {
+  constexpr auto op = "inverted_bottleneck";
   const auto call =
       inverted_bottleneck_call(op, x, expand_weight, dw_weight, pw_weight, residual, stride, act);
   check_channels(op, "expand_scale", expand_scale, call.shape.channels, x);
@@ -62,7 +63,7 @@ inline InvertedBottleneck check_inverted_bottleneck(
 }
 
 // The training form, forward and backward: batch norms by the statistics of the batch.
-inline InvertedBottleneck check_inverted_bottleneck_train(
+inline InvertedBottleneck inverted_bottleneck_train_call(
     const char* op,
     const at::Tensor& x,
     const at::Tensor& expand_weight,
@@ -85,6 +86,64 @@ inline InvertedBottleneck check_inverted_bottleneck_train(
   check_batch_norm(op, "dw_gamma", dw_gamma, "dw_beta", dw_beta, s.channels, eps, x);
   check_batch_norm(op, "pw_gamma", pw_gamma, "pw_beta", pw_beta, s.out_channels, eps, x);
   check_count(op, s.count, x);
+  return call;
+}
+
+inline InvertedBottleneck check_inverted_bottleneck_train(
+    const at::Tensor& x,
+    const at::Tensor& expand_weight,
+    const std::optional<at::Tensor>& expand_gamma,
+    const std::optional<at::Tensor>& expand_beta,
+    const at::Tensor& dw_weight,
+    const std::optional<at::Tensor>& dw_gamma,
+    const std::optional<at::Tensor>& dw_beta,
+    const at::Tensor& pw_weight,
+    const std::optional<at::Tensor>& pw_gamma,
+    const std::optional<at::Tensor>& pw_beta,
+    double eps,
+    bool residual,
+    int64_t stride,
+    std::string_view act) {
+  return inverted_bottleneck_train_call(
+      "inverted_bottleneck_train", x, expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta,
+      pw_weight, pw_gamma, pw_beta, eps, residual, stride, act);
+}
+
+inline InvertedBottleneck check_inverted_bottleneck_backward(
+    const at::Tensor& grad,
+    const at::Tensor& x,
+    const at::Tensor& expand_out,
+    const at::Tensor& dw_out,
+    const at::Tensor& pw_out,
+    const at::Tensor& expand_weight,
+    const std::optional<at::Tensor>& expand_gamma,
+    const std::optional<at::Tensor>& expand_beta,
+    const at::Tensor& expand_mean,
+    const at::Tensor& expand_var,
+    const at::Tensor& dw_weight,
+    const std::optional<at::Tensor>& dw_gamma,
+    const std::optional<at::Tensor>& dw_beta,
+    const at::Tensor& dw_mean,
+    const at::Tensor& dw_var,
+    const at::Tensor& pw_weight,
+    const std::optional<at::Tensor>& pw_gamma,
+    const std::optional<at::Tensor>& pw_beta,
+    const at::Tensor& pw_mean,
+    const at::Tensor& pw_var,
+    double eps,
+    bool residual,
+    int64_t stride,
+    std::string_view act,
+    bool /*x_needed*/ = true) {
+  constexpr auto op = "inverted_bottleneck_backward";
+  const auto call = inverted_bottleneck_train_call(
+      op, x, expand_weight, expand_gamma, expand_beta, dw_weight, dw_gamma, dw_beta, pw_weight, pw_gamma, pw_beta,
+      eps, residual, stride, act);
+  const auto& s = call.shape;
+  check_like(op, "expand_out", expand_out, {x.size(0), s.channels, x.size(2), x.size(3)}, x);
+  check_statistics(op, "expand_mean", expand_mean, s.channels, x);
+  check_statistics(op, "expand_var", expand_var, s.channels, x);
+  check_dw_separable_saved(op, s, grad, x, dw_out, pw_out, dw_mean, dw_var, pw_mean, pw_var);
   return call;
 }
 

@@ -7,7 +7,7 @@ namespace supernet {
 
 TORCH_LIBRARY_FRAGMENT(supernet, m) {
   m.def(
-      "masked_conv2d(Tensor x, Tensor weight, Tensor? coefficients, int out_channels, int stride, "
+      "masked_conv2d(Tensor x, Tensor weight, Tensor? coefficients, int? out_channels, int stride, "
       "int padding, int groups) -> Tensor");
   m.def(
       "masked_conv2d_backward(Tensor grad, Tensor x, Tensor weight, Tensor? coefficients, int stride, "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from supernet.convolution import Conv2d
 from supernet.modules import ConvBN, PoolHead
 from supernet.norm import BatchNorm
 from supernet.spec import Block, BuildOptions, Conv, LayerSpec
@@ -70,9 +71,9 @@ class SeparableTwice(nn.Module):
 
     def __init__(self, channels: int, kernel: int, stride: int, **build: Unpack[BuildOptions]):
         super().__init__()
-        self.depthwise1 = nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
+        self.depthwise1 = Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
         self.pointwise1 = ConvBN(Conv(channels, channels, 1, 0), **build)
-        self.depthwise2 = nn.Conv2d(channels, channels, kernel, 1, kernel // 2, groups=channels, bias=False)
+        self.depthwise2 = Conv2d(channels, channels, kernel, 1, kernel // 2, groups=channels, bias=False)
         self.pointwise2 = ConvBN(Conv(channels, channels, 1, 0), **build)
 
     def forward(self, x: Tensor) -> Tensor:

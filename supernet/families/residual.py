@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from supernet.convolution import conv2d
 from supernet.errors import UserError
 from supernet.families.base import Priced, Shared, Total
 from supernet.modules import ACTIVATIONS, ConvBN, PoolHead, Stem, kept_for_sum
@@ -90,7 +91,7 @@ def narrow(layer: ConvBN, x: Tensor, width: int, mask: Tensor | None = None) -> 
         gamma = mask if gamma is None else gamma * mask
         beta = torch.zeros_like(mask) if beta is None else beta * mask
     if layer.kernels == "eager":
-        y = F.conv2d(x, conv.weight[:width, : x.shape[1]], stride=stride, padding=padding)
+        y = conv2d(x, conv.weight[:width, : x.shape[1]], stride=stride, padding=padding)
         if bn.training:
             n = y.numel() // width
             mean, var = (torch.zeros(width, dtype=bn.running_mean.dtype, device=y.device) for _ in range(2))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from supernet.convolution import Conv2d
 from supernet.families.layerwise import Layerwise
 from supernet.modules import ConvBN, PoolHead, odd_kernel
 from supernet.norm import BatchNorm
@@ -84,7 +85,7 @@ class Sep(Block, nn.Module):
     def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):
         super().__init__()
         cin, k = spec.in_channels, spec.kernel
-        self.depthwise = nn.Conv2d(cin, cin, k, spec.stride, k // 2, groups=cin, bias=False)
+        self.depthwise = Conv2d(cin, cin, k, spec.stride, k // 2, groups=cin, bias=False)
         self.pointwise = nn.Conv2d(cin, spec.out_channels, 1, bias=False)
         self.bn = BatchNorm(spec.out_channels, eps=eps, affine=affine)
         self.stride, self.kernels = spec.stride, kernels

@@ -35,7 +35,7 @@ class FitConfig:
     checkpoint_minutes: float = 10.0  # besides the one after every epoch
     lr_min: float = 0.0  # what the schedule ends at instead of 0
     accumulate: int = 1  # parts that a process computes its share of a batch in, one after another
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # or bf16, fp16: of forward and backward; weights and statistics stay float32
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of forward and backward; weights and statistics stay fp32
     sync_bn: bool = False  # under torchrun, batch statistics over the batches of all processes
 
     def __post_init__(self) -> None:
