@@ -546,7 +546,7 @@ def test_adb_runs_benchmark_model_under_taskset(phone, tmp_path):
 
 def test_adb_refusals(phone, tmp_path, monkeypatch):
     write_json(tmp_path / "run" / "space.json", SPACE.to_json())
-    assert "leave --runtime away" in line_of(build_lut(tmp_path, "--device", "adb", "--runtime", "torch"))
+    assert "name no other runtime" in line_of(build_lut(tmp_path, "--device", "adb", "--runtime", "torch"))
     monkeypatch.setenv("DOWN", "1")
     assert "no devices/emulators found" in line_of(build_lut(tmp_path, "--device", "adb"))
     with pytest.raises(UserError, match=r"gave no time .*STARTING"):

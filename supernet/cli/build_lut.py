@@ -78,9 +78,9 @@ def run(args: Args) -> None:
     space = find_space(args, folder)
     output = args.output or folder.lut_path
     if args.check:
+        known = LatencyTable.load(args.check, space)
         if args.device.startswith("ssh://"):
             raise UserError("a table is checked over ssh when it is built: run the same command without --check")
-        known = LatencyTable.load(args.check, space)
         checks = prepare(args, space, args.check, known).check(known)
         grid, error = build.check_table(space, known, checks)
         common.show(grid)
