@@ -108,7 +108,8 @@ class SearchRun:
             try:
                 self.search.load_state_dict(old["search"])
             except (UserError, KeyError) as error:
-                note = f"a new search ({error}); {len(self.evaluator.scores)} earlier scores are reused"
+                reason, known = str(error).split(";")[0], len(self.evaluator.scores)
+                note = f"a new search, as {reason}; {known} earlier scores are reused"
         self.log.keep(lambda line: line["generation"] < self.search.generation)
         return note
 

@@ -1,7 +1,7 @@
 """Weight-sharing neural architecture search with kernels of its own, for your images and your device.
 
-``Space``, ``Supernet``, ``Network``, ``load_network``, ``Block``, ``UserError`` and ``spaces`` load when they are first
-used, so that what needs no PyTorch does not wait for it.
+``Space``, ``Supernet``, ``Network``, ``load_network``, ``Block``, ``spaces`` and the exceptions load when they are
+first used, so that what needs no PyTorch does not wait for it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from supernet import spaces as spaces
+    from supernet.errors import CheckpointError as CheckpointError
+    from supernet.errors import SpaceMismatch as SpaceMismatch
     from supernet.errors import UserError as UserError
     from supernet.model import Network as Network
     from supernet.model import Supernet as Supernet
@@ -31,6 +33,8 @@ _HOMES = {
     "Space": "supernet.space",
     "Block": "supernet.spec",
     "UserError": "supernet.errors",
+    "SpaceMismatch": "supernet.errors",
+    "CheckpointError": "supernet.errors",
     "Supernet": "supernet.model",
     "Network": "supernet.model",
     "load_network": "supernet.model",
@@ -47,4 +51,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted(__all__)

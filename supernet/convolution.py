@@ -11,7 +11,7 @@ class Conv2d(nn.Conv2d):
     """PyTorch's, run by `conv2d` below."""
 
     def forward(self, x: Tensor) -> Tensor:
-        stride, padding = self.stride[0], self.padding[0]
+        stride, padding = self.stride[0], int(self.padding[0])
         return conv2d(x, self.weight, self.bias, stride=stride, padding=padding, groups=self.groups)
 
 

@@ -15,6 +15,8 @@ UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 def cores(root: Path = Path("/")) -> int:
     """Cores that this process may use, at least 1: its affinity, and the CPU quota of its control groups.
 
+    Under torchrun it is this process's share of them.
+
     Args:
         root: where /proc and /sys are.
     """
@@ -25,7 +27,7 @@ def cores(root: Path = Path("/")) -> int:
             quota, period = _read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")
         if quota.isdecimal() and period.isdecimal() and int(period):  # else "max" or -1
             allowed = min(allowed, max(1, int(quota) // int(period)))
-    return allowed
+    return max(1, allowed // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def free_memory(root: Path = Path("/")) -> int:

@@ -43,8 +43,12 @@ class Supernet(nn.Module):
         initialise(self, space.init)
 
     def path(self, arch: Arch) -> list[nn.Module]:
-        """The modules that run for ``arch``, in order."""
-        return self.family.path(self.layout, Shared(self.stem, self.layers, self.head), arch)
+        """The modules that run for ``arch``, in order; a UserError if the space has no such architecture."""
+        try:
+            return self.family.path(self.layout, Shared(self.stem, self.layers, self.head), arch)
+        except (LookupError, AttributeError, ValueError, TypeError):
+            self.space.check(arch)  # says what is wrong with it; looking first would cost at every step
+            raise
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         """Images ``[B, C, H, W]`` to logits ``[B, classes]`` along the path ``arch``."""
@@ -138,6 +142,8 @@ def load_network(folder: str | Path, kernels: str = "eager", operations: Sequenc
     Raises:
         CheckpointError: there is none, or its files are damaged.
     """
+    if Path(folder).is_file():
+        raise CheckpointError(f"{folder} is a file: expected the folder of a trained network", missing="network")
     path = TrainingFolder(folder).checkpoint
     state = checkpoint.load(path, missing="network")
     meta: Any = state.get("meta")

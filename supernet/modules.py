@@ -40,7 +40,7 @@ class ConvBN(nn.Module):
             if self.conv.bias is not None:
                 shift = torch.addcmul(shift, self.conv.bias, scale)
             weight = self.conv.weight * scale.view(-1, 1, 1, 1)
-            stride, padding, groups = self.conv.stride[0], self.conv.padding[0], self.conv.groups
+            stride, padding, groups = self.conv.stride[0], int(self.conv.padding[0]), self.conv.groups
             return self.act(conv2d(x, weight, shift, stride=stride, padding=padding, groups=groups))
         from supernet import ops  # here, so that eager networks need no extension
 

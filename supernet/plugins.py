@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import ModuleType
 from typing import Any
 
@@ -72,6 +72,20 @@ class Plugin:
 def is_reference(name: str) -> bool:
     """Whether ``name`` refers to code by its place; else it is the name of something known or installed."""
     return ":" in name and not name.startswith(HUB)
+
+
+def require_same(recorded: str, named: str | None, what: str) -> str:
+    """The code that was named now, if it has the file and the function of what is recorded, wherever the file lies.
+
+    Raises:
+        UserError: none was named, or other code.
+    """
+    came = f"{what} come from the code {recorded}"
+    if named is None:
+        raise UserError(f"{came}, which was not named", missing="code")
+    if PurePath(recorded).name != PurePath(named).name:
+        raise UserError(f"{came}, not from {named}", missing="code")
+    return named
 
 
 def find(name: str, group: str) -> Plugin | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -15,8 +16,8 @@ from supernet.errors import UserError
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
 from supernet.space import Arch
-from supernet.training import defaults, standalone
-from supernet.training.evaluation import evaluate
+from supernet.training import defaults, distributed, standalone
+from supernet.training.evaluation import validate
 from supernet.training.loop import FitConfig
 
 Networks = Callable[[str], Mapping[str, nn.Module]]  # by name, built with these kernels
@@ -34,6 +35,9 @@ class Settings:
     augment: bool | None = None
     limit: int | None = None
     seed: int = 0
+    accumulate: int = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    sync_bn: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs == 0 and not self.inherit:
@@ -50,6 +54,9 @@ class Settings:
             clip=self.clip,
             seed=self.seed,
             augment=defaults.augments(self.augment, self.epochs),
+            accumulate=self.accumulate,
+            precision=self.precision,
+            sync_bn=self.sync_bn,
         )
 
 
@@ -110,8 +117,11 @@ def found(
     archs = {name: space.check(entry["arch"]) for name, entry in entries.items()}
     if predict is not None:
         entries = {name: {"latency_ms": predict(archs[name]), **entry} for name, entry in entries.items()}
-    with run.lock():
+    leader = int(os.environ.get("RANK", "0")) == 0
+    with run.lock() if leader else run.unlocked():
         trained = train(run, archs, settings, **options)
+        if not leader:
+            return trained
         measured = measure(lambda kernels: {name: run.network(name).trained(space, kernels) for name in archs})
         rows = {name: {**entries[name], **trained[name]} for name in archs}
         for name, ms in measured.items():
@@ -132,7 +142,7 @@ def train(
     progress: Progress = silent,
     aside: Callable[[Path, Path], None] = lambda folder, name: None,
 ) -> dict[str, dict]:
-    """Train and test architectures in ``run/NAME``, or continue there.
+    """Train and test architectures in ``run/NAME``, or continue there; under torchrun all processes train each one.
 
     Args:
         archs: by the names of their folders.
@@ -144,11 +154,14 @@ def train(
         ``val_accuracy`` and ``test_accuracy`` in [0, 1] and ``test_images``, by name.
     """
     where = defaults.device(device)
-    at_once = min(at_once, len(archs)) if where.type == "cpu" else 1
+    distributed.start(where)
+    at_once = min(at_once, len(archs)) if where.type == "cpu" and distributed.world() == 1 else 1
     each = max(1, machine.cores() // at_once), -(-workers // at_once)
     jobs = {name: Job(run, name, arch, settings, str(where), data_root, *each) for name, arch in archs.items()}
-    for job in jobs.values():
-        prepare(job, aside)
+    if distributed.rank() == 0:
+        for job in jobs.values():
+            prepare(job, aside)
+    distributed.wait()
     if at_once == 1:
         return {name: train_one(job, progress) for name, job in jobs.items()}
     logs = [run.network(name).metrics for name in jobs]
@@ -165,7 +178,7 @@ def prepare(job: Job, aside: Callable[[Path, Path], None]) -> None:
     """An empty folder, or one that holds the same training; an older one of other settings is set aside."""
     folder, wanted = job.run.network(job.name), {**asdict(job.settings), "arch": list(job.arch)}
     try:
-        folder.begin(wanted)
+        folder.begin(wanted, defaults=asdict(Settings()))
     except UserError:
         aside(folder.path, folder.set_aside())
         folder.begin(wanted)
@@ -177,7 +190,7 @@ def train_one(job: Job, progress: Progress = silent) -> dict:
     run, device = job.run, torch.device(job.device)
     if device.type == "cpu":
         torch.set_num_threads(job.threads)
-    space, kernels = run.space(), defaults.kernels(device)
+    space, kernels = run.space(), defaults.kernels(device, sync_bn=job.settings.sync_bn)
     images = run.images(job.data_root, job.settings.limit, job.workers)
     supernet = run.supernet(space, device, kernels)
     network, last = standalone.train(
@@ -194,8 +207,7 @@ def train_one(job: Job, progress: Progress = silent) -> dict:
         progress=progress,
     )
     test = run.test_images(job.data_root, job.workers)
-    accuracy = evaluate(network, test.plain_batches(512))
-    return {"val_accuracy": last["val_accuracy"], "test_accuracy": accuracy, "test_images": len(test)}
+    return {"val_accuracy": last["val_accuracy"], "test_accuracy": validate(network, test), "test_images": len(test)}
 
 
 def write(run: RunFolder, rows: Mapping[str, dict], settings: Settings) -> None:

@@ -116,3 +116,8 @@ class RunFiles(TrainingFolder):
     @property
     def result_path(self) -> Path:
         return self.path / "result.json"
+
+    @property
+    def probabilities_path(self) -> Path:
+        """What NSS's elite space was taken from."""
+        return self.path / "probabilities.json"

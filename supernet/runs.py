@@ -36,7 +36,7 @@ from supernet.errors import CheckpointError, UserError
 from supernet.model import Network, Supernet, load_network
 from supernet.run_files import CONFIG, FOUND, FRONT, PROBABILITIES, RESULT, SUPERNET, WEIGHTS, RunFiles
 from supernet.space import Arch, Space
-from supernet.training import checkpoint
+from supernet.training import checkpoint, distributed
 
 RECORD = "made_with"  # in config.json, beside the settings: what a later command compares, not what shapes a run
 
@@ -226,9 +226,8 @@ class RunFolder(RunFiles):
         meta = state["meta"]
         space.require(meta["space"]["fingerprint"], str(self.checkpoint))
         if not state["finished"]:
-            raise CheckpointError(
-                f"the supernet in {self.path} is not trained to the end (step {state['step']})", missing="supernet"
-            )
+            reason = f"is not trained to the end (step {state['step']})"
+            raise CheckpointError(f"the supernet in {self.path} {reason}", missing="supernet")
         model = Supernet(space, affine=meta["affine"], eps=meta.get("eps", 1e-5), kernels=kernels)
         try:
             model.load_state_dict(state["model"])
@@ -259,8 +258,8 @@ class RunFolder(RunFiles):
             UserError: other images than those that the run began with.
         """
         name, root, config = self._data(root)
-        options = {"seed": config["seed"], "resolution": config["resolution"], "limit": limit, "workers": workers}
-        images = sets.open_train(name, root, **options)
+        options = {"seed": config["seed"], "resolution": config["resolution"], "limit": limit}
+        images = sets.open_train(name, root, workers=workers, **options)
         recorded = config.get(RECORD, {}).get("data")
         if recorded:
             sets.require_same(recorded, images.identity, str(self.path))
@@ -271,7 +270,8 @@ class RunFolder(RunFiles):
 
     def decoded(self, images: sets.TrainVal) -> sets.TrainVal:
         """The images; those for validation are decoded once, into a file of this folder (``stored.in_file``)."""
-        return dataclasses.replace(images, val=stored.in_file(images.val, self.path))
+        with distributed.leader_first():
+            return dataclasses.replace(images, val=stored.in_file(images.val, self.path))
 
     def test_images(self, root: Path | None = None, workers: int = 0) -> ImageSet:
         """The test part of the run's images."""
@@ -283,8 +283,8 @@ class RunFolder(RunFiles):
         if lacking := sorted({"data", "seed", "resolution"} - config.keys()):
             raise UserError(f"{self.config_path} has no {', '.join(lacking)}: it is no run of a supernet", "supernet")
         name = config["data"]
-        if plugins.is_reference(name) and name != self.data_code:
-            raise UserError(f"the images of {self.path} come from the code {name}, which was not named", missing="code")
+        if plugins.is_reference(name):
+            name = plugins.require_same(name, self.data_code, f"the images of {self.path}")
         return name, root or Path(config.get("data_root", "data")), config
 
     @property
@@ -304,11 +304,6 @@ class RunFolder(RunFiles):
     def elite(self, target: float) -> RunFolder:
         """NSS's elite space for a target: ``space.json``, ``probabilities.json`` and a picture."""
         return RunFolder(self.path / f"elite-{target:.9g}")
-
-    @property
-    def probabilities_path(self) -> Path:
-        """What NSS's elite space was taken from."""
-        return self.path / "probabilities.json"
 
     def probabilities(self) -> dict[str, Any]:
         """What NSS's elite space was taken from."""

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from supernet.families import layerwise
-from supernet.model import Network, Supernet, batch_norms
+from supernet.model import Network, Supernet, batch_norms, load_network
 from supernet.training.bn import recalibrate_bn
-from tests.conftest import tiny_space
+from tests.conftest import refused, tiny_space
 
 KERNELS = ("eager", "fused")
 
@@ -221,3 +221,27 @@ def test_network_has_the_layers_of_its_architecture(small_space):
     assert len(network.path()) == searched + 2
     with pytest.raises(ValueError, match="this network is"):
         network.path(tuple(i + 1 for i in arch))
+
+
+def test_an_architecture_that_the_space_does_not_have_is_refused_by_its_gene():
+    space = tiny_space()
+    model = Supernet(space, kernels="eager")
+    x = torch.zeros(2, space.channels, space.resolution, space.resolution)
+    assert "3" in refused(model, x, (0, 0))  # genes
+    assert "layer1" in refused(model, x, (0, 99, 0))
+
+
+def test_a_file_is_no_folder_of_a_network(tmp_path):
+    file = tmp_path / "checkpoint.pt"
+    file.write_bytes(b"")
+    assert "expected the folder" in refused(load_network, file)
+
+
+def test_a_norm_on_the_path_that_does_not_run_is_named():
+    """Not taken for missing images."""
+    space = tiny_space()
+    model = Supernet(space, kernels="eager")
+    model.head.forward = lambda x: torch.zeros(len(x), space.classes)
+    x = torch.zeros(2, space.channels, space.resolution, space.resolution)
+    assert "head.conv.bn lies on the path" in refused(recalibrate_bn, model, [x], (0, 0, 0))
+    assert "no images" in refused(recalibrate_bn, model, [], (0, 0, 0))

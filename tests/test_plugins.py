@@ -143,3 +143,10 @@ def test_a_function_that_raises_is_told_with_its_line(own_file):
     )
     assert refused(plugins.resolve(f"{path}:fails")) == f"{path}:fails raised IndexError in line 4: pop from empty list"
     assert refused(plugins.resolve(f"{path}:refuses")) == f"{path}:refuses: expected colour images"
+
+
+def test_code_is_the_same_wherever_its_file_lies():
+    assert plugins.require_same("/old/place/mine.py:images", "mine.py:images", "the run") == "mine.py:images"
+    for named in ("mine.py:other", "other.py:images", "package.mine:images"):
+        assert f"not from {named}" in refused(plugins.require_same, "/old/place/mine.py:images", named, "the run")
+    assert "was not named" in refused(plugins.require_same, "mine.py:images", None, "the run")

@@ -80,3 +80,11 @@ def test_spaces_and_tables_open():
     table = LatencyTable.load(OLD / "spos/lut.json", Space.load(OLD / "spos/space.json"))
     assert table.operations
     assert table.calibration is not None
+
+
+@pytest.mark.parametrize("name", ["spos", "dsnas", "nss", "global", "stage", "half"])
+def test_every_run_has_a_page(name, tmp_path):
+    run = copied(name, tmp_path)
+    page = ok("report", "--run", run.path)
+    assert "report →" in page
+    assert f"<title>{run.space().name}" in run.report_path.read_text()

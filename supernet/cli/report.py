@@ -21,7 +21,7 @@ def run(args: Args) -> None:
 
     found = page.Run.load(args.folder)
     output = args.output or args.folder.report_path
-    export = [("--pick", name, "--output", f"{name}.onnx") for name in found.picked][:1]
+    export = [("--pick", name) for name in found.picked][:1]
     files.write_bytes(output, page.render(found, [common.command("export", args, *words) for words in export]).encode())
     common.tell(f"report → {output}")
     for name in found.earlier:

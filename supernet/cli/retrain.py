@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args(common.Alone):
+class Args(common.Devices, common.Alone):
     pick: str = "best"
     """Architecture to train: best, knee, all, or its number in the front."""
     controls: int = 4
@@ -34,10 +34,15 @@ class Args(common.Alone):
 
 def run(args: Args) -> None:
     from supernet.retraining import Settings
+    from supernet.training import defaults, distributed, precision
 
-    settings = Settings(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)})
+    number_format = precision.resolve(args.precision, defaults.device(args.device))
+    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
+    settings = Settings(**given | {"precision": number_format})
     train(args.folder, settings, args.pick, args.controls, args, args.jobs)
-    common.next_command("report", args)
+    if distributed.rank() == 0:
+        common.next_command("report", args)
+    distributed.stop()
 
 
 def train(folder: RunFolder, settings: Settings, pick: str, controls: int, args: Any, at_once: int) -> None:
@@ -50,6 +55,7 @@ def train(folder: RunFolder, settings: Settings, pick: str, controls: int, args:
     from latency.table import LatencyTable
     from supernet import retraining
     from supernet.report import columns
+    from supernet.training import distributed
 
     space = folder.space()
     lut = LatencyTable.find(folder.lut_path, space)  # a DSNAS run may have none
@@ -72,6 +78,8 @@ def train(folder: RunFolder, settings: Settings, pick: str, controls: int, args:
         progress=args.progress,
         aside=lambda old, new: common.tell(f"{old} held another training: moved to {new}"),
     )
+    if distributed.rank() > 0:
+        return
     common.show(
         columns.alone(rows, f"{'trained alone' if settings.epochs else 'weights of the supernet'}, tested once")
     )
@@ -80,4 +88,4 @@ def train(folder: RunFolder, settings: Settings, pick: str, controls: int, args:
     common.tell(f"→ {folder.network(next(iter(rows))).path}")
 
 
-main = common.entry(run, Args)
+main = common.entry(run, Args, torchrun=True)

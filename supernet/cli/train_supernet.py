@@ -289,7 +289,7 @@ def run(args: Args) -> None:
     folder, leader = common.open_run(args), distributed.rank() == 0
     with folder.lock() if leader else folder.unlocked():
         if leader:
-            folder.begin(
+            new = folder.begin(
                 {**common.settings(args), "space": space.name},  # which one says the space file
                 space=space,
                 restart=args.restart,
@@ -303,7 +303,12 @@ def run(args: Args) -> None:
                 f"{common.escape(str(args.run))}"
             )
         distributed.wait()  # until a run that is to be deleted is gone
-        args.train(space, folder.decoded(images), cfg, device, folder)
+        try:
+            args.train(space, folder.decoded(images), cfg, device, folder)
+        except UserError:
+            if leader and new and not (folder.checkpoint.exists() or folder.failure.exists()):
+                folder.delete()  # nothing was trained: what is mended may begin here
+            raise
         if leader:
             args.report(space, cfg, folder)
     distributed.stop()

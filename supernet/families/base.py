@@ -84,5 +84,8 @@ class Family(Protocol):
         ...
 
     def path(self, layout: Any, shared: Shared, arch: Arch) -> list[nn.Module]:
-        """The modules that run for ``arch``, in order: one for each layer of ``layout.pick(arch)``."""
+        """The modules that run for ``arch``, in order: one for each layer of ``layout.pick(arch)``.
+
+        All that is in them runs: a BN layer that did not would have no statistics for ``arch``.
+        """
         ...

@@ -40,10 +40,15 @@ def recalibrate_bn(model: Model, batches: Iterable[Tensor], arch: Arch | None = 
         for bn, pool in zip(norms, pools, strict=True):
             bn.train()
             bn.pool = pool
-        for x in batches:
-            model(x.to(device), arch)
-        if any(pool.n == 0 for pool in pools):
+        batch = None
+        for batch in batches:
+            model(batch.to(device), arch)
+        if batch is None:
             raise UserError("no images to recalibrate BN with: expected at least one batch")
+        idle = {id(bn) for bn, pool in zip(norms, pools, strict=True) if pool.n == 0}
+        if idle:
+            name = next(name for name, module in model.named_modules() if id(module) in idle)
+            raise UserError(f"{name} lies on the path of {arch} but did not run: a path holds only what runs")
         for bn, pool in zip(norms, pools, strict=True):
             width = len(pool.mean)  # of a layer that ran at a part of its width the first channels
             bn.running_mean[:width].copy_(pool.mean)

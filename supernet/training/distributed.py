@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -48,6 +49,16 @@ def wait() -> None:
     """Until all processes are here; nothing without torchrun."""
     if dist.is_initialized():
         dist.barrier()
+
+
+@contextlib.contextmanager
+def leader_first() -> Iterator[None]:
+    """Rank 0 goes through the block before the others do, and what it writes they find."""
+    if rank() > 0:
+        wait()
+    yield
+    if rank() == 0:
+        wait()
 
 
 def share(batch_size: int, parts: int = 1) -> int:

@@ -11,7 +11,7 @@ from supernet.data.sets import TrainVal
 from supernet.model import Network, Supernet
 from supernet.progress import Progress, silent
 from supernet.space import Arch, Space
-from supernet.training import checkpoint, evaluation
+from supernet.training import checkpoint, distributed, evaluation
 from supernet.training.loop import FitConfig, fit
 
 
@@ -57,7 +57,8 @@ def train(
     check = validate or val_accuracy
     meta = {"kind": "network", "space": space.to_json(), "arch": list(arch), "eps": eps}
     if cfg.epochs == 0:
-        checkpoint.save(folder / "checkpoint.pt", {"model": network.state_dict(), "finished": True, "meta": meta})
+        if distributed.rank() == 0:
+            checkpoint.save(folder / "checkpoint.pt", {"model": network.state_dict(), "finished": True, "meta": meta})
         return network, check(network)
     log = fit(
         network,
