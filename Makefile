@@ -27,7 +27,7 @@ test-asan: $(VENV)/installed
 	SUPERNET_SANITIZE=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/sanitized
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" PYTHONPATH=tests \
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
-	  $(BIN)/python -m pytest -p sanitized tests/test_ops_fuzz.py
+	  $(BIN)/python -m pytest -n auto -p sanitized tests/test_ops_fuzz.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

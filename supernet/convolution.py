@@ -8,11 +8,28 @@ from torch.nn import functional as F
 
 
 class Conv2d(nn.Conv2d):
-    """PyTorch's, run by `conv2d` below."""
+    """PyTorch's with a square kernel, run by `conv2d` below."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        *,
+        groups: int = 1,
+        bias: bool = True,
+    ):
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
+        self.window = {"stride": stride, "padding": padding, "groups": groups}
 
     def forward(self, x: Tensor) -> Tensor:
-        stride, padding = self.stride[0], self.padding[0]
-        return conv2d(x, self.weight, self.bias, stride=stride, padding=padding, groups=self.groups)
+        return self.convolve(x, self.weight, self.bias)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The same by another weight and bias."""
+        return conv2d(x, weight, bias, **self.window)
 
 
 def conv2d(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from supernet.convolution import Conv2d, conv2d
+from supernet.convolution import Conv2d
 from supernet.norm import BatchNorm
 from supernet.spec import Block, Conv, LayerSpec
 
@@ -40,8 +40,7 @@ class ConvBN(nn.Module):
             if self.conv.bias is not None:
                 shift = torch.addcmul(shift, self.conv.bias, scale)
             weight = self.conv.weight * scale.view(-1, 1, 1, 1)
-            stride, padding, groups = self.conv.stride[0], self.conv.padding[0], self.conv.groups
-            return self.act(conv2d(x, weight, shift, stride=stride, padding=padding, groups=groups))
+            return self.act(self.conv.convolve(x, weight, shift))
         from supernet import ops  # here, so that eager networks need no extension
 
         x = self.conv(x)
