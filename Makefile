@@ -20,7 +20,7 @@ test: $(VENV)/built
 	$(BIN)/python -m pytest -n auto --dist loadfile --durations 15
 
 test-long: $(VENV)/built
-	SUPERNET_CRASHES=500 SUPERNET_FUZZ=10000 $(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
+	SUPERNET_CRASHES=500 SUPERNET_FUZZ=10000 SUPERNET_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
 
 # The operators, built for the sanitizers, under calls with wrong arguments.
 test-asan: $(VENV)/installed
