@@ -20,14 +20,14 @@ test: $(VENV)/built
 	$(BIN)/python -m pytest -n auto --dist loadfile --durations 15
 
 test-long: $(VENV)/built
-	SUPERNET_CRASHES=500 SUPERNET_FUZZ=10000 $(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
+	SUPERNET_CRASHES=500 SUPERNET_FUZZ=10000 SUPERNET_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
 
 # The operators, built for the sanitizers, under calls with wrong arguments.
 test-asan: $(VENV)/installed
 	SUPERNET_SANITIZE=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/sanitized
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" PYTHONPATH=tests \
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
-	  $(BIN)/python -m pytest -p sanitized tests/test_ops_fuzz.py
+	  $(BIN)/python -m pytest -n auto -p sanitized tests/test_ops_fuzz.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
