@@ -27,6 +27,7 @@ from supernet.model import load_network
 from supernet.training import checkpoint
 from supernet.training.evaluation import evaluate
 from tests.conftest import tiny_space
+from tests.forks import forks
 
 ROOT = Path(__file__).parents[1]
 TRAIN = ("--data", "digits", "--batch-size", "32", "--limit", "320", "--epochs", "4")
@@ -39,8 +40,7 @@ def command(tool: str, *args: object) -> list[str]:
 
 
 def run(tool: str, *args: object) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run(command(tool, *args), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    return forks().run(tool, *args)
 
 
 def ok(tool: str, *args: object) -> str:
@@ -307,8 +307,18 @@ def tiny_fingerprint(run: Path) -> str:
 
 
 def test_a_damaged_checkpoint(copy):
-    path = copy / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[:2000])
+    path, previous = copy / "checkpoint.pt", copy / "checkpoint.previous.pt"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:2000])
+    result = run("evolve", "--run", copy)
+    assert result.returncode == 2
+    assert "damaged or not a checkpoint; the one before is used" in result.stderr
+    assert "not trained to the end" in result.stderr
+    ok("train_supernet", "--run", copy, *TRAIN, "--space", json_space(copy))
+    assert path.read_bytes() == whole
+
+    path.write_bytes(whole[:2000])
+    previous.unlink(missing_ok=True)
     assert "damaged" in refused("evolve", "--run", copy)
     message = refused("train_supernet", "--run", copy, *TRAIN, "--space", json_space(copy))
     assert "damaged" in message

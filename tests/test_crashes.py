@@ -11,8 +11,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import tiny_space
+from tests.forks import forks
 from tests.test_face_nas import write_pairs
 
 ROOT = Path(__file__).parents[1]
@@ -143,41 +142,18 @@ TOOLS = {
 
 
 class Server:
-    """The process that the commands are forked from."""
+    """Runs tools in forks, with the files that they need below ``folder``."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "crash" / "server.py")],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.answer() == "ready"
-
-    def answer(self) -> object:
-        assert self.process.stdout is not None
-        return json.loads(self.process.stdout.readline())
 
     def run(self, tool: Tool, run: Path, last: int | None = None) -> tuple[int, int]:
         """Exit code, and number of file operations of a run to the end; killed before operation ``last``."""
         at = {"run": run, "space": self.folder / "tiny.json", "residual": self.folder / "residual.json"}
         arguments = [str(word).format(**at, faces=self.folder / "faces") for word in tool.arguments]
-        log = self.folder / "log"
-        request = {"tool": tool.name, "arguments": arguments, "folder": str(run), "last": last, "log": str(log)}
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        code = self.answer()
-        assert isinstance(code, int)
-        assert code in (0, 137), log.read_text()
-        return code, int(Path(f"{log}.count").read_text()) if code == 0 else -1
-
-    def close(self) -> None:
-        """End it."""
-        self.process.communicate(timeout=30)
+        result = forks().run(tool.name, *arguments, folder=run, last=last)
+        assert result.returncode in (0, 137), result.stdout + result.stderr
+        return result.returncode, result.operations
 
 
 def without_clock(data: object) -> object:
@@ -215,9 +191,7 @@ def server(tmp_path_factory):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(path)
     write_pairs(folder / "faces", folder / "faces.txt", 5)
-    server = Server(folder)
-    yield server
-    server.close()
+    return Server(folder)
 
 
 @pytest.fixture(scope="module")

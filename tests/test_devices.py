@@ -176,7 +176,8 @@ def test_agent_refuses(home, torchless, tmp_path):
 
     assert "no complete bundle" in refusal("missing")
     assert "expected cores" in refusal("bundle", "--cores", "x")
-    assert "expected cores among" in refusal("bundle", "--cores", "4096")
+    assert "expected cores among" in refusal("bundle", "--cores", "4095")
+    assert "below 4096" in refusal("bundle", "--cores", "4096")
     assert "cannot write" in refusal("bundle", "-o", "missing/samples.json")
     bare = [*torchless[:1], f"PYTHONPATH={device}", *torchless[2:]]
     (device / "numpy.py").write_text("ndarray = None")  # onnxruntime is not there, numpy is
@@ -287,7 +288,7 @@ KEY = sorted(KEYS)[0]
         (changed("finished", value="yes"), "unfinished"),
         (changed("header", "space", "fingerprint", value="0123"), f"0123, the space here is {SPACE.fingerprint}"),
         (changed("header", "device", value=None), "damaged"),
-        (changed("header", "protocol", value={"rounds": 1}), "at least 2 rounds"),
+        (changed("header", "protocol", value={"rounds": 1}), "expected rounds from 2"),
         (changed("header", "protocol", value={"gates": 1}), "damaged"),
         (changed("layers", KEY, value=[[1.0, 1.0]]), "damaged"),
         (changed("layers", KEY, value=[[-1.0, 1.0]] * 9), "damaged"),

@@ -10,7 +10,7 @@ from search.costs import AdditiveCost
 from search.evaluator import Evaluator
 from search.run import Scoring, SearchRun
 from supernet import families, files
-from supernet.cli import evolve, searching
+from supernet.cli import evolve
 from supernet.data import sets
 from supernet.model import Supernet
 from supernet.progress import Bar
@@ -70,7 +70,7 @@ def test_scores_outlive_a_search_and_cost_nothing_again(tmp_path):
 
 def test_memory_and_threads_are_no_part_of_what_a_score_depends_on(tmp_path):
     supernet, images = Supernet(tiny_space()), sets.open_train("digits", tmp_path).val
-    plain, other = Scoring(), searching.scoring(evolve.Args(memory="1M", workers=3))
+    plain, other = Scoring(), evolve.Args(memory="1M", workers=3).scoring
     assert other.memory == 2**20
     assert other.identity("weights") == plain.identity("weights")
     assert len(other.batches(supernet, images)) > len(Scoring(memory=2**40).batches(supernet, images)) == 1
@@ -80,4 +80,4 @@ def test_memory_and_threads_are_no_part_of_what_a_score_depends_on(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, -1])
 def test_scoring_needs_a_worker(workers):
-    assert f"at least 1 worker to score with, got {workers}" in refused(searching.scoring, evolve.Args(workers=workers))
+    assert f"at least 1 worker to score with, got {workers}" in refused(lambda: evolve.Args(workers=workers).scoring)

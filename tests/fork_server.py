@@ -1,7 +1,7 @@
-"""Runs commands in forks of a process that has PyTorch imported, and kills them before a file operation.
+"""Runs commands in forks of a process that has PyTorch imported, and kills them before a file operation if asked to.
 
-Reads a line of JSON for each command from stdin, writes one to stdout. A fork costs no import, so that a kill and a
-rerun take a second. The product knows nothing of it: an audit hook sees the operations.
+Reads a line of JSON for each command from stdin, writes one to stdout; ``tests/forks.py`` talks to it. A fork costs no
+import, so that a command takes a second. The product knows nothing of it: an audit hook sees the operations.
 """
 
 from __future__ import annotations
@@ -39,9 +39,11 @@ IMPORTED = (
 )
 
 
-def watch(folder: str, last: int | None) -> list[int]:
+def watch(folder: str | None, last: int | None) -> list[int]:
     """Count what changes files below ``folder``; die right before operation number ``last``."""
     count = [0]
+    if folder is None:
+        return count
 
     def hook(event: str, arguments: tuple) -> None:
         if event not in OPERATIONS:
@@ -71,10 +73,11 @@ def watch(folder: str, last: int | None) -> list[int]:
 
 def child(request: dict) -> None:
     """The command; leaves the number of its operations in a file."""
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    for descriptor, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", encoding="utf-8"), os.fdopen(2, "w", encoding="utf-8")
     sys.argv = [f"tools/{request['tool']}.py", *request["arguments"]]
     count, status = watch(request["folder"], request["last"]), 0
     try:
@@ -86,7 +89,7 @@ def child(request: dict) -> None:
         status = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    Path(request["log"] + ".count").write_text(str(count[0]))
+    Path(request["out"] + ".count").write_text(str(count[0]))
     os._exit(status)
 
 
