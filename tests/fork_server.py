@@ -6,6 +6,7 @@ import, so that a command takes a second. The product knows nothing of it: an au
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import json
 import os
@@ -87,6 +88,7 @@ def child(request: dict) -> None:
     except BaseException:
         traceback.print_exc()
         status = 1
+    atexit._run_exitfuncs()  # as at the end of any process: of loaders and the like
     sys.stdout.flush()
     sys.stderr.flush()
     Path(request["out"] + ".count").write_text(str(count[0]))

@@ -24,7 +24,7 @@ def make(folder, **budget):
     evaluator = Evaluator(Supernet(space), [x[:12]], [(x, y)])
     cost = AdditiveCost(*families.layout(space).priced(lambda spec: spec.flops))
     search = CES(space, {"flops": cost}, {}, ["flops"], CESConfig(**{"population": 6, "iterations": 3, **budget}))
-    return SearchRun(folder, search, evaluator, {"weights": "random"})
+    return SearchRun(folder, search, evaluator, {"checkpoint": "random"})
 
 
 def test_the_log_holds_all_that_was_told(tmp_path):
