@@ -1,4 +1,4 @@
-"""Work that is shared out: to processes or threads of this machine here, to a cluster's in ``supernet.ray_executor``."""
+"""Work that several share: processes or threads of this machine; ``supernet.ray_executor`` has a cluster's."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import signal
 import sys
@@ -53,16 +54,15 @@ class Ray:
             raise UserError("workers of Ray need the extra ray: pip install 'supernet[ray]'") from error
         # Workers import what this process can, code of one's own too.
         path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
-        local = {"num_cpus": self.workers} if self.address == "local" else {}
         main = threading.current_thread() is threading.main_thread()
         handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 self.address,
-                **local,
+                num_cpus=self.workers if self.address == "local" else None,
                 include_dashboard=False,
                 log_to_driver=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
                 ignore_reinit_error=True,
                 runtime_env={"env_vars": {"PYTHONPATH": path}},
             )

@@ -63,7 +63,7 @@ def test_scores_equal_those_of_the_extracted_network_in_plain_pytorch(workers):
 
 @pytest.mark.parametrize("kernels", ["fused", "eager"])
 def test_statistics_of_a_prefix_are_those_of_recalibrate_bn(small_space, kernels):
-    space, supernet, recalibration, validation = setup(small_space, kernels)
+    space, supernet, recalibration, _ = setup(small_space, kernels)
     archs = population(space, 6)
     model = copy.deepcopy(supernet).eval()
     tree = prefix_tree(model, sorted(set(archs)))

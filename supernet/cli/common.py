@@ -210,8 +210,7 @@ def settings(args: Any, *others: str) -> dict[str, Any]:
         others: names of options that may change when a run is continued, besides those that no command records.
     """
     left_out = ("run", "device", "workers", "memory", "restart", "quiet", *vars(Workers()), *others)
-    given = {name: value for name, value in dataclasses.asdict(args).items() if name not in left_out}
-    return {name: _recorded(value) for name, value in given.items()}
+    return {name: _recorded(value) for name, value in dataclasses.asdict(args).items() if name not in left_out}
 
 
 def _recorded(value: Any) -> Any:
