@@ -137,7 +137,7 @@ def fail(x: int) -> int:
 def test_errors_are_as_they_are_and_end_the_rest(workers):
     bar = silent("squares", 2, unit="numbers")
     assert executor.run(workers, fail, {"a": (2,), "b": (3,)}, bar, lambda: 2) == {"a": 4, "b": 9}
-    with pytest.raises(UserError, match="^-1 is below 0$") as caught:
+    with pytest.raises(UserError, match=r"^-1 is below 0$") as caught:
         executor.run(workers, fail, {"a": (-1,), "b": (2,)}, bar, lambda: 0)
     assert caught.value.missing == "front"
 
