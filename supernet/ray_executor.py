@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from supernet.errors import UserError
-from supernet.executor import Results, nothing
+from supernet.executor import Results, Terminated, nothing
 
 RETRIES = 3  # of a call whose worker was lost
 
@@ -96,6 +96,8 @@ class Ray:
                     name = names.pop(task)
                     yield name, self._result(name, task)
                 waiting()
+        except SystemExit as error:  # of the handler of SIGTERM; within Ray its code becomes 1
+            raise Terminated(143) from error
         finally:
             for task in names:
                 ray.cancel(task, force=True)

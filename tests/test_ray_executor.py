@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from search.evaluator import Evaluator
 from search.run import SearchRun
 from supernet import executor, families, files
 from supernet.errors import UserError
-from supernet.executor import Threads
+from supernet.executor import Terminated, Threads
 from supernet.model import Supernet
 from supernet.progress import silent
 from tests.conftest import refused, tiny_space
@@ -156,6 +158,22 @@ def test_a_worker_fetches_the_function_once(workers):
     assert workers._send(fail) is sent
     assert _function(sent[0]) is _function(sent[0])
     assert workers._send(train) is not sent
+
+
+def test_sigterm_ends_the_calls_and_the_process(workers):
+    def terminated(*_):
+        sys.exit(143)
+
+    before = signal.signal(signal.SIGTERM, terminated)
+    timer = threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    try:
+        with pytest.raises(Terminated) as caught:
+            list(workers.map(time.sleep, {"a": (60,), "b": (60,)}))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert caught.value.code == 143
+    assert list(workers.map(fail, {"a": (2,)})) == [("a", 4)]  # there is room again
 
 
 def test_refusals(monkeypatch):
