@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 export MAX_JOBS ?= $(shell nproc)
 
-.PHONY: quickstart test test-long test-asan lint types format bench litert package clean
+.PHONY: quickstart test test-long test-ray test-asan lint types format bench litert package clean
 
 quickstart: $(VENV)/built
 	$(BIN)/python tools/train_supernet.py --run $(RUN) --epochs 3
@@ -21,6 +21,11 @@ test: $(VENV)/built
 
 test-long: $(VENV)/built
 	SUPERNET_CRASHES=500 SUPERNET_FUZZ=10000 SUPERNET_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
+
+# Workers of Ray, which is too large (257 MB) to be installed for every test.
+test-ray: $(VENV)/built
+	$(BIN)/python -m pip install --quiet -c constraints.txt 'ray==2.60.*'
+	$(BIN)/python -m pytest -m "slow or not slow" tests/test_ray_executor.py
 
 # The operators, built for the sanitizers, under calls with wrong arguments.
 test-asan: $(VENV)/installed

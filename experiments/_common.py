@@ -28,6 +28,7 @@ from supernet.data import sets
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
+from supernet.executor import Processes
 from supernet.progress import shown
 from supernet.space import Arch, Space
 from supernet.training import defaults, standalone
@@ -90,7 +91,9 @@ class Truth(StandAlone):
         identity = {"space": space.fingerprint, **asdict(budget)}
         identity["images"] = {name: value for name, value in identity["images"].items() if name != "root"}
         train = functools.partial(train_alone, folder, space, budget)
-        super().__init__(files.JsonLines(folder / "truth.jsonl"), identity, train, jobs, progress=shown(not quiet))
+        super().__init__(
+            files.JsonLines(folder / "truth.jsonl"), identity, train, Processes(jobs), progress=shown(not quiet)
+        )
 
 
 def train_alone(folder: Path, space: Space, budget: Budget, arch: Arch, seed: int) -> float:

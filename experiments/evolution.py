@@ -26,6 +26,7 @@ from search.costs import AdditiveCost
 from search.run import Scoring, SearchRun
 from supernet import families, files, machine, spaces
 from supernet.errors import UserError
+from supernet.executor import Threads
 from supernet.methods import spos
 from supernet.progress import shown
 from supernet.runs import RunFolder
@@ -105,7 +106,7 @@ def on_supernet(args: Args, space: Space, data) -> dict:
     flops = AdditiveCost(*families.layout(space).priced(lambda spec: spec.flops))
     low, high = flops.bounds(space)
     bounds = {"flops": (0.0, low + args.share * (high - low))}
-    scoring = Scoring(recalibration=(4, 128), workers=args.workers)
+    scoring = Scoring(recalibration=(4, 128), executor=Threads(args.workers))
     evaluator, scored_with = scoring.evaluator(model, data), scoring.identity(RunFolder(folder).identity)
     rows = {}
     for name, (algorithm, config) in ALGORITHMS.items():
@@ -148,7 +149,7 @@ def on_table(args: Args, path: Path, data) -> dict:
         raise UserError(f"{path} is not a whole table with two seeds or more; run python -m experiments.truth_table")
     accuracies = np.array(known["accuracies"])
     _, model = supernet_of(args, space, data)
-    evaluator = Scoring(recalibration=(4, 128), workers=args.workers).evaluator(model, data)
+    evaluator = Scoring(recalibration=(4, 128), executor=Threads(args.workers)).evaluator(model, data)
     half = accuracies.shape[1] // 2
     rows: dict[str, dict] = {}
     for mine, judging in ((slice(0, half), slice(half, None)), (slice(half, None), slice(0, half))):

@@ -27,7 +27,7 @@ from search import plain_run
 from search.drawing import draw
 from search.dynamic_ranking import Study, study
 from search.efficient_global import Candidate, Config, relative_improvement, sample
-from supernet import families, files, machine, parallel
+from supernet import executor, families, files, machine
 from supernet.data import sets
 from supernet.progress import Bar
 from supernet.runs import RunFolder
@@ -162,10 +162,10 @@ def train_all(args: Args, jobs: dict[str, Job]) -> dict[str, dict]:
     if todo:
         bar = Bar("trainings", len(jobs), done=len(results), unit="trainings")
         already = len(results)
-        results |= parallel.run(
+        results |= executor.run(
+            executor.Processes(args.jobs),
             train_one,
             todo,
-            min(args.jobs, len(todo)),
             bar,
             done=lambda: already + len(finished),
             finished=lambda name, result: finished.append(name),

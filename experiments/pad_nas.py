@@ -33,6 +33,7 @@ from search.costs import AdditiveCost
 from search.run import Scoring
 from supernet import families, files, machine, spaces
 from supernet.data.sets import TrainVal
+from supernet.executor import Threads
 from supernet.methods import spos
 from supernet.model import Supernet
 from supernet.progress import shown
@@ -176,7 +177,7 @@ def spaced(stage: pad_nas.Stage, n: int) -> list[Arch]:
 
 
 def scoring(args: Args) -> Scoring:
-    return Scoring(recalibration=(4, 128), workers=args.jobs)
+    return Scoring(recalibration=(4, 128), executor=Threads(args.jobs))
 
 
 def train(

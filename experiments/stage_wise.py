@@ -35,7 +35,7 @@ from search import stage_wise_run
 from search.drawing import Block, draw
 from search.importance import CRITERIA
 from search.stage_wise import Config, StageWise
-from supernet import families, files, machine, parallel
+from supernet import executor, families, files, machine
 from supernet.families import module_stages
 from supernet.model import load_network
 from supernet.progress import shown
@@ -160,10 +160,10 @@ class Study:
         left = {self.path(*cell).stem: (args, *cell) for cell in wanted if not self.path(*cell).exists()}
         if left:
             already, bar = len(wanted) - len(left), shown(not args.quiet)("searches", len(wanted), unit="searches")
-            parallel.run(
+            executor.run(
+                executor.Processes(args.jobs),
                 search,
                 left,
-                min(args.jobs, len(left)),
                 bar,
                 done=lambda: already + sum(self.path(*cell).exists() for _, *cell in left.values()),
             )

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from supernet import parallel
+from supernet import executor as executors
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
+from supernet.executor import Executor, Processes
 from supernet.files import JsonLines
 from supernet.model import Network
 from supernet.progress import Progress, silent
@@ -27,7 +28,7 @@ from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig
 
 TRAINED = {"budget": dict, "arch": [COUNT], "seed": COUNT, "val_accuracy?": SHARE, "accuracy?": SHARE}  # a log's line
-Train = Callable[[Arch, int], float]  # architecture, seed -> accuracy; picklable, as it runs in other processes
+Train = Callable[[Arch, int], float]  # architecture, seed -> accuracy; picklable, as other processes may run it
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,13 @@ class StandAlone:
         budget: all that shapes an accuracy besides architecture and seed, in plain JSON.
         name: of the accuracy in the log.
         forget: called once an accuracy is in the log, with what was trained: removes its files.
-        at_once: trainings in parallel, in processes of their own.
+        executor: who trains.
     """
 
     log: JsonLines
     budget: Mapping[str, Any]
     train: Train
-    at_once: int = 1
+    executor: Executor = Processes()
     name: str = "accuracy"
     progress: Progress = silent
     forget: Callable[[Arch, int], None] = lambda arch, seed: None
@@ -76,9 +77,7 @@ class StandAlone:
             self.forget(*pair)
         if left:
             bar = self.progress(label, len(wanted), done=done, unit="networks")
-            parallel.run(
-                self.train, left, min(self.at_once, len(left)), bar, lambda: len(known.keys() & set(wanted)), keep
-            )
+            executors.run(self.executor, self.train, left, bar, lambda: len(known.keys() & set(wanted)), keep)
         return known
 
 

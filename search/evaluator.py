@@ -7,19 +7,20 @@ current path only, ``depth × batch``; ``images_at_once`` chooses the batch by t
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from search.costs import AdditiveCost, MaxCost
 from supernet.errors import UserError
+from supernet.executor import Executor, Threads, for_device, nothing
 from supernet.families import layout
 from supernet.families.base import peak
 from supernet.model import Supernet, batch_norms
@@ -93,6 +94,36 @@ def prefix_tree(supernet: Supernet, archs: Sequence[Arch]) -> Node:
     return root
 
 
+def groups(archs: Sequence[Arch], n: int) -> list[list[Arch]]:
+    """At most ``n`` groups of neighbours in the prefix tree, of about the same size.
+
+    A cut moves by up to a quarter of a group to where the neighbours have the shortest prefix in common.
+    """
+    archs, cuts = sorted(archs), [0]
+    n = min(n, len(archs))
+    reach = len(archs) // (4 * n) if n else 0
+    for i in range(1, n):
+        fair = round(i * len(archs) / n)
+        near = range(max(fair - reach, cuts[-1] + 1), min(fair + reach, len(archs) - 1) + 1)
+        cuts.append(min(near, key=lambda at: (_common(archs[at - 1], archs[at]), abs(at - fair))))
+    return [archs[i:j] for i, j in itertools.pairwise([*cuts, len(archs)]) if i < j]
+
+
+def _common(a: Arch, b: Arch) -> int:
+    """The length of the prefix that two architectures share."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Accuracies of some architectures, and what they took."""
+
+    accuracies: dict[Arch, float]
+    runs: int  # of a layer on all images
+    separate_runs: int  # how many there would be without sharing
+    peak_bytes: int  # of the activations on the path
+
+
 class Evaluator:
     """One-shot accuracy on a fixed validation split, each architecture once.
 
@@ -102,9 +133,9 @@ class Evaluator:
         batch         mean and variance of each validation batch
         inherited     the running averages that training left in the supernet
 
-    On the CPU the architectures of a call are divided among ``workers`` threads of one core each, which at the sizes
-    of a search is faster than one network on all cores; neighbours in the tree stay together. Every worker has a
-    copy of the supernet. Scores depend neither on the number of workers nor on the other architectures of a call.
+    The architectures of a call are divided among the workers of ``executor``, on the CPU threads of one core each,
+    which at the sizes of a search is faster than one network on all cores; neighbours in the tree stay together. Every
+    worker has a copy of the supernet. Scores depend neither on the workers nor on the other architectures of a call.
 
     Args:
         recalibration: batches of training images, not augmented; the same for every architecture.
@@ -119,39 +150,34 @@ class Evaluator:
         supernet: Supernet,
         recalibration: Stream[Tensor],
         validation: Stream[tuple[Tensor, Tensor]],
-        workers: int = 1,
+        executor: Executor = Threads(),
         mode: Mode = "recalibrated",
     ):
         if mode not in get_args(Mode):
             raise UserError(f"unknown BN mode {mode!r}: expected one of {', '.join(get_args(Mode))}")
-        if workers < 1:
-            raise UserError(f"{workers} workers: expected at least 1")
         if not len(validation) or (mode == "recalibrated" and not len(recalibration)):
             raise UserError("nothing to score with: expected validation batches, and images to recalibrate BN with")
-        self.device = next(supernet.parameters()).device
-        if self.device.type != "cpu":
-            workers = 1
-        self.models = [copy.deepcopy(supernet).eval() for _ in range(workers)]
-        self.recalibration, self.validation, self.mode = recalibration, validation, mode
+        self.scorer = Scorer(supernet, recalibration, validation, mode)
+        self.executor, self.mode = for_device(executor, self.scorer.device), mode
         self.scores: dict[Arch, float] = {}
-        self.runs = self.separate_runs = 0  # of a layer on all images; how many there would be without sharing
-        self.peak_bytes = 0  # of the activations on one worker's path
+        self.runs = self.separate_runs = self.peak_bytes = 0  # as ``Scored`` has them; the peak of one worker
 
     def __call__(self, archs: Sequence[Arch], bar: Track | None = None) -> list[float]:
         """Accuracies in [0, 1], in the order of ``archs``."""
-        new = sorted({arch for arch in archs if arch not in self.scores})
-        parts = [new[i[0] : i[-1] + 1] for i in np.array_split(np.arange(len(new)), len(self.models)) if len(i)]
-        threads = torch.get_num_threads()
-        start = (lambda: torch.set_num_threads(1)) if len(self.models) > 1 else None
-        with ThreadPoolExecutor(len(self.models), initializer=start) as pool:
-            jobs = [pool.submit(self._score, model, part) for model, part in zip(self.models, parts, strict=False)]
-            for job in as_completed(jobs):
-                scores = job.result()
-                self.scores |= scores
-                if bar is not None:
-                    bar.advance(len(scores))
-        torch.set_num_threads(threads)
+        if new := {arch for arch in archs if arch not in self.scores}:
+            parts = {f"group {i}": (group,) for i, group in enumerate(groups(list(new), self.executor.at_once))}
+            with contextlib.closing(self.executor.map(self.scorer, parts, nothing)) as ready:
+                for _, scored in ready:
+                    self._keep(scored)
+                    if bar is not None:
+                        bar.advance(len(scored.accuracies))
         return [self.scores[arch] for arch in archs]
+
+    def _keep(self, scored: Scored) -> None:
+        self.scores |= scored.accuracies
+        self.runs += scored.runs
+        self.separate_runs += scored.separate_runs
+        self.peak_bytes = max(self.peak_bytes, scored.peak_bytes)
 
     @property
     def summary(self) -> str:
@@ -164,29 +190,54 @@ class Evaluator:
             f"activations take at most {self.peak_bytes / 2**20:.1f} MiB per worker (depth × batch)"
         )
 
+
+class Scorer:
+    """Scores groups of architectures, each on a copy of the supernet: what a worker holds."""
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        recalibration: Stream[Tensor],
+        validation: Stream[tuple[Tensor, Tensor]],
+        mode: Mode,
+    ):
+        self.supernet = copy.deepcopy(supernet).eval()
+        self.recalibration, self.validation, self.mode = recalibration, validation, mode
+        self.device = next(supernet.parameters()).device
+        self.idle: list[Supernet] = []  # copies that no thread is at
+
     @torch.inference_mode()
-    def _score(self, model: Supernet, archs: Sequence[Arch]) -> dict[Arch, float]:
-        """The accuracies of distinct architectures."""
-        tree = prefix_tree(model, archs)
+    def __call__(self, archs: Sequence[Arch]) -> Scored:
+        """The accuracies of distinct architectures; several threads may ask at once."""
+        model = self.idle.pop() if self.idle else copy.deepcopy(self.supernet)
+        tree, walk = prefix_tree(model, archs), Walk()
         norms = list(batch_norms([model]))
         if self.mode == "recalibrated":
             for bn in norms:
                 bn.train()
             for x in self.recalibration:
-                self._walk(tree, _channels_last(x, self.device), _pool)
+                walk(tree, _channels_last(x, self.device), _pool)
         for bn in norms:
             bn.train(self.mode == "batch")
         layer = _recalibrated if self.mode == "recalibrated" else _as_it_is
         images = 0
         for x, y in self.validation:
-            self._walk(tree, _channels_last(x, self.device), layer, y.to(self.device))
+            walk(tree, _channels_last(x, self.device), layer, y.to(self.device))
             images += len(y)
         nodes = list(tree)
-        self.runs += len(nodes)
-        self.separate_runs += sum(len(model.path(arch)) for arch in archs)
-        return {node.arch: int(node.hits) / images for node in nodes if node.arch is not None}
+        accuracies = {node.arch: int(node.hits) / images for node in nodes if node.arch is not None}
+        separate = sum(len(model.path(arch)) for arch in archs)
+        self.idle.append(model)
+        return Scored(accuracies, len(nodes), separate, walk.peak_bytes)
 
-    def _walk(
+
+@dataclass
+class Walk:
+    """Passes batches through a tree, depth first."""
+
+    peak_bytes: int = 0  # of the activations on a path
+
+    def __call__(
         self,
         node: Node,
         x: Tensor,
@@ -206,7 +257,7 @@ class Evaluator:
         if labels is not None and node.arch is not None:
             node.hits += (y.argmax(1) == labels).sum()
         for child in node.children.values():
-            self._walk(child, y, layer, labels, live)
+            self(child, y, layer, labels, live)
 
 
 def _pool(node: Node, x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from search.run import Scoring
 from supernet import families, files
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
+from supernet.executor import Executor, Processes, Threads
 from supernet.methods import spos
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
@@ -62,7 +63,7 @@ class Study:
         train: trains one network; ``train.folder`` gets the files of the study.
         bn: BN statistics of the one-shot accuracies. recalibration: batches and images per batch for it.
         seeds: of the trainings; with two or more the ceiling is stated.
-        at_once: trainings, and threads that score, in parallel on the CPU.
+        scorers, trainers: who scores and who trains.
     """
 
     run: RunFolder
@@ -72,7 +73,8 @@ class Study:
     bn: Sequence[Mode] = ("recalibrated",)
     recalibration: tuple[int, int] = (8, 128)
     seeds: Sequence[int] = (0,)
-    at_once: int = 1
+    scorers: Executor = Threads()
+    trainers: Executor = Processes()
     progress: Progress = silent
 
     def __call__(self, archs: Sequence[Arch], pick: str) -> dict[str, Ranking]:
@@ -86,11 +88,11 @@ class Study:
         recalibration = spos.recalibration_images(self.images, *self.recalibration)
         scoring, one_shot = halves(self.images.val)[0], {}
         for mode in self.bn:
-            batches = Scoring(mode, workers=self.at_once).batches(supernet, scoring)
-            one_shot[mode] = Evaluator(supernet, recalibration, batches, self.at_once, mode)(archs)
+            batches = Scoring(mode, executor=self.scorers).batches(supernet, scoring)
+            one_shot[mode] = Evaluator(supernet, recalibration, batches, self.scorers, mode)(archs)
         log = files.JsonLines(folder / "trained.jsonl", TRAINED)
         train, forget = self.train, self.train.forget
-        alone = StandAlone(log, train.budget, train, self.at_once, "val_accuracy", self.progress, forget)
+        alone = StandAlone(log, train.budget, train, self.trainers, "val_accuracy", self.progress, forget)
         trained = alone(archs, self.seeds, "rank")
         truth, flops = trained.mean(axis=1), [families.flops(space, arch) for arch in archs]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from supernet import families, files, machine
 from supernet.data.images import Batches, ImageSet
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
+from supernet.executor import Executor, Threads
 from supernet.methods import spos
 from supernet.model import Supernet
 from supernet.progress import Progress, Track, silent
@@ -34,12 +35,8 @@ class Scoring:
     recalibration: tuple[int, int] = (8, 128)  # batches, images per batch
     val_limit: int | None = None  # validation images, stratified
     seed: int = 0  # of the draw of these
-    workers: int = 1
+    executor: Executor = Threads()
     memory: int | None = None  # bytes for images and activations; by default half of what is free
-
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise UserError(f"expected at least 1 worker to score with, got {self.workers}")
 
     def evaluator(self, supernet: Supernet, data: TrainVal) -> Evaluator:
         """Fixed recalibration images, one fixed validation split, streamed."""
@@ -48,7 +45,7 @@ class Scoring:
             supernet,
             spos.recalibration_images(data, *self.recalibration),
             self.batches(supernet, val),
-            self.workers,
+            self.executor,
             mode=self.bn,
         )
 
@@ -59,7 +56,7 @@ class Scoring:
         device = next(supernet.parameters()).device
         on_gpu = device.type == "cuda"
         memory = self.memory or (torch.cuda.mem_get_info(device)[0] if on_gpu else machine.free_memory()) // 2
-        return Batches(images, images_at_once(supernet.space, memory, 1 if on_gpu else self.workers))
+        return Batches(images, images_at_once(supernet.space, memory, 1 if on_gpu else self.executor.at_once))
 
     def identity(self, checkpoint: str, data: dict | None = None) -> dict:
         """All that a score depends on besides the architecture, in plain JSON.
@@ -67,7 +64,7 @@ class Scoring:
         Args:
             checkpoint: ``RunFolder.identity``. data: ``TrainVal.identity``.
         """
-        fields = {name: value for name, value in asdict(self).items() if name not in ("workers", "memory")}
+        fields = {name: getattr(self, name) for name in ("bn", "val_limit", "seed")}
         images = {} if data is None else {"data": data}
         return {"checkpoint": checkpoint, **fields, "recalibration": list(self.recalibration), **images}
 

@@ -11,8 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from supernet import files, machine, parallel
+from supernet import executor as executors
+from supernet import files, machine
 from supernet.errors import UserError
+from supernet.executor import Executor, Processes
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
 from supernet.space import Arch
@@ -136,7 +138,7 @@ def train(
     settings: Settings,
     *,
     device: str | None = None,
-    at_once: int = 1,
+    executor: Executor = Processes(),
     workers: int = 0,
     data_root: Path | None = None,
     progress: Progress = silent,
@@ -146,7 +148,7 @@ def train(
 
     Args:
         archs: by the names of their folders.
-        at_once: networks trained in parallel, on the CPU.
+        executor: who trains; on one GPU, and under torchrun, this process trains one network after another.
         workers: processes that decode images, of all of them together.
         aside: called where a folder held another training, which was renamed.
 
@@ -155,20 +157,21 @@ def train(
     """
     where = defaults.device(device)
     distributed.start(where)
-    at_once = min(at_once, len(archs)) if where.type == "cpu" and distributed.world() == 1 else 1
+    executor = executors.for_device(executor, where) if distributed.world() == 1 else Processes()
+    at_once = min(executor.at_once, len(archs))
     each = max(1, machine.cores() // at_once), -(-workers // at_once)
     jobs = {name: Job(run, name, arch, settings, str(where), data_root, *each) for name, arch in archs.items()}
     if distributed.rank() == 0:
         for job in jobs.values():
             prepare(job, aside)
     distributed.wait()
-    if at_once == 1:
+    if at_once == 1 and isinstance(executor, Processes):
         return {name: train_one(job, progress) for name, job in jobs.items()}
     logs = [run.network(name).metrics for name in jobs]
-    return parallel.run(
+    return executors.run(
+        executor,
         train_one,
         {name: (job,) for name, job in jobs.items()},
-        at_once,
         progress("retrain", settings.epochs * len(jobs), unit="epochs"),
         lambda: sum(len(log.read()) for log in logs),
     )

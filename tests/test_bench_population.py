@@ -9,6 +9,7 @@ from bench import population
 
 from supernet import spaces
 from supernet.errors import UserError
+from supernet.executor import Threads
 from supernet.space import Space
 
 SPACE = spaces.get("mobile-large-small", 1, 28, 10)
@@ -31,6 +32,12 @@ def test_every_form_runs_and_agrees(tmp_path):
     assert result["ratios"][population.BASE] == {"wall": 1.0, "cpu": 1.0}
     assert 1 < result["layer_runs_saved"] < 4
     assert "4 architectures" in population.table(result).title
+
+
+def test_workers_score_as_one_process(tmp_path):
+    result = population.share(recorded(tmp_path / "p.json"), 32, (1, 16), 1, Threads(2))
+    assert result["at_once"] == 2
+    assert min(result["gain"], result["overhead_ms_per_task"]) > 0
 
 
 def test_scores_that_differ_are_no_benchmark():

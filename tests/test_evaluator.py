@@ -1,14 +1,17 @@
 """A generation at once against one architecture at a time: scores, statistics, memory, memoisation."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from search import evaluator as evaluator_module
-from search.evaluator import LARGEST_BATCH, Evaluator, images_at_once, prefix_tree
+from search.evaluator import LARGEST_BATCH, Evaluator, Walk, groups, images_at_once, prefix_tree
 from supernet.data import sets
 from supernet.data.images import Batches
 from supernet.errors import UserError
+from supernet.executor import Threads
 from supernet.families import layout
 from supernet.model import Supernet, batch_norms
 from supernet.training.bn import recalibrate_bn
@@ -51,7 +54,7 @@ def test_a_generation_scores_as_one_by_one(small_space, kernels):
 def test_scores_equal_those_of_the_extracted_network_in_plain_pytorch(workers):
     space, supernet, recalibration, validation = setup()
     archs = population(space)
-    scores = Evaluator(supernet, recalibration, validation, workers)(archs)
+    scores = Evaluator(supernet, recalibration, validation, Threads(workers))(archs)
     for arch, score in zip(archs, scores, strict=True):
         network = supernet.extract(arch)
         recalibrate_bn(network, recalibration)
@@ -60,15 +63,15 @@ def test_scores_equal_those_of_the_extracted_network_in_plain_pytorch(workers):
 
 @pytest.mark.parametrize("kernels", ["fused", "eager"])
 def test_statistics_of_a_prefix_are_those_of_recalibrate_bn(small_space, kernels):
-    space, supernet, recalibration, validation = setup(small_space, kernels)
+    space, supernet, recalibration, _ = setup(small_space, kernels)
     archs = population(space, 6)
-    model = Evaluator(supernet, recalibration, validation).models[0]
+    model = copy.deepcopy(supernet).eval()
     tree = prefix_tree(model, sorted(set(archs)))
     for bn in batch_norms([model]):
         bn.train()
     with torch.inference_mode():
         for x in recalibration:
-            Evaluator._walk(Evaluator(supernet, [x], validation), tree, x.contiguous(), evaluator_module._pool)
+            Walk()(tree, x.contiguous(), evaluator_module._pool)
     for arch in archs:
         recalibrate_bn(supernet, recalibration, arch)
         node, path = tree, [tree]
@@ -116,9 +119,20 @@ def test_workers_do_not_change_scores_or_the_number_of_threads():
     space, supernet, recalibration, validation = setup()
     archs = space.enumerate()[:10]
     threads = torch.get_num_threads()
-    one, many = (Evaluator(supernet, recalibration, validation, workers)(archs) for workers in (1, 4))
+    one, many = (Evaluator(supernet, recalibration, validation, Threads(workers))(archs) for workers in (1, 4))
     assert one == many
     assert torch.get_num_threads() == threads
+
+
+def test_groups_hold_every_architecture_once_and_are_cut_where_prefixes_are_short():
+    archs = population(tiny_space(), 24)
+    for n in (1, 2, 5, 100):
+        parts = groups(archs, n)
+        assert sorted(arch for part in parts for arch in part) == sorted(archs)
+        assert len(parts) == min(n, len(archs))
+    assert groups([], 3) == []
+    split = [(0, 0, i) for i in range(5)] + [(1, 0, i) for i in range(3)]
+    assert groups(split[::-1], 2) == [split[:5], split[5:]]  # four and four would walk the prefix (0, 0) twice
 
 
 def test_each_prefix_runs_once():
@@ -126,7 +140,7 @@ def test_each_prefix_runs_once():
     archs = population(space)
     calls = []
     evaluator = Evaluator(supernet, recalibration, validation)
-    for module in (m for choices in evaluator.models[0].layers for m in choices.values()):
+    for module in (m for choices in evaluator.scorer.supernet.layers for m in choices.values()):
         module.register_forward_hook(lambda *_: calls.append(1))
     evaluator(archs)
     prefixes = {arch[:depth] for arch in archs for depth in range(1, len(arch) + 1)}
@@ -212,4 +226,4 @@ def test_streamed_batches_score_as_lists_of_any_batch(tmp_path):
             return ((torch.nn.functional.interpolate(x, 14), y) for x, y in super().__iter__())
 
     one = Evaluator(supernet, recalibration, list(Streamed(data, 60)))(archs)
-    assert one == Evaluator(supernet, recalibration, Streamed(data, 7), 2)(archs)
+    assert one == Evaluator(supernet, recalibration, Streamed(data, 7), Threads(2))(archs)

@@ -14,7 +14,7 @@ from supernet.cli import evolve
 from supernet.data import sets
 from supernet.model import Supernet
 from supernet.progress import Bar
-from tests.conftest import refused, tiny_space
+from tests.conftest import tiny_space
 
 
 def make(folder, **budget):
@@ -76,8 +76,3 @@ def test_memory_and_threads_are_no_part_of_what_a_score_depends_on(tmp_path):
     assert len(other.batches(supernet, images)) > len(Scoring(memory=2**40).batches(supernet, images)) == 1
     whole = Scoring("batch", memory=1).batches(supernet, images)  # the batch is part of the score
     assert whole.size == Scoring("batch").batches(supernet, images).size
-
-
-@pytest.mark.parametrize("workers", [0, -1])
-def test_scoring_needs_a_worker(workers):
-    assert f"at least 1 worker to score with, got {workers}" in refused(lambda: evolve.Args(workers=workers).scoring)

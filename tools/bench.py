@@ -125,8 +125,8 @@ def cuda_model(args: CudaModel) -> None:
 
 
 @dataclass(frozen=True)
-class Population:
-    """A recorded CES population scored at once against one architecture at a time, one thread."""
+class Population(common.Workers):
+    """A recorded CES population scored at once against one architecture at a time, one thread; or by workers."""
 
     population: Path | None = None
     """The recorded generations; defaults to those of the tests."""
@@ -136,6 +136,8 @@ class Population:
     """Batches and images per batch that BN is recalibrated with."""
     generations: int = 4
     """How many of the recorded generations, evenly spaced."""
+    workers: int = 1
+    """With two or more: what they gain over one process, and what a task costs besides its work."""
     output: Path | None = None
     """Write the figures here as JSON."""
 
@@ -145,12 +147,20 @@ def population(args: Population) -> None:
     from bench import population
 
     from latency.measure import pin_core
+    from supernet.executor import Threads
 
     torch.set_num_threads(1)
-    with pin_core():
-        recorded = args.population or population.POPULATION
-        result = population.run(recorded, args.images, args.recalibration, args.generations)
-    common.say(population.table(result))
+    given = args.population or population.POPULATION, args.images, args.recalibration, args.generations
+    if args.workers > 1:
+        result = population.share(*given, args.ray_or(Threads(args.workers)))
+        common.say(
+            f"{result['at_once']} workers ({args.workers_on}): {result['gain']:.2f} times as fast as one process; "
+            f"{result['overhead_ms_per_task']:.2g} ms for a task besides its work"
+        )
+    else:
+        with pin_core():
+            result = population.run(*given)
+        common.say(population.table(result))
     report(args.output, {"population": result, "threads": 1})
 
 

@@ -30,6 +30,7 @@ from supernet.progress import Progress, shown
 
 if TYPE_CHECKING:
     from supernet.data.sets import TrainVal
+    from supernet.executor import Executor
     from supernet.runs import RunFolder
     from supernet.tables import Table
 
@@ -87,6 +88,24 @@ class Decoding:
 
 
 @dataclass(frozen=True)
+class Workers:
+    """Options of commands whose work several workers share."""
+
+    workers_on: Literal["local", "ray"] = "local"
+    """Run what is parallel by processes and threads of this machine, or by workers of Ray (needs the extra ray)."""
+    ray_address: Annotated[str | None, UNSET] = None
+    """Ray cluster that sees the run folder: auto or HOST:PORT; defaults to RAY_ADDRESS, else one started here."""
+    gpus_per_worker: float = 0.0
+    """GPUs of each worker of Ray; 0.5 lets two share one."""
+
+    def ray_or(self, local: Executor) -> Executor:
+        """Workers of Ray if they are wanted, as many as the cluster has room for; else the local ones."""
+        from supernet.ray_executor import Ray
+
+        return Ray(local.at_once, self.ray_address, self.gpus_per_worker) if self.workers_on == "ray" else local
+
+
+@dataclass(frozen=True)
 class Training:
     """Options of a training whose learning rate follows from the batch size."""
 
@@ -130,7 +149,7 @@ class OnRun:
 
 
 @dataclass(frozen=True)
-class Alone(Computing, Training, Decoding, OnRun):
+class Alone(Computing, Training, Decoding, Workers, OnRun):
     """Options of commands that train found networks alone."""
 
     limit: Annotated[int | None, UNSET] = None
@@ -190,9 +209,8 @@ def settings(args: Any, *others: str) -> dict[str, Any]:
     Args:
         others: names of options that may change when a run is continued, besides those that no command records.
     """
-    left_out = ("run", "device", "workers", "memory", "restart", "quiet", *others)
-    given = {name: value for name, value in dataclasses.asdict(args).items() if name not in left_out}
-    return {name: _recorded(value) for name, value in given.items()}
+    left_out = ("run", "device", "workers", "memory", "restart", "quiet", *vars(Workers()), *others)
+    return {name: _recorded(value) for name, value in dataclasses.asdict(args).items() if name not in left_out}
 
 
 def _recorded(value: Any) -> Any:

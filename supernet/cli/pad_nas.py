@@ -35,6 +35,7 @@ def run(args: Args) -> None:
     from search import pad_nas
     from search.ces import CES, CESConfig
     from search.spread import calibration_archs
+    from supernet.executor import Processes
     from supernet.retraining import Settings
     from supernet.training import defaults
     from supernet.training.loop import FitConfig
@@ -88,7 +89,7 @@ def run(args: Args) -> None:
     last = dataclasses.replace(args, run=stages[-1].folder)
     if args.retrain:
         settings_alone = Settings(args.retrain, args.batch_size, limit=args.limit)
-        retrain.train(common.open_run(last), settings_alone, "best", 4, args, args.workers)
+        retrain.train(common.open_run(last), settings_alone, "best", 4, args, args.ray_or(Processes(args.workers)))
         common.next_command("report", last)
     else:
         common.next_command("retrain", last, "--pick", "best")

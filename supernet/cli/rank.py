@@ -33,16 +33,18 @@ def run(args: Args) -> None:
     from search import ranking
     from search.alone import OnRun
     from search.ranking_run import Study, choose
+    from supernet import executor
     from supernet.training import defaults
 
     run, device, folder = args.folder, defaults.device(args.device), args.folder.rank_path
     space = run.space()
     archs = choose(run, space, args.pick, args.n, args.seed)
-    at_once = args.jobs if device.type == "cpu" else 1
-    images, workers = run.images(args.data_root, workers=args.workers), -(-args.workers // at_once)
+    scorers = executor.for_device(args.ray_or(executor.Threads(args.jobs)), device)
+    trainers = scorers if args.workers_on == "ray" else executor.for_device(executor.Processes(args.jobs), device)
+    images, workers = run.images(args.data_root, workers=args.workers), -(-args.workers // trainers.at_once)
     train = OnRun(run, folder, args.epochs, args.batch_size, args.lr, args.limit, str(device), args.data_root, workers)
     seeds = range(args.seed, args.seed + args.seeds)
-    study = Study(run, images, train, device, args.bn, args.recalibration, seeds, at_once, args.progress)
+    study = Study(run, images, train, device, args.bn, args.recalibration, seeds, scorers, trainers, args.progress)
     with run.lock():
         rankings = study(archs, args.pick)
     common.show(ranking.table(rankings, space.name))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from supernet.cli import common
 
 if TYPE_CHECKING:
+    from supernet.executor import Executor
     from supernet.retraining import Settings
     from supernet.runs import RunFolder
 
@@ -33,23 +34,24 @@ class Args(common.Devices, common.Alone):
 
 
 def run(args: Args) -> None:
+    from supernet.executor import Processes
     from supernet.retraining import Settings
     from supernet.training import defaults, distributed, precision
 
     number_format = precision.resolve(args.precision, defaults.device(args.device))
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
     settings = Settings(**given | {"precision": number_format})
-    train(args.folder, settings, args.pick, args.controls, args, args.jobs)
+    train(args.folder, settings, args.pick, args.controls, args, args.ray_or(Processes(args.jobs)))
     if distributed.rank() == 0:
         common.next_command("report", args)
     distributed.stop()
 
 
-def train(folder: RunFolder, settings: Settings, pick: str, controls: int, args: Any, at_once: int) -> None:
+def train(folder: RunFolder, settings: Settings, pick: str, controls: int, args: Any, executor: Executor) -> None:
     """Train what ``pick`` names and random controls, and show how they do.
 
     Args:
-        args: with device, data_root and progress. at_once: networks trained in parallel.
+        args: with device, data_root and progress. executor: who trains.
     """
     from latency import runtimes
     from latency.table import LatencyTable
@@ -72,7 +74,7 @@ def train(folder: RunFolder, settings: Settings, pick: str, controls: int, args:
         predict=None if lut is None else functools.partial(lut.predict_arch, space),
         measure=measure,
         device=args.device,
-        at_once=at_once,
+        executor=executor,
         workers=args.workers,
         data_root=args.data_root,
         progress=args.progress,

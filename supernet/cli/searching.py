@@ -26,7 +26,7 @@ Objective = Literal["latency", "flops", "params", "activations"]
 
 
 @dataclass(frozen=True)
-class SearchArgs(common.Computing):
+class SearchArgs(common.Computing, common.Workers):
     """Options of a search."""
 
     lat_max: Annotated[tuple[float, ...], tyro.conf.UseAppendAction] = ()
@@ -71,9 +71,11 @@ class SearchArgs(common.Computing):
     def scoring(self) -> Scoring:
         """How architectures are scored."""
         from search.run import Scoring
+        from supernet.executor import Threads
 
+        workers = self.ray_or(Threads(self.workers))
         memory = None if self.memory is None else machine.memory_size(self.memory)
-        return Scoring(self.bn, self.recalibration, self.val_limit, self.seed, self.workers, memory)
+        return Scoring(self.bn, self.recalibration, self.val_limit, self.seed, workers, memory)
 
     @property
     def wanted(self) -> tuple[Objective, ...]:

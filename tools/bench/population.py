@@ -19,6 +19,7 @@ from torch import Tensor
 
 from search.evaluator import Evaluator
 from supernet.errors import UserError
+from supernet.executor import Executor, nothing
 from supernet.model import Supernet
 from supernet.progress import Bar
 from supernet.space import Arch, Space
@@ -29,20 +30,29 @@ POPULATION = Path(__file__).parents[2] / "docs" / "bench" / "ces_population.json
 BASE = "one by one, eager"
 
 
-def run(path: Path, images: int, recalibration: tuple[int, int], generations: int) -> dict:
-    """Seconds (wall and CPU) of each form on each generation, and what sharing saved."""
+def opened(path: Path, generations: int) -> tuple[Space, list[list[Arch]]]:
+    """The space of a recorded population, and that many of its generations, evenly spaced."""
     recorded = json.loads(path.read_text())
     space = Space.from_json(recorded["space"], str(path))
     chosen = [[tuple(arch) for arch in archs] for archs in recorded["generations"]]
     step = max(1, len(chosen) // generations)
-    chosen = chosen[step - 1 :: step]
+    return space, chosen[step - 1 :: step]
 
-    eager, fused = (Supernet(space, kernels=kernels) for kernels in ("eager", "fused"))
-    eager.load_state_dict(fused.state_dict())
+
+def drawn(space: Space, images: int, recalibration: tuple[int, int]) -> tuple[list[Tensor], list]:
+    """Random images to recalibrate BN with, and random ones with labels."""
     x, y = torch.randn(images, space.channels, 28, 28), torch.randint(space.classes, (images,))
     batches, size = recalibration
     pool = list(torch.randn(batches * size, space.channels, 28, 28).split(size))
-    validation = list(zip(x.split(512), y.split(512), strict=True))
+    return pool, list(zip(x.split(512), y.split(512), strict=True))
+
+
+def run(path: Path, images: int, recalibration: tuple[int, int], generations: int) -> dict:
+    """Seconds (wall and CPU) of each form on each generation, and what sharing saved."""
+    space, chosen = opened(path, generations)
+    eager, fused = (Supernet(space, kernels=kernels) for kernels in ("eager", "fused"))
+    eager.load_state_dict(fused.state_dict())
+    pool, validation = drawn(space, images, recalibration)
     evaluators = {
         kernels: Evaluator(model, pool, validation) for kernels, model in (("eager", eager), ("fused", fused))
     }
@@ -77,6 +87,37 @@ def run(path: Path, images: int, recalibration: tuple[int, int], generations: in
         "seconds": seconds,
         "ratios": {name: {clock: ratio(seconds, name, clock) for clock in ("wall", "cpu")} for name in forms},
     }
+
+
+def share(path: Path, images: int, recalibration: tuple[int, int], generations: int, workers: Executor) -> dict:
+    """Seconds of each generation in this process and by the workers, and of a task that does nothing."""
+    space, chosen = opened(path, generations)
+    supernet, streams = Supernet(space), drawn(space, images, recalibration)
+    forms = {"one process": Evaluator(supernet, *streams), "workers": Evaluator(supernet, *streams, workers)}
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for call in forms.values():
+        call(chosen[0])  # warm up: every worker gets the supernet
+        call.scores.clear()
+    with Bar("workers", len(chosen) * len(forms), unit="generations") as bar:
+        for archs in chosen:
+            scores = {}
+            for name, call in forms.items():
+                began = time.perf_counter()
+                scores[name] = call(archs)
+                seconds[name].append(time.perf_counter() - began)
+                bar.advance()
+            if scores["one process"] != scores["workers"]:
+                raise UserError("the workers' scores are not those of one process: report this")
+    began, tasks = time.perf_counter(), {str(i): () for i in range(200)}
+    list(workers.map(idle, tasks, nothing))
+    overhead = (time.perf_counter() - began) / len(tasks)
+    pairs = zip(*seconds.values(), strict=True)
+    gain = statistics.median(alone / shared for alone, shared in pairs)
+    return {"at_once": workers.at_once, "seconds": seconds, "gain": gain, "overhead_ms_per_task": 1e3 * overhead}
+
+
+def idle() -> None:
+    """A task that does nothing."""
 
 
 def one(model: Supernet, pool: Sequence[Tensor], validation: Sequence[tuple[Tensor, Tensor]], arch: Arch) -> float:

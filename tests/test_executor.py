@@ -10,16 +10,19 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from supernet import parallel
+from supernet import executor
 from supernet.errors import UserError
+from supernet.executor import Processes, Threads
 from supernet.progress import silent
+from tests.conftest import refused
 
 ROOT = Path(__file__).parents[1]
 WORK = """
 import os, sys, time
 from pathlib import Path
-from supernet import parallel
+from supernet import executor
 from supernet.progress import silent
 
 def work(folder, name):
@@ -28,7 +31,7 @@ def work(folder, name):
 
 if __name__ == "__main__":
     jobs = {name: (sys.argv[1], name) for name in "ab"}
-    parallel.run(work, jobs, 2, silent("work", 2, unit="jobs"), lambda: 0)
+    executor.run(executor.Processes(2), work, jobs, silent("work", 2, unit="jobs"), lambda: 0)
 """
 
 
@@ -38,16 +41,26 @@ def square(x: int) -> int:
     return x * x
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
-def test_results_by_name_and_errors_as_they_are(at_once):
+@pytest.mark.parametrize("workers", [Processes(1), Processes(2), Threads(1), Threads(2)], ids=repr)
+def test_results_by_name_and_errors_as_they_are(workers):
     finished = {}
     bar = silent("squares", 3, unit="numbers")
     jobs = {str(x): (x,) for x in range(3)}
-    assert parallel.run(square, jobs, at_once, bar, lambda: len(finished), finished.__setitem__) == finished
+    assert executor.run(workers, square, jobs, bar, lambda: len(finished), finished.__setitem__) == finished
     assert finished == {"0": 0, "1": 1, "2": 4}
     assert bar.count == 3
     with pytest.raises(UserError, match="-1 is below 0"):
-        parallel.run(square, {"a": (1,), "b": (-1,)}, at_once, bar, lambda: 0)
+        executor.run(workers, square, {"a": (1,), "b": (-1,)}, bar, lambda: 0)
+
+
+@pytest.mark.parametrize("kind", [Processes, Threads])
+def test_there_is_a_worker(kind):
+    assert "0 workers: expected at least 1" in refused(kind, 0)
+
+
+def test_a_gpu_is_left_to_one_call_at_a_time():
+    assert executor.for_device(Threads(2), torch.device("cpu")) == Threads(2)
+    assert executor.for_device(Threads(2), torch.device("cuda")) == Processes(1)
 
 
 def alive(pid: int) -> bool:
