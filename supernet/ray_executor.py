@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -52,6 +53,7 @@ class Ray:
             import ray
         except ImportError as error:
             raise UserError("workers of Ray need the extra ray: pip install 'supernet[ray]'") from error
+        self._require_somebody()
         # Workers import what this process can, code of one's own too.
         path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
         main = threading.current_thread() is threading.main_thread()
@@ -72,6 +74,16 @@ class Ray:
             if main:  # Ray has put its own there, with another exit code
                 signal.signal(signal.SIGTERM, handler)
         return ray
+
+    def _require_somebody(self) -> None:
+        """A UserError where nobody listens: Ray would try for minutes."""
+        host, _, port = self.address.removeprefix("ray://").rpartition(":")
+        if not host:
+            return
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        except (OSError, ValueError, OverflowError) as error:
+            raise UserError(f"no cluster of Ray at {self.address}: {error}; expected auto or HOST:PORT") from error
 
     @functools.cached_property
     def at_once(self) -> int:

@@ -186,3 +186,8 @@ def test_refusals(monkeypatch):
 def test_a_cluster_without_room_says_so(workers):
     crowded = Ray(2, gpus=1.0)
     assert "expected one core and 1 GPUs for a worker" in refused(lambda: workers.at_once and crowded.at_once)
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once():
+    for address in ("127.0.0.1:1", "127.0.0.1:x", "ray://127.0.0.1:1"):
+        assert f"no cluster of Ray at {address}" in refused(lambda address=address: Ray(1, address).at_once)

@@ -23,6 +23,7 @@ from rich.markup import escape
 
 import supernet
 from supernet import machine
+from supernet.cli import numbers
 from supernet.data import NAMES
 from supernet.errors import UserError
 from supernet.plugins import is_reference
@@ -56,9 +57,6 @@ COMMANDS = {
 # Which command makes what an error says is missing.
 MAKERS = {"supernet": "train_supernet", "lut": "build_lut", "front": "evolve", "network": "retrain"}
 OPEN_IMAGES = ("evolve", "retrain", "rank", "export")  # of a trained run
-# Options that count something of which there must be one; of others there may be none.
-POSITIVE = {"batch", "batch_size", "iterations", "jobs", "limit", "n", "population", "recalibration", "resolution"}
-POSITIVE |= {"seeds", "threads", "val_limit"}
 _console = Console()
 
 
@@ -102,7 +100,11 @@ class Workers:
         """Workers of Ray if they are wanted, as many as the cluster has room for; else the local ones."""
         from supernet.ray_executor import Ray
 
-        return Ray(local.at_once, self.ray_address, self.gpus_per_worker) if self.workers_on == "ray" else local
+        if self.workers_on == "ray":
+            return Ray(local.at_once, self.ray_address, self.gpus_per_worker)
+        if self.ray_address or self.gpus_per_worker:
+            raise UserError("--ray-address and --gpus-per-worker need --workers-on ray")
+        return local
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,7 @@ def main(run: Callable[[Args], None], args: Any, *, torchrun: bool = False) -> N
         given = tyro.cli(
             args, description=sys.modules[run.__module__].__doc__, prog=program(), config=(tyro.conf.DisallowNone,)
         )
-        check_numbers(given)
+        numbers.check(given)
         run(given)
     except UserError as error:
         refuse(with_advice(error, given))
@@ -273,18 +275,6 @@ def main(run: Callable[[Args], None], args: Any, *, torchrun: bool = False) -> N
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has left, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def check_numbers(args: Any) -> None:
-    """Refuse numbers that no command can take: NaN, counts below 0, or below 1 where 0 has no meaning."""
-    for field in dataclasses.fields(args):
-        value = getattr(args, field.name)
-        for number in value if isinstance(value, tuple) else (value,):
-            flag, least = f"--{field.name.replace('_', '-')} {number}", int(field.name in POSITIVE)
-            if isinstance(number, float) and math.isnan(number):
-                raise UserError(f"{flag}: expected a number")
-            if isinstance(number, int) and number < least:
-                raise UserError(f"{flag}: expected at least {least}")
 
 
 def require_siblings() -> None:

@@ -1,0 +1,25 @@
+"""Numbers on a command line that no command can take."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from supernet.errors import UserError
+
+# Options that count something of which there must be one; of others there may be none.
+POSITIVE = {"batch", "batch_size", "iterations", "jobs", "limit", "n", "population", "recalibration", "resolution"}
+POSITIVE |= {"seeds", "threads", "val_limit"}
+
+
+def check(args: Any) -> None:
+    """Refuse numbers that no command can take: NaN, counts below 0, or below 1 where 0 has no meaning."""
+    for field in dataclasses.fields(args):
+        value = getattr(args, field.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            flag, least = f"--{field.name.replace('_', '-')} {number}", int(field.name in POSITIVE)
+            if isinstance(number, float) and math.isnan(number):
+                raise UserError(f"{flag}: expected a number")
+            if isinstance(number, int) and number < least:
+                raise UserError(f"{flag}: expected at least {least}")
