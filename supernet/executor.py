@@ -57,17 +57,22 @@ class Executor(Protocol):
 
 
 @dataclass(frozen=True)
-class Processes:
-    """Processes of this machine; a single call runs in this one.
-
-    Whatever ends this process, Ctrl-C, SIGTERM or SIGKILL, ends the others too.
-    """
+class _Local:
+    """Workers of this machine."""
 
     at_once: int = 1
     own_devices = False
 
     def __post_init__(self) -> None:
-        _require_one(self.at_once)
+        if self.at_once < 1:
+            raise UserError(f"{self.at_once} workers: expected at least 1")
+
+
+class Processes(_Local):
+    """Processes of this machine; a single call runs in this one.
+
+    Whatever ends this process, Ctrl-C, SIGTERM or SIGKILL, ends the others too.
+    """
 
     def map(
         self, function: Callable[..., Any], jobs: Mapping[str, tuple], waiting: Callable[[], None] = nothing
@@ -91,15 +96,8 @@ class Processes:
             pool.shutdown()
 
 
-@dataclass(frozen=True)
-class Threads:
+class Threads(_Local):
     """Threads of this process, on the CPU of one core each, for functions that several may call at once."""
-
-    at_once: int = 1
-    own_devices = False
-
-    def __post_init__(self) -> None:
-        _require_one(self.at_once)
 
     def map(
         self, function: Callable[..., Any], jobs: Mapping[str, tuple], waiting: Callable[[], None] = nothing
@@ -143,11 +141,6 @@ def run(
             finished(name, result)
             show()
     return results
-
-
-def _require_one(at_once: int) -> None:
-    if at_once < 1:
-        raise UserError(f"{at_once} workers: expected at least 1")
 
 
 def _ready(names: dict[Future, str], waiting: Callable[[], None]) -> Results:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,7 +118,7 @@ def found(
     archs = {name: space.check(entry["arch"]) for name, entry in entries.items()}
     if predict is not None:
         entries = {name: {"latency_ms": predict(archs[name]), **entry} for name, entry in entries.items()}
-    leader = int(os.environ.get("RANK", "0")) == 0
+    leader = distributed.rank() == 0
     with run.lock() if leader else run.unlocked():
         trained = train(run, archs, settings, **options)
         if not leader:
@@ -156,7 +155,6 @@ def train(
         ``val_accuracy`` and ``test_accuracy`` in [0, 1] and ``test_images``, by name.
     """
     where = defaults.device(device)
-    distributed.start(where)
     executor = executors.for_device(executor, where) if distributed.world() == 1 else Processes()
     at_once = min(executor.at_once, len(archs))
     each = max(1, machine.cores() // at_once), -(-workers // at_once)

@@ -38,7 +38,9 @@ def run(args: Args) -> None:
     from supernet.retraining import Settings
     from supernet.training import defaults, distributed, precision
 
-    number_format = precision.resolve(args.precision, defaults.device(args.device))
+    device = defaults.device(args.device)
+    distributed.start(device)
+    number_format = precision.resolve(args.precision, device)
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
     settings = Settings(**given | {"precision": number_format})
     train(args.folder, settings, args.pick, args.controls, args, args.ray_or(Processes(args.jobs)))

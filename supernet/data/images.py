@@ -177,9 +177,9 @@ class ImageSet(ABC):
             for t, (x, y) in enumerate(served, start)
         )
 
-    def plain_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, not augmented, in batches that are always the same: to evaluate on."""
-        return self.batches(batch_size, seed=0, epoch=0, augment=False, drop_last=False)
+    def plain_batches(self, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, not augmented, in batches that are always the same: to evaluate on; a rank's share."""
+        return self.batches(batch_size, seed=0, epoch=0, augment=False, drop_last=False, rank=rank, world=world)
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, not augmented, in the order of ``labels``: x and y as in ``batches``."""

@@ -135,6 +135,7 @@ class PathReducer:
     def __init__(self, model: nn.Module, bucket: int = BUCKET):
         self.bucket, self.armed, self.sent = bucket, False, 0
         self.ready: list[Tensor] = []
+        self.filled = 0  # values of what is ready
         self.flights: list[_Flight] = []
         self.norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
         if world() > 1:
@@ -143,15 +144,19 @@ class PathReducer:
 
     def _take(self, parameter: Tensor) -> None:
         if self.armed and parameter.grad is not None:
-            self.ready.append(parameter.grad)
-            if sum(grad.numel() for grad in self.ready) >= self.bucket:
+            self._put(parameter.grad)
+            if self.filled >= self.bucket:
                 self._send()
+
+    def _put(self, *tensors: Tensor) -> None:
+        self.ready += tensors
+        self.filled += sum(tensor.numel() for tensor in tensors)
 
     def _send(self) -> None:
         if self.ready:
-            self.sent += sum(tensor.numel() for tensor in self.ready)
             self.flights.append(_Flight(self.ready))
-            self.ready = []
+            self.sent += self.filled
+            self.ready, self.filled = [], 0
 
     def arm(self) -> None:
         """Before the backward pass that completes the gradients of a step."""
@@ -164,7 +169,7 @@ class PathReducer:
         self.armed = False
         for norm in self.norms:
             if norm.ran:
-                self.ready += [norm.running_mean, norm.running_var]
+                self._put(norm.running_mean, norm.running_var)
                 norm.ran = False
         self._send()
         for flight in self.flights:

@@ -20,10 +20,7 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 def evaluate(model: Model, batches: Batches, arch: Arch | None = None) -> float:
     """Top-1 accuracy in [0, 1] in eval mode."""
-    hits, n = _hits(model, batches, arch)
-    if n == 0:
-        raise UserError("nothing to evaluate on: the split is empty")
-    return hits / n
+    return _accuracy(*_hits(model, batches, arch))
 
 
 @torch.inference_mode()
@@ -43,10 +40,11 @@ def _hits(model: Model, batches: Batches, arch: Arch | None) -> tuple[int, int]:
 
 def validate(model: Model, images: ImageSet, arch: Arch | None = None) -> float:
     """Top-1 accuracy in [0, 1] on all images, in eval mode; under torchrun every rank computes its share of them."""
-    world = distributed.world()
-    if world == 1:
-        return evaluate(model, images.plain_batches(BATCH), arch)
-    rank = distributed.rank()
-    mine = images.batches(BATCH, seed=0, epoch=0, augment=False, drop_last=False, rank=rank, world=world)
-    hits, n = distributed.total(*_hits(model, mine, arch), device=next(model.parameters()).device)
+    mine = images.plain_batches(BATCH, distributed.rank(), distributed.world())
+    return _accuracy(*distributed.total(*_hits(model, mine, arch), device=next(model.parameters()).device))
+
+
+def _accuracy(hits: float, n: float) -> float:
+    if n == 0:
+        raise UserError("nothing to evaluate on: the split is empty")
     return hits / n
