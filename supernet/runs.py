@@ -34,6 +34,7 @@ from supernet.data import sets, stored
 from supernet.data.images import ImageSet
 from supernet.errors import CheckpointError, UserError
 from supernet.model import Network, Supernet, load_network
+from supernet.progress import Progress, silent
 from supernet.run_files import CONFIG, FOUND, FRONT, PROBABILITIES, RESULT, SUPERNET, WEIGHTS, RunFiles
 from supernet.space import Arch, Space
 from supernet.training import checkpoint, distributed
@@ -251,7 +252,9 @@ class RunFolder(RunFiles):
             raise CheckpointError(f"{self.checkpoint} holds no {kind} but {state['meta']['kind']}", missing=kind)
         return state
 
-    def images(self, root: Path | None = None, limit: int | None = None, workers: int = 0) -> sets.TrainVal:
+    def images(
+        self, root: Path | None = None, limit: int | None = None, workers: int = 0, progress: Progress = silent
+    ) -> sets.TrainVal:
         """Train and validation images as the supernet had them: the same split, by default from the same place.
 
         Raises:
@@ -266,12 +269,12 @@ class RunFolder(RunFiles):
         classes = self.space().classes if self.space_path.exists() else images.classes
         if classes not in (0, images.classes):  # a run of version 0.1 recorded no more than that
             raise UserError(f"{self.path} is for {classes} classes, the images have {images.classes}")
-        return self.decoded(images)
+        return self.decoded(images, progress)
 
-    def decoded(self, images: sets.TrainVal) -> sets.TrainVal:
+    def decoded(self, images: sets.TrainVal, progress: Progress = silent) -> sets.TrainVal:
         """The images; those for validation are decoded once, into a file of this folder (``stored.in_file``)."""
         with distributed.leader_first():
-            return dataclasses.replace(images, val=stored.in_file(images.val, self.path))
+            return dataclasses.replace(images, val=stored.in_file(images.val, self.path, progress))
 
     def test_images(self, root: Path | None = None, workers: int = 0) -> ImageSet:
         """The test part of the run's images."""

@@ -20,7 +20,7 @@ from tests.conftest import refused
 
 ROOT = Path(__file__).parents[1]
 WORK = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from supernet import executor
 from supernet.progress import silent
@@ -30,6 +30,7 @@ def work(folder, name):
     time.sleep(60)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     jobs = {name: (sys.argv[1], name) for name in "ab"}
     executor.run(executor.Processes(2), work, jobs, silent("work", 2, unit="jobs"), lambda: 0)
 """
@@ -84,7 +85,10 @@ def test_the_workers_end_with_the_process(tmp_path, sent):
         time.sleep(0.05)
     workers = [int((tmp_path / name).read_text()) for name in "ab"]
     process.send_signal(sent)
-    _, told = process.communicate(timeout=30)
+    try:
+        _, told = process.communicate(timeout=30)
+    finally:
+        process.kill()
     if sent == signal.SIGTERM:
         assert process.returncode == 143
         assert told == ""  # neither a traceback nor a word on leaked semaphores

@@ -17,6 +17,7 @@ from supernet.data import sets, stored
 from supernet.data.decoding import FolderImages
 from supernet.data.images import Batches, Inputs
 from supernet.errors import UserError
+from supernet.progress import silent
 from tests.conftest import whole
 
 
@@ -65,13 +66,18 @@ def test_batches_from_file_and_memory_are_those_decoded(folder, tmp_path, worker
             next(kept.batches(2, seed=0, epoch=0, augment=True, drop_last=False))
 
 
-def test_the_file_is_made_when_it_is_needed_and_used_again(folder, tmp_path, decoded):
+def test_the_file_is_made_once_and_used_again(folder, tmp_path, decoded):
     run = tmp_path / "run"
-    kept = stored.in_file(opened(folder), run)
-    assert not run.exists()
-    whole(kept)
+    bars = []
+
+    def progress(*args, **named):
+        bars.append(silent(*args, **named))
+        return bars[-1]
+
+    kept = stored.in_file(opened(folder), run, progress)
+    assert [bar.count for bar in bars] == [8]
     (name,) = files(run)
-    assert np.load(run / name).shape == (8, 16, 16, 3)
+    assert np.load(run / name)["pixels"].shape == (8, 16, 16, 3)
     decoded.clear()
     whole(kept)
     assert not decoded
@@ -97,8 +103,16 @@ def test_a_stale_file_is_replaced(folder, tmp_path):
     assert len(names) == len(set(names)) == 4
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: b"", lambda content: content[:40]])
-def test_a_file_that_was_cut_off_is_made_anew(folder, tmp_path, damage):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1],
+        lambda content: b"",
+        lambda content: content[:40],
+        lambda content: content[:-500] + bytes([content[-500] ^ 4]) + content[-499:],  # one bit, of the last image
+    ],
+)
+def test_a_damaged_file_is_made_anew(folder, tmp_path, damage):
     images, run = opened(folder), tmp_path / "run"
     whole(stored.in_file(images, run))
     path = run / files(run)[0]
@@ -112,11 +126,10 @@ def test_a_file_that_was_cut_off_is_made_anew(folder, tmp_path, damage):
 
 def test_nothing_is_left_of_a_file_that_cannot_be_made(folder, tmp_path):
     images, run = opened(folder), tmp_path / "run"
-    kept = stored.in_file(images, run)
     bad = folder / "train" / os.fsdecode(images.names[5])
     bad.write_bytes(bad.read_bytes()[:60])
     with pytest.raises(UserError, match=bad.name):
-        whole(kept)
+        stored.in_file(images, run)
     assert not [path for path in run.glob("*") if path.suffix != ".lock"]
 
 
@@ -166,7 +179,7 @@ MEASURE = """
     with path.open("wb") as file:  # all rows are black, and take no space on the disk
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         file.truncate(file.tell() + count * side * side * 3)
-    kept = stored.StoredImages(images, lambda: np.lib.format.open_memmap(path, mode="r"))
+    kept = stored.StoredImages(images, lambda places: np.lib.format.open_memmap(path, mode="r")[places])
     gene = Gene("layer0", (Choice("ib", 3, 1), Choice("ib", 5, 1)), 4, 8, 2)
     space = Space("tiny", 3, side, 10, 4, 4, 16, "relu6", (gene,), ((0, 1),))
     supernet = Supernet(space)

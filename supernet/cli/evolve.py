@@ -30,7 +30,7 @@ def run(args: Args) -> None:
     budget = config(population=args.population, iterations=args.iterations, seed=args.seed)
     search = algorithm(space, problem.costs, problem.bounds, problem.objectives, budget)
 
-    images, scoring = folder.images(args.data_root, workers=args.workers), args.scoring
+    images, scoring = folder.images(args.data_root, workers=args.workers, progress=args.progress), args.scoring
     with folder.lock():
         evaluator = scoring.evaluator(supernet, images)
         found = SearchRun(folder.path, search, evaluator, scoring.identity(folder.identity, images.identity))

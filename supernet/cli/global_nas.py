@@ -60,7 +60,7 @@ def run(args: Args) -> None:
     settings = common.settings(args, "final_epochs", "macro_width")
     settings |= {"data": name, "limit": limit, "cutout": cutout, **dataclasses.asdict(config)}
     folder = common.open_run(args)
-    opened = dataclasses.replace(folder.decoded(images), train=images.train.with_cutout(cutout))
+    opened = dataclasses.replace(folder.decoded(images, args.progress), train=images.train.with_cutout(cutout))
     training = plain_run.training(args.preset, args.batch_size, args.lr, args.augment, args.seed)
     job = plain_run.PlainRun(folder, opened, training, device, args.progress, common.tell)
     bounds = (args.flops_max, args.params_max)

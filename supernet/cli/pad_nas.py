@@ -79,7 +79,7 @@ def run(args: Args) -> None:
         CES(space, *asked, cfg.ces)
         folder.begin(config, space=space, made_with=made_with)
         stages = []
-        images = folder.decoded(images)  # opened once, for all supernets
+        images = folder.decoded(images, args.progress)  # opened once, for all supernets
         for stage in pad_nas.run(space, images, cfg, *asked, folder.path, device, of_stage, args.progress):
             if problem.luts:
                 stage.found.folder.write_lut(problem.luts["latency"].to_json())

@@ -75,7 +75,7 @@ def run(args: Args) -> None:
         raise UserError(f"--noise {args.noise}: expected no negative number")
     folder = common.open_run(args)
     job = stage_wise_run.StageRun(
-        folder, space, folder.decoded(images), training, device, donor, progress=args.progress
+        folder, space, folder.decoded(images, args.progress), training, device, donor, progress=args.progress
     )
     if args.carbon:
         energy.require(args.country)

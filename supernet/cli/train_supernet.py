@@ -261,6 +261,7 @@ def number(size: int) -> str:
 
 def run(args: Args) -> None:
     from supernet import spaces
+    from supernet.progress import silent
     from supernet.training import defaults, distributed, precision
     from supernet.training.loop import FitConfig
 
@@ -304,7 +305,7 @@ def run(args: Args) -> None:
             )
         distributed.wait()  # until a run that is to be deleted is gone
         try:
-            args.train(space, folder.decoded(images), cfg, device, folder)
+            args.train(space, folder.decoded(images, args.progress if leader else silent), cfg, device, folder)
         except UserError:
             if leader and new and not (folder.checkpoint.exists() or folder.failure.exists()):
                 folder.delete()  # nothing was trained: what is mended may begin here
