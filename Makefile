@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 export MAX_JOBS ?= $(shell nproc)
 
-.PHONY: quickstart test test-long test-ray test-asan lint types format bench litert package clean
+.PHONY: quickstart test test-long test-kernels test-ray test-asan lint types format bench litert package clean
 
 quickstart: $(VENV)/built
 	$(BIN)/python tools/train_supernet.py --run $(RUN) --epochs 3
@@ -21,6 +21,10 @@ test: $(VENV)/built
 
 test-long: $(VENV)/built
 	SUPERNET_CRASHES=500 SUPERNET_FUZZ=10000 SUPERNET_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
+
+# The CUDA kernels without a GPU: what ptxas makes of them, and run on the CPU, under the address sanitizer too.
+test-kernels: $(VENV)/built
+	$(BIN)/python -m pytest -n auto -m "slow or not slow" -k "not sm_80" tests/test_ptxas.py tests/test_simt*.py
 
 # Workers of Ray, which is too large (257 MB) to be installed for every test.
 test-ray: $(VENV)/built

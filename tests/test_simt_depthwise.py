@@ -233,6 +233,7 @@ def test_channels_that_are_off_are_not_read():
     case.close(y[:, 32:], case.y[:, 32:])
 
 
+@pytest.mark.slow  # compiles for the sanitizer: `make test-kernels`
 @pytest.mark.parametrize("k", [3, 5, 7])
 def test_under_address_sanitizer(k):
     for case in (Case("float16", (1, 9, 5, 4), k, 2), NormCase("float16", (1, 9, 5, 4), k, 2, "relu")):

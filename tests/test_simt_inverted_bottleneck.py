@@ -83,6 +83,7 @@ def test_buffers_that_are_not_aligned(dtype):
     Case(dtype, (1, 16, 5, 6, 24, 16), 3, 1, residual=True).check(offset=1)
 
 
+@pytest.mark.slow  # compiles for the sanitizer: `make test-kernels`
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_under_address_sanitizer(dtype):
     Case(dtype, (1, 9, 5, 4, 18, 9), 5, 2).run(run=run_asan)
