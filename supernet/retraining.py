@@ -208,7 +208,8 @@ def train_one(job: Job, progress: Progress = silent) -> dict:
         progress=progress,
     )
     test = run.test_images(job.data_root, job.workers)
-    return {"val_accuracy": last["val_accuracy"], "test_accuracy": validate(network, test), "test_images": len(test)}
+    accuracy = validate(network, test, batch=job.settings.fit.validation_batch)
+    return {"val_accuracy": last["val_accuracy"], "test_accuracy": accuracy, "test_images": len(test)}
 
 
 def write(run: RunFolder, rows: Mapping[str, dict], settings: Settings) -> None:

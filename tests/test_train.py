@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from supernet.data.images import MemoryImages
+from supernet.data.sets import TrainVal
 from supernet.errors import CheckpointError, UserError
 from supernet.families import layerwise
 from supernet.methods import spos
 from supernet.model import Network, Supernet
-from supernet.training import checkpoint, faults
+from supernet.training import checkpoint, faults, standalone
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig, fit, learning_rate, sgd
 from tests.conftest import refused, tiny_space
@@ -203,6 +204,24 @@ def test_evaluate_counts_hits():
     assert evaluate(Fixed(), batches) == 3 / 5
     with pytest.raises(UserError, match="empty"):
         evaluate(Fixed(), [])
+
+
+def test_a_smaller_batch_makes_validation_smaller(tmp_path):
+    """Who lowers the batch because memory is full is not refused again by the validation after the epoch."""
+    sizes = set()
+
+    def seen(module, args):
+        if not module.training:
+            sizes.add(len(args[0]))
+
+    hook = nn.modules.module.register_module_forward_pre_hook(seen)
+    try:
+        data = TrainVal(images(40), images(64, seed=1), 10, 1, 14, ())
+        cfg = FitConfig(epochs=1, batch_size=8, accumulate=2)
+        standalone.train(tiny_space(), (2, 2, 2), data, cfg, tmp_path, torch.device("cpu"), kernels="eager")
+    finally:
+        hook.remove()
+    assert sizes == {32}
 
 
 # --- SPOS's samplers

@@ -286,9 +286,9 @@ def run(
     def check() -> dict:
         child = distribution.child()
         if distribution.epoch < cfg.search_epochs:  # BN has seen many paths: its statistics are made anew for the child
-            accuracy = score(parent, recalibration, data, child)
+            accuracy = score(parent, recalibration, data, child, cfg.fit.validation_batch)
         else:
-            accuracy = validate(parent, data.val, child)
+            accuracy = validate(parent, data.val, child, cfg.fit.validation_batch)
         return {"val_accuracy": accuracy, "arch": list(child)}
 
     log = fit(
@@ -343,7 +343,7 @@ def retrain(
         cfg.fit,
         folder,
         meta=network_meta(space, arch),
-        validate=lambda: {"val_accuracy": validate(network, data.val)},
+        validate=lambda: {"val_accuracy": validate(network, data.val, batch=cfg.fit.validation_batch)},
         label="retrain",
         progress=progress,
     )

@@ -23,7 +23,7 @@ from supernet.model import Supernet
 from supernet.progress import Progress, silent
 from supernet.space import Arch, Space
 from supernet.training.bn import recalibrate_bn
-from supernet.training.evaluation import validate
+from supernet.training.evaluation import BATCH, validate
 from supernet.training.loop import FitConfig, fit
 
 
@@ -78,10 +78,12 @@ def flops_binned_path(
     return pick
 
 
-def score(model: Supernet, recalibration: Iterable[torch.Tensor], data: TrainVal, arch: Arch) -> float:
+def score(
+    model: Supernet, recalibration: Iterable[torch.Tensor], data: TrainVal, arch: Arch, batch: int = BATCH
+) -> float:
     """One-shot accuracy: recalibrate BN on training images, evaluate on the validation split (SPOS §3.4)."""
     recalibrate_bn(model, recalibration, arch)
-    return validate(model, data.val, arch)
+    return validate(model, data.val, arch, batch)
 
 
 def recalibration_images(data: TrainVal, batches: int, size: int) -> Inputs:
@@ -132,7 +134,7 @@ def run(
     recalibration: Iterable[torch.Tensor] = recalibration_images(data, *cfg.recalibration) if probes else []
 
     def check() -> dict:
-        scores = [score(model, recalibration, data, arch) for arch in probes]
+        scores = [score(model, recalibration, data, arch, cfg.fit.validation_batch) for arch in probes]
         return {"val_accuracy": float(np.mean(scores)), "val_probes": scores}
 
     fit(

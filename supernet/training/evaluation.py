@@ -14,7 +14,7 @@ from supernet.space import Arch
 from supernet.training import distributed
 
 Model = Supernet | Network
-BATCH = 512  # images of a forward pass
+BATCH = 512  # images of a forward pass, where memory allows
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
@@ -38,9 +38,9 @@ def _hits(model: Model, batches: Batches, arch: Arch | None) -> tuple[int, int]:
     return int(hits), n
 
 
-def validate(model: Model, images: ImageSet, arch: Arch | None = None) -> float:
+def validate(model: Model, images: ImageSet, arch: Arch | None = None, batch: int = BATCH) -> float:
     """Top-1 accuracy in [0, 1] on all images, in eval mode; under torchrun every rank computes its share of them."""
-    mine = images.plain_batches(BATCH, distributed.rank(), distributed.world())
+    mine = images.plain_batches(batch, distributed.rank(), distributed.world())
     return _accuracy(*distributed.total(*_hits(model, mine, arch), device=next(model.parameters()).device))
 
 

@@ -52,7 +52,7 @@ def train(
         start(network)
 
     def val_accuracy(network: Network) -> dict:
-        return {"val_accuracy": evaluation.validate(network, data.val)}
+        return {"val_accuracy": evaluation.validate(network, data.val, batch=cfg.validation_batch)}
 
     check = validate or val_accuracy
     meta = {"kind": "network", "space": space.to_json(), "arch": list(arch), "eps": eps}
