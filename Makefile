@@ -35,7 +35,7 @@ test-ray: $(VENV)/built
 test-asan: $(VENV)/installed
 	SUPERNET_SANITIZE=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/sanitized
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" PYTHONPATH=tests \
-	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	  SUPERNET_FUZZ_EXAMPLES=250 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	  $(BIN)/python -m pytest -n auto -p sanitized tests/test_ops_fuzz.py
 
 lint: $(VENV)/installed

@@ -18,7 +18,7 @@ from torch import Tensor
 ops = pytest.importorskip("supernet.ops", reason="the extension is not built", exc_type=ImportError)
 
 fuzz = settings(
-    max_examples=int(os.environ.get("SUPERNET_FUZZ_EXAMPLES", 250)),
+    max_examples=int(os.environ.get("SUPERNET_FUZZ_EXAMPLES", 50)),
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
