@@ -28,9 +28,11 @@ from supernet.norm import BatchNorm, PooledStatistics
 from supernet.progress import Track
 from supernet.space import Arch, Space
 from supernet.spec import LayerSpec
+from supernet.training import faults
 
 Mode = Literal["recalibrated", "batch", "inherited"]
 LARGEST_BATCH = 512  # more are not faster; also the batch whose statistics the mode ``batch`` normalises by
+LOWER = "lower the memory for its batches, the number of workers, or the images per batch of recalibration"
 Batch = TypeVar("Batch", covariant=True)
 
 
@@ -216,13 +218,15 @@ class Scorer:
             for bn in norms:
                 bn.train()
             for x in self.recalibration:
-                walk(tree, _channels_last(x, self.device), _pool)
+                with faults.memory(walk.doing, x, LOWER):
+                    walk(tree, _channels_last(x, self.device), _pool)
         for bn in norms:
             bn.train(self.mode == "batch")
         layer = _recalibrated if self.mode == "recalibrated" else _as_it_is
         images = 0
         for x, y in self.validation:
-            walk(tree, _channels_last(x, self.device), layer, y.to(self.device))
+            with faults.memory(walk.doing, x, LOWER):
+                walk(tree, _channels_last(x, self.device), layer, y.to(self.device))
             images += len(y)
         nodes = list(tree)
         accuracies = {node.arch: int(node.hits) / images for node in nodes if node.arch is not None}
@@ -236,6 +240,12 @@ class Walk:
     """Passes batches through a tree, depth first."""
 
     peak_bytes: int = 0  # of the activations on a path
+    node: Node | None = None  # that a batch passes
+
+    def doing(self) -> str:
+        """What is under way: the first architecture below the node is named for all."""
+        archs = [node.arch for node in self.node or () if node.arch is not None]
+        return f"scoring{faults.on(archs[0] if archs else None)}"
 
     def __call__(
         self,
@@ -250,6 +260,7 @@ class Walk:
         Args:
             live: bytes of the activations that the nodes above hold.
         """
+        self.node = node
         y = layer(node, x)
         if y is not x:
             live += y.nbytes

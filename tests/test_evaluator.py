@@ -16,7 +16,7 @@ from supernet.families import layout
 from supernet.model import Supernet, batch_norms
 from supernet.training.bn import recalibrate_bn
 from supernet.training.evaluation import evaluate
-from tests.conftest import tiny_space
+from tests.conftest import refused, tiny_space
 
 
 def images(space, n=32):
@@ -186,6 +186,36 @@ def test_each_architecture_is_scored_once():
     assert len(runs) == 1
     evaluator([a, c])
     assert len(runs) == 2
+
+
+@pytest.mark.parametrize(("training", "batch"), [(True, 8), (False, 12)])
+def test_out_of_memory_names_an_architecture_and_the_batch(training, batch):
+    space, supernet, recalibration, validation = setup()
+    archs = sorted(population(space))
+    evaluator = Evaluator(supernet, recalibration, validation)
+
+    def exhausted(module, inputs):
+        if any(norm.training == training for norm in batch_norms([module])):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    evaluator.scorer.supernet.stem.register_forward_pre_hook(exhausted)
+    told = refused(evaluator, archs)
+    assert f"out of memory in scoring on the path {','.join(map(str, archs[0]))}" in told
+    assert f"{batch} images of" in told
+    assert "lower the memory" in told
+
+
+def test_recalibration_that_runs_out_of_memory_is_one_line():
+    space, supernet, recalibration, _ = setup()
+    arch = population(space)[0]
+
+    def exhausted(module, inputs):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
+
+    supernet.head.register_forward_pre_hook(exhausted)
+    told = refused(recalibrate_bn, supernet, recalibration, arch)
+    assert f"recalibration on the path {','.join(map(str, arch))}, with 8 images" in told
+    assert "fewer images per batch" in told
 
 
 def test_refusals():
