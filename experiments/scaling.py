@@ -25,6 +25,7 @@ from supernet.space import Arch, Space
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 SPREAD, SLOW, SLOWER = 0.1, 0.02, 3.0  # of a task's time: log-normal; a share of tasks that takes so many times as long
+REPEATS = 20  # of each generation, with other stragglers and losses
 RESTART = 10.0  # seconds until a lost worker is replaced
 WAYS = {  # to form tasks: groups for each worker, and whether the longest are begun first
     "1 group per worker": (1, False),
@@ -96,7 +97,7 @@ def simulate(args: Args, times: Times, space: Space) -> dict[str, dict[str, list
         batches = generations(space, population, 3 if args.quick else 10)
         alone = sum(times.group(space, batch) for batch in batches)
         tasks = {}
-        for n in {workers * parts for workers in WORKERS for parts, _ in WAYS.values()}:
+        for n in {min(workers * parts, population) for workers in WORKERS for parts, _ in WAYS.values()}:
             cut = [sorted(groups(batch, n), key=lambda part: work(space, part), reverse=True) for batch in batches]
             tasks[n] = [[times.group(space, part) for part in parts] for parts in cut]
         for scale in args.scales:
@@ -104,10 +105,10 @@ def simulate(args: Args, times: Times, space: Space) -> dict[str, dict[str, list
                 row = found.setdefault(f"{population} architectures, tasks × {scale:g}", {})[name] = []
                 for workers in WORKERS:
                     rng, spent = np.random.default_rng(0), 0.0
-                    for batch in tasks[workers * parts]:
+                    for batch in tasks[min(workers * parts, population)] * REPEATS:
                         seconds = scale * (np.array(batch) if longest else rng.permutation(batch))
                         spent += makespan(seconds, workers, times.send, args.losses / 3600, rng)
-                    row.append(scale * alone / spent)
+                    row.append(scale * alone * REPEATS / spent)
     return found
 
 
@@ -125,7 +126,7 @@ def run(args: Args) -> None:
     else:
         found = simulate(args, Times(**recorded["times"]), space)
         result = _common.results("scaling", args, clock, recorded=recorded, speedup=found)
-    _common.report(args.output, result, tables(result), draw)
+    _common.report(args.output, result, tables(result), draw, size=(10.0, 6.0))
 
 
 def tables(result: dict) -> _common.Tables:
@@ -140,16 +141,18 @@ def tables(result: dict) -> _common.Tables:
 
 def draw(figure: Figure, result: dict) -> None:
     """A panel for each population and scale."""
-    panels = figure.subplots(1, len(result["speedup"]), squeeze=False)[0]
+    scales = len(result["settings"]["scales"])
+    panels = figure.subplots(scales, len(result["speedup"]) // scales, squeeze=False, sharex=True, sharey=True).T.flat
     for axes, (title, ways) in zip(panels, result["speedup"].items(), strict=True):
         axes.plot(WORKERS, WORKERS, color="lightgray", label="ideal")
         for name, row in ways.items():
             axes.plot(WORKERS, row, marker=".", label=name)
-        axes.set(xscale="log", yscale="log", xlabel="workers", title=title.replace(", ", "\n"))
-        axes.set_xticks(WORKERS, WORKERS)
-        axes.set_yticks(WORKERS, WORKERS)
-    panels[0].set_ylabel("speed-up over one worker")
-    panels[0].legend(fontsize=8)
+        axes.set(xscale="log", yscale="log", xlabel="workers", ylabel="speed-up", title=title)
+        axes.set_xticks(WORKERS, WORKERS, minor=False)
+        axes.set_yticks(WORKERS, WORKERS, minor=False)
+        axes.minorticks_off()
+        axes.label_outer()
+    figure.axes[0].legend(fontsize=8)
 
 
 if __name__ == "__main__":
