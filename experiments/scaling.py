@@ -1,8 +1,7 @@
 """Where scoring stops scaling: CES's generations on up to 64 simulated workers, with stragglers and lost workers.
 
-Times are recorded: what each layer takes on all images, what a task takes besides, what the driver takes to send it.
-The generations are CES's own, on an accuracy that is a smooth function of the architecture. Tasks
-are groups of neighbours in the prefix tree, and a generation waits for the last of them before the next is bred.
+Task times are recorded (``_task_times.py``). The generations are CES's own, on a smooth accuracy. Tasks are groups of
+neighbours in the prefix tree, and a generation waits for the last of them before the next is bred.
 """
 
 from __future__ import annotations
@@ -43,8 +42,6 @@ class Args:
     """The results, with the recorded times."""
     record: bool = False
     """Record the times on this machine (needs the extra ray); else those in the results are taken."""
-    space: str = "mobile-large-small"
-    """The space."""
     populations: tuple[int, ...] = (32, 64, 256)
     """Architectures per generation."""
     scales: tuple[float, ...] = (1.0, 100.0)
@@ -73,8 +70,7 @@ def generations(space: Space, population: int, n: int) -> list[list[Arch]]:
 def makespan(tasks: Sequence[float], workers: int, send: float, losses: float, rng: np.random.Generator) -> float:
     """Seconds until all tasks are done, begun in this order, each by the worker that is free first.
 
-    Args:
-        losses: per worker and second; the task that a lost one was at is begun again, elsewhere.
+    Workers are lost ``losses`` times per second; the task that one was at is begun again, elsewhere.
     """
     free, last = [0.0] * workers, 0.0
     waiting = [((i + 1) * send, seconds) for i, seconds in enumerate(tasks)]
@@ -114,27 +110,23 @@ def simulate(args: Args, times: Times, space: Space) -> dict[str, dict[str, list
 
 def run(args: Args) -> None:
     """Record if asked, simulate, report."""
-    space, clock = spaces.get(args.space, 3, 28, 10), _common.Clock(args.run, "scaling")
+    space, clock = spaces.get("mobile-large-small", 3, 28, 10), _common.Clock(args.run, "scaling")
+    result = {} if args.record else files.read_json(args.output, "results", "run it with --record")
     if args.record:
         whole = [part for batch in generations(space, 16, 3) for n in (1, 4, 16) for part in groups(batch, n)]
         times, tasks = record(space, 96 if args.quick else 1500, whole)
-        recorded = {"times": asdict(times), "tasks": tasks}
-    else:
-        recorded = files.read_json(args.output, "results", "run it with --record")["recorded"]
-    if args.redraw:
-        result = files.read_json(args.output, "results", "run it without --redraw")
-    else:
-        found = simulate(args, Times(**recorded["times"]), space)
-        result = _common.results("scaling", args, clock, recorded=recorded, speedup=found)
+        result = {"recorded": {"times": asdict(times), "tasks": tasks}}
+    if not args.redraw:
+        found = simulate(args, Times(**result["recorded"]["times"]), space)
+        result = _common.results("scaling", args, clock, recorded=result["recorded"], speedup=found)
     _common.report(args.output, result, tables(result), draw, size=(10.0, 6.0))
 
 
 def tables(result: dict) -> _common.Tables:
     """Speed-ups, a table for each population and scale."""
+    heads = [f"{workers} workers" for workers in WORKERS]
     return {
-        title: {
-            name: {f"{w} workers": f"{x:.1f}" for w, x in zip(WORKERS, row, strict=True)} for name, row in ways.items()
-        }
+        title: {name: dict(zip(heads, map("{:.1f}".format, row), strict=True)) for name, row in ways.items()}
         for title, ways in result["speedup"].items()
     }
 
@@ -148,8 +140,7 @@ def draw(figure: Figure, result: dict) -> None:
         for name, row in ways.items():
             axes.plot(WORKERS, row, marker=".", label=name)
         axes.set(xscale="log", yscale="log", xlabel="workers", ylabel="speed-up", title=title)
-        axes.set_xticks(WORKERS, WORKERS, minor=False)
-        axes.set_yticks(WORKERS, WORKERS, minor=False)
+        axes.set(xticks=WORKERS, xticklabels=WORKERS, yticks=WORKERS, yticklabels=WORKERS)
         axes.minorticks_off()
         axes.label_outer()
     figure.axes[0].legend(fontsize=8)
