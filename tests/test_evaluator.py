@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from search import evaluator as evaluator_module
-from search.evaluator import LARGEST_BATCH, Evaluator, Walk, groups, images_at_once, prefix_tree
+from search.evaluator import LARGEST_BATCH, Evaluator, Walk, groups, images_at_once, prefix_tree, work
 from supernet.data import sets
 from supernet.data.images import Batches
 from supernet.errors import UserError
 from supernet.executor import Threads
-from supernet.families import layout
+from supernet.families import flops, layout
 from supernet.model import Supernet, batch_norms
 from supernet.training.bn import recalibrate_bn
 from supernet.training.evaluation import evaluate
@@ -133,6 +133,20 @@ def test_groups_hold_every_architecture_once_and_are_cut_where_prefixes_are_shor
     assert groups([], 3) == []
     split = [(0, 0, i) for i in range(5)] + [(1, 0, i) for i in range(3)]
     assert groups(split[::-1], 2) == [split[:5], split[5:]]  # four and four would walk the prefix (0, 0) twice
+
+
+def test_workers_get_several_groups_the_longest_first():
+    space, supernet, recalibration, validation = setup()
+    archs = sorted(set(population(space, 12)))
+    evaluator = Evaluator(supernet, recalibration, validation, Threads(2))
+    parts = evaluator.tasks(archs)
+    assert len(parts) > 2
+    assert sorted(arch for part in parts for arch in part) == archs
+    costs = [work(space, part) for part in parts]
+    assert costs == sorted(costs, reverse=True)
+    assert [work(space, [arch]) for arch in archs] == [flops(space, arch) for arch in archs]
+    assert work(space, archs[:2] * 2) == work(space, archs[:2]) <= sum(flops(space, arch) for arch in archs[:2])
+    assert len(Evaluator(supernet, recalibration, validation).tasks(archs)) == 1
 
 
 def test_each_prefix_runs_once():
