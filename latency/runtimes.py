@@ -19,7 +19,7 @@ from torch import nn
 from latency import agent, measure
 from latency.measure import Clock, Samples, Timer
 from latency.table import LatencyTable
-from supernet import files, plugins
+from supernet import files, lock, plugins
 from supernet.errors import UserError
 from supernet.export.base import Shape, sample_input
 from supernet.export.formats import FORMATS
@@ -354,7 +354,7 @@ def measure_networks(
 def measure_file(path: Path, table: LatencyTable) -> Samples:
     """Time an exported file on this machine with the runtime, the threads and the protocol of ``table``."""
     call = agent.LOADERS[table.runtime["name"]](path.read_bytes(), table.threads)
-    with measure.pin_core() if table.threads == 1 else nullcontext():
+    with lock.awaited("measures"), measure.pin_core() if table.threads == 1 else nullcontext():
         timers = {"file": measure.stopwatch(call, agent.clock(table.threads))}
         return measure.measure(timers, measure.Protocol(**table.protocol))["file"]
 
@@ -367,7 +367,7 @@ def time_modules(
     what: str = "latency",
     **options: Any,
 ) -> dict[str, Samples]:
-    """Time modules against one another.
+    """Time modules against one another, while no other process of this machine does.
 
     Args:
         modules: key, module and shape of its input, each.
@@ -379,7 +379,7 @@ def time_modules(
         return progress(f"{what}: {label}", total, done=done, unit="visits")
 
     layers: Iterable[Layer] = (Layer(*module) for module in modules)
-    with runtime.session():
+    with lock.awaited("measures"), runtime.session():
         if isinstance(runtime, Converter):
             layers = list(layers)
             runtime.convert(layers, progress)

@@ -28,9 +28,12 @@ from supernet.norm import BatchNorm, PooledStatistics
 from supernet.progress import Track
 from supernet.space import Arch, Space
 from supernet.spec import LayerSpec
+from supernet.training import faults
 
 Mode = Literal["recalibrated", "batch", "inherited"]
 LARGEST_BATCH = 512  # more are not faster; also the batch whose statistics the mode ``batch`` normalises by
+GROUPS = 2  # for each worker, where there are several: see docs/scaling.md
+LOWER = "lower the memory for its batches, the number of workers, or the images per batch of recalibration"
 Batch = TypeVar("Batch", covariant=True)
 
 
@@ -109,6 +112,13 @@ def groups(archs: Sequence[Arch], n: int) -> list[list[Arch]]:
     return [archs[i:j] for i, j in itertools.pairwise([*cuts, len(archs)]) if i < j]
 
 
+def work(space: Space, archs: Sequence[Arch]) -> int:
+    """Multiply-adds of a group on one image: every distinct prefix of layers runs once."""
+    specs = layout(space)
+    paths = (tuple(specs.pick(arch)) for arch in archs)
+    return sum(node[-1].flops for node in {path[: i + 1] for path in paths for i in range(len(path))})
+
+
 def _common(a: Arch, b: Arch) -> int:
     """The length of the prefix that two architectures share."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))
@@ -165,13 +175,19 @@ class Evaluator:
     def __call__(self, archs: Sequence[Arch], bar: Track | None = None) -> list[float]:
         """Accuracies in [0, 1], in the order of ``archs``."""
         if new := {arch for arch in archs if arch not in self.scores}:
-            parts = {f"group {i}": (group,) for i, group in enumerate(groups(list(new), self.executor.at_once))}
+            parts = {f"group {i}": (group,) for i, group in enumerate(self.tasks(list(new)))}
             with contextlib.closing(self.executor.map(self.scorer, parts, nothing)) as ready:
                 for _, scored in ready:
                     self._keep(scored)
                     if bar is not None:
                         bar.advance(len(scored.accuracies))
         return [self.scores[arch] for arch in archs]
+
+    def tasks(self, archs: Sequence[Arch]) -> list[list[Arch]]:
+        """What the workers do: several groups for each, the longest first, so that none waits long for the last one."""
+        workers, space = self.executor.at_once, self.scorer.supernet.space
+        parts = groups(archs, workers * GROUPS if workers > 1 else 1)
+        return sorted(parts, key=lambda part: work(space, part), reverse=True)
 
     def _keep(self, scored: Scored) -> None:
         self.scores |= scored.accuracies
@@ -216,13 +232,15 @@ class Scorer:
             for bn in norms:
                 bn.train()
             for x in self.recalibration:
-                walk(tree, _channels_last(x, self.device), _pool)
+                with faults.memory(walk.doing, x, LOWER):
+                    walk(tree, _channels_last(x, self.device), _pool)
         for bn in norms:
             bn.train(self.mode == "batch")
         layer = _recalibrated if self.mode == "recalibrated" else _as_it_is
         images = 0
         for x, y in self.validation:
-            walk(tree, _channels_last(x, self.device), layer, y.to(self.device))
+            with faults.memory(walk.doing, x, LOWER):
+                walk(tree, _channels_last(x, self.device), layer, y.to(self.device))
             images += len(y)
         nodes = list(tree)
         accuracies = {node.arch: int(node.hits) / images for node in nodes if node.arch is not None}
@@ -236,6 +254,12 @@ class Walk:
     """Passes batches through a tree, depth first."""
 
     peak_bytes: int = 0  # of the activations on a path
+    node: Node | None = None  # that a batch passes
+
+    def doing(self) -> str:
+        """What is under way: the first architecture below the node is named for all."""
+        archs = [node.arch for node in self.node or () if node.arch is not None]
+        return f"scoring{faults.on(archs[0] if archs else None)}"
 
     def __call__(
         self,
@@ -250,6 +274,7 @@ class Walk:
         Args:
             live: bytes of the activations that the nodes above hold.
         """
+        self.node = node
         y = layer(node, x)
         if y is not x:
             live += y.nbytes

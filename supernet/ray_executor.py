@@ -5,16 +5,15 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from supernet.errors import UserError
 from supernet.executor import Results, Terminated, nothing
+from supernet.training.faults import held_sigterm
 
 RETRIES = 3  # of a call whose worker was lost
 
@@ -56,23 +55,21 @@ class Ray:
         self._require_somebody()
         # Workers import what this process can, code of one's own too.
         path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
-        main = threading.current_thread() is threading.main_thread()
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            ray.init(
-                self.address,
-                num_cpus=self.workers if self.address == "local" else None,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                ignore_reinit_error=True,
-                runtime_env={"env_vars": {"PYTHONPATH": path}},
-            )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"no cluster of Ray at {self.address}: {error}; expected auto or HOST:PORT") from error
-        finally:
-            if main:  # Ray has put its own there, with another exit code
-                signal.signal(signal.SIGTERM, handler)
+        with held_sigterm() as terminated:
+            try:
+                ray.init(
+                    self.address,
+                    num_cpus=self.workers if self.address == "local" else None,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    ignore_reinit_error=True,
+                    runtime_env={"env_vars": {"PYTHONPATH": path}},
+                )
+            except SystemExit:  # of Ray's own handler, with another exit code
+                terminated.append(True)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise UserError(f"no cluster of Ray at {self.address}: {error}; expected auto or HOST:PORT") from error
         return ray
 
     def _require_somebody(self) -> None:

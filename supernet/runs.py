@@ -176,9 +176,9 @@ class RunFolder(RunFiles):
         self.path.rename(aside)
         return aside
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Hold the folder against other processes that write in it (``supernet.lock``)."""
-        return lock.held(self.path)
+    def lock(self, output: Path | None = None) -> AbstractContextManager[None]:
+        """Hold the folder against other processes that write in it, as ``supernet.lock.held`` does."""
+        return lock.held(self.path, output)
 
     def unlocked(self) -> AbstractContextManager[None]:
         """Stands in for ``lock`` in the other processes of a run whose first one holds it."""

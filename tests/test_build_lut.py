@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import sys
 from contextlib import nullcontext
@@ -19,6 +20,7 @@ from supernet import spaces
 from supernet.families import flops, layout, lower
 from supernet.files import write_json
 from supernet.model import Network
+from supernet.runs import RunFolder
 
 TOOL = Path(__file__).parents[1] / "tools" / "build_lut.py"
 SPACE = tiny_space()
@@ -236,6 +238,15 @@ def test_fused_without_the_extension(folder, capsys, monkeypatch):
     monkeypatch.delattr(supernet, "ops", raising=False)
     monkeypatch.setitem(sys.modules, "supernet.ops", None)
     assert "or measure eager modules" in refused(capsys, "--runtime", "torch", "--kernels", "fused")
+
+
+def test_a_folder_at_which_another_works(folder, tmp_path, capsys):
+    elsewhere = tmp_path / "elsewhere.json"
+    with RunFolder(folder).lock():
+        assert f"another process is at work in runs/default (pid {os.getpid()})" in refused(capsys)
+        command("--output", elsewhere, "--rounds", 10, "--check-archs", 2)
+    assert elsewhere.exists()
+    assert not (folder / "lut.json").exists()
 
 
 def test_unwritable_folder_shows_before_measuring(folder, capsys):

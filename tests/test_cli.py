@@ -24,6 +24,7 @@ from sklearn import datasets
 from supernet.data import sets
 from supernet.errors import UserError
 from supernet.model import load_network
+from supernet.runs import RunFolder
 from supernet.training import checkpoint
 from supernet.training.evaluation import evaluate
 from tests.conftest import tiny_space
@@ -259,6 +260,15 @@ def test_a_killed_training_ends_with_the_same_weights(chain, tmp_path, space_fil
     ok("train_supernet", "--run", folder, "--space", space_file, *TRAIN)
     a, b = (checkpoint.load(path / "checkpoint.pt")["model"] for path in (whole, folder))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_folder_at_which_another_works_is_not_written_to(copy, tmp_path):
+    with RunFolder(copy).lock():
+        assert f"(pid {os.getpid()})" in refused("export", "--run", copy, "--pick", "best")
+        assert not (copy / "best.onnx").exists()
+        ok("export", "--run", copy, "--pick", "best", "--output", tmp_path / "best.onnx", "--no-timed")
+        ok("report", "--run", copy)  # a page about a run that is under way
+    assert (copy / "report.html").exists()
 
 
 def test_a_killed_search_finds_the_same_front(chain, copy):

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from search import evaluator as evaluator_module
-from search.evaluator import LARGEST_BATCH, Evaluator, Walk, groups, images_at_once, prefix_tree
+from search.evaluator import LARGEST_BATCH, Evaluator, Walk, groups, images_at_once, prefix_tree, work
 from supernet.data import sets
 from supernet.data.images import Batches
 from supernet.errors import UserError
 from supernet.executor import Threads
-from supernet.families import layout
+from supernet.families import flops, layout
 from supernet.model import Supernet, batch_norms
 from supernet.training.bn import recalibrate_bn
 from supernet.training.evaluation import evaluate
-from tests.conftest import tiny_space
+from tests.conftest import refused, tiny_space
 
 
 def images(space, n=32):
@@ -135,6 +135,20 @@ def test_groups_hold_every_architecture_once_and_are_cut_where_prefixes_are_shor
     assert groups(split[::-1], 2) == [split[:5], split[5:]]  # four and four would walk the prefix (0, 0) twice
 
 
+def test_workers_get_several_groups_the_longest_first():
+    space, supernet, recalibration, validation = setup()
+    archs = sorted(set(population(space, 12)))
+    evaluator = Evaluator(supernet, recalibration, validation, Threads(2))
+    parts = evaluator.tasks(archs)
+    assert len(parts) > 2
+    assert sorted(arch for part in parts for arch in part) == archs
+    costs = [work(space, part) for part in parts]
+    assert costs == sorted(costs, reverse=True)
+    assert [work(space, [arch]) for arch in archs] == [flops(space, arch) for arch in archs]
+    assert work(space, archs[:2] * 2) == work(space, archs[:2]) <= sum(flops(space, arch) for arch in archs[:2])
+    assert len(Evaluator(supernet, recalibration, validation).tasks(archs)) == 1
+
+
 def test_each_prefix_runs_once():
     space, supernet, recalibration, validation = setup()
     archs = population(space)
@@ -186,6 +200,36 @@ def test_each_architecture_is_scored_once():
     assert len(runs) == 1
     evaluator([a, c])
     assert len(runs) == 2
+
+
+@pytest.mark.parametrize(("training", "batch"), [(True, 8), (False, 12)])
+def test_out_of_memory_names_an_architecture_and_the_batch(training, batch):
+    space, supernet, recalibration, validation = setup()
+    archs = sorted(population(space))
+    evaluator = Evaluator(supernet, recalibration, validation)
+
+    def exhausted(module, inputs):
+        if any(norm.training == training for norm in batch_norms([module])):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    evaluator.scorer.supernet.stem.register_forward_pre_hook(exhausted)
+    told = refused(evaluator, archs)
+    assert f"out of memory in scoring on the path {','.join(map(str, archs[0]))}" in told
+    assert f"{batch} images of" in told
+    assert "lower the memory" in told
+
+
+def test_recalibration_that_runs_out_of_memory_is_one_line():
+    space, supernet, recalibration, _ = setup()
+    arch = population(space)[0]
+
+    def exhausted(module, inputs):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
+
+    supernet.head.register_forward_pre_hook(exhausted)
+    told = refused(recalibrate_bn, supernet, recalibration, arch)
+    assert f"recalibration on the path {','.join(map(str, arch))}, with 8 images" in told
+    assert "fewer images per batch" in told
 
 
 def test_refusals():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import pad_nas, stage_wise, truth_table
+from experiments import pad_nas, scaling, stage_wise, truth_table
 from supernet import families, spaces
 
 ROOT = Path(__file__).parents[1]
@@ -146,6 +147,35 @@ def test_bad_input_ends_in_one_line(tmp_path):
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1
     assert result.stderr.startswith("error: expected a data set among")
+
+
+class Fate:
+    """Draws that are known: no task is slow, and the first one's worker is lost after a second."""
+
+    def __init__(self):
+        self.losses = iter([1.0])
+
+    def lognormal(self, mean, sigma):
+        return 1.0
+
+    def random(self):
+        return 1.0
+
+    def exponential(self, scale):
+        return next(self.losses, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "workers", "send", "losses", "seconds"),
+    [
+        ([3.0, 2.0, 2.0, 1.0], 2, 0.0, 0.0, 4.0),  # 3 + 1 beside 2 + 2
+        ([1.0] * 4, 1, 0.5, 0.0, 5.0),  # sent, four in a row, told
+        ([2.0], 1, 0.0, 1.0, 1.0 + scaling.RESTART + 2.0),  # lost, replaced, done
+        ([2.0], 2, 0.0, 1.0, 1.0 + 2.0),  # lost, done by the other
+    ],
+)
+def test_simulated_workers_take_as_long_as_by_hand(tasks, workers, send, losses, seconds):
+    assert scaling.makespan(tasks, workers, send, losses, Fate()) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "experiments").glob("[a-z]*.py")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -174,6 +175,23 @@ def test_sigterm_ends_the_calls_and_the_process(workers):
         signal.signal(signal.SIGTERM, before)
     assert caught.value.code == 143
     assert list(workers.map(fail, {"a": (2,)})) == [("a", 4)]  # there is room again
+
+
+START = """
+import os, signal, sys, threading
+import ray
+from supernet.ray_executor import Ray
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+threading.Timer(float(sys.argv[1]), os.kill, (os.getpid(), signal.SIGTERM)).start()
+Ray(1).ray
+threading.Event().wait(60)
+"""
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.0])
+def test_sigterm_while_ray_starts_ends_the_process(seconds):
+    command = [sys.executable, "-c", START, str(seconds)]
+    assert subprocess.run(command, cwd=Path(__file__).parents[1], timeout=60).returncode == 143
 
 
 def test_refusals(monkeypatch):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,10 +21,26 @@ from supernet.cli.common import COMMANDS
 SHARED = {"train_supernet", "retrain"}
 
 
+COMMAND = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
 def torchrun(*words: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *map(str, words)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    command = [*COMMAND, *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+
+
+def ranks(torchrun: int) -> dict[str, int]:
+    """The processes that torchrun has started, by their rank."""
+    found = {}
+    for pid in Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split():
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+            found |= {text.removeprefix("RANK="): int(pid) for text in variables if text.startswith("RANK=")}
+    return found
 
 
 def test_torchrun_passes_the_name_of_the_folder_on():
@@ -32,7 +51,7 @@ def test_torchrun_passes_the_name_of_the_folder_on():
 
 @pytest.mark.parametrize("tool", sorted(COMMANDS.keys() - SHARED))
 def test_a_command_of_one_process_refuses_several(tool):
-    env = {**os.environ, "WORLD_SIZE": "2", "RANK": "0"}
+    env = environment() | {"WORLD_SIZE": "2", "RANK": "0"}
     result = subprocess.run(
         [sys.executable, f"tools/{tool}.py"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
     )
@@ -66,3 +85,23 @@ def test_a_batch_that_two_processes_cannot_halve_is_one_line(tmp_path):
     assert result.returncode != 0
     assert "cannot be split evenly over 2 processes" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow  # two trainings by two processes, one of which starts twice: half a minute
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_killed_rank_is_started_again_and_nothing_is_lost(tmp_path, rank):
+    words = ("tools/train_supernet.py", *TRAIN, "--probes", 1, "--device", "cpu", "--folder")
+    assert torchrun(*words, tmp_path / "whole").returncode == 0
+    run, log = tmp_path / "run", tmp_path / "log"
+    command = [*COMMAND, "--max-restarts", "5", *map(str, words), str(run)]
+    with log.open("w") as file, subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=file) as process:
+        deadline = time.monotonic() + 120
+        while not (run / "metrics.jsonl").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(ranks(process.pid)[rank], signal.SIGKILL)
+        assert process.wait(timeout=200) == 0, log.read_text()
+    assert "exitcode: -9" in log.read_text()
+    assert "connectFullMesh failed" not in log.read_text()  # none looks for the process that is dead
+    assert (run / "checkpoint.pt").read_bytes() == (tmp_path / "whole" / "checkpoint.pt").read_bytes()

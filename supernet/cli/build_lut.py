@@ -85,21 +85,29 @@ def run(args: Args) -> None:
         grid, error = build.check_table(space, known, checks)
         common.show(grid)
         common.say(f"{len(checks)} architectures: {error}")
-    elif args.emit:
-        job = prepare(args, space, output)
-        job.emit(args.emit, readme(args))
-        job.forget_networks()
-        common.tell(f"bundle → {args.emit}; its README says what to do with it")
-    else:
-        if args.collect:
-            table = build.collect(space, args.collect)
-        elif args.device.startswith("ssh://"):
-            told = None if args.quiet else functools.partial(print, file=sys.stderr, flush=True)
-            table = prepare(args, space, output).over_ssh(args.device, readme(args), told)
-        else:
-            table = prepare(args, space, output).here(output)
+        return
+    with folder.lock(output):
+        if args.emit:
+            job = prepare(args, space, output)
+            job.emit(args.emit, readme(args))
+            job.forget_networks()
+            common.tell(f"bundle → {args.emit}; its README says what to do with it")
+            return
+        table = measured(args, space, output)
         build.write(table, output)
-        show(args, folder, space, output, table)
+    show(args, folder, space, output, table)
+
+
+def measured(args: Args, space: Space, output: Path) -> LatencyTable:
+    """The table of this machine, of a device, or of what its agent wrote."""
+    from latency import build
+
+    if args.collect:
+        return build.collect(space, args.collect)
+    if args.device.startswith("ssh://"):
+        told = None if args.quiet else functools.partial(print, file=sys.stderr, flush=True)
+        return prepare(args, space, output).over_ssh(args.device, readme(args), told)
+    return prepare(args, space, output).here(output)
 
 
 def prepare(args: Args, space: Space, output: Path, table: LatencyTable | None = None) -> Build:

@@ -41,13 +41,15 @@ def run(args: Args) -> None:
     runtime = next((name for name, suffix in runtimes.SUFFIXES.items() if path.suffix == f".{suffix}"), path.name)
     if args.profile:
         profile.profiler(runtime)  # refuses before anything is written
-    if args.arch:
-        found = networks.from_supernet(folder, space, args.arch, args.recalibration, args.data_root, args.workers)
-    else:
-        found = networks.trained(folder, space, args.pick)
     lut = LatencyTable.find(folder.lut_path, space)
-    promised = lut.predict_arch(space, found.arch) if lut else None
-    difference = networks.write(folder, space, found, path, args.batch, promised, lut.named() if lut else None)
+    with folder.lock(path):
+        if args.arch:
+            options = (args.arch, args.recalibration, args.data_root, args.workers)
+            found = networks.from_supernet(folder, space, *options)
+        else:
+            found = networks.trained(folder, space, args.pick)
+        promised = lut.predict_arch(space, found.arch) if lut else None
+        difference = networks.write(folder, space, found, path, args.batch, promised, lut.named() if lut else None)
     common.say(
         f"{common.escape(str(path))}: {path.stat().st_size / 1e6:.1f} MB, logits within {difference:.1e} of the "
         f"largest (tolerance {formats.TOLERANCE:g})"

@@ -21,6 +21,7 @@ def run(args: Args) -> None:
 
     found = page.Run.load(args.folder)
     output = args.output or args.folder.report_path
+    # No lock: a run is looked at while others work on it, and the page is written whole.
     export = [("--pick", name) for name in found.picked][:1]
     files.write_bytes(output, page.render(found, [common.command("export", args, *words) for words in export]).encode())
     common.tell(f"report → {output}")

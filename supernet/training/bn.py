@@ -11,7 +11,10 @@ from supernet.errors import UserError
 from supernet.model import Network, batch_norms
 from supernet.norm import PooledStatistics
 from supernet.space import Arch
+from supernet.training import faults
 from supernet.training.evaluation import Model
+
+LOWER = "recalibrate BN with fewer images per batch"
 
 
 @torch.no_grad()
@@ -42,7 +45,8 @@ def recalibrate_bn(model: Model, batches: Iterable[Tensor], arch: Arch | None = 
             bn.pool = pool
         batch = None
         for batch in batches:
-            model(batch.to(device), arch)
+            with faults.memory(lambda: f"recalibration{faults.on(arch)}", batch, LOWER):
+                model(batch.to(device), arch)
         if batch is None:
             raise UserError("no images to recalibrate BN with: expected at least one batch")
         idle = {id(bn) for bn, pool in zip(norms, pools, strict=True) if pool.n == 0}

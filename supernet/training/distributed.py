@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from supernet.errors import UserError
 from supernet.norm import BatchNorm
@@ -26,7 +27,23 @@ def start(device: torch.device) -> None:
     """Join the process group that torchrun describes in the environment; nothing without torchrun."""
     if launched() > 1 and not dist.is_initialized():
         cuda = device.type == "cuda"
-        dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+        store, number, processes = next(rendezvous("env://"))
+        dist.init_process_group(
+            "nccl" if cuda else "gloo",
+            store=dist.PrefixStore(_attempt(), store),
+            rank=number,
+            world_size=processes,
+            device_id=device if cuda else None,
+        )
+
+
+def _attempt() -> str:
+    """What tells a restart by torchrun from the one before: its store still has the addresses of the processes then.
+
+    Machines count restarts each for itself, so that several have no number in common: there torchrun must begin a new
+    store (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1).
+    """
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if os.environ.get("GROUP_WORLD_SIZE") == "1" else "0"
 
 
 def stop() -> None:

@@ -41,18 +41,20 @@ def held_sigterm() -> Iterator[list[bool]]:
 
 
 @contextlib.contextmanager
-def memory(step: int, arch: Callable[[], Arch | None], x: Tensor) -> Iterator[None]:
-    """Out of memory, on the device or here, becomes a UserError."""
+def memory(doing: Callable[[], str], x: Tensor, advice: str) -> Iterator[None]:
+    """Out of memory, on the device or here, becomes a UserError.
+
+    Args:
+        doing: what was under way, such as ``step 3``, and on which path. x: its images ``[B, C, H, W]``.
+        advice: what to lower.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(error):
             raise
         images = f"{len(x)} images of {'×'.join(map(str, x.shape[1:]))}"
-        raise UserError(
-            f"out of memory in step {step}{_on(arch())}, with {images} on {x.device}: lower the batch size or the "
-            "resolution; the last checkpoint is intact"
-        ) from error
+        raise UserError(f"out of memory in {doing()}, with {images} on {x.device}: {advice}") from error
 
 
 def loaded(batches: Iterator[Item]) -> Iterator[Item]:
@@ -81,7 +83,7 @@ def refuse_loss(loss: float, step: int, arch: Arch | None, lr: float, path: Path
         files.write_json(path, record)
     told = "" if path is None else f" (kept in {path})"
     raise UserError(
-        f"the loss became {loss} in step {step}{_on(arch)}{told}: lower the learning rate (now {lr:g}) or "
+        f"the loss became {loss} in step {step}{on(arch)}{told}: lower the learning rate (now {lr:g}) or "
         "clip gradients, as at a norm of 5; the last checkpoint is intact"
     )
 
@@ -100,5 +102,6 @@ def tell_collapse(classes: int, lr: float) -> None:
     )
 
 
-def _on(arch: Arch | None) -> str:
+def on(arch: Arch | None) -> str:
+    """The path, for a message."""
     return "" if arch is None else f" on the path {','.join(map(str, arch))}"

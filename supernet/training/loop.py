@@ -37,6 +37,7 @@ STATE = {
     "pending?": (None, {"epoch": shape.POSITIVE}),
     "fit?": dict,
 }
+LOWER = "lower the batch size or the resolution; the last checkpoint is intact"
 FREE = ("epochs", "checkpoint_minutes", "accumulate")  # what a training that goes on may have otherwise
 
 
@@ -274,7 +275,7 @@ class Training:
         last, saved = (epoch + 1) * self.per_epoch, time.monotonic()
         loss = hits = 0.0
         for x, y in faults.loaded(itertools.islice(self.batches(epoch, start), self.per_epoch - start)):
-            with faults.memory(self.step, lambda: self.arch, x):
+            with faults.memory(lambda: f"step {self.step}{faults.on(self.arch)}", x, LOWER):
                 x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
                 self.one_step(x, y, forward)
             if self.step % 20 == 0 or self.step == last or (terminated and self.world == 1):
