@@ -55,7 +55,9 @@ def rehearse(
         one=rehearse_one,
     )
     executor = executors.for_device(executor, where) if distributed.world() == 1 else Processes()
-    return [Stage((once.work(),)), Stage(tuple(works.values()), min(executor.at_once, len(archs)))], once.file_bytes
+    at_once, here = min(executor.at_once, len(archs)), once.work()
+    trainings = Stage(tuple(works.values()), at_once, here.resident if at_once > 1 else 0)
+    return [Stage((here,)), trainings], once.file_bytes
 
 
 def rehearse_one(job: Job, progress: Progress = silent) -> Work:

@@ -50,10 +50,15 @@ class Work:
 
 @dataclass(frozen=True)
 class Stage:
-    """Works that several workers share: a worker that has done one takes the next."""
+    """Works that several workers share: a worker that has done one takes the next.
+
+    Args:
+        beside: bytes of memory of the process that shares them out, where the workers are others.
+    """
 
     works: tuple[Work, ...]
     at_once: int = 1
+    beside: int = 0
 
     @property
     def seconds(self) -> float:
@@ -91,7 +96,7 @@ class Plan:
     @property
     def resident(self) -> int:
         """Bytes of memory at the peak."""
-        return max(stage.peak("resident") for stage in self.stages)
+        return max(stage.peak("resident") + stage.beside for stage in self.stages)
 
     @property
     def device(self) -> int:
