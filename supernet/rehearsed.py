@@ -64,6 +64,7 @@ def rehearse_one(job: Job, progress: Progress = silent) -> Work:
     """The parts of one network. Its test counts as a validation more: the images for it are opened by who trains."""
     rehearsal = Rehearsal(job.run.images(job.data_root, job.settings.limit, job.workers), torch.device(job.device))
     network, _ = retraining.train_alone(job, rehearsal.images, drive=rehearsal.training("retraining"))
-    passes = 1 if job.settings.epochs else 2  # without training, too, it is validated
-    rehearsal.add("testing", passes, "times", rehearsal.seconds(lambda: validate(network, rehearsal.images.val)))
+    passes, batch = 1 if job.settings.epochs else 2, job.settings.fit.validation_batch  # untrained, it is validated
+    seconds = rehearsal.seconds(lambda: validate(network, rehearsal.images.val, batch=batch))
+    rehearsal.add("testing", passes, "times", seconds)
     return rehearsal.work()
