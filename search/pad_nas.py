@@ -27,12 +27,13 @@ from supernet import families, files, plugins, spaces
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.methods import spos
+from supernet.model import Supernet
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
 from supernet.shape import Number
-from supernet.space import Space
+from supernet.space import Arch, Space
 from supernet.tables import Table
-from supernet.training.loop import FitConfig
+from supernet.training.loop import Drive, FitConfig
 
 STAGE = {"schema": 1, "seconds": {"training": Number(0), "search": Number(0)}}
 VARIANTS = {"basic": "mobile", "large": "mobile-large", "v3": "mobile-v3"}  # the paper's operation sets, as presets
@@ -116,35 +117,63 @@ def run(
         Each stage when its search has ended; the next begins when it is asked for.
     """
     supernet = None
-    for number, epochs in enumerate(cfg.epochs, start=1):
+    for number in range(1, len(cfg.epochs) + 1):
         here = folder / f"supernet-{number}"
         began = time.monotonic()
-        run = RunFolder(here)
-        run.write_space(space)
-        files.write_json(run.config_path, {**settings, "epochs": epochs})
-        # Lines 1 and 8: train the supernet; a pruned one inherits the weights and starts a new optimiser.
-        fit = dataclasses.replace(cfg.fit, epochs=epochs, lr=cfg.lr if number == 1 else cfg.fine_tune_lr)
-        how = spos.Config(fit, kernels=cfg.kernels, probes=cfg.probes, recalibration=cfg.scoring.recalibration)
-        supernet = spos.run(space, data, how, here, device, progress, inherit=supernet)
+        supernet = train(space, data, cfg, number, here, device, settings, progress, supernet)
         trained = time.monotonic()
-
-        # Lines 3 and 10: search.
         search = CES(space, costs, bounds, objectives, cfg.ces)
-        scored_with = cfg.scoring.identity(RunFolder(here).identity, data.identity)
-        found = SearchRun(here, search, cfg.scoring.evaluator(supernet, data), scored_with)
-        random = search.window.sample(np.random.default_rng([cfg.ces.seed, 1]), cfg.random, (), cfg.ces.max_draws)
+        found, random = begin_search(search, supernet, data, cfg, here)
         found.run(random, progress)
         searched = time.monotonic()
-
-        # Lines 4 to 7: count the operations of the good architectures, remove the rare ones.
-        good = [record.arch for record in search.front(max_rank=cfg.rank - 1)]
-        p = distribution.estimate(space, good)
-        pruned = distribution.prune(space, p, cfg.threshold)
+        p, pruned, counted = prune(search, cfg)
         seconds = _longest(here, {"training": trained - began, "search": searched - trained})
         stage = Stage(number, here, found, [found.record(arch) for arch in random], p, pruned, seconds)
-        _save(stage, len(good), cfg)
+        _save(stage, counted, cfg)
         yield stage
         space = pruned
+
+
+def train(
+    space: Space,
+    data: TrainVal,
+    cfg: Config,
+    number: int,
+    here: Path,
+    device: torch.device,
+    settings: Mapping,
+    progress: Progress = silent,
+    inherit: Supernet | None = None,
+    drive: Drive | None = None,
+) -> Supernet:
+    """Lines 1 and 8: train supernet ``number``; a pruned one inherits the weights and starts a new optimiser."""
+    run, epochs = RunFolder(here), cfg.epochs[number - 1]
+    run.write_space(space)
+    files.write_json(run.config_path, {**settings, "epochs": epochs})
+    fit = dataclasses.replace(cfg.fit, epochs=epochs, lr=cfg.lr if number == 1 else cfg.fine_tune_lr)
+    how = spos.Config(fit, kernels=cfg.kernels, probes=cfg.probes, recalibration=cfg.scoring.recalibration)
+    return spos.run(space, data, how, here, device, progress, inherit, drive)
+
+
+def begin_search(
+    search: CES, supernet: Supernet, data: TrainVal, cfg: Config, here: Path
+) -> tuple[SearchRun, list[Arch]]:
+    """Lines 3 and 10: the search on a trained supernet, where it stands, and the random architectures beside it."""
+    scored_with = cfg.scoring.identity(RunFolder(here).identity, data.identity)
+    found = SearchRun(here, search, cfg.scoring.evaluator(supernet, data), scored_with)
+    rng = np.random.default_rng([cfg.ces.seed, 1])
+    return found, search.window.sample(rng, cfg.random, (), cfg.ces.max_draws)
+
+
+def prune(search: CES, cfg: Config) -> tuple[Distribution, Space, int]:
+    """Lines 4 to 7: count the operations of the good architectures, remove the rare ones.
+
+    Returns:
+        The distribution, the pruned space, and how many architectures were counted.
+    """
+    good = [record.arch for record in search.front(max_rank=cfg.rank - 1)]
+    p = distribution.estimate(search.space, good)
+    return p, distribution.prune(search.space, p, cfg.threshold), len(good)
 
 
 def _longest(folder: Path, seconds: dict[str, float]) -> dict[str, float]:

@@ -12,14 +12,16 @@ from torch import nn
 
 from supernet import executor as executors
 from supernet import files, machine
+from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.executor import Executor, Processes
+from supernet.model import Network
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
 from supernet.space import Arch
 from supernet.training import defaults, distributed, standalone
 from supernet.training.evaluation import validate
-from supernet.training.loop import FitConfig
+from supernet.training.loop import Drive, FitConfig
 
 Networks = Callable[[str], Mapping[str, nn.Module]]  # by name, built with these kernels
 
@@ -142,7 +144,8 @@ def train(
     data_root: Path | None = None,
     progress: Progress = silent,
     aside: Callable[[Path, Path], None] = lambda folder, name: None,
-) -> dict[str, dict]:
+    one: Callable[..., Any] | None = None,
+) -> dict[str, Any]:
     """Train and test architectures in ``run/NAME``, or continue there; under torchrun all processes train each one.
 
     Args:
@@ -150,11 +153,12 @@ def train(
         executor: who trains; on one GPU, and under torchrun, this process trains one network after another.
         workers: processes that decode images, of all of them together.
         aside: called where a folder held another training, which was renamed.
+        one: what is done with each ``Job``; by default ``train_one``.
 
     Returns:
-        ``val_accuracy`` and ``test_accuracy`` in [0, 1] and ``test_images``, by name.
+        What ``one`` gave, by name: ``val_accuracy`` and ``test_accuracy`` in [0, 1] and ``test_images``.
     """
-    where = defaults.device(device)
+    one, where = one or train_one, defaults.device(device)
     executor = executors.for_device(executor, where) if distributed.world() == 1 else Processes()
     at_once = min(executor.at_once, len(archs))
     each = max(1, machine.cores() // at_once), -(-workers // at_once)
@@ -164,11 +168,11 @@ def train(
             prepare(job, aside)
     distributed.wait()
     if at_once == 1 and isinstance(executor, Processes):
-        return {name: train_one(job, progress) for name, job in jobs.items()}
+        return {name: one(job, progress) for name, job in jobs.items()}
     logs = [run.network(name).metrics for name in jobs]
     return executors.run(
         executor,
-        train_one,
+        one,
         {name: (job,) for name, job in jobs.items()},
         progress("retrain", settings.epochs * len(jobs), unit="epochs"),
         lambda: sum(len(log.read()) for log in logs),
@@ -187,14 +191,24 @@ def prepare(job: Job, aside: Callable[[Path, Path], None]) -> None:
 
 def train_one(job: Job, progress: Progress = silent) -> dict:
     """Train and test one network."""
+    images = job.run.images(job.data_root, job.settings.limit, job.workers)
+    network, last = train_alone(job, images, progress)
+    test = job.run.test_images(job.data_root, job.workers)
+    accuracy = validate(network, test, batch=job.settings.fit.validation_batch)
+    return {"val_accuracy": last["val_accuracy"], "test_accuracy": accuracy, "test_images": len(test)}
+
+
+def train_alone(
+    job: Job, images: TrainVal, progress: Progress = silent, drive: Drive | None = None
+) -> tuple[Network, dict]:
+    """Train one network: it, and the last line of its log."""
     defaults.keep_memory()
     run, device = job.run, torch.device(job.device)
     if device.type == "cpu":
         torch.set_num_threads(job.threads)
     space, kernels = run.space(), defaults.kernels(device, sync_bn=job.settings.sync_bn)
-    images = run.images(job.data_root, job.settings.limit, job.workers)
     supernet = run.supernet(space, device, kernels)
-    network, last = standalone.train(
+    return standalone.train(
         space,
         job.arch,
         images,
@@ -206,10 +220,8 @@ def train_one(job: Job, progress: Progress = silent) -> dict:
         eps=supernet.options["eps"],
         label=job.name,
         progress=progress,
+        drive=drive,
     )
-    test = run.test_images(job.data_root, job.workers)
-    accuracy = validate(network, test, batch=job.settings.fit.validation_batch)
-    return {"val_accuracy": last["val_accuracy"], "test_accuracy": accuracy, "test_images": len(test)}
 
 
 def write(run: RunFolder, rows: Mapping[str, dict], settings: Settings) -> None:

@@ -34,6 +34,7 @@ TORCH_FREE = (
     "supernet.spaces",
     "supernet.spec",
     "supernet.training.energy",
+    "supernet.training.plan",
     "search.algorithms",
     "search.ask_tell",
     "search.ces",

@@ -211,7 +211,7 @@ def settings(args: Any, *others: str) -> dict[str, Any]:
     Args:
         others: names of options that may change when a run is continued, besides those that no command records.
     """
-    left_out = ("run", "device", "workers", "memory", "restart", "quiet", *vars(Workers()), *others)
+    left_out = ("run", "device", "workers", "memory", "restart", "quiet", "plan", *vars(Workers()), *others)
     return {name: _recorded(value) for name, value in dataclasses.asdict(args).items() if name not in left_out}
 
 

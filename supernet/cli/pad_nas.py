@@ -5,14 +5,23 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from supernet.cli import common, retrain, searching
+from supernet.cli import common, planning, retrain, searching
 from supernet.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from search.pad_nas import Config
+    from supernet.data.sets import TrainVal
+    from supernet.space import Space
+
+CONTROLS = 4  # random architectures that are trained beside the best at the end
 
 
 @dataclass(frozen=True)
-class Args(common.Images, searching.SearchArgs):
+class Args(planning.Planned, common.Images, searching.SearchArgs):
     run: common.Folder = Path("runs/pad_nas")
     """Run folder; the same command continues a run that was stopped."""
     space: str = "basic"
@@ -69,6 +78,9 @@ def run(args: Args) -> None:
     config["lut"] = [LatencyTable.load(path).identity for path in args.lut]
     if folder.config_path.exists():
         folder.require_settings(config)
+    if args.plan:
+        plan(args, cfg, space, images, device, of_stage)
+        return
     with folder.lock():
         # All that can be wrong is found before any training: the table, its layers, the window.
         if "latency" in args.wanted and not args.lut and not folder.lut_path.exists():
@@ -89,10 +101,37 @@ def run(args: Args) -> None:
     last = dataclasses.replace(args, run=stages[-1].folder)
     if args.retrain:
         settings_alone = Settings(args.retrain, args.batch_size, limit=args.limit)
-        retrain.train(common.open_run(last), settings_alone, "best", 4, args, args.ray_or(Processes(args.workers)))
+        retrain.train(
+            common.open_run(last), settings_alone, "best", CONTROLS, args, args.ray_or(Processes(args.workers))
+        )
         common.next_command("report", last)
     else:
         common.next_command("retrain", last, "--pick", "best")
+
+
+def plan(args: Args, cfg: Config, space: Space, images: TrainVal, device: torch.device, of_stage: dict) -> None:
+    """Tell what the whole of it will take."""
+    from search import pad_nas_plan
+    from supernet import rehearsed
+    from supernet.executor import Processes
+    from supernet.retraining import Settings
+
+    with planning.planning(args) as making:
+        if "latency" in args.wanted and not args.lut and not making.folder.lut_path.exists():
+            common.tell("without --lut the job measures a latency table first, which the plan leaves out")
+            args = dataclasses.replace(args, objectives=("flops",), lat_max=(), lat_min=())
+        problem = searching.problem(args, making.folder.lut_path, space)
+        rehearsal = making.rehearsal(images, device)
+        asked = (problem.costs, problem.bounds, problem.objectives)
+        random = pad_nas_plan.rehearse(space, cfg, *asked, making.folder, device, of_stage, rehearsal, 1 + CONTROLS)
+        making.add(rehearsal)
+        if args.retrain:
+            last = making.folder.within(f"supernet-{len(args.epochs)}")
+            names = ["best", *(f"random-{i}" for i in range(CONTROLS))]
+            ended = last.front_path.exists()
+            archs = rehearsed.picked(last, "best", CONTROLS) if ended else dict(zip(names, random, strict=False))
+            settings = Settings(args.retrain, args.batch_size, limit=args.limit)
+            making.retrain(last, archs, settings, args, Processes(args.workers))
 
 
 main = common.entry(run, Args)

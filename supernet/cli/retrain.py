@@ -7,7 +7,7 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from supernet.cli import common
+from supernet.cli import common, planning
 
 if TYPE_CHECKING:
     from supernet.executor import Executor
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args(common.Devices, common.Alone):
+class Args(planning.Planned, common.Devices, common.Alone):
     pick: str = "best"
     """Architecture to train: best, knee, all, or its number in the front."""
     controls: int = 4
@@ -34,6 +34,7 @@ class Args(common.Devices, common.Alone):
 
 
 def run(args: Args) -> None:
+    from supernet import rehearsed
     from supernet.executor import Processes
     from supernet.retraining import Settings
     from supernet.training import defaults, distributed, precision
@@ -43,9 +44,14 @@ def run(args: Args) -> None:
     number_format = precision.resolve(args.precision, device)
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
     settings = Settings(**given | {"precision": number_format})
-    train(args.folder, settings, args.pick, args.controls, args, args.ray_or(Processes(args.jobs)))
-    if distributed.rank() == 0:
-        common.next_command("report", args)
+    if args.plan:
+        with planning.planning(args) as making:
+            archs = rehearsed.picked(making.folder, args.pick, args.controls)
+            making.retrain(making.folder, archs, settings, args, Processes(args.jobs))
+    else:
+        train(args.folder, settings, args.pick, args.controls, args, args.ray_or(Processes(args.jobs)))
+        if distributed.rank() == 0:
+            common.next_command("report", args)
     distributed.stop()
 
 

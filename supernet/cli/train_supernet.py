@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import math
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import tyro
 
 from supernet import files
-from supernet.cli import common
+from supernet.cli import common, planning
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
     from supernet.space import Space
     from supernet.spec import Price
     from supernet.training.loop import FitConfig
+    from supernet.training.rehearsal import Rehearsal
 
 
 @dataclass(frozen=True)
-class Args(common.Devices, common.Training, common.NewRun):
+class Args(planning.Planned, common.Devices, common.Training, common.NewRun):
     """What every method takes; enough for one whose ``Config`` and ``run`` need no more (``supernet/methods``)."""
 
     method: Annotated[str, tyro.conf.arg(metavar="spos|dsnas|nss")] = "spos"
@@ -72,9 +74,18 @@ class Args(common.Devices, common.Training, common.NewRun):
         """The method's ``Config``, of its own options; refuses what cannot be before anything is written."""
         return self.library.Config(fit, kernels=kernels, **self.own)
 
-    def train(self, space: Space, images: TrainVal, cfg: Any, device: torch.device, run: RunFolder) -> None:
-        """Train in the run folder, or continue there."""
-        self.library.run(space, images, cfg, run.path, device, self.progress)
+    def train(
+        self,
+        space: Space,
+        images: TrainVal,
+        cfg: Any,
+        device: torch.device,
+        run: RunFolder,
+        rehearsal: Rehearsal | None = None,
+    ) -> None:
+        """Train in the run folder, or continue there; or have the first steps measured by a rehearsal."""
+        drive = rehearsal.training() if rehearsal else None
+        self.library.run(space, images, cfg, run.path, device, self.progress, drive=drive)
 
     def report(self, space: Space, cfg: Any, run: RunFolder) -> None:
         """Tell what came out and the next command."""
@@ -156,12 +167,21 @@ class Dsnas(Args):
         latencies = {} if self.lut is None else {"latency_ms": LatencyTable.load(self.lut, space).price}
         return {name: cost for name, cost in priced.costs(space, latencies).items() if name != "activations"}
 
-    def train(self, space: Space, images: TrainVal, cfg: dsnas.Config, device: torch.device, run: RunFolder) -> None:
+    def train(
+        self,
+        space: Space,
+        images: TrainVal,
+        cfg: dsnas.Config,
+        device: torch.device,
+        run: RunFolder,
+        rehearsal: Rehearsal | None = None,
+    ) -> None:
         """Search and train in the run folder, or continue there; then train the child from scratch if asked."""
-        child = self.library.run(space, images, cfg, run.path, device, self.progress)
+        drive = rehearsal.training() if rehearsal else None
+        child = self.library.run(space, images, cfg, run.path, device, self.progress, drive)
         if self.retrain:
-            path = run.network("retrained").path
-            self.library.retrain(space, images, child.arch, cfg, path, device, self.progress)
+            path, drive = run.network("retrained").path, rehearsal.training("retraining") if rehearsal else None
+            self.library.retrain(space, images, child.arch, cfg, path, device, self.progress, drive)
 
     def report(self, space: Space, cfg: dsnas.Config, run: RunFolder) -> None:
         """Leave table and front for the later commands; tell what came out and the next command."""
@@ -224,9 +244,18 @@ class Nss(Args):
 
         return LatencyTable.load(self.lut, space).price if self.lut else lambda spec: spec.flops
 
-    def train(self, space: Space, images: TrainVal, cfg: nss.Config, device: torch.device, run: RunFolder) -> None:
+    def train(
+        self,
+        space: Space,
+        images: TrainVal,
+        cfg: nss.Config,
+        device: torch.device,
+        run: RunFolder,
+        rehearsal: Rehearsal | None = None,
+    ) -> None:
         """Search every target in the run folder, or continue there."""
-        self.library.run(space, images, cfg, run.path, device, self.progress, self.price(space))
+        drive = rehearsal.training() if rehearsal else None
+        self.library.run(space, images, cfg, run.path, device, self.progress, self.price(space), drive)
 
     def report(self, space: Space, cfg: nss.Config, run: RunFolder) -> None:
         """Tell what came out and the next command."""
@@ -262,6 +291,7 @@ def number(size: int) -> str:
 def run(args: Args) -> None:
     from supernet import spaces
     from supernet.progress import silent
+    from supernet.runs import RunFolder
     from supernet.training import defaults, distributed, precision
     from supernet.training.loop import FitConfig
 
@@ -285,19 +315,37 @@ def run(args: Args) -> None:
     distributed.share(fit.batch_size, fit.accumulate)
     cfg = args.config(space, fit, defaults.kernels(device, args.kernels, args.sync_bn))
     args = dataclasses.replace(
-        args, data=name, lr=fit.lr, kernels=cfg.kernels, augment=fit.augment, precision=fit.precision
+        args,
+        data=name,
+        lr=fit.lr,
+        kernels=cfg.kernels,
+        augment=fit.augment,
+        precision=fit.precision,
+        quiet=args.quiet or args.plan,
     )
     folder, leader = common.open_run(args), distributed.rank() == 0
+    begin = functools.partial(
+        RunFolder.begin,
+        settings={**common.settings(args), "space": space.name},  # which one says the space file
+        space=space,
+        restart=args.restart,
+        grows=args.grows,
+        defaults={**common.defaults(args), "precision": "fp32"},  # all that there was
+        made_with={"data": images.identity, "space": args.space},
+    )
+    if args.plan:
+        with planning.planning(args) as making:
+            if leader:
+                begin(making.folder)
+            distributed.wait()
+            rehearsal = making.rehearsal(images, device)
+            args.train(space, rehearsal.images, cfg, device, making.folder, rehearsal)
+            making.add(rehearsal)
+        distributed.stop()
+        return
     with folder.lock() if leader else folder.unlocked():
         if leader:
-            new = folder.begin(
-                {**common.settings(args), "space": space.name},  # which one says the space file
-                space=space,
-                restart=args.restart,
-                grows=args.grows,
-                defaults={**common.defaults(args), "precision": "fp32"},  # all that there was
-                made_with={"data": images.identity, "space": args.space},
-            )
+            new = begin(folder)
             common.say(
                 f"[bold]{space.name}[/bold]: {len(space.genes)} genes, {number(space.size)} architectures; "
                 f"{common.in_words(images, name, reason)}; {precision.in_words(fit.precision, device)}; "

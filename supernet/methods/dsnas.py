@@ -27,7 +27,7 @@ from supernet.space import Arch, Space
 from supernet.training import checkpoint, distributed
 from supernet.training.bn import recalibrate_bn
 from supernet.training.evaluation import validate
-from supernet.training.loop import FitConfig, Search, fit
+from supernet.training.loop import Drive, FitConfig, Search, fit
 
 # A layer that only feeds a convolution and BN has no influence on the loss through its scale: its credit vanishes as
 # BN's eps does. The authors' code has 1e-2.
@@ -270,7 +270,13 @@ def most_probable(probabilities: Sequence[np.ndarray], allowed: Sequence[Sequenc
 
 
 def run(
-    space: Space, data: TrainVal, cfg: Config, folder: Path, device: torch.device, progress: Progress = silent
+    space: Space,
+    data: TrainVal,
+    cfg: Config,
+    folder: Path,
+    device: torch.device,
+    progress: Progress = silent,
+    drive: Drive | None = None,
 ) -> Network:
     """Search, then train the child on, in ``folder``; or continue there. Returns the child.
 
@@ -310,6 +316,7 @@ def run(
         validate=check,
         label="DSNAS",
         progress=progress,
+        drive=drive,
     )
     arch = distribution.child()
     if cfg.search_epochs == cfg.fit.epochs:  # no epoch of its own: BN has seen many paths
@@ -331,6 +338,7 @@ def retrain(
     folder: Path,
     device: torch.device,
     progress: Progress = silent,
+    drive: Drive | None = None,
 ) -> float:
     """Train ``arch`` alone and from scratch, as long as the whole run was. Returns its validation accuracy."""
     torch.manual_seed(cfg.fit.seed)
@@ -346,6 +354,7 @@ def retrain(
         validate=lambda: {"val_accuracy": validate(network, data.val, batch=cfg.fit.validation_batch)},
         label="retrain",
         progress=progress,
+        drive=drive,
     )
     return log[-1]["val_accuracy"]
 

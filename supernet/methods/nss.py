@@ -41,7 +41,7 @@ from supernet.runs import RunFolder
 from supernet.space import Space
 from supernet.spec import Price
 from supernet.training import distributed, loop
-from supernet.training.loop import FitConfig, fit
+from supernet.training.loop import Drive, FitConfig, fit
 from supernet.training.precision import whole
 
 SCHEMA = 1
@@ -122,6 +122,7 @@ def run(
     device: torch.device,
     progress: Progress = silent,
     price: Price = lambda spec: spec.flops,
+    drive: Drive | None = None,
 ) -> list[Space]:
     """Search the elite space for each target in ``folder/elite-TARGET``, or continue there.
 
@@ -129,6 +130,7 @@ def run(
 
     Args:
         price: what one layer costs, in the unit of the targets; multiply-adds, or a latency table's milliseconds.
+        drive: as ``fit`` has it.
 
     Raises:
         UserError: a space without stages, a target out of reach.
@@ -164,6 +166,7 @@ def run(
             epochs=epochs,
             begin=begin,
             steps_per_epoch=min(steps),
+            drive=drive,
         )
         return search
 

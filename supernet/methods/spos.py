@@ -24,7 +24,7 @@ from supernet.progress import Progress, silent
 from supernet.space import Arch, Space
 from supernet.training.bn import recalibrate_bn
 from supernet.training.evaluation import BATCH, validate
-from supernet.training.loop import FitConfig, fit
+from supernet.training.loop import Drive, FitConfig, fit
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,13 @@ def run(
     device: torch.device,
     progress: Progress = silent,
     inherit: Supernet | None = None,
+    drive: Drive | None = None,
 ) -> Supernet:
     """Train the supernet of ``space`` in ``folder``, or continue there. Returns it trained.
 
     Args:
         inherit: a supernet of the same space with more open choices, whose weights it starts from.
+        drive: as ``fit`` has it.
     """
     torch.manual_seed(cfg.fit.seed)
     model = Supernet(space, affine=False, kernels=cfg.kernels).to(device)
@@ -147,5 +149,6 @@ def run(
         validate=check if probes else dict,
         label="supernet",
         progress=progress,
+        drive=drive,
     )
     return model

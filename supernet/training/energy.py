@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +22,20 @@ def require(country: str) -> None:
     # Of a country that it does not know it would take the world's average in silence.
     if country not in DataSource().get_global_energy_mix_data():
         raise UserError(f"country {country}: expected an ISO code of three letters, such as DEU or USA")
+
+
+@contextmanager
+def power() -> Iterator[dict]:
+    """Measures what runs inside; afterwards the dict has ``watts`` of the machine, where codecarbon tells them."""
+    told: dict[str, float] = {}
+    if importlib.util.find_spec("codecarbon") is None:
+        yield told
+        return
+    began = time.monotonic()
+    with measure("USA") as spent:  # the country matters for CO₂ only
+        yield told
+    if "energy_kwh" in spent:
+        told["watts"] = 3.6e6 * spent["energy_kwh"] / (time.monotonic() - began)
 
 
 @contextmanager

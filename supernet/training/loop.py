@@ -28,6 +28,8 @@ from supernet.training.log import Log
 from supernet.training.precision import Precision, whole
 
 Forward = Callable[[int, Tensor, Tensor], Tensor]  # step, images, labels -> logits
+Validate = Callable[[], dict]  # numbers for the log
+Drive = Callable[["Training", Forward, Validate, Track], None]  # takes the steps of a training that has resumed
 
 # What a resume needs of a checkpoint besides what the model, the optimiser and the search check themselves.
 STATE = {
@@ -77,13 +79,14 @@ def fit(
     *,
     meta: dict,
     search: Search | None = None,
-    validate: Callable[[], dict] = dict,
+    validate: Validate = dict,
     label: str = "training",
     progress: Progress = silent,
     forward: Forward | None = None,
     epochs: tuple[int, int] | None = None,
     begin: Path | None = None,
     steps_per_epoch: int | None = None,
+    drive: Drive | None = None,
 ) -> list[dict]:
     """Train ``model`` on the path that ``pick_arch(step)`` names at each step; continue where ``folder`` stopped.
 
@@ -99,6 +102,7 @@ def fit(
         epochs: from and to, of ``cfg.epochs`` that the schedule spans; by default all.
         begin: a checkpoint whose weights and momentum a new training starts from.
         steps_per_epoch: fewer than ``train`` has.
+        drive: who takes the steps; by default ``to_the_end`` does.
 
     Returns:
         One dict per epoch: loss, accuracy, images/s and what ``validate`` and ``search`` gave.
@@ -120,11 +124,16 @@ def fit(
     )
     training.resume(begin)
     with (progress if training.leader else silent)(label, training.end, done=training.step, unit="images") as bar:
-        training.validate(validate)
-        while training.step < training.end:
-            training.epoch(forward or training.forward, bar)
-            training.validate(validate)
+        (drive or to_the_end)(training, forward or training.forward, validate, bar)
     return training.log.lines
+
+
+def to_the_end(training: Training, forward: Forward, validate: Validate, bar: Track) -> None:
+    """Every epoch that is left, each validated."""
+    training.validate(validate)
+    while training.step < training.end:
+        training.epoch(forward, bar)
+        training.validate(validate)
 
 
 @functools.cache  # once
@@ -271,13 +280,10 @@ class Training:
         Returns:
             Sum of the losses and hits over all ranks; whether the epoch is over, or SIGTERM came to one of them.
         """
-        cfg, (epoch, start) = self.cfg, divmod(self.step, self.per_epoch)
-        last, saved = (epoch + 1) * self.per_epoch, time.monotonic()
+        cfg, epoch, saved = self.cfg, self.step // self.per_epoch, time.monotonic()
+        last = (epoch + 1) * self.per_epoch
         loss = hits = 0.0
-        for x, y in faults.loaded(itertools.islice(self.batches(epoch, start), self.per_epoch - start)):
-            with faults.memory(lambda: f"step {self.step}{faults.on(self.arch)}", x, LOWER):
-                x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
-                self.one_step(x, y, forward)
+        for _ in self.single_steps(forward):
             if self.step % 20 == 0 or self.step == last or (terminated and self.world == 1):
                 late = self.leader and time.monotonic() - saved > 60 * cfg.checkpoint_minutes
                 sums = self.loss_sum.item(), int(self.hits), late, bool(terminated)
@@ -294,7 +300,16 @@ class Training:
                         return loss, hits, False
         return loss, hits, True
 
-    def validate(self, validate: Callable[[], dict]) -> None:
+    def single_steps(self, forward: Forward) -> Iterator[None]:
+        """The steps to the end of the epoch, one at a time."""
+        epoch, start = divmod(self.step, self.per_epoch)
+        for x, y in faults.loaded(itertools.islice(self.batches(epoch, start), self.per_epoch - start)):
+            with faults.memory(lambda: f"step {self.step}{faults.on(self.arch)}", x, LOWER):
+                x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+                self.one_step(x, y, forward)
+            yield
+
+    def validate(self, validate: Validate) -> None:
         """Validate the last epoch, if it was not, and log it. A fault here costs no weights, as they are saved."""
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         if self.log.pending is not None:

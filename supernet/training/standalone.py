@@ -12,7 +12,7 @@ from supernet.model import Network, Supernet
 from supernet.progress import Progress, silent
 from supernet.space import Arch, Space
 from supernet.training import checkpoint, distributed, evaluation
-from supernet.training.loop import FitConfig, fit
+from supernet.training.loop import Drive, FitConfig, fit
 
 
 def train(
@@ -30,6 +30,7 @@ def train(
     label: str = "training",
     progress: Progress = silent,
     validate: Callable[[Network], dict] | None = None,
+    drive: Drive | None = None,
 ) -> tuple[Network, dict]:
     """Train ``arch`` alone in ``folder``, or continue there.
 
@@ -40,6 +41,7 @@ def train(
         eps: of the BN layers.
         validate: called after each epoch; its numbers are logged. By default ``val_accuracy``, on the validation
             split.
+        drive: as ``fit`` has it.
 
     Returns:
         The network, and the last line of its log: epoch, loss, accuracy, and what ``validate`` gave.
@@ -70,5 +72,6 @@ def train(
         validate=lambda: check(network),
         label=label,
         progress=progress,
+        drive=drive,
     )
     return network, log[-1]
