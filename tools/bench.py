@@ -172,6 +172,8 @@ class Ddp:
     """The supernet."""
     resolution: int = 96
     """Height and width of the images."""
+    classes: int = 1000
+    """Classes: the classifier is on every path."""
     batch_size: int = 8
     """Images per step and process."""
     rounds: int = 12
@@ -185,7 +187,7 @@ class Ddp:
 def ddp(args: Ddp) -> None:
     from bench import ddp
 
-    figures = ddp.run(args.space, args.resolution, args.batch_size, args.rounds, args.processes)
+    figures = ddp.run(args.space, args.resolution, args.classes, args.batch_size, args.rounds, args.processes)
     common.say(ddp.table(figures))
     report(args.output, {"ddp": figures, "threads": 1})
 

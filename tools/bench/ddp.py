@@ -27,7 +27,7 @@ from supernet.training import defaults, distributed
 from supernet.training.loop import FitConfig, sgd
 
 
-def run(space: str, resolution: int, batch: int, rounds: int, processes: int) -> dict[str, Any]:
+def run(space: str, resolution: int, classes: int, batch: int, rounds: int, processes: int) -> dict[str, Any]:
     """Seconds and bytes of a step by form, medians over ``rounds`` paths that both take in turn.
 
     Args:
@@ -39,7 +39,7 @@ def run(space: str, resolution: int, batch: int, rounds: int, processes: int) ->
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         jobs = [
-            pool.submit(one, rank, processes, port, (space, resolution, batch), rounds) for rank in range(processes)
+            pool.submit(one, rank, processes, port, (space, resolution, classes, batch), rounds) for rank in range(processes)
         ]
         figures, *_ = [job.result() for job in jobs]
     ratios = {
@@ -48,6 +48,7 @@ def run(space: str, resolution: int, batch: int, rounds: int, processes: int) ->
     return {
         "space": space,
         "resolution": resolution,
+        "classes": classes,
         "batch_per_process": batch,
         "processes": processes,
         "ratios": ratios,
@@ -55,19 +56,19 @@ def run(space: str, resolution: int, batch: int, rounds: int, processes: int) ->
     }
 
 
-def one(rank: int, world: int, port: int, shape: tuple[str, int, int], rounds: int) -> dict[str, dict[str, list]]:
+def one(rank: int, world: int, port: int, shape: tuple[str, int, int, int], rounds: int) -> dict[str, dict[str, list]]:
     """What a process measures, as one of ``world``."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "WORLD_SIZE": world}
     os.environ.update({name: str(value) for name, value in address.items()})
     defaults.keep_memory()
     torch.set_num_threads(1)
     distributed.start(torch.device("cpu"))
-    name, resolution, batch = shape
-    space = spaces.get(name, 3, resolution, 1000)
+    name, resolution, classes, batch = shape
+    space = spaces.get(name, 3, resolution, classes)
     torch.manual_seed(0)
     steps = {form: step(Supernet(space, kernels="eager")) for form, step in FORMS.items()}
     torch.manual_seed(rank)
-    x, y = torch.randn(batch, 3, resolution, resolution), torch.randint(1000, (batch,))
+    x, y = torch.randn(batch, 3, resolution, resolution), torch.randint(classes, (batch,))
     found: dict[str, dict[str, list]] = {form: {"seconds": [], "bytes": []} for form in FORMS}
     for turn in range(-2, rounds):  # two to warm up
         arch = space.sample(np.random.default_rng(turn + 2))
