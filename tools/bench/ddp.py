@@ -38,9 +38,8 @@ def run(space: str, resolution: int, classes: int, batch: int, rounds: int, proc
         port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        jobs = [
-            pool.submit(one, rank, processes, port, (space, resolution, classes, batch), rounds) for rank in range(processes)
-        ]
+        shape = space, resolution, classes, batch
+        jobs = [pool.submit(one, rank, processes, port, shape, rounds) for rank in range(processes)]
         figures, *_ = [job.result() for job in jobs]
     ratios = {
         kind: statistics.median(np.divide(figures["path"][kind], figures["DDP"][kind])) for kind in ("bytes", "seconds")
