@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -12,6 +14,10 @@ import torch
 from supernet import families, spaces
 from supernet.errors import UserError
 from supernet.space import Choice, Gene, Space
+
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # one that measures would wait for another that does
+    tempfile.tempdir = os.environ["TMPDIR"] = f"{tempfile.gettempdir()}/supernet-tests-{os.getuid()}-{worker}"
+    os.makedirs(tempfile.tempdir, exist_ok=True)
 
 
 def tiny_space(layers: int = 3, act: str = "relu6", squeeze_excite: bool = False) -> Space:
