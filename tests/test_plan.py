@@ -21,7 +21,7 @@ from torch import nn
 from supernet.data.excerpt import Excerpt
 from supernet.data.sets import TrainVal
 from supernet.training import checkpoint, loop
-from supernet.training.plan import Part, Plan, Stage, Work, size
+from supernet.training.plan import Part, Plan, Stage, Work, duration, size
 from supernet.training.rehearsal import Rehearsal
 from tests.conftest import tiny_space
 
@@ -51,6 +51,14 @@ def total(printed: str, row: str) -> list[str]:
     return next([cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if f"│ {row}" in line)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0, "0.0 s"), (59.9, "59.9 s"), (60, "1.0 min"), (3596, "59.9 min"), (3600, "1.0 h"), (4.5e6, "1,250.0 h")],
+)
+def test_durations_are_for_people(seconds, told):
+    assert duration(seconds) == told
+
+
 def test_figures_add_up():
     network = Work((Part("training", 100, "steps", 0.5), Part("validation", 3, "times", 2.0)), 7, 1)
     short = Work((Part("training", 10, "steps", 1.0),), 5, 0)
@@ -61,7 +69,7 @@ def test_figures_add_up():
     assert (plan.resident, plan.device) == (7 + 5 + 3, 1)
     rows = {row[0]: row[1:] for row in plan.table("a plan").rows}
     assert rows["training"][0] == "220 steps"  # of all four works
-    assert float(rows["training"][2].split()[0]) == pytest.approx((50 + 10 + 50 + 10) / 3600, rel=0.01)
+    assert rows["training"][2] == "2.0 min"  # 50 + 10 + 50 + 10 s
     assert rows["disk, still to be written"][2] == "1.23 kB"
     assert "energy" not in {row[0] for row in dataclasses.replace(plan, watts=None).table("").rows}
     assert [size(n) for n in (0, 999, 1500, 2 * 10**9)] == ["0 B", "999 B", "1.5 kB", "2 GB"]
@@ -140,7 +148,7 @@ def trained(tmp_path_factory, space_file) -> Path:
 
 
 def require_plan(printed: str) -> None:
-    assert re.fullmatch(r"[\d.e-]+ h", total(printed, "whole job")[3])
+    assert re.fullmatch(r"[\d.]+ (s|min|h)", total(printed, "whole job")[3])
     assert re.fullmatch(r"[\d.]+ [MG]B", total(printed, "memory at the peak")[3])
     assert re.fullmatch(r"[\d.]+ [kM]?B", total(printed, "disk, still to be written")[3])
     assert "next:" not in printed

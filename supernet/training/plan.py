@@ -115,7 +115,7 @@ class Plan:
         at_once = max(stage.at_once for stage in self.stages)
         shared = f", up to {at_once} parts at once" if at_once > 1 else ""
         each = f", each of {self.processes} processes" if self.processes > 1 else ""
-        rows.append([f"whole job{shared}", "", "", hours(self.seconds)])
+        rows.append([f"whole job{shared}", "", "", duration(self.seconds)])
         rows.append([f"memory at the peak{each}", "", "", size(self.resident)])
         if self.device:
             rows.append([f"memory of the GPU at the peak{each}", "", "", size(self.device)])
@@ -130,12 +130,15 @@ def _row(parts: Sequence[Part]) -> list[str]:
     count, seconds = sum(part.count for part in parts), sum(part.seconds for part in parts)
     each = seconds / count
     told = f"{1e3 * each:.3g} ms" if each < 1 else f"{each:.3g} s"
-    return [parts[0].name, f"{count:,} {parts[0].unit}", told, hours(seconds)]
+    return [parts[0].name, f"{count:,} {parts[0].unit}", told, duration(seconds)]
 
 
-def hours(seconds: float) -> str:
-    """``0.0123 h``."""
-    return f"{seconds / 3600:.3g} h"
+def duration(seconds: float) -> str:
+    """For people: ``12.3 s``, ``12.3 min``, ``12.3 h``."""
+    for unit, length in (("s", 1), ("min", 60)):
+        if seconds < 59.95 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds / 3600:,.1f} h"
 
 
 def size(count: int) -> str:
