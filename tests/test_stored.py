@@ -1,6 +1,7 @@
 """Images decoded once: the same batches from memory and from a file, which is whole, recognised, and never resident."""
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -84,6 +85,17 @@ def test_the_file_is_made_once_and_used_again(folder, tmp_path, decoded):
     whole(stored.in_file(opened(folder), run))
     assert len(decoded) <= stored.PROBES
     assert files(run) == [name]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_copy_for_another_process_serves_the_same(folder, tmp_path, workers):
+    """Workers of a cluster get what has decoded images already."""
+    kept = stored.in_file(opened(folder, workers=workers), tmp_path / "run")
+    copy = pickle.loads(pickle.dumps(kept))
+    assert same(copy.plain_batches(3), kept.plain_batches(3))
+    train = sets.open_train("folder", folder, val_per_class=4, resolution=16, workers=workers).train
+    expected = [whole(train)]
+    assert same([whole(pickle.loads(pickle.dumps(train)))], expected)
 
 
 def test_a_stale_file_is_replaced(folder, tmp_path):

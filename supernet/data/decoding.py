@@ -151,6 +151,10 @@ class Loaders:
         self.images, self.workers = _Decoding(own), workers
         self.idle: list[tuple[_Plan, DataLoader]] = []
 
+    def __getstate__(self) -> dict:
+        """Who gets a copy starts processes of its own."""
+        return {**vars(self), "idle": []}
+
     def decode(self, draws: Sequence[Draw]) -> Iterator[Tensor]:
         """The batches of the draws, in order; ended early, the processes take what is next all the same."""
         kept = plan, loader = self.idle.pop() if self.idle else self._start()
