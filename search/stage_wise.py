@@ -153,6 +153,17 @@ class StageWise:
         """The network to train next, the same until it is told; None at the end."""
         return self._asked
 
+    def ahead(self) -> tuple[Proposal, ...]:
+        """The asked network and what is asked for after it whatever its importance: they can be trained side by side.
+
+        The temporary network of an iteration follows from the depths of the one before, not from its importance.
+        """
+        if self._asked is None or self._asked.role == "T":
+            return () if self._asked is None else (self._asked,)
+        m, k = self._asked.modules, self._asked.iteration + 1
+        t = self._grown(m, range(self.config.stages))
+        return (self._asked, Proposal("T", k, t)) if k <= self.config.iterations and t != m else (self._asked,)
+
     def tell(self, network: Proposal, importance: Sequence[float]) -> None:
         """Take the importance scores of the asked network's stages.
 

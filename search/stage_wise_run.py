@@ -16,10 +16,12 @@ import torch
 
 from search.importance import CRITERIA, importance
 from search.stage_wise import Config, Proposal, StageWise
-from supernet import donors, families, files
+from supernet import donors, families, files, machine
+from supernet import executor as executors
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
+from supernet.executor import Executor, Processes
 from supernet.families import module_stages
 from supernet.model import Network
 from supernet.progress import Progress, silent
@@ -148,13 +150,20 @@ class Training:
             raise UserError(f"criterion {self.criterion}: expected {', '.join(CRITERIA)}")
 
 
+def unmetered() -> AbstractContextManager[dict]:
+    """Measures nothing."""
+    return contextlib.nullcontext({})
+
+
 @dataclass(frozen=True)
 class StageRun:
     """A search in a run folder.
 
     Args:
         donor: networks begin with its weights.
-        meter: measures what a training spends; its numbers are kept with the result.
+        meter: measures what a training spends; its numbers are kept with the result. It must be picklable where the
+            executor's workers are other processes, and counts what trains beside it, too.
+        executor: who trains networks that do not wait for each other.
     """
 
     run: RunFolder
@@ -163,8 +172,9 @@ class StageRun:
     training: Training
     device: torch.device
     donor: Network | None = None
-    meter: Meter = lambda: contextlib.nullcontext({})
+    meter: Meter = unmetered
     progress: Progress = silent
+    executor: Executor = Processes()
 
     def search(self, search: StageWise) -> Iterator[dict]:
         """Run Algorithm 1, or continue: no network is trained twice.
@@ -178,10 +188,32 @@ class StageRun:
             for record in search.records:
                 yield self.train(record.network)
         while (asked := search.ask()) is not None:
+            self.train_all([(self, proposal) for proposal in search.ahead()])
             result = self.train(asked)
             search.tell(asked, result["importance"])
             files.write_json(path, search.state())
             yield result
+
+    def train_all(self, jobs: Sequence[tuple[StageRun, Proposal]]) -> None:
+        """Train networks side by side where the executor has workers; ``train`` then finds their results."""
+        executor = executors.for_device(self.executor, self.device)
+        jobs = [job for job in jobs if not job[0].run.stage_network(job[1].name).result_path.exists()]
+        at_once = min(executor.at_once, len(jobs))
+        if at_once < 2 and isinstance(executor, Processes):
+            return
+        threads, cfg = max(1, machine.cores() // max(at_once, 1)), self.training
+        epochs = sum(cfg.fit.epochs + cfg.further_epochs * (asked.role == "Â") for _, asked in jobs)
+        logs = [job.run.stage_network(asked.name).metrics for job, asked in jobs]
+        executors.run(
+            executor,
+            _train,
+            {
+                f"{i}": (dataclasses.replace(job, progress=silent), asked, threads)
+                for i, (job, asked) in enumerate(jobs)
+            },
+            self.progress(" and ".join(asked.name for _, asked in jobs), epochs, unit="epochs"),
+            lambda: sum(len(log.read()) for log in logs),
+        )
 
     def train(self, asked: Proposal) -> dict:
         """A network, trained once: role, iteration, modules, α of each stage, accuracies, costs.
@@ -232,10 +264,16 @@ class StageRun:
         """
         if not more:
             return None
-        scores = [first]
-        for seed in range(self.training.fit.seed + 1, self.training.fit.seed + 1 + more):
-            training = dataclasses.replace(self.training, fit=dataclasses.replace(self.training.fit, seed=seed))
-            scores.append(dataclasses.replace(self, run=self.run.seed(seed), training=training).train(initial))
+        seeds = range(self.training.fit.seed + 1, self.training.fit.seed + 1 + more)
+        trainings = [
+            dataclasses.replace(self.training, fit=dataclasses.replace(self.training.fit, seed=s)) for s in seeds
+        ]
+        runs = [
+            dataclasses.replace(self, run=self.run.seed(seed), training=training)
+            for seed, training in zip(seeds, trainings, strict=True)
+        ]
+        self.train_all([(run, initial) for run in runs])
+        scores = [first, *(run.train(initial) for run in runs)]
         return np.std([score["importance"] for score in scores], axis=0, ddof=1).tolist()
 
     def test(self, results: Sequence[Mapping[str, Any]], images: Callable[[], ImageSet]) -> dict:
@@ -274,6 +312,14 @@ class StageRun:
             importance_sd=noise,
         )
         return best
+
+
+def _train(job: StageRun, asked: Proposal, threads: int) -> dict:
+    """What a worker does."""
+    defaults.keep_memory()
+    if job.device.type == "cpu":
+        torch.set_num_threads(threads)
+    return job.train(asked)
 
 
 def judged(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

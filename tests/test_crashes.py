@@ -104,7 +104,8 @@ TOOLS = {
     "report": Tool("report", ("--run", "{run}"), ("spos", "evolve", "retrain")),
     "pad_nas": Tool("pad_nas", ("--run", "{run}", "--space", "{space}", *IMAGES, "--epochs", 1, 1, *SEARCH)),
     "stage_wise": Tool(
-        "stage_wise", ("--run", "{run}", *IMAGES, "--width", 4, "--initial", 1, "--iterations", 1, "--epochs", 1)
+        "stage_wise",
+        ("--run", "{run}", *IMAGES, "--width", 4, "--initial", 1, "--iterations", 1, "--epochs", 1, "--jobs", 1),
     ),
     "global_nas": Tool(
         "global_nas",

@@ -22,6 +22,22 @@ def drive(search: StageWise, alpha) -> list[Proposal]:
     return asked
 
 
+@pytest.mark.parametrize("wishes", [[{1}, {0, 1}, {0, 1}, {2}, {1}], [set()] * 5, [{0, 1, 2}] * 5])
+@pytest.mark.parametrize("deepest", [None, 9])
+def test_what_is_trained_ahead_is_asked_for_next(wishes, deepest):
+    search, alpha = StageWise(Config(deepest=deepest)), wants(wishes)
+    ahead, asked = [], []
+    while (proposal := search.ask()) is not None:
+        ahead.append(search.ahead())
+        asked.append(proposal)
+        search.tell(proposal, alpha(proposal))
+    assert search.ahead() == ()
+    for i, proposals in enumerate(ahead):
+        assert proposals == tuple(asked[i : i + len(proposals)])
+        after = asked[i + 1].role if i + 1 < len(asked) else None
+        assert len(proposals) == (2 if after == "T" else 1)
+
+
 def wants(wishes):
     """Importance that makes the stages grow that ``wishes[k - 1]`` names, in iteration k."""
 

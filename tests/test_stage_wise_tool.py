@@ -23,6 +23,7 @@ from supernet.cli import stage_wise
 from supernet.data import sets
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
+from supernet.executor import Processes
 from supernet.families import module_stages
 from supernet.model import Network, load_network
 from supernet.runs import RunFolder
@@ -94,6 +95,16 @@ def test_2n_plus_1_networks_interrupted_at_each(tmp_path, grows):
         assert log[-1]["val_accuracy"] == result["val_accuracy"]
 
 
+def test_networks_trained_side_by_side_are_those_trained_one_by_one(tmp_path):
+    def run(folder: Path, executor: Processes) -> tuple[list[dict], list[float] | None]:
+        job = StageRun(RunFolder(folder), SPACE, DATA, TRAINING, CPU, executor=executor)
+        search = StageWise(Config(initial=1, step=1, iterations=1, margin=0))
+        results = list(job.search(search))
+        return untimed(results), job.spread(search.records[0].network, results[0], 2)
+
+    assert run(tmp_path / "one", Processes(1)) == run(tmp_path / "two", Processes(2))
+
+
 def test_a_donor_is_where_every_network_starts(tmp_path, grows):
     """Without an epoch of training the networks are cut out of the donor."""
     donor = Network(SPACE, module_stages.arch(SPACE, (4, 4, 4)), kernels="eager")
@@ -139,7 +150,7 @@ def test_the_paper_s_schedule():
 # --- the command
 
 SMALL = ("--data", "digits", "--limit", 96, "--batch-size", 32, "--width", 4, "--initial", 1, "--iterations", 2)
-SMALL += ("--epochs", 2, "--lr", 0.05)
+SMALL += ("--epochs", 2, "--lr", 0.05, "--jobs", 1)
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +196,15 @@ def test_killed_and_continued(finished, tmp_path):
 @pytest.mark.parametrize("module", ["bottleneck", "nasnet"])
 def test_the_other_modules(module, tmp_path, monkeypatch):
     """Bottlenecks on images large enough for the four stages of ResNet-50; NASNet's cells on digits."""
-    options = {"run": tmp_path / "run", "iterations": 1, "width": 2, "epochs": 1, "device": "cpu", "quiet": True}
+    options = {
+        "run": tmp_path / "run",
+        "iterations": 1,
+        "width": 2,
+        "epochs": 1,
+        "jobs": 1,
+        "device": "cpu",
+        "quiet": True,
+    }
     if module == "bottleneck":
         monkeypatch.setattr(sets, "VAL_PER_CLASS", 4)
         rng = np.random.default_rng(0)
@@ -208,7 +227,9 @@ def test_from_a_donor_without_training(finished, tmp_path):
     """T of an earlier search gives a search its weights: its own T is as accurate to the last image."""
     given = finished[0] / "networks" / "1-temporary-2-2-2"
     options = {"data": "digits", "limit": 96, "batch_size": 32, "width": 4, "initial": 1, "iterations": 1, "lr": 0.05}
-    args = stage_wise.Args(run=tmp_path / "run", donor=str(given), epochs=0, device="cpu", quiet=True, **options)
+    args = stage_wise.Args(
+        run=tmp_path / "run", donor=str(given), epochs=0, jobs=1, device="cpu", quiet=True, **options
+    )
     stage_wise.run(args)
     again = tmp_path / "run" / "networks" / given.name / "result.json"
     before, after = (json.loads(path.read_text()) for path in (given / "result.json", again))

@@ -58,7 +58,21 @@ def test_a_finished_global_search_trains_nothing_again(tmp_path):
 
 def test_a_stage_wise_search_goes_on_from_its_trained_network(tmp_path):
     run = copied("stage", tmp_path)
-    options = ("--data", "digits", "--limit", 320, "--width", 4, "--iterations", 1, "--epochs", 1, "--quiet")
+    options = (
+        "--data",
+        "digits",
+        "--limit",
+        320,
+        "--width",
+        4,
+        "--iterations",
+        1,
+        "--epochs",
+        1,
+        "--quiet",
+        "--jobs",
+        1,
+    )
     ok("stage_wise", "--run", run.path, *options)
     (first,) = (OLD / "stage/networks").iterdir()
     for name in ("result.json", "metrics.jsonl", "checkpoint.pt"):

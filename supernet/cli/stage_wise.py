@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from search.stage_wise import plot
+from supernet import machine
 from supernet.cli import common
 from supernet.errors import UserError
 
 
 @dataclass(frozen=True)
-class Args(common.Bounds, common.NewRun):
+class Args(common.Bounds, common.Workers, common.NewRun):
     run: common.Folder = Path("runs/stage-wise")
     preset: Literal["small", "paper"] = "small"
     """Sizes and training: the paper's (GPU-days), or small ones for two cores."""
@@ -49,6 +50,8 @@ class Args(common.Bounds, common.NewRun):
     """Train the initial network this many more times, with other seeds, to measure how its importance varies."""
     carbon: bool = False
     """Measure energy and CO₂ of each training (needs the extra carbon)."""
+    jobs: int = machine.cores()
+    """Networks trained in parallel, on the CPU, sharing the --workers: two at most, and those of --noise."""
     country: str = "USA"
     """Country whose electricity mix --carbon assumes, an ISO code of three letters."""
 
@@ -56,10 +59,15 @@ class Args(common.Bounds, common.NewRun):
 def run(args: Args) -> None:
     from search import stage_wise_run
     from search.stage_wise import Config
+    from supernet.executor import Processes
     from supernet.training import defaults, energy
 
     device = defaults.device(args.device)
-    name, reason, images = common.open_images(args)
+    if args.carbon and args.workers_on == "ray":
+        raise UserError("--carbon measures one training after another on this machine: leave --workers-on ray out")
+    executor = args.ray_or(Processes(1 if args.carbon else args.jobs))
+    share = -(-args.workers // min(2, executor.at_once))  # of the processes that decode
+    name, reason, images = common.open_images(dataclasses.replace(args, workers=share))
     # All that can be wrong is found before any training.
     paper, names = args.preset == "paper", [field.name for field in dataclasses.fields(stage_wise_run.Settings)]
     given = stage_wise_run.preset(paper, args.module, args.donor, **{name: getattr(args, name) for name in names})
@@ -75,13 +83,20 @@ def run(args: Args) -> None:
         raise UserError(f"--noise {args.noise}: expected no negative number")
     folder = common.open_run(args)
     job = stage_wise_run.StageRun(
-        folder, space, folder.decoded(images, args.progress), training, device, donor, progress=args.progress
+        folder,
+        space,
+        folder.decoded(images, args.progress),
+        training,
+        device,
+        donor,
+        progress=args.progress,
+        executor=executor,
     )
     if args.carbon:
         energy.require(args.country)
         job = dataclasses.replace(job, meter=functools.partial(energy.measure, args.country))
 
-    shaping = common.settings(args, "noise", "carbon", "country") | vars(given)
+    shaping = common.settings(args, "noise", "carbon", "country", "jobs") | vars(given)
     shaping |= {"data": name, "fingerprint": space.fingerprint}
     with folder.lock():
         made_with = {"data": images.identity}
