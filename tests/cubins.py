@@ -78,18 +78,6 @@ def call(command: list[str]) -> str:
     return done.stdout + done.stderr
 
 
-def kernel_name(symbol: str) -> str:
-    """The symbol of void supernet::cuda::f<A, (supernet::cuda::B)1>(const A*) → f<A, (B)1>"""
-    signature = call(["c++filt", symbol]).strip()
-    depth = 0
-    for i, char in enumerate(signature):
-        depth += (char == "<") - (char == ">")
-        if char == "(" and depth == 0:
-            signature = signature[:i]
-            break
-    return re.sub(r"^void |(\w+|\(anonymous namespace\))::", "", signature)
-
-
 def compact(golden: str) -> str:
     """JSON with indents, each kernel in one line."""
     return re.sub(r"\{\n\s+(\"[a-z_]+\": [^{}]+?)\s+\}", lambda m: "{" + re.sub(r"\n\s+", " ", m[1]) + "}", golden)

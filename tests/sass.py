@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+BRANCH = re.compile(r"`\((\.L_x_\d+)\)")
 LINE = re.compile(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*(.*?)\s*;")
 LABEL = re.compile(r"^\s*(\.L_x_\d+):")
 SECTION = re.compile(r"^\.text\.(\w+):")
@@ -58,21 +59,18 @@ def parse(listing: str) -> Iterator[Kernel]:
     symbol, code, labels = "", [], {}
 
     def kernel() -> Kernel:
-        branches = [(labels.get(label), i) for i, label in jumps if label in labels]
+        targets = [BRANCH.search(i.operands) if i.opcode.startswith("BRA") else None for i in code]
+        branches = [(labels[target[1]], i) for i, target in enumerate(targets) if target and target[1] in labels]
         return Kernel(symbol, code, [(first, last) for first, last in branches if first <= last])
 
-    jumps: list[tuple[int, str]] = []
     for line in listing.splitlines():
         if section := SECTION.match(line):
             if code:
                 yield kernel()
-            symbol, code, labels, jumps = section[1], [], {}, []
+            symbol, code, labels = section[1], [], {}
         elif label := LABEL.match(line):
             labels[label[1]] = len(code)
         elif found := LINE.search(line):
-            if target := re.search(r"`\((\.L_x_\d+)\)", found[2]):
-                if found[1].startswith("BRA"):
-                    jumps.append((len(code), target[1]))
             code.append(Instruction(found[1], found[2]))
     if code:
         yield kernel()
