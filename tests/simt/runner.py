@@ -239,14 +239,16 @@ class Counts:
     launches: list[Launch]
 
 
-def count(file: str, function: str, **arguments) -> Counts:
-    """What one call does with memory, in how many blocks.
+def count(file: str, function: str, *, multiprocessors: int = SETTINGS["multiprocessors"], **arguments) -> Counts:
+    """What one call does with memory, in how many blocks, planned for a device of so many multiprocessors.
 
     Of a launch of many blocks 61 are run, spread evenly, and stand for all.
     """
     data = {name: described(value) for name, value in arguments.items()}
     library = build(file)
-    result = execute(library, function, data, {**SETTINGS, "counting": True, "limit": 600})
+    result = execute(
+        library, function, data, {**SETTINGS, "counting": True, "limit": 600, "multiprocessors": multiprocessors}
+    )
     if result["failure"]:
         raise Failure(f"{function}: {result['failure']}")
     by_buffer = {name: sum(sectors) for name, sectors in result["sectors"].items()}
