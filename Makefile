@@ -24,7 +24,7 @@ test-long: $(VENV)/built
 
 # The CUDA kernels without a GPU: what ptxas makes of them, and run on the CPU, under the address sanitizer too.
 test-kernels: $(VENV)/built
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow" -k "not sm_80" tests/test_ptxas.py tests/test_simt*.py
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow" -k "not sm_80" tests/test_ptxas.py tests/test_sass.py tests/test_simt*.py
 
 # Workers of Ray, which is too large (257 MB) to be installed for every test.
 test-ray: $(VENV)/built

@@ -8,86 +8,33 @@ difference::
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 import re
-import subprocess
-from functools import cache
-from pathlib import Path
 
 import pytest
-from simt import runner
+from cubins import ARCHES, FILES, ROOT, compact, compiled, needs_toolkit, on_arches, toolkit
+from simt.occupancy import occupancy
+from simt.runner import kernel_name
 
-ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "data" / "ptxas.json"
-FILES = sorted(path.stem for path in (ROOT / "tests" / "simt").glob("*.cpp") if path.stem != "faults")
-# Per multiprocessor, from the CUDA C++ programming guide: warps, blocks, registers, bytes of shared memory.
-LIMITS = {"sm_80": (64, 32, 65536, 164 << 10), "sm_90": (64, 32, 65536, 228 << 10)}
 # Bytes of dynamic shared memory, which ptxas does not know: the most in the cases of `bench.py cuda-model`.
 DYNAMIC_SHARED = {
-    "depthwise_kernel": 43024,
+    "depthwise_kernel": 43808,
     "depthwise_weight_kernel": 38256,
-    "dw_separable_kernel": 63728,
-    "inverted_bottleneck_kernel": 64624,
+    "dw_separable_kernel": 64144,
+    "inverted_bottleneck_kernel": 65040,
 }
 
-spec = importlib.util.spec_from_file_location("supernet_setup", ROOT / "setup.py")
-setup = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(setup)
 
-
-def occupancy(arch: str, threads: int, registers: int, shared: int) -> float:
-    """The share of a multiprocessor's warps that can be resident.
-
-    A warp gets registers in units of 256, a multiprocessor's quarter takes whole warps; a block gets shared memory in
-    units of 128 bytes, and 1 KiB is the system's.
-    """
-    max_warps, max_blocks, all_registers, all_shared = LIMITS[arch]
-    warps = -(-threads // 32)
-    by_registers = all_registers // (-(-registers * 32 // 256) * 256) // 4 * 4 // warps
-    by_shared = all_shared // (-(-shared // 128) * 128 + 1024)
-    return min(max_warps // warps, max_blocks, by_registers, by_shared) * warps / max_warps
-
-
-def short(signature: str) -> str:
-    """void supernet::cuda::f<A, (supernet::cuda::B)1>(const A*) → f<A, (B)1>"""
-    depth = 0
-    for i, char in enumerate(signature):
-        depth += (char == "<") - (char == ">")
-        if char == "(" and depth == 0:
-            signature = signature[:i]
-            break
-    return re.sub(r"^void |(\w+|\(anonymous namespace\))::", "", signature)
-
-
-@cache
-def toolkit() -> tuple[str, str] | None:
-    """Its folder and version."""
-    home = setup.find_cuda_home()
-    return (home, setup.nvcc_version(home)) if home else None
-
-
-def compile_kernels(file: str, arch: str, folder: Path) -> dict[str, dict]:
+def sizes_of_kernels(file: str, arch: str) -> dict[str, dict]:
     """Registers, bytes of stack, spills and static shared memory, threads and occupancy of each kernel."""
-    home, version = toolkit()
-    digest = hashlib.sha256(f"{version} {arch}".encode())
-    for path in (Path(__file__), *sorted(runner.sources(runner.HERE / f"{file}.cpp"))):
-        digest.update(path.read_bytes())
-    cached = runner.BUILD / f"{file}-{digest.hexdigest()[:16]}.json"
-    if cached.exists():
-        return json.loads(cached.read_text())
-    ptx = folder / f"{file}-{arch}.ptx"
-    paths = ["-isystem", str(runner.TORCH_INCLUDE), f"-I{runner.CSRC}", f"-I{runner.HERE}"]
-    command = [f"{home}/bin/nvcc", "-std=c++20", "-O3", "-Werror", "all-warnings", f"-arch={arch}", "-ptx", "-x", "cu"]
-    call([*command, *paths, str(runner.HERE / f"{file}.cpp"), "-o", str(ptx)])
-    text = ptx.read_text()
-    report = call([f"{home}/bin/ptxas", "-v", "-O3", f"-arch={arch}", str(ptx), "-o", str(ptx.with_suffix(".cubin"))])
+    kernels = compiled(file, arch)
+    ptx = kernels.ptx
     found = {}
-    for part in report.split("Compiling entry function '")[1:]:
+    for part in kernels.report.split("Compiling entry function '")[1:]:
         symbol = part[: part.index("'")]
-        name = short(call(["c++filt", symbol]).strip())
-        entry = text[text.index(f".entry {symbol}(") :]
+        name = kernel_name(symbol)
+        entry = ptx[ptx.index(f".entry {symbol}(") :]
         entry = entry[: entry.find(".entry", 1)]
         if "supernet_shared_bytes" in entry and name.split("<")[0] not in DYNAMIC_SHARED:
             raise AssertionError(f"{name} uses dynamic shared memory: say in DYNAMIC_SHARED how much at most")
@@ -108,26 +55,16 @@ def compile_kernels(file: str, arch: str, folder: Path) -> dict[str, dict]:
         shared = sizes["shared"] + DYNAMIC_SHARED.get(name.split("<")[0], 0)
         sizes["occupancy"] = occupancy(arch, sizes["threads"], sizes["registers"], shared)
         found[name] = sizes
-    runner.BUILD.mkdir(parents=True, exist_ok=True)
-    cached.write_text(json.dumps(found))
     return found
 
 
-def call(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise AssertionError(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
-    return done.stdout + done.stderr
-
-
-@pytest.mark.skipif(toolkit() is None, reason="no CUDA toolkit")
-@pytest.mark.slow  # nvcc optimises a file for a minute: `make test-kernels`
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+@needs_toolkit
+@on_arches
 @pytest.mark.parametrize("file", FILES)
-def test_kernels_are_lean(file, arch, tmp_path):
+def test_kernels_are_lean(file, arch):
     golden = json.loads(GOLDEN.read_text())
     expected = golden["kernels"][arch].get(file, {})
-    found = compile_kernels(file, arch, tmp_path)
+    found = sizes_of_kernels(file, arch)
     assert found, "no kernel was compiled"
     assert found.keys() == expected.keys(), "other kernels than in tests/data/ptxas.json"
     for name, sizes in found.items():
@@ -156,14 +93,8 @@ def test_occupancy(threads, registers, shared, expected):
 
 
 def main() -> None:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        kernels = {arch: {file: compile_kernels(file, arch, Path(folder)) for file in FILES} for arch in LIMITS}
-    text = json.dumps({"nvcc": toolkit()[1], "kernels": kernels}, indent=1)
-    text = re.sub(r"\{\n\s+(\"registers\"[^}]+?)\s+\}", lambda m: "{" + re.sub(r"\n\s+", " ", m[1]) + "}", text)
-    GOLDEN.parent.mkdir(exist_ok=True)
-    GOLDEN.write_text(text + "\n")
+    kernels = {arch: {file: sizes_of_kernels(file, arch) for file in FILES} for arch in ARCHES}
+    GOLDEN.write_text(compact(json.dumps({"nvcc": toolkit()[1], "kernels": kernels}, indent=1)) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from simt.runner import Failure, Out, Traffic, count, run, run_asan
+from simt.runner import Failure, Launch, Out, Shared, Traffic, count, run, run_asan
 
 FAULTS = {
     "missing_barrier": "elements of 'y' were not written, or from memory that was not",
@@ -134,17 +134,56 @@ def test_the_number_of_arguments_is_checked(x):
 def test_sectors_are_counted():
     """By hand: 2 blocks of 2 warps, 4 loads and 4 stores of each lane."""
     y = Out((64,))
-    loads, stores, buffers = count("faults", "traffic", x=torch.zeros(64), y=y, stride=1, wide=False)
-    assert loads == stores == Traffic(requests=16, sectors=64, asked=2048, block_sectors=16)
-    assert buffers == {"x": 16, "y": 16}
-    loads, *_ = count("faults", "traffic", x=torch.zeros(64 * 16), y=y, stride=16, wide=False)
-    assert loads == Traffic(requests=16, sectors=512, asked=2048, block_sectors=128)  # a sector for each float
-    loads, *_ = count("faults", "traffic", x=torch.zeros(64 * 4), y=y, stride=4, wide=True)
-    assert loads == Traffic(requests=16, sectors=256, asked=8192, block_sectors=64)
+    found = count("faults", "traffic", x=torch.zeros(64), y=y, stride=1, wide=False)
+    assert found.loads == found.stores == Traffic(requests=16, sectors=64, asked=2048, block_sectors=16)
+    assert found.buffers == {"x": 16, "y": 16}
+    (launch,) = found.launches
+    assert launch == Launch(launch.symbol, blocks=2, threads=64, dynamic_shared=0, idle=0)
+    assert "traffic_kernel" in launch.symbol
+    found = count("faults", "traffic", x=torch.zeros(64 * 16), y=y, stride=16, wide=False)
+    # A sector for each float.
+    assert found.loads == Traffic(requests=16, sectors=512, asked=2048, block_sectors=128)
+    found = count("faults", "traffic", x=torch.zeros(64 * 4), y=y, stride=4, wide=True)
+    assert found.loads == Traffic(requests=16, sectors=256, asked=8192, block_sectors=64)
+
+
+@pytest.mark.parametrize(
+    ("width", "stride", "wavefronts", "least"),
+    [
+        (4, 1, 1, 1),
+        (4, 2, 2, 1),
+        (4, 32, 32, 1),
+        (4, 33, 1, 1),
+        (4, 0, 1, 1),  # one word for all
+        (8, 2, 2, 2),
+        (16, 4, 4, 4),
+        (16, 8, 8, 4),
+        (16, 36, 4, 4),
+    ],
+)
+def test_bank_conflicts_are_counted(width, stride, wavefronts, least):
+    """By hand: a warp stores `width` bytes of each lane, `stride` words apart."""
+    found = count("faults", f"banks_{width}", out=Out((32,)), stride=stride)
+    assert found.shared == Shared(requests=1, wavefronts=wavefronts, least=least)
+
+
+@pytest.mark.parametrize(("channels", "taps"), [(32, 50), (32, 9), (16, 26)])
+def test_taps_are_turned_without_bank_conflicts(channels, taps):
+    weight = torch.randn(channels, taps)
+    call = {"weight": weight, "out": Out((taps, channels))}
+    assert torch.equal(run("faults", f"taps_{channels}_{taps}", **call)["out"], weight.T)
+    shared = count("faults", f"taps_{channels}_{taps}", **call).shared
+    assert shared.wavefronts == shared.least == shared.requests
 
 
 def test_a_sample_of_the_blocks_stands_for_all():
     n = 122 * 64
-    loads, stores, buffers = count("faults", "reverse_none", x=torch.zeros(n), y=Out((n,)), n=n)
-    assert loads == stores == Traffic(requests=244, sectors=976, asked=4 * n, block_sectors=976)
-    assert buffers == {"x": 976, "y": 976}
+    found = count("faults", "reverse_none", x=torch.zeros(n), y=Out((n,)), n=n)
+    assert found.loads == found.stores == Traffic(requests=244, sectors=976, asked=4 * n, block_sectors=976)
+    assert found.buffers == {"x": 976, "y": 976}
+
+
+def test_blocks_without_work_are_counted():
+    found = count("faults", "launch_of", grid_x=3, grid_y=5, block=64, dynamic_bytes=100, barriers=1)
+    (launch,) = found.launches
+    assert launch == Launch(launch.symbol, blocks=15, threads=64, dynamic_shared=100, idle=15)

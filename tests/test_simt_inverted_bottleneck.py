@@ -3,7 +3,7 @@
 import pytest
 import reference
 import torch
-from simt.runner import Failure, Out, run, run_asan
+from simt.runner import Failure, Out, count, run, run_asan
 
 ACTS = ("none", "relu", "relu6", "hard_swish")  # in the order of activation.h
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -81,6 +81,17 @@ def test_an_image_too_wide_for_shared_memory_is_left_to_aten():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_buffers_that_are_not_aligned(dtype):
     Case(dtype, (1, 16, 5, 6, 24, 16), 3, 1, residual=True).check(offset=1)
+
+
+@pytest.mark.parametrize("size", [7, 11, 14])
+def test_blocks_follow_the_device_and_have_work(size):
+    case = Case("float16", (1, 8, size, size, 16, 72), 3, 1)
+    blocks = []
+    for multiprocessors in (1, 20, 132):
+        (launch,) = case.run(count, multiprocessors=multiprocessors).launches
+        assert launch.idle == 0
+        blocks.append(launch.blocks)
+    assert blocks[0] < blocks[1] < blocks[2]
 
 
 @pytest.mark.slow  # compiles for the sanitizer: `make test-kernels`

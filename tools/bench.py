@@ -112,6 +112,8 @@ class CudaModel:
 
     groups: tuple[str, ...] = ()
     """Only these operators; defaults to all."""
+    images: int = 64
+    """Images of a batch."""
     output: Path | None = None
     """Write the figures here as JSON."""
 
@@ -119,7 +121,7 @@ class CudaModel:
 def cuda_model(args: CudaModel) -> None:
     from bench import cuda_model
 
-    results = cuda_model.run(chosen(args.groups, cuda_model.GROUPS))
+    results = cuda_model.run(chosen(args.groups, cuda_model.GROUPS), args.images)
     common.say(cuda_model.table(results))
     report(args.output, {"cuda_model": results})
 

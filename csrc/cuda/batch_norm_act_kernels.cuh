@@ -15,8 +15,9 @@
 namespace supernet::cuda {
 
 constexpr int kNormThreads = 256;
-constexpr int64_t kNormBlocks = 1024; // about so many
+constexpr int kNormBlocks = 8; // for each multiprocessor, about
 constexpr int kNormPixels = 8; // at least so many for each thread
+constexpr int kNormLoads = 4; // of 16 bytes that a thread has in flight
 
 struct NormPlan {
   int64_t pixels, per_block, parts; // all, those of a block, blocks along them
@@ -37,8 +38,9 @@ NormPlan norm_plan(int64_t pixels, int64_t channels) {
   const auto vectors = up(channels, Vec<T>::size);
   p.chunks = static_cast<int>(up(vectors, 32));
   p.lanes = static_cast<int>(up(vectors, p.chunks));
+  p.chunks = static_cast<int>(up(vectors, p.lanes));
   p.slots = kNormThreads / p.lanes;
-  const auto wanted = std::max<int64_t>(1, kNormBlocks / p.chunks);
+  const auto wanted = std::max<int64_t>(1, kNormBlocks * multiprocessors() / p.chunks);
   p.per_block = std::max<int64_t>(up(pixels, wanted), p.slots * kNormPixels);
   p.parts = up(pixels, p.per_block);
   p.aligned = channels % Vec<T>::size == 0;
@@ -68,6 +70,47 @@ struct NormThread {
   }
 };
 
+// Calls use(pixel, its vectors in each of the arrays [pixels, channels]) for a thread's pixels. The vectors of a batch
+// of pixels are all asked for before the first is used: one in flight for each thread does not fill the way to memory.
+template <bool kWhole, typename T, typename Use, typename... Arrays>
+__device__ __forceinline__ void for_pixels(const NormPlan& p, const NormThread& t, Use use, const Arrays*... arrays) {
+  constexpr int count = sizeof...(Arrays), batch = kWhole ? kNormLoads / count : 1;
+  const T* const from[count] = {arrays...};
+  const auto load_pixel = [&](int64_t pixel, Words(&values)[count]) {
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      values[i] = load_words<kWhole>(from[i] + pixel * p.channels, t.channel, p.channels);
+    }
+  };
+  const auto use_words = [&](int64_t pixel, const Words(&values)[count]) {
+    Vec<T> vectors[count];
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      vectors[i] = values[i].template as<T>();
+    }
+    use(pixel, vectors);
+  };
+  int64_t pixel = t.first;
+#pragma unroll 1
+  for (; pixel + (batch - 1) * p.slots < t.last; pixel += batch * p.slots) {
+    Words values[batch][count];
+#pragma unroll
+    for (int b = 0; b < batch; ++b) {
+      load_pixel(pixel + b * p.slots, values[b]);
+    }
+#pragma unroll
+    for (int b = 0; b < batch; ++b) {
+      use_words(pixel + b * p.slots, values[b]);
+    }
+  }
+#pragma unroll 1
+  for (; batch > 1 && pixel < t.last; pixel += p.slots) {
+    Words values[count];
+    load_pixel(pixel, values);
+    use_words(pixel, values);
+  }
+}
+
 // Adds the slots' values as a tree; the sum is in slot 0. `scratch` is [slots][lanes]. Every thread calls.
 template <typename Value, typename Add>
 __device__ Value reduce_slots(const NormPlan& p, int slot, Value mine, Value* scratch, Add add) {
@@ -88,22 +131,25 @@ __device__ Value reduce_slots(const NormPlan& p, int slot, Value mine, Value* sc
 
 // moments[part][count, mean, squares][channel]
 template <typename T, typename Acc>
-__global__ void __launch_bounds__(kNormThreads) norm_moments_kernel(const T* x, Acc* moments, NormPlan p) {
+__global__ void __launch_bounds__(kNormThreads, 2) norm_moments_kernel(const T* x, Acc* moments, NormPlan p) {
   constexpr int size = Vec<T>::size;
   SUPERNET_SHARED(Moments<Acc>, scratch, kNormThreads);
   const NormThread t(p, size);
   ShiftedSums<Acc> sums[size];
   int64_t count = 0;
   if (t.active) {
-#pragma unroll 4
-    for (int64_t pixel = t.first; pixel < t.last; pixel += p.slots) {
-      const auto value = load_vec(x + pixel * p.channels, t.channel, p.channels, p.aligned);
+    with_whole(p.aligned, [&](auto whole) {
+      for_pixels<decltype(whole)::value, T>(
+          p, t,
+          [&](int64_t, const Vec<T>(&in)[1]) {
 #pragma unroll
-      for (int j = 0; j < size; ++j) {
-        sums[j].add(static_cast<Acc>(value.v[j]), count == 0);
-      }
-      ++count;
-    }
+            for (int j = 0; j < size; ++j) {
+              sums[j].add(static_cast<Acc>(in[0].v[j]), count == 0);
+            }
+            ++count;
+          },
+          x);
+    });
   }
 #pragma unroll
   for (int j = 0; j < size; ++j) {
@@ -128,15 +174,20 @@ __global__ void __launch_bounds__(kNormThreads) norm_act_kernel(const T* x, Norm
     return; // no barrier follows
   }
   const auto norms = load_norms<size>(norm, t.channel, p.channels);
-#pragma unroll 4
-  for (int64_t pixel = t.first; pixel < t.last; pixel += p.slots) {
-    auto value = load_vec(x + pixel * p.channels, t.channel, p.channels, p.aligned);
+  with_whole(p.aligned, [&](auto whole) {
+    constexpr bool kWhole = decltype(whole)::value;
+    for_pixels<kWhole, T>(
+        p, t,
+        [&](int64_t pixel, Vec<T>(&in)[1]) {
+          auto& value = in[0];
 #pragma unroll
-    for (int j = 0; j < size; ++j) {
-      value.v[j] = static_cast<T>(activate(norm.act, norms.z(j, static_cast<Acc>(value.v[j]))));
-    }
-    store_vec(y + pixel * p.channels, t.channel, p.channels, p.aligned, value);
-  }
+          for (int j = 0; j < size; ++j) {
+            value.v[j] = static_cast<T>(activate(norm.act, norms.z(j, static_cast<Acc>(value.v[j]))));
+          }
+          store_vec<kWhole>(y + pixel * p.channels, t.channel, p.channels, value);
+        },
+        x);
+  });
 }
 
 // (The second launch bound, blocks that a multiprocessor should hold, is the largest at which ptxas spills nothing.)
@@ -156,20 +207,23 @@ __global__ void __launch_bounds__(kNormThreads, sizeof(Acc) > 4 ? 1 : 2) norm_ac
     Channels invstd(norm.var, t.channel, p.channels, 1);
 #pragma unroll
     for (int j = 0; j < size; ++j) {
-      invstd.v[j] = Acc(1) / sqrt(invstd.v[j] + norm.eps);
+      invstd.v[j] = rsqrt(invstd.v[j] + norm.eps);
     }
-#pragma unroll 2
-    for (int64_t pixel = t.first; pixel < t.last; pixel += p.slots) {
-      const auto value = load_vec(x + pixel * p.channels, t.channel, p.channels, p.aligned);
-      const auto above = load_vec(grad + pixel * p.channels, t.channel, p.channels, p.aligned);
+    with_whole(p.aligned, [&](auto whole) {
+      for_pixels<decltype(whole)::value, T>(
+          p, t,
+          [&](int64_t, const Vec<T>(&in)[2]) {
 #pragma unroll
-      for (int j = 0; j < size; ++j) {
-        const Acc normal = (static_cast<Acc>(value.v[j]) - center.v[j]) * invstd.v[j];
-        const Acc g = activate_backward(norm.act, static_cast<Acc>(above.v[j]), normal * scale.v[j] + shift.v[j]);
-        sums[0][j] += g;
-        sums[1][j] += g * normal;
-      }
-    }
+            for (int j = 0; j < size; ++j) {
+              const Acc normal = (static_cast<Acc>(in[0].v[j]) - center.v[j]) * invstd.v[j];
+              const Acc z = normal * scale.v[j] + shift.v[j];
+              const Acc g = activate_backward(norm.act, static_cast<Acc>(in[1].v[j]), z);
+              sums[0][j] += g;
+              sums[1][j] += g * normal;
+            }
+          },
+          x, grad);
+    });
   }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -198,7 +252,7 @@ __global__ void __launch_bounds__(kNormThreads) norm_act_grad_kernel(
   Channels invstd(norm.var, t.channel, p.channels, 1);
 #pragma unroll
   for (int j = 0; j < size; ++j) {
-    invstd.v[j] = Acc(1) / sqrt(invstd.v[j] + norm.eps);
+    invstd.v[j] = rsqrt(invstd.v[j] + norm.eps);
   }
   Channels mean_g(sums, t.channel, p.channels, 0), slope(sums + p.channels, t.channel, p.channels, 0);
   if (grad_gamma && t.first == 0) {
@@ -213,22 +267,25 @@ __global__ void __launch_bounds__(kNormThreads) norm_act_grad_kernel(
     mean_g.v[j] /= static_cast<Acc>(p.pixels);
     slope.v[j] *= invstd.v[j] / static_cast<Acc>(p.pixels);
   }
-#pragma unroll 2
-  for (int64_t pixel = t.first; pixel < t.last; pixel += p.slots) {
-    auto value = load_vec(x + pixel * p.channels, t.channel, p.channels, p.aligned);
-    const auto above = load_vec(grad + pixel * p.channels, t.channel, p.channels, p.aligned);
+  with_whole(p.aligned, [&](auto whole) {
+    constexpr bool kWhole = decltype(whole)::value;
+    for_pixels<kWhole, T>(
+        p, t,
+        [&](int64_t pixel, const Vec<T>(&in)[2]) {
+          Vec<T> out;
 #pragma unroll
-    for (int j = 0; j < size; ++j) {
-      const Acc in = static_cast<Acc>(value.v[j]);
-      const Acc g = activate_backward(norm.act, static_cast<Acc>(above.v[j]), norms.z(j, in));
-      value.v[j] = static_cast<T>(norms.scale[j] * (g - mean_g.v[j] - norms.distance(j, in) * slope.v[j]));
-    }
-    store_vec(grad_x + pixel * p.channels, t.channel, p.channels, p.aligned, value);
-  }
+          for (int j = 0; j < size; ++j) {
+            const Acc value = static_cast<Acc>(in[0].v[j]);
+            const Acc g = activate_backward(norm.act, static_cast<Acc>(in[1].v[j]), norms.z(j, value));
+            out.v[j] = static_cast<T>(norms.scale[j] * (g - mean_g.v[j] - norms.distance(j, value) * slope.v[j]));
+          }
+          store_vec<kWhole>(grad_x + pixel * p.channels, t.channel, p.channels, out);
+        },
+        x, grad);
+  });
 }
 
 // ---- launches ----
-
 
 // mean and biased variance of x [pixels, channels]; `moments` is a workspace [norm_parts][3][channels].
 template <typename T, typename Acc>

@@ -4,8 +4,9 @@
 //
 //  - No ATen. Kernels, and the host function that plans and launches them from plain pointers, stand in the .cuh;
 //    the .cu beside it checks tensors, allocates and calls that function.
-//  - Global memory is read and written by load*() and store*() only: the runner counts, bounds and guards there.
-//    (A kernel's pointer is not even mapped on the runner.) Every element of an output is written.
+//  - Global memory is read and written by cuda::load(), load_*() and store*() only (c10 has a load(), too): the runner
+//    counts, bounds and guards there. (A kernel's pointer is not even mapped on the runner.) Every element of an output
+//    is written.
 //  - Shared memory is declared by SUPERNET_SHARED and SUPERNET_DYNAMIC_SHARED and used directly. No sizeof(name); at
 //    most 48 KiB static and 64 KiB in all.
 //  - Launches go through launch(). Blocks are one-dimensional, of whole warps; at most 65535 blocks in y and z.
@@ -20,12 +21,12 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
 #include <mma.h>
 
-#include <type_traits>
 // On 32 bytes, for Vec and for WarpTile.
 #define SUPERNET_SHARED(type, name, count) __shared__ __align__(32) type name[count]
 #define SUPERNET_DYNAMIC_SHARED(type, name)                              \
@@ -51,6 +52,18 @@ using Stream = cudaStream_t;
 using Stream = simt::Stream;
 #endif
 
+// Of the current device, for plans: with fewer blocks a part of it waits.
+inline int multiprocessors() {
+#ifdef __CUDACC__
+  int device = 0, count = 1;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+  return count;
+#else
+  return simt::s.multiprocessors;
+#endif
+}
+
 template <typename T>
 struct Identity {
   using type = T; // keeps a parameter out of template deduction, so that arguments convert to it
@@ -67,13 +80,16 @@ void launch(
     typename Identity<Params>::type... args) {
 #ifdef __CUDACC__
   if (dynamic_shared_bytes > 48 * 1024) { // more has to be asked for
-    cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(dynamic_shared_bytes));
+    const auto bytes = static_cast<int>(dynamic_shared_bytes);
+    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) != cudaSuccess) {
+      return; // this error is the one to tell, not that of a launch without the memory
+    }
   }
   kernel<<<grid, block, dynamic_shared_bytes, stream>>>(args...);
 #else
   (void)stream;
-  simt::launch(grid, block, dynamic_shared_bytes, [&] { kernel(args...); });
+  const auto address = reinterpret_cast<const void*>(kernel);
+  simt::launch(address, grid, block, dynamic_shared_bytes, [&] { kernel(args...); });
 #endif
 }
 
@@ -84,6 +100,21 @@ template <typename T>
 struct alignas(16) Vec {
   static constexpr int size = 16 / sizeof(T);
   T v[size];
+};
+
+// The same as it comes from memory. A batch of loads is kept so up to its use: taken apart at once, 16-bit elements make
+// ptxas wait for each load before the next.
+struct alignas(16) Words {
+  uint32_t word[4];
+
+  template <typename T>
+  __device__ __forceinline__ static Words of(const Vec<T>& value) {
+    return __builtin_bit_cast(Words, value);
+  }
+  template <typename T>
+  __device__ __forceinline__ Vec<T> as() const {
+    return __builtin_bit_cast(Vec<T>, *this);
+  }
 };
 
 template <typename T>
@@ -107,7 +138,7 @@ __device__ __forceinline__ void store(T* p, const T& value) {
 // p is a multiple of 16 bytes.
 template <typename T>
 __device__ __forceinline__ Vec<T> load_vec(const T* p) {
-  return load(reinterpret_cast<const Vec<T>*>(p));
+  return cuda::load(reinterpret_cast<const Vec<T>*>(p));
 }
 
 template <typename T>
@@ -125,9 +156,20 @@ __device__ __forceinline__ Vec<T> load_vec(const T* base, int64_t i, int64_t n, 
   Vec<T> out;
 #pragma unroll
   for (int j = 0; j < Vec<T>::size; ++j) {
-    out.v[j] = i + j < n ? load(base + i + j) : static_cast<T>(0.f);
+    out.v[j] = i + j < n ? cuda::load(base + i + j) : static_cast<T>(0.f);
   }
   return out;
+}
+
+// The same where kWhole says for a whole loop that every access has 16 bytes: then nothing is asked inside of it, and
+// the loop's loads can be under way at once.
+template <bool kWhole, typename T>
+__device__ __forceinline__ Words load_words(const T* base, int64_t i, int64_t n) {
+  if constexpr (kWhole) {
+    return cuda::load(reinterpret_cast<const Words*>(base + i));
+  } else {
+    return Words::of(load_vec(base, i, n, false));
+  }
 }
 
 template <typename T>
@@ -141,6 +183,25 @@ __device__ __forceinline__ void store_vec(T* base, int64_t i, int64_t n, bool al
     if (i + j < n) {
       store(base + i + j, value.v[j]);
     }
+  }
+}
+
+template <bool kWhole, typename T>
+__device__ __forceinline__ void store_vec(T* base, int64_t i, int64_t n, const Vec<T>& value) {
+  if constexpr (kWhole) {
+    store_vec(base + i, value);
+  } else {
+    store_vec(base, i, n, false, value);
+  }
+}
+
+// body(std::true_type or std::false_type): a branch outside of the loops in `body`, with kWhole for both forms above.
+template <typename Body>
+__device__ __forceinline__ void with_whole(bool whole, Body body) {
+  if (whole) {
+    body(std::true_type());
+  } else {
+    body(std::false_type());
   }
 }
 
@@ -181,10 +242,24 @@ __device__ __forceinline__ Acc block_sum(Acc value, Acc* scratch) {
 
 // ---- shared memory ----
 
+// An access to shared memory, for the runner to count. It knows nothing of others, such as those of tensor cores.
+template <typename T>
+__device__ __forceinline__ T* counted(T* p) {
+#ifndef __CUDACC__
+  simt::touch(p, sizeof(T), threadIdx.x);
+#endif
+  return p;
+}
+
+template <typename T>
+__device__ __forceinline__ void store_shared(T* p, T value) {
+  *counted(p) = value;
+}
+
 // p is a multiple of 16 bytes.
 template <typename T>
 __device__ __forceinline__ Vec<T>& shared_vec(T* p) {
-  return *reinterpret_cast<Vec<T>*>(p);
+  return *counted(reinterpret_cast<Vec<T>*>(p));
 }
 
 constexpr int kQuad = 4;
@@ -199,7 +274,7 @@ __device__ __forceinline__ Quad load_quad(const T* shared) {
   struct alignas(kQuad * sizeof(T)) Raw {
     T v[kQuad];
   };
-  const Raw raw = *reinterpret_cast<const Raw*>(shared);
+  const Raw raw = *counted(reinterpret_cast<const Raw*>(shared));
   Quad out;
 #pragma unroll
   for (int c = 0; c < kQuad; ++c) {
@@ -218,7 +293,7 @@ __device__ __forceinline__ void store_quad(T* shared, const float (&value)[kQuad
   for (int c = 0; c < kQuad; ++c) {
     raw.v[c] = static_cast<T>(value[c]);
   }
-  *reinterpret_cast<Raw*>(shared) = raw;
+  *counted(reinterpret_cast<Raw*>(shared)) = raw;
 }
 
 // ---- tensor cores ----

@@ -22,41 +22,77 @@ struct Pointers {
   T* at[kMax];
 };
 
+// A thread's part of its block's tile, [0, n) of a tensor. Asked for all at once, so that all are under way at once.
+template <typename T>
+struct MixTile {
+  static constexpr int size = Vec<T>::size;
+  Words v[kMixVectors];
+
+  __device__ static int64_t at(int k) {
+    return blockIdx.x * kMixTile<T> + (k * kMixThreads + threadIdx.x) * size;
+  }
+  template <bool kWhole>
+  __device__ __forceinline__ void load(const T* from, int64_t n) {
+#pragma unroll
+    for (int k = 0; k < kMixVectors; ++k) {
+      v[k] = load_words<kWhole>(from, at(k), n);
+    }
+  }
+  template <bool kWhole>
+  __device__ __forceinline__ void store(T* to, int64_t n) const {
+#pragma unroll
+    for (int k = 0; k < kMixVectors; ++k) {
+      store_vec<kWhole>(to, at(k), n, v[k].template as<T>());
+    }
+  }
+};
+
+// Whether the block's tile lies in [0, n) and all is accessed 16 bytes at a time.
+template <typename T>
+__device__ __forceinline__ bool whole_tile(int64_t n, bool aligned) {
+  return aligned && (blockIdx.x + 1) * kMixTile<T> <= n;
+}
+
 template <typename T, typename Acc, int kMax>
-__global__ void __launch_bounds__(kMixThreads)
+__global__ void __launch_bounds__(kMixThreads, 3)
     depth_mix_kernel(Pointers<const T, kMax> xs, const Acc* p, T* y, int64_t n, int depth, bool aligned) {
   constexpr int size = Vec<T>::size;
-  const int64_t first = blockIdx.x * kMixTile<T> + threadIdx.x * size;
-  Acc acc[kMixVectors][size] = {};
-  for (int d = 0; d < depth; ++d) {
-    const Acc weight = load(p + d);
-    if (weight == Acc(0)) {
-      continue; // not read; the same for every thread
+  with_whole(whole_tile<T>(n, aligned), [&](auto whole) {
+    constexpr bool kWhole = decltype(whole)::value;
+    Acc acc[kMixVectors][size] = {};
+    MixTile<T> tile;
+    for (int d = 0; d < depth; ++d) {
+      const Acc weight = cuda::load(p + d);
+      if (weight == Acc(0)) {
+        continue; // not read; the same for every thread
+      }
+      tile.template load<kWhole>(xs.at[d], n);
+#pragma unroll
+      for (int k = 0; k < kMixVectors; ++k) {
+        const auto x = tile.v[k].template as<T>();
+#pragma unroll
+        for (int j = 0; j < size; ++j) {
+          acc[k][j] += weight * static_cast<Acc>(x.v[j]);
+        }
+      }
     }
 #pragma unroll
     for (int k = 0; k < kMixVectors; ++k) {
-      const auto x = load_vec(xs.at[d], first + int64_t(k) * kMixThreads * size, n, aligned);
+      Vec<T> out;
 #pragma unroll
       for (int j = 0; j < size; ++j) {
-        acc[k][j] += weight * static_cast<Acc>(x.v[j]);
+        out.v[j] = static_cast<T>(acc[k][j]);
       }
+      tile.v[k] = Words::of(out);
     }
-  }
-#pragma unroll
-  for (int k = 0; k < kMixVectors; ++k) {
-    Vec<T> out;
-#pragma unroll
-    for (int j = 0; j < size; ++j) {
-      out.v[j] = static_cast<T>(acc[k][j]);
-    }
-    store_vec(y, first + int64_t(k) * kMixThreads * size, n, aligned, out);
-  }
+    tile.template store<kWhole>(y, n);
+  });
 }
 
-// grad_xs[d] = p[d] * grad, and partial[d * tiles + tile] = <grad, xs[d]> over the tile. (Left alone ptxas takes 115
-// registers for half; asked for three blocks on a multiprocessor 77, asked for four it spills.)
+// grad_xs[d] = p[d] * grad, and partial[d * tiles + tile] = <grad, xs[d]> over the tile. (The second
+// launch bound, blocks that a multiprocessor should hold, is the largest at which ptxas spills nothing.)
 template <typename T, typename Acc, int kMax>
-__global__ void __launch_bounds__(kMixThreads, 3) depth_mix_backward_kernel(
+__global__ void __launch_bounds__(kMixThreads, sizeof(T) == 2 ? 2 : 3) depth_mix_backward_kernel(
     const T* grad,
     Pointers<const T, kMax> xs,
     const Acc* p,
@@ -67,34 +103,34 @@ __global__ void __launch_bounds__(kMixThreads, 3) depth_mix_backward_kernel(
     bool aligned) {
   constexpr int size = Vec<T>::size;
   SUPERNET_SHARED(Acc, scratch, kMixThreads / 32);
-  const int64_t first = blockIdx.x * kMixTile<T> + threadIdx.x * size;
-  Vec<T> g[kMixVectors];
+  with_whole(whole_tile<T>(n, aligned), [&](auto whole) {
+    constexpr bool kWhole = decltype(whole)::value;
+    MixTile<T> g, tile;
+    g.template load<kWhole>(grad, n);
+    for (int d = 0; d < depth; ++d) {
+      const Acc weight = cuda::load(p + d);
+      Acc dot = 0;
+      tile.template load<kWhole>(xs.at[d], n);
 #pragma unroll
-  for (int k = 0; k < kMixVectors; ++k) {
-    g[k] = load_vec(grad, first + int64_t(k) * kMixThreads * size, n, aligned);
-  }
-  for (int d = 0; d < depth; ++d) {
-    const Acc weight = load(p + d);
-    Acc dot = 0;
+      for (int k = 0; k < kMixVectors; ++k) {
+        const auto above = g.v[k].template as<T>(), x = tile.v[k].template as<T>();
+        Vec<T> out;
 #pragma unroll
-    for (int k = 0; k < kMixVectors; ++k) {
-      const int64_t i = first + int64_t(k) * kMixThreads * size;
-      const auto x = load_vec(xs.at[d], i, n, aligned);
-      Vec<T> out;
-#pragma unroll
-      for (int j = 0; j < size; ++j) {
-        const Acc value = static_cast<Acc>(g[k].v[j]);
-        dot += value * static_cast<Acc>(x.v[j]);
-        // 0 * inf would be NaN: an entry that is off gets gradient 0 from any grad.
-        out.v[j] = static_cast<T>(weight == Acc(0) ? Acc(0) : weight * value);
+        for (int j = 0; j < size; ++j) {
+          const Acc value = static_cast<Acc>(above.v[j]);
+          dot += value * static_cast<Acc>(x.v[j]);
+          // 0 * inf would be NaN: an entry that is off gets gradient 0 from any grad.
+          out.v[j] = static_cast<T>(weight == Acc(0) ? Acc(0) : weight * value);
+        }
+        tile.v[k] = Words::of(out);
       }
-      store_vec(grad_xs.at[d], i, n, aligned, out);
+      tile.template store<kWhole>(grad_xs.at[d], n);
+      const Acc sum = block_sum(dot, scratch);
+      if (threadIdx.x == 0) {
+        store(partial + int64_t(d) * gridDim.x + blockIdx.x, sum);
+      }
     }
-    const Acc sum = block_sum(dot, scratch);
-    if (threadIdx.x == 0) {
-      store(partial + int64_t(d) * gridDim.x + blockIdx.x, sum);
-    }
-  }
+  });
 }
 
 // grad_p[d] = the sum of partial[d * tiles ...]; one block for each d.
@@ -104,7 +140,7 @@ __global__ void __launch_bounds__(kMixThreads)
   SUPERNET_SHARED(Acc, scratch, kMixThreads / 32);
   Acc value = 0;
   for (int64_t i = threadIdx.x; i < tiles; i += kMixThreads) {
-    value += load(partial + blockIdx.x * tiles + i);
+    value += cuda::load(partial + blockIdx.x * tiles + i);
   }
   const Acc sum = block_sum(value, scratch);
   if (threadIdx.x == 0) {

@@ -97,7 +97,7 @@ struct NormGradientSums {
       for (int group = 1; group < groups; ++group) {
         sum += all[group * 2 * kDepthwiseChannels + threadIdx.x];
       }
-      const float invstd = i == 0 ? 1.f : 1.f / sqrt(load(norm.var + channel) + norm.eps);
+      const float invstd = i == 0 ? 1.f : rsqrt(cuda::load(norm.var + channel) + norm.eps);
       store(partial + (b.part * 2 + i) * p.channels + channel, sum * invstd);
     }
   }
@@ -105,18 +105,21 @@ struct NormGradientSums {
 
 // ---- kernel ----
 
+// Blocks that a multiprocessor should hold: so many that ptxas has the registers to do without spills.
+template <typename Window, DepthwiseForm kForm>
+constexpr int kDepthwiseResident = kForm == DepthwiseForm::statistics && Window::advance(1) > 1 ? 3 : 4;
+
 // output = the convolution of `source` by Window, channel by channel, and what kForm says: `norm` is that before the
 // convolution, norm_input what it takes. `partial` gets what the block leaves behind.
-// (The second launch bound, blocks that a multiprocessor should hold, gives ptxas the registers to do without spills.)
 template <typename T, typename Window, DepthwiseForm kForm>
-__global__ void __launch_bounds__(kDepthwiseThreads, 5) depthwise_kernel(
+__global__ void __launch_bounds__(kDepthwiseThreads, kDepthwiseResident<Window, kForm>) depthwise_kernel(
     const T* source, const T* weight, T* output, NormAct<float> norm, const T* norm_input, float* partial,
-    DepthwisePlan p, bool weight_aligned) {
+    DepthwisePlan p) {
   constexpr int K = Window::kernel;
   constexpr bool statistics = kForm == DepthwiseForm::statistics || kForm == DepthwiseForm::behind_norm;
   constexpr bool norm_gradient = kForm == DepthwiseForm::norm_gradient;
   SUPERNET_DYNAMIC_SHARED(float, taps);
-  int* const any = reinterpret_cast<int*>(taps + K * K * kDepthwiseChannels);
+  int* const any = reinterpret_cast<int*>(taps + K * K * kTapRow<>);
   const SharedNorms<kDepthwiseChannels> norms = {reinterpret_cast<float*>(any + 4)}; // on 16 bytes
   T* const ring = reinterpret_cast<T*>(norms.values + norms.count);
   const int slots = Window::span(p.rows), width = Window::span(p.columns);
@@ -131,32 +134,36 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 5) depthwise_kernel(
     *any = 0;
   }
   __syncthreads();
-  load_taps<K>(weight, p.channels, b.channel, weight_aligned, taps, any);
+  load_taps<K>(weight, p.channels, b.channel, taps, any);
   if constexpr (kForm == DepthwiseForm::behind_norm || norm_gradient) {
     norms.fill(norm, b.channel, p.channels);
   }
   __syncthreads();
   const bool on = *any != 0; // else the outputs are 0, and the source need not be read
-  const auto load_source = [&](int first, int rows, int slot) {
+  // The source of output rows y, y + 1, … to a ring that starts at `head`: of them the band's first step left none there.
+  const auto load_source = [&](int y, int rows, int head) {
     if (on) {
-      const auto load = [&](const auto& read) {
+      const int kept = y == b.top ? 0 : slots - Window::advance(p.rows);
+      const auto load_through = [&](const auto& read) {
         load_rows(
-            source, p.source_height, p.source_width, p.channels, p.aligned, b.channel, first, rows,
-            Window::source(b.left), width, ring, slot, slots, read);
+            source, p.source_height, p.source_width, p.channels, p.aligned, b.channel, Window::source(y) + kept,
+            Window::span(rows) - kept, Window::source(b.left), width, ring,
+            head + kept < slots ? head + kept : head + kept - slots, slots, read);
       };
       if constexpr (kForm == DepthwiseForm::behind_norm) {
-        load(ThroughNorm<kDepthwiseChannels>{norms, norm.act});
+        load_through(ThroughNorm<kDepthwiseChannels>{norms, norm.act});
       } else {
-        load(AsTheyAre());
+        load_through(AsTheyAre());
       }
     }
   };
   OutputStatistics output_statistics;
   NormGradientSums<T> gradient_sums;
   int head = 0; // where the ring starts
-  load_source(Window::source(b.top), Window::span(min(p.rows, b.bottom - b.top)), 0);
+#pragma unroll 1
   for (int y = b.top; y < b.bottom; y += p.rows) {
-    const int rows = min(p.rows, b.bottom - y), next = min(p.rows, b.bottom - y - p.rows);
+    const int rows = min(p.rows, b.bottom - y);
+    load_source(y, rows, head);
     __syncthreads(); // the ring is filled, and the stage is empty
     if (row < rows) {
       float sums[kStrip][kQuad] = {};
@@ -165,7 +172,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 5) depthwise_kernel(
           const int slot = head + i < slots ? head + i : head + i - slots;
           add_row<Window, kPixel<T>, kDepthwiseChannels>(
               sums, ring + (slot * width + Window::advance(strip * kStrip)) * kPixel<T> + quad,
-              taps + Window::tap(i, row) * K * kDepthwiseChannels + quad);
+              taps + Window::tap(i, row) * K * kTapRow<> + quad);
         }
       }
 #pragma unroll
@@ -177,21 +184,35 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 5) depthwise_kernel(
       }
     }
     __syncthreads();
-    for_vectors<T>(rows, min(p.columns, p.width - b.left), [&](int r, int column, int v) {
-      const int64_t at = image + (int64_t(y + r) * p.width + b.left + column) * p.channels;
-      Vec<T> value = shared_vec(stage + (r * p.columns + column) * kPixel<T> + v);
-      if constexpr (norm_gradient) {
-        const auto x = load_vec(norm_input + at, b.channel + v, p.channels, p.aligned);
-        value = gradient_sums.add(norms, norm.act, value, x, v);
-      }
-      store_vec(output + at, b.channel + v, p.channels, p.aligned, value);
+    const auto out = image + (int64_t(y) * p.width + b.left) * p.channels;
+    with_whole(p.aligned, [&](auto whole) {
+      constexpr bool kWhole = decltype(whole)::value;
+      for_vectors<T, kDepthwiseChannels, norm_gradient && kWhole ? kRowLoads : 1>(
+          rows, min(p.columns, p.width - b.left),
+          [&](int r, int column, int v) {
+            Fetched x = {{}, (r << 16) + column};
+            if (norm_gradient && b.channel + v < p.channels) {
+              x.words = load_words<kWhole>(
+                  norm_input + out + (int64_t(r) * p.width + column) * p.channels, b.channel + v, p.channels);
+            }
+            return x;
+          },
+          [&](int v) {
+            return [&, v](const Fetched& x) {
+              const int r = x.at >> 16, column = x.at & 0xffff;
+              Vec<T> value = shared_vec(stage + (r * p.columns + column) * kPixel<T> + v);
+              if constexpr (norm_gradient) {
+                value = gradient_sums.add(norms, norm.act, value, x.words.template as<T>(), v);
+              }
+              if (b.channel + v < p.channels) {
+                store_vec<kWhole>(
+                    output + out + (int64_t(r) * p.width + column) * p.channels, b.channel + v, p.channels, value);
+              }
+            };
+          });
     });
-    if (next > 0) {
-      const int kept = slots - Window::advance(p.rows);
-      load_source(Window::source(y) + slots, Window::span(next) - kept, head);
-      head += Window::advance(p.rows);
-      head = head < slots ? head : head - slots;
-    }
+    head += Window::advance(p.rows);
+    head = head < slots ? head : head - slots;
   }
 
   if constexpr (statistics) {
@@ -206,7 +227,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 5) depthwise_kernel(
 // Of shared memory before the ring: the taps, whether one is not 0, and the batch norm of the channels.
 template <int K>
 constexpr size_t kHeadBytes =
-    (K * K * kDepthwiseChannels + 4 + SharedNorms<kDepthwiseChannels>::count) * sizeof(float);
+    (K * K * kTapRow<> + 4 + SharedNorms<kDepthwiseChannels>::count) * sizeof(float);
 
 template <typename T, int K, int kStride>
 DepthwisePlan depthwise_forward_plan(const DepthwiseSize& s) {
@@ -247,7 +268,7 @@ void depthwise_forward(
             : moments ? &depthwise_kernel<T, Window, DepthwiseForm::statistics>
                       : &depthwise_kernel<T, Window, DepthwiseForm::plain>,
         static_cast<unsigned>(plan.blocks()), kDepthwiseThreads, plan.shared_bytes, stream, x, weight, y,
-        norm ? *norm : NormAct<float>{}, nullptr, moments, plan, is_aligned(weight));
+        norm ? *norm : NormAct<float>{}, nullptr, moments, plan);
   });
 }
 
@@ -265,7 +286,7 @@ void depthwise_input_gradient(
         norm ? &depthwise_kernel<T, Window, DepthwiseForm::norm_gradient>
              : &depthwise_kernel<T, Window, DepthwiseForm::plain>,
         static_cast<unsigned>(plan.blocks()), kDepthwiseThreads, plan.shared_bytes, stream, grad, weight, grad_x,
-        norm ? *norm : NormAct<float>{}, x, partial, plan, is_aligned(weight));
+        norm ? *norm : NormAct<float>{}, x, partial, plan);
   });
 }
 

@@ -20,6 +20,11 @@ constexpr int kStrips = kDepthwiseThreads / kQuads; // of a block
 template <typename T, int kChannels = kDepthwiseChannels>
 constexpr int kPixel = kChannels + (kChannels * sizeof(T) < 128 ? 16 / sizeof(T) : 0);
 
+// Floats from the taps of a row to those of the next, [K * K][kTapRow] in shared memory. Eight neighbouring taps of four
+// neighbouring channels lie in different banks.
+template <int kChannels = kDepthwiseChannels>
+constexpr int kTapRow = kChannels + kQuad;
+
 // ---- which source elements an output takes, and by which tap ----
 
 // Along either axis: outputs first, first + 1, … take source elements from source(first) on. Output j of them takes
@@ -99,8 +104,8 @@ struct DepthwisePlan {
   }
 };
 
-// Wanted at least: five for each multiprocessor of a large device. More of them would read more halo.
-constexpr int64_t kDepthwiseBlocks = 640;
+// Blocks wanted at least for each multiprocessor. More of them would read more halo.
+constexpr int kDepthwiseBlocks = 5;
 
 inline int divide_up(int64_t a, int64_t b) {
   return static_cast<int>((a + b - 1) / b);
@@ -109,7 +114,7 @@ inline int divide_up(int64_t a, int64_t b) {
 // `extra` bytes of shared memory come on top of ring and stage, which have at least `least`.
 template <typename T, typename Window, int kChannels = kDepthwiseChannels>
 DepthwisePlan depthwise_plan(
-    const DepthwiseSize& s, bool gradient, size_t extra, size_t least, int64_t blocks = kDepthwiseBlocks) {
+    const DepthwiseSize& s, bool gradient, size_t extra, size_t least, int blocks = kDepthwiseBlocks) {
   constexpr int strips = kDepthwiseThreads / (kChannels / kQuad);
   constexpr size_t budget = 48 * 1024;
   DepthwisePlan p = {};
@@ -135,8 +140,10 @@ DepthwisePlan depthwise_plan(
     }
   }
   p.tiles = divide_up(p.width, p.columns);
-  const int wanted = divide_up(blocks, p.batch * p.chunks * p.tiles);
-  const int most = divide_up(p.height, 2 * Window::kernel); // more would read too much halo
+  const int64_t columns = p.batch * p.chunks * p.tiles;
+  const int wanted = divide_up(int64_t(blocks) * multiprocessors(), columns);
+  // More than `most` would read too much halo: only for the sake of multiprocessors that have nothing else to do.
+  const int most = std::max(divide_up(p.height, 2 * Window::kernel), divide_up(multiprocessors(), columns));
   p.band = divide_up(divide_up(p.height, p.rows), std::min(wanted, most)) * p.rows;
   p.bands = divide_up(p.height, p.band);
   p.aligned = p.channels % Vec<T>::size == 0;

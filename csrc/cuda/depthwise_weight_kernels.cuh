@@ -12,8 +12,7 @@ namespace supernet::cuda {
 constexpr int kWeightChannels = 16;
 constexpr int kWeightQuads = kWeightChannels / kQuad;
 constexpr int kWeightStrips = kDepthwiseThreads / kWeightQuads;
-constexpr int64_t kWeightBlocks = 384; // wanted at least, as kDepthwiseBlocks: three for each multiprocessor
-constexpr int64_t kFewWeightBlocks = 128; // not less than this for the sake of fewer partial sums
+constexpr int kWeightBlocks = 3; // wanted at least, as kDepthwiseBlocks; and one rather than fewer partial sums
 
 // partial[block][channel][tap] = Σ grad · x over the parts of `per_block` neighbouring blocks of the plan. A thread
 // sums one row of taps for 4 channels; groups of threads share the pixels. With kNorm x is read through `norm`.
@@ -46,15 +45,14 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 4) depthwise_weight_kernel(
     const DepthwiseBlock b(p, part * p.chunks + chunk, kWeightChannels);
     const T* const source = x + b.image * p.source_height * p.source_width * p.channels;
     const T* const g = grad + b.image * p.height * p.width * p.channels;
-    const auto load_source = [&](int top, int rows, int slot) {
-      load_rows<kWeightChannels>(
-          source, p.source_height, p.source_width, p.channels, p.aligned, b.channel, top, rows,
-          Window::source(b.left), width, ring, slot, slots, read);
-    };
     int head = 0;
-    load_source(Window::source(b.top), Window::span(min(p.rows, b.bottom - b.top)), 0);
+#pragma unroll 1
     for (int y = b.top; y < b.bottom; y += p.rows) {
-      const int rows = min(p.rows, b.bottom - y), next = min(p.rows, b.bottom - y - p.rows);
+      const int rows = min(p.rows, b.bottom - y), kept = y == b.top ? 0 : slots - Window::advance(p.rows);
+      load_rows<kWeightChannels>(
+          source, p.source_height, p.source_width, p.channels, p.aligned, b.channel, Window::source(y) + kept,
+          Window::span(rows) - kept, Window::source(b.left), width, ring,
+          head + kept < slots ? head + kept : head + kept - slots, slots, read);
       load_rows<kWeightChannels>(
           g, p.height, p.width, p.channels, p.aligned, b.channel, y, rows, b.left, p.columns, stage, 0, p.rows);
       __syncthreads();
@@ -83,12 +81,8 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 4) depthwise_weight_kernel(
         }
       }
       __syncthreads();
-      if (next > 0) {
-        load_source(
-            Window::source(y) + slots, Window::span(next) - (slots - Window::advance(p.rows)), head);
-        head += Window::advance(p.rows);
-        head = head < slots ? head : head - slots;
-      }
+      head += Window::advance(p.rows);
+      head = head < slots ? head : head - slots;
     }
   }
 
@@ -124,13 +118,13 @@ DepthwisePlan depthwise_weight_plan(const DepthwiseSize& s) {
 }
 
 // The plan's parts that one block of the weight's gradient sums: so many that its partial sum, written and read, is a
-// tenth of what it loads, or that kFewWeightBlocks are left; and not more than kWeightBlocks.
+// tenth of what it loads, or that one block is left for each multiprocessor; and not more than kWeightBlocks.
 template <typename T, int K, int kStride>
 int64_t depthwise_parts_per_block(const DepthwisePlan& p) {
   const int64_t loads = int64_t(ForwardWindow<K, kStride>::span(p.band)) * p.source_width + int64_t(p.band) * p.width;
   const int64_t enough = divide_up(10 * 2 * K * K * sizeof(float), loads * sizeof(T));
-  const int64_t most = std::min(enough, p.blocks() / kFewWeightBlocks);
-  return std::max({int64_t(1), most, p.blocks() / kWeightBlocks});
+  const int64_t most = std::min(enough, p.blocks() / multiprocessors());
+  return std::max<int64_t>({1, most, divide_up(p.blocks(), kWeightBlocks * multiprocessors())});
 }
 
 // Rows of the workspace of depthwise_weight_gradient.

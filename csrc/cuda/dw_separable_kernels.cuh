@@ -18,14 +18,20 @@ __global__ void __launch_bounds__(kFusedThreads, 2) dw_separable_kernel(
   x += b.image * s.height * s.width * s.channels;
   FusedSums<T> sums;
   for (int channel = 0; channel < s.channels; channel += b.chunk) {
-#pragma unroll 1 // the registers belong to the sums
-    for (int i = threadIdx.x; i < b.height * b.width * vectors; i += kFusedThreads) {
-      const int pixel = i / vectors, v = i % vectors * b.size;
-      const int r = Window::source(b.top) + pixel / b.width, c = Window::source(b.left) + pixel % b.width;
-      const bool inside = 0 <= r && r < s.height && 0 <= c && c < s.width;
-      const T* const from = x + (int64_t(inside ? r : 0) * s.width + (inside ? c : 0)) * s.channels;
-      shared_vec(b.tile + pixel * b.row + v) = load_vec(from, channel + v, inside ? s.channels : 0, p.x_aligned);
-    }
+    with_whole(p.x_aligned, [&](auto whole) {
+      copy_vectors(
+          b.height * b.width * vectors,
+          [&](int i) {
+            const int pixel = i / vectors, at = channel + i % vectors * b.size;
+            const int r = Window::source(b.top) + pixel / b.width, c = Window::source(b.left) + pixel % b.width;
+            const bool inside = 0 <= r && r < s.height && 0 <= c && c < s.width && at < s.channels;
+            const T* const from = x + (int64_t(r) * s.width + c) * s.channels;
+            return inside ? load_words<decltype(whole)::value>(from, at, s.channels) : Words{};
+          },
+          [&](int i, const Words& words) {
+            shared_vec(b.tile + i / vectors * b.row + i % vectors * b.size) = words.template as<T>();
+          });
+    });
     b.load_taps(dw_weight, dw_scale, dw_shift, channel);
     __syncthreads(); // the tile is filled; the product before is done with middle and weight
     b.load_projection(pw_weight, channel);

@@ -26,7 +26,7 @@ struct ExpandBlock {
   __device__ ExpandBlock(const Fused& b, unsigned char* shared)
       : b(b),
         x(reinterpret_cast<T*>(shared + b.p.x_at)),
-        scale(b.taps + (K * K + 1) * chunk),
+        scale(b.taps + (K * K + 1) * kTapRow<chunk>),
         top(max(0, Fused::Window::source(b.top))),
         left(max(0, Fused::Window::source(b.left))),
         rows(min(b.p.size.height, Fused::Window::source(b.top) + b.height) - top),
@@ -37,13 +37,21 @@ struct ExpandBlock {
   __device__ void load_image(const T* from) const {
     const DepthwiseSize& s = b.p.size;
     const int vectors = row / size - 1;
+    with_whole(b.p.x_aligned, [&](auto whole) {
+      copy_vectors(
+          rows * columns * vectors,
+          [&](int i) {
+            const int pixel = i / vectors, v = i % vectors * size;
+            const int64_t at = (b.image * s.height + top + pixel / columns) * s.width + left + pixel % columns;
+            return v < b.p.inputs
+                ? load_words<decltype(whole)::value>(from + at * b.p.inputs, v, b.p.inputs)
+                : Words{};
+          },
+          [&](int i, const Words& words) {
+            shared_vec(x + i / vectors * row + i % vectors * size) = words.template as<T>();
+          });
+    });
 #pragma unroll 1 // here as below: the registers belong to the sums
-    for (int i = threadIdx.x; i < rows * columns * vectors; i += kFusedThreads) {
-      const int pixel = i / vectors, v = i % vectors * size;
-      const int64_t at = (b.image * s.height + top + pixel / columns) * s.width + left + pixel % columns;
-      shared_vec(x + pixel * row + v) = load_vec(from + at * b.p.inputs, v, b.p.inputs, b.p.x_aligned);
-    }
-#pragma unroll 1
     for (int i = threadIdx.x; i < b.height * b.width * Fused::row / size; i += kFusedThreads) {
       shared_vec(b.tile + i * size) = Vec<T>{};
     }
@@ -52,7 +60,7 @@ struct ExpandBlock {
   // The chunk's rows of the weight [expanded][inputs], its scales and shifts; 0 beyond the last channel.
   __device__ void load_weight(const T* from, const float* scales, const float* shifts, int channel) const {
     const int vectors = row / size - 1, left_over = b.p.size.channels - channel;
-#pragma unroll 1
+#pragma unroll 1 // one after the other: no registers are left for more in flight
     for (int i = threadIdx.x; i < chunk * vectors; i += kFusedThreads) {
       const int c = i / vectors, v = i % vectors * size;
       const T* const source = from + int64_t(channel + min(c, left_over - 1)) * b.p.inputs;
@@ -61,7 +69,7 @@ struct ExpandBlock {
 #pragma unroll 1
     for (int c = threadIdx.x; c < 2 * chunk; c += kFusedThreads) {
       const int at = c % chunk;
-      scale[c] = at < left_over ? load((c < chunk ? scales : shifts) + channel + at) : 0.f;
+      scale[c] = at < left_over ? cuda::load((c < chunk ? scales : shifts) + channel + at) : 0.f;
     }
   }
 

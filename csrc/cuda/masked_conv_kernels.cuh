@@ -30,12 +30,12 @@ template <typename T, typename Acc>
 __global__ void __launch_bounds__(kMaskThreads) scale_weight_kernel(
     const T* weight, const Acc* coefficients, T* scaled, WeightSize s, WeightStrides strides) {
   const int64_t o = blockIdx.x, taps = s.kernel * s.kernel, count = taps * s.active_inputs;
-  const Acc c = load(coefficients + o);
+  const Acc c = cuda::load(coefficients + o);
   for (int64_t e = threadIdx.x; e < count; e += kMaskThreads) {
     Acc value = 0;
     if (c != Acc(0)) {
       const int64_t at = strides.offset(o, e % s.active_inputs, e / s.active_inputs, s.kernel);
-      value = c * static_cast<Acc>(load(weight + at));
+      value = c * static_cast<Acc>(cuda::load(weight + at));
     }
     store(scaled + o * count + e, static_cast<T>(value));
   }
@@ -50,16 +50,16 @@ __global__ void __launch_bounds__(kMaskThreads) weight_gradient_kernel(
   SUPERNET_SHARED(Acc, scratch, kMaskThreads / 32);
   const int64_t o = blockIdx.x, taps = s.kernel * s.kernel, count = taps * s.inputs;
   const bool active = o < s.active_outputs;
-  const Acc c = !active ? Acc(0) : coefficients ? load(coefficients + o) : Acc(1);
+  const Acc c = !active ? Acc(0) : coefficients ? cuda::load(coefficients + o) : Acc(1);
   Acc dot = 0;
   for (int64_t e = threadIdx.x; e < count; e += kMaskThreads) {
     const int64_t i = e / taps, tap = e % taps, at = weight_strides.offset(o, i, tap, s.kernel);
     Acc value = 0;
     if (c != Acc(0) && i < s.active_inputs) {
-      const Acc g = static_cast<Acc>(load(scaled_grad + grad_strides.offset(o, i, tap, s.kernel)));
+      const Acc g = static_cast<Acc>(cuda::load(scaled_grad + grad_strides.offset(o, i, tap, s.kernel)));
       value = c * g;
       if (grad_coefficients) {
-        dot += g * static_cast<Acc>(load(weight + at));
+        dot += g * static_cast<Acc>(cuda::load(weight + at));
       }
     }
     if (grad_weight) {

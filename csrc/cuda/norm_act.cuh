@@ -22,7 +22,7 @@ struct Values {
   __device__ Values(const Acc* from, int channel, int channels, Acc otherwise) {
 #pragma unroll
     for (int j = 0; j < kSize; ++j) {
-      v[j] = from && channel + j < channels ? load(from + channel + j) : otherwise;
+      v[j] = from && channel + j < channels ? cuda::load(from + channel + j) : otherwise;
     }
   }
 };
@@ -48,7 +48,7 @@ __device__ __forceinline__ ChannelNorms<kSize, Acc> load_norms(const NormAct<Acc
 #pragma unroll
   for (int j = 0; j < kSize; ++j) {
     out.center[j] = mean.v[j];
-    out.scale[j] = gamma.v[j] * (Acc(1) / sqrt(var.v[j] + norm.eps));
+    out.scale[j] = gamma.v[j] * rsqrt(var.v[j] + norm.eps);
     out.shift[j] = beta.v[j];
   }
   return out;

@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kReduceThreads)
   Acc sum = 0;
   if (column < columns) {
     for (int64_t part = threadIdx.x / kReduceColumns; part < parts; part += kReduceGroups) {
-      sum += load(partial + part * columns + column);
+      sum += cuda::load(partial + part * columns + column);
     }
   }
   sum = reduce_groups(sum, scratch, [](Acc a, Acc b) { return a + b; });
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kReduceThreads)
   if (channel < channels) {
     for (int64_t part = threadIdx.x / kReduceColumns; part < parts; part += kReduceGroups) {
       const Acc* const p = partial + part * 3 * channels + channel;
-      all = merged(all, {load(p), load(p + channels), load(p + 2 * channels)});
+      all = merged(all, {cuda::load(p), cuda::load(p + channels), cuda::load(p + 2 * channels)});
     }
   }
   all = reduce_groups(all, scratch, [](const Moments<Acc>& a, const Moments<Acc>& b) { return merged(a, b); });

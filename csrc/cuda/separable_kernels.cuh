@@ -21,7 +21,7 @@ constexpr int kFusedThreads = 256;
 constexpr int kFusedWarps = kFusedThreads / 32;
 constexpr int kFusedScratchRow = 20; // floats from pixel to pixel in a warp's scratch
 constexpr int kFusedScratch = 16 * kFusedScratchRow;
-constexpr int kFusedBlocks = 128; // wanted at least: one for each multiprocessor of a large device
+constexpr int kFusedLoads = 4; // of 16 bytes that a thread has in flight
 constexpr int kFusedShared = 64 * 1024; // what a block has on any device
 
 // Multiplications that take as long as an element from memory, for the plan: roughly, from the data sheets of the A100
@@ -68,6 +68,27 @@ __host__ __device__ constexpr int expand_row(int inputs) {
 }
 
 // ---- a block's parts ----
+
+// Calls use(i, load(i)) for the block's vectors i < count. kFusedLoads of a thread are under way at once.
+template <typename Load, typename Use>
+__device__ __forceinline__ void copy_vectors(int count, Load load, Use use) {
+#pragma unroll 1 // the registers belong to the sums
+  for (int first = threadIdx.x; first < count; first += kFusedLoads * kFusedThreads) {
+    Words words[kFusedLoads];
+#pragma unroll
+    for (int b = 0; b < kFusedLoads; ++b) {
+      const int i = first + b * kFusedThreads;
+      words[b] = i < count ? load(i) : Words{};
+    }
+#pragma unroll
+    for (int b = 0; b < kFusedLoads; ++b) {
+      const int i = first + b * kFusedThreads;
+      if (i < count) {
+        use(i, words[b]);
+      }
+    }
+  }
+}
 
 // The block's sums, [pixels][outputs]. A warp has the tiles of the pixels `along` apart, for every (8 / along)-th tile
 // of the outputs.
@@ -138,7 +159,7 @@ struct FusedBlock {
   const FusedPlan& p;
   T* middle; // [pixels][row]
   T* weight; // [outputs][row]
-  float* taps; // [K * K][chunk], scaled, and below them the shifts
+  float* taps; // [K * K][kTapRow], scaled, and below them the shifts
   T* tile; // [height][width][row], with the halo
   float* scratch; // this warp's, in the place of middle
   int first_output, left, top; // outputs and pixels
@@ -162,29 +183,32 @@ struct FusedBlock {
   }
 
   __device__ void load_taps(const T* dw_weight, const float* scale, const float* shift, int channel) const {
-#pragma unroll 1 // the registers belong to the sums
-    for (int i = threadIdx.x; i < chunk * (K * K + 1); i += kFusedThreads) {
-      const int c = i / (K * K + 1), tap = i % (K * K + 1);
-      float value = 0; // beyond the last channel
-      if (channel + c < p.size.channels) {
-        value = tap == K * K
-            ? load(shift + channel + c)
-            : load(scale + channel + c) * static_cast<float>(load(dw_weight + int64_t(channel + c) * K * K + tap));
+    fill_taps<kFusedThreads, chunk, K * K + 1>(taps, [&](int c, int tap) {
+      if (channel + c >= p.size.channels) {
+        return 0.f;
       }
-      taps[tap * chunk + c] = value;
-    }
+      return tap == K * K ? cuda::load(shift + channel + c)
+                          : cuda::load(scale + channel + c) *
+              static_cast<float>(cuda::load(dw_weight + int64_t(channel + c) * K * K + tap));
+    });
   }
 
   // The chunk's part of the pointwise weight; 0 beyond the last output and channel.
   __device__ void load_projection(const T* pw_weight, int channel) const {
     constexpr int vectors = chunk / size;
-#pragma unroll 1
-    for (int i = threadIdx.x; i < p.output_tiles() * 16 * vectors; i += kFusedThreads) {
-      const int o = i / vectors, v = i % vectors * size;
-      const bool inside = o < p.block_outputs && first_output + o < p.outputs;
-      const T* const from = pw_weight + int64_t(inside ? first_output + o : 0) * p.size.channels;
-      shared_vec(weight + o * row + v) = load_vec(from, channel + v, inside ? p.size.channels : 0, p.pw_aligned);
-    }
+    with_whole(p.pw_aligned, [&](auto whole) {
+      copy_vectors(
+          p.output_tiles() * 16 * vectors,
+          [&](int i) {
+            const int o = i / vectors, at = channel + i % vectors * size;
+            const bool inside = o < p.block_outputs && first_output + o < p.outputs && at < p.size.channels;
+            const T* const from = pw_weight + int64_t(first_output + o) * p.size.channels;
+            return inside ? load_words<decltype(whole)::value>(from, at, p.size.channels) : Words{};
+          },
+          [&](int i, const Words& words) {
+            shared_vec(weight + i / vectors * row + i % vectors * size) = words.template as<T>();
+          });
+    });
   }
 
   // middle = act(taps * tile + shift); a thread computes strips of pixels for 4 channels.
@@ -195,7 +219,7 @@ struct FusedBlock {
     for (int s = threadIdx.x / quads; s < p.tile_height * strips; s += kFusedThreads / quads) {
       const int r = s / strips, c = s % strips * strip;
       float values[strip][kQuad];
-      const Quad shift = load_quad(taps + K * K * chunk + quad);
+      const Quad shift = load_quad(taps + K * K * kTapRow<chunk> + quad);
 #pragma unroll
       for (int j = 0; j < strip; ++j) {
 #pragma unroll
@@ -206,7 +230,7 @@ struct FusedBlock {
       const T* const source = tile + (Window::advance(r) * width + Window::advance(c)) * row + quad;
 #pragma unroll 1
       for (int k = 0; k < K; ++k) {
-        add_row<Window, row, chunk>(values, source + k * width * row, taps + k * K * chunk + quad);
+        add_row<Window, row, chunk>(values, source + k * width * row, taps + k * K * kTapRow<chunk> + quad);
       }
 #pragma unroll
       for (int j = 0; j < strip; ++j) {
@@ -244,7 +268,8 @@ struct FusedBlock {
 #pragma unroll
             for (int j = 0; j < size; ++j) {
               const int from = min(o + j, end - 1);
-              const float z = activate(p.out_act, values[v + j] * load(scale + from) + load(shift + from));
+              const float in = values[v + j] * cuda::load(scale + from) + cuda::load(shift + from);
+              const float z = activate(p.out_act, in);
               out.v[j] = static_cast<T>(z + static_cast<float>(skip.v[j]));
             }
             store_vec(y + at, o, end, p.y_aligned, out);
@@ -264,8 +289,8 @@ double source_reads(int blocks, int sources) {
 }
 
 // The tiling that costs least: elements moved, of x with the halo and of the weights as often as a block takes them,
-// and multiplications, of the halo, too. With fewer blocks than kFusedBlocks a part of the device waits. Nothing if no
-// tile fits into shared memory.
+// and multiplications, of the halo, too. With fewer blocks than multiprocessors a part of the device waits. Nothing if
+// no tile fits into shared memory.
 template <typename T, int K, int kStride>
 std::optional<FusedPlan> fused_plan(const DepthwiseSize& s, int outputs, int inputs, bool expand) {
   using Window = ForwardWindow<K, kStride>;
@@ -276,9 +301,11 @@ std::optional<FusedPlan> fused_plan(const DepthwiseSize& s, int outputs, int inp
   p.size = s;
   p.inputs = inputs;
   p.outputs = outputs;
-  const int fewest = divide_up(outputs, 512), most_chunks = std::min(fewest + 3, divide_up(outputs, 16));
-  for (p.chunks = fewest; p.chunks <= most_chunks; ++p.chunks) {
-    p.block_outputs = divide_up(divide_up(outputs, p.chunks), 16) * 16;
+  const int enough = multiprocessors(), fewest = divide_up(outputs, 512), most_chunks = divide_up(outputs, 16);
+  // Few pixels make few blocks: then outputs are divided further, though each block computes the depthwise part anew.
+  for (int chunks = fewest; chunks <= most_chunks; chunks += chunks < fewest + 3 ? 1 : chunks) {
+    p.block_outputs = divide_up(divide_up(outputs, chunks), 16) * 16;
+    p.chunks = divide_up(outputs, p.block_outputs);
     int most = 0; // tiles of pixels
     for (const int along : {8, 4, 2, 1}) {
       const int of_warp = divide_up(p.output_tiles(), kFusedWarps / along);
@@ -290,15 +317,16 @@ std::optional<FusedPlan> fused_plan(const DepthwiseSize& s, int outputs, int inp
     for (int columns = 1; columns <= s.out_width; columns *= 2) {
       p.tile_width = divide_up(divide_up(s.out_width, columns), kStrip) * kStrip;
       p.across = divide_up(s.out_width, p.tile_width);
-      for (p.down = 1; p.down <= s.out_height; ++p.down) {
-        p.tile_height = divide_up(s.out_height, p.down);
+      for (int down = 1; down <= s.out_height; ++down) {
+        p.tile_height = divide_up(s.out_height, down);
+        p.down = divide_up(s.out_height, p.tile_height);
         const int spans[] = {Window::span(p.tile_height), Window::span(p.tile_width)};
         const int x_pixels = std::min(spans[0], s.height) * std::min(spans[1], s.width);
         const int expand_bytes = expand ? expand_row<T>(inputs) * sizeof(T) : 0;
         const int weight = std::max(p.output_tiles() * 16 * row, chunk * expand_bytes);
         p.weight_at = std::max<int>(p.pixel_tiles() * 16 * row, kFusedWarps * kFusedScratch * sizeof(float));
         p.taps_at = p.weight_at + weight;
-        p.x_at = p.taps_at + (K * K + 1 + 2 * expand) * chunk * sizeof(float);
+        p.x_at = p.taps_at + ((K * K + 1) * kTapRow<chunk> + 2 * expand * chunk) * sizeof(float);
         p.tile_at = p.x_at + divide_up(x_pixels, 16) * 16 * expand_bytes;
         p.shared_bytes = p.tile_at + spans[0] * spans[1] * row;
         if (p.pixel_tiles() > most || p.shared_bytes > kFusedShared) {
@@ -312,12 +340,12 @@ std::optional<FusedPlan> fused_plan(const DepthwiseSize& s, int outputs, int inp
         const double products = (expand ? reads * inputs : 0) + pixels * p.block_outputs;
         const double work = s.channels * (pixels * K * K / kFloatWork + products / kProductWork<T>);
         const double blocks = double(p.blocks());
-        const double cost = (p.chunks * (loads + work) + stores) * std::max<double>(1, kFusedBlocks / blocks);
+        const double cost = (p.chunks * (loads + work) + stores) * std::max<double>(1, enough / blocks);
         if (!best || cost < least) {
           least = cost;
           best = p;
         }
-        if (blocks >= kFusedBlocks) {
+        if (blocks >= enough) {
           break; // more of them only move more
         }
       }

@@ -20,15 +20,21 @@ def execute(library: str, function: str, arguments: dict, settings: dict) -> dic
     ``arguments`` map a name to ``int``, ``float``, a list of buffers (which becomes a struct of 64 pointers), None (a
     null pointer) or a buffer: ``{"kind": "in" | "out" | "scratch", "bytes": base64 or their number, "itemsize": n}``.
     ``settings``: order, seed, offset (elements by which all buffers lie behind a multiple of 16 bytes), counting,
-    limit (seconds). Gives the failure or None, the outputs' bytes (base64) by name, the counts, and by name the sectors
-    loaded and stored, each counted once in a block.
+    limit (seconds), multiprocessors. Gives the failure or None, the outputs' bytes (base64) by name, the counts, the
+    launches, and by name the sectors loaded and stored, each counted once in a block.
     """
     lib = ctypes.CDLL(library)
     lib.simt_allocate.restype = lib.simt_pointer.restype = ctypes.c_void_p
     call = getattr(lib, function)
     call.restype = ctypes.c_char_p
     order = ORDERS[settings["order"]]
-    lib.simt_reset(order, ctypes.c_int64(settings["seed"]), settings["counting"], ctypes.c_double(settings["limit"]))
+    lib.simt_reset(
+        order,
+        ctypes.c_int64(settings["seed"]),
+        settings["counting"],
+        ctypes.c_double(settings["limit"]),
+        settings["multiprocessors"],
+    )
     # The border of the pages lies right in front of the buffers in one order, right behind them in the others.
     at_end = settings["order"] != "reverse" and not settings["counting"]
     outputs = {}
@@ -64,9 +70,11 @@ def execute(library: str, function: str, arguments: dict, settings: dict) -> dic
 
     slots = [pack(name, value) for name, value in arguments.items()]
     failure = call((ctypes.c_int64 * len(slots))(*slots), ctypes.c_size_t(len(slots)))
-    counts = (ctypes.c_int64 * 8)()
+    counts = (ctypes.c_int64 * 11)()
     lib.simt_counts(counts)
     sectors = {name: (ctypes.c_int64 * 2)() for name in names}
+    launches = (ctypes.c_int64 * (5 * lib.simt_launches(None)))()
+    lib.simt_launches(launches)
     for i, of_buffer in enumerate(sectors.values()):
         lib.simt_buffer_counts(i, of_buffer)
     return {
@@ -75,6 +83,7 @@ def execute(library: str, function: str, arguments: dict, settings: dict) -> dic
             name: base64.b64encode(ctypes.string_at(base, size)).decode() for name, (base, size) in outputs.items()
         },
         "counts": list(counts),
+        "launches": [list(launches[i : i + 5]) for i in range(0, len(launches), 5)],
         "sectors": {name: list(of_buffer) for name, of_buffer in sectors.items()},
     }
 

@@ -5,6 +5,8 @@
 // tests/test_ptxas.py sees what ptxas makes of the same list.
 #pragma once
 
+#include <c10/util/Load.h> // has a load() for its own types: that of the kernels is not to be taken for it
+
 #ifdef __CUDACC__
 
 #define SIMT_EXPORT(name, ...) \
@@ -13,6 +15,8 @@
   }
 
 #else
+
+#include <dlfcn.h>
 
 #include <type_traits>
 #include <utility>
@@ -68,7 +72,7 @@ const char* call(void (*function)(Params...), const int64_t* arguments, size_t c
 // ---- what runner.py calls ----
 
 // Forgets all buffers and counts, and says how the next call runs.
-SIMT_PUBLIC void simt_reset(int order, int64_t seed, bool counting, double limit) {
+SIMT_PUBLIC void simt_reset(int order, int64_t seed, bool counting, double limit, int multiprocessors) {
   using namespace simt;
   if (!memory.arena) {
     memory.arena = reserve(2 * kArena);
@@ -78,11 +82,14 @@ SIMT_PUBLIC void simt_reset(int order, int64_t seed, bool counting, double limit
   memory.buffers.clear();
   memory.buffer_of.assign(kArena / kPage, -1);
   memory.counting = counting;
+  memory.shared_counts = {};
   memory.counts[0] = memory.counts[1] = {};
   s.thread_order = static_cast<Order>(order);
   s.rng.seed(seed);
   s.limit = limit;
   s.steps = 0;
+  s.multiprocessors = multiprocessors;
+  s.history.clear();
 }
 
 // A buffer `offset` bytes behind a multiple of 16; null if there is no room.
@@ -123,6 +130,26 @@ SIMT_PUBLIC void simt_counts(int64_t* out) {
       *out++ = value;
     }
   }
+  const auto& shared = simt::memory.shared_counts;
+  for (const auto value : {shared.requests, shared.wavefronts, shared.least}) {
+    *out++ = value;
+  }
+}
+
+// Launches since the last reset; with `out` not null, of each: the kernel's place in the library, blocks, threads, bytes
+// of dynamic shared memory, and blocks that stored nothing.
+SIMT_PUBLIC int simt_launches(int64_t* out) {
+  for (const auto& l : simt::s.history) {
+    Dl_info info = {};
+    dladdr(l.kernel, &info);
+    const int64_t place = static_cast<const char*>(l.kernel) - static_cast<const char*>(info.dli_fbase);
+    for (const auto value : {place, l.blocks, l.threads, l.dynamic_bytes, l.idle}) {
+      if (out) {
+        *out++ = value;
+      }
+    }
+  }
+  return static_cast<int>(simt::s.history.size());
 }
 
 #endif

@@ -1,5 +1,5 @@
 // A kernel that is right, and the same with one fault each: tests/test_simt.py shows that the runner sees them.
-#include "cuda/common.cuh"
+#include "cuda/depthwise_rows.cuh"
 #include "export.h"
 
 namespace {
@@ -45,7 +45,7 @@ __global__ void reverse_kernel(const float* x, float* y, int64_t n) {
     } else if (fault == Fault::read_in_front && i == 0) {
       from = -1;
     }
-    tile[t] = fault == Fault::raw_pointer ? x[from] : load(x + from);
+    tile[t] = fault == Fault::raw_pointer ? x[from] : supernet::cuda::load(x + from);
   }
   if (fault == Fault::exit_before_barrier && t == 63) {
     return;
@@ -78,7 +78,7 @@ __global__ void reverse_kernel(const float* x, float* y, int64_t n) {
   } else if (fault == Fault::write_input && t == 3) {
     store(const_cast<float*>(x), 1.f);
   } else if (fault == Fault::null_pointer && t == 3) {
-    value += load(static_cast<const float*>(nullptr));
+    value += supernet::cuda::load(static_cast<const float*>(nullptr));
   } else if (fault == Fault::misaligned && t == 3) {
     value += load_vec(x + 1).v[0];
   }
@@ -137,8 +137,8 @@ __global__ void tile_kernel(const T* a, const T* b, float* c, bool forget_barrie
   SUPERNET_SHARED(T, shared_b, 16 * kStride);
   SUPERNET_SHARED(float, shared_c, 16 * 20);
   for (int i = threadIdx.x; i < 256; i += 32) {
-    shared_a[i / 16 * kStride + i % 16] = load(a + i);
-    shared_b[i / 16 * kStride + i % 16] = load(b + i);
+    shared_a[i / 16 * kStride + i % 16] = supernet::cuda::load(a + i);
+    shared_b[i / 16 * kStride + i % 16] = supernet::cuda::load(b + i);
   }
   if (!forget_barrier) {
     __syncwarp();
@@ -167,12 +167,45 @@ void tile(const T* a, const T* b, float* c, bool forget_barrier, Stream stream) 
 __global__ void traffic_kernel(const float* x, float* y, int stride, bool wide) {
   const int t = threadIdx.x;
   for (int i = 0; i < 4; ++i) {
-    store(y + t, wide ? load_vec(x + stride * t).v[0] : load(x + stride * t));
+    store(y + t, wide ? load_vec(x + stride * t).v[0] : supernet::cuda::load(x + stride * t));
   }
 }
 
 void traffic(const float* x, float* y, int stride, bool wide, Stream stream) {
   launch(traffic_kernel, 2, 64, 0, stream, x, y, stride, wide);
+}
+
+// A warp stores kWords words of each lane to shared memory, `stride` words apart.
+template <int kWords>
+__global__ void banks_kernel(float* out, int stride) {
+  struct alignas(4 * kWords) Value {
+    float v[kWords];
+  };
+  SUPERNET_SHARED(float, words, 36 * 32);
+  store_shared(reinterpret_cast<Value*>(words + threadIdx.x * stride), Value{});
+  store(out + threadIdx.x, 0.f);
+}
+
+template <int kWords>
+void banks(float* out, int stride, Stream stream) {
+  launch(banks_kernel<kWords>, 1, 32, 0, stream, out, stride);
+}
+
+// The taps of kChannels channels as kernels keep them in shared memory, from [channel][tap].
+template <int kChannels, int kTaps>
+__global__ void taps_kernel(const float* weight, float* out) {
+  SUPERNET_SHARED(float, taps, kTaps * kTapRow<kChannels>);
+  fill_taps<256, kChannels, kTaps>(
+      taps, [&](int channel, int tap) { return supernet::cuda::load(weight + channel * kTaps + tap); });
+  __syncthreads();
+  for (int i = threadIdx.x; i < kTaps * kChannels; i += 256) {
+    store(out + i, taps[i / kChannels * kTapRow<kChannels> + i % kChannels]);
+  }
+}
+
+template <int kChannels, int kTaps>
+void taps(const float* weight, float* out, Stream stream) {
+  launch(taps_kernel<kChannels, kTaps>, 1, 256, 0, stream, weight, out);
 }
 
 __global__ void barriers_kernel(int times) {
@@ -217,4 +250,10 @@ SIMT_EXPORT(tile_bfloat16_column, tile<c10::BFloat16, Major::column>)
 SIMT_EXPORT(tile_float32_row, tile<float, Major::row>)
 SIMT_EXPORT(tile_float32_column, tile<float, Major::column>)
 SIMT_EXPORT(traffic, traffic)
+SIMT_EXPORT(banks_4, banks<1>)
+SIMT_EXPORT(banks_8, banks<2>)
+SIMT_EXPORT(banks_16, banks<4>)
+SIMT_EXPORT(taps_32_50, taps<32, 50>)
+SIMT_EXPORT(taps_32_9, taps<32, 9>)
+SIMT_EXPORT(taps_16_26, taps<16, 26>)
 SIMT_EXPORT(launch_of, launch_of)

@@ -35,6 +35,14 @@ struct Counts {
   int64_t requests, sectors, bytes, block_sectors;
 };
 
+// Requests to shared memory, the cycles that they take, and those that they would take without bank conflicts.
+struct SharedCounts {
+  int64_t requests, wavefronts, least;
+};
+
+// A warp's request at one place in the code, each lane coming there for the n-th time.
+using Visit = std::tuple<unsigned, void*, int>;
+
 struct Memory {
   char* arena = nullptr; // global memory lies here; what kernels are given lies kArena above, and is not mapped
   size_t used = 0;
@@ -45,6 +53,8 @@ struct Memory {
   // The block's requests: sectors by warp, place in the code, how often a lane came there, load or store.
   std::map<std::tuple<unsigned, void*, int, bool>, std::set<size_t>> requests;
   std::map<std::pair<unsigned, void*>, int> visits; // by thread
+  SharedCounts shared_counts = {};
+  std::map<Visit, std::vector<std::tuple<unsigned, size_t, size_t>>> shared_requests; // lane, address, bytes
 };
 inline Memory memory;
 
@@ -55,6 +65,10 @@ void for_counts(Apply apply) {
     for (auto* count : {&c.requests, &c.sectors, &c.bytes, &c.block_sectors}) {
       apply(*count);
     }
+  }
+  for (auto* count :
+       {&memory.shared_counts.requests, &memory.shared_counts.wavefronts, &memory.shared_counts.least}) {
+    apply(*count);
   }
   for (auto& r : memory.buffers) {
     for (auto& count : r.block_sectors) {
@@ -101,6 +115,31 @@ inline void* shared_variable(const void* key, const char* name, size_t bytes, in
   return it->base;
 }
 
+// Adds up the block's requests to shared memory. Its 32 banks are 4 bytes wide; lanes with 8 bytes take turns by halves
+// of the warp, with 16 by quarters, and one word is read by any number of lanes at once.
+inline void count_shared() {
+  auto& counts = memory.shared_counts;
+  for (const auto& [visit, lanes] : memory.shared_requests) {
+    std::map<size_t, std::map<size_t, std::set<size_t>>> words; // by turn and bank
+    for (const auto& [lane, address, bytes] : lanes) {
+      for (size_t word = address / 4; word <= (address + bytes - 1) / 4; ++word) {
+        words[lane * bytes / 128 * (bytes > 4)][word % 32].insert(word);
+      }
+    }
+    ++counts.requests;
+    for (const auto& [turn, banks] : words) {
+      size_t most = 0, all = 0;
+      for (const auto& [bank, of_bank] : banks) {
+        most = std::max(most, of_bank.size());
+        all += of_bank.size();
+      }
+      counts.wavefronts += most;
+      counts.least += (all + 31) / 32;
+    }
+  }
+  memory.shared_requests.clear();
+}
+
 // A new block finds nothing in its shared memory.
 inline void begin_block(int launch) {
   for (const auto& r : memory.shared) {
@@ -131,6 +170,7 @@ inline void end_block([[maybe_unused]] int launch) {
       }
     }
   }
+  count_shared();
   memory.requests.clear();
   memory.visits.clear();
 }
@@ -152,6 +192,19 @@ inline std::string describe(const char* p) {
   }
   const bool global = p >= memory.arena + kArena && p < memory.arena + 2 * kArena;
   return global ? "global memory otherwise than by load() and store()" : "unknown memory";
+}
+
+__attribute__((noinline)) inline void note_shared(const void* p, size_t bytes, unsigned thread) {
+  auto* const place = __builtin_return_address(0);
+  const Visit visit = {thread / 32, place, memory.visits[{thread, place}]++};
+  memory.shared_requests[visit].emplace_back(thread % 32, reinterpret_cast<size_t>(p), bytes);
+}
+
+// An access to shared memory.
+__attribute__((always_inline)) inline void touch(const void* p, size_t bytes, unsigned thread) {
+  if (memory.counting) {
+    note_shared(p, bytes, thread);
+  }
 }
 
 // Where the memory of a global pointer is. A warp's request is what its lanes do at one place in the code, each coming

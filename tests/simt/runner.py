@@ -43,6 +43,8 @@ CSRC = HERE.parents[1] / "csrc"
 BUILD = HERE.parents[1] / "build" / "simt"
 TORCH_INCLUDE = Path(torch.__file__).parent / "include"
 FLAGS = "-std=c++20 -shared -fPIC -Wall -Wextra -Werror -Wno-unknown-pragmas -fvisibility=hidden -fno-gnu-unique"
+# 132 multiprocessors: an H100's.
+SETTINGS = {"order": "forward", "seed": 0, "offset": 0, "counting": False, "limit": 60, "multiprocessors": 132}
 ORDERS = (("forward", 0), ("reverse", 0), ("random", 1), ("random", 2))
 
 
@@ -80,6 +82,17 @@ class Traffic:
     """Sectors with each counted once per block: what L2 delivers when L1 holds a block's working set."""
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What the warps' requests to shared memory cost, but for those of tensor cores."""
+
+    requests: int
+    wavefronts: int
+    """Turns of the 32 banks."""
+    least: int
+    """Turns without bank conflicts."""
+
+
 def sources(path: Path) -> dict[Path, bytes]:
     """The file and what it includes of ours."""
     found: dict[Path, bytes] = {}
@@ -112,6 +125,25 @@ def build(name: str, flags: str = "-O1") -> str:
     return str(library)
 
 
+@cache
+def symbols(library: str) -> dict[int, str]:
+    """Of the functions in a library by their places."""
+    lines = subprocess.run(["nm", library], capture_output=True, text=True, check=True).stdout.splitlines()
+    return {int(place, 16): name for place, _, name in (line.split() for line in lines if line[0] != " ")}
+
+
+def kernel_name(symbol: str) -> str:
+    """The symbol of void supernet::cuda::f<A, (supernet::cuda::B)1>(const A*) → f<A, (B)1>"""
+    signature = subprocess.run(["c++filt", symbol], capture_output=True, text=True, check=True).stdout.strip()
+    depth = 0
+    for i, char in enumerate(signature):
+        depth += (char == "<") - (char == ">")
+        if char == "(" and depth == 0:
+            signature = signature[:i]
+            break
+    return re.sub(r"^void |(\w+|\(anonymous namespace\))::", "", signature)
+
+
 def described(value):
     """An argument as execute() takes it."""
     if isinstance(value, torch.Tensor):
@@ -139,8 +171,9 @@ def run(file: str, function: str, *, offset: int = 0, limit: float = 60, flags: 
     data = {name: described(value) for name, value in arguments.items()}
     results = []
     for order, seed in ORDERS:
-        settings = {"order": order, "seed": seed, "offset": offset, "counting": False, "limit": limit}
-        result = execute(library, function, data, settings)
+        result = execute(
+            library, function, data, {**SETTINGS, "order": order, "seed": seed, "offset": offset, "limit": limit}
+        )
         if result["failure"]:
             raise Failure(f"{function}: {result['failure']} (threads in {order} order)")
         results.append(outputs(function, arguments, result["outputs"]))
@@ -158,7 +191,7 @@ def run_asan(file: str, function: str, *, offset: int = 0, **arguments) -> None:
         "library": library,
         "function": function,
         "arguments": {name: described(value) for name, value in arguments.items()},
-        "settings": {"order": "forward", "seed": 0, "offset": offset, "counting": False, "limit": 60},
+        "settings": {**SETTINGS, "offset": offset},
     }
     asan = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     environment = {
@@ -181,18 +214,47 @@ def run_asan(file: str, function: str, *, offset: int = 0, **arguments) -> None:
         raise Failure(f"{function}: {result['failure']}")
 
 
-def count(file: str, function: str, **arguments) -> tuple[Traffic, Traffic, dict[str, int]]:
-    """What one call loads from and stores to global memory; and of each buffer the sum of both ``block_sectors``.
+@dataclass(frozen=True)
+class Launch:
+    symbol: str
+    """Of the kernel."""
+    blocks: int
+    threads: int
+    """Of a block."""
+    dynamic_shared: int
+    """Bytes."""
+    idle: int
+    """Blocks that store nothing."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one call does."""
+
+    loads: Traffic
+    stores: Traffic
+    buffers: dict[str, int]
+    """Of each buffer the ``block_sectors`` loaded and stored."""
+    shared: Shared
+    launches: list[Launch]
+
+
+def count(file: str, function: str, *, multiprocessors: int = SETTINGS["multiprocessors"], **arguments) -> Counts:
+    """What one call does with memory, in how many blocks, planned for a device of so many multiprocessors.
 
     Of a launch of many blocks 61 are run, spread evenly, and stand for all.
     """
     data = {name: described(value) for name, value in arguments.items()}
-    settings = {"order": "forward", "seed": 0, "offset": 0, "counting": True, "limit": 600}
-    result = execute(build(file), function, data, settings)
+    library = build(file)
+    result = execute(
+        library, function, data, {**SETTINGS, "counting": True, "limit": 600, "multiprocessors": multiprocessors}
+    )
     if result["failure"]:
         raise Failure(f"{function}: {result['failure']}")
     by_buffer = {name: sum(sectors) for name, sectors in result["sectors"].items()}
-    return Traffic(*result["counts"][:4]), Traffic(*result["counts"][4:]), by_buffer
+    counts = result["counts"]
+    launches = [Launch(symbols(library)[place], *launch) for place, *launch in result["launches"]]
+    return Counts(Traffic(*counts[:4]), Traffic(*counts[4:8]), by_buffer, Shared(*counts[8:]), launches)
 
 
 def outputs(function: str, arguments: dict, raw: dict[str, str]) -> dict:

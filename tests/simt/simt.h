@@ -38,7 +38,8 @@ struct dim3 {
 inline uint3 threadIdx, blockIdx; // of the thread that runs
 inline dim3 blockDim, gridDim;
 
-inline float rsqrtf(float x) {
+template <typename T>
+T rsqrt(T x) {
   return 1 / std::sqrt(x);
 }
 
@@ -67,12 +68,20 @@ struct Thread {
   unsigned source; // lane
 };
 
+struct Launch {
+  const void* kernel;
+  int64_t blocks, threads, dynamic_bytes;
+  int64_t idle; // blocks that stored nothing to global memory, when counting
+};
+
 struct State {
   Order thread_order = Order::forward;
   std::mt19937_64 rng;
   double limit = 60; // seconds of a launch
   int64_t steps = 0;
   int launches = 0;
+  int multiprocessors = 132; // of the device that plans are made for
+  std::vector<Launch> history; // since the last reset
 
   std::vector<Thread> threads = std::vector<Thread>(kMaxThreads);
   Fiber main;
@@ -335,7 +344,7 @@ class Signals {
 };
 
 template <typename Body>
-void launch(dim3 grid, dim3 block, size_t dynamic_shared_bytes, const Body& body) {
+void launch(const void* kernel, dim3 grid, dim3 block, size_t dynamic_shared_bytes, const Body& body) {
   s.count = block.x;
   require(grid.x > 0 && grid.y > 0 && grid.z > 0, "a launch of no block");
   require(grid.x <= 0x7fffffffu && grid.y <= 65535 && grid.z <= 65535, "a grid beyond CUDA's limits");
@@ -360,11 +369,16 @@ void launch(dim3 grid, dim3 block, size_t dynamic_shared_bytes, const Body& body
   const size_t all = blocks.size(), run = memory.counting ? std::min(all, kCountedBlocks) : all;
   std::vector<int64_t> before;
   for_counts([&](int64_t& count) { before.push_back(count); });
+  int64_t idle = 0;
   for (size_t i = 0; i < run; ++i) {
     const unsigned b = blocks[i * all / run];
     blockIdx = {b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y};
+    const auto stored = memory.counts[1].requests;
     run_block();
+    idle += memory.counts[1].requests == stored;
   }
+  s.history.push_back(
+      {kernel, int64_t(all), s.count, int64_t(dynamic_shared_bytes), idle * int64_t(all) / int64_t(run)});
   if (run < all) { // the sample stands for all
     auto from = before.begin();
     for_counts([&](int64_t& count) {
