@@ -6,7 +6,7 @@ import functools
 
 from supernet import plugins
 from supernet.errors import UserError
-from supernet.families import ir_resnet, layerwise, module_stages, residual, sep_conv
+from supernet.families import elastic, ir_resnet, layerwise, module_stages, residual, sep_conv
 from supernet.families.base import Family, Layout
 from supernet.space import Arch, Space
 from supernet.spec import Block, LayerSpec
@@ -14,6 +14,7 @@ from supernet.spec import Block, LayerSpec
 FAMILIES: tuple[Family, ...] = (
     layerwise.FAMILY,
     residual.FAMILY,
+    elastic.FAMILY,
     sep_conv.FAMILY,
     ir_resnet.FAMILY,
     *module_stages.FAMILIES,
