@@ -86,7 +86,33 @@ def configuration(space: Space, arch: Arch) -> dict[str, Any]:
 
 def read(space: Space, path: Path) -> Arch:
     """The architecture that a JSON file describes; a UserError names the file."""
-    return arch(space, files.read_json(path, "configuration"), str(path))
+    try:
+        data = files.parse(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error})") from error
+    return arch(space, data, str(path))
+
+
+def counts(space: Space, arch: Arch) -> dict[str, Any]:
+    """What a network costs, as its authors count, in plain JSON.
+
+    Returns:
+        ``macs`` (multiply-adds of convolutions and linear layers for one image of ``resolution``²), ``params``, of
+        which ``unused_params`` are in the authors' network only, ``arch``, and ``layers`` with the same for each.
+    """
+    specs = families.lower(space, arch)
+    layers = [{"key": spec.key, "macs": spec.flops, "params": spec.params + unused(spec)} for spec in specs]
+    return {
+        "space": space.name,
+        "resolution": specs[0].size,
+        "macs": sum(spec.flops for spec in specs),
+        "params": sum(spec.params + unused(spec) for spec in specs),
+        "unused_params": sum(map(unused, specs)),
+        "arch": list(arch),
+        "layers": layers,
+    }
 
 
 def unused(spec: LayerSpec) -> int:

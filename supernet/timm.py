@@ -80,7 +80,7 @@ def create(
     Raises:
         UserError: unknown space, or an architecture that it does not allow.
     """
-    channels, resolution, classes = (1, 28, 10) if name.endswith("-small") else (3, 224, 1000)
+    channels, resolution, classes = spaces.usual_images(name)
     space = spaces.get(name, in_chans or channels, img_size or resolution, num_classes or classes)
     if drop_rate is not None:
         space = dataclasses.replace(space, dropout=drop_rate)
