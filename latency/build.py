@@ -132,11 +132,9 @@ class Build:
 
     def networks(self) -> Iterator[Layer]:
         """Networks to be measured whole, interleaved with one another."""
-        space = self.space
-        shape = (space.channels, space.resolution, space.resolution)
         for arch in self.archs:
-            network = runtimes.whole(space, arch, self.runtime.kernels, self.seed)
-            yield Layer(",".join(map(str, arch)), network, shape)
+            network = runtimes.whole(self.space, arch, self.runtime.kernels, self.seed)
+            yield Layer(",".join(map(str, arch)), network, network.input_shape)
 
     def time(self, modules: Iterable[Layer], what: str, taken: Visits, save: Callable[[], None]) -> dict[str, Samples]:
         """Time modules against one another; what is ``taken`` already is not measured again."""

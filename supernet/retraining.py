@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from supernet import executor as executors
 from supernet import files, machine
@@ -23,7 +22,7 @@ from supernet.training import defaults, distributed, standalone
 from supernet.training.evaluation import validate
 from supernet.training.loop import Drive, FitConfig
 
-Networks = Callable[[str], Mapping[str, nn.Module]]  # by name, built with these kernels
+Networks = Callable[[str], Mapping[str, Network]]  # by name, built with these kernels
 
 
 @dataclass(frozen=True)

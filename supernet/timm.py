@@ -31,7 +31,7 @@ class TimmNetwork(Network):
         self.default_cfg = self.pretrained_cfg = {
             "url": "",
             "num_classes": space.classes,
-            "input_size": (space.channels, space.resolution, space.resolution),
+            "input_size": self.input_shape,
             "pool_size": None,
             "crop_pct": 0.875,
             "interpolation": "bilinear",

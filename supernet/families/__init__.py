@@ -98,6 +98,12 @@ def lower(space: Space, arch: Arch) -> list[LayerSpec]:
     return [spec for spec in layout(space).pick(arch) if spec.runs]
 
 
+def input_shape(space: Space, arch: Arch) -> tuple[int, int, int]:
+    """Channels, height and width of the images that the stand-alone network takes: of the architecture's resolution."""
+    size = layout(space).pick(arch)[0].size
+    return space.channels, size, size
+
+
 def flops(space: Space, arch: Arch) -> int:
     """Multiply-adds for one image."""
     return sum(spec.flops for spec in lower(space, arch))

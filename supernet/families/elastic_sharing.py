@@ -51,10 +51,10 @@ class Elastic(nn.Module):
 
     def __init__(self, spec: LayerSpec, kernels: Sequence[int], build: BuildOptions):
         super().__init__()
-        self.layer, self.build = spec.build(**build), build
-        self.matrices = nn.ParameterDict(
-            {f"{large}to{small}": torch.eye(small**2) for large, small in itertools.pairwise(kernels)}
-        )
+        self.layer, self.build, self.kernels = spec.build(**build), build, tuple(kernels)
+        self.matrices = nn.ParameterDict()
+        for large, small in itertools.pairwise(kernels):
+            self.matrices[f"{large}to{small}"] = nn.Parameter(torch.eye(small**2))
         self.slices: dict[LayerSpec, Slice] = {}
 
     def slice(self, own: LayerSpec) -> Slice:
@@ -95,9 +95,9 @@ class Slice(nn.Module):
         self.run: Callable[[Tensor], Tensor] = layer.forward
         self.pairs = pairs
         self.parts, self.matrices = nn.ModuleList(running), nn.ParameterDict()
-        for name, matrix in shared.matrices.items():
-            if int(name.split("to")[0]) > own.kernel:
-                self.matrices[name] = matrix
+        for large, small in itertools.pairwise(shared.kernels):
+            if large > own.kernel:
+                self.matrices[f"{large}to{small}"] = shared.matrices[f"{large}to{small}"]
 
     def tensors(self) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
         """Name of the submodule, submodule of the own layer, name of the tensor in it, and what stands for it."""
