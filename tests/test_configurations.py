@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from supernet import configurations, families, spaces
 from supernet.errors import UserError
+from supernet.export import formats
 from supernet.families import elastic_presets
 from tests.conftest import refused, tiny_space
 from tests.test_cli import ok
@@ -103,3 +106,20 @@ def test_the_command_counts(tmp_path):
     file.write_text("[")
     assert "is not JSON" in command_refused("count", *at)
     assert "cannot read" in command_refused("count", "--space", "attentive-nas", "--config", tmp_path / "none.json")
+
+
+def test_a_configuration_is_exported_and_trained(tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(Path(__file__).parent / "data" / "v0.1" / "spos", run)
+    front = json.loads((run / "front.json").read_text())
+    file = tmp_path / "arch.json"
+    file.write_text(json.dumps({"arch": front["random"][0]["arch"]}))
+    at = ("--run", run, "--arch-config", file)
+    ok("export", *at, "--output", tmp_path / "net.pt2", "--recalibration", 2, 64)
+    metadata = formats.read_metadata(tmp_path / "net.pt2")
+    assert metadata["arch"] == front["random"][0]["arch"]
+    (run / "front.json").unlink()
+    ok("retrain", *at, "--epochs", 1, "--limit", 320, "--batch-size", 32, "--quiet")
+    assert json.loads((run / "config" / "result.json").read_text())["arch"] == metadata["arch"]
+    file.write_text('{"arch": []}')
+    assert "genes, the architecture has 0" in command_refused("retrain", *at)

@@ -163,11 +163,11 @@ def elastic_small(channels: int = 1, resolution: int = 28, classes: int = 10) ->
     """
     stages = [
         stage("stem", "image_stem", [16], 2),
-        stage("stage1", "mobile", (8, 16, 24), 1, (1, 2), (3, 5), (1, 2, 4)),
-        stage("stage2", "mobile", (24, 48, 64), 2, (1, 2, 3), (3, 5), (1, 2, 4)),
+        stage("stage1", "mobile", (8, 16, 24), 1, (1, 2), (3, 5), (1, 4)),
+        stage("stage2", "mobile", (24, 48, 64), 2, (1, 2, 3), (3, 5), (1, 4)),
     ]
     head = [Choice("head", count=128)]
-    return space("elastic-small", (channels, resolution, classes), (112, 160, 192, 224), stages, head, "relu6")
+    return space("elastic-small", (channels, resolution, classes), (112, 160, 224), stages, head, "relu6")
 
 
 PRESETS: Mapping[str, Callable[..., Space]] = {
