@@ -108,6 +108,15 @@ def test_costs_by_genes_equal_the_sum_over_layers_and_bounds_equal_enumeration()
     assert [memory(arch) for arch in archs] == [families.activations(space, arch) for arch in archs]
 
 
+@pytest.mark.parametrize("name", elastic_presets.PRESETS)
+def test_a_space_file_holds_all_of_a_space(name):
+    space = spaces.usual(name)
+    again = Space.from_json(json.loads(json.dumps(space.to_json())))
+    assert again == space
+    largest = families.layout(space).largest
+    assert families.lower(again, largest) == families.lower(space, largest)
+
+
 def test_every_layer_of_every_architecture_is_listed(space):
     every = {spec.key for spec in families.layout(space).every()}
     assert {spec.key for arch in sample(space, 1500) for spec in families.lower(space, arch)} == every
