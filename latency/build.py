@@ -28,6 +28,7 @@ from supernet.spec import LayerSpec
 from supernet.tables import Table
 
 FIT_ARCHS = 5  # whole networks that scale and overhead are fitted on
+MOST_LAYERS = 5000  # of a space, that are measured
 HOPELESS = 10  # times the gate: half of all layers differ by more between two halves of their visits
 PARTIAL = {"header": dict, "layers": bundle.VISITS, "networks": bundle.VISITS}
 Visits = dict[str, list]  # of each layer or network: wall and CPU time of every visit
@@ -132,11 +133,9 @@ class Build:
 
     def networks(self) -> Iterator[Layer]:
         """Networks to be measured whole, interleaved with one another."""
-        space = self.space
-        shape = (space.channels, space.resolution, space.resolution)
         for arch in self.archs:
-            network = runtimes.whole(space, arch, self.runtime.kernels, self.seed)
-            yield Layer(",".join(map(str, arch)), network, shape)
+            network = runtimes.whole(self.space, arch, self.runtime.kernels, self.seed)
+            yield Layer(",".join(map(str, arch)), network, network.input_shape)
 
     def time(self, modules: Iterable[Layer], what: str, taken: Visits, save: Callable[[], None]) -> dict[str, Samples]:
         """Time modules against one another; what is ``taken`` already is not measured again."""
@@ -277,8 +276,21 @@ def checked(space: Space, table: LatencyTable, samples: dict[str, Samples]) -> l
 
 
 def unique(space: Space) -> list[LayerSpec]:
-    """Every layer that runs anything, once; a gene's pruned layers too, so that the table serves the whole space."""
-    return list({spec.key: spec for spec in layout(space).every() if spec.runs}.values())
+    """Every layer that runs anything, once; a gene's pruned layers too, so that the table serves the whole space.
+
+    Raises:
+        UserError: there are too many to be measured.
+    """
+    found: dict[str, LayerSpec] = {}
+    for spec in layout(space).every():
+        if spec.runs:
+            found.setdefault(spec.key, spec)
+        if len(found) > MOST_LAYERS:
+            raise UserError(
+                f"space {space.name} has over {MOST_LAYERS} different layers, too many to measure each: open fewer "
+                "choices of it in a .json, or search by multiply-adds and parameters, which need no table"
+            )
+    return list(found.values())
 
 
 def write(table: LatencyTable, output: Path) -> None:

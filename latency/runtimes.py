@@ -306,7 +306,7 @@ def whole(space: Space, arch: Arch, kernels: str, seed: int = 0) -> Network:
     """An untrained network whose BN keeps values in range: denormal numbers would take longer."""
     torch.manual_seed(seed)
     network = Network(space, arch, kernels=kernels)
-    recalibrate_bn(network, [torch.randn(8, space.channels, space.resolution, space.resolution)])
+    recalibrate_bn(network, [torch.randn(8, *network.input_shape)])
     return network
 
 
@@ -332,7 +332,7 @@ def measure_like(
 def measure_networks(
     table: LatencyTable | None,
     space: Space,
-    networks: Callable[[str], Mapping[str, nn.Module]],
+    networks: Callable[[str], Mapping[str, Network]],
     note: Callable[[str], None],
 ) -> dict[str, Samples]:
     """Time whole networks of ``space`` as the layers of ``table`` were; none where that cannot be done here.
@@ -343,9 +343,8 @@ def measure_networks(
     """
     if table is None:
         return {}
-    shape = (space.channels, space.resolution, space.resolution)
     try:
-        return measure_like(table, lambda kernels: [(n, m, shape) for n, m in networks(kernels).items()])
+        return measure_like(table, lambda kernels: [(n, m, m.input_shape) for n, m in networks(kernels).items()])
     except UserError as error:
         note(f"latency is not measured: {error}")
         return {}

@@ -59,7 +59,8 @@ class TableCost:
         """The cost of the cheapest (argmin) or most expensive (argmax) architecture.
 
         Genes are eliminated one after the other: each one's best choice is found for all choices of the genes that
-        share a table with it. Going back, the choice of each gene fixes that of those eliminated before it.
+        share a table with it. The next one is that whose table is smallest: one that all layers depend on comes last.
+        Going back, the choice of each gene fixes that of those eliminated before it.
         """
         factors = []
         for table, genes in zip(self.table, self.genes or [(i,) for i in range(len(self.table))], strict=True):
@@ -67,16 +68,23 @@ class TableCost:
             if not np.isfinite(factors[-1][0]).all():
                 names = ", ".join(space.genes[g].name for g in genes)
                 raise UserError(f"the cost table of gene {names} is not finite: {factors[-1][0].tolist()}")
-        best = []
-        for gene in range(len(space.genes)):
+
+        def neighbours(gene: int) -> set[int]:
+            return {g for _, genes in factors if gene in genes for g in genes} - {gene}
+
+        best: list[tuple[int, np.ndarray, tuple[int, ...]]] = []
+        left = set(range(len(space.genes)))
+        while left:
+            gene = min(left, key=lambda g: (math.prod(len(space.allowed[n]) for n in neighbours(g)), g))
+            left.remove(gene)
+            others = tuple(sorted(neighbours(gene)))
             mine = [factor for factor in factors if gene in factor[1]]
             factors = [factor for factor in factors if gene not in factor[1]]
-            others = tuple(sorted({g for _, genes in mine for g in genes} - {gene}))
             whole = functools.reduce(type(self)._combine, (_aligned(t, genes, (gene, *others)) for t, genes in mine))
-            best.append((pick(whole, axis=0), others))
-            factors.append((np.take_along_axis(whole, best[-1][0][None], 0)[0], others))
+            best.append((gene, pick(whole, axis=0), others))
+            factors.append((np.take_along_axis(whole, best[-1][1][None], 0)[0], others))
         place = [0] * len(best)
-        for gene, (choice, others) in reversed(list(enumerate(best))):
+        for gene, choice, others in reversed(best):
             place[gene] = int(choice[tuple(place[g] for g in others)])
         return self(tuple(open_[i] for open_, i in zip(space.allowed, place, strict=True)))
 

@@ -67,7 +67,7 @@ class Node:
     module: nn.Module
     norms: list[BatchNorm]
     pools: list[PooledStatistics]  # of this prefix, one per BN
-    children: dict[LayerSpec, Node] = field(default_factory=dict)
+    children: dict[tuple[LayerSpec, int], Node] = field(default_factory=dict)  # by the layer and its weights
     arch: Arch | None = None  # of a head: the architecture that ends here
     hits: int | Tensor = 0  # of a head
 
@@ -85,14 +85,15 @@ class Node:
 
 
 def prefix_tree(supernet: Supernet, archs: Sequence[Arch]) -> Node:
-    """The stem as root, below it a node for every distinct prefix of the layers of ``archs``; heads are the leaves."""
-    root, specs = Node.of(supernet.stem), layout(supernet.space)
+    """The images as root, below it a node for each distinct prefix of the layers of ``archs``; the leaves are heads."""
+    root, specs = Node.of(nn.Identity()), layout(supernet.space)
     for arch in archs:
         node = root
-        for spec, module in list(zip(specs.pick(arch), supernet.path(arch), strict=True))[1:]:
-            if spec not in node.children:
-                node.children[spec] = Node.of(module)
-            node = node.children[spec]
+        for spec, module in zip(specs.pick(arch), supernet.path(arch), strict=True):
+            key = spec, id(getattr(module, "shared", module))  # two stages can have layers that are alike
+            if key not in node.children:
+                node.children[key] = Node.of(module)
+            node = node.children[key]
         node.arch = arch
     return root
 
@@ -246,7 +247,7 @@ class Scorer:
         accuracies = {node.arch: int(node.hits) / images for node in nodes if node.arch is not None}
         separate = sum(len(model.path(arch)) for arch in archs)
         self.idle.append(model)
-        return Scored(accuracies, len(nodes), separate, walk.peak_bytes)
+        return Scored(accuracies, len(nodes) - 1, separate, walk.peak_bytes)  # the root runs nothing
 
 
 @dataclass

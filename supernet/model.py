@@ -79,6 +79,11 @@ class Network(nn.Module):
         self.layers = nn.ModuleList(chosen)
         initialise(self, space.init)
 
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return families.input_shape(self.space, self.arch)
+
     def path(self, arch: Arch | None = None) -> list[nn.Module]:
         """The modules in order. ``arch`` is accepted as by a supernet; if given, it must be this network's own."""
         if arch is not None and arch != self.arch:

@@ -8,9 +8,15 @@ from torch.nn import functional as F
 
 from supernet.convolution import Conv2d, conv2d
 from supernet.norm import BatchNorm
-from supernet.spec import Block, Conv, LayerSpec
+from supernet.spec import Block, Conv, LayerSpec, make_divisible
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hard_swish": nn.Hardswish}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "hard_swish": nn.Hardswish,
+    "swish": nn.SiLU,
+}
+NOT_FUSED = ("swish",)  # our operators do not have it: such layers run plain PyTorch
 
 
 class ConvBN(nn.Module):
@@ -30,7 +36,7 @@ class ConvBN(nn.Module):
         self.bn = BatchNorm(spec.out_channels, eps=eps, affine=affine)
         self.act = nn.Identity() if spec.act == "none" else ACTIVATIONS[spec.act](inplace=True)
 
-        self.kernels, self.act_name = kernels, spec.act
+        self.kernels, self.act_name = "eager" if spec.act in NOT_FUSED else kernels, spec.act
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kernels == "eager":
@@ -61,7 +67,7 @@ class Separable(nn.Module):
         self.depthwise = ConvBN(depthwise, affine, eps, kernels)
         self.pointwise = ConvBN(pointwise, affine, eps, kernels)
         self.stride = depthwise.stride
-        self.kernels = kernels
+        self.kernels = self.depthwise.kernels
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kernels == "eager":
@@ -101,24 +107,23 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedBottleneck(Block, nn.Module):
-    """MobileNetV2: expand, depthwise, project; a skip where the shape stays the same; no expansion at e = 1."""
+    """MobileNetV2: expand, depthwise, project; a skip where the shape stays the same; no expansion at e = 1.
+
+    A ``middle`` in the spec stands for the expansion; squeeze-excite is then as wide as in MobileNetV3's code.
+    """
 
     op = "ib"
 
     @staticmethod
     def convs(spec: LayerSpec) -> dict[str, Conv]:
-        cin, mid, cout, size = (
-            spec.in_channels,
-            spec.in_channels * spec.expand,
-            spec.out_channels,
-            spec.out_size,
-        )
+        cin, cout, size = spec.in_channels, spec.out_channels, spec.out_size
+        mid = spec.middle or cin * spec.expand
         convs = {}
-        if spec.expand > 1:
+        if spec.expand != 1:
             convs["expand"] = Conv(cin, mid, 1, spec.size, act=spec.act)
         convs["depthwise"] = Conv(mid, mid, spec.kernel, size, spec.stride, groups=mid, act=spec.act)
         if spec.squeeze_excite:
-            squeezed = max(8, mid // 4)
+            squeezed = make_divisible(mid // 4) if spec.middle else max(8, mid // 4)
             convs["reduce"] = Conv(mid, squeezed, 1, 1, act="relu", norm=False, bias=True)
             convs["excite"] = Conv(squeezed, mid, 1, 1, norm=False, bias=True)
         convs["project"] = Conv(mid, cout, 1, size)
@@ -132,7 +137,8 @@ class InvertedBottleneck(Block, nn.Module):
 
     @staticmethod
     def refuses(spec: LayerSpec) -> str | None:
-        return odd_kernel(spec) or (f"expansion {spec.expand}: expected at least 1" if spec.expand < 1 else None)
+        no_width = spec.expand < 1 and not spec.middle
+        return odd_kernel(spec) or (f"expansion {spec.expand}: expected at least 1" if no_width else None)
 
     def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):
         super().__init__()
@@ -149,11 +155,10 @@ class InvertedBottleneck(Block, nn.Module):
         else:
             self.separable = Separable(convs["depthwise"], convs["project"], affine, eps, kernels)
         self.skip = spec.stride == 1 and spec.in_channels == spec.out_channels
-        self.kernels = kernels
 
     def forward(self, x: Tensor) -> Tensor:
         expand, separable = self.expand, self.separable
-        if self.kernels == "fused" and isinstance(expand, ConvBN) and isinstance(separable, Separable):
+        if isinstance(expand, ConvBN) and isinstance(separable, Separable) and expand.kernels == "fused":
             return self.operator(x, expand, separable)
         y = separable(expand(x))
         return x + y if self.skip else y

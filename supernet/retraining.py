@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from supernet import executor as executors
 from supernet import files, machine
@@ -23,7 +22,8 @@ from supernet.training import defaults, distributed, standalone
 from supernet.training.evaluation import validate
 from supernet.training.loop import Drive, FitConfig
 
-Networks = Callable[[str], Mapping[str, nn.Module]]  # by name, built with these kernels
+CONFIGURED = "config"  # the name of a network that the front did not choose
+Networks = Callable[[str], Mapping[str, Network]]  # by name, built with these kernels
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ def found(
     controls: int,
     settings: Settings,
     *,
+    arch: Arch | None = None,
     predict: Callable[[Arch], float] | None = None,
     measure: Callable[[Networks], Mapping[str, float]] = lambda networks: {},
     **options: Any,
@@ -109,6 +110,7 @@ def found(
 
     Args:
         pick, controls: as ``picked`` has them.
+        arch: trained instead of them, as ``CONFIGURED``; then there need be no front.
         predict: latency of an architecture, ms. measure: latencies of networks, ms, by name; those that it can.
         options: of ``train``.
 
@@ -116,7 +118,7 @@ def found(
         ``result.json`` of each, by the name of its folder.
     """
     space = run.space()
-    entries = picked(run.front(space), pick, controls)
+    entries = picked(run.front(space), pick, controls) if arch is None else {CONFIGURED: {"arch": list(arch)}}
     archs = {name: space.check(entry["arch"]) for name, entry in entries.items()}
     if predict is not None:
         entries = {name: {"latency_ms": predict(archs[name]), **entry} for name, entry in entries.items()}

@@ -50,6 +50,19 @@ def get(name: str, channels: int, resolution: int, classes: int) -> Space:
     return space
 
 
+def usual_images(name: str) -> tuple[int, int, int]:
+    """Channels, resolution and classes of the images that a space is for where none are at hand: ImageNet's.
+
+    A name that ends in ``-small`` is for Fashion-MNIST.
+    """
+    return (1, 28, 10) if name.endswith("-small") else (3, 224, 1000)
+
+
+def usual(name: str) -> Space:
+    """The space ``name`` without images at hand: a space file as it is, others for their usual images."""
+    return Space.load(name) if name.endswith(".json") else get(name, *usual_images(name))
+
+
 def operations(name: str) -> tuple[type[Block], ...]:
     """The block classes in the module of the function ``name``, for ``Space.load`` and ``load_network``.
 

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+def make_divisible(channels: float, divisor: int = 8) -> int:
+    """The nearest multiple of ``divisor``, the next one up where that is more than 10 % below (MobileNet's code)."""
+    nearest = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return nearest + divisor if nearest < 0.9 * channels else nearest
+
+
 @dataclass(frozen=True)
 class Conv:
     """One convolution (a linear layer is a 1×1 one on a 1×1 image) and what follows it."""
@@ -107,6 +113,7 @@ class LayerSpec:
     bias: bool = False  # of a head's classifier or a stem's convolution
     dropout: float = 0.0  # head only
     before: int = 0  # NASNet cells only: channels of the second input, the output of the cell before the last
+    middle: int = 0  # elastic spaces only: channels between the first and the last convolution
 
     @property
     def op(self) -> str:
@@ -122,6 +129,7 @@ class LayerSpec:
         parts += [f"s{self.stride}", self.act]
         parts += ["se"] if self.squeeze_excite else []
         parts += [f"b{self.before}"] if self.before else []
+        parts += [f"m{self.middle}"] if self.middle else []
         shape = f"{self.in_channels}x{self.size}x{self.size}->{self.out_channels}"
         return "_".join(parts) + f" {shape}" + (f"->{self.classes}" if self.classes else "")
 

@@ -31,7 +31,7 @@ class TimmNetwork(Network):
         self.default_cfg = self.pretrained_cfg = {
             "url": "",
             "num_classes": space.classes,
-            "input_size": (space.channels, space.resolution, space.resolution),
+            "input_size": self.input_shape,
             "pool_size": None,
             "crop_pct": 0.875,
             "interpolation": "bilinear",
@@ -80,7 +80,7 @@ def create(
     Raises:
         UserError: unknown space, or an architecture that it does not allow.
     """
-    channels, resolution, classes = (1, 28, 10) if name.endswith("-small") else (3, 224, 1000)
+    channels, resolution, classes = spaces.usual_images(name)
     space = spaces.get(name, in_chans or channels, img_size or resolution, num_classes or classes)
     if drop_rate is not None:
         space = dataclasses.replace(space, dropout=drop_rate)

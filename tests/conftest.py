@@ -49,6 +49,7 @@ SMALL_SPACES = {
     "mobile-small": lambda: spaces.get("mobile-small", 1, 28, 10),
     "mobile-v3-small": lambda: spaces.get("mobile-v3-small", 1, 28, 10),
     "residual-small": lambda: spaces.get("residual-small", 1, 28, 10),
+    "elastic-small": lambda: spaces.get("elastic-small", 1, 28, 10),
 }
 
 

@@ -13,10 +13,11 @@ import pytest
 from conftest import tiny_space
 
 from latency import runtimes
-from latency.build import FIT_ARCHS
+from latency.build import FIT_ARCHS, unique
 from latency.table import LatencyTable
 from search.spread import calibration_archs, spread
 from supernet import spaces
+from supernet.errors import UserError
 from supernet.families import flops, layout, lower
 from supernet.files import write_json
 from supernet.model import Network
@@ -253,3 +254,8 @@ def test_unwritable_folder_shows_before_measuring(folder, capsys):
     Path("file").write_text("")
     assert "cannot write" in refused(capsys, "--output", "file/lut.json")
     assert Exact.visits == 0
+
+
+def test_a_space_of_too_many_layers_is_refused():
+    with pytest.raises(UserError, match="over 5000 different layers"):
+        unique(spaces.usual("residual"))

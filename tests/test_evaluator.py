@@ -74,9 +74,9 @@ def test_statistics_of_a_prefix_are_those_of_recalibrate_bn(small_space, kernels
             Walk()(tree, x.contiguous(), evaluator_module._pool)
     for arch in archs:
         recalibrate_bn(supernet, recalibration, arch)
-        node, path = tree, [tree]
-        for spec in layout(space).pick(arch)[1:]:
-            node = node.children[spec]
+        node, path = tree, []
+        for spec in layout(space).pick(arch):
+            (node,) = (child for (own, _), child in node.children.items() if own == spec)
             path.append(node)
         assert node.arch == arch
         for module, node in zip(supernet.path(arch), path, strict=True):

@@ -140,14 +140,10 @@ def readme(args: Args) -> str:
 def find_space(args: Args, folder: RunFolder) -> Space:
     """The run's space, or the one that was asked for if the run has no other."""
     from supernet import spaces
-    from supernet.space import Space
 
     if args.space is None or (is_reference(args.space) and folder.space_path.exists()):
         return folder.space()
-    if args.space.endswith(".json"):
-        space = Space.load(args.space)
-    else:
-        space = spaces.get(args.space, *((1, 28, 10) if args.space.endswith("-small") else (3, 224, 1000)))
+    space = spaces.usual(args.space)
     if folder.space_path.exists() and args.output is None:
         own = folder.space()
         if own.fingerprint != space.fingerprint:

@@ -53,6 +53,7 @@ COMMANDS = {
     "stage_wise": "stage-wise",
     "global_nas": "global-nas",
     "face_nas": "face-nas",
+    "count": "count",
 }
 # Which command makes what an error says is missing.
 MAKERS = {"supernet": "train_supernet", "lut": "build_lut", "front": "evolve", "network": "retrain"}

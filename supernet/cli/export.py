@@ -18,10 +18,12 @@ class Args(common.Decoding, common.OnRun):
     """Network that retrain.py trained: the name of its folder in RUN."""
     arch: Annotated[tuple[int, ...] | None, common.UNSET] = None
     """An architecture instead, with the supernet's weights; BN is recalibrated as in the search."""
+    arch_config: Annotated[Path | None, common.UNSET] = None
+    """The same, of the architecture in this JSON file, as count.py takes it."""
     batch: int = 1
     """Batch size; the file takes no other."""
     recalibration: tuple[int, int] = (8, 128)
-    """With --arch: batches and images per batch for recalibrating BN."""
+    """With --arch or --arch-config: batches and images per batch for recalibrating BN."""
     timed: bool = True
     """Measure the file where the table's runtime executes it."""
     profile: bool = False
@@ -31,20 +33,22 @@ class Args(common.Decoding, common.OnRun):
 def run(args: Args) -> None:
     from latency import profile, runtimes
     from latency.table import LatencyTable
+    from supernet import configurations
     from supernet.export import formats, networks
 
     if args.batch < 1:
         raise UserError(f"--batch {args.batch}: expected at least 1")
     folder = args.folder
     space = folder.space()
-    path = args.output or args.run / f"{'supernet' if args.arch else args.pick}.onnx"
+    arch = args.arch if args.arch_config is None else configurations.read(space, args.arch_config)
+    path = args.output or args.run / f"{'supernet' if arch else args.pick}.onnx"
     runtime = next((name for name, suffix in runtimes.SUFFIXES.items() if path.suffix == f".{suffix}"), path.name)
     if args.profile:
         profile.profiler(runtime)  # refuses before anything is written
     lut = LatencyTable.find(folder.lut_path, space)
     with folder.lock(path):
-        if args.arch:
-            options = (args.arch, args.recalibration, args.data_root, args.workers)
+        if arch:
+            options = (arch, args.recalibration, args.data_root, args.workers)
             found = networks.from_supernet(folder, space, *options)
         else:
             found = networks.trained(folder, space, args.pick)

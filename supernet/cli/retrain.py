@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from supernet.cli import common, planning
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from supernet.executor import Executor
     from supernet.retraining import Settings
     from supernet.runs import RunFolder
+    from supernet.space import Arch
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Args(planning.Planned, common.Devices, common.Alone):
     """Architecture to train: best, knee, all, or its number in the front."""
     controls: int = 4
     """Random architectures within the same bounds to train beside it."""
+    arch_config: Annotated[Path | None, common.UNSET] = None
+    """Train the network of this JSON file alone instead, as count.py takes it, in RUN/config."""
     epochs: int = 12
     """Epochs (SPOS on ImageNet: 240); 0 with --inherit tests the weights as they are."""
     clip: float = 0.0
@@ -34,9 +38,9 @@ class Args(planning.Planned, common.Devices, common.Alone):
 
 
 def run(args: Args) -> None:
-    from supernet import rehearsed
+    from supernet import configurations, rehearsed
     from supernet.executor import Processes
-    from supernet.retraining import Settings
+    from supernet.retraining import CONFIGURED, Settings
     from supernet.training import defaults, distributed, precision
 
     device = defaults.device(args.device)
@@ -44,22 +48,32 @@ def run(args: Args) -> None:
     number_format = precision.resolve(args.precision, device)
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
     settings = Settings(**given | {"precision": number_format})
+    folder, file = args.folder, args.arch_config
+    arch = None if file is None else configurations.read(folder.space(), file)
     if args.plan:
         with planning.planning(args) as making:
-            archs = rehearsed.picked(making.folder, args.pick, args.controls)
-            making.retrain(making.folder, archs, settings, args, Processes(args.jobs))
+            chosen = {CONFIGURED: arch} if arch else rehearsed.picked(making.folder, args.pick, args.controls)
+            making.retrain(making.folder, chosen, settings, args, Processes(args.jobs))
     else:
-        train(args.folder, settings, args.pick, args.controls, args, args.ray_or(Processes(args.jobs)))
+        train(folder, settings, args.pick, args.controls, args, args.ray_or(Processes(args.jobs)), arch)
         if distributed.rank() == 0:
             common.next_command("report", args)
     distributed.stop()
 
 
-def train(folder: RunFolder, settings: Settings, pick: str, controls: int, args: Any, executor: Executor) -> None:
+def train(
+    folder: RunFolder,
+    settings: Settings,
+    pick: str,
+    controls: int,
+    args: Any,
+    executor: Executor,
+    arch: Arch | None = None,
+) -> None:
     """Train what ``pick`` names and random controls, and show how they do.
 
     Args:
-        args: with device, data_root and progress. executor: who trains.
+        args: with device, data_root and progress. executor: who trains. arch: to train instead of them.
     """
     from latency import runtimes
     from latency.table import LatencyTable
@@ -79,6 +93,7 @@ def train(folder: RunFolder, settings: Settings, pick: str, controls: int, args:
         pick,
         controls,
         settings,
+        arch=arch,
         predict=None if lut is None else functools.partial(lut.predict_arch, space),
         measure=measure,
         device=args.device,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from supernet import files
+from supernet import families, files
 from supernet.errors import UserError
 from supernet.export import formats
 from supernet.methods import spos
@@ -74,7 +74,7 @@ def write(
     Args:
         latency_ms: predicted. lut: which table predicted it, in plain JSON.
     """
-    shape = (space.channels, space.resolution, space.resolution)
+    shape = families.input_shape(space, found.arch)
     metadata: dict[str, Any] = {
         "schema": 1,
         "space": {"name": space.name, "fingerprint": space.fingerprint},

@@ -6,7 +6,7 @@ import functools
 
 from supernet import plugins
 from supernet.errors import UserError
-from supernet.families import ir_resnet, layerwise, module_stages, residual, sep_conv
+from supernet.families import elastic, ir_resnet, layerwise, module_stages, residual, sep_conv
 from supernet.families.base import Family, Layout
 from supernet.space import Arch, Space
 from supernet.spec import Block, LayerSpec
@@ -14,6 +14,7 @@ from supernet.spec import Block, LayerSpec
 FAMILIES: tuple[Family, ...] = (
     layerwise.FAMILY,
     residual.FAMILY,
+    elastic.FAMILY,
     sep_conv.FAMILY,
     ir_resnet.FAMILY,
     *module_stages.FAMILIES,
@@ -95,6 +96,12 @@ def require_layers(space: Space) -> None:
 def lower(space: Space, arch: Arch) -> list[LayerSpec]:
     """The layers that run for ``arch``, in order, without Identity, which computes nothing."""
     return [spec for spec in layout(space).pick(arch) if spec.runs]
+
+
+def input_shape(space: Space, arch: Arch) -> tuple[int, int, int]:
+    """Channels, height and width of the images that the stand-alone network takes: of the architecture's resolution."""
+    size = layout(space).pick(arch)[0].size
+    return space.channels, size, size
 
 
 def flops(space: Space, arch: Arch) -> int:

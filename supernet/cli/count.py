@@ -1,0 +1,47 @@
+"""Count the multiply-adds and parameters of a network of a space, as its authors write it down."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from supernet.cli import common
+
+
+@dataclass(frozen=True)
+class Args:
+    space: str
+    """Space: a name such as ofa-mobilenetv3 or attentive-nas, a .json, or FILE.py:function."""
+    config: Path
+    """JSON of one network: {"resolution", "width", "depth", "kernel", "expand"}, {"ks", "e", "d", "r"} or {"arch"}."""
+    json: bool = False
+    """Print JSON."""
+    layers: bool = False
+    """By layer."""
+
+
+def run(args: Args) -> None:
+    from supernet import configurations, spaces
+    from supernet.tables import Table
+
+    space = spaces.usual(args.space)
+    counts = configurations.counts(space, configurations.read(space, args.config))
+    layers = counts.pop("layers")
+    if args.json:
+        print(json.dumps({**counts, "layers": layers} if args.layers else counts))
+        return
+    if args.layers:
+        rows = [(layer["key"], f"{layer['macs']:,}", f"{layer['params']:,}") for layer in layers]
+        common.show(Table(("layer", "multiply-adds", "parameters"), rows))
+    common.tell(
+        f"{space.name} at {counts['resolution']}²: {counts['macs']:,} multiply-adds, {counts['params']:,} parameters"
+    )
+    if counts["unused_params"]:
+        common.tell(
+            f"{counts['unused_params']:,} of these parameters the authors' network has without using them; "
+            "a network that is trained here does not have them"
+        )
+
+
+main = common.entry(run, Args)
