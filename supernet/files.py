@@ -118,14 +118,22 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def read_json(path: Path, what: str, advice: str = "", *, expected: Any = None, missing: str | None = None) -> Any:
+def read_json(
+    path: Path,
+    what: str,
+    advice: str = "",
+    *,
+    expected: Any = None,
+    missing: str | None = None,
+    damaged: str | None = None,
+) -> Any:
     """The JSON in ``path``.
 
     Args:
         what: what the file should be, for the message.
         advice: what to do if it is missing or unreadable.
         expected: what it should look like (``supernet.shape``).
-        missing: attribute of the UserError.
+        missing: attribute of the UserError. damaged: the attribute instead, where it does not help to delete the file.
 
     Raises:
         UserError: the file is missing, unreadable, or looks otherwise.
@@ -137,8 +145,8 @@ def read_json(path: Path, what: str, advice: str = "", *, expected: Any = None, 
     except FileNotFoundError as error:
         raise UserError(f"no {what} at {path}{told}", missing) from error
     except (OSError, ValueError) as error:
-        told = f"delete it, then {advice}" if advice else "delete it"
-        raise UserError(f"{path} is not a readable {what} ({error}): {told}", missing) from error
+        told = "" if damaged else f": delete it, then {advice}" if advice else ": delete it"
+        raise UserError(f"{path} is not a readable {what} ({error}){told}", damaged or missing) from error
     return data
 
 

@@ -123,6 +123,8 @@ class RunFolder(RunFiles):
         if self.config_path.exists():
             old = self.require_settings(settings, grows, defaults or {})
             recorded = old.get(RECORD, {})
+            if space is not None and self.space_path.exists():
+                self.space()  # a damaged file is told
             if made_with and recorded.get("data"):
                 sets.require_same(recorded["data"], made_with["data"], str(self.path))
             larger = {name: settings[name] for name in grows if old[name] != settings[name]}
@@ -151,9 +153,7 @@ class RunFolder(RunFiles):
             if there.get(name) != new.get(name) and not (name in grows and _larger(new.get(name), there.get(name)))
         ]
         if changed:
-            raise UserError(
-                f"{self.path} holds a run with other settings ({'; '.join(changed)})", missing="another run"
-            )
+            raise UserError(f"{self.path} holds a run with other settings ({'; '.join(changed)})", "another run")
         return there
 
     def delete(self) -> None:
@@ -188,13 +188,13 @@ class RunFolder(RunFiles):
 
     def config(self) -> dict[str, Any]:
         """Settings, and under ``made_with`` what made the run."""
-        return files.read_json(self.config_path, "run configuration", expected=CONFIG, missing="supernet")
+        told = {"missing": "supernet", "damaged": "another run"}
+        return files.read_json(self.config_path, "run configuration", expected=CONFIG, **told)
 
     def space(self) -> Space:
         """The space of the run, with its own operations where it has some."""
-        space = Space.from_json(
-            files.read_json(self.space_path, "space of a run", missing="supernet"), str(self.space_path)
-        )
+        read = files.read_json(self.space_path, "space of a run", missing="supernet", damaged="another run")
+        space = Space.from_json(read, str(self.space_path))
         if self.space_code is not None:
             return self._with_code(space, self.space_code)
         made_by = self.config().get(RECORD, {}).get("space") if self.config_path.exists() else None

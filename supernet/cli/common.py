@@ -255,6 +255,8 @@ def main(run: Callable[[Args], None], args: Any, *, torchrun: bool = False) -> N
     """
     require_siblings()
     if not torchrun and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if os.environ.get("RANK", "0") != "0":  # the first process says so
+            sys.exit(2)
         refuse("this command runs in one process: start it without torchrun; the trainings are what several share")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)

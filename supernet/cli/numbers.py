@@ -9,7 +9,18 @@ from typing import Any
 from supernet.errors import UserError
 
 # Options that count something of which there must be one; of others there may be none.
-POSITIVE = {"batch", "batch_size", "iterations", "jobs", "limit", "n", "population", "recalibration", "resolution"}
+POSITIVE = {
+    "accumulate",
+    "batch",
+    "batch_size",
+    "iterations",
+    "jobs",
+    "limit",
+    "n",
+    "population",
+    "recalibration",
+    "resolution",
+}
 POSITIVE |= {"seeds", "threads", "val_limit"}
 
 

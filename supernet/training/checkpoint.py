@@ -23,6 +23,7 @@ from supernet import shape
 from supernet.errors import CheckpointError
 from supernet.files import write_atomically
 
+DELETE = ": delete it"
 SCHEMA = 1
 LABEL = b"\nsha256 "
 TRAILER = len(LABEL) + 64
@@ -96,7 +97,7 @@ def load(path: Path, *, missing: str | None = None) -> dict:
         if not previous(path).exists():
             raise
         state = _load(previous(path), missing)
-        logging.getLogger("supernet").warning("%s; the one before is used", str(error).removesuffix(": delete it"))
+        logging.getLogger("supernet").warning("%s; the one before is used", str(error).removesuffix(DELETE))
         return state
 
 
@@ -110,7 +111,7 @@ def _load(path: Path, missing: str | None) -> dict:
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint at {path}", missing) from error
     except Exception as error:  # damaged bytes raise whatever they lead to
-        raise CheckpointError(f"{path} is damaged or not a checkpoint: delete it", missing) from error
+        raise CheckpointError(f"{path} is damaged or not a checkpoint{_advice(missing)}", missing) from error
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
         found = state.get("schema") if isinstance(state, dict) else type(state).__name__
         raise CheckpointError(f"{path}: expected a checkpoint of schema {SCHEMA}, found {found}", missing)
@@ -125,7 +126,12 @@ def require(state: dict, expected: Any, path: Path, *, missing: str | None = Non
             if not isinstance(value, torch.Tensor) or (value.is_floating_point() and not value.isfinite().all()):
                 raise ValueError(f"model.{name} has values that are not finite")
     except ValueError as error:
-        raise CheckpointError(f"{path} is damaged ({error}): delete it", missing) from error
+        raise CheckpointError(f"{path} is damaged ({error}){_advice(missing)}", missing) from error
+
+
+def _advice(missing: str | None) -> str:
+    """What helps, unless that is to begin another run."""
+    return "" if missing == "another run" else DELETE
 
 
 def _second_name(path: Path, other: Path) -> None:

@@ -84,10 +84,12 @@ def share(batch_size: int, parts: int = 1) -> int:
     Raises:
         UserError: they do not come out even.
     """
-    if parts < 1 or batch_size < 1 or batch_size % (world() * parts):
+    if parts < 1 or batch_size < 1:
+        raise UserError(f"a batch of {batch_size} images in {parts} accumulated parts: expected at least 1 of each")
+    if batch_size % (world() * parts):
         raise UserError(
             f"a batch of {batch_size} images cannot be split evenly over {world()} processes, {parts} accumulated "
-            f"parts each: choose a multiple of {world() * max(parts, 1)}"
+            f"parts each: choose a multiple of {world() * parts}"
         )
     return batch_size // world()
 
