@@ -31,10 +31,10 @@ def figures(case: Case) -> dict[str, float]:
 
 
 def cases():
-    """At one image. Those that take longer than some seconds are slow; one depthwise and one fused case is not."""
+    """At one image. Those that take longer than some seconds are slow; one fused case is not."""
     for group, of_group in CASES.items():
         for i, case in enumerate(of_group):
-            quick = group in QUICK or (i == 0 and group == "depthwise") or (i == 4 and group == "dw_separable")
+            quick = group in QUICK or (i == 4 and group == "dw_separable")
             yield pytest.param(case, id=title(case), marks=[] if quick else pytest.mark.slow)
 
 
