@@ -205,7 +205,7 @@ def test_a_run_of_two_processes_goes_on_in_one(two, tmp_path_factory):
 
 
 def test_a_batch_that_does_not_split_is_refused(tmp_path):
-    for more, expected in (({"accumulate": 3}, "multiple of 3"), ({"accumulate": 0}, "multiple of 1")):
+    for more, expected in (({"accumulate": 3}, "multiple of 3"), ({"accumulate": 0}, "at least 1")):
         model = Supernet(tiny_space(), kernels="eager")
         with pytest.raises(UserError, match=expected):
             fit(model, images(80), spos.uniform_path(tiny_space(), 0), fit_config(**more), tmp_path, meta={})
