@@ -1,5 +1,6 @@
 """Decoding: at reduced size, by processes that stay, and pixels that are the same by every way."""
 
+import contextlib
 import io
 import os
 import random
@@ -112,8 +113,8 @@ def children():
     """The processes of ours that decode."""
     found = set()
     for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children") as file:
-            found |= {int(pid) for pid in file.read().split()}
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/self/task/{task}/children") as file:
+            found |= {int(pid) for pid in file.read().split()}  # a thread that has ended meanwhile left them to another
     return found
 
 
