@@ -158,11 +158,13 @@ class StageWise:
 
         The temporary network of an iteration follows from the depths of the one before, not from its importance.
         """
-        if self._asked is None or self._asked.role == "T":
-            return () if self._asked is None else (self._asked,)
-        m, k = self._asked.modules, self._asked.iteration + 1
-        t = self._grown(m, range(self.config.stages))
-        return (self._asked, Proposal("T", k, t)) if k <= self.config.iterations and t != m else (self._asked,)
+        asked = self._asked
+        if asked is None:
+            return ()
+        k, t = asked.iteration + 1, self._grown(asked.modules, range(self.config.stages))
+        if asked.role == "T" or k > self.config.iterations or t == asked.modules:
+            return (asked,)
+        return asked, Proposal("T", k, t)
 
     def tell(self, network: Proposal, importance: Sequence[float]) -> None:
         """Take the importance scores of the asked network's stages.

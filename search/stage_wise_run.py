@@ -264,14 +264,12 @@ class StageRun:
         """
         if not more:
             return None
-        seeds = range(self.training.fit.seed + 1, self.training.fit.seed + 1 + more)
-        trainings = [
-            dataclasses.replace(self.training, fit=dataclasses.replace(self.training.fit, seed=s)) for s in seeds
-        ]
-        runs = [
-            dataclasses.replace(self, run=self.run.seed(seed), training=training)
-            for seed, training in zip(seeds, trainings, strict=True)
-        ]
+
+        def seeded(seed: int) -> StageRun:
+            training = dataclasses.replace(self.training, fit=dataclasses.replace(self.training.fit, seed=seed))
+            return dataclasses.replace(self, run=self.run.seed(seed), training=training)
+
+        runs = [seeded(self.training.fit.seed + 1 + i) for i in range(more)]
         self.train_all([(run, initial) for run in runs])
         scores = [first, *(run.train(initial) for run in runs)]
         return np.std([score["importance"] for score in scores], axis=0, ddof=1).tolist()

@@ -107,8 +107,8 @@ def counts(space: Space, arch: Arch) -> dict[str, Any]:
     return {
         "space": space.name,
         "resolution": specs[0].size,
-        "macs": sum(spec.flops for spec in specs),
-        "params": sum(spec.params + unused(spec) for spec in specs),
+        "macs": sum(layer["macs"] for layer in layers),
+        "params": sum(layer["params"] for layer in layers),
         "unused_params": sum(map(unused, specs)),
         "arch": list(arch),
         "layers": layers,

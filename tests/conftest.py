@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import sys
 import tempfile
@@ -51,6 +53,14 @@ SMALL_SPACES = {
     "residual-small": lambda: spaces.get("residual-small", 1, 28, 10),
     "elastic-small": lambda: spaces.get("elastic-small", 1, 28, 10),
 }
+
+
+@pytest.fixture(scope="module")
+def space_file(tmp_path_factory) -> Path:
+    """The tiny space for images of 28 pixels, as a command takes it."""
+    path = tmp_path_factory.mktemp("space") / "tiny.json"
+    path.write_text(json.dumps(dataclasses.replace(tiny_space(), resolution=28).to_json()))
+    return path
 
 
 @pytest.fixture(params=SMALL_SPACES)

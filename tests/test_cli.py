@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 import os
 import re
@@ -58,13 +57,6 @@ def refused(tool: str, *args: object) -> str:
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("error: ")
     return lines[0]
-
-
-@pytest.fixture(scope="module")
-def space_file(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("space") / "tiny.json"
-    path.write_text(json.dumps(dataclasses.replace(tiny_space(), resolution=28).to_json()))
-    return path
 
 
 @pytest.fixture(scope="module")

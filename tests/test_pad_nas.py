@@ -29,7 +29,7 @@ from supernet.space import Space
 from supernet.training import checkpoint
 from supernet.training.loop import FitConfig
 from tests.conftest import tiny_space
-from tests.test_cli import ROOT, command, kill_when, lines, ok, refused, space_file  # noqa: F401 -- a fixture
+from tests.test_cli import ROOT, command, kill_when, lines, ok, refused
 from tests.test_train import images
 
 CPU = torch.device("cpu")
@@ -206,14 +206,14 @@ def lut(space: Space, **change) -> dict:
 
 
 @pytest.fixture(scope="module")
-def table(space_file) -> Path:  # noqa: F811
+def table(space_file) -> Path:
     path = space_file.parent / "lut.json"
     path.write_text(json.dumps(lut(Space.load(space_file))))
     return path
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, space_file, table) -> tuple[Path, str]:  # noqa: F811
+def finished(tmp_path_factory, space_file, table) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("tool") / "run"
     printed = ok("pad_nas", "--run", folder, "--space", space_file, *SMALL, "--lut", table, "--lat-max", 0.64)
     return folder, printed
@@ -234,14 +234,14 @@ def test_one_command_makes_the_whole_run(finished, table):
     assert (folder / "supernet-1" / "distribution.png").exists()
 
 
-def test_measures_a_table_where_none_is_given(tmp_path, space_file):  # noqa: F811
+def test_measures_a_table_where_none_is_given(tmp_path, space_file):
     ok("pad_nas", "--run", tmp_path / "run", "--space", space_file, *SMALL)
     table = LatencyTable.load(tmp_path / "run" / "lut.json", Space.load(space_file))
     assert table.calibration is not None
     assert (tmp_path / "run" / "supernet-2" / "lut.json").exists()
 
 
-def test_killed_and_continued(finished, tmp_path, space_file, table):  # noqa: F811
+def test_killed_and_continued(finished, tmp_path, space_file, table):
     whole, _ = finished
     folder = tmp_path / "killed"
     arguments = ("--run", folder, "--space", space_file, *SMALL, "--lut", table, "--lat-max", 0.64, "--quiet")
@@ -256,7 +256,7 @@ def test_killed_and_continued(finished, tmp_path, space_file, table):  # noqa: F
         assert (folder / name).read_text() == (whole / name).read_text(), name
 
 
-def test_the_same_command_goes_on_to_retrain(finished, space_file, table):  # noqa: F811
+def test_the_same_command_goes_on_to_retrain(finished, space_file, table):
     folder, _ = finished
     before = (folder / "supernet-2" / "front.json").read_text()
     finish = ("--run", folder, "--space", space_file, *SMALL, "--lut", table, "--lat-max", 0.64, "--retrain", 1)
@@ -268,7 +268,7 @@ def test_the_same_command_goes_on_to_retrain(finished, space_file, table):  # no
     assert (folder / "supernet-2" / "front.json").read_text() == before
 
 
-def test_another_table_does_not_continue_a_run(finished, tmp_path, space_file):  # noqa: F811
+def test_another_table_does_not_continue_a_run(finished, tmp_path, space_file):
     other = lut(Space.load(space_file))
     for samples in other["operations"].values():
         samples["median_ms"] *= 0.9
@@ -279,7 +279,7 @@ def test_another_table_does_not_continue_a_run(finished, tmp_path, space_file): 
     assert "no latency table at" in message
 
 
-def test_refusals_before_any_training(finished, tmp_path, space_file):  # noqa: F811
+def test_refusals_before_any_training(finished, tmp_path, space_file):
     fresh = ("--run", tmp_path / "run", "--space", space_file, *SMALL)
     assert "no latency table at" in refused("pad_nas", *fresh, "--lut", ROOT / "tests" / "nowhere.json")
     message = refused("pad_nas", *fresh, "--objectives", "flops", "--flops-max", 10)
@@ -290,7 +290,7 @@ def test_refusals_before_any_training(finished, tmp_path, space_file):  # noqa: 
     assert "objectives" in message
 
 
-def test_tables_and_windows_that_are_refused_before_any_training(tmp_path, space_file, monkeypatch, capsys):  # noqa: F811
+def test_tables_and_windows_that_are_refused_before_any_training(tmp_path, space_file, monkeypatch, capsys):
     """By the command's own entry, in this process: starting it takes longer than all that it does."""
     space = Space.load(space_file)
     whole = lut(space)

@@ -23,7 +23,6 @@ from supernet.data.sets import TrainVal
 from supernet.training import checkpoint, loop
 from supernet.training.plan import Part, Plan, Stage, Work, duration, size
 from supernet.training.rehearsal import Rehearsal
-from tests.conftest import tiny_space
 
 CPU = torch.device("cpu")
 TRAIN = ("--data", "digits", "--batch-size", 32, "--limit", 320, "--epochs", 2)
@@ -129,13 +128,6 @@ def test_images_that_are_left_out_count():
     few = excerpt.standing_for(30)
     assert (len(few), few.whole, excerpt.whole) == (20, 30, 60)
     assert (len(excerpt.standing_for(10)), excerpt.standing_for(10).whole) == (10, 10)
-
-
-@pytest.fixture(scope="module")
-def space_file(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("space") / "tiny.json"
-    path.write_text(json.dumps(dataclasses.replace(tiny_space(), resolution=28).to_json()))
-    return path
 
 
 @pytest.fixture(scope="module")

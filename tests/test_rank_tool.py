@@ -11,14 +11,14 @@ import pytest
 
 from search.alone import halves
 from supernet.data import sets
-from tests.test_cli import TRAIN, ok, refused, space_file  # noqa: F401 -- space_file is a fixture
+from tests.test_cli import TRAIN, ok, refused
 
 ROOT = Path(__file__).parents[1]
 BUDGET = ("--jobs", 1, "--epochs", 1, "--limit", 320, "--batch-size", 32, "--recalibration", 2, 32)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, space_file) -> Path:  # noqa: F811
+def run(tmp_path_factory, space_file) -> Path:
     folder = tmp_path_factory.mktemp("rank") / "run"
     ok("train_supernet", "--run", folder, "--space", space_file, *TRAIN)
     return folder

@@ -41,10 +41,8 @@ def run(args: Args) -> None:
     archs = choose(run, space, args.pick, args.n, args.seed)
     scorers = executor.for_device(args.ray_or(executor.Threads(args.jobs)), device)
     trainers = scorers if args.workers_on == "ray" else executor.for_device(executor.Processes(args.jobs), device)
-    images, workers = (
-        run.images(args.data_root, workers=args.workers, progress=args.progress),
-        -(-args.workers // trainers.at_once),
-    )
+    images = run.images(args.data_root, workers=args.workers, progress=args.progress)
+    workers = -(-args.workers // trainers.at_once)
     train = OnRun(run, folder, args.epochs, args.batch_size, args.lr, args.limit, str(device), args.data_root, workers)
     seeds = range(args.seed, args.seed + args.seeds)
     study = Study(run, images, train, device, args.bn, args.recalibration, seeds, scorers, trainers, args.progress)

@@ -52,8 +52,8 @@ class FitConfig:
 
     @property
     def validation_batch(self) -> int:
-        """Images at once in validation, which keeps nothing for backward: 8 times those of a part, at most 512."""
-        return min(8 * self.batch_size // self.accumulate, 512)
+        """The most images at once in validation, which keeps nothing for backward: 8 times those of a part."""
+        return 8 * self.batch_size // self.accumulate
 
 
 def sgd(model: nn.Module, cfg: FitConfig) -> torch.optim.SGD:

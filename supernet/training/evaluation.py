@@ -39,8 +39,12 @@ def _hits(model: Model, batches: Batches, arch: Arch | None) -> tuple[int, int]:
 
 
 def validate(model: Model, images: ImageSet, arch: Arch | None = None, batch: int = BATCH) -> float:
-    """Top-1 accuracy in [0, 1] on all images, in eval mode; under torchrun every rank computes its share of them."""
-    mine = images.plain_batches(batch, distributed.rank(), distributed.world())
+    """Top-1 accuracy in [0, 1] on all images, in eval mode; under torchrun every rank computes its share of them.
+
+    Args:
+        batch: the most images at once; more than ``BATCH`` are not taken.
+    """
+    mine = images.plain_batches(min(batch, BATCH), distributed.rank(), distributed.world())
     return _accuracy(*distributed.total(*_hits(model, mine, arch), device=next(model.parameters()).device))
 
 
