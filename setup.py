@@ -21,7 +21,9 @@ from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT_ARCHS = "8.0;9.0+PTX"
+STANDARD = "-std=c++20"
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+PREFIX = ("ATen/Dispatch.h", "ATen/core/LegacyTypeDispatch.h", "torch/library.h")
 # Python's own flags have -fwrapv, with which signed overflow is no error; torch comes without what vptr reads.
 SANITIZERS = ["-O1", "-fno-wrapv", "-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"]
 
@@ -104,6 +106,24 @@ def link_dir(home: str) -> str:
     return str(folder)
 
 
+def precompile(header: Path, pythons: list[str], ours: list[str], version: str) -> None:
+    """Parse the headers of torch that most sources begin with once for all: a quarter of the time of a build.
+
+    A compiler that cannot, or that comes to other flags, reads the header itself.
+
+    Args:
+        pythons, ours: flags for C++; ours include the header from now on.
+        version: of torch.
+    """
+    given = ["-DTORCH_API_INCLUDE_EXTENSION_H", "-DTORCH_EXTENSION_NAME=_C"]  # by torch
+    command = [os.environ.get("CXX", "c++"), *pythons, *ours, *given, "-x", "c++-header", str(header)]
+    text = "".join(f"#include <{name}>\n" for name in PREFIX) + f"// torch {version}: {' '.join(command)}\n"
+    if not header.exists() or header.read_text() != text:  # else all that includes it would be compiled again
+        header.write_text(text)
+        subprocess.run([*command, "-o", f"{header}.gch"], stderr=subprocess.DEVNULL, check=False)
+    ours[:0] = ["-include", str(header)]
+
+
 def main() -> None:
     import torch
 
@@ -126,6 +146,10 @@ def main() -> None:
             self.build_temp = str(ROOT / "build" / ("sanitized" if sanitize else "cuda" if cuda else "cpu"))
             Path(self.build_temp).mkdir(parents=True, exist_ok=True)
 
+        def build_extensions(self) -> None:
+            precompile(Path(self.build_temp, "prefix.h"), self.compiler.compiler_so[1:], flags, torch.__version__)
+            super().build_extensions()
+
     # Headers of others are system headers: our warnings are errors, theirs are theirs.
     system = [*include_paths("cuda" if cuda else "cpu"), sysconfig.get_path("include")]
     if cuda:
@@ -133,8 +157,8 @@ def main() -> None:
         system += [f"{place}/include" for place in wheel_homes()]
     isystem = [flag for folder in system for flag in ("-isystem", folder)]
     macros = [("SUPERNET_WITH_CUDA", None)] if cuda else [("SUPERNET_GENERIC_ONLY", None)] if sanitize else []
-    host = ["-O3", "-g1", "-fopenmp", "-fvisibility=hidden", *WARNINGS]
-    device = ["-O3", "-lineinfo", "-Werror", "all-warnings", "-Xcompiler", ",".join(["-fopenmp", *WARNINGS])]
+    host = [STANDARD, "-O3", "-g1", "-fopenmp", "-fvisibility=hidden", *WARNINGS]
+    device = [STANDARD, "-O3", "-lineinfo", "-Werror", "all-warnings", "-Xcompiler", ",".join(["-fopenmp", *WARNINGS])]
 
     sources = sorted(glob.glob("csrc/**/*.cpp", recursive=True))
     if sanitize:
@@ -142,13 +166,14 @@ def main() -> None:
         sources = [path for path in sources if "/isa/" not in path or path.endswith("generic.cpp")]
     if cuda:
         sources += sorted(glob.glob("csrc/**/*.cu", recursive=True))
+    flags = host + isystem
     extension = (CUDAExtension if cuda else CppExtension)(
         "supernet._C",
         sources,
         include_dirs=[str(ROOT / "csrc")],
         define_macros=macros,
         library_dirs=[link_dir(home)] if cuda else [],
-        extra_compile_args={"cxx": host + isystem, "nvcc": device + isystem},
+        extra_compile_args={"cxx": flags, "nvcc": device + isystem},
         extra_link_args=["-fopenmp", *(SANITIZERS if sanitize else [])],
     )
     setup(ext_modules=[extension], cmdclass={"build_ext": Build})

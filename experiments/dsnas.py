@@ -31,7 +31,7 @@ from supernet.methods import dsnas, soft_mixture, spos
 from supernet.model import Network, Supernet
 from supernet.runs import RunFolder
 from supernet.space import Arch, Choice, Gene, Space
-from supernet.training import defaults
+from supernet.training import defaults, paths
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig, fit, sgd
 
@@ -135,7 +135,7 @@ def step_costs(rounds: int) -> dict:
 def single_path(space: Space, x: torch.Tensor, y: torch.Tensor) -> Callable[[int], None]:
     """SPOS with DSNAS's BN: the sub-network alone."""
     model = Supernet(space, affine=True).train()
-    optimizer, pick = sgd(model, FitConfig(1)), spos.uniform_path(space, 0)
+    optimizer, pick = sgd(model, FitConfig(1)), paths.uniform_path(space, 0)
 
     def step(i: int) -> None:
         optimizer.zero_grad(set_to_none=True)

@@ -6,7 +6,6 @@ A cost is any ``Callable[[Arch], float]``. One with a method ``bounds(space)`` s
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from supernet.errors import UserError
+from supernet.extremes import extreme
 from supernet.space import Arch, Space
 
 Cost = Callable[[Arch], float]
@@ -53,46 +53,10 @@ class TableCost:
                 f"the cost table has {[len(row) for row in self.table]} choices per gene, "
                 f"space {space.name} has {[len(gene.choices) for gene in space.genes]}"
             )
-        return self._extreme(space, np.argmin), self._extreme(space, np.argmax)
-
-    def _extreme(self, space: Space, pick: Callable[..., np.ndarray]) -> float:
-        """The cost of the cheapest (argmin) or most expensive (argmax) architecture.
-
-        Genes are eliminated one after the other: each one's best choice is found for all choices of the genes that
-        share a table with it. The next one is that whose table is smallest: one that all layers depend on comes last.
-        Going back, the choice of each gene fixes that of those eliminated before it.
-        """
-        factors = []
-        for table, genes in zip(self.table, self.genes or [(i,) for i in range(len(self.table))], strict=True):
-            factors.append((np.asarray(table, float)[np.ix_(*(space.allowed[g] for g in genes))], genes))
-            if not np.isfinite(factors[-1][0]).all():
-                names = ", ".join(space.genes[g].name for g in genes)
-                raise UserError(f"the cost table of gene {names} is not finite: {factors[-1][0].tolist()}")
-
-        def neighbours(gene: int) -> set[int]:
-            return {g for _, genes in factors if gene in genes for g in genes} - {gene}
-
-        best: list[tuple[int, np.ndarray, tuple[int, ...]]] = []
-        left = set(range(len(space.genes)))
-        while left:
-            gene = min(left, key=lambda g: (math.prod(len(space.allowed[n]) for n in neighbours(g)), g))
-            left.remove(gene)
-            others = tuple(sorted(neighbours(gene)))
-            mine = [factor for factor in factors if gene in factor[1]]
-            factors = [factor for factor in factors if gene not in factor[1]]
-            whole = functools.reduce(type(self)._combine, (_aligned(t, genes, (gene, *others)) for t, genes in mine))
-            best.append((gene, pick(whole, axis=0), others))
-            factors.append((np.take_along_axis(whole, best[-1][1][None], 0)[0], others))
-        place = [0] * len(best)
-        for gene, choice, others in reversed(best):
-            place[gene] = int(choice[tuple(place[g] for g in others)])
-        return self(tuple(open_[i] for open_, i in zip(space.allowed, place, strict=True)))
-
-
-def _aligned(table: np.ndarray, genes: tuple[int, ...], axes: tuple[int, ...]) -> np.ndarray:
-    """``table`` with an axis for each of ``axes``, of length 1 where it has none."""
-    order = [genes.index(g) for g in axes if g in genes]
-    return table.transpose(order).reshape([table.shape[genes.index(g)] if g in genes else 1 for g in axes])
+        genes = self.genes or [(i,) for i in range(len(self.table))]
+        arches = (extreme(space, self.table, genes, type(self)._combine, pick) for pick in (np.argmin, np.argmax))
+        low, high = map(self, arches)
+        return low, high
 
 
 class AdditiveCost(TableCost):

@@ -100,11 +100,21 @@ class Network(nn.Module):
             own.load_state_dict(shared.state_dict(), strict=supernet.options["affine"])
 
 
-def run_path(path: list[nn.Module], x: Tensor) -> Tensor:
-    """Run modules in order, on the images in channels_last, the memory layout of every kernel."""
+def run_path(path: list[nn.Module], x: Tensor, drop_path: float = 0.0) -> Tensor:
+    """Run modules in order, on the images in channels_last, the memory layout of every kernel.
+
+    Args:
+        drop_path: the probability, for each image, that the last of the blocks that add to their input adds nothing
+            (stochastic depth, Huang et al. 2016); it grows evenly from the first module on.
+    """
     x = x.contiguous(memory_format=torch.channels_last)
-    for module in path:
-        x = module(x)
+    for place, module in enumerate(path, 1):
+        y = module(x)
+        if drop_path and getattr(module, "adds", False):
+            from torchvision.ops import stochastic_depth  # seconds to import
+
+            y = x + stochastic_depth(y - x, drop_path * place / len(path), "row")
+        x = y
     return x
 
 

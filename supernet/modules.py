@@ -154,7 +154,7 @@ class InvertedBottleneck(Block, nn.Module):
             )
         else:
             self.separable = Separable(convs["depthwise"], convs["project"], affine, eps, kernels)
-        self.skip = spec.stride == 1 and spec.in_channels == spec.out_channels
+        self.adds = self.skip = spec.stride == 1 and spec.in_channels == spec.out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         expand, separable = self.expand, self.separable

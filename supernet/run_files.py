@@ -41,7 +41,7 @@ PROBABILITIES = {"schema": 1, "target": COST, "cost": COST, "argmax_cost": COST,
 POPULATION = {"arch": ARCH, "accuracy": SHARE, "costs": {str: float}, "generation": COUNT}
 META = {"kind": str, "space": {"fingerprint": str}}
 WEIGHTS = {"finished": bool, "model": dict, "meta": META}
-SUPERNET = {**WEIGHTS, "step": COUNT, "meta": {**META, "affine": bool, "eps?": COST}}
+SUPERNET = {**WEIGHTS, "step": COUNT, "meta": {**META, "affine": bool, "eps?": COST}, "search?": {"average?": dict}}
 
 
 class RunFiles(TrainingFolder):

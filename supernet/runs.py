@@ -37,7 +37,7 @@ from supernet.model import Network, Supernet, load_network
 from supernet.progress import Progress, silent
 from supernet.run_files import CONFIG, FOUND, FRONT, PROBABILITIES, RESULT, SUPERNET, WEIGHTS, RunFiles
 from supernet.space import Arch, Space
-from supernet.training import checkpoint, distributed
+from supernet.training import average, checkpoint, distributed
 
 RECORD = "made_with"  # in config.json, beside the settings: what a later command compares, not what shapes a run
 
@@ -231,7 +231,7 @@ class RunFolder(RunFiles):
             raise CheckpointError(f"the supernet in {self.path} {reason}", missing="supernet")
         model = Supernet(space, affine=meta["affine"], eps=meta.get("eps", 1e-5), kernels=kernels)
         try:
-            model.load_state_dict(state["model"])
+            model.load_state_dict({**state["model"], **state.get("search", {}).get(average.KEY, {})})
         except RuntimeError as error:
             reason = str(error).split(":")[0]
             raise CheckpointError(f"{self.checkpoint} does not fit its space ({reason})", missing="supernet") from error

@@ -75,10 +75,12 @@ class Block:
     Attributes:
         op: its name in a ``Choice`` and in latency keys.
         runs: whether it computes anything; an Identity does not, and is no layer of the network.
+        adds: whether its output is its input plus what it computes, so that the latter can be dropped in training.
     """
 
     op: ClassVar[str]
     runs: ClassVar[bool] = True
+    adds: bool = False
 
     @staticmethod
     def convs(spec: LayerSpec) -> dict[str, Conv]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,14 @@ from test_nss import middle, toy
 from test_train import images
 from torch.nn import functional as F
 
+from supernet import spaces
 from supernet.data.images import MemoryImages
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
-from supernet.methods import dsnas, nss, spos
+from supernet.methods import dsnas, nss, ofa, spos
 from supernet.model import Supernet
 from supernet.norm import BatchNorm
-from supernet.training import distributed
+from supernet.training import distributed, paths
 from supernet.training.loop import FitConfig, fit, learning_rate, sgd
 from tests.conftest import refused, tiny_space
 
@@ -57,6 +59,14 @@ def train(method: str, folder: Path, **more) -> dict:
     if method == "spos":
         model = spos.run(tiny_space(), sets(twins()), spos.Config(fit_config(**more), probes=2), folder, CPU)
         return model.state_dict()
+    if method == "sandwich":  # parameters on the path of the largest network alone, and a choice among candidates
+        rule = {"rule": "sandwich", "distil": "inplace", "draw": "best", "ema": 0.9}
+        cfg = spos.Config(replace(fit_config(**more), lr=0.01), probes=1, **rule)  # four gradients add up
+        return spos.run(spaces.get("elastic-small", 1, 14, 10), sets(twins()), cfg, folder, CPU).state_dict()
+    if method == "ofa":
+        shrinking = (ofa.Phase("largest", 1, 0.05), ofa.Phase("all", 1, 0.02, 2, dict.fromkeys(ofa.KINDS, 9)))
+        cfg = ofa.Config(fit_config(**more), shrinking, probes=1)
+        return ofa.run(spaces.get("elastic-small", 1, 14, 10), sets(twins()), cfg, folder, CPU).state_dict()
     if method == "dsnas":
         cfg = dsnas.Config(fit_config(**more), dsnas.Budget([[1.0] * 4] * 3), 2, arch_lr=0.1, stop_gap=2)
         dsnas.run(tiny_space(), sets(twins()), cfg, folder, CPU)
@@ -72,7 +82,7 @@ def train(method: str, folder: Path, **more) -> dict:
     return state["model"] | {f"learnt {name}": value for name, value in learnt.items()}
 
 
-METHODS = ("spos", "dsnas", "nss")
+METHODS = ("spos", "sandwich", "ofa", "dsnas", "nss")
 
 
 def synchronised(folder: Path) -> dict:
@@ -80,7 +90,7 @@ def synchronised(folder: Path) -> dict:
     torch.manual_seed(0)
     space, cfg = tiny_space(), fit_config(sync_bn=True)
     model = Supernet(space, affine=True, kernels="eager")
-    fit(model, images(80), spos.uniform_path(space, 0), cfg, folder, meta={})
+    fit(model, images(80), paths.uniform_path(space, 0), cfg, folder, meta={})
     return model.state_dict()
 
 
@@ -89,7 +99,7 @@ def halves(folder: Path) -> dict:
     torch.manual_seed(0)
     space = tiny_space()
     model = Supernet(space, kernels="eager")
-    fit(model, images(80), spos.uniform_path(space, 0), fit_config(), folder, meta={})
+    fit(model, images(80), paths.uniform_path(space, 0), fit_config(), folder, meta={})
     return model.state_dict()
 
 
@@ -162,7 +172,7 @@ def test_two_ranks_equal_the_mean_of_two_halves_written_out(two):
     torch.manual_seed(0)
     space, data, cfg = tiny_space(), images(80), fit_config()
     model = Supernet(space, kernels="eager").train()
-    optimizer, pick, per_epoch = sgd(model, cfg), spos.uniform_path(space, 0), 4
+    optimizer, pick, per_epoch = sgd(model, cfg), paths.uniform_path(space, 0), 4
     for step in range(8):
         optimizer.zero_grad()
         for rank in range(2):
@@ -208,5 +218,5 @@ def test_a_batch_that_does_not_split_is_refused(tmp_path):
     for more, expected in (({"accumulate": 3}, "multiple of 3"), ({"accumulate": 0}, "at least 1")):
         model = Supernet(tiny_space(), kernels="eager")
         with pytest.raises(UserError, match=expected):
-            fit(model, images(80), spos.uniform_path(tiny_space(), 0), fit_config(**more), tmp_path, meta={})
+            fit(model, images(80), paths.uniform_path(tiny_space(), 0), fit_config(**more), tmp_path, meta={})
     assert "20 images" in refused(distributed.share, 20, 7)

@@ -19,7 +19,7 @@ from supernet.errors import CheckpointError, UserError
 from supernet.families import layerwise
 from supernet.methods import spos
 from supernet.model import Network, Supernet
-from supernet.training import checkpoint, faults, standalone
+from supernet.training import checkpoint, faults, paths, standalone
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig, fit, learning_rate, sgd
 from tests.conftest import refused, tiny_space
@@ -40,7 +40,7 @@ def options(tmp_path):
 
 
 def uniform(space, seed=0):
-    return spos.uniform_path(space, seed)
+    return paths.uniform_path(space, seed)
 
 
 def weights(model):
@@ -229,9 +229,9 @@ def test_a_smaller_batch_makes_validation_smaller(tmp_path):
 
 def test_uniform_paths_are_a_function_of_seed_and_step():
     space = tiny_space()
-    a, b = spos.uniform_path(space, 1), spos.uniform_path(space, 1)
+    a, b = paths.uniform_path(space, 1), paths.uniform_path(space, 1)
     assert [a(i) for i in range(20)] == [b(i) for i in range(20)][::1]
-    assert [a(i) for i in range(20)] != [spos.uniform_path(space, 2)(i) for i in range(20)]
+    assert [a(i) for i in range(20)] != [paths.uniform_path(space, 2)(i) for i in range(20)]
     counts = np.unique([a(i) for i in range(600)], axis=0).shape[0]
     assert counts == space.size
 
@@ -240,7 +240,7 @@ def test_binned_paths_fill_every_bin_alike():
     from supernet import families
 
     space = layerwise.shufflenet(3, 224, 1000)
-    pick = spos.flops_binned_path(space, 0, (290e6, 360e6, 10e6))
+    pick = paths.flops_binned_path(space, 0, (290e6, 360e6, 10e6))
     n = 350
     bins = np.array([families.flops(space, pick(step)) // 10e6 for step in range(n)])
     counts = [(bins == b).sum() for b in range(29, 36)]
@@ -251,9 +251,9 @@ def test_binned_paths_fill_every_bin_alike():
 
 def test_impossible_bins_say_what_is_there():
     with pytest.raises(UserError, match=r"multiply-adds \(they have .* to .*\)"):
-        spos.flops_binned_path(tiny_space(), 0, (1e12, 2e12, 1e11))
+        paths.flops_binned_path(tiny_space(), 0, (1e12, 2e12, 1e11))
     with pytest.raises(UserError, match="0 < step"):
-        spos.flops_binned_path(tiny_space(), 0, (2e6, 1e6, 1e5))
+        paths.flops_binned_path(tiny_space(), 0, (2e6, 1e6, 1e5))
 
 
 def test_training_tells_where_torch_was_imported_too_early(tmp_path):

@@ -36,6 +36,7 @@ class StemResidual(Stem):
     """3×3 convolution, BN, activation, plus the input."""
 
     op = "stem_residual"
+    adds = True
 
     def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)
@@ -78,6 +79,7 @@ class Attentive(InvertedBottleneck):
         super().__init__(spec, affine, eps, kernels)
         self.skip, self.stride = False, spec.stride  # the sum is ours
         wanted = "shortcut" in self.convs(spec)
+        self.adds = spec.stride == 1 and not wanted
         self.shortcut = Conv2d(spec.in_channels, spec.out_channels, 1, bias=False) if wanted else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

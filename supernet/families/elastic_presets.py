@@ -152,7 +152,9 @@ def attentive_nas(channels: int = 3, resolution: int = 224, classes: int = 1000)
     for i, (widths, depths, kernels, expansions, stride, kind) in enumerate(ATTENTIVE, 1):
         stages.append(stage(f"stage{i}", kind, widths, stride, depths, kernels, expansions))
     head = [Choice("mix_head", expand=6, count=count) for count in (1792, 1984)]
-    return space("attentive-nas", (channels, resolution, classes), (192, 224, 256, 288), stages, head, "swish")
+    return space(
+        "attentive-nas", (channels, resolution, classes), (192, 224, 256, 288), stages, head, "swish", dropout=0.2
+    )
 
 
 def elastic_small(channels: int = 1, resolution: int = 28, classes: int = 10) -> Space:

@@ -93,7 +93,7 @@ class Slice(nn.Module):
             if shapes:
                 running.append(theirs)
         self.run: Callable[[Tensor], Tensor] = layer.forward
-        self.pairs = pairs
+        self.pairs, self.adds = pairs, bool(getattr(layer, "adds", False))
         self.parts, self.matrices = nn.ModuleList(running), nn.ParameterDict()
         for large, small in itertools.pairwise(shared.kernels):
             if large > own.kernel:

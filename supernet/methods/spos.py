@@ -1,11 +1,13 @@
 """SPOS: single path one-shot training (Guo et al. 2020), the supernet that the searches score architectures on.
 
 Each step draws one path and updates its weights alone. BN has no affine parameters; its statistics are
-recalibrated for every architecture before it is scored.
+recalibrated for every architecture before it is scored. Other rules train several paths in a step (``training.rules``).
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,17 +16,21 @@ from typing import Literal
 import numpy as np
 import torch
 
+from supernet import families
 from supernet.data import stored
 from supernet.data.images import Batches, Inputs
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
-from supernet.families import layout
+from supernet.families import elastic
 from supernet.model import Supernet
 from supernet.progress import Progress, silent
 from supernet.space import Arch, Space
+from supernet.training import paths, rules
+from supernet.training.average import MovingAverage
 from supernet.training.bn import recalibrate_bn
 from supernet.training.evaluation import BATCH, validate
-from supernet.training.loop import Drive, FitConfig, fit
+from supernet.training.loop import Drive, FitConfig, Validate, fit
+from supernet.training.rules import Distil, Draw, Rule, Together
 
 
 @dataclass(frozen=True)
@@ -34,48 +40,61 @@ class Config:
     fit: FitConfig
     sampling: Literal["uniform", "flops"] = "uniform"
     flops_bins: tuple[float, float, float] = (290e6, 360e6, 10e6)  # from, to, width: of SPOS's code at 224
+    rule: Literal["uniform", "fair", "sandwich"] = "uniform"  # which paths a step trains together
+    paths: int = 2  # random ones in a step of the sandwich rule
+    distil: Distil = "none"  # what all but the largest network learn by
+    draw: Literal["uniform", "best", "worst"] = "uniform"  # the one to be trained among paths of about one cost
+    drop_path: float = 0.0  # of the largest network's last block, where it leads
+    ema: float = 0.0  # decay of the weights' exponential moving average, which is what is scored; 0 is off
     kernels: Literal["fused", "eager"] = "fused"
     probes: int = 4  # fixed random architectures, scored after each epoch
     recalibration: tuple[int, int] = field(default=(8, 128))  # batches, images per batch
 
 
-def uniform_path(space: Space, seed: int) -> Callable[[int], Arch]:
-    """A uniform path for each step; the same on every rank and after a resume."""
-    return lambda step: space.sample(np.random.default_rng([seed, step]))
+def affine(space: Space) -> bool:
+    """Whether BN has a scale and a shift. SPOS, which compares architectures, has none; elastic ones serve as they are.
+
+    >>> from supernet import spaces
+    >>> affine(spaces.get("elastic-small", 1, 28, 10)), affine(spaces.get("mobile-small", 1, 28, 10))
+    (True, False)
+    """
+    return families.of(space) is elastic.FAMILY
 
 
-def flops_binned_path(
-    space: Space, seed: int, bins: tuple[float, float, float], tries: int = 200
-) -> Callable[[int], Arch]:
-    """SPOS's code: a FLOPs bin drawn uniformly, a path in it by rejection, any path if ``tries`` find none.
+def rule(model: Supernet, cfg: Config) -> Rule:
+    """What a step trains: ``cfg.rule`` on the paths that ``cfg.sampling`` and ``cfg.draw`` draw.
 
     Raises:
-        UserError: none of 2,000 uniform paths lies in any of the bins.
+        UserError: the space has no largest network and the rule needs one, or two options exclude each other.
     """
-    low, high, width = bins
-    if not 0 < width <= high - low:
-        raise UserError(f"FLOPs bins from {low:g} to {high:g} in steps of {width:g}: expected 0 < step ≤ to − from")
-    specs = layout(space)
-
-    def flops(arch: Arch) -> int:
-        return sum(spec.flops for spec in specs.pick(arch))
-
-    rng = np.random.default_rng(seed)
-    sample = [flops(space.sample(rng)) for _ in range(2000)]
-    if not any(low <= cost < high for cost in sample):
+    space, seed = model.space, cfg.fit.seed
+    if cfg.draw != "uniform" and (cfg.rule == "fair" or cfg.sampling != "uniform"):
         raise UserError(
-            f"no path of {space.name} has between {low:g} and {high:g} multiply-adds (they have {min(sample):.3g} to "
-            f"{max(sample):.3g}): set other bins, or sample uniformly"
+            f"draw {cfg.draw} chooses one of several random paths: sampling must be uniform and the rule not fair"
         )
-    count = round((high - low) / width)
-
-    def pick(step: int) -> Arch:
-        rng = np.random.default_rng([seed, step])
-        start = low + width * int(rng.integers(count))
-        arch = space.sample_where(rng, lambda arch: start <= flops(arch) < start + width, tries)
-        return arch if arch is not None else space.sample(rng)
-
-    return pick
+    if cfg.rule == "sandwich" and cfg.paths < 1:
+        raise UserError(f"{cfg.paths} random paths in a step of the sandwich rule: expected at least 1")
+    pick: Callable[[int], Arch | paths.Candidates]
+    if cfg.draw != "uniform":
+        pick = paths.attentive_path(space, seed)
+    elif cfg.sampling == "flops":
+        pick = paths.flops_binned_path(space, seed, cfg.flops_bins)
+    else:
+        pick = paths.uniform_path(space, seed)
+    draws: dict[str, Callable[[], Draw]] = {
+        "uniform": lambda: lambda step: [pick(step)],
+        "fair": lambda: paths.fair_paths(space, seed),
+        "sandwich": lambda: rules.sandwich(space, pick, cfg.paths),
+    }
+    return Together(
+        model,
+        draws[cfg.rule](),
+        leads=cfg.rule == "sandwich",
+        distil=cfg.distil,
+        worst=cfg.draw == "worst",
+        smoothing=cfg.fit.label_smoothing,
+        drop_path=cfg.drop_path,
+    )
 
 
 def score(
@@ -94,14 +113,38 @@ def recalibration_images(data: TrainVal, batches: int, size: int) -> Inputs:
     return Inputs(Batches(stored.in_memory(data.train.subset(count, seed=0)), size))
 
 
-def meta(space: Space, cfg: Config) -> dict:
+class Probes:
+    """Fixed random architectures that are scored after each epoch.
+
+    Args:
+        count: of them; with 0 nothing is scored.
+        recalibration: batches, images per batch.
+    """
+
+    def __init__(self, space: Space, data: TrainVal, cfg: FitConfig, count: int, recalibration: tuple[int, int]):
+        rng = np.random.default_rng([cfg.seed, 2**32])
+        self.arches = [space.sample(rng) for _ in range(count)]
+        self.images: Iterable[torch.Tensor] = recalibration_images(data, *recalibration) if count else []
+        self.data, self.batch = data, cfg.validation_batch
+
+    def of(self, model: Supernet, average: MovingAverage | None = None) -> Validate:
+        """What scores ``model``, with the average of its weights where there is one."""
+        return functools.partial(self._score, model, average) if self.arches else dict
+
+    def _score(self, model: Supernet, average: MovingAverage | None) -> dict:
+        with average.applied() if average else contextlib.nullcontext():
+            scores = [score(model, self.images, self.data, arch, self.batch) for arch in self.arches]
+        return {"val_accuracy": float(np.mean(scores)), "val_probes": scores}
+
+
+def meta(space: Space, kernels: str) -> dict:
     """What a reader of the checkpoint needs to rebuild the supernet."""
     return {
         "kind": "supernet",
         "method": "spos",
         "space": space.to_json(),
-        "kernels": cfg.kernels,
-        "affine": False,
+        "kernels": kernels,
+        "affine": affine(space),
     }
 
 
@@ -122,33 +165,25 @@ def run(
         drive: as ``fit`` has it.
     """
     torch.manual_seed(cfg.fit.seed)
-    model = Supernet(space, affine=False, kernels=cfg.kernels).to(device)
+    model = Supernet(space, affine=affine(space), kernels=cfg.kernels).to(device)
     if inherit is not None:
         weights = inherit.state_dict()
         model.load_state_dict({name: weights[name] for name in model.state_dict()})
-    if cfg.sampling == "uniform":
-        pick = uniform_path(space, cfg.fit.seed)
-    else:
-        pick = flops_binned_path(space, cfg.fit.seed, cfg.flops_bins)
-    rng = np.random.default_rng([cfg.fit.seed, 2**32])
-    probes = [space.sample(rng) for _ in range(cfg.probes)]
-
-    recalibration: Iterable[torch.Tensor] = recalibration_images(data, *cfg.recalibration) if probes else []
-
-    def check() -> dict:
-        scores = [score(model, recalibration, data, arch, cfg.fit.validation_batch) for arch in probes]
-        return {"val_accuracy": float(np.mean(scores)), "val_probes": scores}
-
+    average = MovingAverage(model, cfg.ema) if cfg.ema else None
+    probes = Probes(space, data, cfg.fit, cfg.probes, cfg.recalibration)
     fit(
         model,
         data.train,
-        pick,
+        rule(model, cfg),
         cfg.fit,
         folder,
-        meta={**meta(space, cfg), "config": asdict(cfg)},
-        validate=check if probes else dict,
+        meta={**meta(space, cfg.kernels), "config": asdict(cfg)},
+        search=average,
+        validate=probes.of(model, average),
         label="supernet",
         progress=progress,
         drive=drive,
     )
+    if average:
+        average.copy(average.averages)
     return model

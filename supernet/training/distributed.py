@@ -144,8 +144,9 @@ class PathReducer:
 
     All ranks take the same path, so the same gradients become ready in the same order on each: they are put into flat
     buckets as they come, and a full bucket is sent at once. Only the path travels, not the supernet as with DDP's
-    ``find_unused_parameters``; parameters off the path keep ``grad is None``. Running statistics of the BN layers
-    that ran travel with the last bucket, so the ranks' models are equal after every step.
+    ``find_unused_parameters``; parameters off the path keep ``grad is None``. In a step of several paths what was on
+    an earlier path only travels last. Running statistics of the BN layers that ran travel with the last bucket, so the
+    ranks' models are equal after every step.
 
     Args:
         bucket: values in a full bucket.
@@ -157,12 +158,14 @@ class PathReducer:
         self.filled = 0  # values of what is ready
         self.flights: list[_Flight] = []
         self.norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+        self.parameters, self.taken = list(model.parameters()), set[Tensor]()
         if world() > 1:
-            for parameter in model.parameters():
+            for parameter in self.parameters:
                 parameter.register_post_accumulate_grad_hook(self._take)
 
     def _take(self, parameter: Tensor) -> None:
         if self.armed and parameter.grad is not None:
+            self.taken.add(parameter)
             self._put(parameter.grad)
             if self.filled >= self.bucket:
                 self._send()
@@ -186,6 +189,8 @@ class PathReducer:
         if not self.armed:
             return
         self.armed = False
+        self._put(*(p.grad for p in self.parameters if p.grad is not None and p not in self.taken))
+        self.taken.clear()
         for norm in self.norms:
             if norm.ran:
                 self._put(norm.running_mean, norm.running_var)

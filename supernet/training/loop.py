@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import supernet
 from supernet import files, shape
@@ -25,11 +24,11 @@ from supernet.training import checkpoint, distributed, faults
 from supernet.training.config import FitConfig, learning_rate, sgd
 from supernet.training.folder import TrainingFolder
 from supernet.training.log import Log
-from supernet.training.precision import Precision, whole
+from supernet.training.precision import Precision
+from supernet.training.rules import Forward, Rule
 
-Forward = Callable[[int, Tensor, Tensor], Tensor]  # step, images, labels -> logits
 Validate = Callable[[], dict]  # numbers for the log
-Drive = Callable[["Training", Forward, Validate, Track], None]  # takes the steps of a training that has resumed
+Drive = Callable[["Training", Validate, Track], None]  # takes the steps of a training that has resumed
 
 # What a resume needs of a checkpoint besides what the model, the optimiser and the search check themselves.
 STATE = {
@@ -73,7 +72,7 @@ class Search:
 def fit(
     model: nn.Module,
     train: ImageSet,
-    pick_arch: Callable[[int], Arch | None],
+    paths: Rule | Callable[[int], Arch | None],
     cfg: FitConfig,
     folder: Path,
     *,
@@ -88,33 +87,35 @@ def fit(
     steps_per_epoch: int | None = None,
     drive: Drive | None = None,
 ) -> list[dict]:
-    """Train ``model`` on the path that ``pick_arch(step)`` names at each step; continue where ``folder`` stopped.
+    """Train ``model`` on the paths of each step; continue where ``folder`` stopped.
 
     Every random draw is a function of the seed and the step, so N steps, a kill and N more give the weights of
-    2N steps bit for bit. Under torchrun all ranks take the same path and average the gradients on it; a batch is
+    2N steps bit for bit. Under torchrun all ranks take the same paths and average the gradients on them; a batch is
     split over them, so steps, learning rates and images do not depend on their number.
 
     Args:
+        paths: the rule of training, or what names the one path of each step.
         meta: plain values that a reader of the checkpoint needs (space, options).
         search: what else is learnt.
         validate: called after each epoch; its numbers go into the log.
-        forward: logits of a step's images and labels; by default ``model(images, pick_arch(step))``.
+        forward: logits of a step's images and labels, in place of those of ``model`` on the one path.
         epochs: from and to, of ``cfg.epochs`` that the schedule spans; by default all.
         begin: a checkpoint whose weights and momentum a new training starts from.
         steps_per_epoch: fewer than ``train`` has.
         drive: who takes the steps; by default ``to_the_end`` does.
 
     Returns:
-        One dict per epoch: loss, accuracy, images/s and what ``validate`` and ``search`` gave.
+        One dict per epoch: loss and accuracy (means over the paths), images/s, what ``validate`` and ``search`` gave.
 
     Raises:
         UserError: the loss is not finite, or the folder holds something else.
     """
     _advise()
+    rule = paths if isinstance(paths, Rule) else Rule(model, paths, cfg.label_smoothing, forward)
     training = Training(
         model,
         train,
-        pick_arch,
+        rule,
         cfg,
         TrainingFolder(folder),
         meta,
@@ -124,15 +125,15 @@ def fit(
     )
     training.resume(begin)
     with (progress if training.leader else silent)(label, training.end, done=training.step, unit="images") as bar:
-        (drive or to_the_end)(training, forward or training.forward, validate, bar)
+        (drive or to_the_end)(training, validate, bar)
     return training.log.lines
 
 
-def to_the_end(training: Training, forward: Forward, validate: Validate, bar: Track) -> None:
+def to_the_end(training: Training, validate: Validate, bar: Track) -> None:
     """Every epoch that is left, each validated."""
     training.validate(validate)
     while training.step < training.end:
-        training.epoch(forward, bar)
+        training.epoch(bar)
         training.validate(validate)
 
 
@@ -153,7 +154,7 @@ class Training:
         self,
         model: nn.Module,
         train: ImageSet,
-        pick: Callable[[int], Arch | None],
+        rule: Rule,
         cfg: FitConfig,
         folder: TrainingFolder,
         meta: dict,
@@ -162,7 +163,7 @@ class Training:
         steps_per_epoch: int | None,
     ):
         self.model, self.train, self.cfg, self.meta, self.search = model, train, cfg, meta, search
-        self.folder, self.path, self.pick = folder, folder.checkpoint, pick
+        self.folder, self.path, self.rule = folder, folder.checkpoint, rule
         self.optimizer = sgd(model, cfg)
         self.device = next(model.parameters()).device
         self.leader, self.world = distributed.rank() == 0, distributed.world()
@@ -180,7 +181,8 @@ class Training:
         self.step, self.end = (epoch * self.per_epoch for epoch in epochs)
         self.loss_sum = torch.zeros((), dtype=torch.double, device=self.device)  # within the epoch, as ``hits``
         self.hits = torch.zeros((), dtype=torch.long, device=self.device)
-        self.arch: Arch | None = None  # of the last step, where it has one
+        self.arch: Arch | None = None  # the last path, where there are paths
+        self.passes = 1  # paths of a step
         self.losses: list[tuple[Tensor, Arch | None]] = []  # of the steps since they were last checked
         self.classes, self.told_collapse = 0, False
         # A checkpoint of other values is of another training; that of fewer epochs may go on.
@@ -253,28 +255,23 @@ class Training:
         self.loss_sum.fill_(loss)
         self.hits.fill_(hits)
 
-    def forward(self, step: int, x: Tensor, y: Tensor) -> Tensor:
-        """Logits on the path of a step."""
-        self.arch = self.pick(step)
-        return self.model(x, self.arch)
-
-    def epoch(self, forward: Forward, bar: Track) -> None:
+    def epoch(self, bar: Track) -> None:
         """The rest of the epoch that ``step`` lies in: train, save. SIGTERM saves within it and ends the process."""
         cfg, left, began = self.cfg, self.per_epoch - self.step % self.per_epoch, time.monotonic()
         with faults.held_sigterm() as terminated:
-            loss, hits, ended = self.steps(forward, bar, terminated)
+            loss, hits, ended = self.steps(bar, terminated)
             if not ended:
                 return
             rate = left * cfg.batch_size / (time.monotonic() - began)
             line = {"epoch": self.step // self.per_epoch, "loss": loss / self.per_epoch}
-            line |= {"accuracy": int(hits) / (self.per_epoch * cfg.batch_size)}
+            line |= {"accuracy": int(hits) / (self.per_epoch * cfg.batch_size * self.passes)}
             line |= {"lr": learning_rate(cfg, self.step - 1, self.per_epoch), **self.search.after_epoch()}
             self.loss_sum.zero_()
             self.hits.zero_()
             self.log.trained(line, {"images_per_second": round(rate, 1)})
             self.save()
 
-    def steps(self, forward: Forward, bar: Track, terminated: list[bool]) -> tuple[float, float, bool]:
+    def steps(self, bar: Track, terminated: list[bool]) -> tuple[float, float, bool]:
         """The steps to the end of the epoch, with a checkpoint now and then.
 
         Returns:
@@ -283,7 +280,7 @@ class Training:
         cfg, epoch, saved = self.cfg, self.step // self.per_epoch, time.monotonic()
         last = (epoch + 1) * self.per_epoch
         loss = hits = 0.0
-        for _ in self.single_steps(forward):
+        for _ in self.single_steps():
             if self.step % 20 == 0 or self.step == last or (terminated and self.world == 1):
                 late = self.leader and time.monotonic() - saved > 60 * cfg.checkpoint_minutes
                 sums = self.loss_sum.item(), int(self.hits), late, bool(terminated)
@@ -300,13 +297,13 @@ class Training:
                         return loss, hits, False
         return loss, hits, True
 
-    def single_steps(self, forward: Forward) -> Iterator[None]:
+    def single_steps(self) -> Iterator[None]:
         """The steps to the end of the epoch, one at a time."""
         epoch, start = divmod(self.step, self.per_epoch)
         for x, y in faults.loaded(itertools.islice(self.batches(epoch, start), self.per_epoch - start)):
             with faults.memory(lambda: f"step {self.step}{faults.on(self.arch)}", x, LOWER):
                 x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
-                self.one_step(x, y, forward)
+                self.one_step(x, y)
             yield
 
     def validate(self, validate: Validate) -> None:
@@ -345,7 +342,7 @@ class Training:
             world=self.world,
         )
 
-    def one_step(self, x: Tensor, y: Tensor, forward: Forward) -> None:
+    def one_step(self, x: Tensor, y: Tensor) -> None:
         """One step of the weights, and of what else is learnt."""
         cfg = self.cfg
         self.search.before_step(self.step)
@@ -353,16 +350,20 @@ class Training:
             group["lr"] = learning_rate(cfg, self.step, self.per_epoch)
         torch.manual_seed(hash((cfg.seed, self.step)) % 2**63)  # dropout
         self.optimizer.zero_grad(set_to_none=True)  # what is not on the path keeps grad None, and its weights
-        total = torch.zeros((), dtype=torch.double, device=self.device)
-        for part, (images, labels) in enumerate(distributed.parts(x, y, cfg.accumulate), 1):
+        parts = list(distributed.parts(x, y, cfg.accumulate))
+        with self.precision.autocast():
+            paths = self.rule.paths(self.step, parts)
+        self.passes, total = len(paths), torch.zeros((), dtype=torch.double, device=self.device)
+        for part, place in itertools.product(range(cfg.accumulate), range(self.passes)):
+            self.arch = paths[place]
             with self.precision.autocast():
-                logits = forward(self.step, images, labels)
-            loss = F.cross_entropy(whole(logits), labels, label_smoothing=cfg.label_smoothing) / cfg.accumulate
-            if part == cfg.accumulate:
+                logits, loss = self.rule.learn(self.step, place, self.arch, *parts[part])
+            if (part, place) == (cfg.accumulate - 1, self.passes - 1):
                 self.reducer.arm()
+            loss = loss / cfg.accumulate
             self.precision.backward(loss)
-            total += loss.detach()
-            self.hits += (logits.detach().argmax(1) == labels).sum()
+            total += loss.detach() / self.passes
+            self.hits += (logits.detach().argmax(1) == parts[part][1]).sum()
         self.reducer.finish()
         scale = self.precision.scale
         if cfg.clip:

@@ -23,7 +23,7 @@ from supernet.errors import UserError
 from supernet.progress import Progress, Track, silent
 from supernet.runs import RunFolder
 from supernet.training import distributed
-from supernet.training.loop import Drive, Forward, Training, Validate
+from supernet.training.loop import Drive, Training, Validate
 from supernet.training.plan import Part, Work
 
 WARMUP, STEPS = 5, 20  # steps of a training that are not measured, then those that are
@@ -127,12 +127,12 @@ class Rehearsal:
         """Takes some steps, saves and validates, and leaves the training as if it had come to its end."""
         return functools.partial(self._train, name)
 
-    def _train(self, name: str, training: Training, forward: Forward, validate: Validate, bar: Track) -> None:
+    def _train(self, name: str, training: Training, validate: Validate, bar: Track) -> None:
         left, epochs = training.end - training.step, int(training.log.pending is not None)
         if left:
             warm = min(WARMUP, left - 1)
             count = min(STEPS, left - warm)
-            steps = itertools.chain.from_iterable(iter(lambda: training.single_steps(forward), None))
+            steps = itertools.chain.from_iterable(iter(lambda: training.single_steps(), None))
             _exhaust(itertools.islice(steps, warm))
             self.add(name, left, "steps", self.seconds(lambda: _exhaust(itertools.islice(steps, count))) / count)
             ends = training.end // training.per_epoch

@@ -1,0 +1,304 @@
+"""The options of each method of training, what it trains and what it tells at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import tyro
+
+from supernet import files
+from supernet.cli import common, planning
+from supernet.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from search.costs import TableCost
+    from supernet.data.sets import TrainVal
+    from supernet.methods import dsnas, nss, ofa
+    from supernet.runs import RunFolder
+    from supernet.space import Space
+    from supernet.spec import Price
+    from supernet.training.loop import FitConfig
+    from supernet.training.rehearsal import Rehearsal
+
+
+@dataclass(frozen=True)
+class Args(planning.Planned, common.Devices, common.Training, common.NewRun):
+    """What every method takes; enough for one whose ``Config`` and ``run`` need no more (``supernet/methods``)."""
+
+    method: Annotated[str, tyro.conf.arg(metavar="spos|ofa|dsnas|nss")] = "spos"
+    """spos: paths by a --rule; ofa: progressive shrinking; dsnas: architecture and weights at once; nss: spaces."""
+    space: Annotated[str | None, common.UNSET] = None
+    """Search space: a name, a .json, or FILE.py:function; defaults to mobile-small below 96 pixels, else mobile."""
+    epochs: int = 12
+    """Epochs (SPOS on ImageNet: 120); SPOS may be given more later, and goes on at the longer schedule's rate."""
+    batch_size: int = 64
+    """Images per step, over all processes (SPOS on ImageNet: 1024)."""
+    warmup_epochs: float = 0.0
+    """Epochs of linear warm-up."""
+    clip: float = 0.0
+    """Largest gradient norm; 0 turns clipping off."""
+    augment: Annotated[bool | None, common.UNSET] = None
+    """Random crops and flips; defaults to on from 30 epochs, since short trainings do better without."""
+    kernels: Annotated[Literal["fused", "eager"] | None, common.UNSET] = None
+    """The project's operators or plain PyTorch; defaults to fused on the CPU."""
+
+    grows: ClassVar[tuple[str, ...]] = ()  # settings that may be larger when the run goes on
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise UserError(f"--epochs {self.epochs}: expected at least 1")
+
+    @property
+    def library(self) -> Any:
+        """The module of the method."""
+        return importlib.import_module(f"supernet.methods.{self.method}")
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The options that the method adds to those of all, by name."""
+        shared = {field.name for field in dataclasses.fields(Args)}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in shared}
+
+    def config(self, space: Space, fit: FitConfig, kernels: Any) -> Any:
+        """The method's ``Config``, of its own options; refuses what cannot be before anything is written."""
+        return self.library.Config(fit, kernels=kernels, **self.own)
+
+    def train(
+        self,
+        space: Space,
+        images: TrainVal,
+        cfg: Any,
+        device: torch.device,
+        run: RunFolder,
+        rehearsal: Rehearsal | None = None,
+    ) -> None:
+        """Train in the run folder, or continue there; or have the first steps measured by a rehearsal."""
+        drive = rehearsal.training() if rehearsal else None
+        self.library.run(space, images, cfg, run.path, device, self.progress, drive=drive)
+
+    def report(self, space: Space, cfg: Any, run: RunFolder) -> None:
+        """Tell what came out and the next command."""
+        last = run.metrics.read()[-1]
+        accuracy = last.get("val_accuracy")
+        told = "" if accuracy is None else f", one-shot accuracy of random architectures {100 * accuracy:.1f} %"
+        common.say(f"trained: loss {last['loss']:.3f}{told} → {common.escape(str(run.checkpoint))}")
+        common.next_command("build_lut", self)
+
+
+@dataclass(frozen=True)
+class Spos(Args):
+    """SPOS: the supernet that searches score architectures on."""
+
+    grows: ClassVar[tuple[str, ...]] = ("epochs",)
+    rule: Literal["uniform", "fair", "sandwich"] = "uniform"
+    """Paths of a step: a random one; every choice of every gene once; the largest, random ones and the smallest."""
+    paths: int = 2
+    """Random paths in a step of the sandwich rule."""
+    distil: Literal["none", "inplace", "alpha"] = "none"
+    """Paths learn from the largest network, which trains in each step, by KL (inplace) or adaptive α-divergence."""
+    draw: Literal["uniform", "best", "worst"] = "uniform"
+    """Of three random paths of about the same cost train the one with the smallest or largest loss (AttentiveNAS)."""
+    drop_path: float = 0.0
+    """Probability to leave out the last block of the largest network, where it leads; grows from 0 at the first one."""
+    ema: float = 0.0
+    """Decay of a moving average of the weights that is then scored (BigNAS: .9999, short trainings less); 0 is off."""
+    sampling: Literal["uniform", "flops"] = "uniform"
+    """Draw paths uniformly, or within a uniformly drawn bin of multiply-adds (SPOS's code)."""
+    flops_bins: tuple[float, float, float] = (290e6, 360e6, 10e6)
+    """From, to and width of the bins, in multiply-adds."""
+    probes: int = 4
+    """Random architectures whose one-shot accuracy is validated after each epoch; 0 validates none."""
+
+
+@dataclass(frozen=True)
+class Ofa(Args):
+    """OFA: progressive shrinking of an elastic space; what spos --rule sandwich trains at once comes phase by phase."""
+
+    method: Annotated[str, tyro.conf.arg(metavar="spos|ofa|dsnas|nss")] = "ofa"
+    space: str | None = "elastic-small"
+    """Search space: an elastic one, such as elastic-small or ofa-mobilenetv3, or a .json."""
+    phases: Annotated[Path | None, common.UNSET] = None
+    """JSON file of phases; defaults to those of the paper, in --epochs epochs."""
+    sort: bool = True
+    """Sort channels by importance before smaller expansions open."""
+    probes: int = 4
+    """Random architectures whose one-shot accuracy is validated after each epoch of the last phase."""
+
+    def config(self, space: Space, fit: FitConfig, kernels: Any) -> ofa.Config:
+        """The method's Config; refuses a space that is not elastic and phases that leave some of it closed."""
+        from supernet.methods import ofa
+
+        given = ofa.read_phases(self.phases, fit.lr) if self.phases else ofa.default_phases(fit.epochs, fit.lr)
+        ofa.spaces(space, given)
+        return ofa.Config(fit, given, kernels=kernels, sort=self.sort, probes=self.probes)
+
+
+@dataclass(frozen=True)
+class Dsnas(Args):
+    """DSNAS: architecture and weights together; the child keeps its weights."""
+
+    flops_max: Annotated[float | None, common.UNSET] = None
+    """Most multiply-adds of the child."""
+    lat_max: Annotated[float | None, common.UNSET] = None
+    """Largest latency of the child in ms, instead of --flops-max; needs --lut."""
+    lut: Annotated[str | None, common.UNSET] = None
+    """Latency table of the space, from build_lut.py."""
+    search_epochs: Annotated[int | None, common.UNSET] = None
+    """Epochs until the child is fixed and trains on alone; defaults to a third of --epochs (the paper: 80 of 240)."""
+    weight_epochs: int = 0
+    """First epochs of the search, which train weights only."""
+    arch_lr: float = 1e-3
+    """Adam's learning rate for the distribution over architectures; short searches need more."""
+    coefficient: float = 0.1
+    """Weight of the budget in the loss of paths that exceed it."""
+    stop_gap: float = 0.3
+    """A layer is settled when its two largest probabilities differ by this much; above 1 is never."""
+    retrain: bool = False
+    """Also train the child from scratch for as long, to measure the gap."""
+
+    def config(self, space: Space, fit: FitConfig, kernels: Any) -> dsnas.Config:
+        """The method's Config; refuses a limit out of reach."""
+        from search.costs import Window
+        from supernet.methods import dsnas
+
+        name, limit = self.bound()
+        cost, more = self.costs(space)[name], self.own
+        for other in ("flops_max", "lat_max", "lut", "retrain"):
+            del more[other]
+        Window(space, {name: cost}, {name: (0.0, limit)})
+        budget, fit = dsnas.Budget(cost.table, cost.base, limit), dataclasses.replace(fit, schedule="cosine")
+        more["search_epochs"] = -(-fit.epochs // 3) if self.search_epochs is None else self.search_epochs
+        return dsnas.Config(fit, budget, kernels=kernels, **more)
+
+    def bound(self) -> tuple[str, float]:
+        """The cost that is bounded, and its limit."""
+        if self.lat_max is None:
+            return "flops", math.inf if self.flops_max is None else self.flops_max
+        if self.flops_max is not None or self.lut is None:
+            table = common.command("build_lut", None, "--space", "SPACE", "--output", "FILE")
+            raise UserError(
+                f"--lat-max takes the place of --flops-max and needs --lut FILE, the table of the space, by {table}"
+            )
+        return "latency_ms", self.lat_max
+
+    def costs(self, space: Space) -> dict[str, TableCost]:
+        """Multiply-adds, parameters, and latency where there is a table."""
+        from latency.table import LatencyTable
+        from search import priced
+        from supernet import families
+
+        families.require_layers(space)
+        latencies = {} if self.lut is None else {"latency_ms": LatencyTable.load(self.lut, space).price}
+        return {name: cost for name, cost in priced.costs(space, latencies).items() if name != "activations"}
+
+    def train(
+        self,
+        space: Space,
+        images: TrainVal,
+        cfg: dsnas.Config,
+        device: torch.device,
+        run: RunFolder,
+        rehearsal: Rehearsal | None = None,
+    ) -> None:
+        """Search and train in the run folder, or continue there; then train the child from scratch if asked."""
+        drive = rehearsal.training() if rehearsal else None
+        child = self.library.run(space, images, cfg, run.path, device, self.progress, drive)
+        if self.retrain:
+            path, drive = run.network("retrained").path, rehearsal.training("retraining") if rehearsal else None
+            self.library.retrain(space, images, child.arch, cfg, path, device, self.progress, drive)
+
+    def report(self, space: Space, cfg: dsnas.Config, run: RunFolder) -> None:
+        """Leave table and front for the later commands; tell what came out and the next command."""
+        from search import front
+
+        found, (name, limit) = run.found(), self.bound()
+        if self.lut is not None and not run.lut_path.exists():
+            files.write_bytes(run.lut_path, Path(self.lut).read_bytes())
+        front.write_single(run, space, tuple(found["arch"]), self.costs(space), {name: (0.0, limit)}, self.seed)
+        accuracy = 100 * found["val_accuracy"]
+        common.say(
+            f"child: {found['layers']}; {name} {found['cost']:.6g} (at most {limit:g}); validation accuracy "
+            f"{accuracy:.2f} % with the weights of the search → {common.escape(str(run.child.path))}"
+        )
+        if self.retrain:
+            scratch = 100 * run.network("retrained").metrics.read()[-1]["val_accuracy"]
+            common.say(f"from scratch, as long: {scratch:.2f} %, {scratch - accuracy:+.2f} points")
+        asis = ("--inherit", "--epochs", 0, "--controls", 0)
+        common.next_command("retrain", self, *asis, note="test it as it is")
+
+
+@dataclass(frozen=True)
+class Nss(Args):
+    """NSS: spaces of residual networks that are good for a cost; each is then a --space of its own."""
+
+    method: Annotated[str, tyro.conf.arg(metavar="spos|ofa|dsnas|nss")] = "nss"
+    space: str | None = "residual-small"
+    """Search space: residual, residual-medium, residual-small, or a .json of such a space."""
+    lr: float | None = 0.025
+    """Peak learning rate; it ends at 0.001."""
+    clip: float = 5.0
+    """Largest gradient norm; 0 turns clipping off."""
+    targets: Annotated[str, tyro.conf.arg(metavar="T,T,…", help_behavior_hint="")] = ""
+    """Average cost of each elite space to find: multiply-adds, or ms with --lut; defaults to quarters of the range."""
+    lut: Annotated[Path | None, common.UNSET] = None
+    """Latency table of the space: targets are then milliseconds."""
+    depth_range: Annotated[int | None, common.UNSET] = None
+    """Depths in one range; defaults to a quarter of the open ones, at least 2 (the paper: 4 of 16)."""
+    width_range: Annotated[int | None, common.UNSET] = None
+    """Widths in one range; defaults to a sixteenth of the open ones, at least 4 (the paper: 32 of 512)."""
+    warmup: float = 0.3
+    """Share of the epochs that train weights only."""
+    theta_lr: Annotated[float | None, common.UNSET] = None
+    """Adam's learning rate for the probabilities; defaults to DARTS's 3e-4, more in short runs."""
+
+    def config(self, space: Space, fit: FitConfig, kernels: Any) -> nss.Config:
+        """The method's Config; refuses what cannot be before anything is written."""
+        try:
+            targets = [float(target) for target in self.targets.split(",") if target]
+        except ValueError as error:
+            raise UserError(f"--targets {self.targets}: expected numbers with commas between ({error})") from error
+        if not all(0 < target < math.inf for target in targets):
+            raise UserError(f"--targets {self.targets}: expected numbers above 0")
+        given = {name: value for name, value in self.own.items() if name != "lut"} | {"targets": targets}
+        return self.library.configure(space, fit, self.price(space), kernels=kernels, **given)
+
+    def price(self, space: Space) -> Price:
+        """What a layer costs, in the unit of the targets."""
+        from latency.table import LatencyTable
+
+        return LatencyTable.load(self.lut, space).price if self.lut else lambda spec: spec.flops
+
+    def train(
+        self,
+        space: Space,
+        images: TrainVal,
+        cfg: nss.Config,
+        device: torch.device,
+        run: RunFolder,
+        rehearsal: Rehearsal | None = None,
+    ) -> None:
+        """Search every target in the run folder, or continue there."""
+        drive = rehearsal.training() if rehearsal else None
+        self.library.run(space, images, cfg, run.path, device, self.progress, self.price(space), drive)
+
+    def report(self, space: Space, cfg: nss.Config, run: RunFolder) -> None:
+        """Tell what came out and the next command."""
+        unit, scale = ("ms", 1.0) if self.lut else ("MFLOPs", 1e-6)
+        for target in cfg.targets:
+            common.tell(
+                f"{self.library.describe(run.elite(target), target, unit, scale)} → {run.elite(target).space_path}"
+            )
+        first, images = run.elite(cfg.targets[0]), common.words(self, "data", "data_root", "resolution")
+        where = ("--space", first.space_path, "--run", first.path / "supernet")
+        common.next_command("train_supernet", None, *where, *images)
+
+
+# The options of each method: its own, or ``Args`` where those are enough.
+METHODS: dict[str, type[Args]] = {"spos": Spos, "ofa": Ofa, "dsnas": Dsnas, "nss": Nss}

@@ -1,0 +1,50 @@
+"""The moving average of weights against its definition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from supernet.training.average import KEY, MovingAverage
+from tests.conftest import refused
+
+
+def moved(model: nn.Module, average: MovingAverage, steps: int):
+    """Weights that change, and what the average is by its definition, in double."""
+    expected = {name: p.detach().double() for name, p in model.named_parameters()}
+    for step in range(steps):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.randn_like(p))
+        average.update(step)
+        decay = min(average.decay, (1 + step) / (10 + step))
+        expected = {
+            name: decay * expected[name] + (1 - decay) * p.detach().double() for name, p in model.named_parameters()
+        }
+    return expected
+
+
+def test_average_is_its_definition_and_is_applied_within_the_block_only():
+    model = nn.Linear(3, 2)
+    average = MovingAverage(model, 0.9)
+    expected, last = moved(model, average, 200), model.weight.detach().clone()
+    with average.applied():
+        for name, p in model.named_parameters():
+            torch.testing.assert_close(p.detach().double(), expected[name], rtol=1e-4, atol=1e-5)
+    assert torch.equal(model.weight, last)
+
+
+def test_state_comes_back_exactly():
+    model, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    average, again = MovingAverage(model, 0.5), MovingAverage(other, 0.5)
+    moved(model, average, 3)
+    again.load_state_dict(average.state_dict())
+    assert all(torch.equal(average.state_dict()[KEY][name], value) for name, value in again.averages.items())
+    with pytest.raises(ValueError, match="other weights"):
+        MovingAverage(nn.Linear(2, 2, bias=False), 0.5).load_state_dict(average.state_dict())
+
+
+@pytest.mark.parametrize("decay", [-0.1, 0.0, 1.0, float("nan")])
+def test_a_decay_out_of_range_is_refused(decay):
+    assert "between 0 and 1" in refused(MovingAverage, nn.Linear(2, 2), decay)
