@@ -1,4 +1,4 @@
-"""Elastic supernets: their networks as they are against the same trained alone, and rules of training at equal cost.
+"""Elastic supernets: their networks as they are against the same trained alone, and the rules of training at one cost.
 
 Two spaces with the truth known: 48 networks of elastic-small, each trained alone with as many image passes as the
 supernet has steps' images, and with three times as many; and the 64 networks of ``truth_table``. Every supernet costs
