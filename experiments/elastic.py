@@ -104,7 +104,7 @@ def shrinking(epochs: int) -> tuple[tuple[ofa.Phase, ...], int]:
     return phases, largest + 2 * kernel + 3 * last
 
 
-# Peak rates at batch 64 for one path a step and for several, whose gradients add up: of .05, .1 and .2 the best for uniform
+# Peak rates at batch 64, one path a step and several, whose gradients add up: of .05, .1 and .2 the best for uniform
 # and for sandwich + distillation at four epochs, seed 100, by the mean one-shot accuracy.
 LR = {"elastic-small": (0.2, 0.2), "mobile-small": (0.1, 0.05)}
 

@@ -23,7 +23,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Budget:
-    """Settings of every search, which scores at most ``population * iterations`` architectures."""
+    """Settings of every search, which scores at most ``evaluations`` architectures."""
 
     population: int = 64
     iterations: int = 40  # batches in total, including the random first one
@@ -37,6 +37,15 @@ class Budget:
         self._expect(iterations=(self.iterations >= 1, "at least 1"))
         self._expect(seed=(self.seed >= 0, "0 or more"))
         self._expect(max_draws=(self.max_draws >= 1, "at least 1"))
+
+    def size(self, generation: int) -> int:
+        """Architectures of a generation."""
+        return self.population
+
+    @property
+    def evaluations(self) -> int:
+        """Architectures of all generations."""
+        return sum(map(self.size, range(self.iterations)))
 
     def _expect(self, **fields: tuple[bool, str]) -> None:
         for name, (fine, expected) in fields.items():
@@ -232,20 +241,20 @@ class Search:
 
     def _next_batch(self) -> list[Arch]:
         """Offspring and, if these are too few, random members of the window."""
-        config = self.config
+        config, size = self.config, self.config.size(self.generation)
         batch: dict[Arch, None] = {}
         self._breed(batch)
         bred = len(batch)
-        if bred < config.population:
+        if bred < size:
             known = self._archive.keys() | batch.keys()
-            batch |= dict.fromkeys(self.window.sample(self._rng, config.population - bred, known, config.max_draws))
+            batch |= dict.fromkeys(self.window.sample(self._rng, size - bred, known, config.max_draws))
         self._random = len(batch) - bred
         if not batch:
             ends = f"found no new architecture within the bounds after {len(self._archive)}, so the search ends"
             nearest = self.window.beyond(self._archive)
             self._note(f"{ends}; {nearest}" if nearest else ends)
-        elif len(batch) < config.population:
-            self._note(f"found {len(batch)} new architectures within the bounds, not {config.population}")
+        elif len(batch) < size:
+            self._note(f"found {len(batch)} new architectures within the bounds, not {size}")
         return list(batch)
 
     def _values(self, archs: Sequence[Arch] | Mapping[Arch, Record]) -> np.ndarray:

@@ -20,7 +20,7 @@ from supernet.space import Arch, Space
 
 @dataclass(frozen=True)
 class CESConfig(Budget):
-    """Settings of a search. It scores at most ``population * iterations`` architectures."""
+    """Settings of a search."""
 
     eta: float = 3.0  # of polynomial mutation: larger means smaller steps; the paper gives no value
     mutation: float | None = None  # probability per gene; None is 1 / genes
@@ -84,7 +84,7 @@ class CES(Search):
                 a, b = nsga2.two_point_crossover(a, b, rng)
             return [self._mutant(child) if child in self.window else child for child in (a, b)]
 
-        self._collect(batch, config.population, offspring)
+        self._collect(batch, config.size(self.generation), offspring)
 
     def _mutant(self, child: Arch) -> Arch:
         config = self.config

@@ -113,7 +113,7 @@ class SearchRun:
     def run(self, random: Sequence[Arch] = (), progress: Progress = silent) -> None:
         """Search to the end, then score the architectures ``random``."""
         search = self.search
-        total = search.config.population * search.config.iterations + len(random)
+        total = search.config.evaluations + len(random)
         done = len(search.records())
         with progress(search.config.algorithm, total, done=done, unit="evaluations") as bar:
             while not search.done:

@@ -6,12 +6,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from supernet.cli import common, searching
+from supernet.errors import UserError
 
 
 @dataclass(frozen=True)
 class Args(searching.SearchArgs, common.OnRun):
     algorithm: Literal["ces", "spos", "random"] = "ces"
     """CES (NSGA-II in a window), SPOS's evolution, or random search, each with the same budget and log."""
+    predictor: bool = False
+    """Score a third of the architectures: a model of what was scored proposes the promising and the uncertain ones."""
+
+    def __post_init__(self) -> None:
+        if self.predictor and self.algorithm != "ces":
+            raise UserError(f"--predictor is a form of CES, --algorithm is {self.algorithm}: give one of the two")
 
 
 def run(args: Args) -> None:
@@ -26,7 +33,7 @@ def run(args: Args) -> None:
     problem = searching.problem(args, folder.lut_path, space)
     device = defaults.device(args.device)
     supernet = folder.supernet(space, device, defaults.kernels(device))
-    algorithm, config = ALGORITHMS[args.algorithm]
+    algorithm, config = ALGORITHMS["guided" if args.predictor else args.algorithm]
     budget = config(population=args.population, iterations=args.iterations, seed=args.seed)
     search = algorithm(space, problem.costs, problem.bounds, problem.objectives, budget)
 
