@@ -15,6 +15,9 @@ from supernet.errors import UserError
 LONGEST_NUMBER = 64  # digits; the longest of ours are the 39 of a random generator's state
 
 
+TORCH_WRITERS = ("PytorchStreamWriter", "inline_container")  # named where torch.save could not write
+
+
 def write_atomically(
     path: Path, write: Callable[[BinaryIO], object], ready: Callable[[Path], object] = lambda temporary: None
 ) -> None:
@@ -42,7 +45,7 @@ def write_atomically(
         os.replace(temporary, path)
         sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+        if isinstance(error, RuntimeError) and not any(writer in str(error) for writer in TORCH_WRITERS):
             raise
         raise _unwritten(path, error) from error
     finally:

@@ -1,13 +1,16 @@
 import errno
 import os
 import pickle
+import resource
 
+import numpy as np
 import pytest
 import torch
 
 from supernet import files
 from supernet.errors import UserError
 from supernet.training import checkpoint
+from tests.conftest import refused
 
 
 def test_round_trip(tmp_path):
@@ -184,3 +187,18 @@ def test_equal_states_make_equal_files(tmp_path):
     loaded["meta"]["also"] = "".join(["a ", "network"])
     checkpoint.save(tmp_path / "b.pt", loaded)
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+
+
+@pytest.mark.parametrize("share", np.linspace(0.02, 0.98, 17).round(3).tolist())
+def test_a_disk_that_is_full_anywhere_in_the_file_is_told_in_a_line(tmp_path, share):
+    """By the limit on the size of files, which the system reports as it does a full disk."""
+    path, state = tmp_path / "checkpoint.pt", {"model": {f"w{i}": torch.zeros(10_000) for i in range(10)}}
+    checkpoint.save(path, state)
+    before, (soft, hard) = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * len(before)), hard))
+        told = refused(checkpoint.save, path, state)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert told.startswith(f"cannot write {path}")
+    assert path.read_bytes() == before

@@ -126,8 +126,10 @@ def test_what_cannot_be_used_is_refused(tmp_path, monkeypatch):
         return refused(sets.open_train, source, tmp_path)
 
     assert "cannot open" in told("nothing")
+    lacking = datasets.DatasetDict(train=rows(4, lambda i: None if i == 2 else 0), test=rows(2))
+    assert "part train: row 2 has no label" in told("d", lacking)
     assert "expected train, and test or validation" in told("a", datasets.DatasetDict(test=rows(4)))
-    assert "expected one of test, validation" in told("b", datasets.DatasetDict(train=rows(4)))
+    assert "test or validation with labels" in told("b", datasets.DatasetDict(train=rows(4)))
     numbers = datasets.Dataset.from_dict({"x": [1, 2]})
     assert "has the columns x (Value)" in told("c", datasets.DatasetDict(train=numbers, test=numbers))
     beyond = datasets.DatasetDict(train=rows(4, label=lambda i: i - 1, names=()), test=rows(4, names=()))

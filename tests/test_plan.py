@@ -69,7 +69,7 @@ def test_figures_add_up():
     rows = {row[0]: row[1:] for row in plan.table("a plan").rows}
     assert rows["training"][0] == "220 steps"  # of all four works
     assert rows["training"][2] == "2.0 min"  # 50 + 10 + 50 + 10 s
-    assert rows["disk, still to be written"][2] == "1.23 kB"
+    assert rows["disk, still needed at the peak"][2] == "1.23 kB"
     assert "energy" not in {row[0] for row in dataclasses.replace(plan, watts=None).table("").rows}
     assert [size(n) for n in (0, 999, 1500, 2 * 10**9)] == ["0 B", "999 B", "1.5 kB", "2 GB"]
 
@@ -142,7 +142,7 @@ def trained(tmp_path_factory, space_file) -> Path:
 def require_plan(printed: str) -> None:
     assert re.fullmatch(r"[\d.]+ (s|min|h)", total(printed, "whole job")[3])
     assert re.fullmatch(r"[\d.]+ [MG]B", total(printed, "memory at the peak")[3])
-    assert re.fullmatch(r"[\d.]+ [kM]?B", total(printed, "disk, still to be written")[3])
+    assert re.fullmatch(r"[\d.]+ [kM]?B", total(printed, "disk, still needed at the peak")[3])
     assert "next:" not in printed
 
 

@@ -77,6 +77,8 @@ def planning(args: Any) -> Iterator[Planning]:
         with energy.power() as spent:
             yield making
         disk = max(0, rehearsal.folder_size(folder.path) + making.file_bytes - before)
+        at_once = max((stage.at_once for stage in making.stages), default=1)
+        disk += at_once * rehearsal.largest_checkpoint(folder.path)  # a file is replaced by one that is whole
     if distributed.rank() > 0:
         return
     plan = Plan(tuple(making.stages), disk, spent.get("watts"), distributed.world())

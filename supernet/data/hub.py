@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from supernet.data import HUB
@@ -48,6 +49,8 @@ class HubImages(DecodedImages):
         try:
             with Image.open(io.BytesIO(encoded)) as file:
                 return tensor(transform(file))
+        except UnidentifiedImageError as error:
+            raise UserError(f"{self.source}: row {index} is not an image") from error
         except Exception as error:  # the decoders raise whatever damaged bytes lead to
             raise UserError(f"{self.source}: the image of row {index} cannot be read ({error})") from error
 
@@ -70,10 +73,10 @@ def open_hub(
     if "train" not in parts:
         raise UserError(f"{name} has the parts {', '.join(parts)}: expected train, and test or validation")
     image, label = _columns(parts["train"], name)
-    known = [test for test in TESTS if test in parts and min(parts[test][label], default=-1) >= 0]
+    known = [test for test in TESTS if test in parts and any(value not in (None, -1) for value in parts[test][label])]
     if not known:
-        raise UserError(f"{name} has the parts {', '.join(parts)}: expected one of {', '.join(TESTS)} with labels")
-    labels = {key: np.array(parts[key][label], dtype=np.int64) for key in ("train", known[0])}
+        raise UserError(f"{name} has the parts {', '.join(parts)}: expected train, and test or validation with labels")
+    labels = {key: _labels(parts[key][label], f"{name}, part {key}") for key in ("train", known[0])}
     names = getattr(parts["train"].features[label], "names", None) or list(map(str, range(labels["train"].max() + 1)))
     for key, found in labels.items():
         if not len(found) or found.min() < 0 or found.max() >= len(names):
@@ -113,8 +116,17 @@ def _columns(table: Any, name: str) -> tuple[str, str]:
             labels.insert(0, column)
     if not images or not labels:
         found = ", ".join(f"{column} ({type(kind).__name__})" for column, kind in table.features.items())
-        raise UserError(f"{name} has the columns {found}: expected one of images, and one of class labels")
+        raise UserError(
+            f"{name} has the columns {found}: expected an Image, and a ClassLabel or whole numbers called label"
+        )
     return images[0], labels[0]
+
+
+def _labels(values: Sequence[int | None], source: str) -> np.ndarray:
+    """The labels of a part, each of which must be there."""
+    if None in values:
+        raise UserError(f"{source}: row {list(values).index(None)} has no label")
+    return np.array(values, dtype=np.int64)
 
 
 def _undecoded(table: Any, column: str) -> Any:
@@ -126,7 +138,9 @@ def _undecoded(table: Any, column: str) -> Any:
 
 def _encoded(table: Any, column: str, index: int, source: str) -> bytes:
     cell = table[index][column]
+    if cell is None:
+        raise UserError(f"{source}: row {index} has no image")
     try:
         return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
-    except (OSError, TypeError) as error:  # a missing image is None
+    except (OSError, TypeError) as error:
         raise UserError(f"{source}: the image of row {index} cannot be read ({error})") from error

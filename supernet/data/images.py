@@ -124,8 +124,8 @@ class ImageSet(ABC):
         full, rest = divmod(len(self), batch_size * world)
         if drop_last and full == 0 and rest:
             raise UserError(
-                f"a batch of {batch_size} images for each of {world} processes needs {batch_size * world}, "
-                f"but the set has {rest}; lower the batch size"
+                f"a batch of {batch_size * world} images needs a set of at least as many, this one has {rest}: "
+                "lower the batch size"
             )
         return full if drop_last or not rest else full + 1
 

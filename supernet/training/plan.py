@@ -78,7 +78,7 @@ class Plan:
     """A job in stages, one after the other.
 
     Args:
-        disk: bytes still to be written.
+        disk: bytes still needed, at the peak.
         watts: the machine's power, None if it was not measured.
         processes: among which torchrun shares the work; seconds and memory are of the first.
     """
@@ -119,7 +119,7 @@ class Plan:
         rows.append([f"memory at the peak{each}", "", "", size(self.resident)])
         if self.device:
             rows.append([f"memory of the GPU at the peak{each}", "", "", size(self.device)])
-        rows.append(["disk, still to be written", "", "", size(self.disk)])
+        rows.append(["disk, still needed at the peak", "", "", size(self.disk)])
         if self.kwh is not None:
             rows.append(["energy", "", "", f"{self.kwh:.3g} kWh"])
         return Table(["", "still to do", "each", "total"], rows, title)

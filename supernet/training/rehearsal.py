@@ -92,6 +92,11 @@ def folder_size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
+def largest_checkpoint(path: Path) -> int:
+    """Bytes of the largest file of weights in a folder; 0 where there is none."""
+    return max((file.stat().st_size for file in path.rglob("*.pt")), default=0)
+
+
 class Rehearsal:
     """Measures the parts of a job: ``training`` is for a ``fit``, ``add`` for anything else.
 
