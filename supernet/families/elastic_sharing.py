@@ -10,33 +10,22 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from supernet.active import active, part
 from supernet.families.elastic_blocks import ElasticStem
 from supernet.norm import BatchNorm
 from supernet.spec import BuildOptions, LayerSpec
-
-
-def active(value: Tensor, shape: Sequence[int]) -> Tensor:
-    """The part of a shared tensor that runs, as a view: the first channels, the centre of the kernel.
-
-    Args:
-        value: ``[C]``, ``[O, I]`` or ``[O, I, K, K]``.
-        shape: of the part, no larger along any axis.
-    """
-    if value.shape == torch.Size(shape):
-        return value
-    starts = [0 if axis < 2 else (size - shape[axis]) // 2 for axis, size in enumerate(value.shape)]
-    return value[tuple(slice(start, start + size) for start, size in zip(starts, shape, strict=True))]
 
 
 def smaller(kernel: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     """A kernel ``[O, I, K, K]`` made smaller by matrices ``[k², k²]``, from large to small: each takes the centre."""
     for matrix in matrices:
         shape = (*kernel.shape[:2], *[math.isqrt(len(matrix))] * 2)
-        kernel = (active(kernel, shape).flatten(2) @ matrix.T).view(shape)
+        kernel = (part(kernel, shape).flatten(2) @ matrix.T).view(shape)
     return kernel
 
 
@@ -70,63 +59,77 @@ class Elastic(nn.Module):
         return {**self.__dict__, "slices": {}}
 
 
+class Sliced(NamedTuple):
+    """A tensor of a layer that is part of a shared one.
+
+    Args:
+        name: of the submodule that has it.
+        mine, theirs: that submodule of the own and of the shared layer.
+        key: name of the tensor in them.
+        sizes: of the part.
+        folded: whether matrices make its kernel smaller.
+    """
+
+    name: str
+    mine: nn.Module
+    theirs: nn.Module
+    key: str
+    sizes: tuple[int, ...]
+    folded: bool
+
+
 class Slice(nn.Module):
     """The part of a shared layer that some architectures run: their own layer, with views of the shared tensors.
 
     It holds no weights: its submodules are those of the shared layer that run, its parameters theirs and the matrices
-    that it needs. Gradients have the full size of the shared tensors, with zeros outside of the slice; so momentum and
-    weight decay move what is outside, too.
+    that it needs. What is outside of it has no gradient and, with our optimiser, does not move.
     """
 
     def __init__(self, shared: Elastic, own: LayerSpec):
         super().__init__()
         with torch.device("meta"):
             layer = own.build(**shared.build)
-        pairs, running = [], []
-        for name, mine in layer.named_modules():
-            theirs = shared.layer.get_submodule(name)
-            tensors = {**mine._parameters, **mine._buffers}
-            shapes = {key: value.shape for key, value in tensors.items() if value is not None}
-            for key in shapes:  # from now on a plain attribute, set before each run
-                (mine._parameters if key in mine._parameters else mine._buffers).pop(key)
-            pairs.append((name, mine, theirs, shapes))
-            if shapes:
-                running.append(theirs)
         self.run: Callable[[Tensor], Tensor] = layer.forward
-        self.pairs, self.adds = pairs, bool(getattr(layer, "adds", False))
-        self.parts, self.matrices = nn.ModuleList(running), nn.ParameterDict()
-        for large, small in itertools.pairwise(shared.kernels):
-            if large > own.kernel:
-                self.matrices[f"{large}to{small}"] = shared.matrices[f"{large}to{small}"]
+        self.adds = bool(getattr(layer, "adds", False))
+        steps = [(large, small) for large, small in itertools.pairwise(shared.kernels) if large > own.kernel]
+        self.matrices = nn.ParameterList(shared.matrices[f"{large}to{small}"] for large, small in steps)
+        self.pairs = [(mine, shared.layer.get_submodule(name)) for name, mine in layer.named_modules()]
+        self.weights: list[Sliced] = []
+        self.statistics: list[Sliced] = []
+        for (name, mine), (_, theirs) in zip(layer.named_modules(), self.pairs, strict=True):
+            for sliced, tensors in ((self.weights, mine._parameters), (self.statistics, mine._buffers)):
+                for key in [key for key, value in tensors.items() if value is not None]:
+                    # From now on it is a plain attribute, set before each run.
+                    sizes, largest = tuple(tensors.pop(key).shape), getattr(theirs, key).shape
+                    folded = bool(steps) and len(sizes) == 4 and largest[-1] > sizes[-1]
+                    sizes = (*sizes[:2], steps[0][1], steps[0][1]) if folded else sizes
+                    sliced.append(Sliced(name, mine, theirs, key, sizes, folded))
+        self.parts = nn.ModuleList(dict.fromkeys(t.theirs for t in (*self.weights, *self.statistics)))
 
-    def tensors(self) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
-        """Name of the submodule, submodule of the own layer, name of the tensor in it, and what stands for it."""
-        for name, mine, theirs, shapes in self.pairs:
-            for key, shape in shapes.items():
-                value = getattr(theirs, key)
-                if len(shape) == 4 and self.matrices and value.shape[-1] > shape[-1]:
-                    channels = active(value, (*shape[:2], *value.shape[2:]))
-                    yield name, mine, key, smaller(channels, list(self.matrices.values()))
-                else:
-                    yield name, mine, key, active(value, shape)
+    def tensors(self) -> Iterator[tuple[Sliced, Tensor]]:
+        """Every tensor of the own layer, and what stands for it."""
+        shared = [getattr(t.theirs, t.key) for t in self.weights]
+        for t, view in zip(self.weights, active(shared, [t.sizes for t in self.weights]), strict=True):
+            yield t, smaller(view, list(self.matrices)) if t.folded else view
+        for t in self.statistics:
+            yield t, part(getattr(t.theirs, t.key), t.sizes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Plain views for now: operators that take full-size tensors with the active sizes would need no copies."""
-        for _, mine, key, value in self.tensors():
-            vars(mine)[key] = value
-        for _, mine, theirs, _ in self.pairs:
+        for t, value in self.tensors():
+            vars(t.mine)[t.key] = value
+        for mine, theirs in self.pairs:
             mine.training = theirs.training
             if isinstance(mine, BatchNorm) and isinstance(theirs, BatchNorm):
                 mine.pool, mine.sync, mine.ran = theirs.pool, theirs.sync, theirs.ran
         y = self.run(x)
-        for _, mine, theirs, shapes in self.pairs:
+        for mine, theirs in self.pairs:
             if isinstance(mine, BatchNorm) and isinstance(theirs, BatchNorm):
                 theirs.ran = mine.ran
-            for key in shapes:
-                del vars(mine)[key]
+        for t in (*self.weights, *self.statistics):
+            del vars(t.mine)[t.key]
         return y
 
     @torch.no_grad()
     def state_dict(self) -> dict[str, Tensor]:  # type: ignore[override]  # never asked for as part of a module
         """The weights of the stand-alone layer by the names used there; matrices are folded into their kernels."""
-        return {f"{name}.{key}".lstrip("."): value for name, _, key, value in self.tensors()}
+        return {f"{t.name}.{t.key}".lstrip("."): value for t, value in self.tensors()}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from supernet.active import active
 from supernet.convolution import conv2d
 from supernet.errors import UserError
 from supernet.families.base import Priced, Shared, Total
@@ -86,12 +87,14 @@ def narrow(layer: ConvBN, x: Tensor, width: int, mask: Tensor | None = None) -> 
     """
     conv, bn = layer.conv, layer.bn
     stride, padding = conv.stride[0], conv.kernel_size[0] // 2
-    gamma, beta = (None, None) if bn.weight is None else (bn.weight[:width], bn.bias[:width])
+    affine = [] if bn.weight is None else [bn.weight, bn.bias]
+    weight, *rest = active([conv.weight, *affine], [(width, x.shape[1], *conv.kernel_size), *[(width,)] * len(affine)])
+    gamma, beta = rest or (None, None)
     if mask is not None:
         gamma = mask if gamma is None else gamma * mask
         beta = torch.zeros_like(mask) if beta is None else beta * mask
     if layer.kernels == "eager":
-        y = conv2d(x, conv.weight[:width, : x.shape[1]], stride=stride, padding=padding)
+        y = conv2d(x, weight, stride=stride, padding=padding)
         if bn.training:
             n = y.numel() // width
             mean, var = (torch.zeros(width, dtype=bn.running_mean.dtype, device=y.device) for _ in range(2))
@@ -105,9 +108,9 @@ def narrow(layer: ConvBN, x: Tensor, width: int, mask: Tensor | None = None) -> 
 
     if not bn.training:
         scale, shift = (v[:width] if mask is None else v[:width] * mask for v in bn.folded())
-        y = ops.masked_conv2d(x, conv.weight, out_channels=width, coefficients=scale, stride=stride, padding=padding)
+        y = ops.masked_conv2d(x, weight, coefficients=scale, stride=stride, padding=padding)
         return layer.act(y + shift.view(-1, 1, 1))
-    y = ops.masked_conv2d(x, conv.weight, out_channels=width, stride=stride, padding=padding)
+    y = ops.masked_conv2d(x, weight, stride=stride, padding=padding)
     y, stats = ops.batch_norm_act_train(y, gamma, beta, eps=bn.eps, act=layer.act_name)
     bn.track(*stats, y.numel() // width)
     return y

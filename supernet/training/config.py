@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.optim.sgd import sgd as update
 
+from supernet import active
 from supernet.errors import UserError
 
 
@@ -56,14 +58,50 @@ class FitConfig:
         return 8 * self.batch_size // self.accumulate
 
 
-def sgd(model: nn.Module, cfg: FitConfig) -> torch.optim.SGD:
+class SGD(torch.optim.SGD):
+    """PyTorch's, for parameters of which parts learn: what is outside keeps its value and its momentum, 0 at first.
+
+    Gradients are to be dropped by its ``zero_grad``, which starts the parts anew.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One update, after ``closure`` where that is given, whose loss is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            moving = [p for p in group["params"] if p.grad is not None]
+            if group["momentum"]:
+                for p in moving:
+                    if self.state[p].get("momentum_buffer") is None:
+                        self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            pieces = [(p, box) for p in moving for box in active.moved(p)]
+            options = ("weight_decay", "momentum", "lr", "dampening", "nesterov", "maximize", "foreach", "fused")
+            update(
+                [p[box] for p, box in pieces],
+                [p.grad[box] for p, box in pieces],
+                [self.state[p]["momentum_buffer"][box] for p, box in pieces] if group["momentum"] else [],
+                **{name: group[name] for name in options},
+            )
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients, and what is known of their parts."""
+        super().zero_grad(set_to_none)
+        for group in self.param_groups:
+            active.forget(group["params"])
+
+
+def sgd(model: nn.Module, cfg: FitConfig) -> SGD:
     """SGD that decays matrices and kernels, not biases and BN. Parameters without a gradient are left alone."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": cfg.weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(groups, lr=cfg.lr, momentum=cfg.momentum, nesterov=cfg.nesterov)
+    return SGD(groups, lr=cfg.lr, momentum=cfg.momentum, nesterov=cfg.nesterov)
 
 
 def learning_rate(cfg: FitConfig, step: int, steps_per_epoch: int) -> float:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
+from supernet import active
 from supernet.errors import UserError
 from supernet.norm import BatchNorm
 
@@ -143,10 +144,10 @@ class PathReducer:
     """Averages the gradients of a step over the ranks, while the backward pass still computes others.
 
     All ranks take the same path, so the same gradients become ready in the same order on each: they are put into flat
-    buckets as they come, and a full bucket is sent at once. Only the path travels, not the supernet as with DDP's
-    ``find_unused_parameters``; parameters off the path keep ``grad is None``. In a step of several paths what was on
-    an earlier path only travels last. Running statistics of the BN layers that ran travel with the last bucket, so the
-    ranks' models are equal after every step.
+    buckets as they come, and a full bucket is sent at once. Only the path travels, of each parameter its active part,
+    not the supernet as with DDP's ``find_unused_parameters``; parameters off the path keep ``grad is None``. In a step
+    of several paths what was on an earlier path only travels last. Running statistics of the BN layers that ran travel
+    with the last bucket, so the ranks' models are equal after every step.
 
     Args:
         bucket: values in a full bucket.
@@ -166,7 +167,7 @@ class PathReducer:
     def _take(self, parameter: Tensor) -> None:
         if self.armed and parameter.grad is not None:
             self.taken.add(parameter)
-            self._put(parameter.grad)
+            self._put(*(parameter.grad[box] for box in active.moved(parameter)))
             if self.filled >= self.bucket:
                 self._send()
 
