@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from supernet.active import active
+from supernet.active import active, box
 from supernet.convolution import Conv2d, conv2d
 from supernet.norm import BatchNorm
 from supernet.spec import Block, Conv, LayerSpec, make_divisible
@@ -352,7 +352,8 @@ class PoolHead(Block, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, w, H, W]`` to ``[B, classes]``, by the first w columns of the weight."""
         x = F.adaptive_avg_pool2d(x, 1).flatten(1)
-        (weight,) = active([self.classifier.weight], [(self.classifier.out_features, x.shape[1])])
+        weight = self.classifier.weight
+        (weight,) = active([weight], [box(weight.shape, (len(weight), x.shape[1]))])
         return F.linear(x, weight, self.classifier.bias)
 
 

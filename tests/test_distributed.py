@@ -10,6 +10,7 @@ import pytest
 import ranks
 import torch
 from test_nss import middle, toy
+from test_residual import small
 from test_train import images
 from torch.nn import functional as F
 
@@ -18,8 +19,9 @@ from supernet.data.images import MemoryImages
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.methods import dsnas, nss, ofa, spos
-from supernet.model import Supernet
+from supernet.model import Network, Supernet
 from supernet.norm import BatchNorm
+from supernet.space import Arch, Space
 from supernet.training import distributed, paths
 from supernet.training.loop import FitConfig, fit, learning_rate, sgd
 from tests.conftest import refused, tiny_space
@@ -83,6 +85,7 @@ def train(method: str, folder: Path, **more) -> dict:
 
 
 METHODS = ("spos", "sandwich", "ofa", "dsnas", "nss")
+PATH, NARROW = (0, 1, 2), (1, 1, 0, 2, 1, 0)
 
 
 def synchronised(folder: Path) -> dict:
@@ -103,14 +106,14 @@ def halves(folder: Path) -> dict:
     return model.state_dict()
 
 
-def path_only(folder: Path) -> dict:
+def path_only(space: Space, arch: Arch) -> dict:
     """What travels in one step."""
     torch.manual_seed(distributed.rank())
-    model = Supernet(tiny_space(), kernels="eager").train()
+    model = Supernet(space, kernels="eager").train()
     reducer = distributed.PathReducer(model, bucket=100)
-    x = torch.randn(4, 1, 14, 14)
+    x = torch.randn(4, space.channels, space.resolution, space.resolution)
     reducer.arm()
-    model(x, (0, 1, 2)).sum().backward()
+    model(x, arch).sum().backward()
     own = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     flights = len(reducer.flights)
     reducer.finish()
@@ -122,7 +125,8 @@ def everything(folder: Path) -> dict:
     """All that the tests below look at, in one pair of processes, whose start takes longer than the rest."""
     found = {method: train(method, folder / method) for method in METHODS}
     found |= {"synchronised": synchronised(folder / "sync"), "halves": halves(folder / "halves")}
-    return found | {"path only": path_only(folder), "resumed": train("spos", folder / "spos")}
+    found |= {"path only": path_only(tiny_space(), PATH), "slices only": path_only(small(), NARROW)}
+    return found | {"resumed": train("spos", folder / "spos")}
 
 
 @pytest.fixture(scope="module")
@@ -187,16 +191,20 @@ def test_two_ranks_equal_the_mean_of_two_halves_written_out(two):
 
 
 @available
-def test_only_the_path_travels_and_the_first_buckets_leave_during_backward(two):
-    first, second = (rank["path only"] for rank in two)
-    grads = [name for name in first if f"mean {name}" in first]
-    for name in grads:
+@pytest.mark.parametrize(
+    ("name", "space", "arch"), [("path only", tiny_space(), PATH), ("slices only", small(), NARROW)]
+)
+def test_only_the_path_travels_and_the_first_buckets_leave_during_backward(two, name, space, arch):
+    """Of slices as many values as the network has that is extracted."""
+    first, second = (rank[name] for rank in two)
+    for name in (name for name in first if f"mean {name}" in first):
         torch.testing.assert_close(first[f"mean {name}"], (first[name] + second[name]) / 2, msg=name)
         assert torch.equal(first[f"mean {name}"], second[f"mean {name}"]), name
-    model = Supernet(tiny_space(), kernels="eager")
-    norms = {id(m): m for module in model.path((0, 1, 2)) for m in module.modules() if isinstance(m, BatchNorm)}
+    model = Supernet(space, kernels="eager")
+    norms = {id(m): m for module in model.path(arch) for m in module.modules() if isinstance(m, BatchNorm)}
     statistics = sum(2 * norm.num_features for norm in norms.values())
-    assert int(first["sent"]) == sum(first[name].numel() for name in grads) + statistics
+    gradients = sum(p.numel() for p in Network(space, arch, affine=False).parameters())
+    assert int(first["sent"]) == gradients + statistics
     assert int(first["flights"]) > 1
 
 

@@ -15,18 +15,30 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from supernet.active import active, part
+from supernet.active import Box, active, box, part
 from supernet.families.elastic_blocks import ElasticStem
 from supernet.norm import BatchNorm
 from supernet.spec import BuildOptions, LayerSpec
 
 
 def smaller(kernel: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-    """A kernel ``[O, I, K, K]`` made smaller by matrices ``[k², k²]``, from large to small: each takes the centre."""
-    for matrix in matrices:
-        shape = (*kernel.shape[:2], *[math.isqrt(len(matrix))] * 2)
-        kernel = (part(kernel, shape).flatten(2) @ matrix.T).view(shape)
+    """The centre ``[O, I, k, k]`` of a kernel made smaller by matrices ``[k², k²]``, from large to small.
+
+    A matrix that another follows gives the centre that this one takes: the other rows do not learn.
+    """
+    sizes = [math.isqrt(len(matrix)) for matrix in matrices]
+    for matrix, size, wanted in zip(matrices, sizes, [*sizes[1:], sizes[-1]], strict=True):
+        kernel = (kernel.flatten(2) @ _centre_rows(matrix, size, wanted).T).view(*kernel.shape[:2], wanted, wanted)
     return kernel
+
+
+def _centre_rows(matrix: Tensor, size: int, wanted: int) -> Tensor:
+    """The rows of a matrix ``[k², k²]`` that make the centre of a k×k kernel."""
+    if size == wanted:
+        return active([matrix], [box(matrix.shape, matrix.shape)])[0]
+    _, _, (top, bottom), (left, right) = box((1, 1, size, size), (1, 1, wanted, wanted))
+    boxes = [((row * size + left, row * size + right), (0, size**2)) for row in range(top, bottom)]
+    return torch.cat(list(active([matrix] * wanted, boxes)))
 
 
 class Elastic(nn.Module):
@@ -66,7 +78,7 @@ class Sliced(NamedTuple):
         name: of the submodule that has it.
         mine, theirs: that submodule of the own and of the shared layer.
         key: name of the tensor in them.
-        sizes: of the part.
+        box: the part.
         folded: whether matrices make its kernel smaller.
     """
 
@@ -74,7 +86,7 @@ class Sliced(NamedTuple):
     mine: nn.Module
     theirs: nn.Module
     key: str
-    sizes: tuple[int, ...]
+    box: Box
     folded: bool
 
 
@@ -103,16 +115,16 @@ class Slice(nn.Module):
                     sizes, largest = tuple(tensors.pop(key).shape), getattr(theirs, key).shape
                     folded = bool(steps) and len(sizes) == 4 and largest[-1] > sizes[-1]
                     sizes = (*sizes[:2], steps[0][1], steps[0][1]) if folded else sizes
-                    sliced.append(Sliced(name, mine, theirs, key, sizes, folded))
+                    sliced.append(Sliced(name, mine, theirs, key, box(largest, sizes), folded))
         self.parts = nn.ModuleList(dict.fromkeys(t.theirs for t in (*self.weights, *self.statistics)))
 
     def tensors(self) -> Iterator[tuple[Sliced, Tensor]]:
         """Every tensor of the own layer, and what stands for it."""
         shared = [getattr(t.theirs, t.key) for t in self.weights]
-        for t, view in zip(self.weights, active(shared, [t.sizes for t in self.weights]), strict=True):
+        for t, view in zip(self.weights, active(shared, [t.box for t in self.weights]), strict=True):
             yield t, smaller(view, list(self.matrices)) if t.folded else view
         for t in self.statistics:
-            yield t, part(getattr(t.theirs, t.key), t.sizes)
+            yield t, part(getattr(t.theirs, t.key), t.box)
 
     def forward(self, x: Tensor) -> Tensor:
         for t, value in self.tensors():

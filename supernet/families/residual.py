@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from supernet.active import active
+from supernet.active import active, box
 from supernet.convolution import conv2d
 from supernet.errors import UserError
 from supernet.families.base import Priced, Shared, Total
@@ -88,7 +88,8 @@ def narrow(layer: ConvBN, x: Tensor, width: int, mask: Tensor | None = None) -> 
     conv, bn = layer.conv, layer.bn
     stride, padding = conv.stride[0], conv.kernel_size[0] // 2
     affine = [] if bn.weight is None else [bn.weight, bn.bias]
-    weight, *rest = active([conv.weight, *affine], [(width, x.shape[1], *conv.kernel_size), *[(width,)] * len(affine)])
+    first = box(conv.weight.shape, (width, x.shape[1], *conv.kernel_size))
+    weight, *rest = active([conv.weight, *affine], [first, first[:1], first[:1]][: 1 + len(affine)])
     gamma, beta = rest or (None, None)
     if mask is not None:
         gamma = mask if gamma is None else gamma * mask

@@ -58,6 +58,9 @@ class FitConfig:
         return 8 * self.batch_size // self.accumulate
 
 
+OPTIONS = ("weight_decay", "momentum", "lr", "dampening", "nesterov", "maximize", "foreach", "fused")
+
+
 class SGD(torch.optim.SGD):
     """PyTorch's, for parameters of which parts learn: what is outside keeps its value and its momentum, 0 at first.
 
@@ -78,12 +81,12 @@ class SGD(torch.optim.SGD):
                     if self.state[p].get("momentum_buffer") is None:
                         self.state[p]["momentum_buffer"] = torch.zeros_like(p)
             pieces = [(p, box) for p in moving for box in active.moved(p)]
-            options = ("weight_decay", "momentum", "lr", "dampening", "nesterov", "maximize", "foreach", "fused")
+            buffers = [(self.state[p]["momentum_buffer"], box) for p, box in pieces if group["momentum"]]
             update(
-                [p[box] for p, box in pieces],
-                [p.grad[box] for p, box in pieces],
-                [self.state[p]["momentum_buffer"][box] for p, box in pieces] if group["momentum"] else [],
-                **{name: group[name] for name in options},
+                [active.part(p, box) for p, box in pieces],
+                [active.part(p.grad, box) for p, box in pieces],
+                [active.part(buffer, box) for buffer, box in buffers],
+                **{name: group[name] for name in OPTIONS},
             )
         return loss
 

@@ -167,7 +167,7 @@ class PathReducer:
     def _take(self, parameter: Tensor) -> None:
         if self.armed and parameter.grad is not None:
             self.taken.add(parameter)
-            self._put(*(parameter.grad[box] for box in active.moved(parameter)))
+            self._put(*(active.part(parameter.grad, box) for box in active.moved(parameter)))
             if self.filled >= self.bucket:
                 self._send()
 
