@@ -17,7 +17,25 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "hard_swish": nn.Hardswish,
     "swish": nn.SiLU,
 }
-NOT_FUSED = ("swish",)  # our operators do not have it: such layers run plain PyTorch
+
+
+def convolved(x: Tensor, conv: Conv2d) -> Tensor:
+    """A convolution by our operator where that has kernels of its own for it: pointwise and depthwise."""
+    pointwise = conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1
+    if conv.bias is None and (pointwise or conv.groups == conv.in_channels == conv.out_channels):
+        from supernet import ops  # here, so that eager networks need no extension
+
+        stride, padding = conv.stride[0], int(conv.padding[0])
+        return ops.masked_conv2d(x, conv.weight, stride=stride, padding=padding, groups=conv.groups)
+    return conv(x)
+
+
+def of_one_pixel(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 1×1 convolution of images of one pixel, ``[B, I]`` to ``[B, O]``, as a product of matrices.
+
+    PyTorch's convolutions mostly move weights there.
+    """
+    return F.linear(x, conv.weight.flatten(1), conv.bias)
 
 
 class ConvBN(nn.Module):
@@ -36,8 +54,7 @@ class ConvBN(nn.Module):
         )
         self.bn = BatchNorm(spec.out_channels, eps=eps, affine=affine)
         self.act = nn.Identity() if spec.act == "none" else ACTIVATIONS[spec.act](inplace=True)
-
-        self.kernels, self.act_name = "eager" if spec.act in NOT_FUSED else kernels, spec.act
+        self.kernels, self.act_name = kernels, spec.act
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kernels == "eager":
@@ -51,7 +68,7 @@ class ConvBN(nn.Module):
             return self.act(conv2d(x, weight, shift, stride=stride, padding=padding, groups=groups))
         from supernet import ops  # here, so that eager networks need no extension
 
-        x = self.conv(x)
+        x = convolved(x, self.conv)
         y, stats = ops.batch_norm_act_train(x, self.bn.weight, self.bn.bias, eps=self.bn.eps, act=self.act_name)
         self.bn.track(*stats, y.numel() // y.shape[1])
         return y
@@ -97,14 +114,18 @@ class Separable(nn.Module):
 class SqueezeExcite(nn.Module):
     """Global pool, two 1×1 convolutions, hard-sigmoid gate (MobileNetV3)."""
 
-    def __init__(self, reduce: Conv, expand: Conv):
+    def __init__(self, reduce: Conv, expand: Conv, kernels: str):
         super().__init__()
+        self.kernels = kernels
         self.reduce = nn.Conv2d(reduce.in_channels, reduce.out_channels, 1)
         self.expand = nn.Conv2d(expand.in_channels, expand.out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = F.relu(self.reduce(F.adaptive_avg_pool2d(x, 1)))
-        return x * F.hardsigmoid(self.expand(gate))
+        pooled = F.adaptive_avg_pool2d(x, 1)
+        if self.kernels == "eager":
+            return x * F.hardsigmoid(self.expand(F.relu(self.reduce(pooled))))
+        gate = of_one_pixel(F.relu(of_one_pixel(pooled.flatten(1), self.reduce)), self.expand)
+        return x * F.hardsigmoid(gate)[:, :, None, None]
 
 
 class InvertedBottleneck(Block, nn.Module):
@@ -150,7 +171,7 @@ class InvertedBottleneck(Block, nn.Module):
             # It needs all of the depthwise output before any of it is projected: the two are not one operator.
             self.separable = nn.Sequential(
                 ConvBN(convs["depthwise"], affine, eps, kernels),
-                SqueezeExcite(convs["reduce"], convs["excite"]),
+                SqueezeExcite(convs["reduce"], convs["excite"], kernels),
                 ConvBN(convs["project"], affine, eps, kernels),
             )
         else:

@@ -9,6 +9,8 @@
 #include <ATen/ops/native_batch_norm.h>
 #include <ATen/ops/native_batch_norm_backward.h>
 #include <ATen/ops/relu.h>
+#include <ATen/ops/silu.h>
+#include <ATen/ops/silu_backward.h>
 #include <ATen/ops/threshold_backward.h>
 #include <ATen/ops/zeros.h>
 
@@ -35,11 +37,19 @@ inline void activate_(Activation act, Tensor& z) {
     case Activation::hard_swish:
       at::hardswish_(z);
       return;
+    case Activation::swish:
+      at::silu_(z);
+      return;
   }
 }
 
-// The gradient through an activation. `z` is its input; for relu and relu6, whose gradient is read off
-// either, its output serves too. May write to `buffer`, which can be grad or z.
+// Whether the gradient is read off an activation's output as well as off its input.
+inline bool output_serves(Activation act) {
+  return act != Activation::hard_swish && act != Activation::swish;
+}
+
+// The gradient through an activation. `z` is its input, or its output where that serves. May write to
+// `buffer`, which can be grad or z.
 inline Tensor activate_backward(Activation act, const Tensor& grad, const Tensor& z, Tensor buffer) {
   switch (act) {
     case Activation::none:
@@ -50,6 +60,8 @@ inline Tensor activate_backward(Activation act, const Tensor& grad, const Tensor
       return at::hardtanh_backward_out(buffer, grad, z, 0, 6);
     case Activation::hard_swish:
       return at::hardswish_backward(grad, z);
+    case Activation::swish:
+      return at::silu_backward(grad, z);
   }
   return grad;
 }

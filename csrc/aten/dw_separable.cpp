@@ -5,7 +5,6 @@
 // computed again in backward (one pass each, against a tensor kept per batch norm and activation).
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/hardswish.h>
 #include <ATen/ops/mul.h>
 #include <torch/library.h>
 
@@ -126,12 +125,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dw_separable_
   std::tie(g, g_pw_gamma, g_pw_beta) = pw.backward(g, pw_out, pw_mean, pw_var);
   {
     auto z = dw.normalise(dw_out, dw_mean, dw_var);
-    auto middle = z; // the pointwise part's input
-    if (mid == Activation::hard_swish) {
-      middle = at::hardswish(z);
-    } else {
-      activate_(mid, z);
-    }
+    auto middle = aten::output_serves(mid) ? z : z.clone(); // the pointwise part's input
+    activate_(mid, middle);
     std::tie(g, g_pw_weight) = convolution_backward(g, middle, pw_weight, 1, 0, 1, {true, true});
     g = activate_backward(mid, g, z, g);
   }

@@ -125,7 +125,7 @@ aten::InvertedBottleneckTensors aten::inverted_bottleneck_backward(
   const at::AutoDispatchBelowAutograd guard;
   const aten::BatchNorm bn(x, expand_gamma, expand_beta, eps);
   const auto z = bn.normalise(expand_out, expand_mean, expand_var);
-  auto expanded = activation == Activation::hard_swish ? z.clone() : z;
+  auto expanded = aten::output_serves(activation) ? z : z.clone();
   aten::activate_(activation, expanded);
   static const auto separable =
       c10::Dispatcher::singleton()

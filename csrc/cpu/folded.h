@@ -65,7 +65,7 @@ class FoldedPointwise {
   FoldedPointwise(const FoldedConv& conv, Activation act)
       : in_(conv.weight.size(1)), out_(conv.weight.size(0)), act_(act), bias_(padded<S>(conv.shift)) {
     const auto type = c10::CppTypeToScalarType<S>::value;
-    const auto weight = conv.weight.to(type).contiguous(), scale = conv.scale.to(type).contiguous();
+    const auto weight = conv.weight.to(type), scale = conv.scale.to(type).contiguous();
     matrix_ = pack_pointwise<S>(weight, scale.template const_data_ptr<S>(), false);
   }
 

@@ -18,7 +18,7 @@ class PointwiseBatch {
       : out_(weight.size(0)),
         in_(weight.size(1)),
         blocks_(pixels, in_ + out_),
-        weight_(weight.to(c10::CppTypeToScalarType<S>::value).contiguous()) {}
+        weight_(weight.to(c10::CppTypeToScalarType<S>::value)) {}
 
   const PixelBlocks& blocks() const {
     return blocks_;

@@ -7,7 +7,7 @@
 
 namespace supernet {
 
-enum class Activation { none, relu, relu6, hard_swish };
+enum class Activation { none, relu, relu6, hard_swish, swish };
 
 inline Activation parse_activation(const char* op, const char* name, std::string_view value) {
   if (value == "none") {
@@ -22,7 +22,10 @@ inline Activation parse_activation(const char* op, const char* name, std::string
   if (value == "hard_swish") {
     return Activation::hard_swish;
   }
-  TORCH_CHECK(false, op, ": ", name, " should be relu, relu6, hard_swish or none, got '", value, "'");
+  if (value == "swish") {
+    return Activation::swish;
+  }
+  TORCH_CHECK(false, op, ": ", name, " should be relu, relu6, hard_swish, swish or none, got '", value, "'");
 }
 
 } // namespace supernet

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supernet.convolution import Conv2d
-from supernet.modules import ACTIVATIONS, ConvBN, Head, InvertedBottleneck, PoolHead, Stem, kept_for_sum
+from supernet.modules import (
+    ACTIVATIONS,
+    ConvBN,
+    Head,
+    InvertedBottleneck,
+    PoolHead,
+    Stem,
+    convolved,
+    kept_for_sum,
+    of_one_pixel,
+)
 from supernet.spec import Block, Conv, LayerSpec
 
 
@@ -81,11 +91,14 @@ class Attentive(InvertedBottleneck):
         wanted = "shortcut" in self.convs(spec)
         self.adds = spec.stride == 1 and not wanted
         self.shortcut = Conv2d(spec.in_channels, spec.out_channels, 1, bias=False) if wanted else nn.Identity()
+        self.kernels = kernels
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
         if self.stride > 1:
             x = F.avg_pool2d(x, self.stride, padding=x.shape[-1] % 2)
+        if self.kernels == "fused" and isinstance(self.shortcut, Conv2d):
+            return y + convolved(x, self.shortcut)
         return y + self.shortcut(x)
 
 
@@ -163,13 +176,14 @@ class MixHead(Block, nn.Module):
         super().__init__()
         self.conv = ConvBN(self.convs(spec)["conv"], affine, eps, kernels)
         self.mix = Conv2d(spec.middle, spec.out_channels, 1, bias=False)
-        self.act = ACTIVATIONS[spec.act](inplace=True)
+        self.act, self.kernels = ACTIVATIONS[spec.act](inplace=True), kernels
         self.dropout = nn.Dropout(spec.dropout)
         self.classifier = nn.Linear(spec.out_channels, spec.classes, bias=spec.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.mix(F.adaptive_avg_pool2d(self.conv(x), 1)))
-        return self.classifier(self.dropout(x.flatten(1)))
+        x = F.adaptive_avg_pool2d(self.conv(x), 1)
+        x = self.mix(x).flatten(1) if self.kernels == "eager" else of_one_pixel(x.flatten(1), self.mix)
+        return self.classifier(self.dropout(self.act(x)))
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,19 @@ struct FloatVec {
   static FloatVec min(FloatVec a, FloatVec b) {
     return {_mm256_min_ps(a.v, b.v)};
   }
+  static FloatVec round(FloatVec a) {
+    return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  }
+  // a 2^n, n whole, for results that are not subnormal.
+  static FloatVec times_power_of_two(FloatVec a, FloatVec n) {
+    const auto exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n.v), 23);
+    return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.v), exponent))};
+  }
+  // The processor's estimate and a step of Newton's, within two roundings.
+  static FloatVec reciprocal(FloatVec a) {
+    const auto r = _mm256_rcp_ps(a.v);
+    return {_mm256_fmadd_ps(r, _mm256_fnmadd_ps(a.v, r, _mm256_set1_ps(1)), r)};
+  }
   // x where a > b, else 0
   static FloatVec where_greater(FloatVec a, FloatVec b, FloatVec x) {
     return {_mm256_and_ps(_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ), x.v)};

@@ -87,6 +87,18 @@ struct FloatVec {
   static FloatVec min(FloatVec a, FloatVec b) {
     return {_mm512_min_ps(a.v, b.v)};
   }
+  static FloatVec round(FloatVec a) {
+    return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  }
+  // a 2^n, n whole.
+  static FloatVec times_power_of_two(FloatVec a, FloatVec n) {
+    return {_mm512_scalef_ps(a.v, n.v)};
+  }
+  // The processor's estimate and a step of Newton's, within two roundings.
+  static FloatVec reciprocal(FloatVec a) {
+    const auto r = _mm512_rcp14_ps(a.v);
+    return {_mm512_fmadd_ps(r, _mm512_fnmadd_ps(a.v, r, _mm512_set1_ps(1)), r)};
+  }
   // x where a > b, else 0
   static FloatVec where_greater(FloatVec a, FloatVec b, FloatVec x) {
     return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ), x.v)};

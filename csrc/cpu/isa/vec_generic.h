@@ -3,6 +3,7 @@
 
 #include <c10/util/BFloat16.h>
 
+#include <cmath>
 #include <cstdint>
 
 namespace supernet::cpu::generic {
@@ -80,6 +81,15 @@ struct Vec {
   }
   static Vec min(Vec a, Vec b) {
     return {a.v < b.v ? a.v : b.v};
+  }
+  static Vec exp(Vec a) {
+    for (int i = 0; i < kSize; ++i) {
+      a.v[i] = std::exp(a.v[i]);
+    }
+    return a;
+  }
+  static Vec reciprocal(Vec a) {
+    return {1 / a.v};
   }
   // x where a > b, else 0
   static Vec where_greater(Vec a, Vec b, Vec x) {

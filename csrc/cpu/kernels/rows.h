@@ -78,6 +78,9 @@ SUPERNET_INLINE V grad_through(V grad, V z) {
     const V slope = V::fma(z, V::set(S(1) / 3), V::set(S(-0.5)));
     const V factor = V::where_greater(V::set(S(3)), z, slope) + V::set(S(1));
     return grad * V::where_greater(z, V::set(S(-3)), factor);
+  } else if constexpr (Act == Activation::swish) {
+    const V s = sigmoid(z);
+    return grad * s * V::fma(z, V::set(S(1)) - s, V::set(S(1)));
   }
   return grad;
 }
@@ -99,6 +102,8 @@ SUPERNET_INLINE void with_activation(Activation act, const F& f) {
       return f(Activated<Activation::relu6>{});
     case Activation::hard_swish:
       return f(Activated<Activation::hard_swish>{});
+    case Activation::swish:
+      return f(Activated<Activation::swish>{});
   }
 }
 

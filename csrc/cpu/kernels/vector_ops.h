@@ -65,6 +65,29 @@ SUPERNET_INLINE void store(V v, T* p, typename V::Mask mask) {
   }
 }
 
+// e^x for x in [-87, 88]. Of floats by Cephes's polynomial, within two roundings.
+template <class V>
+SUPERNET_INLINE V exponential(V x) {
+  if constexpr (requires { V::exp(x); }) {
+    return V::exp(x);
+  } else {
+    const V n = V::round(x * V::set(1.44269504f));
+    const V r = V::fma(n, V::set(2.12194440e-4f), V::fma(n, V::set(-0.693359375f), x));
+    V p = V::fma(V::set(1.9875691500e-4f), r, V::set(1.3981999507e-3f));
+    p = V::fma(V::fma(p, r, V::set(8.3334519073e-3f)), r, V::set(4.1665795894e-2f));
+    p = V::fma(V::fma(p, r, V::set(1.6666665459e-1f)), r, V::set(5.0000001201e-1f));
+    return V::times_power_of_two(V::fma(p, r * r, r + V::set(1.f)), n);
+  }
+}
+
+// 1 / (1 + e^-z), 0 below -80 and for NaN.
+template <class V>
+SUPERNET_INLINE V sigmoid(V z) {
+  using S = typename V::Scalar;
+  const V least = V::set(S(-80)), x = V::min(V::set(S(80)), V::max(least, V::zero() - z));
+  return V::where_greater(z, least, V::reciprocal(V::set(S(1)) + exponential(x)));
+}
+
 template <class V>
 SUPERNET_INLINE V activate(Activation act, V z) {
   using S = typename V::Scalar;
@@ -77,6 +100,8 @@ SUPERNET_INLINE V activate(Activation act, V z) {
       return V::min(V::set(S(6)), V::max(V::zero(), z));
     case Activation::hard_swish:
       return z * V::min(V::set(S(1)), V::max(V::zero(), V::fma(z, V::set(S(1) / 6), V::set(S(0.5)))));
+    case Activation::swish:
+      return z * sigmoid(z);
   }
   return z;
 }
