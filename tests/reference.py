@@ -8,6 +8,7 @@ ACTIVATIONS = {
     "relu": F.relu,
     "relu6": F.relu6,
     "hard_swish": F.hardswish,
+    "swish": F.silu,
 }
 
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from supernet import ops
 
-ACTS = {"none": lambda z: z, "relu": F.relu, "relu6": F.relu6, "hard_swish": F.hardswish}
+ACTS = {"none": lambda z: z, "relu": F.relu, "relu6": F.relu6, "hard_swish": F.hardswish, "swish": F.silu}
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 

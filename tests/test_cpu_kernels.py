@@ -195,7 +195,7 @@ def test_separable_train(capability, k, stride):
     acts = [("relu6", "none"), ("none", "relu"), ("hard_swish", "relu6"), ("relu", "hard_swish")]
     # Outputs: one vector and less, two, three, and more with a tail
     for i, (shape, outputs) in enumerate(zip(SHAPES[:5], (6, 16, 48, 33, 70), strict=True)):
-        mid_act, out_act = acts[(i + k) % 4]
+        mid_act, out_act = ("swish", "swish") if i == 4 else acts[(i + k) % 4]
         options = {"stride": stride, "mid_act": mid_act, "out_act": out_act, "eps": 1e-3}
         for dtype in DTYPES:
             args = separable_case(shape, outputs, k, dtype, affine=i != 3)
@@ -224,10 +224,10 @@ def test_separable_train_without_the_input_gradient(capability):
 
 
 def test_separable_train_gradcheck(capability):
-    for i, act in enumerate(("none", "relu", "relu6", "hard_swish")):
+    for i, act in enumerate(("none", "relu", "relu6", "hard_swish", "swish")):
         args = separable_case((2, 3, 5, 4), 2, (3, 5)[i % 2], torch.float64, affine=i > 0)
 
-        def forward(*a, stride=1 + i // 2, act=act):
+        def forward(*a, stride=1 + i // 2 % 2, act=act):
             return ops.dw_separable_train(*a, eps=0.1, stride=stride, mid_act=act, out_act=act)[0]
 
         assert torch.autograd.gradcheck(forward, args, fast_mode=True)
@@ -257,7 +257,8 @@ def test_separable_inference(capability, k, stride):
     # Several images a part, several bands an image, one; outputs as above. And rows of which few are cached at a time
     shapes = (*SHAPES[:5], (9, 70, 7, 7), (2, 200, 30, 23), (2, 20, 1, 30), (1, 8, 9, 112), (1, 8, 5, 160))
     for i, (shape, outputs) in enumerate(zip(shapes, (6, 16, 48, 33, 70, 24, 130, 3, 20, 8), strict=True)):
-        options = {"stride": stride, "mid_act": acts[(i + k) % 4][0], "out_act": acts[(i + k) % 4][1]}
+        mid_act, out_act = ("swish", "swish") if i == 4 else acts[(i + k) % 4]
+        options = {"stride": stride, "mid_act": mid_act, "out_act": out_act}
         for dtype in DTYPES:
             args = [a.detach() for a in separable_case(shape, outputs, k, dtype)]
             got = ops.dw_separable(*args, **options)
@@ -375,7 +376,8 @@ BOTTLENECKS = (
 def test_inverted_bottleneck(capability, k, stride):
     for i, (shape, mid) in enumerate(BOTTLENECKS):
         residual = stride == 1 and i % 3 > 0
-        options = {"stride": stride, "act": list(reference.ACTIVATIONS)[(i + k) % 4], "residual": residual}
+        act = "swish" if i == 1 else list(reference.ACTIVATIONS)[(i + k) % 4]
+        options = {"stride": stride, "act": act, "residual": residual}
         for dtype in DTYPES:
             outputs = shape[1] if residual else (6, 16, 48, 33, 70, 24)[i]
             args = [a.detach() for a in bottleneck_case(shape, mid, outputs, k, dtype)]
@@ -398,17 +400,18 @@ def test_inverted_bottleneck_does_not_depend_on_the_threads(dtype):
 def test_inverted_bottleneck_train(capability, k, stride):
     for i, (shape, mid) in enumerate(BOTTLENECKS[:5]):
         residual = stride == 1 and i % 3 > 0
-        options = {"stride": stride, "act": list(reference.ACTIVATIONS)[(i + k) % 4], "residual": residual, "eps": 0.1}
+        act = "swish" if i == 1 else list(reference.ACTIVATIONS)[(i + k) % 4]
+        options = {"stride": stride, "act": act, "residual": residual, "eps": 0.1}
         for dtype in DTYPES:
             args = bottleneck_case(shape, mid, shape[1] if residual else 33, k, dtype, affine=i != 2)
             compare_training("inverted_bottleneck_train", args, options, 7, roundings=12)
 
 
 def test_inverted_bottleneck_train_gradcheck(capability):
-    for i, act in enumerate(("none", "relu", "relu6", "hard_swish")):
+    for i, act in enumerate(("none", "relu", "relu6", "hard_swish", "swish")):
         args = bottleneck_case((2, 3, 5, 4), 5, 3, (3, 5)[i % 2], torch.float64, affine=i > 0)
 
-        def forward(*a, stride=1 + i // 2, act=act):
+        def forward(*a, stride=1 + i // 2 % 2, act=act):
             return ops.inverted_bottleneck_train(*a, eps=0.1, stride=stride, act=act, residual=stride == 1)[0]
 
         assert torch.autograd.gradcheck(forward, args, fast_mode=True)

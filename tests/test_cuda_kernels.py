@@ -64,10 +64,10 @@ def test_depthwise(dtype, k, stride):
         )
 
 
-@pytest.mark.parametrize("act", ["none", "relu", "relu6", "hard_swish"])
+@pytest.mark.parametrize("act", ["none", "relu", "relu6", "hard_swish", "swish"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_batch_norm_act(dtype, act):
-    acts = {"none": lambda z: z, "relu": F.relu, "relu6": F.relu6, "hard_swish": F.hardswish}
+    acts = {"none": lambda z: z, "relu": F.relu, "relu6": F.relu6, "hard_swish": F.hardswish, "swish": F.silu}
     for shape in SHAPES[1:]:
         inputs = on_gpu(*shape, dtype=dtype), on_gpu(shape[1]), on_gpu(shape[1])
         compare(
@@ -108,7 +108,7 @@ def test_inverted_bottleneck(dtype, k, stride):
         close(ops.inverted_bottleneck(*inputs, **options), want, dtype, factor=2)
 
 
-@pytest.mark.parametrize("act", ["relu", "hard_swish"])
+@pytest.mark.parametrize("act", ["relu", "hard_swish", "swish"])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("k", [1, 3, 5, 7])
 @pytest.mark.parametrize("dtype", DTYPES)

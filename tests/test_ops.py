@@ -13,10 +13,12 @@ import torch
 from aten import forms_for_every_device
 from torch import Tensor
 
+from supernet import active
+
 ops = pytest.importorskip("supernet.ops", reason="the extension is not built", exc_type=ImportError)
 
 KERNELS = (1, 3, 5, 7)
-ACTS = ("none", "relu", "relu6", "hard_swish")
+ACTS = ("none", "relu", "relu6", "hard_swish", "swish")
 CPU_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 # (N, H, W): odd sizes, batch 1, an image smaller than the kernel
 SIZES = ((2, 9, 7), (1, 8, 8), (3, 5, 6), (2, 3, 2))
@@ -312,7 +314,7 @@ def separable_case(k, size=(2, 9, 7), affine=True, channels=11, outputs=6):
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("k", KERNELS)
-@pytest.mark.parametrize("acts", [("relu", "none"), ("none", "relu6"), ("relu6", "relu"), ("hard_swish",) * 2])
+@pytest.mark.parametrize("acts", [("relu", "none"), ("none", "relu6"), ("relu6", "relu"), *((a, a) for a in ACTS[3:])])
 def test_dw_separable(acts, k, stride, device):
     args = [a.detach() for a in separable_case(k)]
     for dtype in dtypes(device):
@@ -331,7 +333,7 @@ def test_dw_separable(acts, k, stride, device):
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("k", KERNELS)
-@pytest.mark.parametrize("acts", [("relu", "none"), ("relu", "relu6"), ("relu6", "relu"), ("hard_swish",) * 2])
+@pytest.mark.parametrize("acts", [("relu", "none"), ("relu", "relu6"), ("relu6", "relu"), *((a, a) for a in ACTS[3:])])
 def test_dw_separable_train(acts, k, stride, device):
     for affine in (True, False):
         args = separable_case(k, affine=affine)
@@ -451,6 +453,59 @@ def test_batch_norm_act_train(act, affine, device):
     options = {"eps": 1e-3, "act": act}
     for dtype in dtypes(device):
         compare(ops.batch_norm_act_train, reference.batch_norm_act_train, [x, *vectors], options, dtype, device)
+
+
+# --- weights that are part of larger ones -------------------------------------------------------------------
+
+
+def within_a_larger_one(t: Tensor | None) -> Tensor | None:
+    """The same values as the first channels and the centre of the kernel of a tensor that is NaN elsewhere."""
+    if t is None:
+        return None
+    sizes = [size + (3, 2, 4, 4)[axis] * (size > 1 or axis > 1) for axis, size in enumerate(t.shape)]
+    larger = torch.full(sizes, torch.nan, dtype=t.dtype)
+    larger = larger.to(memory_format=torch.channels_last) if t.dim() == 4 else larger
+    view = active.part(larger, active.box(larger.shape, t.shape))
+    view.copy_(t.detach())
+    return view.detach().requires_grad_(t.requires_grad)
+
+
+def sliced_cases():
+    """Operator, its arguments, options."""
+    for conv in CONVS:
+        for k in (1, 3, 5):
+            args, run = conv_case(conv, k, (2, 6, 5), k == 5)
+            yield run(ops.masked_conv2d), args, {"padding": k // 2}
+    for k in (1, 3, 5):
+        args = separable_case(k)
+        yield ops.depthwise_conv2d, args[:2], {"stride": 2}
+        yield ops.dw_separable, [a.detach() for a in args], {"mid_act": "swish"}
+        yield ops.dw_separable_train, args, {"eps": 1e-3, "mid_act": "swish"}
+        args = inverted_bottleneck_case(k, True)
+        yield ops.inverted_bottleneck, [a.detach() for a in args], {"residual": True}
+        yield ops.inverted_bottleneck_train, args, {"eps": 1e-3, "residual": True}
+
+
+@pytest.mark.parametrize("dtype", CPU_DTYPES)
+def test_weights_that_are_part_of_larger_ones(form, dtype):
+    """The same as with their copies; gradients have their sizes, and for backward they are kept as they are."""
+    for op, args, options in sliced_cases():
+        args = reference.to(args, dtype)
+        views = [args[0], *map(within_a_larger_one, args[1:])]
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
+            got = op(*views, **options)
+        want = op(*args, **options)
+        got, want = (y[0] if isinstance(y, tuple) else y for y in (got, want))
+        close(got, want, dtype, "output")
+        if want.requires_grad:
+            grad = torch.randn_like(want)
+            pairs = (torch.autograd.grad(y, list(leaves(inputs)), grad) for y, inputs in ((got, views), (want, args)))
+            for g, w in zip(*pairs, strict=True):
+                close(g, w, dtype, "gradient")
+            weights = [v for v in views[1:] if v is not None and v.dim() == 4]
+            own = {v.untyped_storage().data_ptr() for v in weights}
+            assert all(t.untyped_storage().data_ptr() in own for t in kept if t.shape in {v.shape for v in weights})
 
 
 # --- all of them --------------------------------------------------------------------------------------------
@@ -616,7 +671,7 @@ def zeros(*shape):
 
 IMAGE, KERNEL = "should be a 4d tensor [N, C, H, W]", "should have a square kernel of 1, 3, 5 or 7"
 DTYPES = "should be float32, bfloat16 or float64 (float16 on CUDA only)"
-ACTS_ARE = "should be relu, relu6, hard_swish or none"
+ACTS_ARE = "should be relu, relu6, hard_swish, swish or none"
 
 # (operator, message, call)
 REFUSALS = [
@@ -711,7 +766,7 @@ REFUSALS = [
     ("dw_separable", "pw_shift should have shape [6], got [4]", lambda: separable(pw_shift=V4)),
     ("dw_separable", f"mid_act {ACTS_ARE}, got 'gelu'", lambda: separable(mid_act="gelu")),
     ("dw_separable", "stride should be at least 1, got 0", lambda: separable(stride=0)),
-    ("dw_separable_train", f"out_act {ACTS_ARE}, got 'swish'", lambda: separable_train(out_act="swish")),
+    ("dw_separable_train", f"out_act {ACTS_ARE}, got 'elu'", lambda: separable_train(out_act="elu")),
     (
         "dw_separable_train",
         "dw_gamma and dw_beta should be given together or both be None",

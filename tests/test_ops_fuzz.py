@@ -23,7 +23,7 @@ fuzz = settings(
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
-ACTS = ("relu", "relu6", "hard_swish", "none")
+ACTS = ("relu", "relu6", "hard_swish", "swish", "none")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 sizes = st.integers(1, 5)
 

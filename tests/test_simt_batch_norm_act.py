@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from simt.runner import Out, Scratch, run, run_asan
 
-ACTS = ("none", "relu", "relu6", "hard_swish")  # in the order of activation.h
+ACTS = ("none", "relu", "relu6", "hard_swish", "swish")  # in the order of activation.h
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 TOLERANCE = {"float64": 1e-12, "float32": 2e-6, "float16": 1e-3, "bfloat16": 8e-3}
 # (pixels, channels): fewer pixels than threads, no whole vectors, several blocks along both

@@ -9,7 +9,7 @@ from simt.runner import Out, Scratch, run, run_asan
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # L2 norm of the whole tensor, relative: outputs round once, sums are float32.
 TOLERANCE = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}
-ACTS = ("none", "relu", "relu6", "hard_swish")  # in the order of activation.h
+ACTS = ("none", "relu", "relu6", "hard_swish", "swish")  # in the order of activation.h
 EPS = 1e-3
 # (N, C, H, W): one pixel, smaller than the kernel, C no multiple of a vector, several chunks, bands and tiles
 SHAPES = ((1, 1, 1, 1), (2, 5, 2, 3), (1, 40, 9, 7), (1, 3, 5, 33), (1, 8, 37, 6))

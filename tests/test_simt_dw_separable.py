@@ -5,7 +5,7 @@ import reference
 import torch
 from simt.runner import Out, run, run_asan
 
-ACTS = ("none", "relu", "relu6", "hard_swish")  # in the order of activation.h
+ACTS = ("none", "relu", "relu6", "hard_swish", "swish")  # in the order of activation.h
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 TOLERANCE = {"float32": 1e-6, "float16": 1.5e-3, "bfloat16": 1e-2}
 # (N, C, H, W, O): one pixel, no whole vectors or chunks, several tiles and chunks of both, outputs for two blocks

@@ -167,9 +167,13 @@ class PathReducer:
     def _take(self, parameter: Tensor) -> None:
         if self.armed and parameter.grad is not None:
             self.taken.add(parameter)
-            self._put(*(active.part(parameter.grad, box) for box in active.moved(parameter)))
+            self._put_gradient(parameter)
             if self.filled >= self.bucket:
                 self._send()
+
+    def _put_gradient(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        self._put(*(active.part(parameter.grad, box) for box in active.moved(parameter)))
 
     def _put(self, *tensors: Tensor) -> None:
         self.ready += tensors
@@ -190,7 +194,9 @@ class PathReducer:
         if not self.armed:
             return
         self.armed = False
-        self._put(*(p.grad for p in self.parameters if p.grad is not None and p not in self.taken))
+        for parameter in self.parameters:
+            if parameter.grad is not None and parameter not in self.taken:
+                self._put_gradient(parameter)
         self.taken.clear()
         for norm in self.norms:
             if norm.ran:
