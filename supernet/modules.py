@@ -121,10 +121,11 @@ class SqueezeExcite(nn.Module):
         self.expand = nn.Conv2d(expand.in_channels, expand.out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = F.adaptive_avg_pool2d(x, 1)
         if self.kernels == "eager":
-            return x * F.hardsigmoid(self.expand(F.relu(self.reduce(pooled))))
-        gate = of_one_pixel(F.relu(of_one_pixel(pooled.flatten(1), self.reduce)), self.expand)
+            return x * F.hardsigmoid(self.expand(F.relu(self.reduce(F.adaptive_avg_pool2d(x, 1)))))
+        # The gradient of a sum is a view, that of a mean a tensor of x's size.
+        pooled = x.sum((2, 3), dtype=torch.promote_types(x.dtype, torch.float32)) / (x.shape[2] * x.shape[3])
+        gate = of_one_pixel(F.relu(of_one_pixel(pooled.to(x.dtype), self.reduce)), self.expand)
         return x * F.hardsigmoid(gate)[:, :, None, None]
 
 

@@ -85,8 +85,8 @@ class PointwiseBatch {
         }
       }
     });
-    const auto sum = partial.sum(0).narrow(1, 0, columns);
-    return (wide_out ? sum.t() : sum).reshape({out_, in_, 1, 1});
+    const auto sum = (chunks == 1 ? partial[0] : partial.sum(0)).narrow(1, 0, columns);
+    return (wide_out ? sum.t().contiguous() : sum).reshape({out_, in_, 1, 1}); // in two axes it copies by blocks
   }
 
  private:

@@ -16,8 +16,12 @@ inline bool same_layout(const at::Tensor& a, const at::Tensor& b) {
   return true;
 }
 
-// t, or a copy of it, laid out as empty_like(like) is: the layout a gradient should have.
+// t, or a copy of it, laid out as empty_like(like) is: the layout a gradient should have. That of a part of a larger
+// tensor is copied to its place anyway.
 inline at::Tensor in_layout_of(const at::Tensor& like, const at::Tensor& t) {
+  if (!like.is_non_overlapping_and_dense()) {
+    return t;
+  }
   auto out = at::empty_like(like, t.options());
   return same_layout(out, t) ? t : out.copy_(t);
 }

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -18,10 +20,11 @@ from rich.table import Table
 from torch.nn import functional as F
 
 from latency.measure import pin_core
-from supernet import families, spaces
-from supernet.model import Supernet, run_path
+from supernet import active, families, modules, spaces
+from supernet.families import elastic, elastic_sharing, residual
+from supernet.model import Network, Supernet, run_path
 from supernet.progress import Bar
-from supernet.space import Space
+from supernet.space import Arch, Space
 from supernet.training import defaults
 from supernet.training.loop import FitConfig, sgd
 
@@ -46,6 +49,9 @@ def run(space: str, resolution: int, batch: int, rounds: int, threads: int) -> d
     with Bar("step", (len(FORMS) + 2 * 2) * rounds, unit="steps") as bar:
         seconds = interleave(shape, rounds, bar)
         allocator = {name: keeping(shape, name, rounds, bar) for name in ("ours", "eager channels_last")}
+        full_width = (
+            against_the_network_alone(shape, rounds) if elastic.FAMILY is families.of(space_of(shape)) else None
+        )
     # The paths differ in cost; a ratio is taken path by path.
     ratios = {name: statistics.median(np.divide(of, seconds["ours"])) for name, of in seconds.items()}
     return {
@@ -53,6 +59,7 @@ def run(space: str, resolution: int, batch: int, rounds: int, threads: int) -> d
         "batch_size": batch,
         "ratios": ratios,
         "keeping_memory_ratios": allocator,
+        "full_width_ratio": full_width,
         "peak_memory_mib": memory,
         "seconds": seconds,
     }
@@ -61,7 +68,10 @@ def run(space: str, resolution: int, batch: int, rounds: int, threads: int) -> d
 def table(figures: dict[str, Any]) -> Table:
     """One row per form."""
     rounds = len(figures["seconds"]["ours"])
-    table = Table(title=f"{figures['space']}, batch {figures['batch_size']}, {rounds} paths")
+    title = f"{figures['space']}, batch {figures['batch_size']}, {rounds} paths"
+    if figures["full_width_ratio"]:
+        title += f"; the largest takes {figures['full_width_ratio']:.3f} times what it takes alone"
+    table = Table(title=title)
     for column in ("", "ms per step", "images/s", "ours is faster by", "keeping freed memory gives", "peak MiB"):
         table.add_column(column, justify="right" if column else "left")
     for name, seconds in figures["seconds"].items():
@@ -73,21 +83,50 @@ def table(figures: dict[str, Any]) -> Table:
 
 def steppers(shape: Shape, names: Iterable[str]) -> dict[str, Callable[[int], None]]:
     """One whole SGD step of each form, on the path of a seed."""
-    name, resolution, batch, threads = shape
-    torch.set_num_threads(threads)
-    space = spaces.get(name, 3, resolution, 10)  # NCHW and NHWC are the same thing for one channel
-    x = torch.randn(batch, space.channels, space.resolution, space.resolution)
-    y = torch.randint(space.classes, (batch,))
+    space = space_of(shape)
+    x, y = images(space, shape)
     return {form: stepper(FORMS[form](space), x, y, form == "eager NCHW") for form in names}
 
 
-def stepper(model: Supernet, x: torch.Tensor, y: torch.Tensor, nchw: bool) -> Callable[[int], None]:
-    """Forward, backward and SGD on the path of a seed."""
+def space_of(shape: Shape) -> Space:
+    """NCHW and NHWC are the same thing for one channel, so that images have three."""
+    return spaces.get(shape[0], 3, shape[1], 10)
+
+
+def images(space: Space, shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch and its labels; sets the threads."""
+    *_, batch, threads = shape
+    torch.set_num_threads(threads)
+    x = torch.randn(batch, space.channels, space.resolution, space.resolution)
+    return x, torch.randint(space.classes, (batch,))
+
+
+@contextlib.contextmanager
+def slices_of_pytorch() -> Iterator[None]:
+    """Parts of parameters as PyTorch slices and differentiates them, in place of ours."""
+
+    def plain(parameters: Any, boxes: Any) -> list[torch.Tensor]:
+        return list(map(active.part, parameters, boxes))
+
+    with contextlib.ExitStack() as stack:
+        for module in (elastic_sharing, residual, modules):
+            stack.enter_context(mock.patch.object(module, "active", plain))
+        yield
+
+
+def stepper(model: Supernet | Network, x: torch.Tensor, y: torch.Tensor, nchw: bool) -> Callable[[int], None]:
+    """Forward, backward and SGD on the path of a seed; of eager forms with PyTorch's own slices and optimiser."""
     optimizer, space = sgd(model.train(), FitConfig(epochs=1)), model.space
-    flops = families.layout(space).priced(lambda spec: spec.flops).table
-    largest = tuple(max(range(len(row)), key=row.__getitem__) for row in flops)
+    eager = isinstance(model, Supernet) and model.options["kernels"] == "eager"
+    if eager:
+        optimizer = torch.optim.SGD(optimizer.param_groups, optimizer.defaults["lr"])
+    largest = largest_of(space)
 
     def one(seed: int) -> None:
+        with slices_of_pytorch() if eager else contextlib.nullcontext():
+            step(seed)
+
+    def step(seed: int) -> None:
         arch = largest if seed == LARGEST else space.sample(np.random.default_rng(seed))
         optimizer.zero_grad(set_to_none=True)
         if nchw:
@@ -100,6 +139,27 @@ def stepper(model: Supernet, x: torch.Tensor, y: torch.Tensor, nchw: bool) -> Ca
         optimizer.step()
 
     return one
+
+
+def largest_of(space: Space) -> Arch:
+    """The architecture with the most multiply-adds, gene by gene."""
+    if isinstance(layout := families.layout(space), elastic.ElasticLayout):
+        return layout.largest
+    flops = layout.priced(lambda spec: spec.flops).table
+    return tuple(max(range(len(row)), key=row.__getitem__) for row in flops)
+
+
+def against_the_network_alone(shape: Shape, rounds: int) -> float:
+    """A step of the largest network as slices of the supernet over one of the network alone, both on our operators."""
+    space, times = space_of(shape), []
+    x, y = images(space, shape)
+    models = FORMS["ours"](space), Network(space, largest_of(space), affine=False, kernels="fused")
+    steps = [stepper(model, x, y, False) for model in models]
+    for i in range(-2, rounds):
+        seconds = [timed(step, LARGEST, shape) for step in (steps if i % 2 else steps[::-1])]
+        if i >= 0:
+            times.append(seconds if i % 2 else seconds[::-1])
+    return statistics.median(ours / alone for ours, alone in times)
 
 
 def interleave(shape: Shape, rounds: int, bar: Bar) -> dict[str, list[float]]:

@@ -139,11 +139,19 @@ void pack_matrix(
   for (int64_t v = 0; v < vectors;) {
     const auto width = panel_vectors(vectors - v) * V::kSize, first = v * V::kSize;
     auto* out = packed + first * depth;
-    for (int64_t k = 0; k < depth; ++k) {
-      for (int64_t i = 0; i < width; ++i) {
-        const auto j = first + i;
-        const auto value = j < columns ? b[k * row + j * column] : 0;
-        *out++ = j < columns && scale ? value * scale[j] : value;
+    const auto lanes = std::min(width, columns - first);
+    for (int64_t k = 0; k < depth; ++k, out += width) {
+      const auto* in = b + k * row + first * column;
+      if (column == 1) {
+        std::copy(in, in + lanes, out);
+      } else {
+        for (int64_t i = 0; i < lanes; ++i) {
+          out[i] = in[i * column];
+        }
+      }
+      std::fill(out + lanes, out + width, 0);
+      for (int64_t i = 0; scale && i < lanes; ++i) {
+        out[i] *= scale[first + i];
       }
     }
     v += width / V::kSize;
