@@ -3,7 +3,8 @@
 The only module that imports the extension. The convolutions work on ``[N, C, H, W]`` tensors in
 ``channels_last`` memory; an input in another layout is converted once, at entry. float32, bfloat16 and
 float64 everywhere, float16 on CUDA; under ``torch.autocast`` inputs and convolution weights are cast as for
-PyTorch's convolutions. There are no second derivatives. Wrong shapes, types or devices raise ``RuntimeError`` with
+PyTorch's convolutions. Weights may be views of larger tensors: they are kept as such for backward, and their gradients
+have the size of the view. There are no second derivatives. Wrong shapes, types or devices raise ``RuntimeError`` with
 what was expected and what came.
 """
 
@@ -136,7 +137,7 @@ def dw_separable(
         dw_scale, dw_shift: ``[C]``, of x's type or float32.
         pw_weight: ``[O, C, 1, 1]``.
         pw_scale, pw_shift: ``[O]``.
-        mid_act, out_act: ``relu``, ``relu6``, ``hard_swish`` or ``none``.
+        mid_act, out_act: ``relu``, ``relu6``, ``hard_swish``, ``swish`` or ``none``.
 
     Returns:
         ``[N, O, H', W']``, channels_last. It has no gradient: backward raises.
@@ -208,7 +209,7 @@ def inverted_bottleneck(
         expand_weight: ``[M, C, 1, 1]``; expand_scale, expand_shift: ``[M]``, of x's type or float32.
         dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride: as in `dw_separable`, from M channels.
         residual: add x to the result; needs stride 1 and as many outputs as inputs.
-        act: after the expansion and after the depthwise part: ``relu``, ``relu6``, ``hard_swish`` or ``none``.
+        act: after the expansion and after the depthwise part: ``relu``, ``relu6``, ``hard_swish``, ``swish`` or ``none``.
 
     Returns:
         ``[N, O, H', W']``, channels_last. It has no gradient: backward raises.
@@ -271,7 +272,7 @@ def batch_norm_act_train(
     Args:
         x: ``[B, C, H, W]``; converted to channels_last once if it is not.
         gamma, beta: ``[C]``, of x's type or float32, or both None.
-        act: ``relu``, ``relu6``, ``hard_swish`` or ``none``.
+        act: ``relu``, ``relu6``, ``hard_swish``, ``swish`` or ``none``.
 
     Returns:
         ``(y, (mean, var))``: statistics as in `dw_separable_train`.

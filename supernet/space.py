@@ -89,7 +89,7 @@ class Space:
     stem_channels: int
     stem_stride: int
     head_channels: int
-    act: str  # relu | relu6 | hard_swish
+    act: str  # relu | relu6 | hard_swish | swish
     genes: tuple[Gene, ...]
     allowed: tuple[tuple[int, ...], ...]
     squeeze_excite: bool = False

@@ -7,15 +7,15 @@
 
 namespace supernet::cuda {
 
-// 1 / (1 + e^-z); of floats by the instructions for 2^x and 1 / x, a few roundings off.
+// x / (1 + e^-z); of floats by the instructions for 2^x and 1 / x, a few roundings off.
 template <typename Acc>
-__device__ __forceinline__ Acc sigmoid(Acc z) {
+__device__ __forceinline__ Acc times_sigmoid(Acc x, Acc z) {
 #ifdef __CUDACC__
   if constexpr (std::is_same_v<Acc, float>) {
-    return __fdividef(1.f, 1.f + __expf(-z));
+    return __fdividef(x, 1.f + __expf(-z));
   }
 #endif
-  return Acc(1) / (Acc(1) + exp(-z));
+  return x / (Acc(1) + exp(-z));
 }
 
 template <typename Acc>
@@ -28,7 +28,7 @@ __device__ __forceinline__ Acc activate(Activation act, Acc z) {
     case Activation::hard_swish:
       return z < Acc(-3) ? Acc(0) : z > Acc(3) ? z : z * (z + Acc(3)) * (Acc(1) / Acc(6));
     case Activation::swish:
-      return z * sigmoid(z);
+      return times_sigmoid(z, z);
     default:
       return z;
   }
@@ -45,7 +45,7 @@ __device__ __forceinline__ Acc activate_backward(Activation act, Acc grad, Acc z
     case Activation::hard_swish:
       return z < Acc(-3) ? Acc(0) : z > Acc(3) ? grad : grad * (z * (Acc(1) / Acc(3)) + Acc(0.5));
     case Activation::swish: {
-      const Acc s = sigmoid(z);
+      const Acc s = times_sigmoid(Acc(1), z);
       return grad * s * (Acc(1) + z * (Acc(1) - s));
     }
     default:

@@ -49,9 +49,8 @@ def run(space: str, resolution: int, batch: int, rounds: int, threads: int) -> d
     with Bar("step", (len(FORMS) + 2 * 2) * rounds, unit="steps") as bar:
         seconds = interleave(shape, rounds, bar)
         allocator = {name: keeping(shape, name, rounds, bar) for name in ("ours", "eager channels_last")}
-        full_width = (
-            against_the_network_alone(shape, rounds) if elastic.FAMILY is families.of(space_of(shape)) else None
-        )
+        sliced = families.of(space_of(shape)) is elastic.FAMILY
+        full_width = against_the_network_alone(shape, rounds) if sliced else None
     # The paths differ in cost; a ratio is taken path by path.
     ratios = {name: statistics.median(np.divide(of, seconds["ours"])) for name, of in seconds.items()}
     return {
