@@ -209,7 +209,8 @@ def inverted_bottleneck(
         expand_weight: ``[M, C, 1, 1]``; expand_scale, expand_shift: ``[M]``, of x's type or float32.
         dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift, stride: as in `dw_separable`, from M channels.
         residual: add x to the result; needs stride 1 and as many outputs as inputs.
-        act: after the expansion and after the depthwise part: ``relu``, ``relu6``, ``hard_swish``, ``swish`` or ``none``.
+        act: after the expansion and after the depthwise part: ``relu``, ``relu6``, ``hard_swish``, ``swish`` or
+            ``none``.
 
     Returns:
         ``[N, O, H', W']``, channels_last. It has no gradient: backward raises.
