@@ -147,7 +147,7 @@ def test_dsnas_needs_layers():
 
 
 def test_a_method_that_is_none():
-    assert "expected one of spos, dsnas, nss" in refused("train_supernet", "--method", "darts")
+    assert "expected one of spos, ofa, dsnas, nss" in refused("train_supernet", "--method", "darts")
 
 
 def test_sigterm_ends_a_command_in_order(run, tmp_path):
@@ -194,3 +194,16 @@ def test_numbers_that_cannot_be_are_one_line(module, arguments, told, tmp_path, 
     assert (caught.value.code, len(lines)) == (2, 1)
     assert told in lines[0]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_reader_who_leaves_is_no_error():
+    """Such as ``| head -1``."""
+    told = subprocess.run(
+        f"{sys.executable} tools/train_supernet.py --help | head -1",
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert "usage" in told.stdout
+    assert told.stderr == ""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from latency.measure import host
 from latency.table import LatencyTable
 from supernet import families, files, spaces
-from supernet.cli import train_supernet
+from supernet.cli import methods, train_supernet
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.export.formats import read_metadata
@@ -479,10 +479,10 @@ def test_a_latency_budget_and_the_test_of_the_child_as_it_is(tmp_path, space_fil
         operations={key: samples(0.1 + 0.01 * i) for i, key in enumerate(dict.fromkeys(keys))},
     )
     files.write_json(lut, table.to_json())
-    latency = train_supernet.Dsnas(lut=str(lut)).costs(SPACE)["latency_ms"]
+    latency = methods.Dsnas(lut=str(lut)).costs(SPACE)["latency_ms"]
     low, high = latency.bounds(SPACE)
     with pytest.raises(UserError, match=f"attains {low:.9g} to {high:.9g}"):
-        train_supernet.Dsnas(lut=str(lut), lat_max=low / 2).config(SPACE, FitConfig(3), "fused")
+        methods.Dsnas(lut=str(lut), lat_max=low / 2).config(SPACE, FitConfig(3), "fused")
     bound = low + 0.4 * (high - low)
     ok("train_supernet", "--run", folder, "--space", space_file, *DIGITS, "--lut", lut, "--lat-max", bound)
     found = json.loads((folder / "arch.json").read_text())
@@ -517,12 +517,12 @@ def test_a_budget_out_of_reach_is_refused_before_anything_is_written(tmp_path):
 )
 def test_settings_that_cannot_be(flags, expected):
     with pytest.raises(UserError, match=expected):
-        train_supernet.Dsnas(**flags).config(SPACE, FitConfig(3), "fused")
+        methods.Dsnas(**flags).config(SPACE, FitConfig(3), "fused")
 
 
 def test_each_method_has_its_own_options():
     assert train_supernet.chosen([]) is train_supernet.chosen(["--run", "x", "--method", "spos"])
-    own = {method: {f.name for f in dataclasses.fields(args)} for method, args in train_supernet.METHODS.items()}
+    own = {method: {f.name for f in dataclasses.fields(args)} for method, args in methods.METHODS.items()}
     assert "flops_bins" in own["spos"] - own["dsnas"]
     assert "arch_lr" in own["dsnas"] - own["spos"]
-    assert train_supernet.chosen(["--method=dsnas", "--epochs", "3"]) is train_supernet.METHODS["dsnas"]
+    assert train_supernet.chosen(["--method=dsnas", "--epochs", "3"]) is methods.METHODS["dsnas"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import get_args_parser
 
-from supernet.cli import evolve, train_supernet
+from supernet.cli import evolve, methods
 
 kubernetes = pytest.importorskip("kubernetes_validate")
 jsonschema = pytest.importorskip("jsonschema")
@@ -78,7 +78,7 @@ def test_the_pods_of_a_training_find_each_other():
     (port,) = service["spec"]["ports"]
     assert command.rdzv_endpoint == f"{job['metadata']['name']}-0.{pod['subdomain']}:{port['port']}"
     assert int(command.nnodes) == job["spec"]["completions"] == job["spec"]["parallelism"]
-    assert flags(command.training_script_args) <= options(train_supernet.Spos)
+    assert flags(command.training_script_args) <= options(methods.Spos)
 
 
 def test_the_search_has_the_options_of_evolve():
@@ -93,5 +93,5 @@ def test_slurm_files_are_shell_and_end_in_a_command_of_ours(name):
     path = DOCS / "slurm" / f"{name}.sbatch"
     subprocess.run(["bash", "-n", path], check=True)
     tool, given = re.search(r"tools/(\w+)\.py (.*)", path.read_text()).groups()
-    command = {"train_supernet": train_supernet.Spos, "evolve": evolve.Args}[tool]
+    command = {"train_supernet": methods.Spos, "evolve": evolve.Args}[tool]
     assert flags(shlex.split(given)) <= options(command)

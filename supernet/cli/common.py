@@ -269,6 +269,8 @@ def main(run: Callable[[Args], None], args: Any, *, torchrun: bool = False) -> N
         run(given)
     except UserError as error:
         refuse(with_advice(error, given))
+    except BrokenPipeError:  # the reader of our output has left, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full disk under a picture, a folder that may not be written
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG):
             raise
@@ -276,8 +278,6 @@ def main(run: Callable[[Args], None], args: Any, *, torchrun: bool = False) -> N
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has left, e.g. `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def require_siblings() -> None:
