@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from latency import agent, bundle, remote, runtimes
+from latency import agent, bundle, regression, remote, runtimes, sample
 from latency.measure import Protocol, Samples, host, parse_cores, pin_core, summarise
 from latency.runtimes import Converter, Layer, Runtime
 from latency.table import Check, LatencyTable, error_in_words, report
@@ -29,9 +29,23 @@ from supernet.tables import Table
 
 FIT_ARCHS = 5  # whole networks that scale and overhead are fitted on
 MOST_LAYERS = 5000  # of a space, that are measured
+MOST_PREDICTED = 1_000_000  # of a space, that a table lists
+GROWTH = 1.5  # of a sample, from one fit to the next
 HOPELESS = 10  # times the gate: half of all layers differ by more between two halves of their visits
 PARTIAL = {"header": dict, "layers": bundle.VISITS, "networks": bundle.VISITS}
 Visits = dict[str, list]  # of each layer or network: wall and CPU time of every visit
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Measure some of the layers, and predict the others: at most ``layers``, fewer if ``error`` is met before.
+
+    Args:
+        error: mean relative error of whole networks that is small enough, in (0, 1).
+    """
+
+    layers: int = 400
+    error: float = 0.03
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,7 @@ class Build:
         archs: networks to be measured whole; the first ``FIT_ARCHS`` calibrate, the others check.
         cores: to stay on, as ``0`` or ``4-7``; None: the fastest one for one thread.
         pin: stay on one core, with one thread.
+        sampling: None: measure every layer.
         note: told what a person should know, such as an unfinished build that is not continued.
     """
 
@@ -54,6 +69,7 @@ class Build:
     pin: bool = True
     progress: Progress = silent
     note: Callable[[str], None] = lambda text: None
+    sampling: Sampling | None = None
 
     def settings(self) -> dict[str, Any]:
         """What of a table's header does not depend on the device."""
@@ -74,12 +90,50 @@ class Build:
         """
         with self.pinned() as core:
             header = {**self.settings(), "device": self.device(core), "runtime": self.runtime.describe()}
+            chosen = self.first()  # refuses before anything is measured
             partial = Partial(partial_path(output), header, self.note)
-            self.time(self.layers(), "layers", partial.layers, partial.save)
+            self.time(self.layers(chosen), "layers", partial.layers, partial.save)
             self.time(self.networks(), "whole networks", partial.networks, partial.save)
-        table = self.table(header, partial.layers, partial.networks)
+            table = self.grown(header, chosen, partial)
         self.forget_networks()
         return table
+
+    def first(self, share: float = 1 / GROWTH**2) -> list[LayerSpec]:
+        """The layers to begin with: all, or of a sample this share, if that is enough to cover the space."""
+        specs = unique(self.space, MOST_PREDICTED if self.sampling else MOST_LAYERS)
+        if self.sampling is None or len(specs) <= self.sampling.layers:
+            return specs
+        least = sample.least(specs)
+        if self.sampling.layers < least:
+            raise UserError(
+                f"{self.sampling.layers} layers are too few for a table of {self.space.name}, which has {len(specs)}: "
+                f"expected at least {least}, two of each kind and {sample.FEW} of each operation"
+            )
+        return sample.first(specs, max(least, round(share * self.sampling.layers)))
+
+    def grown(self, header: dict, chosen: list[LayerSpec], partial: Partial) -> LatencyTable:
+        """The table of the layers that are ``chosen``, and of more while whole networks are off by too much.
+
+        What comes next follows from what was measured, so a build that goes on after a kill takes the same way.
+        """
+        while True:
+            layers = {spec.key: partial.layers[spec.key] for spec in chosen}
+            table, doubt = table_of(self.space, header, layers, partial.networks, self.protocol)
+            error = table.calibration.held_out_mape if table.calibration else None
+            most = self.sampling.layers if self.sampling else len(chosen)
+            if self.sampling is None or not doubt or (error is not None and error <= self.sampling.error):
+                return table
+            if len(chosen) >= most:
+                if error is not None:
+                    self.note(
+                        f"{most} layers predict whole networks within {100 * error:.1f} %, "
+                        f"not {100 * self.sampling.error:g} %: measure more"
+                    )
+                return table
+            n = min(most, round(GROWTH * len(chosen))) - len(chosen)
+            more = sample.further(unique(self.space, MOST_PREDICTED), layers.keys(), n, doubt)
+            self.time(self.layers(more), f"{len(more)} more layers", partial.layers, partial.save)
+            chosen = [*chosen, *more]
 
     def over_ssh(self, url: str, readme: str, told: Callable[[str], None] | None = None) -> LatencyTable:
         """Emit, run and collect in one go; the device keeps what it has measured until then.
@@ -104,7 +158,7 @@ class Build:
                 f"runtime {runtime.name} cannot leave this machine: expected onnxruntime, litert or executorch"
             )
         header = {**self.settings(), "runtime": {"name": runtime.name, "form": runtime.form}}
-        layers = runtime.convert(list(self.layers()), self.progress)
+        layers = runtime.convert(list(self.layers(self.first(1.0))), self.progress)  # a device cannot ask for more
         networks = runtime.convert(list(self.networks()), self.progress)
         readme = readme.format(package=agent.RUNTIMES[runtime.name][1])
         files.write_atomically(target, lambda file: bundle.write(file, header, layers, networks, readme))
@@ -122,13 +176,9 @@ class Build:
             samples = self.time(self.networks(), "whole networks", {}, lambda: None)
         return checked(self.space, table, samples)
 
-    def table(self, header: dict, layers: Visits, networks: Visits) -> LatencyTable:
-        """The table that visits make, calibrated and checked."""
-        return table_of(self.space, header, layers, networks, self.protocol)
-
-    def layers(self) -> Iterator[Layer]:
-        """Every layer to be measured alone."""
-        for spec in unique(self.space):
+    def layers(self, specs: Iterable[LayerSpec]) -> Iterator[Layer]:
+        """Layers to be measured alone."""
+        for spec in specs:
             yield Layer(spec.key, spec.build(kernels=self.runtime.kernels), (spec.in_channels, spec.size, spec.size))
 
     def networks(self) -> Iterator[Layer]:
@@ -245,17 +295,28 @@ class Partial:
 
 def collect(space: Space, samples: Path) -> LatencyTable:
     """The table of the device that the agent ran on."""
-    keys = {spec.key for spec in unique(space)}
-    found = bundle.read_samples(samples, space.fingerprint, keys)
-    return table_of(space, found.header, found.layers, found.networks, found.protocol)
+    specs = unique(space, MOST_PREDICTED)
+    found = bundle.read_samples(samples, space.fingerprint, {spec.key for spec in specs}, sample.covered(specs))
+    return table_of(space, found.header, found.layers, found.networks, found.protocol)[0]
 
 
-def table_of(space: Space, header: dict, layers: Visits, networks: Visits, protocol: Protocol) -> LatencyTable:
-    """The table that visits make, calibrated on the first whole networks and checked on the others."""
+def table_of(
+    space: Space, header: dict, layers: Visits, networks: Visits, protocol: Protocol
+) -> tuple[LatencyTable, dict[str, float]]:
+    """The table that visits make, calibrated on the first whole networks and checked on the others.
+
+    Returns also by how many ms the prediction of each layer that was not measured is unsure.
+    """
     header = {**header, "input": tuple(header["input"])}
     table = LatencyTable(**header, operations={key: summarise(visits, protocol) for key, visits in layers.items()})
+    specs = unique(space, MOST_PREDICTED)
+    doubt: dict[str, float] = {}
+    if len(specs) > len(layers):
+        measured = {key: samples.median_ms for key, samples in table.operations.items()}
+        predictions, doubt = regression.predict(specs, measured)
+        table = dataclasses.replace(table, predictions=predictions)
     checks = checked(space, table, {key: summarise(visits, protocol) for key, visits in networks.items()})
-    return table.calibrated(checks[:FIT_ARCHS], checks[FIT_ARCHS:])
+    return table.calibrated(checks[:FIT_ARCHS], checks[FIT_ARCHS:]), doubt
 
 
 def checked(space: Space, table: LatencyTable, samples: dict[str, Samples]) -> list[Check]:
@@ -266,29 +327,29 @@ def checked(space: Space, table: LatencyTable, samples: dict[str, Samples]) -> l
     """
     raw = dataclasses.replace(table, calibration=None)
     checks = []
-    for key, sample in samples.items():
+    for key, found in samples.items():
         if not all(part.isdecimal() and len(part) < 10 for part in key.split(",")):
             raise UserError(f"expected an architecture such as 0,2,1, got {key!r:.80}: run the agent again")
         arch = space.check([int(part) for part in key.split(",")])
         keys = [spec.key for spec in lower(space, arch)]
-        checks.append(Check(arch, len(keys), raw.predict(keys), sample.median_ms, sample.noisy))
+        checks.append(Check(arch, len(keys), raw.predict(keys), found.median_ms, found.noisy))
     return checks
 
 
-def unique(space: Space) -> list[LayerSpec]:
+def unique(space: Space, most: int = MOST_LAYERS) -> list[LayerSpec]:
     """Every layer that runs anything, once; a gene's pruned layers too, so that the table serves the whole space.
 
     Raises:
-        UserError: there are too many to be measured.
+        UserError: there are more than ``most``.
     """
     found: dict[str, LayerSpec] = {}
     for spec in layout(space).every():
         if spec.runs:
             found.setdefault(spec.key, spec)
-        if len(found) > MOST_LAYERS:
+        if len(found) > most:
             raise UserError(
-                f"space {space.name} has over {MOST_LAYERS} different layers, too many to measure each: open fewer "
-                "choices of it in a .json, or search by multiply-adds and parameters, which need no table"
+                f"space {space.name} has over {most} different layers, too many to list: open fewer choices of it in a "
+                ".json, or search by multiply-adds and parameters, which need no table"
             )
     return list(found.values())
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from supernet.spec import LayerSpec
 
 SCHEMA = 2  # 2: Calibration.overhead_ms
+SAMPLED = 3  # of a table with predicted layers, which version 0.1 does not read
 CHECK = {"arch": [shape.COUNT], "layers": shape.COUNT, "sum_ms": float, "measured_ms": shape.Number(0), "noisy": bool}
 STATISTICS = ("median_ms", "p10", "p90", "min", "aa")
 TABLE = {
@@ -33,6 +34,10 @@ TABLE = {
     "protocol": dict,
     "operations": {str: {"n": shape.COUNT, "source": str, "noisy": bool, **dict.fromkeys(STATISTICS, shape.Number(0))}},
     "calibration": (None, {"scale": float, "overhead_ms": float, "fitted_on": [CHECK], "held_out": [CHECK]}),
+    "predictions": (
+        None,
+        {"layers": {str: shape.Number(0)}, "held_out": {str: shape.Number(0)}, "regressors": {str: str}},
+    ),
 }
 OVERHEAD = 0.9  # of the fastest layer at most: every layer adds something
 
@@ -75,8 +80,17 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Predictions:
+    """Layers that were not measured, in ms by ``LayerSpec.key``, as a regressor learnt them from those that were."""
+
+    layers: dict[str, float]
+    held_out: dict[str, float]  # measured, and predicted without that: they state the error
+    regressors: dict[str, str]  # the name of each operation's
+
+
+@dataclass(frozen=True)
 class LatencyTable:
-    """Milliseconds per layer, by ``LayerSpec.key``."""
+    """Milliseconds per layer, by ``LayerSpec.key``: ``operations`` are measured, ``predictions`` are not."""
 
     space: dict[str, str]  # name, fingerprint
     device: dict[str, Any]  # measure.host(), and the core it was pinned to
@@ -87,6 +101,7 @@ class LatencyTable:
     protocol: dict[str, Any]
     operations: dict[str, Samples]
     calibration: Calibration | None = None
+    predictions: Predictions | None = None
     source: str = field(default="the latency table", compare=False)  # for messages
 
     @property
@@ -114,9 +129,23 @@ class LatencyTable:
         Raises:
             UserError: the table does not have it. No layer ever counts as 0.
         """
-        if key not in self.operations:
-            raise UserError(f"{self.source} has no latency of the layer {key!r}", missing="lut")
-        return self.operations[key].median_ms
+        if key in self.operations:
+            return self.operations[key].median_ms
+        if self.predictions is not None and key in self.predictions.layers:
+            return self.predictions.layers[key]
+        raise UserError(f"{self.source} has no latency of the layer {key!r}", missing="lut")
+
+    def guessed(self, specs: Iterable[LayerSpec]) -> float:
+        """Which share of the latency of a network, in [0, 1], rests on layers that were not measured."""
+        keys = [spec.key for spec in specs if spec.runs]
+        total = math.fsum(map(self.layer_ms, keys))
+        return math.fsum(self.layer_ms(key) for key in keys if key not in self.operations) / total if total else 0.0
+
+    @property
+    def layer_mape(self) -> float | None:
+        """Mean absolute relative error of predicted layers, on those held out; None where there are none."""
+        out = self.predictions.held_out if self.predictions else {}
+        return report(list(out.values()), [self.layer_ms(key) for key in out])[0]
 
     def predict(self, keys: Iterable[str]) -> float:
         """Latency of the network that consists of these layers, ms; their sum as long as no network was measured."""
@@ -147,7 +176,8 @@ class LatencyTable:
 
     def calibrated(self, fitted_on: Sequence[Check], held_out: Sequence[Check]) -> LatencyTable:
         """The table with a calibration on the first, and its error stated on the others."""
-        limit = OVERHEAD * min(samples.median_ms for samples in self.operations.values())
+        predicted = self.predictions.layers.values() if self.predictions else ()
+        limit = OVERHEAD * min([*(s.median_ms for s in self.operations.values()), *predicted])
         fit = calibrate(fitted_on, limit)
         error = report([_whole(c, *fit) for c in held_out], [c.measured_ms for c in held_out])
         return dataclasses.replace(self, calibration=Calibration(*fit, tuple(fitted_on), tuple(held_out), *error))
@@ -166,6 +196,10 @@ class LatencyTable:
             f"{100 * self.protocol['gate']:g} %, median {100 * self.quality['median_aa']:.1f} %)"
             + (f", {preempted} timed by the CPU clock: the machine was busy" if preempted else ""),
         }
+        if self.predictions is not None:
+            predicted, out = len(self.predictions.layers), len(self.predictions.held_out)
+            error = "" if self.layer_mape is None else f", mean error {100 * self.layer_mape:.1f} % on {out} held out"
+            words["predicted"] = f"{predicted} layers that were not measured{error}"
         if found is not None:
             error = error_in_words(found.held_out_mape, found.held_out_spearman)
             unsteady = sum(check.noisy for check in (*found.fitted_on, *found.held_out))
@@ -178,24 +212,32 @@ class LatencyTable:
         """A plain dict; ``from_json`` is its inverse."""
         fields = dataclasses.asdict(self)
         del fields["source"]
-        return {"schema": SCHEMA, "quality": self.quality, **fields}
+        if self.predictions is None:
+            del fields["predictions"]  # as 0.1 reads and names it
+        return {"schema": SCHEMA if self.predictions is None else SAMPLED, "quality": self.quality, **fields}
 
     @classmethod
     def from_json(cls, data: object, source: str) -> LatencyTable:
         """Rebuild a table; a UserError names ``source`` where the data is no table of this schema."""
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        if not isinstance(data, dict) or data.get("schema") not in (SCHEMA, SAMPLED):
             found = data.get("schema") if isinstance(data, dict) else type(data).__name__
             raise UserError(f"{source}: expected a latency table of schema {SCHEMA}, found {found}", missing="lut")
         fields = {k: v for k, v in data.items() if k not in ("schema", "quality")}
         try:
+            if ("predictions" in fields) != (data["schema"] == SAMPLED):
+                raise ValueError(f"predictions belong to schema {SAMPLED}")
+            fields.setdefault("predictions", None)
             shape.require(fields, TABLE)
             Protocol(**fields["protocol"])
             fields["input"] = tuple(fields["input"])
             fields["operations"] = {key: Samples(**samples) for key, samples in fields["operations"].items()}
             if fields["calibration"] is not None:
                 fields["calibration"] = _calibration(fields["calibration"])
+            if fields["predictions"] is not None:
+                fields["predictions"] = _predictions(fields["predictions"], fields["operations"])
             table = cls(**fields, source=source)
             latencies = [s.median_ms for s in table.operations.values()]
+            latencies += table.predictions.layers.values() if table.predictions else ()
             found = table.calibration
             if not latencies or not all(0 < ms < math.inf for ms in [*latencies, found.scale if found else 1]):
                 raise ValueError("expected latencies above 0")
@@ -246,6 +288,13 @@ def _calibration(data: dict[str, Any]) -> Calibration:
         for name in ("fitted_on", "held_out")
     }
     return Calibration(**{**data, **checks})
+
+
+def _predictions(data: dict[str, Any], measured: Collection[str]) -> Predictions:
+    found = Predictions(**data)
+    if not found.layers or not found.layers.keys().isdisjoint(measured) or not found.held_out.keys() <= set(measured):
+        raise ValueError("expected predictions of layers that were not measured, and held-out ones of those that were")
+    return found
 
 
 def calibrate(checks: Sequence[Check], limit: float) -> tuple[float, float]:

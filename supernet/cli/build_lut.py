@@ -17,7 +17,7 @@ from supernet.progress import shown
 from supernet.tables import Table
 
 if TYPE_CHECKING:
-    from latency.build import Build
+    from latency.build import Build, Sampling
     from latency.runtimes import Runtime
     from latency.table import LatencyTable
     from supernet.runs import RunFolder
@@ -50,6 +50,10 @@ class Args:
     """Stay on these cores, e.g. 4 or 4-7, also on another device; defaults to the fastest one."""
     rounds: int = 12
     """Visits of each layer, in shuffled order, 10 ms each; at least 10."""
+    layers: Annotated[int | None, common.UNSET] = None
+    """Measure at most this many layers, predict the others; defaults to all, to 400 of a space of over 5,000."""
+    error: Annotated[float | None, common.UNSET] = None
+    """Stop measuring layers when whole networks are predicted within this many percent, of their mean; 3 if sampled."""
     emit: Annotated[Path | None, common.UNSET] = None
     """Measure nothing: write a bundle of converted layers with an agent that times them on any device."""
     collect: Annotated[Path | None, common.UNSET] = None
@@ -72,6 +76,10 @@ def run(args: Args) -> None:
     build.protocol_for(args.device, args.rounds)  # refuses too few
     if args.check_archs < 2:
         raise UserError(f"--check-archs {args.check_archs}: expected at least 2")
+    if args.layers is not None and args.layers < 1:
+        raise UserError(f"--layers {args.layers}: expected at least 1")
+    if args.error is not None and not 0 < args.error < 100:
+        raise UserError(f"--error {args.error:g}: expected a percentage between 0 and 100, such as 3")
     if args.check and args.space is None and RunFolder(args.check.parent).space_path.exists():
         args = dataclasses.replace(args, run=args.check.parent)
     folder = common.open_run(args)
@@ -127,7 +135,21 @@ def prepare(args: Args, space: Space, output: Path, table: LatencyTable | None =
     else:
         runtime = runtimes.of_table(table)
     protocol, pinned = build.protocol_for(args.device, args.rounds), (args.cores, args.pin)
-    return build.Build(space, runtime, protocol, archs, args.seed, *pinned, shown(not args.quiet), common.warn)
+    told = (shown(not args.quiet), common.warn)
+    return build.Build(
+        space, runtime, protocol, archs, args.seed, *pinned, *told, sampling=None if table else sampling(args, space)
+    )
+
+
+def sampling(args: Args, space: Space) -> Sampling | None:
+    """How many layers are measured; None: all."""
+    from latency.build import MOST_LAYERS, MOST_PREDICTED, Sampling, unique
+
+    if args.layers is None and args.error is None and len(unique(space, MOST_PREDICTED)) <= MOST_LAYERS:
+        return None
+    wanted = Sampling()
+    error = wanted.error if args.error is None else args.error / 100
+    return Sampling(wanted.layers if args.layers is None else args.layers, error)
 
 
 def readme(args: Args) -> str:
