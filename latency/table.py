@@ -120,8 +120,9 @@ class LatencyTable:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def named(self) -> dict[str, Any]:
-        """Which table it is, for the record of what it predicted: identity, device, runtime, threads."""
-        return {"table": self.identity, "device": self.device, "runtime": self.runtime, "threads": self.threads}
+        """Which table it is, for the record of what it predicted: identity, device, runtime, threads, unmeasured layers."""
+        named = {"table": self.identity, "device": self.device, "runtime": self.runtime, "threads": self.threads}
+        return {**named, "predicted_layers": len(self.predictions.layers)} if self.predictions else named
 
     def layer_ms(self, key: str) -> float:
         """Latency of one layer on its own, ms.
@@ -196,10 +197,8 @@ class LatencyTable:
             f"{100 * self.protocol['gate']:g} %, median {100 * self.quality['median_aa']:.1f} %)"
             + (f", {preempted} timed by the CPU clock: the machine was busy" if preempted else ""),
         }
-        if self.predictions is not None:
-            predicted, out = len(self.predictions.layers), len(self.predictions.held_out)
-            error = "" if self.layer_mape is None else f", mean error {100 * self.layer_mape:.1f} % on {out} held out"
-            words["predicted"] = f"{predicted} layers that were not measured{error}"
+        if predicted := self.describe_predictions():
+            words["predicted"] = predicted
         if found is not None:
             error = error_in_words(found.held_out_mape, found.held_out_spearman)
             unsteady = sum(check.noisy for check in (*found.fitted_on, *found.held_out))
@@ -207,6 +206,14 @@ class LatencyTable:
                 f"; {unsteady} of them noisy" if unsteady else ""
             )
         return words
+
+    def describe_predictions(self) -> str:
+        """How many layers were not measured, and how well they are predicted, in words; empty where all were."""
+        if self.predictions is None:
+            return ""
+        out, mape = len(self.predictions.held_out), self.layer_mape
+        error = "" if mape is None else f", mean error {100 * mape:.1f} % on {out} measured ones held out"
+        return f"{len(self.predictions.layers)} layers that were not measured{error}"
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict; ``from_json`` is its inverse."""

@@ -167,7 +167,8 @@ class SearchRun:
         best, knee = fronts.best(front), fronts.knee(front, first)
         found: dict[str, Any] = {"algorithm": search.config.algorithm, "objectives": list(search.objectives)}
         names = ("table", "device", "runtime")
-        devices = [{"cost": cost, **{name: of[name] for name in names}} for cost, of in tables.items()]
+        kept = (*names, "predicted_layers")  # the last only of tables that were not measured whole
+        devices = [{"cost": cost, **{name: of[name] for name in kept if name in of}} for cost, of in tables.items()]
         found |= {name: devices[0][name] for name in names[1:]} if devices else {}
         self.folder.write_front(
             search.space,

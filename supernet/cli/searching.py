@@ -144,12 +144,20 @@ def latency_window(
 def write(found: SearchRun, random: Sequence[Record], luts: Mapping[str, LatencyTable]) -> None:
     """Write the front with its picture, and tell what a person should know about the search."""
     from search import front as fronts
+    from supernet import families
 
     front, best, knee = found.write(random, {name: lut.named() for name, lut in luts.items()})
     for note in found.search.notes:
         common.tell(note, style="dim")
     common.tell(f"scored {found.evaluator.summary}")
     common.show(fronts.table(front, best, knee, tuple(luts)))
+    for name, lut in luts.items():
+        shares = [lut.guessed(families.lower(found.search.space, record.arch)) for record in front]
+        if any(shares):
+            common.tell(
+                f"{name}: {min(shares):.0%} to {max(shares):.0%} of the latency of these networks rests on layers that "
+                f"{lut.source} predicts; {sum(not share for share in shares)} of {len(front)} consist of measured ones"
+            )
     if len(random) > 1:
         common.say(fronts.against(front[best], random))
     common.tell(f"→ {found.folder.front_path}, {found.folder.front_picture}")

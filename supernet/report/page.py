@@ -119,7 +119,8 @@ def network(run: Run) -> str:
         columns += ["ms", "share"]
         for cells, spec in zip(rows, specs, strict=True):
             ms = run.lut.price(spec)
-            cells += [f"{ms:.3g}", f"{ms / total:.0%}"]
+            guess = " (predicted)" if run.lut.guessed([spec]) else ""
+            cells += [f"{ms:.3g}{guess}", f"{ms / total:.0%}"]
     picture = image(lambda file: drawing.draw(file, {name: drawn}), "the layers of the network") if drawn else ""
     return section("The network", picture, table(columns, rows))
 
@@ -205,6 +206,8 @@ def device(run: Run) -> str:
         f"batch {lut.batch}, threads {lut.threads}: {len(lut.operations)} layers, {noisy} of them noisy."
     )
     parts = [paragraph(text)]
+    if predicted := lut.describe_predictions():
+        parts.append(paragraph(f"Predicted: {predicted}. Latencies of networks that have such layers rest on that."))
     found = lut.calibration
     if found:
         error = "" if found.held_out_mape is None else f"; mean error {found.held_out_mape:.1%}"
