@@ -34,10 +34,7 @@ TABLE = {
     "protocol": dict,
     "operations": {str: {"n": shape.COUNT, "source": str, "noisy": bool, **dict.fromkeys(STATISTICS, shape.Number(0))}},
     "calibration": (None, {"scale": float, "overhead_ms": float, "fitted_on": [CHECK], "held_out": [CHECK]}),
-    "predictions": (
-        None,
-        {"layers": {str: shape.Number(0)}, "held_out": {str: shape.Number(0)}, "regressors": {str: str}},
-    ),
+    "predictions?": {"layers": {str: shape.Number(0)}, "held_out": {str: shape.Number(0)}, "regressors": {str: str}},
 }
 OVERHEAD = 0.9  # of the fastest layer at most: every layer adds something
 
@@ -120,7 +117,7 @@ class LatencyTable:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def named(self) -> dict[str, Any]:
-        """Which table it is, for the record of what it predicted: identity, device, runtime, threads, unmeasured layers."""
+        """Which table it is, for the record of what it predicted; ``predicted_layers`` only where there are any."""
         named = {"table": self.identity, "device": self.device, "runtime": self.runtime, "threads": self.threads}
         return {**named, "predicted_layers": len(self.predictions.layers)} if self.predictions else named
 
@@ -233,14 +230,13 @@ class LatencyTable:
         try:
             if ("predictions" in fields) != (data["schema"] == SAMPLED):
                 raise ValueError(f"predictions belong to schema {SAMPLED}")
-            fields.setdefault("predictions", None)
             shape.require(fields, TABLE)
             Protocol(**fields["protocol"])
             fields["input"] = tuple(fields["input"])
             fields["operations"] = {key: Samples(**samples) for key, samples in fields["operations"].items()}
             if fields["calibration"] is not None:
                 fields["calibration"] = _calibration(fields["calibration"])
-            if fields["predictions"] is not None:
+            if "predictions" in fields:
                 fields["predictions"] = _predictions(fields["predictions"], fields["operations"])
             table = cls(**fields, source=source)
             latencies = [s.median_ms for s in table.operations.values()]

@@ -256,6 +256,21 @@ def test_unwritable_folder_shows_before_measuring(folder, capsys):
     assert Exact.visits == 0
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--layers", 0), "--layers 0: expected at least 1"),
+        (("--error", 0), "--error 0: expected a percentage"),
+        (("--error", "nan"), "--error nan: expected a percentage"),
+        (("--error", 100), "--error 100: expected a percentage"),
+        (("--layers", 4), "4 layers are too few for a table of tiny, which has"),
+    ],
+)
+def test_nonsense_about_the_sample_is_refused(folder, capsys, flags, says):
+    assert says in refused(capsys, *flags)
+    assert Exact.visits == 0
+
+
 def test_a_space_of_too_many_layers_is_refused():
     with pytest.raises(UserError, match="over 5000 different layers"):
         unique(spaces.usual("residual"))

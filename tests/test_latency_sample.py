@@ -196,12 +196,12 @@ def test_a_budget_for_all_measures_all(tmp_path):
 
 def test_a_killed_build_goes_on_to_the_same_table(tmp_path):
     path = tmp_path / "lut.json"
-    expected = job(Known(), error=1e-6).here(tmp_path / "other.json")
+    expected = job(Known(), 70, 1e-6).here(tmp_path / "other.json")
     with pytest.raises(KeyboardInterrupt):
-        job(Known(stop_after=80), error=1e-6).here(path)
+        job(Known(stop_after=60), 70, 1e-6).here(path)
     before = json.loads(build.partial_path(path).read_text())["layers"]
-    assert 0 < len(before) < 120
-    again = job(Known(), error=1e-6).here(path)
+    assert 0 < len(before) < 70
+    again = job(Known(), 70, 1e-6).here(path)
     assert dataclasses.replace(again, device=expected.device) == expected
     after = json.loads(build.partial_path(path).read_text())["layers"]
     assert all(after[key] == visits for key, visits in before.items())
@@ -269,6 +269,26 @@ def test_every_network_is_priced():
         arch = SPACE.sample(rng)
         assert cost(arch) == pytest.approx(table().predict_arch(SPACE, arch))
         assert cost(arch) == pytest.approx(1.1 * sum(map(true_ms, lower(SPACE, arch))), rel=0.1)
+
+
+def test_samples_of_a_device_make_the_same_table(tmp_path):
+    """The agent measures the whole budget at once."""
+    chosen = sample.first(SPECS, 100)
+    header = {**job(Known()).settings(), "device": {"cpu": "abacus", "cores": 1, "core": 0}}
+    visits = {spec.key: [[true_ms(spec), None]] * 2 for spec in chosen}
+    archs = job(Known()).archs
+    networks = {",".join(map(str, a)): [[sum(map(true_ms, lower(SPACE, a))), None]] * 2 for a in archs}
+    samples = {"schema": 1, "finished": True, "layers": visits, "networks": networks}
+    samples["header"] = {**header, "runtime": {"name": "known"}}
+    path = tmp_path / "samples.json"
+    path.write_text(json.dumps(samples))
+    found = build.collect(SPACE, path)
+    expected = regression.predict(SPECS, {spec.key: true_ms(spec) for spec in chosen}).predictions
+    assert found.predictions == expected
+    del visits[chosen[0].key]
+    path.write_text(json.dumps(samples))
+    with pytest.raises(UserError, match="does not hold the layers"):
+        build.collect(SPACE, path)
 
 
 def test_predictions_are_plain():
