@@ -261,7 +261,7 @@ def test_unwritable_folder_shows_before_measuring(folder, capsys):
     [
         (("--layers", 0), "--layers 0: expected at least 1"),
         (("--error", 0), "--error 0: expected a percentage"),
-        (("--error", "nan"), "--error nan: expected a percentage"),
+        (("--error", "nan"), "--error nan: expected a number"),
         (("--error", 100), "--error 100: expected a percentage"),
         (("--layers", 4), "4 layers are too few for a table of tiny, which has"),
     ],
