@@ -13,6 +13,7 @@ import torch
 from search import front as fronts
 from search.ask_tell import Record, Search
 from search.evaluator import LARGEST_BATCH, Evaluator, Mode, images_at_once
+from search.scores import Scores
 from supernet import families, files, machine
 from supernet.data.images import Batches, ImageSet
 from supernet.data.sets import TrainVal
@@ -20,7 +21,7 @@ from supernet.errors import UserError
 from supernet.executor import Executor, Threads
 from supernet.methods import spos
 from supernet.model import Supernet
-from supernet.progress import Progress, Track, silent
+from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
 from supernet.space import Arch
 
@@ -81,31 +82,20 @@ class SearchRun:
 
     def __init__(self, folder: Path, search: Search, evaluator: Evaluator, scored_with: dict):
         self.folder = RunFolder(folder)
-        self.search, self.evaluator, self.scored_with = search, evaluator, scored_with
-        self.log, self.cache = self.folder.population, self.folder.scores
-        first, *scored = self.cache.read() or [{}]
-        if first and self._alike(first):
-            archs = ((tuple(line["arch"]), line["accuracy"]) for line in scored if "arch" in line)
-            evaluator.scores.update({arch: accuracy for arch, accuracy in archs if arch in search.space})
-        else:
-            self.cache.write([scored_with])
+        self.search, self.evaluator = search, evaluator
+        self.log = self.folder.population
+        self.score = Scores(evaluator, self.folder.scores, scored_with, search.space)
         self.note = self._resume()
-
-    def _alike(self, scored_with: object) -> bool:
-        """Whether scores were made as ours are. Version 0.1 did not record the images."""
-        if not isinstance(scored_with, dict):
-            return False
-        return scored_with == {name: value for name, value in self.scored_with.items() if name in scored_with}
 
     def _resume(self) -> str:
         """Continue the search of the same settings and weights, if there is one; else say why not."""
         note, path = "", self.folder.search_path
         old = files.read_json(path, "search state", expected=STATE) if path.exists() else None
-        if old is not None and self._alike(old.get("scored_with")):
+        if old is not None and self.score.alike(old.get("scored_with")):
             try:
                 self.search.load_state_dict(old["search"])
             except (UserError, KeyError) as error:
-                reason, known = str(error).split(";")[0], len(self.evaluator.scores)
+                reason, known = str(error).split(";")[0], len(self.score.known)
                 note = f"a new search, as {reason}; {known} earlier scores are reused"
         self.log.keep(lambda line: line["generation"] < self.search.generation)
         return note
@@ -123,24 +113,15 @@ class SearchRun:
                 records = map(self.record, archs)
                 told = ({"arch": r.arch, "accuracy": r.accuracy, "costs": r.costs} for r in records)
                 self.log.append(*({**line, "generation": generation} for line in told))
-                files.write_json(
-                    self.folder.search_path, {"scored_with": self.scored_with, "search": search.state_dict()}
-                )
+                state = {"scored_with": self.score.scored_with, "search": search.state_dict()}
+                files.write_json(self.folder.search_path, state)
                 bar.advance(0, text=_state(search.history[-1]))
             self.score(random, bar)
-
-    def score(self, archs: Sequence[Arch], bar: Track) -> list[float]:
-        """Accuracies; new ones go to the cache."""
-        new = [arch for arch in dict.fromkeys(archs) if arch not in self.evaluator.scores]
-        bar.advance(len(archs) - len(new), work=0)
-        accuracies = self.evaluator(archs, bar)
-        self.cache.append(*({"arch": list(arch), "accuracy": self.evaluator.scores[arch]} for arch in new))
-        return accuracies
 
     def record(self, arch: Arch) -> Record:
         """A scored architecture with its costs."""
         costs = {name: float(cost(arch)) for name, cost in self.search.costs.items()}
-        return Record(arch, self.evaluator.scores[arch], costs, 0, 0)
+        return Record(arch, self.score.known[arch], costs, 0, 0)
 
     def front(self) -> list[Record]:
         """The Pareto front, each network once: an identity before a pooling makes the same one as after it."""

@@ -110,6 +110,11 @@ class RunFiles(TrainingFolder):
         return self.path / "rank"
 
     @property
+    def specialised_path(self) -> Path:
+        """Folder of the networks that were found for several devices."""
+        return self.path / "specialised"
+
+    @property
     def report_path(self) -> Path:
         return self.path / "report.html"
 

@@ -45,6 +45,7 @@ COMMANDS = {
     "train_supernet": "train",
     "build_lut": "lut",
     "evolve": "evolve",
+    "specialise": "specialise",
     "retrain": "retrain",
     "export": "export",
     "report": "report",
@@ -57,7 +58,7 @@ COMMANDS = {
 }
 # Which command makes what an error says is missing.
 MAKERS = {"supernet": "train_supernet", "lut": "build_lut", "front": "evolve", "network": "retrain"}
-OPEN_IMAGES = ("evolve", "retrain", "rank", "export")  # of a trained run
+OPEN_IMAGES = ("evolve", "specialise", "retrain", "rank", "export")  # of a trained run
 _console = Console()
 
 

@@ -26,8 +26,40 @@ Objective = Literal["latency", "flops", "params", "activations"]
 
 
 @dataclass(frozen=True)
-class SearchArgs(common.Computing, common.Workers):
-    """Options of a search."""
+class Scored(common.Computing, common.Workers):
+    """Options of a search's budget, and of how it scores architectures."""
+
+    population: int = 32
+    """Architectures per iteration (the papers: CES 64, SPOS 50)."""
+    iterations: int = 12
+    """Iterations, including the random first one (the papers: CES 40, SPOS 20)."""
+    bn: Literal["recalibrated", "batch", "inherited"] = "recalibrated"
+    """BN statistics for scoring: recalibrated on training images, of each validation batch, or the supernet's own."""
+    recalibration: tuple[int, int] = (8, 128)
+    """Batches and images per batch for recalibrating BN."""
+    val_limit: Annotated[int | None, common.UNSET] = None
+    """Score on a stratified subset of this many validation images."""
+    seed: int = 0
+    """Random seed of the search."""
+    workers: int = machine.cores()
+    """Threads that score in parallel, on the CPU, and processes that decode files; defaults to the usable cores."""
+    memory: Annotated[str | None, common.UNSET] = None
+    """Memory for the images and activations of all threads, such as 4G; defaults to half of what is free."""
+
+    @property
+    def scoring(self) -> Scoring:
+        """How architectures are scored."""
+        from search.run import Scoring
+        from supernet.executor import Threads
+
+        workers = self.ray_or(Threads(self.workers))
+        memory = None if self.memory is None else machine.memory_size(self.memory)
+        return Scoring(self.bn, self.recalibration, self.val_limit, self.seed, workers, memory)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Options of what a search may find, and of what it minimises."""
 
     lat_max: Annotated[tuple[float, ...], tyro.conf.UseAppendAction] = ()
     """Latency bound in ms, one for each --lut; defaults to 40 % of the way from the fastest to the slowest network."""
@@ -43,39 +75,11 @@ class SearchArgs(common.Computing, common.Workers):
     """Latency table; repeat for several devices. Defaults to RUN/lut.json."""
     objectives: Annotated[tuple[Objective, ...] | None, common.UNSET] = None
     """Costs to minimise; latency stands for every --lut. Defaults to latency, or to what is bounded if that is not."""
-    population: int = 32
-    """Architectures per iteration (the papers: CES 64, SPOS 50)."""
-    iterations: int = 12
-    """Iterations, including the random first one (the papers: CES 40, SPOS 20)."""
-    random: int = 32
-    """Random architectures of the same window to compare with."""
-    bn: Literal["recalibrated", "batch", "inherited"] = "recalibrated"
-    """BN statistics for scoring: recalibrated on training images, of each validation batch, or the supernet's own."""
-    recalibration: tuple[int, int] = (8, 128)
-    """Batches and images per batch for recalibrating BN."""
-    val_limit: Annotated[int | None, common.UNSET] = None
-    """Score on a stratified subset of this many validation images."""
-    seed: int = 0
-    """Random seed of the search."""
-    workers: int = machine.cores()
-    """Threads that score in parallel, on the CPU, and processes that decode files; defaults to the usable cores."""
-    memory: Annotated[str | None, common.UNSET] = None
-    """Memory for the images and activations of all threads, such as 4G; defaults to half of what is free."""
 
     @property
     def counts(self) -> dict[Objective, float]:
         """The bounds on what is counted, not measured."""
         return {"flops": self.flops_max, "params": self.params_max, "activations": self.activations_max}
-
-    @property
-    def scoring(self) -> Scoring:
-        """How architectures are scored."""
-        from search.run import Scoring
-        from supernet.executor import Threads
-
-        workers = self.ray_or(Threads(self.workers))
-        memory = None if self.memory is None else machine.memory_size(self.memory)
-        return Scoring(self.bn, self.recalibration, self.val_limit, self.seed, workers, memory)
 
     @property
     def wanted(self) -> tuple[Objective, ...]:
@@ -89,6 +93,14 @@ class SearchArgs(common.Computing, common.Workers):
     def needs_latency(self) -> bool:
         """Whether latency is minimised or bounded; else a table that there is only records it."""
         return bool("latency" in self.wanted or self.lat_max or self.lat_min)
+
+
+@dataclass(frozen=True)
+class SearchArgs(Scored, Window):
+    """Options of a search."""
+
+    random: int = 32
+    """Random architectures of the same window to compare with."""
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,13 @@ def export(
     return difference
 
 
+def require(suffix: str) -> None:
+    """Refuse a format whose converter or runtime is not installed, with a UserError that says how to get it."""
+    shape = (1, 1, 1)
+    (file,) = FORMATS[suffix].convert([nn.ReLU().eval()], [shape], 1)
+    FORMATS[suffix].run(file, sample_input(shape).numpy())
+
+
 def relative_difference(got: np.ndarray, expected: np.ndarray) -> float:
     """The largest difference, relative to the largest expected value."""
     return float(np.abs(got - expected).max() / np.abs(expected).max())

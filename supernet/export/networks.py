@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from supernet import families, files
 from supernet.errors import UserError
 from supernet.export import formats
 from supernet.methods import spos
+from supernet.model import Network, Supernet
 from supernet.runs import RunFolder
 from supernet.space import Arch, Space
 from supernet.training.bn import recalibrate_bn
@@ -22,7 +23,7 @@ class Found(NamedTuple):
     """A network to be written."""
 
     arch: Arch
-    network: nn.Module  # eager, in eval mode
+    network: Network  # eager, in eval mode
     reference: Callable[[Tensor], Tensor]  # what it was extracted from
     accuracy: dict[str, float | None]  # test and validation, in [0, 1]; None where it was not measured
 
@@ -59,10 +60,14 @@ def from_supernet(
         recalibration: batches and images per batch that its BN statistics are taken from.
         workers: processes that decode the images.
     """
-    arch = space.check(arch)
-    supernet = run.supernet(space, torch.device("cpu"), "fused").eval()
+    supernet = run.supernet(space, torch.device("cpu"), "fused")
     images = run.images(data_root, workers=workers)
-    recalibrate_bn(supernet, spos.recalibration_images(images, *recalibration), arch)
+    return recalibrated(supernet, space.check(arch), spos.recalibration_images(images, *recalibration))
+
+
+def recalibrated(supernet: Supernet, arch: Arch, images: Iterable[Tensor]) -> Found:
+    """A path of a supernet, which is left with the BN statistics of these images; its accuracy is not known."""
+    recalibrate_bn(supernet.eval(), images, arch)
     return Found(arch, supernet.extract(arch), lambda x: supernet(x, arch), {"test": None, "validation": None})
 
 

@@ -1,0 +1,125 @@
+"""One network for each of several devices: the best within its bound of all that was scored, and its file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from latency.table import LatencyTable
+from search import priced
+from supernet.cli import specialise
+from supernet.data import sets
+from supernet.errors import UserError
+from supernet.export.formats import read_metadata
+from supernet.space import Space
+from tests.test_cli import ok, refused
+
+OLD = Path(__file__).parent / "data" / "v0.1" / "spos"
+BUDGET = ("--population", 8, "--iterations", 3, "--recalibration", 2, 64, "--quiet")
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A run of four devices: three with the table as it is, in which the chip is three times as slow."""
+    folder = tmp_path / "run"
+    shutil.copytree(OLD, folder)
+    table = json.loads((OLD / "lut.json").read_text())
+    for name, times in (("phone", 1), ("chip", 3)):
+        operations = {key: {**op, "median_ms": times * op["median_ms"]} for key, op in table["operations"].items()}
+        (tmp_path / f"{name}.json").write_text(json.dumps({**table, "operations": operations}))
+    return folder
+
+
+def limits(run: Path) -> tuple[Space, dict[str, float]]:
+    """The space, and of each device the median latency."""
+    space = Space.load(run / "space.json")
+    found = {}
+    for name in ("phone", "chip"):
+        table = LatencyTable.load(run.parent / f"{name}.json", space)
+        found[name] = priced.median(space, priced.additive(space, table.price))
+    return space, found
+
+
+def test_each_device_has_the_best_network_within_its_bound(run):
+    space, middle = limits(run)
+    given = [word for name, ms in middle.items() for word in ("--lut", f"{run.parent / name}.json:{ms:g}")]
+    printed = ok("specialise", "--run", run, *given, "--export", "pt2", *BUDGET)
+    assert "next: " in printed
+    lines = [json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()]
+    scored = {tuple(row["arch"]): row["accuracy"] for row in lines[1:]}
+    rows = {row["name"]: row for row in json.loads((run / "specialised/networks.json").read_text())["networks"]}
+    assert list(rows) == ["phone", "chip"]
+    test = sets.open_test("digits", Path("data"))
+    for name, row in rows.items():
+        table = LatencyTable.load(run.parent / f"{name}.json", space)
+        within = [arch for arch in scored if table.predict_arch(space, arch) <= middle[name]]
+        assert row["latency_ms"] == pytest.approx(table.predict_arch(space, row["arch"]))
+        assert row["latency_ms"] <= row["bound_ms"] == pytest.approx(middle[name], rel=1e-5)
+        assert row["one_shot_accuracy"] == scored[tuple(row["arch"])] == max(scored[arch] for arch in within)
+        file = run / "specialised" / row["file"]
+        assert read_metadata(file)["accuracy"] == {"test": row["test_accuracy"], "validation": row["one_shot_accuracy"]}
+        network = torch.export.load(file).module()
+        hits = [int(network(x).argmax(1) == y) for x, y in test.plain_batches(1)]
+        assert sum(hits) / len(test) == row["test_accuracy"]
+    assert (run / "specialised/networks.png").read_bytes().startswith(b"\x89PNG")
+    assert rows["phone"]["bound_ms"] == pytest.approx(rows["chip"]["bound_ms"] / 3, rel=0.2)
+
+    before = (run / "scores.jsonl").read_bytes()
+    ok("specialise", "--run", run, *given, "--export", "pt2", *BUDGET)
+    assert (run / "scores.jsonl").read_bytes() == before  # everything was known
+
+
+def test_several_bounds_of_one_table(run):
+    _, middle = limits(run)
+    table = f"{run.parent / 'phone.json'}"
+    low, high = 0.95 * middle["phone"], 1.1 * middle["phone"]
+    ok(
+        "specialise",
+        "--run",
+        run,
+        "--lut",
+        f"{table}:{low:.4f}",
+        "--lut",
+        f"{table}:{high:.4f}",
+        "--export",
+        "pt2",
+        *BUDGET,
+    )
+    made = json.loads((run / "specialised/networks.json").read_text())["networks"]
+    assert [row["name"] for row in made] == [f"phone-{float(f'{ms:.4f}'):g}ms" for ms in (low, high)]
+    assert made[0]["one_shot_accuracy"] <= made[1]["one_shot_accuracy"]  # what is within the lower is within the higher
+
+
+def test_bad_bounds_are_refused_before_anything_is_scored(run):
+    before = sorted(path.name for path in run.iterdir())
+    table = run.parent / "phone.json"
+
+    def told(*luts: object) -> str:
+        return refused("specialise", "--run", run, *(word for lut in luts for word in ("--lut", lut)), *BUDGET)
+
+    assert "phone: a latency of 0.01 ms is below" in told(f"{run.parent / 'chip.json'}:3", f"{table}:0.01")
+    assert "expected a table and its bound in ms" in told(f"{table}:fast")
+    assert "no latency table at" in told("none.json:3")
+    assert "two devices are called phone" in told(table, table)
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["a/phone.json:70", "pi.json"], {"phone": (Path("a/phone.json"), 70.0), "pi": (Path("pi.json"), None)}),
+        (["a/l.json:8", "b/l.json:4.5"], {"l-8ms": (Path("a/l.json"), 8.0), "l-4.5ms": (Path("b/l.json"), 4.5)}),
+    ],
+)
+def test_devices_have_the_names_of_their_tables(given, expected):
+    assert specialise.named(given) == expected
+
+
+@pytest.mark.parametrize("text", ["a.json:", "a.json:0", "a.json:-3", "a.json:nan", "a.json:inf", "a.json:x"])
+def test_a_bound_that_is_no_positive_number(text):
+    with pytest.raises(UserError, match="expected a table and its bound in ms"):
+        specialise.table_and_bound(text)
