@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 export MAX_JOBS ?= $(shell nproc)
 
-.PHONY: quickstart test test-long test-kernels test-ray test-asan lint types format bench litert package clean
+.PHONY: quickstart test test-chains test-long test-kernels test-ray test-asan lint types format bench litert package clean
 
 quickstart: $(VENV)/built
 	$(BIN)/python tools/train_supernet.py --run $(RUN) --epochs 3
@@ -19,6 +19,10 @@ quickstart: $(VENV)/built
 KERNELS := tests/test_ptxas.py tests/test_sass.py $(wildcard tests/test_simt*.py)
 test: $(VENV)/built
 	$(BIN)/python -m pytest -n auto --dist loadfile --durations 15 $(KERNELS:%=--ignore=%) --ignore=tests/test_cuda_model.py
+
+# Commands one after the other as people use them, and killed in between.
+test-chains: $(VENV)/built
+	$(BIN)/python -m pytest -n auto --dist load --durations 15 -m chain
 
 test-long: $(VENV)/built
 	SUPERNET_CRASHES=500 SUPERNET_FUZZ=10000 SUPERNET_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"

@@ -25,7 +25,14 @@ STANDARD = "-std=c++20"
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 PREFIX = ("ATen/Dispatch.h", "ATen/core/LegacyTypeDispatch.h", "torch/library.h")
 # Python's own flags have -fwrapv, with which signed overflow is no error; torch comes without what vptr reads.
-SANITIZERS = ["-O1", "-fno-wrapv", "-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"]
+SANITIZERS = [
+    "-O1",
+    "-g1",
+    "-fno-wrapv",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize=vptr",
+    "-fno-sanitize-recover=all",
+]
 
 
 def wheel_homes() -> list[str]:
@@ -157,7 +164,7 @@ def main() -> None:
         system += [f"{place}/include" for place in wheel_homes()]
     isystem = [flag for folder in system for flag in ("-isystem", folder)]
     macros = [("SUPERNET_WITH_CUDA", None)] if cuda else [("SUPERNET_GENERIC_ONLY", None)] if sanitize else []
-    host = [STANDARD, "-O3", "-g1", "-fopenmp", "-fvisibility=hidden", *WARNINGS]
+    host = [STANDARD, "-O3", "-g0", "-fopenmp", "-fvisibility=hidden", *WARNINGS]
     device = [STANDARD, "-O3", "-lineinfo", "-Werror", "all-warnings", "-Xcompiler", ",".join(["-fopenmp", *WARNINGS])]
 
     sources = sorted(glob.glob("csrc/**/*.cpp", recursive=True))

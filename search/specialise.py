@@ -170,35 +170,19 @@ def configuration(run: RunFolder, name: str) -> Path:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The networks side by side, for people."""
-    headings = [
-        "",
-        "bound ms",
-        "predicted",
-        "measured",
-        "M multiply-adds",
-        "k parameters",
-        "one-shot %",
-        "test %",
-        "file",
-    ]
-    return Table(
-        headings,
+    times = ("bound_ms", "latency_ms", "measured_latency_ms")
+    accuracies = ("one_shot_accuracy", "test_accuracy")
+    cells = [
         [
-            [
-                row["name"],
-                *(
-                    f"{row[key]:.4g}" if key in row else "–"
-                    for key in ("bound_ms", "latency_ms", "measured_latency_ms")
-                ),
-                f"{row['flops'] / 1e6:.4g}",
-                f"{row['params'] / 1e3:.4g}",
-                *(f"{100 * row[key]:.2f}" for key in ("one_shot_accuracy", "test_accuracy")),
-                row["file"],
-            ]
-            for row in rows
-        ],
-        "specialised networks, as they are in the supernet",
-    )
+            row["name"],
+            *(f"{row[key]:.3g}" if key in row else "–" for key in times),
+            f"{row['flops'] / 1e6:.3g}",
+            *(f"{100 * row[key]:.2f}" for key in accuracies),
+        ]
+        for row in rows
+    ]
+    headings = ["", "bound ms", "predicted ms", "measured ms", "MFLOPs", "one-shot %", "test %"]
+    return Table(headings, cells, "specialised networks, as they are in the supernet")
 
 
 def plot(file: Path | BinaryIO, found: Sequence[Specialised]) -> None:

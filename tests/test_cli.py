@@ -408,6 +408,7 @@ def test_other_algorithms_share_the_scores_and_the_log(copy, algorithm):
     assert set(map(tuple, told)) <= set(map(tuple, scored))
 
 
+@pytest.mark.chain
 def test_several_devices_and_objectives(copy):
     table = json.loads((copy / "lut.json").read_text())
     for samples in table["operations"].values():

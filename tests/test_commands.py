@@ -96,6 +96,7 @@ def test_a_single_control_is_in_the_table(run):
     assert "against a random architecture" in printed
 
 
+@pytest.mark.chain
 def test_other_classes_than_those_of_the_run(tmp_path):
     for label in range(3):
         for split, n in (("train", 54), ("val", 4)):

@@ -6,6 +6,7 @@ SUPERNET_CRASHES=N is the number of kills over all tools; `make test-long` takes
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -19,12 +20,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from supernet import families
 from tests.conftest import tiny_space
 from tests.forks import forks
 from tests.test_face_nas import write_pairs
+from tests.test_latency_table import samples, table
 
 ROOT = Path(__file__).parents[1]
-KILLS = int(os.environ.get("SUPERNET_CRASHES", 48))
+KILLS = int(os.environ.get("SUPERNET_CRASHES", 52))
 CLOCK = {"images_per_second", "seconds", "whole", "minutes"}  # what the clock says
 IMAGES = ("--data", "digits", "--limit", 96, "--batch-size", 32, "--quiet", "--device", "cpu")
 SEARCH = (
@@ -51,7 +54,7 @@ SEARCH = (
 class Tool:
     """A command, in a folder that earlier commands have filled.
 
-    ``{run}``, ``{space}``, ``{residual}``, ``{faces}`` in its arguments are paths.
+    ``{run}``, ``{space}``, ``{residual}``, ``{lut}``, ``{faces}`` in its arguments are paths.
     """
 
     name: str
@@ -100,6 +103,11 @@ TOOLS = {
         "export",
         ("--run", "{run}", "--pick", "best", "--output", "{run}/best.pt2", "--no-timed"),
         ("spos", "evolve", "retrain"),
+    ),
+    "specialise": Tool(
+        "specialise",
+        ("--run", "{run}", *SEARCH[:4], *SEARCH[6:-2], "--lut", "{lut}:9", "--lut", "{lut}", "--export", "pt2"),
+        ("spos",),
     ),
     "report": Tool("report", ("--run", "{run}"), ("spos", "evolve", "retrain")),
     "pad_nas": Tool("pad_nas", ("--run", "{run}", "--space", "{space}", *IMAGES, "--epochs", 1, 1, *SEARCH)),
@@ -150,8 +158,9 @@ class Server:
 
     def run(self, tool: Tool, run: Path, last: int | None = None) -> tuple[int, int]:
         """Exit code, and number of file operations of a run to the end; killed before operation ``last``."""
-        at = {"run": run, "space": self.folder / "tiny.json", "residual": self.folder / "residual.json"}
-        arguments = [str(word).format(**at, faces=self.folder / "faces") for word in tool.arguments]
+        paths = {"space": "tiny.json", "residual": "residual.json", "faces": "faces", "lut": "lut.json"}
+        at = {"run": run} | {word: self.folder / path for word, path in paths.items()}
+        arguments = [str(word).format(**at) for word in tool.arguments]
         result = forks().run(tool.name, *arguments, folder=run, last=last)
         assert result.returncode in (0, 137), result.stdout + result.stderr
         return result.returncode, result.operations
@@ -182,8 +191,11 @@ def snapshot(run: Path) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("crash")
-    space = tiny_space().to_json() | {"resolution": 28}
-    (folder / "tiny.json").write_text(json.dumps({k: v for k, v in space.items() if k != "fingerprint"}))
+    space = dataclasses.replace(tiny_space(), resolution=28)
+    (folder / "tiny.json").write_text(json.dumps(space.to_json()))
+    layers = {spec.key: samples(2.0) for spec in families.layout(space).every() if spec.runs}
+    of = {"name": space.name, "fingerprint": space.fingerprint}
+    (folder / "lut.json").write_text(json.dumps(table(space=of, operations=layers).to_json()))
     shutil.copy(ROOT / "tests" / "data" / "v0.1" / "nss" / "space.json", folder / "residual.json")
     rng = np.random.default_rng(0)
     for person in range(16):
@@ -221,7 +233,12 @@ def whole(server):
     return make
 
 
-@pytest.mark.parametrize("name", TOOLS)
+QUICK = ("spos", "evolve", "retrain")  # one after the other; the whole set takes minutes
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.chain) for name in TOOLS]
+)
 def test_a_kill_costs_nothing(server, whole, name):
     before, wanted, operations = whole(name)
     rng = random.Random(f"{name} {KILLS}")

@@ -45,6 +45,7 @@ def in_another_process(call, *arguments):
         return pool.submit(call, *arguments).result(120)
 
 
+@pytest.mark.chain
 def test_own_space(tmp_path, plain_path):
     found = re.search(r"(.*): (\S+) ms, (\S+) %", run_example("own_space", tmp_path))
     operations = spaces.operations(f"{EXAMPLES}/own_space.py:space")

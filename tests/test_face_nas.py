@@ -269,6 +269,7 @@ def test_search_train_and_test(source, request, tmp_path, monkeypatch, capsys):
     assert "1:1 accuracy" in capsys.readouterr().out
 
 
+@pytest.mark.chain
 def test_killed_and_continued(drawn, tmp_path):
     """By the command itself; the candidates that were finished are not trained again."""
     run = tmp_path / "run"

@@ -50,7 +50,9 @@ def volume(records, reference):
     return nsga2.hypervolume(values[nsga2.fast_non_dominated_sort(values) == 1], reference)
 
 
-@pytest.mark.parametrize("name", ["mobile-small", "elastic-small", "mobile"])
+@pytest.mark.parametrize(
+    "name", ["elastic-small", *(pytest.param(name, marks=pytest.mark.chain) for name in ("mobile-small", "mobile"))]
+)
 def test_a_third_of_the_evaluations_of_ces_find_its_hypervolume_to_a_thousandth(name):
     ratios = []
     for seed in range(10 if name == "mobile-small" else 4):

@@ -194,6 +194,7 @@ def test_a_budget_for_all_measures_all(tmp_path):
     assert "predictions" not in whole.to_json()
 
 
+@pytest.mark.chain
 def test_a_killed_build_goes_on_to_the_same_table(tmp_path, monkeypatch):
     monkeypatch.delitem(regression.REGRESSORS, "gaussian process")  # the slowest to fit, six times
     path = tmp_path / "lut.json"

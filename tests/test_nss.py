@@ -296,6 +296,7 @@ def digits_space(folder: Path) -> tuple[Path, float]:
     return path, float(f"{middle(space):.3g}")
 
 
+@pytest.mark.chain
 def test_search_then_supernet_table_and_evolution_on_the_elite_space(tmp_path):
     space, target = digits_space(tmp_path)
     run = tmp_path / "nss"

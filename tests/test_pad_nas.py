@@ -234,6 +234,7 @@ def test_one_command_makes_the_whole_run(finished, table):
     assert (folder / "supernet-1" / "distribution.png").exists()
 
 
+@pytest.mark.chain
 def test_measures_a_table_where_none_is_given(tmp_path, space_file):
     ok("pad_nas", "--run", tmp_path / "run", "--space", space_file, *SMALL)
     table = LatencyTable.load(tmp_path / "run" / "lut.json", Space.load(space_file))

@@ -194,6 +194,7 @@ def test_retraining_is_planned(trained, tmp_path):
     assert "leave --workers-on ray out" in refused("retrain", "--run", trained, "--plan", "--workers-on", "ray")
 
 
+@pytest.mark.chain
 def test_pad_nas_is_planned(tmp_path, space_file):
     printed = ok("pad_nas", "--run", tmp_path / "run", "--space", space_file, *PAD, "--retrain", 1, "--plan")
     require_plan(printed)

@@ -60,6 +60,7 @@ def test_a_command_of_one_process_refuses_several(tool):
     assert "start it without torchrun" in result.stderr
 
 
+@pytest.mark.chain
 def test_two_processes_train_one_run_which_one_process_finds_finished(tmp_path):
     run = tmp_path / "run"
     words = TRAIN[:-2]

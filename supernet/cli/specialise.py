@@ -77,7 +77,9 @@ def run(args: Args) -> None:
         tools = (supernet.cpu(), evaluator.scorer.recalibration, test)
         rows = specialise.write(folder, found, suffixes, *tools, measure, args.progress)
     common.show(specialise.table(rows))
-    common.tell(f"→ {folder.specialised_path}")
+    for row in rows:
+        common.tell(f"→ {folder.specialised_path / row['file']}")
+    common.tell(f"→ {folder.specialised_path / 'networks.png'}")
     first = specialise.configuration(folder, rows[0]["name"])
     common.next_command("retrain", args, "--inherit", after=("--arch-config", first), note="trains one of them further")
 
