@@ -19,6 +19,16 @@ class UserError(Exception):
         self.missing = missing
 
 
+def dead_loader(error: RuntimeError) -> UserError | None:
+    """What PyTorch raises wherever a process is when one that decodes its images has died, in one line; else None."""
+    if "DataLoader worker" not in str(error):
+        return None
+    return UserError(
+        f"a process that decodes images has died ({str(error).splitlines()[0]}): take fewer of them, as they may have "
+        "run out of memory; the last checkpoint is intact"
+    )
+
+
 class SpaceMismatch(UserError):
     """A file was made for another space than the one at hand."""
 

@@ -68,7 +68,7 @@ class Ray:
                 )
             except SystemExit:  # of Ray's own handler, with another exit code
                 terminated.append(True)
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except Exception as error:  # Ray's own, of no class: its processes did not start
                 raise UserError(f"no cluster of Ray at {self.address}: {error}; expected auto or HOST:PORT") from error
         return ray
 

@@ -20,7 +20,7 @@ from supernet.runs import RunFolder
 from supernet.space import Arch
 from supernet.training import defaults, distributed, standalone
 from supernet.training.evaluation import validate
-from supernet.training.loop import Drive, FitConfig
+from supernet.training.loop import Drive, FitConfig, require_steps
 
 CONFIGURED = "config"  # the name of a network that the front did not choose
 Networks = Callable[[str], Mapping[str, Network]]  # by name, built with these kernels
@@ -45,6 +45,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.epochs == 0 and not self.inherit:
             raise UserError("0 epochs train nothing: expected inherited weights with them, or at least one epoch")
+        _ = self.fit  # refuses what it cannot be
 
     @property
     def fit(self) -> FitConfig:
@@ -165,6 +166,8 @@ def train(
     at_once = min(executor.at_once, len(archs))
     each = max(1, machine.cores() // at_once), -(-workers // at_once)
     jobs = {name: Job(run, name, arch, settings, str(where), data_root, *each) for name, arch in archs.items()}
+    if settings.epochs:  # before a folder is set aside for a training that cannot be
+        require_steps(run.images(data_root, settings.limit).train, settings.fit)
     if distributed.rank() == 0:
         for job in jobs.values():
             prepare(job, aside)

@@ -34,14 +34,30 @@ FRONT = {
     "random": [ENTRY],
     "devices?": [{"cost": str, "table?": str, "device": dict, "runtime": dict}],
 }
+# Of a search that has told what it minimised: what its page and its picture need.
+SCORED = {"arch": ARCH, "layers": str, "one_shot_accuracy": SHARE, **COSTS}
+SEARCHED = {**FRONT, "algorithm": str, "evaluated": COUNT, "objectives": [str], "front": [SCORED], "random": [SCORED]}
 ACCURACIES = {"val_accuracy?": SHARE, "test_accuracy?": SHARE, "test_images?": POSITIVE}
-RESULT = {"arch?": ARCH, "settings?": dict, "measured_latency_ms?": COST, **ACCURACIES, **COSTS}
+RESULT = {"arch?": ARCH, "settings?": dict, "measured_latency_ms?": COST, "one_shot_accuracy?": SHARE}
+RESULT |= {**ACCURACIES, **COSTS}
 FOUND = {"schema?": 1, "space?": FINGERPRINT, "arch": ARCH, "layers?": str, "name?": str, **ACCURACIES, **COSTS}
 PROBABILITIES = {"schema": 1, "target": COST, "cost": COST, "argmax_cost": COST, "genes": [dict]}
 POPULATION = {"arch": ARCH, "accuracy": SHARE, "costs": {str: float}, "generation": COUNT}
+SPACES = "network space search"  # the kind of weights that NSS trains
 META = {"kind": str, "space": {"fingerprint": str}}
 WEIGHTS = {"finished": bool, "model": dict, "meta": META}
 SUPERNET = {**WEIGHTS, "step": COUNT, "meta": {**META, "affine": bool, "eps?": COST}, "search?": {"average?": dict}}
+
+
+BEGUN = ("made_with", "seed", "batch_size")  # of a configuration: the first since 0.2, the others before
+# Everything that a command writes in a run folder, by the patterns of its names.
+WRITTEN = (
+    *("config.json", "space.json", "checkpoint*.pt", "metrics.jsonl", "failure.json", "validation-*", "lut*.json"),
+    *("search.json", "population.jsonl", "scores.jsonl", "front.json", "front.png", "arch.json", "network.png"),
+    *("candidate.json", "candidates*", "depths.png", "rank", "specialised", "report.html", "result.json"),
+    *("probabilities.*", "child", "networks", "network", "final-*", "seed-*", "elite-*", "supernet*"),
+    *("best*", "knee*", "front-*", "random-*", "config", "config-before-*", "converted", ".*.tmp"),
+)
 
 
 class RunFiles(TrainingFolder):

@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import math
+import fnmatch
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -35,7 +34,8 @@ from supernet.data.images import ImageSet
 from supernet.errors import CheckpointError, UserError
 from supernet.model import Network, Supernet, load_network
 from supernet.progress import Progress, silent
-from supernet.run_files import CONFIG, FOUND, FRONT, PROBABILITIES, RESULT, SUPERNET, WEIGHTS, RunFiles
+from supernet.run_files import BEGUN, CONFIG, FOUND, PROBABILITIES, SPACES, SUPERNET, WEIGHTS, WRITTEN
+from supernet.run_fronts import Found
 from supernet.space import Arch, Space
 from supernet.training import average, checkpoint, distributed
 
@@ -46,7 +46,7 @@ def _larger(new: object, old: object) -> bool:
     return isinstance(new, int) and isinstance(old, int) and new > old
 
 
-class RunFolder(RunFiles):
+class RunFolder(Found):
     """The folder of a run.
 
     Args:
@@ -121,6 +121,7 @@ class RunFolder(RunFiles):
         if restart and self.path.exists():
             self.delete()
         if self.config_path.exists():
+            self._require_run()
             old = self.require_settings(settings, grows, defaults or {})
             recorded = old.get(RECORD, {})
             if space is not None and self.space_path.exists():
@@ -157,18 +158,29 @@ class RunFolder(RunFiles):
         return there
 
     def delete(self) -> None:
-        """Delete the run; a UserError where the folder holds anything else.
+        """Delete what a run has written; a UserError where the folder is no run's.
 
-        The lock stays, as it is held, and the configuration goes last: what a kill leaves is a run to be deleted.
+        Other files stay, and the lock, as it is held. The configuration goes last: what a kill leaves is a run to be
+        deleted.
         """
-        entries = [entry for entry in self.path.iterdir() if entry.name != lock.NAME]
-        if entries and not (self.config_path.exists() or checkpoint.exists(self.checkpoint)):
-            raise UserError(f"{self.path} is not a run (it has no config.json), so it is not deleted: choose another")
-        for entry in sorted(entries, key=lambda entry: entry == self.config_path):
+        if entries := [entry for entry in self.path.iterdir() if entry.name != lock.NAME]:
+            self._require_run()
+        written = [entry for entry in entries if any(fnmatch.fnmatch(entry.name, name) for name in WRITTEN)]
+        for entry in sorted(written, key=lambda entry: entry == self.config_path):
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
+
+    def _require_run(self) -> None:
+        """Refuse a folder of something else."""
+        try:
+            config = files.read_json(self.config_path, "run configuration", expected=dict)
+            begun = BEGUN[0] in config or config.keys() >= set(BEGUN[1:])
+        except UserError:  # missing where a kill came at the wrong time, or damaged
+            begun = checkpoint.exists(self.checkpoint) or self.space_path.exists()
+        if not begun:
+            raise UserError(f"{self.path} is not a run, its files are something else's: choose another folder")
 
     def set_aside(self) -> Path:
         """Rename the folder, so that another training can take its place. Returns the new name."""
@@ -190,6 +202,10 @@ class RunFolder(RunFiles):
         """Settings, and under ``made_with`` what made the run."""
         told = {"missing": "supernet", "damaged": "another run"}
         return files.read_json(self.config_path, "run configuration", expected=CONFIG, **told)
+
+    def setting(self, name: str) -> Any:
+        """A setting of the run; None where there is no run yet, or it does not say."""
+        return self.config().get(name) if self.config_path.exists() else None
 
     def space(self) -> Space:
         """The space of the run, with its own operations where it has some."""
@@ -247,9 +263,16 @@ class RunFolder(RunFiles):
 
     def _weights(self, kind: str, expected: dict) -> dict:
         state = checkpoint.load(self.checkpoint, missing=kind)
+        checkpoint.require(state, WEIGHTS, self.checkpoint, missing=kind)
+        found = state["meta"]["kind"]
+        if found == SPACES:
+            raise CheckpointError(
+                f"{self.path} is a search of spaces by NSS, whose supernet has no architectures to choose from: train "
+                f"one of an elite space, {self.path}/elite-…/space.json, and use that run"
+            )
+        if found != kind:
+            raise CheckpointError(f"{self.checkpoint} holds no {kind} but {found}", missing=kind)
         checkpoint.require(state, expected, self.checkpoint, missing=kind)
-        if state["meta"]["kind"] != kind:
-            raise CheckpointError(f"{self.checkpoint} holds no {kind} but {state['meta']['kind']}", missing=kind)
         return state
 
     def images(
@@ -290,11 +313,6 @@ class RunFolder(RunFiles):
             name = plugins.require_same(name, self.data_code, f"the images of {self.path}")
         return name, root or Path(config.get("data_root", "data")), config
 
-    @property
-    def identity(self) -> str:
-        """16 hex digits that tell these weights of the supernet from others."""
-        return hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()[:16]
-
     def found(self) -> dict[str, Any]:
         """The network that a method ended with: its architecture and what is known of it."""
         return files.read_json(self.arch_path, "found network", expected=FOUND, missing="supernet")
@@ -319,82 +337,3 @@ class RunFolder(RunFiles):
         record = self.config().get(RECORD, {}) if self.config_path.exists() else {}
         weights = self.identity if self.checkpoint.exists() else None
         return {"checkpoint": weights, **{name: record[name] for name in ("data", "version") if name in record}}
-
-    # --- the front
-
-    def front(self, space: Space) -> dict[str, Any]:
-        """What a search found; a UserError where there is nothing, or where it was found on another supernet."""
-        front = files.read_json(self.front_path, "front", expected=FRONT, missing="front")
-        if max(front["best"], front["knee"]) >= len(front["front"]):
-            raise UserError(
-                f"{self.front_path} has {len(front['front'])} networks, its best is another", missing="front"
-            )
-        for found in (*front["front"], *front["random"]):
-            space.check(found["arch"])
-        space.require(front["space"]["fingerprint"], str(self.front_path))
-        made_by = front.get("checkpoint")
-        if made_by and self.checkpoint.exists() and made_by != self.identity:
-            raise UserError(f"{self.front_path} was found on other weights than {self.checkpoint}", missing="front")
-        return front
-
-    def write_front(
-        self,
-        space: Space,
-        front: Sequence[Mapping],
-        random: Sequence[Mapping],
-        bounds: Mapping[str, tuple[float, float]],
-        *,
-        best: int = 0,
-        knee: int = 0,
-        **more: Any,
-    ) -> None:
-        """``front.json``: architectures with the names of their layers, accuracies and costs.
-
-        Args:
-            front, random: ``arch`` with what is known of it; random ones of the same bounds to compare with.
-            best, knee: positions in the front.
-            more: further plain values, e.g. the device.
-        """
-
-        def entry(found: Mapping) -> dict:
-            return {"arch": list(found["arch"]), "layers": space.describe(tuple(found["arch"])), **found}
-
-        finite = {name: [x if math.isfinite(x) else None for x in ends] for name, ends in bounds.items()}
-        files.write_json(
-            self.front_path,
-            {
-                "schema": 1,
-                "space": {"name": space.name, "fingerprint": space.fingerprint},
-                "checkpoint": self.identity,
-                "bounds": finite,
-                **more,
-                "best": best,
-                "knee": knee,
-                "front": [entry(found) for found in front],
-                "random": [entry(found) for found in random],
-            },
-        )
-
-    def picked(self, name: str, front: Mapping[str, Any]) -> dict | None:
-        """The entry of the front that the folder ``name`` is for; None of a name that stands for none now."""
-        if name in ("best", "knee"):
-            return front["front"][front[name]]
-        kind, _, number = name.rpartition("-")
-        entries = front.get({"front": "front", "random": "random"}.get(kind, ""), [])
-        return entries[int(number)] if number.isdecimal() and int(number) < len(entries) else None
-
-    def results(self) -> dict[str, dict[str, Any]]:
-        """Of the networks that were trained alone, by folder: the picked ones first, then the random ones."""
-        found = {
-            path.parent.name: files.read_json(path, "result", expected=RESULT, missing="network")
-            for path in sorted(self.path.glob("*/result.json"))
-            if "-before-" not in path.parent.name  # set aside by a training of other settings
-        }
-        return dict(sorted(found.items(), key=lambda item: item[0].startswith("random-")))
-
-    def stale(self, name: str, arch: Arch, front: Mapping[str, Any] | None) -> bool:
-        """Whether the network ``name`` was trained for an earlier search: the front now has another one there."""
-        if front is None or not (name in ("best", "knee") or name.startswith(("front-", "random-"))):
-            return False
-        entry = self.picked(name, front)
-        return entry is None or tuple(entry["arch"]) != tuple(arch)

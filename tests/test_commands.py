@@ -89,6 +89,39 @@ def test_the_winner_of_an_earlier_search_is_not_sold_as_this_one_s(run, tmp_path
     assert f"best: {100 * test_accuracy:.2f} %" not in (run / "report.html").read_text()
 
 
+def test_outputs_do_not_replace_files_of_a_run(run):
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    assert "expected the name of a page" in refused("report", "--run", run, "--output", run / "checkpoint.pt")
+    assert "is no latency table" in refused("build_lut", "--run", run, "--output", run / "front.json")
+    assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--lr", "inf"), "lr inf: expected a number above 0"),
+        (("--lr", "1e300"), "lr 1e+300: expected a number above 0"),
+        (("--clip", "inf"), "clip inf: expected at least 0"),
+        (("--accumulate", 3), "cannot be split evenly"),
+        (("--batch-size", 10**6), "do not fill one batch"),
+        (("--batch-size", 10**12), "expected at most 2,147,483,647"),
+        (("--epochs", 10**20), "expected at most 2,147,483,647"),
+        (("--limit", 1), "--limit 1"),
+    ],
+)
+def test_nothing_is_set_aside_for_a_training_that_cannot_be(words, expected, run):
+    names = sorted(path.name for path in run.iterdir())
+    assert expected in refused("retrain", "--run", run, "--epochs", 1, "--controls", 0, "--quiet", *words)
+    assert sorted(path.name for path in run.iterdir() if path.name != ".lock") == names
+
+
+def test_a_run_that_grows_keeps_its_augmentation(tmp_path, space_file):
+    at = ("train_supernet", "--run", tmp_path / "run", "--space", space_file, *TRAIN[:-3], "--quiet")
+    ok(*at, "--epochs", 1)
+    ok(*at, "--plan", "--epochs", 40)  # from 30 epochs on a new run is augmented
+    assert "augment: False → True" in refused(*at, "--epochs", 40, "--augment")
+
+
 def test_a_single_control_is_in_the_table(run):
     (run / "lut.json").unlink()
     printed = ok("retrain", "--run", run, *ALONE, "--controls", 1)

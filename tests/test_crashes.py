@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from supernet import families
+from supernet.runs import RunFolder
 from tests.conftest import tiny_space
 from tests.forks import forks
 from tests.test_face_nas import write_pairs
@@ -255,3 +256,14 @@ def test_a_kill_costs_nothing(server, whole, name):
         different = {path for path in found.keys() | wanted.keys() if found.get(path) != wanted.get(path)}
         assert not different, f"killed before operation {last} of {operations}: {sorted(different)}"
     shutil.rmtree(work, ignore_errors=True)
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize("name", TOOLS)
+def test_a_restart_finds_all_that_a_tool_writes(server, whole, name):
+    whole(name)
+    run = RunFolder(shutil.copytree(server.folder / name, server.folder / "run"))
+    own = {"best.pt2", "best.safetensors"} if name == "export" else set()  # its --output is the user's
+    run.delete()
+    assert {path.name for path in run.path.iterdir()} <= own | {".lock"}
+    shutil.rmtree(run.path)

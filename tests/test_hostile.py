@@ -28,6 +28,7 @@ from search.ces import CES, CESConfig
 from search.run import SearchRun
 from supernet import donors, files, retraining, shape, timm
 from supernet.errors import CheckpointError, UserError
+from supernet.report import page
 from supernet.runs import RunFolder
 from supernet.space import Space
 from supernet.training import checkpoint
@@ -230,6 +231,25 @@ def test_changed_files_are_read_or_refused(name, tmp_path):
     for text in TEXTS:
         try_text(text)
     SETTINGS(given(changed(data))(try_text))()
+
+
+@pytest.mark.chain  # a picture for each
+@pytest.mark.parametrize("file", ["front.json", "best/result.json", "metrics.jsonl", "population.jsonl"])
+def test_a_page_is_made_of_changed_files_or_refused(file, tmp_path):
+    run = Path(shutil.copytree(OLD / "spos", tmp_path / "run"))
+    lines = [json.loads(line) for line in (run / file).read_text().splitlines()] if file.endswith("l") else None
+
+    def try_page(text: str) -> None:
+        (run / file).write_bytes(text.encode("utf-8", "surrogatepass"))
+        with contextlib.suppress(UserError):
+            page.render(page.Run.load(RunFolder(run)))
+
+    texts = (
+        changed(read(run / file))
+        if lines is None
+        else st.lists(changed(lines[0]), max_size=3).map(lambda texts: "".join(f"{text}\n" for text in texts))
+    )
+    settings(SETTINGS, max_examples=min(CASES, 100))(given(texts)(try_page))()
 
 
 @pytest.mark.parametrize("name", ["scores.jsonl", "population.jsonl", "metrics.jsonl"])

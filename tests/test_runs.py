@@ -34,10 +34,11 @@ def test_a_run_begins_continues_and_starts_over(tmp_path):
         run.begin({"epochs": 4})
     assert caught.value.missing == "another run"
     assert run.config_path.read_bytes() == before
-    (run.path / "leftover").touch()
+    (run.path / "thesis.tex").write_text("precious")
+    run.metrics.append({"epoch": 1})
     assert run.begin({"epochs": 4}, restart=True)
     assert run.config()["epochs"] == 4
-    assert not (run.path / "leftover").exists()
+    assert sorted(path.name for path in run.path.iterdir()) == ["config.json", "thesis.tex"]
 
 
 def test_settings_that_version_0_1_did_not_have_are_not_another_run(old):
@@ -53,6 +54,59 @@ def test_a_folder_that_is_no_run_is_not_deleted(tmp_path):
     with pytest.raises(UserError, match="is not a run"), run.lock():
         run.begin({}, restart=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_configuration_of_something_else_is_no_run(restart, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "seed": 3}')
+    (tmp_path / "best").mkdir()
+    with pytest.raises(UserError, match="is not a run") as caught:
+        RunFolder(tmp_path).begin({"epochs": 1}, restart=restart)
+    assert caught.value.missing is None  # no advice to delete it
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "config.json"]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in OLD.iterdir() if path.is_dir()))
+def test_everything_that_a_run_has_written_is_deleted(name, tmp_path):
+    run = RunFolder(shutil.copytree(OLD / name, tmp_path / "run"))
+    run.delete()
+    assert list(run.path.iterdir()) == []
+
+
+def test_a_search_of_spaces_has_no_supernet_to_choose_from():
+    run = RunFolder(OLD / "nss")
+    with pytest.raises(CheckpointError, match=r"elite-…/space\.json") as caught:
+        run.supernet(run.space(), CPU, "eager")
+    assert caught.value.missing is None
+
+
+def test_a_flipped_bit_is_damage_not_another_supernet(old):
+    data = bytearray(old.checkpoint.read_bytes())
+    data[len(data) // 2] ^= 1
+    old.checkpoint.write_bytes(data)
+    front = json.loads(old.front_path.read_text())
+    old.front_path.write_text(json.dumps({**front, "checkpoint": "0123456789abcdef"}))
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is damaged"):
+        old.front(old.space())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"algorithm": None},
+        {"evaluated": "many"},
+        {"bounds": {"latency": [0.5]}},
+        *({"objectives": value} for value in (0, None, [], {}, [[1]], ["x"], "flops")),
+        {"front": [{"arch": [0, 0, 0], "latency_ms": 1.0}]},
+        {"random": [{"arch": [0, 0, 0], "layers": "", "one_shot_accuracy": 1e9, "latency_ms": 1.0}]},
+    ],
+)
+def test_a_front_that_lacks_what_its_page_shows_is_refused(change, old):
+    front = json.loads(old.front_path.read_text())
+    changed = {name: value for name, value in {**front, **change}.items() if value is not None or name == "objectives"}
+    old.front_path.write_text(json.dumps(changed))
+    with pytest.raises(UserError, match="not a readable front"):
+        old.front(old.space())
 
 
 def hold(path: Path, held, let_go) -> None:

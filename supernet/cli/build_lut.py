@@ -94,6 +94,8 @@ def run(args: Args) -> None:
         common.show(grid)
         common.say(f"{len(checks)} architectures: {error}")
         return
+    if args.output:
+        require_replaceable(args.output)
     with folder.lock(output):
         if args.emit:
             job = prepare(args, space, output)
@@ -104,6 +106,12 @@ def run(args: Args) -> None:
         table = measured(args, space, output)
         build.write(table, output)
     show(args, folder, space, output, table)
+
+
+def require_replaceable(output: Path) -> None:
+    """Refuse to write a table over something else."""
+    if output.is_dir() or (output.exists() and b'"operations"' not in output.read_bytes()):
+        raise UserError(f"{output} is no latency table: choose another --output, or delete it")
 
 
 def measured(args: Args, space: Space, output: Path) -> LatencyTable:

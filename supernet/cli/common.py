@@ -25,7 +25,7 @@ import supernet
 from supernet import machine
 from supernet.cli import numbers
 from supernet.data import NAMES
-from supernet.errors import UserError
+from supernet.errors import UserError, dead_loader
 from supernet.plugins import is_reference
 from supernet.progress import Progress, shown
 
@@ -58,6 +58,7 @@ COMMANDS = {
 }
 # Which command makes what an error says is missing.
 MAKERS = {"supernet": "train_supernet", "lut": "build_lut", "front": "evolve", "network": "retrain"}
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENAMETOOLONG}
 OPEN_IMAGES = ("evolve", "specialise", "retrain", "rank", "export")  # of a trained run
 _console = Console()
 
@@ -273,9 +274,13 @@ def main(run: Callable[[Args], None], args: Any, *, torchrun: bool = False) -> N
     except BrokenPipeError:  # the reader of our output has left, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full disk under a picture, a folder that may not be written
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG):
+        if error.errno not in UNWRITABLE:
             raise
         refuse(f"cannot write {error.filename or 'a file'}: {error.strerror}; free some space or choose another folder")
+    except RuntimeError as error:
+        if (told := dead_loader(error)) is None:
+            raise
+        refuse(str(told))
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         sys.exit(130)
@@ -307,10 +312,11 @@ def with_advice(error: UserError, args: Any) -> str:
     """The message, and which command makes what is missing."""
     text = str(error).rstrip(".")
     if error.missing in MAKERS:
-        return f"{text}: run {command(MAKERS[error.missing], args)}"
+        then = ", then run" if text.endswith("delete it") else ": run"
+        return f"{text}{then} {command(MAKERS[error.missing], args)}"
     if error.missing == "another run":
         replace = "use --restart to replace it, or another --run folder"
-        return f"{text}; {replace if hasattr(args, 'restart') else 'use another --run folder, or delete this one'}"
+        return f"{text}; {replace if hasattr(args, 'restart') else 'delete it, or use another --run folder'}"
     if error.missing == "code":
         return f"{text}: add it as --space or --data, if you trust it"
     return text

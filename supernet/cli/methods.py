@@ -264,7 +264,7 @@ class Nss(Args):
             targets = [float(target) for target in self.targets.split(",") if target]
         except ValueError as error:
             raise UserError(f"--targets {self.targets}: expected numbers with commas between ({error})") from error
-        if not all(0 < target < math.inf for target in targets):
+        if (self.targets and not targets) or not all(0 < target < math.inf for target in targets):
             raise UserError(f"--targets {self.targets}: expected numbers above 0")
         given = {name: value for name, value in self.own.items() if name != "lut"} | {"targets": targets}
         return self.library.configure(space, fit, self.price(space), kernels=kernels, **given)

@@ -23,9 +23,11 @@ POSITIVE = {
 }
 POSITIVE |= {"seeds", "threads", "val_limit"}
 
+MOST = 2**31 - 1
+
 
 def check(args: Any) -> None:
-    """Refuse numbers that no command can take: NaN, counts below 0, or below 1 where 0 has no meaning."""
+    """Refuse numbers that no command can take: NaN; counts below 0, below 1 where 0 has no meaning, above ``MOST``."""
     for field in dataclasses.fields(args):
         value = getattr(args, field.name)
         for number in value if isinstance(value, tuple) else (value,):
@@ -34,3 +36,5 @@ def check(args: Any) -> None:
                 raise UserError(f"{flag}: expected a number")
             if isinstance(number, int) and number < least:
                 raise UserError(f"{flag}: expected at least {least}")
+            if isinstance(number, int) and number > MOST and field.name != "seed":
+                raise UserError(f"{flag}: expected at most {MOST:,}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from supernet.cli import common
+from supernet.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,10 @@ def run(args: Args) -> None:
     from supernet import files
     from supernet.report import page
 
-    found = page.Run.load(args.folder)
     output = args.output or args.folder.report_path
+    if output.suffix not in (".html", ".htm"):
+        raise UserError(f"--output {output}: expected the name of a page, which ends in .html")
+    found = page.Run.load(args.folder)
     # No lock: a run is looked at while others work on it, and the page is written whole.
     export = [("--pick", name) for name in found.picked][:1]
     files.write_bytes(output, page.render(found, [common.command("export", args, *words) for words in export]).encode())

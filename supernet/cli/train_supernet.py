@@ -40,6 +40,9 @@ def run(args: Args) -> None:
     name, reason, images = common.open_images(args)
     wanted = args.space or ("mobile-small" if images.resolution < 96 else "mobile")
     space = spaces.get(wanted, images.channels, images.resolution, images.classes)
+    folder = common.open_run(args)
+    begun = args.augment is None and not args.restart  # a run that grows keeps what its first epochs chose
+    augment = folder.setting("augment") if begun else args.augment
     fit = FitConfig(
         args.epochs,
         args.batch_size,
@@ -47,7 +50,7 @@ def run(args: Args) -> None:
         warmup_epochs=args.warmup_epochs,
         clip=args.clip,
         seed=args.seed,
-        augment=defaults.augments(args.augment, args.epochs),
+        augment=defaults.augments(augment, args.epochs),
         accumulate=args.accumulate,
         precision=precision.resolve(args.precision, device),
         sync_bn=args.sync_bn,
@@ -63,7 +66,7 @@ def run(args: Args) -> None:
         precision=fit.precision,
         quiet=args.quiet or args.plan,
     )
-    folder, leader = common.open_run(args), distributed.rank() == 0
+    leader = distributed.rank() == 0
     begin = functools.partial(
         RunFolder.begin,
         settings={**common.settings(args), "space": space.name},  # which one says the space file

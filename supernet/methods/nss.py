@@ -37,6 +37,7 @@ from supernet.methods.network_spaces import (
 )
 from supernet.model import Supernet
 from supernet.progress import Progress, silent
+from supernet.run_files import SPACES
 from supernet.runs import RunFolder
 from supernet.space import Space
 from supernet.spec import Price
@@ -145,7 +146,7 @@ def run(
     steps = [half.steps(cfg.fit.batch_size, drop_last=True) for half in (weights_half, theta_half)]
     torch.manual_seed(cfg.fit.seed)
     model = Supernet(space, affine=True, kernels=cfg.kernels).to(device)
-    meta = {"kind": "network space search", "space": space.to_json(), "config": asdict(cfg)}
+    meta = {"kind": SPACES, "space": space.to_json(), "config": asdict(cfg)}
     schedule = replace(cfg.fit, lr_min=cfg.lr_min)
 
     def train(own: Path, epochs: tuple[int, int], target: float | None, begin: Path | None) -> Search:

@@ -176,9 +176,9 @@ def search(run: Run) -> str:
         costs = [{k.removesuffix("_ms"): v for k, v in e.items() if isinstance(v, int | float)} for e in entries]
         return [Record(tuple(e["arch"]), e["one_shot_accuracy"], c, 0, 0) for e, c in zip(entries, costs, strict=True)]
 
-    scored = [Record(tuple(s["arch"]), s["accuracy"], s["costs"], s["generation"], 0) for s in run.scored]
-    found, random = records(front["front"]), records(front["random"])
-    objectives = front["objectives"]
+    objectives, found, random = front["objectives"], records(front["front"]), records(front["random"])
+    told = [line for line in run.scored if line["costs"].keys() >= set(objectives)]
+    scored = [Record(tuple(s["arch"]), s["accuracy"], s["costs"], s["generation"], 0) for s in told]
     low, high = front["bounds"].get(objectives[0], [0.0, None])
     bound = (low or 0.0, math.inf if high is None else high)
     title = f"{front['algorithm']}, {front['evaluated']} architectures scored"
@@ -260,21 +260,22 @@ def plot_layers(file: BinaryIO, space: Space, lut: LatencyTable, layers: layerwi
 
 
 def supernet(run: Run) -> str:
-    if not run.metrics:
+    lines = [line for line in run.metrics if "loss" in line]
+    if not lines:
         return ""
 
     def plot(file: BinaryIO) -> None:
         figure, left = axes_of(6, 3.2)
-        epochs, right = [line["epoch"] for line in run.metrics], left.twinx()
-        left.plot(epochs, [line["loss"] for line in run.metrics], color="tab:gray", marker=".")
+        epochs, right = [line["epoch"] for line in lines], left.twinx()
+        left.plot(epochs, [line["loss"] for line in lines], color="tab:gray", marker=".")
         left.set(xlabel="epoch", ylabel="training loss (grey)")
-        told = [line for line in run.metrics if "val_accuracy" in line]
+        told = [line for line in lines if "val_accuracy" in line]
         right.plot([x["epoch"] for x in told], [100 * x["val_accuracy"] for x in told], color="tab:blue", marker="o")
         right.set(ylabel="validation accuracy (%, blue)")
         left.xaxis.get_major_locator().set_params(integer=True)
         figure.savefig(file)
 
-    last, method = run.metrics[-1], run.config.get("method", "spos").upper()
+    last, method = lines[-1], run.config.get("method", "spos").upper()
     speed = f", {last['images_per_second']:,.0f} images/s in the last one" if "images_per_second" in last else ""
     return section(
         "The supernet",

@@ -44,7 +44,7 @@ class FitConfig:
         for name, fine, expected in (
             ("epochs", self.epochs >= 0, "at least 0"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("lr", 0 < self.lr < math.inf, "a finite number above 0"),
+            ("lr", 0 < self.lr <= 1e30, "a number above 0, at most 1e30"),
             ("warmup_epochs", 0 <= self.warmup_epochs < math.inf, "at least 0"),
             ("clip", 0 <= self.clip < math.inf, "at least 0"),
             ("seed", 0 <= self.seed < 2**63, "a number from 0 to 2**63 - 1"),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from supernet import files
-from supernet.errors import UserError
+from supernet.errors import UserError, dead_loader
 from supernet.space import Arch
 
 STUCK = 0.01  # share of ln(classes) within which a loss counts as not moved from there,
@@ -62,12 +62,9 @@ def loaded(batches: Iterator[Item]) -> Iterator[Item]:
     try:
         yield from batches
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if (told := dead_loader(error)) is None:
             raise
-        raise UserError(
-            f"a process that decodes images has died ({str(error).splitlines()[0]}): take fewer of them, as they may "
-            "have run out of memory; the last checkpoint is intact"
-        ) from error
+        raise told from error
 
 
 def first_bad(losses: Sequence[Tensor]) -> int | None:
@@ -76,15 +73,19 @@ def first_bad(losses: Sequence[Tensor]) -> int | None:
     return bad[0] if bad else None
 
 
-def refuse_loss(loss: float, step: int, arch: Arch | None, lr: float, path: Path | None) -> NoReturn:
-    """Stop with a UserError before a loss that is not finite gets into a checkpoint; ``path`` keeps step and path."""
+def refuse_loss(loss: float, step: int, arch: Arch | None, lr: float, path: Path | None, saved: bool) -> NoReturn:
+    """Stop with a UserError before a loss that is not finite gets into a checkpoint.
+
+    Args:
+        path: of a file that keeps step and path. saved: whether there is a checkpoint.
+    """
     if path is not None:
         record = {"step": step, "arch": None if arch is None else list(arch), "loss": str(loss), "lr": lr}
         files.write_json(path, record)
     told = "" if path is None else f" (kept in {path})"
     raise UserError(
         f"the loss became {loss} in step {step}{on(arch)}{told}: lower the learning rate (now {lr:g}) or "
-        "clip gradients, as at a norm of 5; the last checkpoint is intact"
+        f"clip gradients, as at a norm of 5{'; the last checkpoint is intact' if saved else ''}"
     )
 
 
@@ -98,7 +99,7 @@ def tell_collapse(classes: int, lr: float) -> None:
     """Warn of it."""
     logging.getLogger("supernet").warning(
         f"the loss has not moved from ln({classes}) = {math.log(classes):.3f} for {EPOCHS} epochs: the training has "
-        f"collapsed; lower the learning rate (now {lr:g}), warm it up, or clip gradients"
+        f"collapsed; change the learning rate (now {lr:g}), warm it up, or clip gradients"
     )
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from supernet import files, shape
 
+METRICS = {"epoch": shape.POSITIVE, "loss?": float, "val_accuracy?": shape.SHARE, "images_per_second?": shape.Number(0)}
+
 
 class TrainingFolder:
     """Where a training, of a supernet or of a network alone, keeps its weights and its log."""
@@ -21,7 +23,7 @@ class TrainingFolder:
     @property
     def metrics(self) -> files.JsonLines:
         """A line for each epoch."""
-        return files.JsonLines(self.path / "metrics.jsonl", {"epoch": shape.POSITIVE, "val_accuracy?": shape.SHARE})
+        return files.JsonLines(self.path / "metrics.jsonl", METRICS)
 
     @property
     def failure(self) -> Path:

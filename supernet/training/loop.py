@@ -147,6 +147,14 @@ def _advise() -> None:
         )
 
 
+def require_steps(train: ImageSet, cfg: FitConfig) -> int:
+    """Steps of an epoch; a UserError where there are none, or a batch cannot be shared evenly."""
+    distributed.share(cfg.batch_size, cfg.accumulate)
+    if (steps := train.steps(cfg.batch_size, drop_last=True)) == 0:
+        raise UserError(f"{len(train)} training images do not fill one batch of {cfg.batch_size}: lower the batch size")
+    return steps
+
+
 class Training:
     """A training under way: where it is, and what its checkpoint holds."""
 
@@ -173,11 +181,7 @@ class Training:
         self.reducer = distributed.PathReducer(model)
         for norm in self.reducer.norms:
             norm.sync = cfg.sync_bn
-        self.per_epoch = steps_per_epoch or train.steps(cfg.batch_size, drop_last=True)
-        if self.per_epoch == 0:
-            raise UserError(
-                f"{len(train)} training images do not fill one batch of {cfg.batch_size}: lower the batch size"
-            )
+        self.per_epoch = steps_per_epoch or require_steps(train, cfg)
         self.step, self.end = (epoch * self.per_epoch for epoch in epochs)
         self.loss_sum = torch.zeros((), dtype=torch.double, device=self.device)  # within the epoch, as ``hits``
         self.hits = torch.zeros((), dtype=torch.long, device=self.device)
@@ -326,7 +330,9 @@ class Training:
             place = len(self.losses) - 1 if bad is None else bad  # another rank's
             value, arch = self.losses[place]
             step, path = self.step - len(self.losses) + place, self.folder.failure if self.leader else None
-            faults.refuse_loss(value.item() if bad is not None else loss, step, arch, self.cfg.lr, path)
+            faults.refuse_loss(
+                value.item() if bad is not None else loss, step, arch, self.cfg.lr, path, checkpoint.exists(self.path)
+            )
         self.losses.clear()
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
