@@ -103,10 +103,10 @@ def test_outputs_do_not_replace_files_of_a_run(run):
         (("--lr", "1e300"), "lr 1e+300: expected a number above 0"),
         (("--clip", "inf"), "clip inf: expected at least 0"),
         (("--accumulate", 3), "cannot be split evenly"),
-        (("--batch-size", 10**6), "do not fill one batch"),
+        (("--batch-size", 10**6), "needs a set of at least as many"),
         (("--batch-size", 10**12), "expected at most 2,147,483,647"),
         (("--epochs", 10**20), "expected at most 2,147,483,647"),
-        (("--limit", 1), "--limit 1"),
+        (("--limit", 1), "needs a set of at least as many"),
     ],
 )
 def test_nothing_is_set_aside_for_a_training_that_cannot_be(words, expected, run):
