@@ -48,7 +48,7 @@ def space_for(name: str, images: TrainVal) -> Space:
         expected = f"{', '.join(VARIANTS)}, another space by name, a space .json or code"
         raise UserError(f"space {name}: expected {expected}")
     space = spaces.get(name, images.channels, images.resolution, images.classes)
-    families.require_layers(space)
+    families.require_layers(space, resolution=True)
     return space
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from supernet import families, files
 from supernet.errors import UserError
-from supernet.families import elastic, elastic_blocks
+from supernet.families import elastic, elastic_blocks, resolutions
 from supernet.families.elastic_presets import RESNET_WIDTHS, resnet_middles
 from supernet.space import Arch, Space
 from supernet.spec import LayerSpec
@@ -143,7 +143,7 @@ def _slots(space: Space) -> dict[str, list[Slot]]:
         slots[part].append(Slot(gene, {c.count / percent: i for i, c in enumerate(space.genes[gene].choices)}))
 
     layout = _layout(space)
-    add("resolution", elastic.RESOLUTION)
+    add("resolution", resolutions.GENE)
     for stage in layout.stages:
         if stage.width is not None:
             add("width", stage.width)

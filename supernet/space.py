@@ -145,6 +145,11 @@ class Space:
                 )
 
     @property
+    def images(self) -> tuple[int, int, int]:
+        """Channels, resolution and classes of the images, as ``spaces.get`` takes them."""
+        return self.channels, self.resolution, self.classes
+
+    @property
     def size(self) -> int:
         """Number of architectures, exactly."""
         return math.prod(len(open_) for open_ in self.allowed)

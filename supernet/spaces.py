@@ -27,8 +27,17 @@ def get(name: str, channels: int, resolution: int, classes: int) -> Space:
             that it has as arguments. Block classes in the same module are operations of the space.
 
     Raises:
-        UserError: unknown name, a space for other images, code that fails, or a block that contradicts itself.
+        UserError: unknown name, a space for other images or for larger ones only, code that fails, or a block that
+            contradicts itself.
     """
+    from supernet import families  # loads torch
+
+    space = _get(name, channels, resolution, classes)
+    families.require_strides(space)
+    return space
+
+
+def _get(name: str, channels: int, resolution: int, classes: int) -> Space:
     images = {"channels": channels, "resolution": resolution, "classes": classes}
     if name.endswith(".json"):
         return _read(name, images)
@@ -94,7 +103,7 @@ def _read(name: str, images: Mapping[str, int]) -> Space:
 
 def _require_images(space: Space, images: Mapping[str, int], source: str) -> None:
     channels, resolution, classes = images.values()
-    if (space.channels, space.resolution, space.classes) != (channels, resolution, classes):
+    if space.images != (channels, resolution, classes):
         raise UserError(
             f"{source} is for {space.channels}×{space.resolution}² images of {space.classes} classes, the data "
             f"has {channels}×{resolution}² of {classes}"

@@ -39,7 +39,7 @@ def run(args: Args) -> None:
     distributed.start(device)
     name, reason, images = common.open_images(args)
     wanted = args.space or ("mobile-small" if images.resolution < 96 else "mobile")
-    space = spaces.get(wanted, images.channels, images.resolution, images.classes)
+    space = args.sized(spaces.get(wanted, images.channels, images.resolution, images.classes))
     fit = FitConfig(
         args.epochs,
         args.batch_size,

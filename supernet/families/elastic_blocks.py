@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,19 +26,9 @@ from supernet.spec import Block, Conv, LayerSpec
 
 
 class ElasticStem(Stem):
-    """A stem that first resizes the images to its resolution (bicubic), where they have another one."""
+    """The stem of a space with a gene for the resolution."""
 
     op = "elastic_stem"
-
-    def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):
-        super().__init__(spec, affine, eps, kernels)
-        self.size = spec.size
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] != self.size or x.shape[-2] != self.size:
-            x = F.interpolate(x, (self.size, self.size), mode="bicubic", align_corners=False)
-            x = x.contiguous(memory_format=torch.channels_last)
-        return super().forward(x)
 
 
 class StemResidual(Stem):

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from supernet.active import active, box
 from supernet.convolution import conv2d
 from supernet.errors import UserError
+from supernet.families import resolutions
 from supernet.families.base import Priced, Shared, Total
 from supernet.modules import ACTIVATIONS, ConvBN, PoolHead, Stem, kept_for_sum
 from supernet.space import Arch, Choice, Gene, Space
@@ -291,10 +292,11 @@ FAMILY = ResidualStages()
 
 
 def require(space: Space) -> None:
-    """Refuse a space whose genes are not depths and widths of stages."""
-    if space.genes[0].choices[0].op not in FAMILY.ops:
+    """Refuse a space whose genes are not depths and widths of stages only."""
+    if (op := space.genes[0].choices[0].op) not in FAMILY.ops:
+        found = "a gene for the resolution" if op == resolutions.OP else "a gene per layer"
         raise UserError(
-            f"space {space.name} has a gene per layer, not a depth and a width per stage: expected "
+            f"space {space.name} has {found}, not a depth and a width per stage: expected "
             f"{', '.join(FAMILY.presets)}, or a restriction of one"
         )
 
