@@ -14,6 +14,7 @@ from supernet.errors import CheckpointError
 from supernet.families import resolutions
 from supernet.families.base import Shared
 from supernet.norm import BatchNorm
+from supernet.size import Size
 from supernet.space import Arch, Space
 from supernet.spec import Block, BuildOptions
 from supernet.training import checkpoint
@@ -78,7 +79,7 @@ class Network(nn.Module):
             spec.build(affine=affine, eps=eps, kernels=kernels) for spec in families.layout(space).pick(self.arch)
         )
         self.layers = nn.ModuleList(chosen)
-        self.size = self.input_shape[1:] if resolutions.varies(space) else None  # others take images of any size
+        self.size = Size(*self.input_shape[1:]) if resolutions.varies(space) else None  # others take images of any size
         initialise(self, space.init)
 
     @property

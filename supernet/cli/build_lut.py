@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from supernet.cli import common
+from supernet.cli import common, numbers
 from supernet.errors import UserError
 from supernet.plugins import is_reference
 from supernet.progress import shown
@@ -30,6 +30,8 @@ class Args:
     """Run folder; the same command continues a build that was stopped."""
     space: Annotated[str | None, common.UNSET] = None
     """Space: a name (1×28² if it ends in -small, else 3×224²), a .json, or FILE.py:function; defaults to the run's."""
+    resolution: Annotated[numbers.Pixels | None, common.UNSET] = None
+    """With --space: pixels of the images, of a square or HEIGHTxWIDTH such as 96x160."""
     data: Annotated[str | None, common.UNSET] = None
     """Code of the run's images, FILE.py:function: not needed here, but passed on to the next command."""
     output: Annotated[Path | None, common.UNSET] = None
@@ -164,8 +166,11 @@ def find_space(args: Args, folder: RunFolder) -> Space:
     from supernet import spaces
 
     if args.space is None or (is_reference(args.space) and folder.space_path.exists()):
-        return folder.space()
-    space = spaces.usual(args.space)
+        space = folder.space()
+        if args.resolution not in (None, space.input_size):
+            raise UserError(f"--resolution {args.resolution.plain}: the run's images have {space.input_size} pixels")
+        return space
+    space = spaces.usual(args.space, args.resolution)
     if folder.space_path.exists() and args.output is None:
         own = folder.space()
         if own.fingerprint != space.fingerprint:

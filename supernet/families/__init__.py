@@ -132,14 +132,14 @@ def require_strides(space: Space, smallest: bool = False) -> None:
     if resolutions.varies(space):
         arch = (space.allowed[0][0 if smallest else -1], *arch[1:])
     strided = [spec for spec in lower(space, arch) if spec.stride > 1]
-    if all(spec.size > 1 for spec in strided):
+    if all(min(spec.size) > 1 for spec in strided):
         return
     least = 1
     for spec in reversed(strided):  # the last one gets at least 2 pixels, the one before as many as make these
         least = max(2, (least - 1) * spec.stride + 1)
     raise UserError(
-        f"space {space.name}: of images of {input_shape(space, arch)[1]} pixels a single one reaches its last layer of "
-        f"stride {strided[-1].stride}: expected a resolution of at least {least}"
+        f"space {space.name}: of images of {min(strided[0].size)} pixels a single one reaches its last layer "
+        f"of stride {strided[-1].stride}: expected a resolution of at least {least}"
     )
 
 
@@ -150,8 +150,7 @@ def lower(space: Space, arch: Arch) -> list[LayerSpec]:
 
 def input_shape(space: Space, arch: Arch) -> tuple[int, int, int]:
     """Channels, height and width of the images that the stand-alone network takes: of the architecture's resolution."""
-    size = layout(space).pick(arch)[0].size
-    return space.channels, size, size
+    return layout(space).pick(arch)[0].input_shape
 
 
 def flops(space: Space, arch: Arch) -> int:

@@ -27,6 +27,7 @@ from supernet.families.elastic_blocks import HEADS, KINDS, STEM, Kind
 from supernet.families.elastic_presets import PRESETS
 from supernet.families.elastic_sharing import Elastic
 from supernet.modules import ACTIVATIONS
+from supernet.size import Size
 from supernet.space import Arch, Choice, Gene, Space
 from supernet.spec import BuildOptions, LayerSpec, Price, make_divisible
 
@@ -86,11 +87,11 @@ class ElasticLayout:
         own = self.stages[stage]
         return self.space.genes[own.depth].out_channels if own.width is None else self.choice(own.width, arch).count
 
-    def size(self, stage: int, arch: Arch) -> int:
-        """Height and width of a stage's input."""
-        size = self.choice(resolutions.GENE, arch).count
+    def size(self, stage: int, arch: Arch) -> Size:
+        """Of a stage's input."""
+        size = self.space.input_size.scaled(self.choice(resolutions.GENE, arch).count)
         for before in self.stages[:stage]:
-            size = -(-size // self.space.genes[before.depth].stride)
+            size = size.strided(self.space.genes[before.depth].stride)
         return size
 
     def layer(self, stage: int, block: int, arch: Arch) -> LayerSpec:
@@ -109,7 +110,7 @@ class ElasticLayout:
             own.kind.further if block and own.kind.further else own.kind.first,
             cin,
             cout,
-            -(-size // stride) if block else size,
+            size.strided(stride) if block else size,
             1 if block else stride,
             kernel,
             1 if narrowest == 1 else 0,  # where the expansion is always 1 there is no convolution for it
@@ -253,7 +254,7 @@ class ElasticStages:
         layers: list[Any] = [block for i, stage in enumerate(stages) for block in stage[: layout.depth(i, arch)]]
         specs = layout.pick(arch)
         stem, *others = (layer.slice(own) for layer, own in zip([*layers, shared.head], specs, strict=True))
-        return [resolutions.Resized(stem, (specs[0].size, specs[0].size)), *others]
+        return [resolutions.Resized(stem, specs[0].size), *others]
 
 
 def _stages(space: Space) -> Iterator[Stage]:

@@ -22,6 +22,7 @@ from supernet.modules import (
     kept_for_sum,
     of_one_pixel,
 )
+from supernet.size import PIXEL
 from supernet.spec import Block, Conv, LayerSpec
 
 
@@ -85,7 +86,7 @@ class Attentive(InvertedBottleneck):
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
         if self.stride > 1:
-            x = F.avg_pool2d(x, self.stride, padding=x.shape[-1] % 2)
+            x = F.avg_pool2d(x, self.stride, padding=(x.shape[2] % 2, x.shape[3] % 2))
         if self.kernels == "fused" and isinstance(self.shortcut, Conv2d):
             return y + convolved(x, self.shortcut)
         return y + self.shortcut(x)
@@ -157,8 +158,8 @@ class MixHead(Block, nn.Module):
     def convs(spec: LayerSpec) -> dict[str, Conv]:
         return {
             "conv": Conv(spec.in_channels, spec.middle, 1, spec.size, act=spec.act),
-            "mix": Conv(spec.middle, spec.out_channels, 1, 1, act=spec.act, norm=False),
-            "classifier": Conv(spec.out_channels, spec.classes, 1, 1, norm=False, bias=spec.bias),
+            "mix": Conv(spec.middle, spec.out_channels, 1, PIXEL, act=spec.act, norm=False),
+            "classifier": Conv(spec.out_channels, spec.classes, 1, PIXEL, norm=False, bias=spec.bias),
         }
 
     def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):

@@ -23,6 +23,7 @@ from supernet.errors import UserError
 from supernet.families import resolutions
 from supernet.families.base import Priced, Shared, Total
 from supernet.modules import ACTIVATIONS, ConvBN, PoolHead, Stem, kept_for_sum
+from supernet.size import Size
 from supernet.space import Arch, Choice, Gene, Space
 from supernet.spec import Block, BuildOptions, Conv, LayerSpec, Price
 
@@ -127,14 +128,14 @@ class Stages:
     @cached_property
     def stem(self) -> LayerSpec:
         space = self.space
-        return LayerSpec(Stem, space.channels, space.stem_channels, space.resolution, space.stem_stride, act=space.act)
+        return LayerSpec(Stem, space.channels, space.stem_channels, space.input_size, space.stem_stride, act=space.act)
 
     @cached_property
-    def sizes(self) -> tuple[int, ...]:
-        """Height and width of each stage's input, and of the last one's output."""
+    def sizes(self) -> tuple[Size, ...]:
+        """Of each stage's input, and of the last one's output."""
         sizes = [self.stem.out_size]
         for gene in self.space.genes[::2]:
-            sizes.append(-(-sizes[-1] // gene.stride))
+            sizes.append(sizes[-1].strided(gene.stride))
         return tuple(sizes)
 
     def counts(self, gene: int) -> list[int]:

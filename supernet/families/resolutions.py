@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from supernet.errors import UserError
 from supernet.families.base import Family, Layout, Priced, Shared, Total
+from supernet.size import Size
 from supernet.space import Arch, Choice, Gene, Space
 from supernet.spec import BuildOptions, LayerSpec, Price
 
@@ -28,8 +29,8 @@ OP = "resolution"
 GENE = 0  # the place of the gene, on which every layer depends
 
 
-def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images ``[B, C, H, W]`` of a height and width, bicubic where they have others."""
+def resized(x: Tensor, size: Size) -> Tensor:
+    """Images ``[B, C, H, W]`` of a size, by bicubic interpolation where they have another one."""
     if x.shape[-2:] == size:
         return x
     x = F.interpolate(x.contiguous(memory_format=torch.channels_last), size, mode="bicubic", align_corners=False)
@@ -41,10 +42,10 @@ class Resized(nn.Module):
 
     Args:
         shared: the stem of a supernet, for images of any size.
-        size: height and width that it gets.
+        size: that it gets.
     """
 
-    def __init__(self, shared: nn.Module, size: tuple[int, int]):
+    def __init__(self, shared: nn.Module, size: Size):
         super().__init__()
         self.shared, self.size = shared, size
 
@@ -62,7 +63,7 @@ def varies(space: Space) -> bool:
 
 
 def of(space: Space) -> list[int]:
-    """The resolutions of a space that has a gene for them."""
+    """The resolutions of a space that has a gene for them: heights; widths follow the shape of the images."""
     return [choice.count for choice in space.genes[GENE].choices] if varies(space) else []
 
 
@@ -137,14 +138,16 @@ class Resolutions:
 
     def layout(self, space: Space) -> ResolutionLayout:
         """The layers of ``space``; a UserError names the gene that cannot be built."""
-        gene, sizes = space.genes[GENE], of(space)
-        if any(choice != Choice(OP, count=choice.count) for choice in gene.choices) or sizes != sorted({*sizes} - {0}):
+        gene, heights = space.genes[GENE], of(space)
+        if any(choice != Choice(OP, count=choice.count) for choice in gene.choices) or heights != sorted(
+            {*heights} - {0}
+        ):
             raise UserError(
                 f"space {space.name}: gene {gene.name} is {' '.join(choice.name for choice in gene.choices):.80}, "
                 f"expected ascending counts of at least 1 of {OP}"
             )
         rest = without(space)
-        at = (dataclasses.replace(rest, resolution=size) for size in sizes)
+        at = (rest.at(space.input_size.scaled(height)) for height in heights)
         return ResolutionLayout(space, tuple(map(self.family.layout, at)))
 
     def share(self, layout: ResolutionLayout, **build: Unpack[BuildOptions]) -> Shared:
@@ -166,7 +169,7 @@ class Resolutions:
         """The modules that run for ``arch``, the first of which resizes the images."""
         own = layout.layouts[arch[GENE]]
         stem, *others = self.family.path(own, shared, arch[1:])
-        return [Resized(stem, (own.stem.size, own.stem.size)), *others]
+        return [Resized(stem, own.stem.size), *others]
 
 
 def _covering(space: Space) -> Iterator[Arch]:
