@@ -28,9 +28,7 @@ class Size(NamedTuple):
         if isinstance(value, str):
             found = re.fullmatch(r"(\d+)(?:x(\d+))?", value, re.ASCII)
             if found is None:
-                raise UserError(
-                    f"a size of {value!r:.40}: expected pixels, such as 96, or HEIGHTxWIDTH, such as 96x160"
-                )
+                raise UserError(f"a size of {value!r:.40}: expected pixels such as 96, or HEIGHTxWIDTH such as 96x160")
             return cls(int(found[1]), int(found[2] or found[1]))
         return cls(value, value) if isinstance(value, int) else cls(*value)
 

@@ -39,7 +39,8 @@ def run(args: Args) -> None:
         rows = [(layer["key"], f"{layer['macs']:,}", f"{layer['params']:,}") for layer in layers]
         common.show(Table(("layer", "multiply-adds", "parameters"), rows))
     common.tell(
-        f"{space.name} at {Size.of(counts['resolution'])}: {counts['macs']:,} multiply-adds, {counts['params']:,} parameters"
+        f"{space.name} at {Size.of(counts['resolution'])}: {counts['macs']:,} multiply-adds, "
+        f"{counts['params']:,} parameters"
     )
     if counts["unused_params"]:
         common.tell(
