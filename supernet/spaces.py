@@ -34,7 +34,7 @@ def get(name: str, channels: int, resolution: int | Size, classes: int) -> Space
     from supernet import families  # loads torch
 
     space = _get(name, channels, Size.of(resolution), classes)
-    families.require_strides(space)
+    families.require_strides(space, smallest=families.of(space) is not families.elastic.FAMILY)
     return space
 
 

@@ -104,4 +104,4 @@ def test_one_pixel_before_a_stride_is_refused(name):
     if not resolutions.varies(space):  # those have resolutions in proportion to that of the images
         refused(spaces.get, name, 3, least - 1, 10)
         spaces.get(name, 3, least, 10)
-        assert "of images of 2 pixels" in refused(families.with_resolutions, space, (2, 2 * least))
+        assert "not for images of 2² pixels" in refused(families.with_resolutions, space, (2, 2 * least))

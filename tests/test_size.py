@@ -237,4 +237,7 @@ def test_spaces_for_wide_images(tmp_path):
     assert spaces.usual(str(file)).input_size == WIDE
     with pytest.raises(UserError, match="leave out the resolution"):
         spaces.usual(str(file), Size.of(48))
-    assert "images of 2 pixels" in refused(spaces.get, "mobile", 3, Size(2, 200), 10)
+    small = resolutions.with_gene(wide("mobile-small"), (2, 48))
+    file.write_text(json.dumps(small.to_json()))
+    assert "not for images of 2×3 pixels" in refused(spaces.get, str(file), 1, WIDE, 10)
+    assert "not for images of 2×200 pixels" in refused(spaces.get, "mobile", 3, Size(2, 200), 10)

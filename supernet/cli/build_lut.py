@@ -200,7 +200,7 @@ def show(args: Args, folder: RunFolder, space: Space, output: Path, table: Laten
         predicted = table.predict_arch(space, space.check(folder.found()["arch"]))
         common.tell(f"the network of {folder.arch_path}: {rounded(predicted)} ms predicted")
     elif not folder.space_path.exists():  # a space alone, nothing trained
-        common.next_command("build_lut", None, "--space", args.space, "--check", output)
+        common.next_command("build_lut", None, *common.words(args, "space", "resolution"), "--check", output)
     else:
         common.next_command("evolve", args, after=("--lat-max", rounded(priced.default_bound(low, high))))
 

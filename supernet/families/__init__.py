@@ -126,7 +126,7 @@ def require_strides(space: Space, smallest: bool = False) -> None:
     Sizes that a stride does not divide are rounded up; of a single pixel there is nothing to leave out.
 
     Args:
-        smallest: of its resolutions; else the largest one, as elastic presets have very small ones for small images.
+        smallest: of its resolutions; else the largest one: elastic presets have very small ones for small images.
     """
     arch = tuple(open_[0] for open_ in space.allowed)
     if resolutions.varies(space):
@@ -138,8 +138,8 @@ def require_strides(space: Space, smallest: bool = False) -> None:
     for spec in reversed(strided):  # the last one gets at least 2 pixels, the one before as many as make these
         least = max(2, (least - 1) * spec.stride + 1)
     raise UserError(
-        f"space {space.name}: of images of {min(strided[0].size)} pixels a single one reaches its last layer "
-        f"of stride {strided[-1].stride}: expected a resolution of at least {least}"
+        f"space {space.name} is not for images of {strided[0].size} pixels: its last layer of stride "
+        f"{strided[-1].stride} gets a single one; expected a resolution of at least {least}"
     )
 
 
