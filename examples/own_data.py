@@ -51,7 +51,7 @@ def images():
 
 if __name__ == "__main__":
     data = sets.open_train(f"{__file__}:images", Path("data"), workers=2)
-    space = spaces.get("mobile-small", data.channels, data.resolution, data.classes)
+    space = spaces.get("mobile-small", data.channels, data.size, data.classes)
     config = spos.Config(loop.FitConfig(epochs=6), kernels="eager", probes=0)
     supernet = spos.run(space, data, config, Path("runs/own_data"), torch.device("cpu"))
     arch = space.sample(np.random.default_rng(0))

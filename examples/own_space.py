@@ -26,7 +26,7 @@ class Fire(Block, torch.nn.Module):  # SqueezeNet's: of a few channels a 1×1 an
 
     @staticmethod
     def kept(spec, conv):  # the first half of the output waits for the second
-        return spec.out_channels // 2 * spec.out_size**2 if conv == "wide" else 0
+        return spec.out_channels // 2 * spec.out_size.pixels if conv == "wide" else 0
 
     def __init__(self, spec, affine, eps, kernels):
         super().__init__()
@@ -47,7 +47,7 @@ if __name__ == "__main__":
     run, own, cpu, data = Path("runs/own_space"), space(), torch.device("cpu"), sets.open_train("digits", Path("data"))
     supernet = spos.run(own, data, spos.Config(loop.FitConfig(3), kernels="eager"), run, cpu)
     layout = families.layout(own)
-    layers = [(s.key, s.build(kernels="eager"), (s.in_channels, s.size, s.size)) for s in layout.every()]
+    layers = [(s.key, s.build(kernels="eager"), s.input_shape) for s in layout.every()]
     times = runtimes.time_modules(runtimes.get("torch"), layers, measure.Protocol(rounds=6, attempts=0))
     latency = costs.AdditiveCost(*layout.priced(lambda spec: times[spec.key].median_ms))
     bound, budget = {"latency": (0, sum(latency.bounds(own)) / 2)}, evolution.SPOSConfig(8, 3)

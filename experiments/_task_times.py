@@ -43,7 +43,7 @@ def record(space: Space, images: int, tasks: Sequence[Sequence[Arch]]) -> tuple[
         The times; of each task the recorded seconds and those that the times add up to.
     """
     alone = Times({spec.key: layer(spec, images) for spec in families.layout(space).every()}, 0.0, 0.0)
-    x, y = torch.randn(images, space.channels, space.resolution, space.resolution), torch.zeros(images, dtype=int)
+    x, y = torch.randn(images, space.channels, *space.input_size), torch.zeros(images, dtype=int)
     validation = list(zip(x.split(BATCH), y.split(BATCH), strict=True))
     scorer = Scorer(Supernet(space), list(x[: images // 3].split(BATCH)), validation, "recalibrated")
     scorer(tasks[0])  # warm up
@@ -57,7 +57,7 @@ def record(space: Space, images: int, tasks: Sequence[Sequence[Arch]]) -> tuple[
 def layer(spec, images: int) -> float:
     """Seconds of one layer on the images, and in training on a third of them."""
     module = spec.build(kernels="fused")
-    x = torch.randn(BATCH, spec.in_channels, spec.size, spec.size).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(BATCH, *spec.input_shape).contiguous(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def passes() -> None:

@@ -201,7 +201,7 @@ def seed_cells(args: Args, seed: int) -> dict[str, dict]:
     select, report = (np.sort(half) for half in np.array_split(order, 2))
     reporting = dataclasses.replace(images, val=images.val.take(report))
     selecting = dataclasses.replace(images, val=images.val.take(select[: min(1000, len(select))]))
-    space = spaces.get("mobile-small", images.channels, images.resolution, images.classes)
+    space = spaces.get("mobile-small", images.channels, images.size, images.classes)
     flops = AdditiveCost(*families.layout(space).priced(lambda spec: spec.flops))
     lr = defaults.learning_rate(args.batch_size)
     fit_cfg = FitConfig(args.epochs, args.batch_size, lr, schedule="cosine", augment=False, seed=seed)

@@ -167,7 +167,7 @@ def run(args: Args) -> None:
         source = _common.Images(args.data, str(args.data_root), 640, 200, 400)
         args = dataclasses.replace(args, epochs=1, networks=4, seeds=2)
     images, judging = _common.open_images(source)
-    space = spaces.get("elastic-small", images.channels, images.resolution, images.classes)
+    space = spaces.get("elastic-small", images.channels, images.size, images.classes)
     archs = spread.spread(space, args.networks, seed=0)
     study = Study("elastic-small", space, archs, images, judging, args)
     result: dict[str, Any] = {

@@ -85,7 +85,7 @@ def run(args: Args) -> None:
         images = _common.Images(args.data, str(args.data_root), 320, 200, 300)
         args = dataclasses.replace(args, runs=2, population=6, iterations=2, epochs=1)
     data, _ = _common.open_images(images)
-    space = spaces.get(args.space, data.channels, data.resolution, data.classes)
+    space = spaces.get(args.space, data.channels, data.size, data.classes)
     found = {"one_shot": on_supernet(args, space, data)}
     path = args.table or args.output.parent / "truth_table.json"
     if args.table or (path.exists() and not args.quick):  # a quick table is not whole

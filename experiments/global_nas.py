@@ -188,7 +188,7 @@ def train_one(args: Args, name: str, job: Job) -> dict[str, Any]:
     defaults.keep_memory()
     torch.set_num_threads(1)
     opened = images(args.data, args.data_root, args.limit)
-    space, arch = plain_run.network(job.candidate, (opened.channels, opened.resolution, opened.classes))
+    space, arch = plain_run.network(job.candidate, (opened.channels, opened.size, opened.classes))
     cfg = plain_run.Training(augment=None, seed=job.seed).fit(job.candidate.epochs)
     folder = path(args, name).parent
     last_epoch_counts = {"validate": lambda network: {}}
@@ -250,7 +250,7 @@ def write(args: Args, summary: dict[str, Any], networks: dict[str, Candidate]) -
     args.output.mkdir(parents=True, exist_ok=True)
     files.write_json(args.output / "global_nas.json", summary)
     opened = images(args.data, args.data_root, args.limit)
-    shape = (opened.channels, opened.resolution, opened.classes)
+    shape = (opened.channels, opened.size, opened.classes)
     rows = {
         f"{name}\nL {n.depth} C {n.width}": plain_run.drawn(*plain_run.network(n, shape))
         for name, n in networks.items()

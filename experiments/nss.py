@@ -95,7 +95,7 @@ class Study:
         self.args = args
         name = args.data or sets.default_name(args.data_root)[0]
         images = sets.open_train(name, args.data_root, limit=args.limit)
-        self.space = spaces.get("residual-small", images.channels, images.resolution, images.classes)
+        self.space = spaces.get("residual-small", images.channels, images.size, images.classes)
         chosen_on = images.val.subset(len(images.val) // 2, seed=0)
         told_on = images.val.take(np.flatnonzero(~np.isin(images.val.index, chosen_on.index)))
         self.images, self.halves = images, (chosen_on, told_on)

@@ -99,7 +99,7 @@ def run(args: Args) -> None:
         small = {"seeds": 1, "n": 4, "random": 3, "epochs": (1, 1, 1), "alone": 1, "population": 6, "iterations": 2}
         args = dataclasses.replace(args, **small, threshold=0.2)
     opened, _ = _common.open_images(images)
-    space = spaces.get(args.space, opened.channels, opened.resolution, opened.classes)
+    space = spaces.get(args.space, opened.channels, opened.size, opened.classes)
     truth = _common.Truth(args.run, space, _common.Budget(images, args.alone), args.jobs, args.quiet)
     seeds: list[dict] = []
     for seed in range(args.seeds):

@@ -40,6 +40,7 @@ from supernet.families import module_stages
 from supernet.model import load_network
 from supernet.progress import shown
 from supernet.runs import RunFolder
+from supernet.size import Size
 from supernet.space import Arch, Space
 from supernet.training import defaults, standalone
 from supernet.training.loop import FitConfig
@@ -120,7 +121,9 @@ def run(args: Args) -> None:
 def finish(args: Args, result: dict) -> None:
     """The files."""
     _common.report(args.output, result, tables(result), draw_results)
-    rows = {name: [Block(*block) for block in blocks] for name, blocks in result["networks"].items()}
+    rows = {
+        name: [Block(Size.of(size), *block) for size, *block in blocks] for name, blocks in result["networks"].items()
+    }
     draw(args.output.with_name(f"{args.output.stem}_networks.png"), rows)
 
 
@@ -261,14 +264,14 @@ class Study:
             rows.append(row)
         return rows
 
-    def drawn(self, found: dict) -> dict[str, list[tuple[int, int, str]]]:
+    def drawn(self, found: dict) -> dict[str, list[tuple[int | str, int, str]]]:
         """For seed 0, the modules of what each criterion found and of the even allocation of the first one's cost."""
         rows = {name: compared["rows"][0]["modules"] for name, compared in found["against_uniform"].items()}
         networks = {f"{name}, seed 0": modules[0] for name, modules in rows.items()}
         networks["as even as pls costs"] = rows["pls"][1]
         return {
             f"{name}\n{'-'.join(map(str, modules))}": [
-                (spec.out_size, spec.out_channels, "residual module")
+                (spec.out_size.plain, spec.out_channels, "residual module")
                 for spec in families.layout(self.space).pick(module_stages.arch(self.space, modules))[1:-1]
             ]
             for name, modules in networks.items()

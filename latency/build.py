@@ -78,7 +78,7 @@ class Build:
             "space": {"name": space.name, "fingerprint": space.fingerprint},
             "batch": self.runtime.batch,
             "threads": self.runtime.threads,
-            "input": (space.channels, space.resolution, space.resolution),
+            "input": (space.channels, *space.input_size),
             "protocol": dataclasses.asdict(self.protocol),
         }
 
@@ -179,7 +179,7 @@ class Build:
     def layers(self, specs: Iterable[LayerSpec]) -> Iterator[Layer]:
         """Layers to be measured alone."""
         for spec in specs:
-            yield Layer(spec.key, spec.build(kernels=self.runtime.kernels), (spec.in_channels, spec.size, spec.size))
+            yield Layer(spec.key, spec.build(kernels=self.runtime.kernels), spec.input_shape)
 
     def networks(self) -> Iterator[Layer]:
         """Networks to be measured whole, interleaved with one another."""

@@ -43,7 +43,7 @@ class OnDemandTable:
             runtime=self.runtime.describe(),
             batch=1,
             threads=1,
-            input=(space.channels, space.resolution, space.resolution),
+            input=(space.channels, *space.input_size),
             protocol=dataclasses.asdict(self.protocol),
             operations={},
         )
@@ -63,10 +63,7 @@ class OnDemandTable:
         """Latency of the network that consists of these layers, ms."""
         missing = {spec.key: spec for spec in specs if spec.key not in self.table.operations}
         if missing:
-            layers = {
-                key: (partial(spec.build, kernels="eager"), (spec.in_channels, spec.size, spec.size))
-                for key, spec in missing.items()
-            }
+            layers = {key: (partial(spec.build, kernels="eager"), spec.input_shape) for key, spec in missing.items()}
             operations = {**self.table.operations, **self._time(layers, "layers")}
             self.table = dataclasses.replace(self.table, operations=operations)
             if self.table.calibration is not None:

@@ -24,25 +24,27 @@ APART = 100.0  # distance between operations, above any distance within one
 def features(specs: Sequence[LayerSpec]) -> np.ndarray:
     """What the latency of layers depends on, ``[layers, features]``: sizes as logarithms, kinds as 0 and 1.
 
-    Channels in, in the middle and out, size before and after, kernel, stride, multiply-adds, weights, bytes read and
-    written, then squeeze-excite, a shortcut's convolution, and each activation.
+    Channels in, in the middle and out, size before and after (the side of a square of as many pixels), kernel, stride,
+    multiply-adds, weights, bytes read and written, then squeeze-excite, a shortcut's convolution, and each activation.
     """
     acts = sorted({spec.act for spec in specs})
     rows = []
     for spec in specs:
         convs = spec.convs.values()
+        read = sum(c.in_channels * c.stride**2 * c.size.pixels for c in convs)
+        written = sum(c.out_channels * c.size.pixels for c in convs)
         sizes = [
             spec.in_channels,
             spec.middle or spec.in_channels * max(spec.expand, 1),
             spec.out_channels,
-            spec.size,
-            spec.out_size,
+            math.sqrt(spec.size.pixels),
+            math.sqrt(spec.out_size.pixels),
             max(spec.kernel, 1),
             spec.stride,
             spec.flops + 1,
             BYTES * spec.params + 1,
-            BYTES * (spec.in_channels * spec.size**2 + sum(c.in_channels * (c.size * c.stride) ** 2 for c in convs)),
-            BYTES * (spec.out_channels * spec.out_size**2 + sum(c.out_channels * c.size**2 for c in convs)),
+            BYTES * (spec.in_channels * spec.size.pixels + read),
+            BYTES * (spec.out_channels * spec.out_size.pixels + written),
             spec.before + 1,
         ]
         kinds = [spec.squeeze_excite, "shortcut" in spec.convs, *(spec.act == act for act in acts)]

@@ -1,7 +1,7 @@
 """Found networks as Figure 1 of Efficient Global NAS: a block per layer. No torch.
 
-Height is the resolution, width the number of channels, colour the operation with its kernel; where the resolution
-changes, a label gives channels and resolution.
+Height is that of the image, width the number of channels, colour the operation with its kernel; where the size
+changes, a label gives channels and size.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from supernet.size import Size
+
 
 @dataclass(frozen=True)
 class Block:
-    """One layer: pixels per side and channels of its output, and the name of its operation."""
+    """One layer: size and channels of its output, and the name of its operation."""
 
-    size: int
+    size: Size
     channels: int
     op: str
 
@@ -34,15 +36,15 @@ def draw(file: Path | BinaryIO, networks: Mapping[str, Sequence[Block]]) -> None
     colours = {op: f"C{i}" for i, op in enumerate(ops)}
     widest = max(sum(block.channels for block in blocks) for blocks in networks.values())
     for axes, (name, blocks) in zip(rows, networks.items(), strict=True):
-        largest, gap = max(block.size for block in blocks), 0.004 * widest
+        largest, gap = max(block.size.height for block in blocks), 0.004 * widest
         x = 0.0
         for before, block in zip((None, *blocks), blocks, strict=False):
             if before is None or before.size != block.size:
-                axes.text(x, largest * 1.06, f"{block.channels} @ {block.size}²", fontsize=7, va="bottom")
-            corner = (x, (largest - block.size) / 2)
+                axes.text(x, largest * 1.06, f"{block.channels} @ {block.size}", fontsize=7, va="bottom")
+            corner = (x, (largest - block.size.height) / 2)
             colour = colours[block.op]
             axes.add_patch(
-                Rectangle(corner, block.channels, block.size, facecolor=colour, edgecolor="0.2", linewidth=0.4)
+                Rectangle(corner, block.channels, block.size.height, facecolor=colour, edgecolor="0.2", linewidth=0.4)
             )
             x += block.channels + gap
         axes.set(xlim=(-gap, widest + gap * max(map(len, networks.values()))), ylim=(-0.02 * largest, largest * 1.3))

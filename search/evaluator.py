@@ -52,10 +52,10 @@ def images_at_once(space: Space, memory: int, workers: int = 1) -> int:
         memory: bytes for images and activations of all ``workers`` together; their copies of the weights come on top.
     """
     specs = layout(space)
-    outputs = AdditiveCost(*specs.priced(lambda spec: spec.out_channels * spec.out_size**2 if spec.runs else 0))
+    outputs = AdditiveCost(*specs.priced(lambda spec: spec.out_channels * spec.out_size.pixels if spec.runs else 0))
     layer = MaxCost(*specs.priced(lambda spec: spec.activations if spec.runs else 0, peak))
     # As bytes and as float32: the image, the outputs of all layers on a path, what the largest layer needs meanwhile.
-    image = 5 * space.channels * space.resolution**2
+    image = 5 * space.channels * space.input_size.pixels
     most = memory / (workers * (image + 4 * (outputs.bounds(space)[1] + layer.bounds(space)[1])))
     return 2 ** math.floor(math.log2(min(max(most, 1), LARGEST_BATCH)))
 

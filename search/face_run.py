@@ -117,7 +117,7 @@ class FaceRun:
 
     @property
     def resolution(self) -> int:
-        return self.opened.train.resolution
+        return self.opened.train.size.height
 
     def search(self, controller: EfficientGlobal) -> Candidate:
         """Run to the end, or continue; leaves ``space.json`` and ``arch.json``."""

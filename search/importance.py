@@ -157,7 +157,7 @@ def stage_features(
     handles = [addition.register_forward_hook(pool) for addition in additions]
     network.eval()
     try:
-        shape = (1, images.channels, images.resolution, images.resolution)
+        shape = (1, images.channels, *images.size)
         network(torch.zeros(shape, device=device))
         room = MEMORY // sum(x.nbytes for x in pooled)
         images = images.subset(max(1, min(room, limit or len(images))), seed=0)

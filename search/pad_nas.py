@@ -43,12 +43,12 @@ def space_for(name: str, images: TrainVal) -> Space:
     """An operation set by its name in the paper, as the preset for these images; or any space of layers by name,
     a .json file or code."""
     if name in VARIANTS:
-        name = VARIANTS[name] + ("-small" if images.resolution < 96 else "")
+        name = VARIANTS[name] + ("-small" if images.size.pixels < 96**2 else "")
     elif not (name.endswith(".json") or plugins.is_reference(name) or name in spaces.presets()):
         expected = f"{', '.join(VARIANTS)}, another space by name, a space .json or code"
         raise UserError(f"space {name}: expected {expected}")
-    space = spaces.get(name, images.channels, images.resolution, images.classes)
-    families.require_layers(space)
+    space = spaces.get(name, images.channels, images.size, images.classes)
+    families.require_layers(space, resolution=True)
     return space
 
 

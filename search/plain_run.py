@@ -24,13 +24,14 @@ from supernet.model import Network
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
 from supernet.shape import COUNT, SHARE
+from supernet.size import Size
 from supernet.space import Arch, Space
 from supernet.tables import Table
 from supernet.training import defaults, standalone
 from supernet.training.evaluation import evaluate
 
 RESULT = {"params": COUNT, "val_accuracy": SHARE, "test_accuracy": SHARE, "test_images": COUNT}
-Image = tuple[int, int, int]  # channels, resolution, classes
+Image = tuple[int, Size, int]  # channels, size, classes
 Latency = Callable[[Space, Arch], float]  # ms
 SMALL_LIMIT = 10_000  # images of the small preset, which would take hours on more
 
@@ -47,7 +48,7 @@ def training(preset: str, batch_size: int, lr: float, augment: bool | None, seed
 
 def widest_cutout(images: TrainVal, side: int) -> int:
     """``side`` in pixels, but at most 4/7 of the image."""
-    return min(side, images.resolution * 4 // 7)
+    return min(side, min(images.size) * 4 // 7)
 
 
 def with_cutout(images: TrainVal, side: int) -> TrainVal:
@@ -57,7 +58,12 @@ def with_cutout(images: TrainVal, side: int) -> TrainVal:
 
 def network(candidate: Candidate, image: Image) -> tuple[Space, Arch]:
     """The candidate as the rest of the project knows networks."""
-    return sep_conv.space(candidate.depth, candidate.width, *image), sep_conv.arch(candidate.ops, candidate.kernels)
+    return _space(candidate.depth, candidate.width, image), sep_conv.arch(candidate.ops, candidate.kernels)
+
+
+def _space(depth: int, width: int, image: Image) -> Space:
+    channels, size, classes = image
+    return sep_conv.space(depth, width, channels, size.height, classes).at(size)
 
 
 def controller(
@@ -89,7 +95,7 @@ def corners(config: Config, image: Image) -> list[tuple[Space, Arch]]:
     """Small and large networks of the bounds, to calibrate latencies on."""
     depth, width = config.depth[0], config.width
     sizes = [(depth, width[0]), (depth, width[1]), (2 * depth, width[0])]
-    return [(sep_conv.space(*size, *image), (0,) * size[0]) for size in sizes]
+    return [(_space(*size, image), (0,) * size[0]) for size in sizes]
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ class PlainRun:
 
     @property
     def image(self) -> Image:
-        return self.images.channels, self.images.resolution, self.images.classes
+        return self.images.channels, self.images.size, self.images.classes
 
     def search(self, controller: EfficientGlobal) -> Candidate:
         """Run to the end, or continue; leaves ``space.json``, ``arch.json`` and a picture of the network."""

@@ -97,7 +97,7 @@ def fit_config(paper: bool, epochs: int, batch_size: int, lr: float, seed: int) 
 
 def stages_for(images: TrainVal) -> int:
     """How many stages images of this size have room for: a CIFAR ResNet's three, or ResNet-50's four."""
-    return 4 if images.resolution >= LARGE else 3
+    return 4 if min(images.size) >= LARGE else 3
 
 
 def space_for(images: TrainVal, module: str, config: Config, width: int, paper: bool) -> Space:
@@ -110,9 +110,9 @@ def space_for(images: TrainVal, module: str, config: Config, width: int, paper: 
         images.classes,
         width=width,
         stages=config.stages,
-        stem_stride=4 if images.resolution >= LARGE else 1 if paper else 2,
+        stem_stride=4 if min(images.size) >= LARGE else 1 if paper else 2,
         deepest=config.reach,
-    )
+    ).at(images.size)
     module_stages.arch(space, (config.initial,) * config.stages)  # refuses an initial network that is not in it
     return space
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from supernet import families, files
 from supernet.errors import UserError
-from supernet.families import elastic, elastic_blocks
+from supernet.families import elastic, elastic_blocks, resolutions
 from supernet.families.elastic_presets import RESNET_WIDTHS, resnet_middles
 from supernet.space import Arch, Space
 from supernet.spec import LayerSpec
@@ -99,14 +99,14 @@ def counts(space: Space, arch: Arch) -> dict[str, Any]:
     """What a network costs, as its authors count, in plain JSON.
 
     Returns:
-        ``macs`` (multiply-adds of convolutions and linear layers for one image of ``resolution``²), ``params``, of
+        ``macs`` (multiply-adds of convolutions and linear layers for one image of the ``resolution``), ``params``, of
         which ``unused_params`` are in the authors' network only, ``arch``, and ``layers`` with the same for each.
     """
     specs = families.lower(space, arch)
     layers = [{"key": spec.key, "macs": spec.flops, "params": spec.params + unused(spec)} for spec in specs]
     return {
         "space": space.name,
-        "resolution": specs[0].size,
+        "resolution": specs[0].size.plain,
         "macs": sum(layer["macs"] for layer in layers),
         "params": sum(layer["params"] for layer in layers),
         "unused_params": sum(map(unused, specs)),
@@ -143,7 +143,7 @@ def _slots(space: Space) -> dict[str, list[Slot]]:
         slots[part].append(Slot(gene, {c.count / percent: i for i, c in enumerate(space.genes[gene].choices)}))
 
     layout = _layout(space)
-    add("resolution", elastic.RESOLUTION)
+    add("resolution", resolutions.GENE)
     for stage in layout.stages:
         if stage.width is not None:
             add("width", stage.width)

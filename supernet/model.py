@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from supernet import families, shape
 from supernet.errors import CheckpointError
+from supernet.families import resolutions
 from supernet.families.base import Shared
 from supernet.norm import BatchNorm
+from supernet.size import Size
 from supernet.space import Arch, Space
 from supernet.spec import Block, BuildOptions
 from supernet.training import checkpoint
@@ -77,6 +79,7 @@ class Network(nn.Module):
             spec.build(affine=affine, eps=eps, kernels=kernels) for spec in families.layout(space).pick(self.arch)
         )
         self.layers = nn.ModuleList(chosen)
+        self.size = Size(*self.input_shape[1:]) if resolutions.varies(space) else None  # others take images of any size
         initialise(self, space.init)
 
     @property
@@ -91,8 +94,10 @@ class Network(nn.Module):
         return [self.stem, *self.layers, self.head]
 
     def forward(self, x: Tensor, arch: Arch | None = None) -> Tensor:
-        """Images ``[B, C, H, W]`` to logits ``[B, classes]``."""
-        return run_path(self.path(arch), x)
+        """Images ``[B, C, H, W]`` to logits ``[B, classes]``. Those of another resolution than the network's are
+        resized, if the space has several.
+        """
+        return run_path(self.path(arch), resolutions.resized(x, self.size) if self.size else x)
 
     def inherit(self, supernet: Supernet) -> None:
         """Copy the supernet's weights; where its BN has no scale and shift, ours keep their initial values."""

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from supernet.active import active, box
 from supernet.convolution import Conv2d, conv2d
 from supernet.norm import BatchNorm
+from supernet.size import PIXEL
 from supernet.spec import Block, Conv, LayerSpec, make_divisible
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -147,8 +148,8 @@ class InvertedBottleneck(Block, nn.Module):
         convs["depthwise"] = Conv(mid, mid, spec.kernel, size, spec.stride, groups=mid, act=spec.act)
         if spec.squeeze_excite:
             squeezed = make_divisible(mid // 4) if spec.middle else max(8, mid // 4)
-            convs["reduce"] = Conv(mid, squeezed, 1, 1, act="relu", norm=False, bias=True)
-            convs["excite"] = Conv(squeezed, mid, 1, 1, norm=False, bias=True)
+            convs["reduce"] = Conv(mid, squeezed, 1, PIXEL, act="relu", norm=False, bias=True)
+            convs["excite"] = Conv(squeezed, mid, 1, PIXEL, norm=False, bias=True)
         convs["project"] = Conv(mid, cout, 1, size)
         return convs
 
@@ -156,7 +157,7 @@ class InvertedBottleneck(Block, nn.Module):
     def kept(spec: LayerSpec, conv: str) -> int:
         """The skip is held until the sum, from the second convolution on: the first one reads it itself."""
         skip = spec.stride == 1 and spec.in_channels == spec.out_channels
-        return spec.in_channels * spec.size**2 if skip and conv != next(iter(spec.convs)) else 0
+        return spec.in_channels * spec.size.pixels if skip and conv != next(iter(spec.convs)) else 0
 
     @staticmethod
     def refuses(spec: LayerSpec) -> str | None:
@@ -234,12 +235,12 @@ class Shuffle(Block, nn.Module):
     @staticmethod
     def kept(spec: LayerSpec, conv: str) -> int:
         """What the other branch holds, or still has to read."""
-        whole = spec.in_channels * spec.size**2
+        whole = spec.in_channels * spec.size.pixels
         if spec.stride == 1:
             return whole // 2  # the half that passes unchanged
         if conv == "project_depthwise":
             return 0  # its input is what the main branch still has to read
-        return whole if conv == "project" else spec.in_channels * spec.out_size**2
+        return whole if conv == "project" else spec.in_channels * spec.out_size.pixels
 
     @staticmethod
     def refuses(spec: LayerSpec) -> str | None:
@@ -344,7 +345,7 @@ class Head(Block, nn.Module):
     def convs(spec: LayerSpec) -> dict[str, Conv]:
         return {
             "conv": Conv(spec.in_channels, spec.out_channels, 1, spec.size, act=spec.act),
-            "classifier": Conv(spec.out_channels, spec.classes, 1, 1, norm=False, bias=spec.bias),
+            "classifier": Conv(spec.out_channels, spec.classes, 1, PIXEL, norm=False, bias=spec.bias),
         }
 
     def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):
@@ -365,7 +366,7 @@ class PoolHead(Block, nn.Module):
 
     @staticmethod
     def convs(spec: LayerSpec) -> dict[str, Conv]:
-        return {"classifier": Conv(spec.in_channels, spec.classes, 1, 1, norm=False, bias=spec.bias)}
+        return {"classifier": Conv(spec.in_channels, spec.classes, 1, PIXEL, norm=False, bias=spec.bias)}
 
     def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):
         super().__init__()
@@ -393,5 +394,5 @@ def same_channels(spec: LayerSpec) -> str | None:
 def kept_for_sum(spec: LayerSpec, conv: str) -> int:
     """Values that a residual block holds while ``conv`` runs: its input; during the shortcut, the main branch."""
     if conv == "shortcut":
-        return spec.out_channels * spec.out_size**2
-    return 0 if conv == next(iter(spec.convs)) else spec.in_channels * spec.size**2
+        return spec.out_channels * spec.out_size.pixels
+    return 0 if conv == next(iter(spec.convs)) else spec.in_channels * spec.size.pixels

@@ -67,8 +67,8 @@ def _check_module(spec: LayerSpec, where: str, plugin: Plugin) -> None:
             f"{where}: its module has {count} parameters, its convs have {spec.params}; list every convolution, with "
             "its norm, bias and extra"
         )
-    x = torch.randn(2, spec.in_channels, spec.size, spec.size).contiguous(memory_format=torch.channels_last)
-    expected = (2, spec.out_channels, spec.out_size, spec.out_size)
+    x = torch.randn(2, *spec.input_shape).contiguous(memory_format=torch.channels_last)
+    expected = (2, spec.out_channels, *spec.out_size)
     for mode in ("train", "eval"):
         with torch.no_grad(), _saying(f"{where}: running it in {mode} mode", plugin):
             y = module.train(mode == "train")(x.clone())

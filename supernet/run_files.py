@@ -16,7 +16,7 @@ CONFIG = {
     "data?": str,
     "data_root?": str,
     "seed?": COUNT,
-    "resolution?": (None, POSITIVE),
+    "resolution?": (None, str, POSITIVE),
     "epochs?": (COUNT, [COUNT]),
     "method?": str,
     "made_with?": {"version?": str, "torch?": str, "space?": (None, str), "data?": IDENTITY},

@@ -229,7 +229,7 @@ class RunFolder(Found):
     def _with_code(self, space: Space, code: str) -> Space:
         from supernet import spaces
 
-        own = spaces.get(code, space.channels, space.resolution, space.classes)
+        own = families.with_resolutions(spaces.get(code, *space.images), families.resolutions.of(space))
         space.require(own.fingerprint, f"the space of {code}")
         return space.with_operations(*own.operations)
 

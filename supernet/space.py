@@ -21,12 +21,21 @@ import numpy as np
 
 from supernet import files
 from supernet.errors import SpaceMismatch, UserError
+from supernet.size import Size
 from supernet.spec import Block
 
 Arch = tuple[int, ...]
 SCHEMA = 1
 INITS = ("kaiming", "spos", "pytorch")
-SMALLEST = {"channels": 1, "resolution": 1, "classes": 0, "stem_channels": 1, "stem_stride": 1, "head_channels": 0}
+SMALLEST = {
+    "channels": 1,
+    "resolution": 1,
+    "width": 0,
+    "classes": 0,
+    "stem_channels": 1,
+    "stem_stride": 1,
+    "head_channels": 0,
+}
 LARGEST = 2**16  # of any size, so that products of several fit into 64 bits
 TYPES: dict[str, tuple[Any, str]] = {
     "str": (str, "text"),
@@ -84,7 +93,7 @@ class Space:
 
     name: str
     channels: int  # of the input image
-    resolution: int  # height and width of the input image, pixels
+    resolution: int  # height of the input image, pixels; and its width, if it has no ``width``
     classes: int  # 0 where the head gives an embedding
     stem_channels: int
     stem_stride: int
@@ -96,9 +105,12 @@ class Space:
     dropout: float = 0.0
     classifier_bias: bool = True
     init: str = "kaiming"  # kaiming | spos | pytorch
+    width: int = 0  # of the input image where it is not square, else 0
     operations: tuple[type[Block], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
+        if self.width == self.resolution:
+            object.__setattr__(self, "width", 0)
         problem = next(self._problems(), None)
         if problem:
             raise UserError(f"space {self.name}: {problem}")
@@ -143,6 +155,20 @@ class Space:
                     f"gene {gene.name} allows {list(open_)}; expected ascending indices below {len(gene.choices)}, "
                     "at least one"
                 )
+
+    @property
+    def input_size(self) -> Size:
+        """Of the input image."""
+        return Size(self.resolution, self.width or self.resolution)
+
+    @property
+    def images(self) -> tuple[int, Size, int]:
+        """Channels, size and classes of the images, as ``spaces.get`` takes them."""
+        return self.channels, self.input_size, self.classes
+
+    def at(self, size: Size) -> Space:
+        """The same space for images of another size."""
+        return dataclasses.replace(self, resolution=size.height, width=size.width)
 
     @property
     def size(self) -> int:
@@ -212,9 +238,9 @@ class Space:
         return {"schema": SCHEMA, "fingerprint": self.fingerprint, **self._fields()}
 
     def _fields(self) -> dict:
-        """``count`` stands only where it means something: files and fingerprints are older than it."""
+        """``count`` and ``width`` stand only where they mean something: files and fingerprints are older than they."""
         plain = dataclasses.replace(self, operations=())
-        left_out = (("count", 0), ("operations", ()))
+        left_out = (("count", 0), ("width", 0), ("operations", ()))
         return dataclasses.asdict(plain, dict_factory=lambda items: {k: v for k, v in items if (k, v) not in left_out})
 
     def with_operations(self, *blocks: type[Block]) -> Space:

@@ -7,18 +7,19 @@ from pathlib import Path
 
 from supernet import plugins
 from supernet.errors import UserError
+from supernet.size import Size
 from supernet.space import Space
 from supernet.spec import Block
 
 
 def presets() -> Mapping[str, Callable[..., Space]]:
-    """The spaces of every family by name: functions of the images' ``channels``, ``resolution`` and ``classes``."""
+    """The spaces of every family by name: functions of ``channels``, ``resolution`` and ``classes`` of their images."""
     from supernet.families import FAMILIES  # loads torch
 
     return {name: make for family in FAMILIES for name, make in family.presets.items()}
 
 
-def get(name: str, channels: int, resolution: int, classes: int) -> Space:
+def get(name: str, channels: int, resolution: int | Size, classes: int) -> Space:
     """The space ``name`` for images of this shape.
 
     Args:
@@ -27,18 +28,30 @@ def get(name: str, channels: int, resolution: int, classes: int) -> Space:
             that it has as arguments. Block classes in the same module are operations of the space.
 
     Raises:
-        UserError: unknown name, a space for other images, code that fails, or a block that contradicts itself.
+        UserError: unknown name, a space for other images or for larger ones only, code that fails, or a block that
+            contradicts itself.
     """
-    images = {"channels": channels, "resolution": resolution, "classes": classes}
+    from supernet import families  # loads torch
+
+    space = _get(name, channels, Size.of(resolution), classes)
+    families.require_strides(space, smallest=families.of(space) is not families.elastic.FAMILY)
+    return space
+
+
+def _get(name: str, channels: int, size: Size, classes: int) -> Space:
+    images = channels, size, classes
+    given = {"channels": channels, "resolution": size.height, "classes": classes}
     if name.endswith(".json"):
         return _read(name, images)
     known = presets()
     if name in known:
-        return known[name](**images)
+        return known[name](**given).at(size)
     plugin = _plugin(name)
-    space = plugin.offer(**images)
+    space = plugin.offer(**given)
     if not isinstance(space, Space):
         raise UserError(f"{plugin.source} returned {space!r:.80}, expected a supernet.space.Space")
+    if space.resolution == size.height and not space.width:
+        space = space.at(size)  # functions are asked for square images
     _require_images(space, images, plugin.source)
     from supernet import own_blocks  # loads torch
 
@@ -58,9 +71,19 @@ def usual_images(name: str) -> tuple[int, int, int]:
     return (1, 28, 10) if name.endswith("-small") else (3, 224, 1000)
 
 
-def usual(name: str) -> Space:
-    """The space ``name`` without images at hand: a space file as it is, others for their usual images."""
-    return Space.load(name) if name.endswith(".json") else get(name, *usual_images(name))
+def usual(name: str, size: Size | None = None) -> Space:
+    """The space ``name`` without images at hand: a space file as it is, others for their usual images, of any size.
+
+    Raises:
+        UserError: as ``get``, or a space file and another size.
+    """
+    if not name.endswith(".json"):
+        channels, resolution, classes = usual_images(name)
+        return get(name, channels, size or resolution, classes)
+    space = Space.load(name)
+    if size not in (None, space.input_size):
+        raise UserError(f"{name} is for images of {space.input_size} pixels: leave out the resolution {size}")
+    return space
 
 
 def operations(name: str) -> tuple[type[Block], ...]:
@@ -79,7 +102,7 @@ def _plugin(name: str) -> plugins.Plugin:
     return plugin
 
 
-def _read(name: str, images: Mapping[str, int]) -> Space:
+def _read(name: str, images: tuple[int, Size, int]) -> Space:
     """A space file, laid out once, so that what cannot be built is refused here, with the file's name."""
     from supernet import families
 
@@ -92,10 +115,10 @@ def _read(name: str, images: Mapping[str, int]) -> Space:
     return space
 
 
-def _require_images(space: Space, images: Mapping[str, int], source: str) -> None:
-    channels, resolution, classes = images.values()
-    if (space.channels, space.resolution, space.classes) != (channels, resolution, classes):
+def _require_images(space: Space, images: tuple[int, Size, int], source: str) -> None:
+    if space.images != images:
+        channels, size, classes = images
         raise UserError(
-            f"{source} is for {space.channels}×{space.resolution}² images of {space.classes} classes, the data "
-            f"has {channels}×{resolution}² of {classes}"
+            f"{source} is for {space.channels}×{space.input_size} images of {space.classes} classes, the data "
+            f"has {channels}×{size} of {classes}"
         )

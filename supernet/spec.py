@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
+from supernet.size import Size
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -28,7 +30,7 @@ class Conv:
     in_channels: int
     out_channels: int
     kernel: int
-    size: int  # output height and width
+    size: Size  # of the output; a number stands for a square
     stride: int = 1
     groups: int = 1
     act: str = "none"
@@ -36,10 +38,13 @@ class Conv:
     bias: bool = False
     extra: int = 0  # parameters of anything else that belongs to it: a BN before it, a PReLU
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", Size.of(self.size))
+
     @property
     def flops(self) -> int:
         """Multiply-adds for one image."""
-        return self.size**2 * self.out_channels * (self.in_channels // self.groups) * self.kernel**2
+        return self.size.pixels * self.out_channels * (self.in_channels // self.groups) * self.kernel**2
 
     @property
     def params(self) -> int:
@@ -70,7 +75,7 @@ class Block:
     ...     def forward(self, x):
     ...         return self.conv(x)
 
-    A module maps ``[B, in_channels, size, size]`` to ``[B, out_channels, out_size, out_size]``.
+    A module maps ``[B, in_channels, *size]`` to ``[B, out_channels, *out_size]``.
 
     Attributes:
         op: its name in a ``Choice`` and in latency keys.
@@ -100,12 +105,12 @@ class Block:
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One layer as it is built, counted and timed. ``size`` is the height and width of its input."""
+    """One layer as it is built, counted and timed."""
 
     block: type[Block]
     in_channels: int
     out_channels: int
-    size: int
+    size: Size  # of its input; a number stands for a square
     stride: int = 1
     kernel: int = 0
     expand: int = 0
@@ -116,6 +121,9 @@ class LayerSpec:
     dropout: float = 0.0  # head only
     before: int = 0  # NASNet cells only: channels of the second input, the output of the cell before the last
     middle: int = 0  # elastic spaces only: channels between the first and the last convolution
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", Size.of(self.size))
 
     @property
     def op(self) -> str:
@@ -132,12 +140,17 @@ class LayerSpec:
         parts += ["se"] if self.squeeze_excite else []
         parts += [f"b{self.before}"] if self.before else []
         parts += [f"m{self.middle}"] if self.middle else []
-        shape = f"{self.in_channels}x{self.size}x{self.size}->{self.out_channels}"
+        shape = f"{self.in_channels}x{self.size.height}x{self.size.width}->{self.out_channels}"
         return "_".join(parts) + f" {shape}" + (f"->{self.classes}" if self.classes else "")
 
     @property
-    def out_size(self) -> int:
-        return -(-self.size // self.stride)
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of its input."""
+        return self.in_channels, *self.size
+
+    @property
+    def out_size(self) -> Size:
+        return self.size.strided(self.stride)
 
     @cached_property
     def convs(self) -> dict[str, Conv]:
@@ -164,11 +177,11 @@ class LayerSpec:
         """Values in memory at the peak, for one image: input and output of one convolution (or of the layer if it
         has none), plus what a skip or another branch holds meanwhile. BN and activation run in place.
         """
-        whole = self.in_channels * self.size**2
-        peak = 0 if self.convs else whole + self.out_channels * self.out_size**2
+        whole = self.in_channels * self.size.pixels
+        peak = 0 if self.convs else whole + self.out_channels * self.out_size.pixels
         for name, conv in self.convs.items():
-            source = conv.in_channels * (self.size if conv.stride > 1 else conv.size) ** 2
-            peak = max(peak, source + conv.out_channels * conv.size**2 + self.block.kept(self, name))
+            source = conv.in_channels * (self.size if conv.stride > 1 else conv.size).pixels
+            peak = max(peak, source + conv.out_channels * conv.size.pixels + self.block.kept(self, name))
         return peak
 
     def build(self, affine: bool = True, eps: float = 1e-5, kernels: str = "fused") -> nn.Module:

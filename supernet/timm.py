@@ -19,6 +19,7 @@ from torch import nn
 from supernet import files, spaces
 from supernet.errors import UserError
 from supernet.model import Network
+from supernet.size import Size
 from supernet.space import Arch, Space
 
 
@@ -70,7 +71,7 @@ def create(
     arch: str | Path | Sequence[int],
     num_classes: int | None = None,
     in_chans: int | None = None,
-    img_size: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
     drop_rate: float | None = None,
     bn_eps: float = 1e-5,
     bn_momentum: float | None = None,
@@ -81,7 +82,7 @@ def create(
         UserError: unknown space, or an architecture that it does not allow.
     """
     channels, resolution, classes = spaces.usual_images(name)
-    space = spaces.get(name, in_chans or channels, img_size or resolution, num_classes or classes)
+    space = spaces.get(name, in_chans or channels, Size.of(img_size or resolution), num_classes or classes)
     if drop_rate is not None:
         space = dataclasses.replace(space, dropout=drop_rate)
     network = TimmNetwork(space, space.check(read_arch(arch)), eps=bn_eps)

@@ -52,6 +52,7 @@ SMALL_SPACES = {
     "mobile-v3-small": lambda: spaces.get("mobile-v3-small", 1, 28, 10),
     "residual-small": lambda: spaces.get("residual-small", 1, 28, 10),
     "elastic-small": lambda: spaces.get("elastic-small", 1, 28, 10),
+    "tiny-resolutions": lambda: families.with_resolutions(tiny_space(), (9, 12, 14)),
 }
 
 

@@ -29,13 +29,13 @@ CHOICES = [
 def test_counts_equal_those_of_the_module(spec):
     module = spec.build(kernels="eager").eval()
     assert spec.params == sum(p.numel() for p in module.parameters())
-    x = torch.randn(1, spec.in_channels, spec.size, spec.size)
+    x = torch.randn(1, *spec.input_shape)
     with FlopCounterMode(display=False) as counter:
         y = module(x)
     assert spec.flops * 2 == counter.get_total_flops()  # PyTorch counts a multiply-add as two
     assert y.shape[1] == (spec.classes or spec.out_channels)
     if not spec.classes:
-        assert y.shape[-1] == spec.out_size
+        assert y.shape[2:] == spec.out_size
 
 
 @pytest.mark.parametrize("name", ["shufflenet", "mobile", "mobile-large", "mobile-v3"])

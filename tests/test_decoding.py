@@ -15,6 +15,7 @@ from timm.data import create_transform
 from supernet.data import sets, transforms
 from supernet.data.decoding import FolderImages, normalise, tensor
 from supernet.errors import UserError
+from supernet.size import Size
 from tests.conftest import refused
 
 
@@ -44,7 +45,7 @@ def seeded(call, image, seed):
 @pytest.mark.parametrize("augment", [False, True])
 def test_images_that_are_not_reduced_are_those_of_timm(size, augment):
     """To the bit, and with the same random draws: a JPEG file that is decoded first, and PNG's modes."""
-    ours = transforms.photograph(112)[augment]
+    ours = transforms.photograph(Size.of(112))[augment]
     options = {"is_training": True, "interpolation": "random"} if augment else {"interpolation": "bicubic"}
     theirs = create_transform(112, mean=transforms.IMAGENET[0], std=transforms.IMAGENET[1], crop_pct=0.875, **options)
     for seed, mode in enumerate(("RGB", "L", "P", "RGBA", "RGB")):
@@ -55,7 +56,7 @@ def test_images_that_are_not_reduced_are_those_of_timm(size, augment):
 
 @pytest.mark.parametrize(("size", "factor"), [((125, 94), 1), ((251, 189), 2), ((500, 375), 4), ((1000, 750), 8)])
 def test_a_jpeg_file_is_decoded_no_larger_than_needed(size, factor):
-    image, middle = waves(*size), transforms.Middle(56, 64)
+    image, middle = waves(*size), transforms.Middle(Size.of(56), Size.of(64))
     whole = jpeg(image)
     x = np.asarray(middle(whole), dtype=float)
     assert whole.size == tuple(-(-side // factor) for side in size)
@@ -66,7 +67,7 @@ def test_a_jpeg_file_is_decoded_no_larger_than_needed(size, factor):
 
 def test_random_parts_of_reduced_files_lie_where_they_should():
     """Against parts of the decoded image by the same draws; a part that is off by a pixel differs far more."""
-    part, picture, reduced = transforms.RandomPart(80), waves(320, 240), 0
+    part, picture, reduced = transforms.RandomPart(Size.of(80)), waves(320, 240), 0
     for seed in range(20):
         file = jpeg(picture)
         x = np.asarray(seeded(part, file, seed), dtype=float)
@@ -80,7 +81,7 @@ def test_random_parts_of_reduced_files_lie_where_they_should():
 def test_the_part_keeps_as_many_pixels_as_it_is_resized_to():
     for side in (224, 225, 226):
         file = jpeg(waves(451, 460))
-        transforms.Squeezed(side)(file)
+        transforms.Squeezed(Size.of(side))(file)
         assert file.size == ((226, 230) if side <= 225 else (451, 460))
 
 

@@ -526,7 +526,7 @@ def converted(tmp_path) -> list[remote.Layer]:
     runtime = remote.AdbRuntime(cache=tmp_path / "run" / "converted")
     runtime.cache.mkdir(parents=True)
     choices = {s.key: s for s in (layout(SPACE).stem, *layout(SPACE).choices[0], layout(SPACE).head)}
-    shapes = {key: (s.in_channels, s.size, s.size) for key, s in choices.items()}
+    shapes = {key: s.input_shape for key, s in choices.items()}
     made = [remote.Layer(key, s.build(kernels="eager"), shapes[key]) for key, s in choices.items()]
     for layer in made:
         runtime.path(layer).write_bytes(b"tflite")

@@ -87,10 +87,9 @@ def ends(space):
 def test_counts_equal_those_of_the_network(space):
     for arch in [*sample(space, 4), *ends(space)]:
         network = Network(space, arch, kernels="eager").eval()
-        size = families.lower(space, arch)[0].size
         assert families.params(space, arch) == sum(p.numel() for p in network.parameters())
         with FlopCounterMode(display=False) as counter:
-            network(torch.zeros(1, 2, size, size))
+            network(torch.zeros(1, *families.input_shape(space, arch)))
         assert 2 * families.flops(space, arch) == counter.get_total_flops()
 
 

@@ -69,7 +69,7 @@ def test_counts_equal_those_of_the_module(spec):
     module = spec.build(kernels="eager").eval()
     assert spec.params == sum(p.numel() for p in module.parameters())
     with FlopCounterMode(display=False) as counter:
-        y = module(torch.randn(1, spec.in_channels, spec.size, spec.size))
+        y = module(torch.randn(1, *spec.input_shape))
     assert 2 * spec.flops == counter.get_total_flops()
     assert y.shape == (1, 16) if spec.op == "embedding" else (1, spec.out_channels, spec.out_size, spec.out_size)
 

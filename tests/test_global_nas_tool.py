@@ -23,6 +23,7 @@ from supernet.data import sets
 from supernet.errors import UserError
 from supernet.families import sep_conv
 from supernet.model import load_network
+from supernet.size import Size
 from supernet.training import standalone
 from supernet.training.evaluation import evaluate
 
@@ -170,7 +171,8 @@ def test_exit_code_2_and_one_line():
 
 
 def test_drawing_of_several_networks(tmp_path):
-    rows = {"a": [Block(28, 4, "Sep 3×3"), Block(14, 8, "Conv 5×5")], "b": [Block(28, 6, "Sep 3×3")]}
+    size, half = Size(28, 40), Size(14, 20)
+    rows = {"a": [Block(size, 4, "Sep 3×3"), Block(half, 8, "Conv 5×5")], "b": [Block(size, 6, "Sep 3×3")]}
     draw(tmp_path / "networks.svg", rows)
     text = (tmp_path / "networks.svg").read_text()
     assert text.lstrip().startswith("<?xml")

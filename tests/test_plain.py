@@ -46,12 +46,12 @@ SPECS = [
 def test_counts_equal_those_of_the_module(spec):
     module = spec.build(kernels="eager").eval()
     assert spec.params == sum(p.numel() for p in module.parameters())
-    x = torch.randn(1, spec.in_channels, spec.size, spec.size)
+    x = torch.randn(1, *spec.input_shape)
     with FlopCounterMode(display=False) as counter:
         y = module(x)
     assert 2 * spec.flops == counter.get_total_flops()
     if not spec.classes:
-        assert y.shape == (1, spec.out_channels, spec.out_size, spec.out_size)
+        assert y.shape == (1, spec.out_channels, *spec.out_size)
 
 
 def test_latency_keys_tell_the_layers_apart():

@@ -82,7 +82,7 @@ def test_every_layer_runs_alone(name):
     """The input shape that a spec names is the one that its layer gets in the network."""
     space, runtime = SMALL_SPACES[name](), TorchRuntime()
     for spec in {s.key: s for s in layout(space).every()}.values():
-        layer = Layer(spec.key, spec.build(kernels=runtime.kernels), (spec.in_channels, spec.size, spec.size))
+        layer = Layer(spec.key, spec.build(kernels=runtime.kernels), spec.input_shape)
         with torch.inference_mode():
             out = runtime.prepare(layer)()
         image = (1, spec.out_channels, spec.out_size, spec.out_size)
@@ -97,7 +97,7 @@ def test_time_modules_of_layers_and_networks():
         TorchRuntime(),
         Protocol(rounds=2, visit_ms=0.1, warmup_runs=1, warmup_ms=0, attempts=0),
     )
-    jobs = [(s.key, s.build(kernels="eager"), (s.in_channels, s.size, s.size)) for s in lower(space, arch)]
+    jobs = [(s.key, s.build(kernels="eager"), s.input_shape) for s in lower(space, arch)]
     jobs.append(("whole", Network(space, arch, kernels="eager"), (1, 14, 14)))
     taken = {}
     samples = time_modules(runtime, jobs, protocol, taken=taken)
@@ -284,7 +284,7 @@ def test_onnxruntime_runs_what_the_network_runs(tmp_path):
     space = tiny_space(layers=2, act="hard_swish", squeeze_excite=True)
     runtime = FileRuntime("onnxruntime", batch=2, cache=tmp_path)
     specs = {s.key: s for choices in layout(space).choices for s in choices if s.runs}
-    jobs = [Layer(s.key, s.build(kernels="eager").eval(), (s.in_channels, s.size, s.size)) for s in specs.values()]
+    jobs = [Layer(s.key, s.build(kernels="eager").eval(), s.input_shape) for s in specs.values()]
     for job in jobs:
         for module in job.module.modules():
             if isinstance(module, nn.BatchNorm2d):  # that folding is not trivial

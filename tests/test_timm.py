@@ -41,6 +41,8 @@ def test_exported_weights_come_back(arch_file, tmp_path):
     with torch.inference_mode():
         assert torch.equal(model(x), network(x))
     assert resolve_data_config({}, model=model)["input_size"] == (1, 28, 28)
+    wide = timm.create_model(NAME, arch=arch_file, img_size=(20, 36))
+    assert resolve_data_config({}, model=wide)["input_size"] == (1, 20, 36)
 
 
 def test_a_step_as_timms_training_script_takes_it(arch_file):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from supernet.cli import common
+from supernet.cli import common, numbers
 from supernet.errors import UserError
 from supernet.plugins import is_reference
 from supernet.progress import shown
@@ -30,6 +30,8 @@ class Args:
     """Run folder; the same command continues a build that was stopped."""
     space: Annotated[str | None, common.UNSET] = None
     """Space: a name (1×28² if it ends in -small, else 3×224²), a .json, or FILE.py:function; defaults to the run's."""
+    resolution: Annotated[numbers.Pixels | None, common.UNSET] = None
+    """With --space: pixels of the images, of a square or HEIGHTxWIDTH such as 96x160."""
     data: Annotated[str | None, common.UNSET] = None
     """Code of the run's images, FILE.py:function: not needed here, but passed on to the next command."""
     output: Annotated[Path | None, common.UNSET] = None
@@ -172,8 +174,11 @@ def find_space(args: Args, folder: RunFolder) -> Space:
     from supernet import spaces
 
     if args.space is None or (is_reference(args.space) and folder.space_path.exists()):
-        return folder.space()
-    space = spaces.usual(args.space)
+        space = folder.space()
+        if args.resolution not in (None, space.input_size):
+            raise UserError(f"--resolution {args.resolution.plain}: the run's images have {space.input_size} pixels")
+        return space
+    space = spaces.usual(args.space, args.resolution)
     if folder.space_path.exists() and args.output is None:
         own = folder.space()
         if own.fingerprint != space.fingerprint:
@@ -203,7 +208,7 @@ def show(args: Args, folder: RunFolder, space: Space, output: Path, table: Laten
         predicted = table.predict_arch(space, space.check(folder.found()["arch"]))
         common.tell(f"the network of {folder.arch_path}: {rounded(predicted)} ms predicted")
     elif not folder.space_path.exists():  # a space alone, nothing trained
-        common.next_command("build_lut", None, "--space", args.space, "--check", output)
+        common.next_command("build_lut", None, *common.words(args, "space", "resolution"), "--check", output)
     else:
         common.next_command("evolve", args, after=("--lat-max", rounded(priced.default_bound(low, high))))
 

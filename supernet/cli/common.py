@@ -28,6 +28,7 @@ from supernet.data import NAMES
 from supernet.errors import UserError, dead_loader
 from supernet.plugins import is_reference
 from supernet.progress import Progress, shown
+from supernet.size import Size
 
 if TYPE_CHECKING:
     from supernet.data.sets import TrainVal
@@ -183,8 +184,8 @@ class Images(Decoding):
     """Dataset directory; for --data folder the one that holds train/ and val/."""
     limit: Annotated[int | None, UNSET] = None
     """Train on a stratified subset of this many images."""
-    resolution: Annotated[int | None, UNSET] = None
-    """Height and width in pixels, for images of any size; defaults to 224."""
+    resolution: Annotated[numbers.Pixels | None, UNSET] = None
+    """Pixels, for images of any size: of a square, or HEIGHTxWIDTH such as 96x160; defaults to 224."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,7 @@ def settings(args: Any, *others: str) -> dict[str, Any]:
 
 
 def _recorded(value: Any) -> Any:
+    value = value.plain if isinstance(value, Size) else value
     return None if value == math.inf else str(value) if isinstance(value, Path) else value
 
 
@@ -231,6 +233,8 @@ def words(args: Any, *names: str) -> list[str]:
             continue
         if isinstance(value, bool) and field.default is not None:
             found.append(f"--{'' if value else 'no-'}{flag}")
+        elif isinstance(value, Size):
+            found += [f"--{flag}", str(value.plain)]
         else:
             found += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
     return found
@@ -387,7 +391,7 @@ def in_words(images: TrainVal, name: str, reason: str = "") -> str:
     """A data set in one line."""
     return (
         f"[bold]{escape(name)}[/bold]{reason and f' ({escape(reason)})'}: {len(images.train):,} training, "
-        f"{len(images.val):,} validation images, {images.channels}×{images.resolution}²"
+        f"{len(images.val):,} validation images, {images.channels}×{images.size}"
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from supernet.cli import common
+from supernet.cli import common, numbers
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,8 @@ class Args:
     """Space: a name such as ofa-mobilenetv3 or attentive-nas, a .json, or FILE.py:function."""
     config: Path
     """JSON of one network: {"resolution", "width", "depth", "kernel", "expand"}, {"ks", "e", "d", "r"} or {"arch"}."""
+    resolution: Annotated[numbers.Pixels | None, common.UNSET] = None
+    """Pixels of the images, of a square or HEIGHTxWIDTH; defaults to 28 for a name that ends in -small, else 224."""
     json: bool = False
     """Print JSON."""
     layers: bool = False
@@ -23,9 +26,10 @@ class Args:
 
 def run(args: Args) -> None:
     from supernet import configurations, spaces
+    from supernet.size import Size
     from supernet.tables import Table
 
-    space = spaces.usual(args.space)
+    space = spaces.usual(args.space, args.resolution)
     counts = configurations.counts(space, configurations.read(space, args.config))
     layers = counts.pop("layers")
     if args.json:
@@ -35,7 +39,8 @@ def run(args: Args) -> None:
         rows = [(layer["key"], f"{layer['macs']:,}", f"{layer['params']:,}") for layer in layers]
         common.show(Table(("layer", "multiply-adds", "parameters"), rows))
     common.tell(
-        f"{space.name} at {counts['resolution']}²: {counts['macs']:,} multiply-adds, {counts['params']:,} parameters"
+        f"{space.name} at {Size.of(counts['resolution'])}: {counts['macs']:,} multiply-adds, "
+        f"{counts['params']:,} parameters"
     )
     if counts["unused_params"]:
         common.tell(

@@ -36,6 +36,8 @@ class Args(planning.Planned, common.Devices, common.Training, common.NewRun):
     """spos: paths by a --rule; ofa: progressive shrinking; dsnas: architecture and weights at once; nss: spaces."""
     space: Annotated[str | None, common.UNSET] = None
     """Search space: a name, a .json, or FILE.py:function; defaults to mobile-small below 96 pixels, else mobile."""
+    resolutions: Annotated[str, tyro.conf.arg(metavar="R,R,…", help_behavior_hint="")] = ""
+    """A gene for the resolution: these, ascending, the last that of the images; defaults to those of the space."""
     epochs: int = 12
     """Epochs (SPOS on ImageNet: 120); SPOS may be given more later, and goes on at the longer schedule's rate."""
     batch_size: int = 64
@@ -54,6 +56,16 @@ class Args(planning.Planned, common.Devices, common.Training, common.NewRun):
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise UserError(f"--epochs {self.epochs}: expected at least 1")
+
+    def sized(self, space: Space) -> Space:
+        """The space with a gene for the ``resolutions``, where there are some."""
+        from supernet import families
+
+        try:
+            sizes = [int(size) for size in self.resolutions.split(",") if size]
+        except ValueError as error:
+            raise UserError(f"--resolutions {self.resolutions}: expected whole numbers with commas between") from error
+        return families.with_resolutions(space, sizes)
 
     @property
     def library(self) -> Any:

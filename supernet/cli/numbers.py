@@ -1,12 +1,26 @@
-"""Numbers on a command line that no command can take."""
+"""Numbers on a command line: sizes of images, and those that no command can take."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
+
+from tyro.constructors import PrimitiveConstructorSpec
 
 from supernet.errors import UserError
+from supernet.size import Size
+
+Pixels = Annotated[
+    Size,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="N|HxW",
+        instance_from_str=lambda words: Size.of(words[0]),
+        is_instance=lambda value: isinstance(value, Size),
+        str_from_instance=lambda size: [str(size.plain)],
+    ),
+]
 
 # Options that count something of which there must be one; of others there may be none.
 POSITIVE = {

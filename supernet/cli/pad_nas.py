@@ -68,7 +68,12 @@ def run(args: Args) -> None:
         random=args.random,
         kernels=defaults.kernels(device),
     )
-    settings = {"data": name, "seed": args.seed, "resolution": args.resolution, "limit": args.limit}
+    settings = {
+        "data": name,
+        "seed": args.seed,
+        "resolution": args.resolution and args.resolution.plain,
+        "limit": args.limit,
+    }
     settings |= {"batch_size": args.batch_size, "lr": lr, "augment": augment, "data_root": str(args.data_root)}
     made_with = {"data": images.identity}
     of_stage = {**settings, "made_with": made_with}

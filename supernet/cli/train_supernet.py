@@ -38,8 +38,8 @@ def run(args: Args) -> None:
     device = defaults.device(args.device)
     distributed.start(device)
     name, reason, images = common.open_images(args)
-    wanted = args.space or ("mobile-small" if images.resolution < 96 else "mobile")
-    space = spaces.get(wanted, images.channels, images.resolution, images.classes)
+    wanted = args.space or ("mobile-small" if images.size.pixels < 96**2 else "mobile")
+    space = args.sized(spaces.get(wanted, images.channels, images.size, images.classes))
     folder = common.open_run(args)
     begun = args.augment is None and not args.restart  # a run that grows keeps what its first epochs chose
     augment = folder.setting("augment") if begun else args.augment

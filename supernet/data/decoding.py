@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from supernet.data.images import AUGMENT, ImageSet, Step, Transform, stream_key
 from supernet.errors import UserError
+from supernet.size import Size
 
 CHUNK = 2**18  # values that are normalised at once: they stay in the cache of a core
 
@@ -47,12 +48,12 @@ class DecodedImages(ImageSet):
         labels: np.ndarray,
         mean: tuple[float, ...],
         std: tuple[float, ...],
-        resolution: int,
+        size: Size,
         transforms: tuple[Transform, Transform],
         workers: int,
     ):
         """transforms: the plain and the augmenting one. workers: processes that decode; 0 decodes in this one."""
-        super().__init__(labels, mean, std, resolution)
+        super().__init__(labels, mean, std, size)
         if workers < 0:
             raise UserError(f"expected a number of processes that decode images, or 0, got {workers}")
         self.transforms = transforms
@@ -63,7 +64,7 @@ class DecodedImages(ImageSet):
         """An image by its index in the part of the data set, after the transform.
 
         Returns:
-            uint8 [side, side, channels]; or float32 [channels, side, side], which is served as it is.
+            uint8 [height, width, channels]; or float32 [channels, height, width], which is served as it is.
 
         Raises:
             UserError: the image cannot be had.
@@ -77,9 +78,8 @@ class DecodedImages(ImageSet):
                 if draw.stream:
                     _seed(stream_key(AUGMENT, *draw.stream, index))
                 rows.append(self.pixels(index, self.transforms[draw.stream is not None]))
-        side = self.resolution
         # In a process that decodes, ``default_collate`` writes to shared memory at once.
-        return default_collate(rows) if rows else torch.empty(0, side, side, self.channels, dtype=torch.uint8)
+        return default_collate(rows) if rows else torch.empty(0, *self.size, self.channels, dtype=torch.uint8)
 
     def rows(self, batch_size: int) -> Iterator[Tensor]:
         """Every plain image in the order of ``labels``, as ``pixels`` gives it: [B, …]."""
@@ -111,13 +111,13 @@ class FolderImages(DecodedImages):
         labels: np.ndarray,
         mean: tuple[float, ...],
         std: tuple[float, ...],
-        resolution: int,
+        size: Size,
         transforms: tuple[Transform, Transform],
         workers: int,
     ):
         """names: bytes [N], relative to the folder."""
         self.folder, self._names = folder, names
-        super().__init__(labels, mean, std, resolution, transforms, workers)
+        super().__init__(labels, mean, std, size, transforms, workers)
 
     @property
     def names(self) -> np.ndarray:

@@ -28,7 +28,7 @@ class Excerpt(ImageSet):
     """
 
     def __init__(self, images: ImageSet, whole: int, clock: Callable[[], float] = time.perf_counter):
-        super().__init__(images.labels, images.mean, images.std, images.resolution)
+        super().__init__(images.labels, images.mean, images.std, images.size)
         self.images, self.index, self.whole, self.clock = images, images.index, whole, clock
         self.left_out: list[float] = []
         self.decoding: float | None = None

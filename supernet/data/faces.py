@@ -21,6 +21,7 @@ from supernet.data.decoding import FolderImages
 from supernet.data.images import SPLIT, generator
 from supernet.data.transforms import face
 from supernet.errors import UserError
+from supernet.size import Size
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".bmp", ".webp"}
 Pair = tuple[str, str, bool]  # two paths within the root, and whether they show the same identity
@@ -138,7 +139,9 @@ def images(root: Path, files: dict[str, list[str]], resolution: int, workers: in
     names = np.array([os.fsencode(path) for paths in files.values() for path in paths])
     labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()])
     mean = std = (0.5, 0.5, 0.5)
-    return FolderImages(root, names, labels.astype(np.int64), mean, std, resolution, face(resolution), workers)
+    return FolderImages(
+        root, names, labels.astype(np.int64), mean, std, Size.of(resolution), face(Size.of(resolution)), workers
+    )
 
 
 @torch.inference_mode()

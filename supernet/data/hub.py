@@ -21,6 +21,7 @@ from supernet.data.images import Transform
 from supernet.data.own import format_of
 from supernet.errors import UserError
 from supernet.plugins import reason
+from supernet.size import Size
 
 TESTS = ("test", "validation", "valid", "val")  # parts that may be the test set: the first whose labels are known
 PROBES = 16  # images whose bytes tell a set from another of the same labels
@@ -55,9 +56,7 @@ class HubImages(DecodedImages):
             raise UserError(f"{self.source}: the image of row {index} cannot be read ({error})") from error
 
 
-def open_hub(
-    name: str, root: Path, part: str, resolution: int | None, workers: int
-) -> tuple[HubImages, tuple[str, ...]]:
+def open_hub(name: str, root: Path, part: str, size: Size | None, workers: int) -> tuple[HubImages, tuple[str, ...]]:
     """The ``train`` or the test part of a set, and its class names.
 
     The first training image decides on grey or colour and on the size, as for data of one's own. The test part is
@@ -84,8 +83,8 @@ def open_hub(
     key = "train" if part == "train" else known[0]
     tables = {k: _undecoded(parts[k], image) for k in ("train", key)}
     first = Image.open(io.BytesIO(_encoded(tables["train"], image, 0, f"{name}, part train")))
-    mean, std, side, both = format_of(first, parts["train"], resolution, name)
-    images = HubImages(tables[key], image, f"{name}, part {key}", labels[key], mean, std, side, both, workers)
+    mean, std, size, both = format_of(first, parts["train"], size, name)
+    images = HubImages(tables[key], image, f"{name}, part {key}", labels[key], mean, std, size, both, workers)
     return images, tuple(names)
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from supernet.errors import UserError
+from supernet.size import Size
 
 SPLIT, SUBSET, ORDER, AUGMENT, CUTOUT = range(5)  # what a random stream is for: the first part of its key
 Transform = Callable[[Image.Image], Image.Image]
@@ -61,7 +62,7 @@ def stratified(labels: np.ndarray, count: np.ndarray, stream: torch.Generator) -
 
 
 class ImageSet(ABC):
-    """N labelled images [channels, resolution, resolution], in memory or in a folder.
+    """N labelled images [channels, height, width], in memory or in a folder.
 
     Attributes:
         labels: int64 [N].
@@ -69,8 +70,8 @@ class ImageSet(ABC):
         mean, std: what normalises each channel, for pixels in [0, 1].
     """
 
-    def __init__(self, labels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...], resolution: int):
-        self.labels, self.mean, self.std, self.resolution = labels, mean, std, resolution
+    def __init__(self, labels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...], size: Size):
+        self.labels, self.mean, self.std, self.size = labels, mean, std, size
         self.index, self.channels, self.cutout = np.arange(len(labels)), len(mean), 0
 
     def __len__(self) -> int:
@@ -152,7 +153,7 @@ class ImageSet(ABC):
             drop_last: leave out the short last batch.
 
         Yields:
-            x: float32 [B, channels, resolution, resolution], normalised, channels_last. y: int64 [B].
+            x: float32 [B, channels, height, width], normalised, channels_last. y: int64 [B].
 
         Raises:
             UserError: a batch size as in ``steps``, or an image that cannot be read.
@@ -172,10 +173,11 @@ class ImageSet(ABC):
         def stream(t: int) -> torch.Generator:
             return generator(CUTOUT, seed, epoch, t)
 
-        return (
-            (_cut_out(x, self.cutout, torch.randint(self.resolution, (2, size), generator=stream(t))[:, mine]), y)
-            for t, (x, y) in enumerate(served, start)
-        )
+        def centre(t: int) -> Tensor:
+            drawn = stream(t)
+            return torch.stack([torch.randint(side, (size,), generator=drawn) for side in self.size])[:, mine]
+
+        return ((_cut_out(x, self.cutout, centre(t)), y) for t, (x, y) in enumerate(served, start))
 
     def plain_batches(self, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, not augmented, in batches that are always the same: to evaluate on; a rank's share."""
@@ -217,8 +219,9 @@ class Inputs:
 
 def _cut_out(x: Tensor, side: int, centre: Tensor) -> Tensor:
     """Blank a square in each image, in place. centre: int64 [2, B or more], down and right."""
-    pixel = torch.arange(x.shape[-1])
-    down, right = ((pixel >= c) & (pixel < c + side) for c in centre[:, : len(x), None] - side // 2)
+    begins = centre[:, : len(x), None] - side // 2
+    pixels = map(torch.arange, x.shape[2:])
+    down, right = ((pixel >= c) & (pixel < c + side) for pixel, c in zip(pixels, begins, strict=True))
     return x.masked_fill_((down[:, :, None] & right[:, None, :])[:, None], 0.0)
 
 
@@ -238,16 +241,16 @@ class MemoryImages(ImageSet):
         margin: int,
         mirror: bool,
     ):
-        """images: uint8 [N, side, side, channels]."""
-        side = images.shape[1]
-        super().__init__(labels, mean, std, side)
+        """images: uint8 [N, height, width, channels]."""
+        size = Size(*images.shape[1:3])
+        super().__init__(labels, mean, std, size)
         self.margin, self.mirror = margin, mirror
         padded = torch.nn.functional.pad(images, (0, 0, margin, margin, margin, margin))
-        # A view [N, offsets down, offsets right, side, side, channels] of every crop of every image.
-        self._crops = padded.unfold(1, side, 1).unfold(2, side, 1).permute(0, 1, 2, 4, 5, 3)
+        # A view [N, offsets down, offsets right, height, width, channels] of every crop of every image.
+        self._crops = padded.unfold(1, size.height, 1).unfold(2, size.width, 1).permute(0, 1, 2, 4, 5, 3)
         # Repeated for a whole image: broadcasting over three channels alone is five times slower.
-        self._mean = torch.tensor(mean).mul(255).repeat(side * side)
-        self._std = torch.tensor(std).mul(255).repeat(side * side)
+        self._mean = torch.tensor(mean).mul(255).repeat(size.pixels)
+        self._std = torch.tensor(std).mul(255).repeat(size.pixels)
 
     def _serve(
         self, plan: Iterable[Step], mine: slice, seed: int, epoch: int, augment: bool
@@ -262,7 +265,7 @@ class MemoryImages(ImageSet):
                     mirrored = torch.rand(len(positions), generator=stream) < 0.5
             positions, down, right, mirrored = positions[mine], down[mine], right[mine], mirrored[mine]
 
-            # uint8 [B, side, side, channels]
+            # uint8 [B, height, width, channels]
             images = self._crops[torch.from_numpy(self.index[positions]), down, right]
             if mirrored.any():
                 # Choosing among both versions copies whole images: four times faster than torch.where.

@@ -17,8 +17,9 @@ from supernet.data.decoding import DecodedImages, tensor
 from supernet.data.images import Transform
 from supernet.errors import UserError
 from supernet.plugins import Plugin, reason
+from supernet.size import Size
 
-LARGE = 96  # pixels: from here on images are cropped and mirrored as photographs in folders are
+LARGE = 96  # pixels of a square: from as many on images are cropped and mirrored as photographs in folders are
 RESOLUTION = 224  # where the images do not say one
 KINDS = "a PIL image, uint8 of [H, W], [H, W, C] or (a tensor) [C, H, W], or a float tensor [C, H, W]"
 
@@ -42,14 +43,14 @@ class OwnImages(DecodedImages):
         labels: np.ndarray,
         mean: tuple[float, ...],
         std: tuple[float, ...],
-        resolution: int,
+        size: Size,
         transforms: tuple[Transform, Transform] | None,
         workers: int,
     ):
         """transforms: the plain and the augmenting one, of PIL images; None for float tensors."""
         self.dataset, self.source, self.file, self.floats = dataset, source, file, transforms is None
         self._known = labels  # of all items, also in a set of some of them
-        super().__init__(labels, mean, std, resolution, transforms or (AsItIs(), AsItIs()), workers)
+        super().__init__(labels, mean, std, size, transforms or (AsItIs(), AsItIs()), workers)
 
     def pixels(self, index: int, transform: Transform) -> Tensor:
         image, label = item(self.dataset, index, self.source, self.file)
@@ -63,7 +64,7 @@ class OwnImages(DecodedImages):
                 return tensor(transform(image))
             except Exception as error:  # a file that PIL reads only now may be damaged
                 raise UserError(f"{self.source}: item {index} raised {reason(error, self.file)}") from error
-        shape = (self.channels, self.resolution, self.resolution)
+        shape = (self.channels, *self.size)
         if image.shape != shape:
             raise UserError(
                 f"{self.source}: item {index} is a float tensor of {list(image.shape)}, expected {list(shape)}"
@@ -72,12 +73,12 @@ class OwnImages(DecodedImages):
 
 
 def open_own(
-    plugin: Plugin, root: Path, part: str, resolution: int | None, workers: int
+    plugin: Plugin, root: Path, part: str, size: Size | None, workers: int
 ) -> tuple[OwnImages, tuple[str, ...]]:
     """The ``train`` or the test part of what ``plugin`` gives, called with ``root`` if it takes that; class names.
 
-    The first training image decides on grey or colour and, where ``resolution`` is None, on the size: its side if it
-    is a square of less than 96 pixels, else 224. Labels are those of ``targets`` or ``labels``, where a dataset has
+    The first training image decides on grey or colour and, where ``size`` is None, on the size: its own if it is
+    a square of less than 96 pixels, else 224². Labels are those of ``targets`` or ``labels``, where a dataset has
     one, else every item is read once.
 
     Raises:
@@ -99,9 +100,9 @@ def open_own(
     for found, source in ((labels, sources[this]), (listed[1] or (), sources[1])):
         _require_range(found, len(names), source)
     first, _ = item(parts[0], 0, sources[0], file)
-    mean, std, side, both = format_of(first, parts[0], resolution, sources[0])
+    mean, std, size, both = format_of(first, parts[0], size, sources[0])
     array = np.array(labels, dtype=np.int64)
-    images = OwnImages(parts[this], sources[this], file, array, mean, std, side, both, workers)
+    images = OwnImages(parts[this], sources[this], file, array, mean, std, size, both, workers)
     images.pixels(0, images.transforms[0])
     return images, names
 
@@ -196,24 +197,23 @@ def _image(image: Any, where: str) -> Image.Image | Tensor:
 
 
 def format_of(
-    first: Image.Image | Tensor, train: Any, resolution: int | None, source: str
-) -> tuple[tuple[float, ...], tuple[float, ...], int, tuple[Transform, Transform] | None]:
-    """Mean, deviation, side, and plain and augmenting transform, for images like the first one."""
+    first: Image.Image | Tensor, train: Any, size: Size | None, source: str
+) -> tuple[tuple[float, ...], tuple[float, ...], Size, tuple[Transform, Transform] | None]:
+    """Mean, deviation, size, and plain and augmenting transform, for images like the first one."""
     if isinstance(first, Tensor):
-        channels, height, width = first.shape
-        if height != width or resolution not in (None, height):
-            expected = "the same height and width" if resolution is None else f"{resolution} by {resolution} pixels"
+        channels, own = len(first), Size(*first.shape[1:])
+        if size not in (None, own):
             raise UserError(
-                f"{source}: item 0 is a float tensor of {list(first.shape)}, taken as it is; expected {expected}"
+                f"{source}: item 0 is a float tensor of {list(first.shape)}, taken as it is; expected {size} pixels"
             )
-        return (0.0,) * channels, (1.0,) * channels, height, None
+        return (0.0,) * channels, (1.0,) * channels, own, None
     grey = first.mode in ("1", "L", "LA")
     mean, std = transforms.GREY if grey else transforms.IMAGENET
-    small = first.width if first.width == first.height < LARGE else RESOLUTION
-    side = small if resolution is None else resolution
-    mirror = bool(getattr(train, "mirror", side >= LARGE))
-    make = transforms.photograph if side >= LARGE else transforms.picture
-    return mean, std, side, make(side, "L" if grey else "RGB", mirror)
+    size = size or Size.of(first.width if first.width == first.height < LARGE else RESOLUTION)
+    large = size.pixels >= LARGE**2
+    mirror = bool(getattr(train, "mirror", large))
+    make = transforms.photograph if large else transforms.picture
+    return mean, std, size, make(size, "L" if grey else "RGB", mirror)
 
 
 def _short(value: Any) -> str:

@@ -22,6 +22,7 @@ from supernet.data.decoding import FolderImages
 from supernet.data.images import SPLIT, ImageSet, MemoryImages, generator, proportional, stratified
 from supernet.data.transforms import IMAGENET, photograph
 from supernet.errors import UserError
+from supernet.size import Size
 
 VAL_FRACTION = 0.1
 VAL_PER_CLASS = 50  # of a folder, as PAD-NAS takes from ImageNet
@@ -30,7 +31,8 @@ RESOLUTION = 224  # of a folder
 
 @dataclass(frozen=True)
 class TrainVal:
-    """What a search may see. Images are [channels, resolution, resolution].
+    """What a search may see. Images are [channels, height, width]: their ``resolution`` and ``width``, which is 0 where
+    they are square; ``size`` has both.
 
     ``identity`` tells the data from others, as plain JSON for files of a run: name, classes, number of images before a
     ``limit``, and a digest of the whole training part's labels (of a folder, of its files' names and sizes too). Where
@@ -44,6 +46,11 @@ class TrainVal:
     resolution: int
     class_names: tuple[str, ...]
     identity: dict[str, Any] = field(default_factory=dict)
+    width: int = 0
+
+    @property
+    def size(self) -> Size:
+        return Size(self.resolution, self.width or self.resolution)
 
 
 def default_name(root: Path) -> tuple[str, str]:
@@ -66,7 +73,7 @@ def open_train(
     seed: int = 0,
     val_fraction: float | None = None,
     val_per_class: int | None = None,
-    resolution: int | None = None,
+    resolution: int | str | Size | None = None,
     workers: int = 0,
     limit: int | None = None,
 ) -> TrainVal:
@@ -80,7 +87,8 @@ def open_train(
         seed: of the split.
         val_fraction: share of the training part that becomes validation, in [0, 1); default 0.1.
         val_per_class: images of every class instead; default 50 for "folder".
-        resolution: pixels, of "folder" (default 224) and of data of your own only.
+        resolution: pixels, of a square or as ``Size.of`` takes both, of "folder" (default 224) and of data of your own
+            only.
         workers: processes that decode the images of a folder or of your own data; 0 decodes in this one.
         limit: keep a stratified draw of at most so many training images, for quick runs. Validation stays.
 
@@ -116,7 +124,8 @@ def open_train(
         val=whole.take(val),
         classes=len(class_names),
         channels=whole.channels,
-        resolution=whole.resolution,
+        resolution=whole.size.height,
+        width=0 if whole.size.height == whole.size.width else whole.size.width,
         class_names=class_names,
         identity={
             "name": Path(name).name,  # of a file of one's own without its folder
@@ -162,27 +171,30 @@ def _changed_classes(before: list[str], after: list[str]) -> str:
     return "; ".join(changes) or "their order"
 
 
-def open_test(name: str, root: Path, *, resolution: int | None = None, workers: int = 0) -> ImageSet:
+def open_test(name: str, root: Path, *, resolution: int | str | Size | None = None, workers: int = 0) -> ImageSet:
     """The test part, for the one evaluation at the end. Arguments and errors as in ``open_train``."""
     return _open(name, Path(root), "val", resolution, workers)[0]
 
 
-def _open(name: str, root: Path, part: str, resolution: int | None, workers: int) -> tuple[ImageSet, tuple[str, ...]]:
-    if workers < 0 or (resolution is not None and resolution < 1):
+def _open(
+    name: str, root: Path, part: str, resolution: int | str | Size | None, workers: int
+) -> tuple[ImageSet, tuple[str, ...]]:
+    size = None if resolution is None else Size.of(resolution)
+    if workers < 0 or (size and min(size) < 1):
         raise UserError(f"expected resolution >= 1 and workers >= 0, got {resolution} and {workers}")
     if name == "folder":
-        return _folder(root, part, RESOLUTION if resolution is None else resolution, workers)
+        return _folder(root, part, size or Size.of(RESOLUTION), workers)
     if name in READERS:
-        return _memory(name, root, part, resolution)
+        return _memory(name, root, part, size)
     if name.startswith(HUB):
-        return hub.open_hub(name, root, part, resolution, workers)
+        return hub.open_hub(name, root, part, size, workers)
     plugin = plugins.find(name, plugins.DATA)
     if plugin is None:
         known = ", ".join((*NAMES, *plugins.names(plugins.DATA)))
         raise UserError(
             f"expected a data set among {known}, hf:NAME, or FILE.py:function, got {name!r}; choose one of these"
         )
-    return own.open_own(plugin, root, part, resolution, workers)
+    return own.open_own(plugin, root, part, size, workers)
 
 
 def _read(name: str, root: Path, train: bool) -> sources.Raw:
@@ -191,15 +203,15 @@ def _read(name: str, root: Path, train: bool) -> sources.Raw:
     return getattr(importlib.import_module(module), function)(root, train)
 
 
-def _memory(name: str, root: Path, part: str, resolution: int | None) -> tuple[MemoryImages, tuple[str, ...]]:
+def _memory(name: str, root: Path, part: str, size: Size | None) -> tuple[MemoryImages, tuple[str, ...]]:
     train = _read(name, root, True)
-    side = train.images.shape[1]
-    if resolution not in (None, side):
-        raise UserError(f"{name} has {side}x{side} images, got resolution {resolution}; leave it out")
+    height, width = train.images.shape[1:3]
+    if size not in (None, (height, width)):
+        raise UserError(f"{name} has {height}x{width} images, got resolution {size.plain}; leave it out")
     # Of the whole training part: train, validation and test share them, whatever the seed and the limit.
     mean, std = _statistics(train.images)
     raw = train if part == "train" else _read(name, root, False)
-    margin = 4 if side >= 32 else 2
+    margin = 4 if min(height, width) >= 32 else 2
     return MemoryImages(raw.images, raw.labels, mean, std, margin, raw.mirror), raw.class_names
 
 
@@ -218,7 +230,7 @@ def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(means), tuple(stds)
 
 
-def _folder(root: Path, part: str, resolution: int, workers: int) -> tuple[FolderImages, tuple[str, ...]]:
+def _folder(root: Path, part: str, size: Size, workers: int) -> tuple[FolderImages, tuple[str, ...]]:
     """Scans ``root/part`` once; at a million files that takes seconds, and nothing looks at them again."""
     for folder in (root / "train", root / "val"):  # both now, not after days of search
         if not folder.is_dir():
@@ -234,11 +246,11 @@ def _folder(root: Path, part: str, resolution: int, workers: int) -> tuple[Folde
     except OSError as error:  # no class folders at all is a FileNotFoundError
         raise UserError(f"cannot read {root / part}: {error}; check the folder") from error
     labels = np.array(scanned.targets, dtype=np.int64)
-    size = np.bincount(labels, minlength=len(scanned.classes))
-    if size.min() == 0:
-        empty = root / part / scanned.classes[size.argmin()]
+    counts = np.bincount(labels, minlength=len(scanned.classes))
+    if counts.min() == 0:
+        empty = root / part / scanned.classes[counts.argmin()]
         raise UserError(f"expected images (.jpg, .png, …) in {empty}, found none; add some or delete the folder")
     prefix = len(os.path.join(root / part, ""))
     names = np.array([os.fsencode(path[prefix:]) for path, _ in scanned.samples])
-    images = FolderImages(root / part, names, labels, *IMAGENET, resolution, photograph(resolution), workers)
+    images = FolderImages(root / part, names, labels, *IMAGENET, size, photograph(size), workers)
     return images, tuple(scanned.classes)

@@ -31,7 +31,7 @@ class StoredImages(ImageSet):
 
     def __init__(self, images: DecodedImages, rows: Callable[[np.ndarray], np.ndarray]):
         """rows: [B, …] as ``DecodedImages.pixels`` has them, of images by their places in ``images``."""
-        super().__init__(images.labels, images.mean, images.std, images.resolution)
+        super().__init__(images.labels, images.mean, images.std, images.size)
         self.index, self._rows, self._places = images.index, rows, np.arange(len(images))
 
     def take(self, positions: np.ndarray) -> StoredImages:
@@ -76,7 +76,7 @@ def in_file(images: ImageSet, folder: Path, progress: Progress = silent) -> Imag
 class PixelFile:
     """``validation-IDENTITY.npy`` of NumPy: each image's pixels, as in ``DecodedImages.pixels``, and their CRC-32.
 
-    The identity in its name tells what it was made of: the images' digest and resolution, the transform, and the pixels
+    The identity in its name tells what it was made of: the images' digest and size, the transform, and the pixels
     of a few images. A file of other images, one that was damaged, and what a killed process left are replaced.
     """
 

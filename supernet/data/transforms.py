@@ -1,4 +1,4 @@
-"""From a PIL image to one of [side, side] pixels in a given mode: a plain and an augmenting transform each.
+"""From a PIL image to one of a size in a given mode: a plain and an augmenting transform each.
 
 A JPEG file is decoded at a half, a quarter or an eighth of its size where the part that is wanted keeps at least as
 many pixels as it is resized to (libjpeg's scaling, by ``Image.draft``). So the part is chosen first, in pixels of the
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from supernet.data.images import Transform
+from supernet.size import Size
 
 Values = tuple[float, ...]  # one per channel
 Box = tuple[float, float, float, float]  # left, upper, right, lower
@@ -26,7 +27,7 @@ BICUBIC, BILINEAR = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR
 def resized_part(
     image: Image.Image, box: Box, size: tuple[int, int], mode: str, resample: Image.Resampling
 ) -> Image.Image:
-    """The part ``box`` of an image, in pixels of the whole image, as ``mode`` and resized to ``size``."""
+    """The part ``box`` of an image, in pixels of the whole image, as ``mode`` and of ``size`` (across, down)."""
     whole = image.size
     across, down = ((end - start) // wanted for start, end, wanted in zip(box[:2], box[2:], size, strict=True))
     scale = max((scale for scale in (2, 4, 8) if scale <= min(across, down)), default=1)
@@ -46,70 +47,76 @@ def resized_part(
 
 @dataclass(frozen=True)
 class Middle:
-    """The shorter side resized to ``resized``, then the middle of ``side`` by ``side`` pixels."""
+    """Resized so that it just covers ``resized``, then the middle of ``size``."""
 
-    side: int
-    resized: int
+    size: Size
+    resized: Size
     mode: str = "RGB"
 
     def __call__(self, image: Image.Image) -> Image.Image:
         width, height = image.size
-        shorter = min(width, height)
-        size = int(self.resized * width / shorter), int(self.resized * height / shorter)
+        if self.resized.width * height >= self.resized.height * width:  # the width decides: the height is left over
+            size = self.resized.width, int(self.resized.width * height / width)
+        else:
+            size = int(self.resized.height * width / height), self.resized.height
         image = resized_part(image, (0, 0, width, height), size, self.mode, BICUBIC)
-        left, upper = (round((whole - self.side) / 2) for whole in size)
-        return image.crop((left, upper, left + self.side, upper + self.side))
+        left, upper = round((size[0] - self.size.width) / 2), round((size[1] - self.size.height) / 2)
+        return image.crop((left, upper, left + self.size.width, upper + self.size.height))
 
 
 @dataclass(frozen=True)
 class Squeezed:
-    """The whole image, resized to a square."""
+    """The whole image, resized to ``size``, whatever its shape."""
 
-    side: int
+    size: Size
     mode: str = "RGB"
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        return resized_part(image, (0, 0, *image.size), (self.side, self.side), self.mode, BILINEAR)
+        return resized_part(image, (0, 0, *image.size), (self.size.width, self.size.height), self.mode, BILINEAR)
 
 
 @dataclass(frozen=True)
 class RandomPart:
-    """A part of random size and shape, as Inception was trained with, by a random interpolation; draws are timm's."""
+    """A part of random size and shape, as Inception was trained with, by a random interpolation; draws are timm's.
 
-    side: int
+    Its shape is drawn around that of ``size``.
+    """
+
+    size: Size
     mode: str = "RGB"
 
     def __call__(self, image: Image.Image) -> Image.Image:
         from timm.data.transforms import RandomResizedCropAndInterpolation as Crop
 
-        upper, left, height, width = Crop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3))
+        shape = self.size.width / self.size.height
+        upper, left, height, width = Crop.get_params(image, (0.08, 1.0), (3 / 4 * shape, 4 / 3 * shape))
         resample = random.choice((BILINEAR, BICUBIC))
         box = (left, upper, left + width, upper + height)
-        return resized_part(image, box, (self.side, self.side), self.mode, resample)
+        return resized_part(image, box, (self.size.width, self.size.height), self.mode, resample)
 
 
-def photograph(side: int, mode: str = "RGB", mirror: bool = True) -> tuple[Transform, Transform]:
+def photograph(size: Size, mode: str = "RGB", mirror: bool = True) -> tuple[Transform, Transform]:
     """ImageNet's: the middle of the image; or a crop of random size and shape, mirrored, its colours jittered."""
     from torchvision import transforms as t  # takes two seconds, so that only who needs it waits
 
     flip = t.RandomHorizontalFlip(0.5 if mirror else 0.0)
-    augmenting = t.Compose([RandomPart(side, mode), flip, t.ColorJitter(0.4, 0.4, 0.4)])
-    return Middle(side, math.floor(side / 0.875), mode), augmenting
+    augmenting = t.Compose([RandomPart(size, mode), flip, t.ColorJitter(0.4, 0.4, 0.4)])
+    return Middle(size, Size(*(math.floor(side / 0.875) for side in size)), mode), augmenting
 
 
-def picture(side: int, mode: str, mirror: bool) -> tuple[Transform, Transform]:
+def picture(size: Size, mode: str, mirror: bool) -> tuple[Transform, Transform]:
     """Resized if need be; shifted by up to 2 pixels, 4 from 32 on, over a black margin."""
     from torchvision import transforms as t
 
-    plain = Middle(side, side, mode)
-    crop = [t.RandomCrop(side, padding=4 if side >= 32 else 2)]
+    plain = Middle(size, size, mode)
+    crop = [t.RandomCrop(size, padding=4 if min(size) >= 32 else 2)]
     flip = [t.RandomHorizontalFlip()] if mirror else []
     return plain, t.Compose([plain, *crop, *flip])
 
 
-def face(side: int) -> tuple[Transform, Transform]:
+def face(size: Size) -> tuple[Transform, Transform]:
     """The whole image; or that mirrored at random."""
     from torchvision import transforms as t
 
-    plain = Squeezed(side)
+    plain = Squeezed(size)
     return plain, t.Compose([t.RandomHorizontalFlip(), plain])

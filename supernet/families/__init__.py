@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 from supernet import plugins
 from supernet.errors import UserError
-from supernet.families import elastic, ir_resnet, layerwise, module_stages, residual, sep_conv
+from supernet.families import elastic, ir_resnet, layerwise, module_stages, residual, resolutions, sep_conv
 from supernet.families.base import Family, Layout
 from supernet.space import Arch, Space
 from supernet.spec import Block, LayerSpec
@@ -24,6 +25,8 @@ FAMILIES: tuple[Family, ...] = (
 def of(space: Space) -> Family:
     """The family of a space: the one that has the first of its operations that are not the space's own.
 
+    Where that is the resolution, the next one decides; families but the elastic one are wrapped then.
+
     Raises:
         UserError: no family has that operation, or an operation of the space's own has a name of this library.
     """
@@ -34,6 +37,10 @@ def of(space: Space) -> Family:
     op = next(ops, None)
     if op is None:  # all operations are its own: they run between the usual stem and head
         return layerwise.FAMILY
+    if op == resolutions.OP:
+        rest = resolutions.without(space)
+        sized = rest.genes[0].choices[0].op in {*elastic.FAMILY.ops, "width"}
+        return elastic.FAMILY if sized else resolutions.Resolutions(of(rest))
     for family in FAMILIES:
         if op in family.ops:
             return family
@@ -54,7 +61,14 @@ def knows(space: Space) -> bool:
 
 def layout(space: Space) -> Layout:
     """The layers of ``space``; a UserError names the gene that cannot be built."""
-    return of(space).layout(_complete(space))
+    space = _complete(space)
+    return _layout(space, space.operations)
+
+
+@functools.lru_cache(maxsize=16)  # a search asks for it with each architecture
+def _layout(space: Space, operations: tuple[type[Block], ...]) -> Layout:
+    """Spaces that differ in the code of their operations only are equal."""
+    return of(space).layout(space)
 
 
 def _complete(space: Space) -> Space:
@@ -84,13 +98,49 @@ def _installed() -> dict[str, type[Block]]:
     return {block.op: block for plugin in plugins.installed(plugins.SPACES) for block in plugin.operations}
 
 
-def require_layers(space: Space) -> None:
-    """Refuse a space whose genes are not the layers of a supernet."""
-    if not isinstance(of(space), layerwise.Layerwise):
+def require_layers(space: Space, resolution: bool = False) -> None:
+    """Refuse a space whose genes are not the layers of a supernet; with ``resolution`` the first may be that."""
+    family = of(space)
+    if isinstance(family, resolutions.Resolutions):
+        if not resolution:
+            raise UserError(f"space {space.name} has a gene for the resolution: expected one for each layer only")
+        family = family.family
+    if not isinstance(family, layerwise.Layerwise):
         raise UserError(
             f"space {space.name} has genes for its stages, not one for each layer: expected a space such as "
             f"{', '.join(sorted(layerwise.FAMILY.presets))}"
         )
+
+
+def with_resolutions(space: Space, sizes: Sequence[int]) -> Space:
+    """The space with a gene for these resolutions, ``resolutions.with_gene``, each large enough for its strides."""
+    sized = resolutions.with_gene(space, sizes)
+    if sized != space:
+        require_strides(sized, smallest=True)
+    return sized
+
+
+def require_strides(space: Space, smallest: bool = False) -> None:
+    """Refuse a space with a resolution of which less than two pixels reach a stride.
+
+    Sizes that a stride does not divide are rounded up; of a single pixel there is nothing to leave out.
+
+    Args:
+        smallest: of its resolutions; else the largest one: elastic presets have very small ones for small images.
+    """
+    arch = tuple(open_[0] for open_ in space.allowed)
+    if resolutions.varies(space):
+        arch = (space.allowed[0][0 if smallest else -1], *arch[1:])
+    strided = [spec for spec in lower(space, arch) if spec.stride > 1]
+    if all(min(spec.size) > 1 for spec in strided):
+        return
+    least = 1
+    for spec in reversed(strided):  # the last one gets at least 2 pixels, the one before as many as make these
+        least = max(2, (least - 1) * spec.stride + 1)
+    raise UserError(
+        f"space {space.name} is not for images of {strided[0].size} pixels: its last layer of stride "
+        f"{strided[-1].stride} gets a single one; expected a resolution of at least {least}"
+    )
 
 
 def lower(space: Space, arch: Arch) -> list[LayerSpec]:
@@ -100,8 +150,7 @@ def lower(space: Space, arch: Arch) -> list[LayerSpec]:
 
 def input_shape(space: Space, arch: Arch) -> tuple[int, int, int]:
     """Channels, height and width of the images that the stand-alone network takes: of the architecture's resolution."""
-    size = layout(space).pick(arch)[0].size
-    return space.channels, size, size
+    return layout(space).pick(arch)[0].input_shape
 
 
 def flops(space: Space, arch: Arch) -> int:

@@ -14,26 +14,27 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch import nn
 
 from supernet.errors import UserError
+from supernet.families import resolutions
 from supernet.families.base import Priced, Shared, Total
 from supernet.families.elastic_blocks import HEADS, KINDS, STEM, Kind
 from supernet.families.elastic_presets import PRESETS
 from supernet.families.elastic_sharing import Elastic
 from supernet.modules import ACTIVATIONS
+from supernet.size import Size
 from supernet.space import Arch, Choice, Gene, Space
 from supernet.spec import BuildOptions, LayerSpec, Price, make_divisible
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-RESOLUTION = 0  # the gene that every layer depends on
-SIZES = ("resolution", "width", "kernel", "expand", "expand_percent")
+SIZES = (resolutions.OP, "width", "kernel", "expand", "expand_percent")
 
 
 class Stage(NamedTuple):
@@ -86,11 +87,11 @@ class ElasticLayout:
         own = self.stages[stage]
         return self.space.genes[own.depth].out_channels if own.width is None else self.choice(own.width, arch).count
 
-    def size(self, stage: int, arch: Arch) -> int:
-        """Height and width of a stage's input."""
-        size = self.choice(RESOLUTION, arch).count
+    def size(self, stage: int, arch: Arch) -> Size:
+        """Of a stage's input."""
+        size = self.space.input_size.scaled(self.choice(resolutions.GENE, arch).count)
         for before in self.stages[:stage]:
-            size = -(-size // self.space.genes[before.depth].stride)
+            size = size.strided(self.space.genes[before.depth].stride)
         return size
 
     def layer(self, stage: int, block: int, arch: Arch) -> LayerSpec:
@@ -109,7 +110,7 @@ class ElasticLayout:
             own.kind.further if block and own.kind.further else own.kind.first,
             cin,
             cout,
-            -(-size // stride) if block else size,
+            size.strided(stride) if block else size,
             1 if block else stride,
             kernel,
             1 if narrowest == 1 else 0,  # where the expansion is always 1 there is no convolution for it
@@ -123,7 +124,7 @@ class ElasticLayout:
         own = self.stages[stage]
         widths = [self.stages[i].width for i in ((stage,) if block or not stage else (stage - 1, stage))]
         varying = [gene for gene in widths if gene is not None]
-        return (RESOLUTION, *varying, *own.kernel(block), *own.expansion(block))
+        return (resolutions.GENE, *varying, *own.kernel(block), *own.expansion(block))
 
     def last(self, arch: Arch) -> LayerSpec:
         """The head, which depends on the genes of ``deciding_last``."""
@@ -146,7 +147,7 @@ class ElasticLayout:
     def deciding_last(self) -> tuple[int, ...]:
         """The genes that decide what the head is."""
         width = self.stages[-1].width
-        return (RESOLUTION, *(() if width is None else (width,)), self.head)
+        return (resolutions.GENE, *(() if width is None else (width,)), self.head)
 
     def depth(self, stage: int, arch: Arch) -> int:
         """Blocks of a stage that run."""
@@ -217,7 +218,16 @@ class ElasticStages:
 
     def layout(self, space: Space) -> ElasticLayout:
         """The stages of ``space``; a UserError names the gene that is out of place or cannot be built."""
-        return _layout(space)
+        if space.act not in ACTIVATIONS:
+            raise UserError(f"space {space.name}: act {space.act!r}, expected one of {', '.join(ACTIVATIONS)}")
+        layout = ElasticLayout(space, tuple(_stages(space)))
+        for stage, block in layout.blocks():
+            for _, arch in layout.open(layout.deciding(stage, block)[1:]):
+                spec = layout.layer(stage, block, arch)
+                if reason := spec.block.refuses(spec):
+                    gene = space.genes[layout.stages[stage].depth]
+                    raise UserError(f"space {space.name}: block {block} of gene {gene.name} cannot be built: {reason}")
+        return layout
 
     def share(self, layout: ElasticLayout, **build: Unpack[BuildOptions]) -> Shared:
         """Every block at its largest open size, each with the matrices of its smaller kernels."""
@@ -239,24 +249,12 @@ class ElasticStages:
 
     def path(self, layout: ElasticLayout, shared: Shared, arch: Arch) -> list[nn.Module]:
         """The slices of the shared layers that run for ``arch``."""
-        first, *others = (list(stage.children()) for stage in shared.layers)
-        stages = [[shared.stem, *first], *others]
+        first, *rest = (list(stage.children()) for stage in shared.layers)
+        stages = [[shared.stem, *first], *rest]
         layers: list[Any] = [block for i, stage in enumerate(stages) for block in stage[: layout.depth(i, arch)]]
-        return [layer.slice(own) for layer, own in zip([*layers, shared.head], layout.pick(arch), strict=True)]
-
-
-@lru_cache(maxsize=16)  # a search asks for it with each architecture
-def _layout(space: Space) -> ElasticLayout:
-    if space.act not in ACTIVATIONS:
-        raise UserError(f"space {space.name}: act {space.act!r}, expected one of {', '.join(ACTIVATIONS)}")
-    layout = ElasticLayout(space, tuple(_stages(space)))
-    for stage, block in layout.blocks():
-        for _, arch in layout.open(layout.deciding(stage, block)[1:]):
-            spec = layout.layer(stage, block, arch)
-            if reason := spec.block.refuses(spec):
-                gene = space.genes[layout.stages[stage].depth]
-                raise UserError(f"space {space.name}: block {block} of gene {gene.name} cannot be built: {reason}")
-    return layout
+        specs = layout.pick(arch)
+        stem, *others = (layer.slice(own) for layer, own in zip([*layers, shared.head], specs, strict=True))
+        return [resolutions.Resized(stem, specs[0].size), *others]
 
 
 def _stages(space: Space) -> Iterator[Stage]:
@@ -267,7 +265,7 @@ def _stages(space: Space) -> Iterator[Stage]:
     kinds = 0
     for place, gene in enumerate(space.genes):
         op = _op(space, gene)
-        if (op == "resolution") != (place == RESOLUTION) or (op in HEADS) != (place == len(space.genes) - 1):
+        if (op == resolutions.OP) != (place == resolutions.GENE) or (op in HEADS) != (place == len(space.genes) - 1):
             expected = "the first gene to be the resolution and the last one the head"
             raise UserError(f"space {space.name}: gene {gene.name} has choices of {op}, expected {expected}")
         if op in KINDS:
@@ -283,7 +281,7 @@ def _stages(space: Space) -> Iterator[Stage]:
                 )
             yield Stage(KINDS[op], width[0] if width else None, tuple(kernels), tuple(expansions), place)
             width, kernels, expansions, kinds = [], [], [], kinds + 1
-        elif place not in (RESOLUTION, len(space.genes) - 1):
+        elif place not in (resolutions.GENE, len(space.genes) - 1):
             {"width": width, "kernel": kernels}.get(op, expansions).append(place)
     if not kinds or width or kernels or expansions:
         raise UserError(f"space {space.name}: expected a gene of its depth, such as {STEM}, at the end of each stage")

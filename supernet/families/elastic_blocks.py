@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,23 +22,14 @@ from supernet.modules import (
     kept_for_sum,
     of_one_pixel,
 )
+from supernet.size import PIXEL
 from supernet.spec import Block, Conv, LayerSpec
 
 
 class ElasticStem(Stem):
-    """A stem that first resizes the images to its resolution (bicubic), where they have another one."""
+    """The stem of a space with a gene for the resolution."""
 
     op = "elastic_stem"
-
-    def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):
-        super().__init__(spec, affine, eps, kernels)
-        self.size = spec.size
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] != self.size or x.shape[-2] != self.size:
-            x = F.interpolate(x, (self.size, self.size), mode="bicubic", align_corners=False)
-            x = x.contiguous(memory_format=torch.channels_last)
-        return super().forward(x)
 
 
 class StemResidual(Stem):
@@ -96,7 +86,7 @@ class Attentive(InvertedBottleneck):
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
         if self.stride > 1:
-            x = F.avg_pool2d(x, self.stride, padding=x.shape[-1] % 2)
+            x = F.avg_pool2d(x, self.stride, padding=(x.shape[2] % 2, x.shape[3] % 2))
         if self.kernels == "fused" and isinstance(self.shortcut, Conv2d):
             return y + convolved(x, self.shortcut)
         return y + self.shortcut(x)
@@ -168,8 +158,8 @@ class MixHead(Block, nn.Module):
     def convs(spec: LayerSpec) -> dict[str, Conv]:
         return {
             "conv": Conv(spec.in_channels, spec.middle, 1, spec.size, act=spec.act),
-            "mix": Conv(spec.middle, spec.out_channels, 1, 1, act=spec.act, norm=False),
-            "classifier": Conv(spec.out_channels, spec.classes, 1, 1, norm=False, bias=spec.bias),
+            "mix": Conv(spec.middle, spec.out_channels, 1, PIXEL, act=spec.act, norm=False),
+            "classifier": Conv(spec.out_channels, spec.classes, 1, PIXEL, norm=False, bias=spec.bias),
         }
 
     def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):

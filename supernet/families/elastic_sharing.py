@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from supernet.active import Box, active, box, part
-from supernet.families.elastic_blocks import ElasticStem
 from supernet.norm import BatchNorm
+from supernet.size import PIXEL
 from supernet.spec import BuildOptions, LayerSpec
 
 
@@ -60,8 +60,7 @@ class Elastic(nn.Module):
 
     def slice(self, own: LayerSpec) -> Slice:
         """The part of this layer that is ``own``; made once, since building modules takes longer than running them."""
-        if not isinstance(self.layer, ElasticStem):
-            own = dataclasses.replace(own, size=1)  # only a stem depends on the size
+        own = dataclasses.replace(own, size=PIXEL)  # no layer depends on it
         if own not in self.slices:
             self.slices[own] = Slice(self, own)
         return self.slices[own]

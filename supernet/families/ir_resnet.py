@@ -15,6 +15,7 @@ from supernet.errors import UserError
 from supernet.families.layerwise import Layerwise
 from supernet.modules import ConvBN
 from supernet.norm import BatchNorm
+from supernet.size import PIXEL
 from supernet.space import Choice, Gene, Space
 from supernet.spec import Block, Conv, LayerSpec
 
@@ -123,14 +124,14 @@ class Embedding(Block, nn.Module):
 
     @staticmethod
     def convs(spec: LayerSpec) -> dict[str, Conv]:
-        values = spec.in_channels * spec.size**2
-        return {"linear": Conv(values, spec.out_channels, 1, 1, norm=False, bias=True, extra=2 * spec.in_channels)}
+        values = spec.in_channels * spec.size.pixels
+        return {"linear": Conv(values, spec.out_channels, 1, PIXEL, norm=False, bias=True, extra=2 * spec.in_channels)}
 
     def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):
         super().__init__()
         self.bn = BatchNorm(spec.in_channels, eps=eps, affine=affine)
         self.dropout = nn.Dropout(spec.dropout)
-        self.linear = nn.Linear(spec.in_channels * spec.size**2, spec.out_channels)
+        self.linear = nn.Linear(spec.in_channels * spec.size.pixels, spec.out_channels)
         self.out = BatchNorm(spec.out_channels, eps=eps, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:

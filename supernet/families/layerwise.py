@@ -17,6 +17,7 @@ from torch import nn
 from supernet.errors import UserError
 from supernet.families.base import Priced, Shared, Total
 from supernet.modules import ACTIVATIONS, Head, Identity, InvertedBottleneck, MaxPool, Shuffle, Stem, Xception
+from supernet.size import Size
 from supernet.space import Arch, Choice, Gene, Space
 from supernet.spec import Block, BuildOptions, LayerSpec, Price
 
@@ -73,7 +74,7 @@ class Layerwise:
         if space.act not in ACTIVATIONS and self.stem is Stem:
             raise UserError(f"space {space.name}: act {space.act!r}, expected one of {', '.join(ACTIVATIONS)}")
         stem = LayerSpec(
-            self.stem, space.channels, space.stem_channels, space.resolution, space.stem_stride, act=space.act
+            self.stem, space.channels, space.stem_channels, space.input_size, space.stem_stride, act=space.act
         )
         size, cin, layers = stem.out_size, space.stem_channels, []
         for gene in space.genes:
@@ -96,7 +97,7 @@ class Layerwise:
         return Layers(space, stem, tuple(layers), head)
 
     def _layer(
-        self, space: Space, gene: Gene, choice: Choice, size: int, blocks: Mapping[str, type[Block]]
+        self, space: Space, gene: Gene, choice: Choice, size: Size, blocks: Mapping[str, type[Block]]
     ) -> LayerSpec:
         """One choice of a gene, or a UserError that names the gene."""
         if choice.op not in blocks:

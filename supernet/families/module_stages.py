@@ -19,6 +19,7 @@ from supernet.families import nasnet
 from supernet.families.base import Priced, Shared, Total
 from supernet.families.nasnet import CellHead, NASNetModule
 from supernet.modules import ACTIVATIONS, ConvBN, PoolHead, Stem, kept_for_sum
+from supernet.size import Size
 from supernet.space import Arch, Choice, Gene, Space
 from supernet.spec import Block, BuildOptions, Conv, LayerSpec, Price
 
@@ -97,7 +98,7 @@ class ImageNetStem(Block, ConvBN):
 
     @staticmethod
     def convs(spec: LayerSpec) -> dict[str, Conv]:
-        return {"conv": Conv(spec.in_channels, spec.out_channels, 7, -(-spec.size // 2), 2, act=spec.act)}
+        return {"conv": Conv(spec.in_channels, spec.out_channels, 7, spec.size.strided(2), 2, act=spec.act)}
 
     def __init__(self, spec: LayerSpec, affine: bool, eps: float, kernels: str):
         super().__init__(self.convs(spec)["conv"], affine, eps, kernels)
@@ -217,18 +218,18 @@ class Stages:
             ImageNetStem if space.stem_stride == 4 else Stem,
             space.channels,
             space.stem_channels,
-            space.resolution,
+            space.input_size,
             space.stem_stride,
             act=space.act if self.kind.stem_act else "none",
             bias=self.kind.stem_bias,
         )
 
     @cached_property
-    def sizes(self) -> tuple[int, ...]:
-        """Height and width of each stage's input, and of the last one's output."""
+    def sizes(self) -> tuple[Size, ...]:
+        """Of each stage's input, and of the last one's output."""
         sizes = [self.stem.out_size]
         for gene in self.space.genes:
-            sizes.append(-(-sizes[-1] // gene.stride))
+            sizes.append(sizes[-1].strided(gene.stride))
         return tuple(sizes)
 
     @cached_property

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from supernet.convolution import Conv2d
 from supernet.modules import ConvBN, PoolHead
 from supernet.norm import BatchNorm
+from supernet.size import PIXEL, Size
 from supernet.spec import Block, BuildOptions, Conv, LayerSpec
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class SeparableTwice(nn.Module):
     """ReLU, depthwise k×k, pointwise, BN, and the same again; the first of the two has the stride."""
 
     @staticmethod
-    def convs(channels: int, kernel: int, size: int, stride: int) -> dict[str, Conv]:
+    def convs(channels: int, kernel: int, size: Size, stride: int) -> dict[str, Conv]:
         """``size`` of the output."""
         convs = {}
         for i, s in ((1, stride), (2, 1)):
@@ -72,9 +73,9 @@ class SeparableTwice(nn.Module):
     def __init__(self, channels: int, kernel: int, stride: int, **build: Unpack[BuildOptions]):
         super().__init__()
         self.depthwise1 = Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
-        self.pointwise1 = ConvBN(Conv(channels, channels, 1, 0), **build)
+        self.pointwise1 = ConvBN(Conv(channels, channels, 1, PIXEL), **build)
         self.depthwise2 = Conv2d(channels, channels, kernel, 1, kernel // 2, groups=channels, bias=False)
-        self.pointwise2 = ConvBN(Conv(channels, channels, 1, 0), **build)
+        self.pointwise2 = ConvBN(Conv(channels, channels, 1, PIXEL), **build)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pointwise1(self.depthwise1(F.relu(x)))
@@ -86,7 +87,7 @@ class Squeeze(nn.Module):
 
     def __init__(self, cin: int, channels: int, **build: Unpack[BuildOptions]):
         super().__init__()
-        self.conv = ConvBN(Conv(cin, channels, 1, 0), **build)
+        self.conv = ConvBN(Conv(cin, channels, 1, PIXEL), **build)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.relu(x))
@@ -165,7 +166,9 @@ def separables(blocks: Blocks) -> list[tuple[str, int, int]]:
     ]
 
 
-def cell_convs(blocks: Blocks, cin: int, before: int, channels: int, size: int, halve: bool = False) -> dict[str, Conv]:
+def cell_convs(
+    blocks: Blocks, cin: int, before: int, channels: int, size: Size, halve: bool = False
+) -> dict[str, Conv]:
     """The convolutions of a ``Cell`` whose inputs have ``size``; where they differ, that is the last output's size."""
     convs = {"squeeze.conv": Conv(cin, channels, 1, size)}
     if halve:  # the parameters of its BN are counted in the two halves
@@ -173,7 +176,7 @@ def cell_convs(blocks: Blocks, cin: int, before: int, channels: int, size: int, 
         convs |= {f"squeeze_before.{half}": Conv(before, channels // 2, 1, size, 2) for half in halves}
     else:
         convs["squeeze_before.conv"] = Conv(before, channels, 1, size)
-    out = -(-size // 2) if blocks is REDUCTION else size
+    out = size.strided(2) if blocks is REDUCTION else size
     for name, kernel, stride in separables(blocks):
         both = SeparableTwice.convs(channels, kernel, out, stride)
         convs |= {f"separable.{name}.{part}": conv for part, conv in both.items()}
@@ -188,7 +191,7 @@ class NASNetModule(Block, nn.Module):
     @staticmethod
     def kept(spec: LayerSpec, conv: str) -> int:
         """At the last addition: four of the six parts of the output, both inputs and a branch."""
-        return 7 * spec.out_channels // 6 * spec.out_size**2
+        return 7 * spec.out_channels // 6 * spec.out_size.pixels
 
     @staticmethod
     def convs(spec: LayerSpec) -> dict[str, Conv]:

@@ -20,8 +20,10 @@ from torch.nn import functional as F
 from supernet.active import active, box
 from supernet.convolution import conv2d
 from supernet.errors import UserError
+from supernet.families import resolutions
 from supernet.families.base import Priced, Shared, Total
 from supernet.modules import ACTIVATIONS, ConvBN, PoolHead, Stem, kept_for_sum
+from supernet.size import Size
 from supernet.space import Arch, Choice, Gene, Space
 from supernet.spec import Block, BuildOptions, Conv, LayerSpec, Price
 
@@ -126,14 +128,14 @@ class Stages:
     @cached_property
     def stem(self) -> LayerSpec:
         space = self.space
-        return LayerSpec(Stem, space.channels, space.stem_channels, space.resolution, space.stem_stride, act=space.act)
+        return LayerSpec(Stem, space.channels, space.stem_channels, space.input_size, space.stem_stride, act=space.act)
 
     @cached_property
-    def sizes(self) -> tuple[int, ...]:
-        """Height and width of each stage's input, and of the last one's output."""
+    def sizes(self) -> tuple[Size, ...]:
+        """Of each stage's input, and of the last one's output."""
         sizes = [self.stem.out_size]
         for gene in self.space.genes[::2]:
-            sizes.append(-(-sizes[-1] // gene.stride))
+            sizes.append(sizes[-1].strided(gene.stride))
         return tuple(sizes)
 
     def counts(self, gene: int) -> list[int]:
@@ -291,10 +293,11 @@ FAMILY = ResidualStages()
 
 
 def require(space: Space) -> None:
-    """Refuse a space whose genes are not depths and widths of stages."""
-    if space.genes[0].choices[0].op not in FAMILY.ops:
+    """Refuse a space whose genes are not depths and widths of stages only."""
+    if (op := space.genes[0].choices[0].op) not in FAMILY.ops:
+        found = "a gene for the resolution" if op == resolutions.OP else "a gene per layer"
         raise UserError(
-            f"space {space.name} has a gene per layer, not a depth and a width per stage: expected "
+            f"space {space.name} has {found}, not a depth and a width per stage: expected "
             f"{', '.join(FAMILY.presets)}, or a restriction of one"
         )
 

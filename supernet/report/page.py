@@ -98,7 +98,7 @@ def heading(run: Run) -> str:
         facts.append(f"{ms:.3g} ms {'measured' if 'measured_latency_ms' in row else 'predicted'}" if ms else "")
         done = f"{name}: {', '.join(fact for fact in facts if fact)}"
     where = f" on {run.lut.device.get('cpu', 'the device')}, {run.lut.runtime['name']}" if run.lut else ""
-    images = f"{run.config['data']}, {run.space.channels}×{run.space.resolution}²"
+    images = f"{run.config['data']}, {run.space.channels}×{run.space.input_size}"
     lead = f"{images}; {run.space.name}, {run.space.size:,} architectures{where}"
     return f"<h1>{html.escape(done)}</h1>\n<p>{html.escape(lead)}</p>"
 
@@ -111,7 +111,7 @@ def network(run: Run) -> str:
     drawn = [drawing.Block(spec.out_size, spec.out_channels, label(spec)) for spec in specs[1:-1]]
     columns = ["layer", "input", "output channels", "M multiply-adds", "k parameters"]
     rows = [
-        [label(s), f"{s.in_channels} × {s.size}²", str(s.out_channels), f"{s.flops / 1e6:.3g}", f"{s.params / 1e3:.3g}"]
+        [label(s), f"{s.in_channels} × {s.size}", str(s.out_channels), f"{s.flops / 1e6:.3g}", f"{s.params / 1e3:.3g}"]
         for s in specs
     ]
     if run.lut:

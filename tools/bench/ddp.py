@@ -128,7 +128,7 @@ def counted(model: Supernet) -> int:
 
     wrapped.register_comm_hook(None, count)
     space = model.space
-    x = torch.randn(2, space.channels, space.resolution, space.resolution)
+    x = torch.randn(2, space.channels, *space.input_size)
     wrapped(x, space.sample(np.random.default_rng(0))).sum().backward()
     return sent
 

@@ -96,7 +96,7 @@ def images(space: Space, shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
     """A batch and its labels; sets the threads."""
     *_, batch, threads = shape
     torch.set_num_threads(threads)
-    x = torch.randn(batch, space.channels, space.resolution, space.resolution)
+    x = torch.randn(batch, space.channels, *space.input_size)
     return x, torch.randint(space.classes, (batch,))
 
 
