@@ -85,7 +85,7 @@ def test_the_entry_joins_those_of_other_gpus(monkeypatch, tmp_path):
 def test_an_operator_is_compared_with_the_fastest_other_form():
     times = [{"ours": 1.0, "eager": 4.0, "inductor": 2.0}, {"ours": 1.0, "eager": 0.5}]
     rows = list(page.compared("", [(("op", "float32"), {"ms": ms}) for ms in times]))
-    [row] = [line.split(" | ") for line in rows if line.startswith("| op")]
+    [row] = [line.split(" | ") for line in rows if line.startswith("| op |")]
     eager, fastest = math.sqrt(4 * 0.5), math.sqrt(2 * 0.5)
     assert row[3:] == [f"eager {eager:.2f}, inductor 2.00", f"{fastest:.2f}", "0.50", "eager |"]
 
