@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 export MAX_JOBS ?= $(shell nproc)
 
-.PHONY: quickstart test test-chains test-long test-kernels test-ray test-asan lint types format bench litert package clean
+.PHONY: quickstart test test-chains test-long test-kernels test-headers test-ray test-asan gpu lint types format bench litert package clean
 
 quickstart: $(VENV)/built
 	$(BIN)/python tools/train_supernet.py --run $(RUN) --epochs 3
@@ -31,6 +31,15 @@ test-long: $(VENV)/built
 test-kernels: $(VENV)/built
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow" -k "not sm_80" $(KERNELS)
 	$(BIN)/python -m pytest -n auto tests/test_cuda_model.py
+	$(BIN)/python -m pytest -m slow tests/test_gpu.py
+
+# The sources with the headers of older releases of PyTorch.
+test-headers: $(VENV)/installed
+	$(BIN)/python -m pytest -n auto -m slow tests/test_headers.py
+
+# What decides on a machine with a GPU, in 9 minutes; nothing is installed or downloaded. DRY=1: on the CPU, tiny.
+gpu:
+	PYTHONPATH=.:tests:tools $(or $(wildcard $(BIN)/python),$(PYTHON)) -m gpu.run $(if $(DRY),--dry)
 
 # Workers of Ray, which is too large (257 MB) to be installed for every test.
 test-ray: $(VENV)/built

@@ -7,8 +7,7 @@
 #include <tuple>
 
 #include "cuda/batch_norm_act.h"
-#include "cuda/depthwise_kernels.cuh"
-#include "cuda/depthwise_weight_kernels.cuh"
+#include "cuda/depthwise_launches.cuh"
 #include "ops/depthwise.h"
 
 // The types that the kernels are compiled for, as scalar_t.

@@ -16,7 +16,7 @@
 #include "cuda/batch_norm_act.h"
 #include "cuda/depthwise.h"
 #include "cuda/dw_separable.h"
-#include "cuda/dw_separable_kernels.cuh"
+#include "cuda/dw_separable_launches.cuh"
 #include "ops/layout.h"
 
 namespace supernet {

@@ -16,7 +16,7 @@
 #include "cuda/batch_norm_act.h"
 #include "cuda/depthwise.h"
 #include "cuda/dw_separable.h"
-#include "cuda/inverted_bottleneck_kernels.cuh"
+#include "cuda/inverted_bottleneck_launches.cuh"
 #include "ops/inverted_bottleneck.h"
 #include "ops/layout.h"
 

@@ -48,8 +48,8 @@ class Args(planning.Planned, common.Devices, common.Training, common.NewRun):
     """Largest gradient norm; 0 turns clipping off."""
     augment: Annotated[bool | None, common.UNSET] = None
     """Random crops and flips; defaults to on from 30 epochs, since short trainings do better without."""
-    kernels: Annotated[Literal["fused", "eager"] | None, common.UNSET] = None
-    """The project's operators or plain PyTorch; defaults to fused on the CPU."""
+    kernels: Literal["auto", "fused", "eager"] = "auto"
+    """The project's operators or plain PyTorch; auto: fused on the CPU, and on GPUs on which it was measured faster."""
 
     grows: ClassVar[tuple[str, ...]] = ()  # settings that may be larger when the run goes on
 

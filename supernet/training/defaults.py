@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from supernet.errors import UserError
+
+MEASURED = Path(__file__).with_name("measured_kernels.json")
 
 
 def device(name: str | None = None, cuda: Any = torch.cuda) -> torch.device:
@@ -47,16 +51,27 @@ def device(name: str | None = None, cuda: Any = torch.cuda) -> torch.device:
 
 
 def kernels(
-    device: torch.device, wish: Literal["fused", "eager"] | None = None, sync_bn: bool = False
+    device: torch.device, wish: Literal["auto", "fused", "eager"] = "auto", sync_bn: bool = False
 ) -> Literal["fused", "eager"]:
-    """``wish``, else our operators on the CPU and plain PyTorch elsewhere, as their CUDA forms have not run on a GPU.
+    """``wish``; ``auto``: our operators on the CPU, on a GPU what was the faster in a training on one of its name.
+
+    Where nothing was measured that is plain PyTorch.
 
     Raises:
         UserError: our operators compute batch statistics within one process, so ``sync_bn`` needs plain PyTorch.
     """
     if sync_bn and wish == "fused":
         raise UserError("synchronised batch statistics need eager kernels, got fused: choose one of the two")
-    return wish or ("fused" if device.type == "cpu" and not sync_bn else "eager")
+    if wish != "auto":
+        return wish
+    if sync_bn or device.type not in ("cpu", "cuda"):
+        return "eager"
+    return "fused" if device.type == "cpu" else measured_kernels(torch.cuda.get_device_name(device))
+
+
+def measured_kernels(gpu: str, measured: Path = MEASURED) -> Literal["fused", "eager"]:
+    """What was the faster on GPUs of this name, as ``python -m gpu`` of the tests measures it; ``eager`` if unknown."""
+    return "fused" if json.loads(measured.read_text()).get(gpu, {}).get("kernels") == "fused" else "eager"
 
 
 def learning_rate(batch_size: int, wish: float | None = None) -> float:

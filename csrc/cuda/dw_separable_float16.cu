@@ -1,0 +1,8 @@
+// The kernels of dw_separable in float16.
+#include "cuda/dw_separable_launches.cuh"
+
+namespace supernet::cuda {
+
+SUPERNET_DW_SEPARABLE_LAUNCHES(, c10::Half)
+
+} // namespace supernet::cuda

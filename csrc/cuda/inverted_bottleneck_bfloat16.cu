@@ -1,0 +1,8 @@
+// The kernels of inverted_bottleneck in bfloat16.
+#include "cuda/inverted_bottleneck_launches.cuh"
+
+namespace supernet::cuda {
+
+SUPERNET_INVERTED_BOTTLENECK_LAUNCHES(, c10::BFloat16)
+
+} // namespace supernet::cuda

@@ -1,0 +1,30 @@
+"""Builds the operators for this machine's architecture alone. Dry: tells what is built."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from gpu.stage import Machine, Unavailable
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(machine: Machine, add: Callable[[dict], None]) -> None:
+    if not machine.dry:
+        if not torch.cuda.is_available():
+            raise Unavailable("PyTorch sees no CUDA device")
+        arch = ".".join(map(str, torch.cuda.get_device_capability()))
+        environment = {**os.environ, "SUPERNET_CUDA": "1", "TORCH_CUDA_ARCH_LIST": arch}
+        began = time.monotonic()
+        subprocess.run([sys.executable, "setup.py", "build_ext", "--inplace"], cwd=ROOT, env=environment, check=True)
+        add({"arch": arch, "seconds": time.monotonic() - began})
+    from supernet import ops  # what was built, and that it loads
+
+    add(ops.build_info())
