@@ -103,12 +103,20 @@ def test_machine_code(file, arch):
 
 @pytest.mark.parametrize("arch", ARCHES)
 def test_loads_are_in_flight_together(arch):
-    """Four in each kernel that loads vectors; ptxas has no registers for that in the fused one of float on sm_90."""
+    """Four in each kernel that loads vectors to registers."""
     kernels = json.loads(GOLDEN.read_text())["kernels"][arch]
     loading = {name: count["loads_fewest"] for of_file in kernels.values() for name, count in of_file.items()}
-    alone = {name for name, loads in loading.items() if 0 < loads < 4}
-    fused_float = {name for name in loading if name.startswith("inverted_bottleneck_kernel<float")}
-    assert alone <= (fused_float if arch == "sm_90" else set())
+    assert not {name for name, loads in loading.items() if 0 < loads < 4}
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("file", ["dw_separable", "inverted_bottleneck"])
+def test_fused_kernels_copy_and_take_tensor_cores(arch, file):
+    """They copy past the registers, and all but those of plain floats load fragments as matrices."""
+    for name, count in json.loads(GOLDEN.read_text())["kernels"][arch][file].items():
+        assert count["ldgsts"], name
+        assert not count["generic"], name
+        assert bool(count["ldsm"]) == (not name.endswith("float>")), name
 
 
 def main() -> None:

@@ -100,14 +100,61 @@ def test_intrinsics():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("layout", ["row", "column"])
-def test_a_warp_multiplies_tiles(dtype, layout):
+def test_a_warp_multiplies_tiles(dtype):
     a, b = torch.randn(2, 16, 16).to(dtype)
-    expected = 2 * a.double() @ (b.double() if layout == "row" else b.double().T)
-    call = partial(run, "faults", f"tile_{str(dtype).removeprefix('torch.')}_{layout}", a=a, b=b, c=Out((16, 16)))
+    expected = 2 * a.double() @ b.double().T
+    call = partial(run, "faults", f"tile_{str(dtype).removeprefix('torch.')}", a=a, b=b, c=Out((16, 16)))
     torch.testing.assert_close(call(forget_barrier=False)["c"].double(), expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(Failure, match="'c'"):
         call(forget_barrier=True)
+
+
+def test_a_warp_multiplies_floats_on_tensor_cores():
+    """Rounded to 11 significant bits, as numbers that have no more stay."""
+    rough = (torch.randn(2, 16, 16).half() / 8).float()
+    fine = rough * (1 + 0.9 * 2**-12)  # rounds to rough
+    for a, b in (rough, fine):
+        c = run("faults", "tile_tf32", a=a, b=b, c=Out((16, 16)), forget_barrier=False)["c"]
+        torch.testing.assert_close(c.double(), 2 * rough[0].double() @ rough[1].double().T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [0, 1, 8, 31])
+def test_matrices_are_loaded_as_the_manual_says(shift):
+    """Lane l gets word l % 4 of row l / 4 of each matrix, after a barrier whoever wrote it; one left out is seen."""
+    x = torch.randint(2**31 - 1, (2, 4, 8, 4), dtype=torch.int32)  # warp, matrix, row, word
+    call = partial(run, "faults", "matrices", x=x, y=Out((2, 32, 4), torch.int32), shift=shift)
+    assert torch.equal(call(forget_barrier=False)["y"], x.permute(0, 2, 3, 1).reshape(2, 32, 4))
+    with pytest.raises(Failure, match="'y'"):
+        call(forget_barrier=True)
+
+
+@pytest.mark.parametrize("n", [768, 701])
+def test_copies_arrive(n):
+    y = run("faults", "copies_none", x=torch.arange(float(n)), y=Out((3, 256)), blocks=3, n=n)["y"]
+    expected = torch.cat([torch.arange(float(n)), torch.zeros(768 - n)]).view(3, 256).flip(1)
+    assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("no_wait", "touches shared memory that a copy has yet to fill"),
+        ("no_barrier", "'y' .* were not written, or from memory that was not|of 'y' were not written"),
+        ("late_wait", "touches shared memory that a copy has yet to fill"),
+        ("overwritten", "'y' depends on the order of threads"),
+        ("misaligned", "a copy from global memory that is not aligned to 16 bytes"),
+    ],
+)
+def test_a_wrong_copy_is_caught(fault, message):
+    with pytest.raises(Failure, match=message):
+        run("faults", f"copies_{fault}", x=torch.randn(1024), y=Out((3, 256)), blocks=3, n=1024)
+
+
+def test_copies_under_way_are_counted():
+    """By hand: 64 threads copy 16 bytes each time before they wait, in all 3 KiB."""
+    found = count("faults", "copies_none", x=torch.zeros(768), y=Out((3, 256)), blocks=3, n=768)
+    assert found.launches[0].copied == 1024
+    assert found.buffers == {"x": 96, "y": 96}
 
 
 @pytest.mark.parametrize(
@@ -138,7 +185,7 @@ def test_sectors_are_counted():
     assert found.loads == found.stores == Traffic(requests=16, sectors=64, asked=2048, block_sectors=16)
     assert found.buffers == {"x": 16, "y": 16}
     (launch,) = found.launches
-    assert launch == Launch(launch.symbol, blocks=2, threads=64, dynamic_shared=0, idle=0)
+    assert launch == Launch(launch.symbol, blocks=2, threads=64, dynamic_shared=0, idle=0, copied=0)
     assert "traffic_kernel" in launch.symbol
     found = count("faults", "traffic", x=torch.zeros(64 * 16), y=y, stride=16, wide=False)
     # A sector for each float.
@@ -186,4 +233,4 @@ def test_a_sample_of_the_blocks_stands_for_all():
 def test_blocks_without_work_are_counted():
     found = count("faults", "launch_of", grid_x=3, grid_y=5, block=64, dynamic_bytes=100, barriers=1)
     (launch,) = found.launches
-    assert launch == Launch(launch.symbol, blocks=15, threads=64, dynamic_shared=100, idle=15)
+    assert launch == Launch(launch.symbol, blocks=15, threads=64, dynamic_shared=100, idle=15, copied=0)

@@ -13,7 +13,7 @@ SHAPES = ((1, 1, 1, 1, 1), (2, 9, 3, 5, 17), (1, 40, 9, 6, 24), (1, 8, 10, 19, 3
 
 
 class Case:
-    def __init__(self, dtype, shape, k, stride, acts=("relu6", "none")):
+    def __init__(self, dtype, shape, k, stride, acts=("relu6", "none"), tf32=False):
         torch.manual_seed(0)
         self.name, self.dtype = dtype, DTYPES[dtype]
         n, c, h, w, o = shape
@@ -36,6 +36,7 @@ class Case:
             "y": Out((n, out_h, out_w, o), self.dtype),
             "mid_act": ACTS.index(acts[0]),
             "out_act": ACTS.index(acts[1]),
+            "tf32": tf32,
             "outputs": o,
             **{"batch": n, "channels": c, "height": h, "width": w, "out_height": out_h, "out_width": out_w},
             **{"kernel": k, "stride": stride},
@@ -44,9 +45,12 @@ class Case:
     def run(self, run=run, **kw):
         return run("dw_separable", f"fused_{self.name}", **self.arguments, **kw)
 
-    def check(self, **kw):
+    def error(self, **kw):
         got = self.run(**kw)["y"].permute(0, 3, 1, 2).double()
-        error = (got - self.y).norm() / self.y.norm().clamp_min(1e-3)
+        return (got - self.y).norm() / self.y.norm().clamp_min(1e-3)
+
+    def check(self, **kw):
+        error = self.error(**kw)
         assert error <= TOLERANCE[self.name], f"relative error {error:.1e}"
 
 
@@ -61,6 +65,17 @@ def test_dw_separable(dtype, k, stride):
 @pytest.mark.parametrize("acts", [(a, b) for a in ACTS for b in ACTS])
 def test_activations(acts):
     Case("float32", (1, 5, 4, 3, 6), 3, 1, acts).check()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_floats_on_tensor_cores(shape):
+    """Products of numbers with 11 significant bits: off by less than 2^-10, and more than without."""
+    assert 1e-6 < Case("float32", shape, 5, 2, tf32=True).error() < 2**-10
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_devices_with_less_shared_memory(dtype):
+    Case(dtype, (1, 40, 20, 40, 24), 7, 2).check(block_shared=64 << 10)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

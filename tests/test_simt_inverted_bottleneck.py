@@ -19,7 +19,7 @@ SHAPES = (
 
 
 class Case:
-    def __init__(self, dtype, shape, k, stride, act="relu6", residual=False):
+    def __init__(self, dtype, shape, k, stride, act="relu6", residual=False, tf32=False):
         torch.manual_seed(0)
         self.name, self.dtype = dtype, DTYPES[dtype]
         n, i, h, w, c, o = shape
@@ -37,6 +37,7 @@ class Case:
             "x": x.permute(0, 2, 3, 1).contiguous(),
             "y": Out((n, out_h, out_w, o), self.dtype),
             "act": ACTS.index(act),
+            "tf32": tf32,
             "residual": residual,
             "inputs": i,
             "outputs": o,
@@ -47,9 +48,12 @@ class Case:
     def run(self, run=run, **kw):
         return run("inverted_bottleneck", f"fused_{self.name}", **self.arguments, **kw)
 
-    def check(self, **kw):
+    def error(self, **kw):
         got = self.run(**kw)["y"].permute(0, 3, 1, 2).double()
-        error = (got - self.y).norm() / self.y.norm().clamp_min(1e-3)
+        return (got - self.y).norm() / self.y.norm().clamp_min(1e-3)
+
+    def check(self, **kw):
+        error = self.error(**kw)
         assert error <= TOLERANCE[self.name], f"relative error {error:.1e}"
 
 
@@ -67,10 +71,17 @@ def test_activations_and_residual(dtype, act):
     Case(dtype, (2, 12, 4, 3, 20, 12), 3, 1, act, residual=True).check()
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_floats_on_tensor_cores(shape):
+    """Products of numbers with 11 significant bits: off by less than 2^-10, and more than without."""
+    assert 1e-6 < Case("float32", shape, 5, 2, tf32=True).error() < 2**-10
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_several_tiles_of_a_wide_image(dtype):
+@pytest.mark.parametrize("block_shared", [64 << 10, 113 << 10])
+def test_several_tiles_of_a_wide_image(dtype, block_shared):
     """Narrow tiles with a halo on all sides: shared memory does not hold a row of 160 channels."""
-    Case(dtype, (1, 160, 8, 40, 20, 16), 5, 1).check()
+    Case(dtype, (1, 160, 8, 40, 20, 16), 5, 1).check(block_shared=block_shared)
 
 
 def test_an_image_too_wide_for_shared_memory_is_left_to_aten():

@@ -34,6 +34,29 @@ __device__ __forceinline__ Acc activate(Activation act, Acc z) {
   }
 }
 
+// z becomes what is activated. One choice for all: with one for each, the compiler would write what follows five times.
+template <typename Acc, int kCount>
+__device__ __forceinline__ void activate_all(Activation act, Acc (&z)[kCount]) {
+  const auto all = [&](Activation chosen) {
+#pragma unroll
+    for (Acc& value : z) {
+      value = activate(chosen, value);
+    }
+  };
+  switch (act) {
+    case Activation::relu:
+      return all(Activation::relu);
+    case Activation::relu6:
+      return all(Activation::relu6);
+    case Activation::hard_swish:
+      return all(Activation::hard_swish);
+    case Activation::swish:
+      return all(Activation::swish);
+    default:
+      return;
+  }
+}
+
 // The gradient before the activation, from the one behind it and the activation's input z.
 template <typename Acc>
 __device__ __forceinline__ Acc activate_backward(Activation act, Acc grad, Acc z) {

@@ -8,7 +8,7 @@
 //    counts, bounds and guards there. (A kernel's pointer is not even mapped on the runner.) Every element of an output
 //    is written.
 //  - Shared memory is declared by SUPERNET_SHARED and SUPERNET_DYNAMIC_SHARED and used directly. No sizeof(name); at
-//    most 48 KiB static and 64 KiB in all.
+//    most 48 KiB static and block_shared() in all.
 //  - Launches go through launch(). Blocks are one-dimensional, of whole warps; at most 65535 blocks in y and z.
 //  - Intrinsics with _sync get kFullMask and are reached by the whole warp, barriers by the whole block: no return
 //    before one. No __activemask, no atomics on floats, no waiting for another block.
@@ -21,13 +21,13 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <type_traits>
 
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
-#include <mma.h>
 
-// On 32 bytes, for Vec and for WarpTile.
+// On 32 bytes: Vec and the tensor cores take 16.
 #define SUPERNET_SHARED(type, name, count) __shared__ __align__(32) type name[count]
 #define SUPERNET_DYNAMIC_SHARED(type, name)                              \
   extern __shared__ __align__(32) unsigned char supernet_shared_bytes[]; \
@@ -64,6 +64,22 @@ inline int multiprocessors() {
 #endif
 }
 
+// Bytes of shared memory for a block, for plans: two blocks find room on a multiprocessor where that leaves 64 KiB, which
+// a block has on every device.
+inline int block_shared() {
+  constexpr int everywhere = 64 * 1024;
+#ifdef __CUDACC__
+  int device = 0, of_two = 0, reserved = 0, most = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&of_two, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+  cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device);
+  cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  return std::max(everywhere, std::min(of_two / 2 - reserved, most));
+#else
+  return std::max(everywhere, simt::s.block_shared);
+#endif
+}
+
 template <typename T>
 struct Identity {
   using type = T; // keeps a parameter out of template deduction, so that arguments convert to it
@@ -95,10 +111,10 @@ void launch(
 
 // ---- global memory ----
 
-// 16 bytes: the widest access of one thread.
-template <typename T>
-struct alignas(16) Vec {
-  static constexpr int size = 16 / sizeof(T);
+// 16 bytes, the widest access of one thread, or fewer elements side by side.
+template <typename T, int kSize = 16 / sizeof(T)>
+struct alignas(kSize * sizeof(T)) Vec {
+  static constexpr int size = kSize;
   T v[size];
 };
 
@@ -146,19 +162,24 @@ __device__ __forceinline__ void store_vec(T* p, const Vec<T>& value) {
   store(reinterpret_cast<Vec<T>*>(p), value);
 }
 
-// Reads base[i ...], 16 bytes, or the elements left before n, or none; zero beyond. `aligned` says whether the base
-// allows accesses of 16 bytes.
-template <typename T>
-__device__ __forceinline__ Vec<T> load_vec(const T* base, int64_t i, int64_t n, bool aligned) {
-  if (aligned && i + Vec<T>::size <= n) {
-    return load_vec(base + i);
+// Reads base[i ...], so many elements, or those left before n, or none; zero beyond. `aligned` says whether the base
+// allows access to all of them at once.
+template <int kSize, typename T>
+__device__ __forceinline__ Vec<T, kSize> load_some(const T* base, int64_t i, int64_t n, bool aligned) {
+  if (aligned && i + kSize <= n) {
+    return cuda::load(reinterpret_cast<const Vec<T, kSize>*>(base + i));
   }
-  Vec<T> out;
+  Vec<T, kSize> out;
 #pragma unroll
-  for (int j = 0; j < Vec<T>::size; ++j) {
+  for (int j = 0; j < kSize; ++j) {
     out.v[j] = i + j < n ? cuda::load(base + i + j) : static_cast<T>(0.f);
   }
   return out;
+}
+
+template <typename T>
+__device__ __forceinline__ Vec<T> load_vec(const T* base, int64_t i, int64_t n, bool aligned) {
+  return load_some<Vec<T>::size>(base, i, n, aligned);
 }
 
 // The same where kWhole says for a whole loop that every access has 16 bytes: then nothing is asked inside of it, and
@@ -172,14 +193,14 @@ __device__ __forceinline__ Words load_words(const T* base, int64_t i, int64_t n)
   }
 }
 
-template <typename T>
-__device__ __forceinline__ void store_vec(T* base, int64_t i, int64_t n, bool aligned, const Vec<T>& value) {
-  if (aligned && i + Vec<T>::size <= n) {
-    store_vec(base + i, value);
+template <typename T, int kSize>
+__device__ __forceinline__ void store_vec(T* base, int64_t i, int64_t n, bool aligned, const Vec<T, kSize>& value) {
+  if (aligned && i + kSize <= n) {
+    store(reinterpret_cast<Vec<T, kSize>*>(base + i), value);
     return;
   }
 #pragma unroll
-  for (int j = 0; j < Vec<T>::size; ++j) {
+  for (int j = 0; j < kSize; ++j) {
     if (i + j < n) {
       store(base + i + j, value.v[j]);
     }
@@ -208,6 +229,10 @@ __device__ __forceinline__ void with_whole(bool whole, Body body) {
 // For host code: may this buffer be read 16 bytes at a time?
 inline bool is_aligned(const void* p) {
   return reinterpret_cast<uintptr_t>(p) % 16 == 0;
+}
+
+inline bool are_aligned(std::initializer_list<const void*> all) {
+  return std::all_of(all.begin(), all.end(), is_aligned);
 }
 
 // ---- reductions, in a fixed order ----
@@ -251,184 +276,77 @@ __device__ __forceinline__ T* counted(T* p) {
   return p;
 }
 
+#ifdef __CUDACC__
+// What moves a value in one piece: of a struct of 16-bit elements the compiler may take one after the other.
 template <typename T>
-__device__ __forceinline__ void store_shared(T* p, T value) {
-  *counted(p) = value;
+using Whole = std::conditional_t<sizeof(T) == 16, uint4, std::conditional_t<sizeof(T) == 8, uint2, T>>;
+#else
+template <typename T>
+using Whole = T;
+#endif
+
+template <typename T>
+__device__ __forceinline__ T load_shared(const T* p) {
+  return __builtin_bit_cast(T, *counted(reinterpret_cast<const Whole<T>*>(p)));
+}
+
+template <typename T>
+__device__ __forceinline__ void store_shared(T* p, const T& value) {
+  *counted(reinterpret_cast<Whole<T>*>(p)) = __builtin_bit_cast(Whole<T>, value);
 }
 
 // p is a multiple of 16 bytes.
 template <typename T>
-__device__ __forceinline__ Vec<T>& shared_vec(T* p) {
-  return *counted(reinterpret_cast<Vec<T>*>(p));
+__device__ __forceinline__ void store_shared(T* p, const Vec<T>& value) {
+  store_shared(reinterpret_cast<Vec<T>*>(p), value);
 }
 
 constexpr int kQuad = 4;
 
-// Four neighbouring elements in shared memory as floats.
+// Four neighbouring elements as floats.
 struct Quad {
   float v[kQuad];
 };
 
+// A pair of elements of 16 bits takes one instruction.
 template <typename T>
-__device__ __forceinline__ Quad load_quad(const T* shared) {
-  struct alignas(kQuad * sizeof(T)) Raw {
-    T v[kQuad];
-  };
-  const Raw raw = *counted(reinterpret_cast<const Raw*>(shared));
-  Quad out;
+__device__ __forceinline__ Vec<T, kQuad> packed(const float (&value)[kQuad]) {
+  Vec<T, kQuad> out;
 #pragma unroll
-  for (int c = 0; c < kQuad; ++c) {
-    out.v[c] = static_cast<float>(raw.v[c]);
+  for (int c = 0; c < kQuad; c += 2) {
+#ifdef __CUDACC__
+    if constexpr (std::is_same_v<T, c10::Half>) {
+      reinterpret_cast<__half2&>(out.v[c]) = __floats2half2_rn(value[c], value[c + 1]);
+      continue;
+    } else if constexpr (std::is_same_v<T, c10::BFloat16>) {
+      reinterpret_cast<__nv_bfloat162&>(out.v[c]) = __floats2bfloat162_rn(value[c], value[c + 1]);
+      continue;
+    }
+#endif
+    out.v[c] = static_cast<T>(value[c]);
+    out.v[c + 1] = static_cast<T>(value[c + 1]);
   }
   return out;
 }
 
 template <typename T>
-__device__ __forceinline__ void store_quad(T* shared, const float (&value)[kQuad]) {
-  struct alignas(kQuad * sizeof(T)) Raw {
-    T v[kQuad];
-  };
-  Raw raw;
+__device__ __forceinline__ Quad unpacked(const Vec<T, kQuad>& quad) {
+  Quad out;
 #pragma unroll
   for (int c = 0; c < kQuad; ++c) {
-    raw.v[c] = static_cast<T>(value[c]);
+    out.v[c] = static_cast<float>(quad.v[c]);
   }
-  *counted(reinterpret_cast<Raw*>(shared)) = raw;
+  return out;
 }
 
-// ---- tensor cores ----
-
-enum class Major { row, column };
-
-// Products of 16×16×16 tiles by one warp: C (float, in registers) += A · B. A is row-major, B as kB says: with
-// Major::row element (k, n) is at b[k * stride + n], with Major::column at b[n * stride + k].
-//
-//   using Tile = WarpTile<T, Major::column>;
-//   typename Tile::A a; typename Tile::B b; typename Tile::C c;
-//   Tile::fill_zero(c);
-//   for (k …) { Tile::load_a(a, shared_a + …, stride); Tile::load_b(b, shared_b + …, stride); Tile::mma(c, a, b); }
-//   Tile::store_accumulators(shared_c, stride, c);   // row-major floats, complete after a __syncwarp()
-//
-// The whole warp calls each function. Pointers are to shared memory, on 32 bytes; strides are in elements, a multiple
-// of 16 bytes. What load_a and load_b name stays unchanged up to the last mma with it (a barrier lies between). half
-// runs on tensor cores, bf16 from compute capability 8.0 on; other types and devices multiply-add in float.
 template <typename T>
-struct TensorCoreType {
-  using type = void; // none
-};
+__device__ __forceinline__ Quad load_quad(const T* shared) {
+  return unpacked(load_shared(reinterpret_cast<const Vec<T, kQuad>*>(shared)));
+}
 
-#if defined(__CUDACC__)
-template <>
-struct TensorCoreType<c10::Half> {
-  using type = __half;
-};
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-template <>
-struct TensorCoreType<c10::BFloat16> {
-  using type = __nv_bfloat16;
-};
-#endif
-#endif
-
-template <typename T, Major kB, typename Core = typename TensorCoreType<T>::type>
-struct WarpTile {
-#ifdef __CUDACC__
-  using BLayout = std::conditional_t<kB == Major::row, nvcuda::wmma::row_major, nvcuda::wmma::col_major>;
-  using A = nvcuda::wmma::fragment<nvcuda::wmma::matrix_a, 16, 16, 16, Core, nvcuda::wmma::row_major>;
-  using B = nvcuda::wmma::fragment<nvcuda::wmma::matrix_b, 16, 16, 16, Core, BLayout>;
-  using C = nvcuda::wmma::fragment<nvcuda::wmma::accumulator, 16, 16, 16, float>;
-
-  __device__ static void fill_zero(C& c) {
-    nvcuda::wmma::fill_fragment(c, 0.f);
-  }
-  __device__ static void load_a(A& a, const T* shared, int stride) {
-    nvcuda::wmma::load_matrix_sync(a, reinterpret_cast<const Core*>(shared), stride);
-  }
-  __device__ static void load_b(B& b, const T* shared, int stride) {
-    nvcuda::wmma::load_matrix_sync(b, reinterpret_cast<const Core*>(shared), stride);
-  }
-  __device__ static void mma(C& c, const A& a, const B& b) {
-    nvcuda::wmma::mma_sync(c, a, b, c);
-  }
-  __device__ static void store_accumulators(float* shared, int stride, const C& c) {
-    nvcuda::wmma::store_matrix_sync(shared, c, stride, nvcuda::wmma::mem_row_major);
-  }
-#endif
-};
-
-// Without tensor cores a lane owns two rows by four columns of C, and A and B stay in shared memory. (Lanes that read
-// at once are a row apart: where rows lie an odd multiple of 16 bytes from each other, in other banks.)
-template <typename T, Major kB>
-struct WarpTile<T, kB, void> {
-  struct A {
-    const T* row; // the first of this lane's: row and row + 8
-    int stride;
-  };
-  struct B {
-    const T* column; // the first of this lane's: column, column + 4, …
-    int stride;
-  };
-  struct C {
-    float v[2][4];
-  };
-
-  __device__ static void fill_zero(C& c) {
-    c = {};
-  }
-  __device__ static void load_a(A& a, const T* shared, int stride) {
-    check(shared, stride);
-    a = {shared + threadIdx.x % 8 * stride, stride};
-  }
-  __device__ static void load_b(B& b, const T* shared, int stride) {
-    check(shared, stride);
-    b = {shared + threadIdx.x % 32 / 8 * (kB == Major::row ? 1 : stride), stride};
-  }
-  __device__ static void mma(C& c, const A& a, const B& b) {
-#pragma unroll 1
-    for (int k = 0; k < 16; k += kQuad) {
-      const Quad rows[2] = {load_quad(a.row + k), load_quad(a.row + 8 * a.stride + k)};
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        Quad column;
-        if constexpr (kB == Major::column) {
-          column = load_quad(b.column + 4 * j * b.stride + k);
-        } else {
-          for (int i = 0; i < kQuad; ++i) {
-            column.v[i] = static_cast<float>(b.column[(k + i) * b.stride + 4 * j]);
-          }
-        }
-#pragma unroll
-        for (int i = 0; i < kQuad; ++i) {
-          c.v[0][j] += rows[0].v[i] * column.v[i];
-          c.v[1][j] += rows[1].v[i] * column.v[i];
-        }
-      }
-    }
-#ifndef __CUDACC__
-    __syncwarp(); // the warp has to come here as one; after the reads, or it would hide that the caller forgot its own
-#endif
-  }
-  __device__ static void store_accumulators(float* shared, int stride, const C& c) {
-    check(shared, stride);
-    float* const first = shared + threadIdx.x % 8 * stride + threadIdx.x % 32 / 8;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      first[4 * j] = c.v[0][j];
-      first[8 * stride + 4 * j] = c.v[1][j];
-    }
-  }
-
- private:
-  // What the tensor cores' instructions ask for, so that the runner sees a breach of it.
-  template <typename E>
-  __device__ static void check(const E* shared, int stride) {
-#ifndef __CUDACC__
-    simt::require(reinterpret_cast<uintptr_t>(shared) % 32 == 0, "a tile's address is not a multiple of 32 bytes");
-    simt::require(stride * sizeof(E) % 16 == 0, "a tile's stride is not a multiple of 16 bytes");
-#else
-    (void)shared, (void)stride;
-#endif
-  }
-};
+template <typename T>
+__device__ __forceinline__ void store_quad(T* shared, const float (&value)[kQuad]) {
+  store_shared(reinterpret_cast<Vec<T, kQuad>*>(shared), packed<T>(value));
+}
 
 } // namespace supernet::cuda

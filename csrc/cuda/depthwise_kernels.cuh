@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads, kDepthwiseResident<Window, 
           [&](int v) {
             return [&, v](const Fetched& x) {
               const int r = x.at >> 16, column = x.at & 0xffff;
-              Vec<T> value = shared_vec(stage + (r * p.columns + column) * kPixel<T> + v);
+              Vec<T> value = *counted(reinterpret_cast<const Vec<T>*>(stage + (r * p.columns + column) * kPixel<T> + v));
               if constexpr (norm_gradient) {
                 value = gradient_sums.add(norms, norm.act, value, x.words.template as<T>(), v);
               }

@@ -95,7 +95,7 @@ __device__ void load_rows(
         },
         [&](int v) {
           return [to = ring + v, through = read.template for_channels<T>(v)](const Fetched& fetched) {
-            shared_vec(to + (fetched.at < 0 ? ~fetched.at : fetched.at)) =
+            *counted(reinterpret_cast<Vec<T>*>(to + (fetched.at < 0 ? ~fetched.at : fetched.at))) =
                 fetched.at < 0 ? Vec<T>{} : through(fetched.words.template as<T>());
           };
         });
@@ -132,8 +132,9 @@ __device__ void load_taps(const T* weight, int channels, int channel, float* tap
 }
 
 // sums[j] += what one source row gives to output j of a strip. `row` points to the strip's first source element, kNext
-// elements from pixel to pixel, `taps` to the row's first tap, [K][kTapRow], both at this thread's channels.
-template <typename Window, int kNext, int kChannels, int kOutputs, typename T>
+// elements from pixel to pixel and kGap more after every eighth, `taps` to the row's first tap, [K][kTapRow], both at
+// this thread's channels.
+template <typename Window, int kNext, int kChannels, int kGap = 0, int kOutputs, typename T>
 __device__ __forceinline__ void add_row(float (&sums)[kOutputs][kQuad], const T* row, const float* taps) {
   Quad weight[Window::kernel];
 #pragma unroll
@@ -142,7 +143,7 @@ __device__ __forceinline__ void add_row(float (&sums)[kOutputs][kQuad], const T*
   }
 #pragma unroll
   for (int i = 0; i < Window::span(kOutputs); ++i) {
-    const Quad x = load_quad(row + i * kNext);
+    const Quad x = load_quad(row + i * kNext + i / 8 * kGap);
 #pragma unroll
     for (int j = 0; j < kOutputs; ++j) {
       const int k = Window::tap(i, j);

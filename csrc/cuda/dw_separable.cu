@@ -58,7 +58,7 @@ Tensor dw_separable_cuda(
     cuda::dw_separable<scalar_t>(
         size, static_cast<int>(s.out_channels), in.const_data_ptr<scalar_t>(), dw.const_data_ptr<scalar_t>(),
         scales[0].const_data_ptr<float>(), scales[1].const_data_ptr<float>(), pw.const_data_ptr<scalar_t>(),
-        scales[2].const_data_ptr<float>(), scales[3].const_data_ptr<float>(), mid, out, y.data_ptr<scalar_t>(),
+        scales[2].const_data_ptr<float>(), scales[3].const_data_ptr<float>(), mid, out, allows_tf32(), y.data_ptr<scalar_t>(),
         c10::cuda::getCurrentCUDAStream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });

@@ -2,6 +2,8 @@
 // backward.
 #pragma once
 
+#include <ATen/Context.h>
+
 #include <limits>
 
 #include "cuda/batch_norm_act.h"
@@ -33,6 +35,11 @@ inline void check_fused_launch(const char* op, const DwSeparableShape& s) {
 // Scales and shifts as the inference kernels read them.
 inline at::Tensor contiguous_floats(const at::Tensor& t) {
   return t.to(at::kFloat).contiguous();
+}
+
+// Whether PyTorch lets products of floats go through TF32, as its own product of matrices asks; it is off by default.
+inline bool allows_tf32() {
+  return at::globalContext().allowTF32CuBLAS() && !at::NoTF32Guard::should_disable_tf32();
 }
 
 } // namespace supernet

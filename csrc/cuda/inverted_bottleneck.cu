@@ -75,7 +75,7 @@ Tensor inverted_bottleneck_cuda(
           *plan,
           {from, weight(0), values(0), values(1), weight(1), values(2), values(3), weight(2), values(4), values(5),
            residual ? from : nullptr, y.data_ptr<scalar_t>()},
-          call.act, c10::cuda::getCurrentCUDAStream());
+          call.act, allows_tf32(), c10::cuda::getCurrentCUDAStream());
       C10_CUDA_KERNEL_LAUNCH_CHECK();
     });
   }

@@ -3,26 +3,25 @@
 // A block computes a rectangle of output pixels in one launch. It takes the channels of the depthwise part in chunks
 // of 64 bytes: their input with its halo lies in shared memory (`tile`); depthwise convolution, scale, shift and
 // activation go to shared memory again (`middle`); and this times the chunk's part of the pointwise weight is added up
-// in registers, on tensor cores for half and bfloat16. The last step scales, shifts, activates and stores.
+// in registers, on tensor cores for half and bfloat16. The last step scales, shifts, activates and stores. What a chunk
+// needs from global memory is copied to shared memory while the depthwise part of the chunk before is computed.
 //
-// The rectangle is as large as the registers for its sums and 64 KiB of shared memory allow: few outputs make it tall.
-// What lies outside of the image is not read, so one of the image's width has its halo above and below only.
+// The rectangle is as large as the registers for its sums and block_shared() allow: few outputs make it tall. What lies
+// outside of the image is not read, so one of the image's width has its halo above and below only.
 #pragma once
 
 #include <optional>
 
 #include "cuda/activation_kernels.cuh"
 #include "cuda/common.cuh"
+#include "cuda/copies.cuh"
 #include "cuda/depthwise_rows.cuh"
+#include "cuda/mma.cuh"
 
 namespace supernet::cuda {
 
 constexpr int kFusedThreads = 256;
 constexpr int kFusedWarps = kFusedThreads / 32;
-constexpr int kFusedScratchRow = 20; // floats from pixel to pixel in a warp's scratch
-constexpr int kFusedScratch = 16 * kFusedScratchRow;
-constexpr int kFusedLoads = 4; // of 16 bytes that a thread has in flight
-constexpr int kFusedShared = 64 * 1024; // what a block has on any device
 
 // Multiplications that take as long as an element from memory, for the plan: roughly, from the data sheets of the A100
 // and the H100.
@@ -45,16 +44,23 @@ struct FusedPlan {
   int outputs, block_outputs; // of all and of a block
   int tile_height, tile_width; // of a block's pixels; the width in whole strips
   int down, across, chunks; // blocks of an image along rows, columns and outputs
-  int warps_along; // warps side by side along the pixels; further ones take further outputs
-  int weight_at, taps_at, x_at, tile_at, shared_bytes; // places in shared memory; `middle` is at 0
-  Activation mid_act, out_act;
-  bool x_aligned, expand_aligned, pw_aligned, y_aligned; // what may be accessed 16 bytes at a time
+  int along_bits; // 2 to this power are the warps side by side along the pixels; further ones take further outputs
+  int taps_at, vectors_at, raw_at, weight_at, expand_at, x_at, tile_at, shared_bytes; // in shared memory
+  Activation mid_act;
+  bool aligned; // all that is read, to 16 bytes
+  bool y_aligned; // and what is written, to four elements
 
   __host__ __device__ int pixel_tiles() const {
     return (tile_height * tile_width + 15) / 16;
   }
   __host__ __device__ int output_tiles() const {
     return (block_outputs + 15) / 16;
+  }
+  __host__ __device__ int warps_along() const {
+    return 1 << along_bits;
+  }
+  __host__ __device__ int warps_across() const {
+    return kFusedWarps >> along_bits;
   }
   int64_t blocks() const {
     return size.batch * down * across * chunks;
@@ -69,154 +75,199 @@ __host__ __device__ constexpr int expand_row(int inputs) {
 
 // ---- a block's parts ----
 
-// Calls use(i, load(i)) for the block's vectors i < count. kFusedLoads of a thread are under way at once.
-template <typename Load, typename Use>
-__device__ __forceinline__ void copy_vectors(int count, Load load, Use use) {
-#pragma unroll 1 // the registers belong to the sums
-  for (int first = threadIdx.x; first < count; first += kFusedLoads * kFusedThreads) {
-    Words words[kFusedLoads];
-#pragma unroll
-    for (int b = 0; b < kFusedLoads; ++b) {
-      const int i = first + b * kFusedThreads;
-      words[b] = i < count ? load(i) : Words{};
-    }
-#pragma unroll
-    for (int b = 0; b < kFusedLoads; ++b) {
-      const int i = first + b * kFusedThreads;
-      if (i < count) {
-        use(i, words[b]);
-      }
-    }
-  }
+// The value, of which the compiler computes nothing ahead, once for all chunks: registers are scarcer than additions.
+__device__ __forceinline__ int not_ahead(int value) {
+#ifdef __CUDACC__
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
 }
 
 // The block's sums, [pixels][outputs]. A warp has the tiles of the pixels `along` apart, for every (8 / along)-th tile
 // of the outputs.
-template <typename T>
+template <typename T, typename P>
 struct FusedSums {
-  using Tile = WarpTile<T, Major::column>;
-  typename Tile::C sums[kFusedSums<T>];
+  using Tile = WarpTile<T, P>;
+  typename Tile::C sums[kFusedSums<T>] = {};
 
   // visit(sum, tile of pixels, tile of outputs, whether the latter is another than before), for all of the warp's.
   template <typename Visit>
   __device__ __forceinline__ void for_tiles(const FusedPlan& p, Visit visit) {
-    const int first = threadIdx.x / 32 % p.warps_along, pixel_tiles = p.pixel_tiles(), output_tiles = p.output_tiles();
-    int pixel = first, output = threadIdx.x / 32 / p.warps_along;
+    const int warp = not_ahead(threadIdx.x / 32), first = warp & (p.warps_along() - 1);
+    const int pixel_tiles = p.pixel_tiles(), output_tiles = p.output_tiles();
+    int pixel = first, output = warp >> p.along_bits;
 #pragma unroll
     for (int j = 0; j < kFusedSums<T>; ++j) {
       if (pixel < pixel_tiles && output < output_tiles) { // the same for the whole warp
         visit(sums[j], pixel, output, pixel == first);
       }
-      pixel += p.warps_along;
+      pixel += p.warps_along();
       if (pixel >= pixel_tiles) {
         pixel = first;
-        output += kFusedWarps / p.warps_along;
+        output += p.warps_across();
       }
     }
   }
 
-  __device__ FusedSums() {
-#pragma unroll
-    for (auto& sum : sums) {
-      Tile::fill_zero(sum);
-    }
-  }
-
-  // += middle [pixels][chunk] · weight [outputs][chunk] transposed
+  // += middle [pixels][chunk] · weight [outputs, by their places][chunk] transposed
   __device__ __forceinline__ void add(const FusedPlan& p, const T* middle, const T* weight) {
-    constexpr int row = kFusedRow<T>;
+    constexpr int row = kFusedRow<T>, steps = kFusedChannels<T> / 16;
+    typename Tile::B b[steps] = {};
+    for_tiles(p, [&](auto& sum, int pixel, int output, bool other) {
+      if (other) {
 #pragma unroll
-    for (int k = 0; k < kFusedChannels<T>; k += 16) {
-      typename Tile::B b = {};
-      for_tiles(p, [&](auto& sum, int pixel, int output, bool other) {
-        if (other) {
-          Tile::load_b(b, weight + output * 16 * row + k, row);
+        for (int k = 0; k < steps; ++k) {
+          Tile::load_b(b[k], weight + output * 16 * row + k * 16, row);
         }
+      }
+#pragma unroll
+      for (int k = 0; k < steps; ++k) {
         typename Tile::A a;
-        Tile::load_a(a, middle + pixel * 16 * row + k, row);
-        Tile::mma(sum, a, b);
-      });
-    }
+        Tile::load_a(a, middle + pixel * 16 * row + k * 16, row);
+        Tile::mma(sum, a, b[k]);
+      }
+    });
   }
 };
 
-// Writes a warp's tile to its scratch, and gives visit(row, first column, the row's 8 values from there).
-template <typename Tile, typename Visit>
-__device__ __forceinline__ void for_rows(const typename Tile::C& sums, float* scratch, Visit visit) {
-  Tile::store_accumulators(scratch, kFusedScratchRow, sums);
-  __syncwarp();
-  const int row = threadIdx.x % 32 / 2, column = threadIdx.x % 2 * 8;
-  visit(row, column, scratch + row * kFusedScratchRow + column);
-  __syncwarp(); // the scratch may be written again
-}
-
-// What a block works on, and where.
+// The tile in shared memory: rows of pixels of kFusedRow elements. At stride 2 the strips of neighbouring threads begin
+// eight pixels apart, a multiple of all banks: half of these more lie between every eight.
 template <typename T, int K, int kStride>
+struct FusedTile {
+  using Window = ForwardWindow<K, kStride>;
+  static constexpr int strip = K == 7 && kStride == 2 ? 2 : kStrip; // outputs of a thread, as the registers allow
+  static constexpr int gap = Window::advance(strip) == 8 ? 64 / sizeof(T) : 0;
+
+  __host__ __device__ static constexpr int at(int column) {
+    return column * kFusedRow<T> + column / 8 * gap;
+  }
+  __host__ __device__ static int columns(const FusedPlan& p) {
+    return Window::span(min(p.tile_width, p.size.out_width));
+  }
+  // Elements of all. Where the image ends before a strip does, the strip reads on, but for the last row into the next;
+  // nothing is stored of that.
+  __host__ __device__ static int elements(const FusedPlan& p) {
+    return (Window::span(p.tile_height) - 1) * at(columns(p)) + at(Window::span(p.tile_width));
+  }
+};
+
+// What a block works on, and where. P is what is multiplied.
+template <typename T, int K, int kStride, typename P>
 struct FusedBlock {
   using Window = ForwardWindow<K, kStride>;
+  using Tile = FusedTile<T, K, kStride>;
   static constexpr int chunk = kFusedChannels<T>, row = kFusedRow<T>, size = Vec<T>::size;
 
   const FusedPlan& p;
   T* middle; // [pixels][row]
-  T* weight; // [outputs][row]
   float* taps; // [K * K][kTapRow], scaled, and below them the shifts
-  T* tile; // [height][width][row], with the halo
-  float* scratch; // this warp's, in the place of middle
+  float* vectors; // [chunk] each: scales and shifts of the depthwise part, then of what is before it
+  T* raw; // [chunk][K * K], the taps as they come
+  T* weights; // [outputs, by their places][row], twice
+  T* tiles; // [height][Tile::at(width)], with the halo; twice where copied
   int first_output, left, top; // outputs and pixels
-  int height, width; // of tile
+  int height, width; // of a tile
   int64_t image;
 
   __device__ FusedBlock(const FusedPlan& p, unsigned char* shared)
       : p(p),
         middle(reinterpret_cast<T*>(shared)),
-        weight(reinterpret_cast<T*>(shared + p.weight_at)),
         taps(reinterpret_cast<float*>(shared + p.taps_at)),
-        tile(reinterpret_cast<T*>(shared + p.tile_at)),
-        scratch(reinterpret_cast<float*>(shared) + threadIdx.x / 32 * kFusedScratch),
+        vectors(reinterpret_cast<float*>(shared + p.vectors_at)),
+        raw(reinterpret_cast<T*>(shared + p.raw_at)),
+        weights(reinterpret_cast<T*>(shared + p.weight_at)),
+        tiles(reinterpret_cast<T*>(shared + p.tile_at)),
         first_output(static_cast<int>(blockIdx.x % p.chunks) * p.block_outputs),
         height(Window::span(p.tile_height)),
-        width(Window::span(p.tile_width)) {
+        width(Tile::columns(p)) {
     const int64_t spot = blockIdx.x / p.chunks;
     left = static_cast<int>(spot % p.across) * p.tile_width;
     top = static_cast<int>(spot / p.across % p.down) * p.tile_height;
     image = spot / p.across / p.down;
   }
 
-  __device__ void load_taps(const T* dw_weight, const float* scale, const float* shift, int channel) const {
+  __device__ T* weight(int channel) const {
+    return weights + channel / chunk % 2 * p.output_tiles() * 16 * row;
+  }
+  __device__ T* tile(int channel) const {
+    return tiles + channel / chunk % 2 * Tile::elements(p);
+  }
+  __device__ int in_tile(int r, int c) const {
+    return r * Tile::at(width) + Tile::at(c);
+  }
+
+  // The chunk's scales, shifts, taps and part of the pointwise weight; 0 beyond the last output and channel.
+  template <bool kWhole>
+  __device__ void fetch_weights(
+      const T* dw_weight, const float* scale, const float* shift, const T* pw_weight, int channel) const {
+    const int channels = p.size.channels;
+    fetch_floats<kWhole>(vectors, scale, shift, channel);
+    const T* const from = dw_weight + int64_t(channel) * K * K;
+#pragma unroll 1 // here as below: the registers belong to the sums
+    for (int i = not_ahead(threadIdx.x) * size; i < chunk * K * K; i += kFusedThreads * size) {
+      fetch_vec<kWhole>(raw + i, from, i, (channels - channel) * K * K);
+    }
+    constexpr int in_row = chunk / size;
+#pragma unroll 1
+    for (int i = not_ahead(threadIdx.x); i < p.output_tiles() * 16 * in_row; i += kFusedThreads) {
+      const int o = i / in_row, v = i % in_row * size;
+      const bool inside = o < p.block_outputs && first_output + o < p.outputs;
+      const T* const of_output = pw_weight + int64_t(first_output + o) * channels;
+      fetch_vec<kWhole>(weight(channel) + WarpTileLayout::place(o) * row + v, of_output, channel + v, inside ? channels : 0);
+    }
+  }
+
+  // [2][chunk]
+  template <bool kWhole>
+  __device__ void fetch_floats(float* to, const float* first, const float* second, int channel) const {
+    const int i = not_ahead(threadIdx.x) * kQuad;
+    if (i < 2 * chunk) {
+      fetch_vec<kWhole>(to + i, i < chunk ? first : second, channel + i % chunk, p.size.channels);
+    }
+  }
+
+  // The taps as depthwise() takes them.
+  __device__ void turn_taps() const {
     fill_taps<kFusedThreads, chunk, K * K + 1>(taps, [&](int c, int tap) {
-      if (channel + c >= p.size.channels) {
-        return 0.f;
-      }
-      return tap == K * K ? cuda::load(shift + channel + c)
-                          : cuda::load(scale + channel + c) *
-              static_cast<float>(cuda::load(dw_weight + int64_t(channel + c) * K * K + tap));
+      return tap == K * K ? load_shared(vectors + chunk + c)
+                          : load_shared(vectors + c) * static_cast<float>(load_shared(raw + c * K * K + tap));
     });
   }
 
-  // The chunk's part of the pointwise weight; 0 beyond the last output and channel.
-  __device__ void load_projection(const T* pw_weight, int channel) const {
-    constexpr int vectors = chunk / size;
-    with_whole(p.pw_aligned, [&](auto whole) {
-      copy_vectors(
-          p.output_tiles() * 16 * vectors,
-          [&](int i) {
-            const int o = i / vectors, at = channel + i % vectors * size;
-            const bool inside = o < p.block_outputs && first_output + o < p.outputs && at < p.size.channels;
-            const T* const from = pw_weight + int64_t(first_output + o) * p.size.channels;
-            return inside ? load_words<decltype(whole)::value>(from, at, p.size.channels) : Words{};
-          },
-          [&](int i, const Words& words) {
-            shared_vec(weight + i / vectors * row + i % vectors * size) = words.template as<T>();
-          });
-    });
+  // For every chunk: fetch(channel, whether by copies) what it needs, make(channel) of that what stays, with a barrier
+  // behind it the depthwise part of tile(channel), and, behind another, the products of this.
+  template <typename Fetch, typename Make, typename TileOf>
+  __device__ __forceinline__ void for_chunks(FusedSums<T, P>& sums, Fetch fetch, Make make, TileOf tile) const {
+#pragma unroll 1
+    for (int channel = -chunk;; channel += chunk) { // that of the depthwise part: behind the fetched, before the products
+      if (channel > 0) {
+        sums.add(p, middle, weight(channel - chunk));
+      }
+      if (channel >= p.size.channels) {
+        return;
+      }
+      if (channel >= 0) {
+        turn_taps();
+        make(channel);
+      }
+      __syncthreads(); // what was made is there; what it was made of, and middle, are free
+      if (channel + chunk < p.size.channels) {
+        with_whole(p.aligned, [&](auto whole) { fetch(channel + chunk, whole); });
+      }
+      if (channel >= 0) {
+        depthwise(tile(channel));
+      }
+      wait_for_copies();
+      __syncthreads(); // middle and the next chunk's are there; what was made is free
+    }
   }
 
   // middle = act(taps * tile + shift); a thread computes strips of pixels for 4 channels.
-  __device__ __forceinline__ void depthwise() const {
-    constexpr int quads = chunk / kQuad, strip = K == 7 && kStride == 2 ? 2 : kStrip; // as the registers allow
-    const int quad = threadIdx.x % quads * kQuad, strips = p.tile_width / strip;
+  __device__ __forceinline__ void depthwise(const T* tile) const {
+    constexpr int quads = chunk / kQuad, strip = Tile::strip;
+    const int thread = threadIdx.x, quad = thread % quads * kQuad, strips = p.tile_width / strip;
 #pragma unroll 1
-    for (int s = threadIdx.x / quads; s < p.tile_height * strips; s += kFusedThreads / quads) {
+    for (int s = thread / quads; s < p.tile_height * strips; s += kFusedThreads / quads) {
       const int r = s / strips, c = s % strips * strip;
       float values[strip][kQuad];
       const Quad shift = load_quad(taps + K * K * kTapRow<chunk> + quad);
@@ -227,17 +278,15 @@ struct FusedBlock {
           values[j][i] = shift.v[i];
         }
       }
-      const T* const source = tile + (Window::advance(r) * width + Window::advance(c)) * row + quad;
+      const T* const source = tile + in_tile(Window::advance(r), Window::advance(c)) + quad;
 #pragma unroll 1
       for (int k = 0; k < K; ++k) {
-        add_row<Window, row, chunk>(values, source + k * width * row, taps + k * K * kTapRow<chunk> + quad);
+        add_row<Window, row, chunk, Tile::gap>(
+            values, source + k * Tile::at(width), taps + k * K * kTapRow<chunk> + quad);
       }
 #pragma unroll
       for (int j = 0; j < strip; ++j) {
-#pragma unroll
-        for (int i = 0; i < kQuad; ++i) {
-          values[j][i] = activate(p.mid_act, values[j][i]);
-        }
+        activate_all(p.mid_act, values[j]);
         store_quad(middle + (r * p.tile_width + c + j) * row + quad, values[j]);
       }
     }
@@ -245,37 +294,35 @@ struct FusedBlock {
 
   // y = act(scale · sums + shift), plus `residual` [as y] where that is not null.
   __device__ __forceinline__ void store_outputs(
-      FusedSums<T>& sums, const float* scale, const float* shift, const T* residual, T* y) const {
+      FusedSums<T, P>& sums, const float* scale, const float* shift, Activation act, const T* residual, T* y) const {
     const DepthwiseSize& s = p.size;
-    using Tile = typename FusedSums<T>::Tile;
+    const int end = min(p.outputs, first_output + p.block_outputs);
     sums.for_tiles(p, [&](auto& sum, int pixel_tile, int output_tile, bool) {
-      for_rows<Tile>(sum, scratch, [&](int pixel, int column, const float* values) {
-        pixel += pixel_tile * 16;
-        const int r = pixel / p.tile_width, c = pixel % p.tile_width, output = output_tile * 16 + column;
-        if (r >= p.tile_height || top + r >= s.out_height || left + c >= s.out_width) {
-          return;
-        }
-        const int64_t at = ((image * s.out_height + top + r) * s.out_width + left + c) * p.outputs;
-        const int end = min(p.outputs, first_output + p.block_outputs);
+      const int o = first_output + output_tile * 16 + WarpTileLayout::first_column();
 #pragma unroll
-        for (int v = 0; v < 8; v += size) {
-          const int o = first_output + output + v;
-          if (o < end) {
-            Vec<T> out, skip = {};
-            if (residual) {
-              skip = load_vec(residual + at, o, end, p.y_aligned);
-            }
-#pragma unroll
-            for (int j = 0; j < size; ++j) {
-              const int from = min(o + j, end - 1);
-              const float in = values[v + j] * cuda::load(scale + from) + cuda::load(shift + from);
-              const float z = activate(p.out_act, in);
-              out.v[j] = static_cast<T>(z + static_cast<float>(skip.v[j]));
-            }
-            store_vec(y + at, o, end, p.y_aligned, out);
+      for (int i = 0; i < 2; ++i) {
+        const int pixel = pixel_tile * 16 + WarpTileLayout::first_row() + 8 * i;
+        const int r = pixel / p.tile_width, c = pixel % p.tile_width;
+        if (r < p.tile_height && top + r < s.out_height && left + c < s.out_width && o < end) {
+          const int64_t at = ((image * s.out_height + top + r) * s.out_width + left + c) * p.outputs;
+          Quad skip = {};
+          if (residual) {
+            skip = unpacked(load_some<kQuad>(residual + at, o, end, p.y_aligned));
           }
+          float out[kQuad];
+#pragma unroll
+          for (int j = 0; j < kQuad; ++j) {
+            const int from = min(o + j, end - 1);
+            out[j] = sum.v[i][j] * cuda::load(scale + from) + cuda::load(shift + from);
+          }
+          activate_all(act, out);
+#pragma unroll
+          for (int j = 0; j < kQuad; ++j) {
+            out[j] += skip.v[j];
+          }
+          store_vec(y + at, o, end, p.y_aligned, packed<T>(out));
         }
-      });
+      }
     });
   }
 };
@@ -294,6 +341,7 @@ double source_reads(int blocks, int sources) {
 template <typename T, int K, int kStride>
 std::optional<FusedPlan> fused_plan(const DepthwiseSize& s, int outputs, int inputs, bool expand) {
   using Window = ForwardWindow<K, kStride>;
+  using Tile = FusedTile<T, K, kStride>;
   constexpr int chunk = kFusedChannels<T>, row = kFusedRow<T> * sizeof(T);
   std::optional<FusedPlan> best;
   double least = 0;
@@ -301,17 +349,17 @@ std::optional<FusedPlan> fused_plan(const DepthwiseSize& s, int outputs, int inp
   p.size = s;
   p.inputs = inputs;
   p.outputs = outputs;
-  const int enough = multiprocessors(), fewest = divide_up(outputs, 512), most_chunks = divide_up(outputs, 16);
+  const int enough = multiprocessors(), most_shared = block_shared(), fewest = divide_up(outputs, 512), most_chunks = divide_up(outputs, 16);
   // Few pixels make few blocks: then outputs are divided further, though each block computes the depthwise part anew.
   for (int chunks = fewest; chunks <= most_chunks; chunks += chunks < fewest + 3 ? 1 : chunks) {
     p.block_outputs = divide_up(divide_up(outputs, chunks), 16) * 16;
     p.chunks = divide_up(outputs, p.block_outputs);
     int most = 0; // tiles of pixels
-    for (const int along : {8, 4, 2, 1}) {
-      const int of_warp = divide_up(p.output_tiles(), kFusedWarps / along);
-      if (kFusedSums<T> / of_warp * along > most) {
-        most = kFusedSums<T> / of_warp * along;
-        p.warps_along = along;
+    for (const int bits : {3, 2, 1, 0}) {
+      const int of_warp = divide_up(p.output_tiles(), kFusedWarps >> bits), tiles = kFusedSums<T> / of_warp << bits;
+      if (tiles > most) {
+        most = tiles;
+        p.along_bits = bits;
       }
     }
     for (int columns = 1; columns <= s.out_width; columns *= 2) {
@@ -320,16 +368,18 @@ std::optional<FusedPlan> fused_plan(const DepthwiseSize& s, int outputs, int inp
       for (int down = 1; down <= s.out_height; ++down) {
         p.tile_height = divide_up(s.out_height, down);
         p.down = divide_up(s.out_height, p.tile_height);
-        const int spans[] = {Window::span(p.tile_height), Window::span(p.tile_width)};
+        const int spans[] = {Window::span(p.tile_height), Tile::columns(p)};
         const int x_pixels = std::min(spans[0], s.height) * std::min(spans[1], s.width);
         const int expand_bytes = expand ? expand_row<T>(inputs) * sizeof(T) : 0;
-        const int weight = std::max(p.output_tiles() * 16 * row, chunk * expand_bytes);
-        p.weight_at = std::max<int>(p.pixel_tiles() * 16 * row, kFusedWarps * kFusedScratch * sizeof(float));
-        p.taps_at = p.weight_at + weight;
-        p.x_at = p.taps_at + ((K * K + 1) * kTapRow<chunk> + 2 * expand * chunk) * sizeof(float);
+        p.taps_at = p.pixel_tiles() * 16 * row;
+        p.vectors_at = p.taps_at + (K * K + 1) * kTapRow<chunk> * sizeof(float);
+        p.raw_at = p.vectors_at + (expand ? 4 : 2) * chunk * sizeof(float);
+        p.weight_at = p.raw_at + chunk * K * K * sizeof(T);
+        p.expand_at = p.weight_at + 2 * p.output_tiles() * 16 * row;
+        p.x_at = p.expand_at + chunk * expand_bytes;
         p.tile_at = p.x_at + divide_up(x_pixels, 16) * 16 * expand_bytes;
-        p.shared_bytes = p.tile_at + spans[0] * spans[1] * row;
-        if (p.pixel_tiles() > most || p.shared_bytes > kFusedShared) {
+        p.shared_bytes = p.tile_at + (expand ? 1 : 2) * Tile::elements(p) * sizeof(T);
+        if (p.pixel_tiles() > most || p.shared_bytes > most_shared) {
           continue;
         }
         const double reads = source_reads<K, kStride>(p.down, s.height) * source_reads<K, kStride>(p.across, s.width);

@@ -20,8 +20,8 @@ def execute(library: str, function: str, arguments: dict, settings: dict) -> dic
     ``arguments`` map a name to ``int``, ``float``, a list of buffers (which becomes a struct of 64 pointers), None (a
     null pointer) or a buffer: ``{"kind": "in" | "out" | "scratch", "bytes": base64 or their number, "itemsize": n}``.
     ``settings``: order, seed, offset (elements by which all buffers lie behind a multiple of 16 bytes), counting,
-    limit (seconds), multiprocessors. Gives the failure or None, the outputs' bytes (base64) by name, the counts, the
-    launches, and by name the sectors loaded and stored, each counted once in a block.
+    limit (seconds), multiprocessors, block_shared (bytes). Gives the failure or None, the outputs' bytes (base64) by
+    name, the counts, the launches, and by name the sectors loaded and stored, each counted once in a block.
     """
     lib = ctypes.CDLL(library)
     lib.simt_allocate.restype = lib.simt_pointer.restype = ctypes.c_void_p
@@ -34,6 +34,7 @@ def execute(library: str, function: str, arguments: dict, settings: dict) -> dic
         settings["counting"],
         ctypes.c_double(settings["limit"]),
         settings["multiprocessors"],
+        settings["block_shared"],
     )
     # The border of the pages lies right in front of the buffers in one order, right behind them in the others.
     at_end = settings["order"] != "reverse" and not settings["counting"]
@@ -73,7 +74,7 @@ def execute(library: str, function: str, arguments: dict, settings: dict) -> dic
     counts = (ctypes.c_int64 * 11)()
     lib.simt_counts(counts)
     sectors = {name: (ctypes.c_int64 * 2)() for name in names}
-    launches = (ctypes.c_int64 * (5 * lib.simt_launches(None)))()
+    launches = (ctypes.c_int64 * (6 * lib.simt_launches(None)))()
     lib.simt_launches(launches)
     for i, of_buffer in enumerate(sectors.values()):
         lib.simt_buffer_counts(i, of_buffer)
@@ -83,7 +84,7 @@ def execute(library: str, function: str, arguments: dict, settings: dict) -> dic
             name: base64.b64encode(ctypes.string_at(base, size)).decode() for name, (base, size) in outputs.items()
         },
         "counts": list(counts),
-        "launches": [list(launches[i : i + 5]) for i in range(0, len(launches), 5)],
+        "launches": [list(launches[i : i + 6]) for i in range(0, len(launches), 6)],
         "sectors": {name: list(of_buffer) for name, of_buffer in sectors.items()},
     }
 

@@ -72,7 +72,8 @@ const char* call(void (*function)(Params...), const int64_t* arguments, size_t c
 // ---- what runner.py calls ----
 
 // Forgets all buffers and counts, and says how the next call runs.
-SIMT_PUBLIC void simt_reset(int order, int64_t seed, bool counting, double limit, int multiprocessors) {
+SIMT_PUBLIC void simt_reset(
+    int order, int64_t seed, bool counting, double limit, int multiprocessors, int block_shared) {
   using namespace simt;
   if (!memory.arena) {
     memory.arena = reserve(2 * kArena);
@@ -89,6 +90,7 @@ SIMT_PUBLIC void simt_reset(int order, int64_t seed, bool counting, double limit
   s.limit = limit;
   s.steps = 0;
   s.multiprocessors = multiprocessors;
+  s.block_shared = block_shared;
   s.history.clear();
 }
 
@@ -137,13 +139,13 @@ SIMT_PUBLIC void simt_counts(int64_t* out) {
 }
 
 // Launches since the last reset; with `out` not null, of each: the kernel's place in the library, blocks, threads, bytes
-// of dynamic shared memory, and blocks that stored nothing.
+// of dynamic shared memory, blocks that stored nothing, and bytes copied a wait.
 SIMT_PUBLIC int simt_launches(int64_t* out) {
   for (const auto& l : simt::s.history) {
     Dl_info info = {};
     dladdr(l.kernel, &info);
     const int64_t place = static_cast<const char*>(l.kernel) - static_cast<const char*>(info.dli_fbase);
-    for (const auto value : {place, l.blocks, l.threads, l.dynamic_bytes, l.idle}) {
+    for (const auto value : {place, l.blocks, l.threads, l.dynamic_bytes, l.idle, l.copied}) {
       if (out) {
         *out++ = value;
       }

@@ -1,5 +1,7 @@
 // A kernel that is right, and the same with one fault each: tests/test_simt.py shows that the runner sees them.
+#include "cuda/copies.cuh"
 #include "cuda/depthwise_rows.cuh"
+#include "cuda/mma.cuh"
 #include "export.h"
 
 namespace {
@@ -128,39 +130,97 @@ void intrinsics(int* out, Stream stream) {
   launch(intrinsics_kernel, 1, 64, 64 * sizeof(int) + 2 * sizeof(double), stream, out);
 }
 
-// c = a · b + a · b of 16×16 tiles, b as kB says.
-template <typename T, Major kB>
+// c = a · bᵀ + a · bᵀ of 16×16 tiles.
+template <typename T, typename P>
 __global__ void tile_kernel(const T* a, const T* b, float* c, bool forget_barrier) {
-  using Tile = WarpTile<T, kB>;
+  using Tile = WarpTile<T, P>;
   constexpr int kStride = 16 + Vec<T>::size;
   SUPERNET_SHARED(T, shared_a, 16 * kStride);
   SUPERNET_SHARED(T, shared_b, 16 * kStride);
-  SUPERNET_SHARED(float, shared_c, 16 * 20);
   for (int i = threadIdx.x; i < 256; i += 32) {
     shared_a[i / 16 * kStride + i % 16] = supernet::cuda::load(a + i);
-    shared_b[i / 16 * kStride + i % 16] = supernet::cuda::load(b + i);
+    shared_b[Tile::place(i / 16) * kStride + i % 16] = supernet::cuda::load(b + i);
   }
   if (!forget_barrier) {
     __syncwarp();
   }
   typename Tile::A tile_a;
   typename Tile::B tile_b;
-  typename Tile::C tile_c;
-  Tile::fill_zero(tile_c);
+  typename Tile::C tile_c = {};
   Tile::load_a(tile_a, shared_a, kStride);
   Tile::load_b(tile_b, shared_b, kStride);
   Tile::mma(tile_c, tile_a, tile_b);
   Tile::mma(tile_c, tile_a, tile_b);
-  Tile::store_accumulators(shared_c, 20, tile_c);
-  __syncwarp();
-  for (int i = threadIdx.x; i < 256; i += 32) {
-    store(c + i, shared_c[i / 16 * 20 + i % 16]);
+  for (int i = 0; i < 2; ++i) {
+    for (int j = 0; j < kQuad; ++j) {
+      store(c + (Tile::first_row() + 8 * i) * 16 + Tile::first_column() + j, tile_c.v[i][j]);
+    }
   }
 }
 
-template <typename T, Major kB>
+template <typename T, typename P = T>
 void tile(const T* a, const T* b, float* c, bool forget_barrier, Stream stream) {
-  launch(tile_kernel<T, kB>, 1, 32, 0, stream, a, b, c, forget_barrier);
+  launch(tile_kernel<T, P>, 1, 32, 0, stream, a, b, c, forget_barrier);
+}
+
+enum class CopyFault { none, no_wait, no_barrier, late_wait, overwritten, misaligned };
+
+// y is x with each block of 256 reversed: a thread copies four floats, and two stages take turns.
+template <CopyFault fault>
+__global__ void copies_kernel(const float* x, float* y, int blocks, int n) {
+  SUPERNET_SHARED(float, stages, 2 * 256);
+  const int first = threadIdx.x * 4;
+  const auto stage = [&](int b) { return stages + (fault == CopyFault::overwritten ? 0 : b % 2 * 256); };
+  const auto fetch = [&](int b) {
+    const int shift = fault == CopyFault::misaligned && b == 1;
+    copy_async(stage(b) + first, x + b * 256 + first + shift, max(0, min(16, (n - b * 256 - first) * 4)));
+  };
+  fetch(0);
+  for (int b = 0; b < blocks; ++b) {
+    if (fault != CopyFault::no_wait && fault != CopyFault::late_wait) {
+      wait_for_copies();
+    }
+    if (fault != CopyFault::no_barrier) {
+      __syncthreads();
+    }
+    if (b + 1 < blocks) {
+      fetch(b + 1);
+    }
+    const Quad last = load_quad(stage(b) + 252 - first);
+    for (int i = 0; i < kQuad; ++i) {
+      store(y + b * 256 + first + i, last.v[3 - i]);
+    }
+    if (fault == CopyFault::late_wait) {
+      wait_for_copies();
+    }
+  }
+}
+
+template <CopyFault fault>
+void copies(const float* x, float* y, int blocks, int n, Stream stream) {
+  launch(copies_kernel<fault>, 1, 64, 0, stream, x, y, blocks, n);
+}
+
+// Two warps; the second's rows are what ldmatrix takes from where `row` says. Each lane stores 16 bytes, a row of a
+// matrix, as lane + shift does in place of it: with a shift of 0 the row that the lane points to itself.
+__global__ void matrices_kernel(const int* x, int* y, int shift, bool forget_barrier) {
+  SUPERNET_SHARED(int, rows, 64 * 4);
+  const int t = threadIdx.x, warp = t / 32 * 32, place = warp + (t + shift) % 32;
+  for (int i = 0; i < 4; ++i) {
+    rows[place * 4 + i] = supernet::cuda::load(x + place * 4 + i);
+  }
+  if (!forget_barrier) {
+    __syncwarp();
+  }
+  uint32_t matrices[4];
+  load_matrices(matrices, rows + t * 4);
+  for (int i = 0; i < 4; ++i) {
+    store(y + t * 4 + i, static_cast<int>(matrices[i]));
+  }
+}
+
+void matrices(const int* x, int* y, int shift, bool forget_barrier, Stream stream) {
+  launch(matrices_kernel, 1, 64, 0, stream, x, y, shift, forget_barrier);
 }
 
 // What warps ask of memory: each thread reads x[stride * t] (16 bytes of it if wide), writes y[t], four times over.
@@ -243,12 +303,17 @@ FAULT(unwritten)
 FAULT(uninitialised_shared)
 FAULT(spinning)
 SIMT_EXPORT(intrinsics, intrinsics)
-SIMT_EXPORT(tile_float16_row, tile<c10::Half, Major::row>)
-SIMT_EXPORT(tile_float16_column, tile<c10::Half, Major::column>)
-SIMT_EXPORT(tile_bfloat16_row, tile<c10::BFloat16, Major::row>)
-SIMT_EXPORT(tile_bfloat16_column, tile<c10::BFloat16, Major::column>)
-SIMT_EXPORT(tile_float32_row, tile<float, Major::row>)
-SIMT_EXPORT(tile_float32_column, tile<float, Major::column>)
+SIMT_EXPORT(tile_float16, tile<c10::Half>)
+SIMT_EXPORT(tile_bfloat16, tile<c10::BFloat16>)
+SIMT_EXPORT(tile_float32, tile<float>)
+SIMT_EXPORT(tile_tf32, tile<float, Tf32>)
+SIMT_EXPORT(copies_none, copies<CopyFault::none>)
+SIMT_EXPORT(copies_no_wait, copies<CopyFault::no_wait>)
+SIMT_EXPORT(copies_no_barrier, copies<CopyFault::no_barrier>)
+SIMT_EXPORT(copies_late_wait, copies<CopyFault::late_wait>)
+SIMT_EXPORT(copies_overwritten, copies<CopyFault::overwritten>)
+SIMT_EXPORT(copies_misaligned, copies<CopyFault::misaligned>)
+SIMT_EXPORT(matrices, matrices)
 SIMT_EXPORT(traffic, traffic)
 SIMT_EXPORT(banks_4, banks<1>)
 SIMT_EXPORT(banks_8, banks<2>)

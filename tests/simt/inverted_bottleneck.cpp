@@ -7,7 +7,7 @@ template <typename T>
 void fused(
     const T* x, const T* expand_weight, const float* expand_scale, const float* expand_shift, const T* dw_weight,
     const float* dw_scale, const float* dw_shift, const T* pw_weight, const float* pw_scale, const float* pw_shift,
-    T* y, int act, bool residual, int inputs, int outputs, int64_t batch, int channels, int height, int width,
+    T* y, int act, bool tf32, bool residual, int inputs, int outputs, int64_t batch, int channels, int height, int width,
     int out_height, int out_width, int kernel, int stride, Stream stream) {
   const auto plan = inverted_bottleneck_plan<T>(
       {batch, channels, height, width, out_height, out_width, kernel, stride}, inputs, outputs);
@@ -16,7 +16,7 @@ void fused(
         *plan,
         {x, expand_weight, expand_scale, expand_shift, dw_weight, dw_scale, dw_shift, pw_weight, pw_scale, pw_shift,
          residual ? x : nullptr, y},
-        supernet::Activation(act), stream);
+        supernet::Activation(act), tf32, stream);
   }
 }
 

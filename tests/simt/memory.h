@@ -10,6 +10,7 @@
 #include <set>
 #include <string>
 #include <tuple>
+#include <unordered_set>
 #include <vector>
 
 #include "fiber.h"
@@ -40,6 +41,13 @@ struct SharedCounts {
   int64_t requests, wavefronts, least;
 };
 
+// What cp.async has yet to bring to 16 bytes of shared memory.
+struct Copy {
+  char* to;
+  const char* from;
+  int bytes;
+};
+
 // A warp's request at one place in the code, each lane coming there for the n-th time.
 using Visit = std::tuple<unsigned, void*, int>;
 
@@ -55,6 +63,10 @@ struct Memory {
   std::map<std::pair<unsigned, void*>, int> visits; // by thread
   SharedCounts shared_counts = {};
   std::map<Visit, std::vector<std::tuple<unsigned, size_t, size_t>>> shared_requests; // lane, address, bytes
+  std::map<unsigned, std::vector<Copy>> copies; // by thread
+  std::unordered_multiset<uintptr_t> pending; // where they go, in units of 16 bytes
+  std::map<unsigned, int64_t> waits; // of a thread that had copies
+  int64_t block_copies = 0, copies_a_wait = 0; // of a block; of that block of the launch which had most
 };
 inline Memory memory;
 
@@ -142,6 +154,10 @@ inline void count_shared() {
 
 // A new block finds nothing in its shared memory.
 inline void begin_block(int launch) {
+  memory.copies.clear();
+  memory.waits.clear();
+  memory.block_copies = 0;
+  memory.pending.clear();
   for (const auto& r : memory.shared) {
     if (r.launch == launch) {
       poison(r);
@@ -150,6 +166,14 @@ inline void begin_block(int launch) {
 }
 
 inline void end_block([[maybe_unused]] int launch) {
+  if (!memory.pending.empty()) {
+    fail("a thread returned without having waited for its copies");
+  }
+  int64_t waits = 1;
+  for (const auto& [thread, of_thread] : memory.waits) {
+    waits = std::max(waits, of_thread);
+  }
+  memory.copies_a_wait = std::max(memory.copies_a_wait, memory.block_copies / waits);
 #ifndef __SANITIZE_ADDRESS__ // which sees such a write itself, and would mind this look
   for (const auto& r : memory.shared) {
     if (r.launch == launch && std::any_of(r.base + r.bytes, r.high, [](char c) { return c != '\xff'; })) {
@@ -200,8 +224,20 @@ __attribute__((noinline)) inline void note_shared(const void* p, size_t bytes, u
   memory.shared_requests[visit].emplace_back(thread % 32, reinterpret_cast<size_t>(p), bytes);
 }
 
+inline void check_pending(const void* p, size_t bytes) {
+  const auto first = reinterpret_cast<uintptr_t>(p);
+  for (uintptr_t unit = first / 16; unit <= (first + bytes - 1) / 16; ++unit) {
+    if (memory.pending.contains(unit)) {
+      fail("touches shared memory that a copy has yet to fill");
+    }
+  }
+}
+
 // An access to shared memory.
 __attribute__((always_inline)) inline void touch(const void* p, size_t bytes, unsigned thread) {
+  if (!memory.pending.empty()) {
+    check_pending(p, bytes);
+  }
   if (memory.counting) {
     note_shared(p, bytes, thread);
   }

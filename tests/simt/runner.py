@@ -43,8 +43,9 @@ CSRC = HERE.parents[1] / "csrc"
 BUILD = HERE.parents[1] / "build" / "simt"
 TORCH_INCLUDE = Path(torch.__file__).parent / "include"
 FLAGS = "-std=c++20 -shared -fPIC -Wall -Wextra -Werror -Wno-unknown-pragmas -fvisibility=hidden -fno-gnu-unique"
-# 132 multiprocessors: an H100's.
-SETTINGS = {"order": "forward", "seed": 0, "offset": 0, "counting": False, "limit": 60, "multiprocessors": 132}
+# An H100 has 132 multiprocessors, and shared memory for two blocks of 113 KiB on each.
+DEVICE = {"multiprocessors": 132, "block_shared": 113 << 10}
+SETTINGS = {"order": "forward", "seed": 0, "offset": 0, "counting": False, "limit": 60, **DEVICE}
 ORDERS = (("forward", 0), ("reverse", 0), ("random", 1), ("random", 2))
 
 
@@ -160,20 +161,29 @@ def described(value):
     return value
 
 
-def run(file: str, function: str, *, offset: int = 0, limit: float = 60, flags: str = "-O1", **arguments) -> dict:
+def run(
+    file: str,
+    function: str,
+    *,
+    offset: int = 0,
+    limit: float = 60,
+    flags: str = "-O1",
+    block_shared: int = DEVICE["block_shared"],
+    **arguments,
+) -> dict:
     """Call ``function`` of ``file``.cpp in every order. Gives the outputs by name (in a list: as a list).
 
     Args:
         offset: elements by which every buffer lies behind a multiple of 16 bytes.
         limit: seconds after which a launch that has not ended counts as one that never will.
+        block_shared: bytes of shared memory that plans may give to a block.
     """
     library = build(file, flags)
     data = {name: described(value) for name, value in arguments.items()}
+    settings = {**SETTINGS, "offset": offset, "limit": limit, "block_shared": block_shared}
     results = []
     for order, seed in ORDERS:
-        result = execute(
-            library, function, data, {**SETTINGS, "order": order, "seed": seed, "offset": offset, "limit": limit}
-        )
+        result = execute(library, function, data, {**settings, "order": order, "seed": seed})
         if result["failure"]:
             raise Failure(f"{function}: {result['failure']} (threads in {order} order)")
         results.append(outputs(function, arguments, result["outputs"]))
@@ -225,6 +235,8 @@ class Launch:
     """Bytes."""
     idle: int
     """Blocks that store nothing."""
+    copied: int
+    """Bytes that a block had asked ``cp.async`` for when it waited, in the mean."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +251,7 @@ class Counts:
     launches: list[Launch]
 
 
-def count(file: str, function: str, *, multiprocessors: int = SETTINGS["multiprocessors"], **arguments) -> Counts:
+def count(file: str, function: str, *, multiprocessors: int = DEVICE["multiprocessors"], **arguments) -> Counts:
     """What one call does with memory, in how many blocks, planned for a device of so many multiprocessors.
 
     Of a launch of many blocks 61 are run, spread evenly, and stand for all.

@@ -180,6 +180,7 @@ def dw_separable(images: int) -> Iterator[Case]:
             "y": Out((images, out, out, o), dtype),
             "mid_act": 2,
             "out_act": 0,
+            "tf32": False,
             "outputs": o,
             **end,
         }
@@ -215,6 +216,7 @@ def inverted_bottleneck(images: int) -> Iterator[Case]:
             "pw_shift": tensor(o),
             "y": Out((images, out, out, o), dtype),
             "act": 2,
+            "tf32": False,
             "residual": i == o and stride == 1,
             "inputs": i,
             "outputs": o,

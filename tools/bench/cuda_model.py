@@ -12,8 +12,9 @@ peak. (Pixels of a halo that inverted_bottleneck expands again are not among the
 the runner takes a sample (``simt.runner.count``).
 
 What fills an H100 is of the first launch: registers and 16-byte loads in flight of a thread from tests/data/ptxas.json
-and sass.json, blocks and shared memory from the runner. Turns of shared memory's banks are counted against those
-without conflicts, but for accesses that are not through the functions of csrc/cuda/common.cuh.
+and sass.json, blocks, shared memory and what a block copies to it at once from the runner. Turns of shared memory's
+banks are counted against those without conflicts, but for accesses that are not through the functions of
+csrc/cuda/common.cuh, copies.cuh and mma.cuh.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def residency(file: str, launch: Launch) -> dict[str, float]:
     blocks = min(fitting, math.ceil(launch.blocks / multiprocessors))
     return {
         "occupancy": share_of_warps("sm_90", launch.threads, blocks),
-        "in_flight": blocks * launch.threads * 16 * golden("sass")[file][name]["loads_most"],
+        "in_flight": blocks * max(launch.copied, launch.threads * 16 * golden("sass")[file][name]["loads_most"]),
         "blocks": launch.blocks,
         "per_multiprocessor": launch.blocks / multiprocessors,
     }
