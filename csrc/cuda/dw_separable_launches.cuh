@@ -7,7 +7,7 @@
 #define SUPERNET_DW_SEPARABLE_LAUNCHES(EXTERN, T)                                                                    \
   EXTERN template void dw_separable<T>(                                                                              \
       const DepthwiseSize&, int, const T*, const T*, const float*, const float*, const T*, const float*, const float*, \
-      Activation, Activation, T*, Stream);
+      Activation, Activation, bool, T*, Stream);
 
 namespace supernet::cuda {
 

@@ -5,7 +5,7 @@
 
 // EXTERN is `extern`, or nothing where they are compiled.
 #define SUPERNET_INVERTED_BOTTLENECK_LAUNCHES(EXTERN, T) \
-  EXTERN template void inverted_bottleneck<T>(FusedPlan, const InvertedBottleneckPointers<T>&, Activation, Stream);
+  EXTERN template void inverted_bottleneck<T>(FusedPlan, const InvertedBottleneckPointers<T>&, Activation, bool, Stream);
 
 namespace supernet::cuda {
 
