@@ -120,4 +120,65 @@ inline FloatVec operator*(FloatVec a, FloatVec b) {
   return {_mm256_mul_ps(a.v, b.v)};
 }
 
+// 8 times four bytes, and their sums: kernels/int8.h.
+struct QuadVec {
+  using Scalar = int32_t;
+  using Floats = FloatVec;
+  static constexpr int kSize = 8;
+  // Rows of a matrix tile of 1 and 2 vectors.
+  static constexpr int kTileRows[] = {6, 4};
+
+  __m256i v;
+
+  static QuadVec set(int32_t s) {
+    return {_mm256_set1_epi32(s)};
+  }
+  static QuadVec load(const int32_t* p) {
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))};
+  }
+  void store(int32_t* p) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
+  }
+  static QuadVec load_bytes(const uint8_t* p) {
+    return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))};
+  }
+  // The lowest byte of each lane.
+  void store_bytes(uint8_t* p) const {
+    const auto bytes = _mm256_shuffle_epi8(v, _mm256_set1_epi32(0x0c080400));
+    _mm_storel_epi64(
+        reinterpret_cast<__m128i*>(p),
+        _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
+  }
+
+  static QuadVec fma(QuadVec a, QuadVec b, QuadVec sum) {
+    const auto even = _mm256_madd_epi16(
+        _mm256_and_si256(a.v, _mm256_set1_epi16(0xff)), _mm256_srai_epi16(_mm256_slli_epi16(b.v, 8), 8));
+    const auto odd = _mm256_madd_epi16(_mm256_srli_epi16(a.v, 8), _mm256_srai_epi16(b.v, 8));
+    return {_mm256_add_epi32(sum.v, _mm256_add_epi32(even, odd))};
+  }
+  // Without the first byte, and with `last` behind the others.
+  static QuadVec push(QuadVec quad, QuadVec last) {
+    return {_mm256_or_si256(_mm256_srli_epi32(quad.v, 8), _mm256_slli_epi32(last.v, 24))};
+  }
+  FloatVec floats() const {
+    return {_mm256_cvtepi32_ps(v)};
+  }
+  // To the nearest, halves to even.
+  static QuadVec rounded(FloatVec real) {
+    return {_mm256_cvtps_epi32(real.v)};
+  }
+};
+
+inline QuadVec operator+(QuadVec a, QuadVec b) {
+  return {_mm256_add_epi32(a.v, b.v)};
+}
+
+inline QuadVec operator-(QuadVec a, QuadVec b) {
+  return {_mm256_sub_epi32(a.v, b.v)};
+}
+
+inline QuadVec operator^(QuadVec a, QuadVec b) {
+  return {_mm256_xor_si256(a.v, b.v)};
+}
+
 } // namespace supernet::cpu::avx2

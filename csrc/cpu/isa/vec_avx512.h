@@ -1,5 +1,5 @@
-// Vectors of 16 floats. Needs the target options of avx512.cpp or, with
-// SUPERNET_NARROWS_BFLOAT16, of avx512_bf16.cpp and amx.cpp.
+// Vectors of 16 floats. Needs the target options of avx512.cpp or, with SUPERNET_NARROWS_BFLOAT16, of avx512_bf16.cpp
+// and amx.cpp, or, with SUPERNET_MULTIPLIES_BYTES, of avx512_vnni.cpp.
 #pragma once
 
 #include <immintrin.h>
@@ -134,6 +134,72 @@ inline FloatVec operator-(FloatVec a, FloatVec b) {
 
 inline FloatVec operator*(FloatVec a, FloatVec b) {
   return {_mm512_mul_ps(a.v, b.v)};
+}
+
+// 16 times four bytes, and their sums: kernels/int8.h.
+struct QuadVec {
+  using Scalar = int32_t;
+  using Floats = FloatVec;
+  static constexpr int kSize = 16;
+  // Rows of a matrix tile of 1 and 2 vectors.
+#ifdef SUPERNET_MULTIPLIES_BYTES
+  static constexpr int kTileRows[] = {14, 14};
+#else
+  static constexpr int kTileRows[] = {14, 10};
+#endif
+
+  __m512i v;
+
+  static QuadVec set(int32_t s) {
+    return {_mm512_set1_epi32(s)};
+  }
+  static QuadVec load(const int32_t* p) {
+    return {_mm512_loadu_si512(p)};
+  }
+  void store(int32_t* p) const {
+    _mm512_storeu_si512(p, v);
+  }
+  static QuadVec load_bytes(const uint8_t* p) {
+    return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+  }
+  // The lowest byte of each lane.
+  void store_bytes(uint8_t* p) const {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
+  }
+
+  static QuadVec fma(QuadVec a, QuadVec b, QuadVec sum) {
+#ifdef SUPERNET_MULTIPLIES_BYTES
+    return {_mm512_dpbusd_epi32(sum.v, a.v, b.v)};
+#else
+    const auto even = _mm512_madd_epi16(
+        _mm512_and_si512(a.v, _mm512_set1_epi16(0xff)), _mm512_srai_epi16(_mm512_slli_epi16(b.v, 8), 8));
+    const auto odd = _mm512_madd_epi16(_mm512_srli_epi16(a.v, 8), _mm512_srai_epi16(b.v, 8));
+    return {_mm512_add_epi32(sum.v, _mm512_add_epi32(even, odd))};
+#endif
+  }
+  // Without the first byte, and with `last` behind the others.
+  static QuadVec push(QuadVec quad, QuadVec last) {
+    return {_mm512_or_si512(_mm512_srli_epi32(quad.v, 8), _mm512_slli_epi32(last.v, 24))};
+  }
+  FloatVec floats() const {
+    return {_mm512_cvtepi32_ps(v)};
+  }
+  // To the nearest, halves to even.
+  static QuadVec rounded(FloatVec real) {
+    return {_mm512_cvtps_epi32(real.v)};
+  }
+};
+
+inline QuadVec operator+(QuadVec a, QuadVec b) {
+  return {_mm512_add_epi32(a.v, b.v)};
+}
+
+inline QuadVec operator-(QuadVec a, QuadVec b) {
+  return {_mm512_sub_epi32(a.v, b.v)};
+}
+
+inline QuadVec operator^(QuadVec a, QuadVec b) {
+  return {_mm512_xor_si512(a.v, b.v)};
 }
 
 } // namespace supernet::cpu::SUPERNET_ISA

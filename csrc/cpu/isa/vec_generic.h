@@ -97,4 +97,68 @@ struct Vec {
   }
 };
 
+// Four times four bytes, and their sums: kernels/int8.h.
+struct QuadVec {
+  using Scalar = int32_t;
+  using Floats = Vec<float>;
+  static constexpr int kSize = 4;
+  static constexpr int kTileRows[] = {4, 4};
+  typedef uint32_t Raw __attribute__((vector_size(16))); // which may overflow
+  typedef int32_t Signed __attribute__((vector_size(16)));
+
+  Raw v;
+
+  static QuadVec set(int32_t s) {
+    return {Raw{} + static_cast<uint32_t>(s)};
+  }
+  static QuadVec load(const int32_t* p) {
+    QuadVec out;
+    __builtin_memcpy(&out.v, p, sizeof(Raw));
+    return out;
+  }
+  void store(int32_t* p) const {
+    __builtin_memcpy(p, &v, sizeof(Raw));
+  }
+  static QuadVec load_bytes(const uint8_t* p) {
+    return {Raw{p[0], p[1], p[2], p[3]}};
+  }
+  // The lowest byte of each lane.
+  void store_bytes(uint8_t* p) const {
+    for (int i = 0; i < kSize; ++i) {
+      p[i] = static_cast<uint8_t>(v[i]);
+    }
+  }
+
+  static QuadVec fma(QuadVec a, QuadVec b, QuadVec sum) {
+    for (int shift = 0; shift < 32; shift += 8) {
+      for (int i = 0; i < kSize; ++i) {
+        sum.v[i] += static_cast<uint32_t>(
+            static_cast<uint8_t>(a.v[i] >> shift) * static_cast<int8_t>(b.v[i] >> shift));
+      }
+    }
+    return sum;
+  }
+  // Without the first byte, and with `last` behind the others.
+  static QuadVec push(QuadVec quad, QuadVec last) {
+    return {quad.v >> 8 | last.v << 24};
+  }
+  Floats floats() const {
+    return {__builtin_convertvector(reinterpret_cast<Signed>(v), Floats::Raw)};
+  }
+  // To the nearest, halves to even, of at most 2^22: whose sum with this number has steps of 1.
+  static QuadVec rounded(Floats real) {
+    const auto magic = Floats::set(12582912.f);
+    return {reinterpret_cast<Raw>(Floats::Raw(real.v + magic.v)) - reinterpret_cast<Raw>(magic.v)};
+  }
+  friend QuadVec operator+(QuadVec a, QuadVec b) {
+    return {a.v + b.v};
+  }
+  friend QuadVec operator-(QuadVec a, QuadVec b) {
+    return {a.v - b.v};
+  }
+  friend QuadVec operator^(QuadVec a, QuadVec b) {
+    return {a.v ^ b.v};
+  }
+};
+
 } // namespace supernet::cpu::generic

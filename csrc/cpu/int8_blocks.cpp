@@ -1,0 +1,277 @@
+// The int8 blocks on the CPU: band after band of rows, the depthwise part makes pixels in a buffer, some channels at a
+// time, from a few rows that slide over x or over what the expansion makes of it; the pointwise product reads the
+// buffer while it is in the L2 cache.
+#include <ATen/ops/full.h>
+
+#include <cstring>
+
+#include "cpu/dw_separable.h"
+#include "cpu/int8_kernels.h"
+#include "ops/int8_operators.h"
+#include "ops/layout.h"
+
+namespace supernet {
+namespace {
+
+using at::Tensor;
+using cpu::ceil_div;
+using cpu::Int8Kernels;
+using cpu::round_up;
+using cpu::scratch;
+using cpu::Use;
+
+constexpr auto kBlock = Int8Kernels::kBlock, kPanel = Int8Kernels::kPanel;
+// Values of the depthwise part's output in a band.
+constexpr int64_t kBand = 64 * 1024;
+
+// How the values of a call are unsigned within the kernels.
+struct Unsigned {
+  int64_t offset;
+  uint8_t flip;
+
+  explicit Unsigned(const Int8Block& call) : offset(call.is_signed() ? 128 : 0), flip(static_cast<uint8_t>(offset)) {}
+};
+
+const uint8_t* bytes_of(const Tensor& t) {
+  return static_cast<const uint8_t*>(t.const_data_ptr());
+}
+
+// A convolution's sums as values, its channels padded to whole panels.
+class Requantised {
+ public:
+  // Values for the next convolution, or those of the result where `last` says so.
+  Requantised(const Int8Conv& conv, const Unsigned& form, bool last)
+      : scale_(at::zeros({padded(conv)}, at::kFloat)), bias_(at::zeros({padded(conv)}, at::kInt)) {
+    const auto outputs = conv.weight.size(0);
+    scale_.narrow(0, 0, outputs).copy_(conv.scale);
+    const auto weight = conv.weight.contiguous(), own = conv.bias.contiguous();
+    const auto* w = weight.const_data_ptr<int8_t>();
+    auto* bias = bias_.data_ptr<int32_t>();
+    const auto inputs = weight.numel() / outputs;
+    for (int64_t o = 0; o < outputs; ++o, w += inputs) {
+      int32_t sum = 0;
+      for (int64_t i = 0; i < inputs; ++i) {
+        sum += w[i];
+      }
+      // Unsigned: whatever the given bias is, what overflows on the way may come back.
+      bias[o] = static_cast<int32_t>(
+          static_cast<uint32_t>(own.const_data_ptr<int32_t>()[o]) -
+          static_cast<uint32_t>(sum) * static_cast<uint32_t>(conv.in_zero + form.offset));
+    }
+    const auto zero = conv.zero + form.offset;
+    to_ = {nullptr, nullptr, static_cast<float>(-zero), static_cast<float>(255 - zero), static_cast<int32_t>(zero)};
+    if (conv.table) {
+      table_ = conv.table->contiguous().view(at::kByte);
+      table_ = last ? table_ : table_.bitwise_xor(form.flip);
+    } else if (last) {
+      to_.zero -= static_cast<int32_t>(form.offset);
+    }
+  }
+
+  cpu::Requantisation from(int64_t channel) const {
+    return {
+        bias_.const_data_ptr<int32_t>() + channel, scale_.const_data_ptr<float>() + channel, to_.low, to_.high,
+        to_.zero};
+  }
+  void look_up(int64_t n, uint8_t* values) const {
+    if (table_.defined()) {
+      cpu::int8_kernels().look_up(bytes_of(table_), n, values);
+    }
+  }
+
+ private:
+  static int64_t padded(const Int8Conv& conv) {
+    return round_up(conv.weight.size(0), kPanel);
+  }
+
+  Tensor scale_, bias_, table_;
+  cpu::Requantisation to_;
+};
+
+// A pointwise convolution of pixels padded to `depth`.
+class Pointwise {
+ public:
+  Pointwise(const Int8Conv& conv, const Unsigned& form, int64_t depth, bool last)
+      : to(conv, form, last),
+        depth(depth),
+        columns(conv.weight.size(0)),
+        packed_(at::zeros({depth * round_up(columns, kBlock)}, at::kChar)) {
+    const auto weight = conv.weight.contiguous();
+    const auto in = weight.size(1);
+    const auto* row = weight.const_data_ptr<int8_t>();
+    for (int64_t j = 0; j < columns; ++j, row += in) {
+      const auto first = j / kPanel * kPanel, panel = columns - first > kBlock ? kPanel : kBlock;
+      auto* out = packed_.data_ptr<int8_t>() + first * depth + (j - first) * 4;
+      int64_t k = 0;
+      for (; k + 4 <= in; k += 4) {
+        std::memcpy(out + k * panel, row + k, 4);
+      }
+      std::memcpy(out + k * panel, row + k, in - k);
+    }
+  }
+
+  // Columns [first, first + count) of some pixels; `first` begins a panel.
+  void operator()(
+      const uint8_t* x, int64_t pixels, int64_t first, int64_t count, const cpu::Addition* add, uint8_t* y,
+      int64_t y_pixel) const {
+    cpu::int8_kernels().multiply(
+        x, pixels, depth, packed_.const_data_ptr<int8_t>() + first * depth, count, to.from(first), add, y, y_pixel);
+  }
+
+  const Requantised to;
+  const int64_t depth, columns;
+
+ private:
+  Tensor packed_;
+};
+
+// Some channels of an image's rows, from row `first` on.
+struct Source {
+  const uint8_t* data;
+  int64_t first, pixel, lanes;
+  uint8_t flip;
+};
+
+class Depthwise {
+ public:
+  Depthwise(const Int8Conv& conv, const Unsigned& form, const cpu::DepthwiseShape& s)
+      : to(conv, form, false),
+        shape_(s),
+        quads_(ceil_div(s.kernel, 4)),
+        columns_((s.out_width - 1) * s.stride + 4 * (quads_ - 1) + 1),
+        row_((columns_ + Int8Kernels::kTile * s.stride) * kBlock),
+        fill_(static_cast<uint8_t>(conv.in_zero + form.offset)),
+        taps_(at::zeros({ceil_div(s.channels, kBlock), s.kernel, quads_, kBlock, 4}, at::kChar)),
+        outside_(at::full({row_}, fill_ * 0x01010101, at::kInt)) {
+    const auto weight = conv.weight.contiguous();
+    const auto* w = weight.const_data_ptr<int8_t>();
+    auto* taps = taps_.data_ptr<int8_t>();
+    for (int64_t c = 0; c < s.channels; ++c) {
+      for (int64_t i = 0; i < s.kernel; ++i) {
+        for (int64_t j = 0; j < s.kernel; ++j) {
+          const auto quad = (c / kBlock * s.kernel + i) * quads_ + j / 4;
+          taps[(quad * kBlock + c % kBlock) * 4 + j % 4] = *w++;
+        }
+      }
+    }
+  }
+
+  // Output rows [begin, end) of an image, the block of channels from `channel` on.
+  void operator()(const Source& x, int64_t channel, int64_t begin, int64_t end, uint8_t* y, int64_t y_pixel) const {
+    const auto& s = shape_;
+    const auto& kernels = cpu::int8_kernels();
+    auto* ring = scratch<int32_t>(Use::output, s.kernel * row_);
+    const int32_t* rows[7];
+    const auto* taps = taps_.const_data_ptr<int8_t>() + channel / kBlock * s.kernel * quads_ * kBlock * 4;
+    const auto requantisation = to.from(channel);
+    int64_t made = 0; // rows up to this one are in the ring
+    for (auto o = begin; o < end; ++o, y += s.out_width * y_pixel) {
+      const auto top = o * s.stride - s.padding;
+      for (int64_t i = 0; i < s.kernel; ++i) {
+        const auto r = top + i;
+        if (r < 0 || r >= s.in_height) {
+          rows[i] = outside_.const_data_ptr<int32_t>();
+          continue;
+        }
+        auto* slot = ring + r % s.kernel * row_;
+        rows[i] = slot;
+        if (r >= made) {
+          kernels.quads(
+              x.data + (r - x.first) * s.in_width * x.pixel, s.in_width, x.pixel, x.lanes, x.flip, s.padding, fill_,
+              columns_, slot);
+          made = r + 1;
+        }
+      }
+      kernels.depthwise(rows, s.kernel, s.stride, taps, requantisation, s.out_width, y, y_pixel);
+    }
+  }
+
+  const Requantised to;
+
+ private:
+  cpu::DepthwiseShape shape_;
+  int64_t quads_, columns_, row_; // quads of a row of taps, columns of a row, its values
+  uint8_t fill_;
+  Tensor taps_, outside_;
+};
+
+void run(const Int8Block& call, Tensor& y) {
+  const auto& k = cpu::int8_kernels();
+  const Unsigned form(call);
+  const auto x = channels_last(call.x);
+  const auto s = cpu::geometry(x, call.dw.weight, call.shape, call.stride);
+  const auto batch = x.size(0), inputs = x.size(1), outputs = call.shape.out_channels;
+  std::optional<Pointwise> expand;
+  if (call.expand) {
+    expand.emplace(*call.expand, form, round_up(inputs, k.depth_step), false);
+  }
+  const Depthwise depthwise(call.dw, form, s);
+  const Pointwise project(call.pw, form, round_up(s.channels, std::max(k.depth_step, kBlock)), !call.residual);
+  const auto depth = project.depth;
+  std::optional<cpu::Addition> add;
+  if (call.residual) {
+    const auto& r = *call.residual;
+    const auto zero = r.zero + form.offset;
+    add = {
+        nullptr, form.flip, static_cast<int32_t>(call.expand->in_zero + form.offset),
+        static_cast<int32_t>(call.pw.zero + form.offset), r.x_factor, r.pw_factor, static_cast<float>(-zero),
+        static_cast<float>(255 - zero), static_cast<int32_t>(r.zero)};
+  }
+
+  const cpu::Bands bands(batch, s.out_height, s.out_width * s.channels, kBand, true);
+  at::parallel_for(0, bands.count, 1, [&](int64_t from, int64_t until) {
+    auto* middle = scratch<uint8_t>(Use::middle, (bands.images * bands.rows * s.out_width + 32) * depth);
+    for (auto b = from; b < until; ++b) {
+      const auto band = bands.band(b);
+      const auto first = std::clamp<int64_t>(band.begin * s.stride - s.padding, 0, s.in_height);
+      const auto end = std::clamp<int64_t>((band.end - 1) * s.stride - s.padding + s.kernel, first, s.in_height);
+      const auto rows = band.images > 1 ? s.in_height : end - first;
+      const auto in_pixels = band.images * rows * s.in_width, out_pixels = (band.end - band.begin) * s.out_width;
+      const auto* in = bytes_of(x) + (band.first * s.in_height + first) * s.in_width * inputs;
+      const uint8_t* padded = in;
+      uint8_t* expanded = nullptr;
+      if (expand) {
+        expanded = scratch<uint8_t>(Use::expanded, in_pixels * kPanel);
+        if (expand->depth != inputs || form.flip) {
+          auto* copy = scratch<uint8_t>(Use::input, (in_pixels + 32) * expand->depth);
+          k.pad(in, in_pixels, inputs, expand->depth, form.flip, copy);
+          padded = copy;
+        }
+      }
+      for (int64_t panel = 0; panel < s.channels; panel += kPanel) {
+        const auto lanes = std::min(kPanel, s.channels - panel);
+        if (expand) {
+          (*expand)(padded, in_pixels, panel, round_up(lanes, kBlock), nullptr, expanded, kPanel);
+          expand->to.look_up(in_pixels * kPanel, expanded);
+        }
+        for (int64_t i = 0; i < band.images; ++i) {
+          const auto pixel = i * rows * s.in_width;
+          for (int64_t c = panel; c < panel + lanes; c += kBlock) {
+            const Source source = expand
+                ? Source{expanded + pixel * kPanel + c - panel, first, kPanel, kBlock, 0}
+                : Source{in + pixel * inputs + c, first, inputs, std::min(kBlock, s.channels - c), form.flip};
+            depthwise(source, c, band.begin, band.end, middle + i * out_pixels * depth + c, depth);
+          }
+        }
+      }
+      const auto pixels = band.images * out_pixels;
+      depthwise.to.look_up(pixels * depth, middle);
+      const auto at = (band.first * s.out_height + band.begin) * s.out_width * outputs;
+      auto* out = static_cast<uint8_t*>(y.mutable_data_ptr()) + at;
+      std::optional<cpu::Addition> here = add;
+      if (here) {
+        here->x = bytes_of(x) + at;
+      }
+      project(middle, pixels, 0, outputs, here ? &*here : nullptr, out, outputs);
+      project.to.look_up(pixels * outputs, out);
+    }
+  });
+}
+
+} // namespace
+
+TORCH_LIBRARY_IMPL(supernet, CPU, m) {
+  Int8Operators<&run>::implement(m);
+}
+
+} // namespace supernet

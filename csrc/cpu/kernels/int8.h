@@ -1,0 +1,238 @@
+// The kernels of Int8Kernels over vectors of quads: V::fma(a, b, sum) adds to each lane of `sum` four products of
+// unsigned bytes of `a` and signed ones of `b`.
+#pragma once
+
+#include <cstring>
+
+#include "cpu/int8_kernels.h"
+// behind the vectors
+#include "cpu/kernels/matmul.h"
+
+namespace supernet::cpu::SUPERNET_ISA {
+
+template <class V>
+SUPERNET_INLINE V rounded(typename V::Floats real, const Requantisation& to) {
+  using F = typename V::Floats;
+  return V::rounded(F::min(F::max(real, F::set(to.low)), F::set(to.high))) + V::set(to.zero);
+}
+
+// The first `lanes` of a vector's values, in bytes.
+template <class V, bool Tail>
+SUPERNET_INLINE void store_bytes(V v, uint8_t* p, int64_t lanes) {
+  if constexpr (Tail) {
+    uint8_t bytes[V::kSize];
+    v.store_bytes(bytes);
+    std::memcpy(p, bytes, lanes);
+  } else {
+    v.store_bytes(p);
+  }
+}
+
+template <class V, bool Tail>
+SUPERNET_INLINE V load_bytes(const uint8_t* p, int64_t lanes) {
+  if constexpr (Tail) {
+    uint8_t bytes[V::kSize] = {};
+    std::memcpy(bytes, p, lanes);
+    return V::load_bytes(bytes);
+  } else {
+    return V::load_bytes(p);
+  }
+}
+
+// A tile's sums as values. Of Tail the last vector has `lanes` lanes.
+template <class V, int NV, bool Tail>
+SUPERNET_INLINE void store_values(
+    const V (&sums)[NV], const Requantisation& to, const Addition* add, int64_t at, int64_t lanes, uint8_t* y) {
+  using F = typename V::Floats;
+  SUPERNET_UNROLL
+  for (int v = 0; v < NV; ++v) {
+    const auto store = [&](auto tail) SUPERNET_LAMBDA {
+      constexpr bool kTail = decltype(tail)::value;
+      const auto j = v * V::kSize;
+      V q = rounded<V>(sums[v].floats() * F::load(to.scale + j), to);
+      if (add) {
+        const V x = load_bytes<V, kTail>(add->x + at + j, lanes) ^ V::set(add->flip);
+        const F own = (q - V::set(add->q_zero)).floats() * F::set(add->q_factor);
+        const F other = (x - V::set(add->x_zero)).floats() * F::set(add->x_factor);
+        q = rounded<V>(own + other, {nullptr, nullptr, add->low, add->high, add->zero});
+      }
+      store_bytes<V, kTail>(q, y + at + j, lanes);
+    };
+    if (Tail && v + 1 == NV) {
+      store(std::true_type());
+    } else {
+      store(std::false_type());
+    }
+  }
+}
+
+// Of a panel whose steps of the depth are `lanes` quads apart.
+template <class V, int NV>
+void multiply_tile(
+    const int32_t* a, int64_t rows, int64_t depth, const int32_t* packed, int64_t panel, int64_t columns,
+    const Requantisation& to, const Addition* add, int64_t at, uint8_t* y, int64_t y_pixel) {
+  constexpr int kRows = V::kTileRows[NV - 1];
+  V sums[kRows][NV];
+  SUPERNET_UNROLL
+  for (int v = 0; v < NV; ++v) {
+    const V start = V::load(to.bias + v * V::kSize);
+    SUPERNET_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      sums[i][v] = start;
+    }
+  }
+  if (rows >= kRows) {
+    multiply<V, NV, kRows, true>(sums, a, depth, 1, packed, panel, depth, rows);
+  } else {
+    multiply<V, NV, kRows, false>(sums, a, depth, 1, packed, panel, depth, rows);
+  }
+  const auto store = [&](auto tail) SUPERNET_LAMBDA {
+    SUPERNET_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      if (i < rows) {
+        store_values<V, NV, decltype(tail)::value>(
+            sums[i], to, add, at + i * y_pixel, columns - (NV - 1) * V::kSize, y);
+      }
+    }
+  };
+  if (columns >= NV * V::kSize) {
+    store(std::false_type());
+  } else {
+    store(std::true_type());
+  }
+}
+
+template <class V>
+void multiply_quads(
+    const uint8_t* x, int64_t pixels, int64_t depth, const int8_t* packed, int64_t columns, const Requantisation& to,
+    const Addition* add, uint8_t* y, int64_t y_pixel) {
+  constexpr auto kPanel = Int8Kernels::kPanel, kBlock = Int8Kernels::kBlock;
+  constexpr int64_t kRows = V::kTileRows[1];
+  const auto* a = reinterpret_cast<const int32_t*>(x);
+  const auto* b = reinterpret_cast<const int32_t*>(packed);
+  const auto steps = depth / 4;
+  for (int64_t i = 0; i < pixels; i += kRows) {
+    for (int64_t j = 0; j < columns;) {
+      const auto first = j / kPanel * kPanel, panel = columns - first > kBlock ? kPanel : kBlock;
+      const auto* from = b + first * steps + j - first;
+      const auto left = columns - j;
+      const Requantisation part{to.bias + j, to.scale + j, to.low, to.high, to.zero};
+      const auto tile = left > V::kSize ? &multiply_tile<V, 2> : &multiply_tile<V, 1>;
+      tile(a + i * steps, std::min(pixels - i, kRows), steps, from, panel, left, part, add, i * y_pixel + j, y, y_pixel);
+      j += left > V::kSize ? 2 * V::kSize : V::kSize;
+    }
+  }
+}
+
+inline void pad_pixels(
+    const uint8_t* x, int64_t pixels, int64_t channels, int64_t depth, uint8_t flip, uint8_t* y) {
+  if (channels == depth) {
+    pixels *= channels, channels = pixels, depth = pixels, pixels = 1; // one run
+  }
+  for (int64_t i = 0; i < pixels; ++i, x += channels, y += depth) {
+    for (int64_t c = 0; c < channels; ++c) {
+      y[c] = x[c] ^ flip;
+    }
+  }
+}
+
+template <class V>
+void quads_of_row(
+    const uint8_t* row, int64_t width, int64_t pixel, int64_t lanes, uint8_t flip, int64_t padding, uint8_t fill,
+    int64_t columns, int32_t* out) {
+  constexpr auto kBlock = Int8Kernels::kBlock;
+  constexpr int kParts = kBlock / V::kSize;
+  const V outside = V::set(fill), turned = V::set(flip);
+  V quads[kParts];
+  const auto push = [&](int64_t at, const auto& value) SUPERNET_LAMBDA {
+    SUPERNET_UNROLL
+    for (int part = 0; part < kParts; ++part) {
+      quads[part] = V::push(quads[part], value(part));
+      if (at >= 0) {
+        quads[part].store(out + at * kBlock + part * V::kSize);
+      }
+    }
+  };
+  for (auto& q : quads) {
+    q = V::set(0);
+  }
+  const auto end = columns + 3 - padding; // the pixel behind the last one needed
+  const auto fill_up = [&](int64_t from, int64_t until) {
+    for (auto i = from; i < until; ++i) {
+      push(i + padding - 3, [&](int) SUPERNET_LAMBDA { return outside; });
+    }
+  };
+  fill_up(-padding, 0);
+  const auto inside = std::min(width, end);
+  for (int64_t i = 0; i < inside; ++i) {
+    const uint8_t* p = row + i * pixel;
+    uint8_t few[kBlock];
+    if (lanes < kBlock) {
+      std::memcpy(few, p, lanes);
+      std::memset(few + lanes, 0, kBlock - lanes);
+      p = few;
+    }
+    push(i + padding - 3, [&](int part) SUPERNET_LAMBDA { return V::load_bytes(p + part * V::kSize) ^ turned; });
+  }
+  fill_up(std::max<int64_t>(inside, 0), end);
+}
+
+template <class V, int TW, int Quads>
+void depthwise_quads_row(
+    const int32_t* const* rows, int64_t kernel, int64_t stride, const int8_t* taps, const Requantisation& to,
+    int64_t width, uint8_t* y, int64_t y_pixel) {
+  using F = typename V::Floats;
+  constexpr auto kBlock = Int8Kernels::kBlock;
+  const auto* weights = reinterpret_cast<const int32_t*>(taps);
+  for (int part = 0; part < kBlock; part += V::kSize) {
+    const V start = V::load(to.bias + part);
+    const F scale = F::load(to.scale + part);
+    for (int64_t o = 0; o < width; o += TW) {
+      V sums[TW];
+      SUPERNET_UNROLL
+      for (int t = 0; t < TW; ++t) {
+        sums[t] = start;
+      }
+      for (int64_t i = 0; i < kernel; ++i) {
+        const auto* x = rows[i] + o * stride * kBlock + part;
+        const auto* w = weights + i * Quads * kBlock + part;
+        SUPERNET_UNROLL
+        for (int quad = 0; quad < Quads; ++quad) {
+          const V tap = V::load(w + quad * kBlock);
+          SUPERNET_UNROLL
+          for (int t = 0; t < TW; ++t) {
+            sums[t] = V::fma(V::load(x + (t * stride + 4 * quad) * kBlock), tap, sums[t]);
+          }
+        }
+      }
+      SUPERNET_UNROLL
+      for (int t = 0; t < TW; ++t) {
+        if (o + t < width) {
+          rounded<V>(sums[t].floats() * scale, to).store_bytes(y + (o + t) * y_pixel + part);
+        }
+      }
+    }
+  }
+}
+
+template <class V>
+void depthwise_quads(
+    const int32_t* const* rows, int64_t kernel, int64_t stride, const int8_t* taps, const Requantisation& to,
+    int64_t width, uint8_t* y, int64_t y_pixel) {
+  const auto row = width % 7 == 0 ? (kernel > 4 ? &depthwise_quads_row<V, 7, 2> : &depthwise_quads_row<V, 7, 1>)
+                                  : (kernel > 4 ? &depthwise_quads_row<V, 8, 2> : &depthwise_quads_row<V, 8, 1>);
+  row(rows, kernel, stride, taps, to, width, y, y_pixel);
+}
+
+inline void look_up(const uint8_t* table, int64_t n, uint8_t* values) {
+  for (int64_t i = 0; i < n; ++i) {
+    values[i] = table[values[i]];
+  }
+}
+
+template <class V>
+constexpr Int8Kernels make_int8_kernels(decltype(Int8Kernels::look_up) look_up_fastest = &look_up) {
+  return {4, &pad_pixels, &multiply_quads<V>, &quads_of_row<V>, &depthwise_quads<V>, look_up_fastest};
+}
+
+} // namespace supernet::cpu::SUPERNET_ISA

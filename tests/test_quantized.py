@@ -1,0 +1,199 @@
+"""Blocks on 8-bit values: every form gives the bits of plain integer arithmetic."""
+
+import itertools
+
+import pytest
+import reference
+import torch
+from aten import forms_for_every_device
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_cpu_kernels import at_threads, capability  # noqa: F401 - a fixture
+from torch.nn import functional as F
+
+from supernet import quantized
+from supernet.quantized import Quantisation, QuantisedConv, QuantisedSum
+
+several = settings(
+    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+DTYPES = (torch.uint8, torch.int8)
+
+
+def values(shape, dtype, generator):
+    ends = torch.iinfo(dtype)
+    return torch.randint(ends.min, ends.max + 1, shape, generator=generator).to(dtype)
+
+
+def conv(outputs, inputs, k, dtype, generator, table=False):
+    """Any weights, biases and zero points; scales that spread the sums over the values, some far beyond."""
+    spread = 255 / (128 * 128 * (inputs * k * k) ** 0.5)
+    scale = spread * 2 ** torch.empty(outputs).uniform_(-2, 3, generator=generator)
+    scale[::7] *= 1e6
+    zeros = values((2,), dtype, generator).tolist()
+    return QuantisedConv(
+        values((outputs, inputs, k, k), torch.int8, generator),
+        torch.randint(-(2**14), 2**14, (outputs,), generator=generator, dtype=torch.int32),
+        scale,
+        *zeros,
+        values((256,), dtype, generator) if table else None,
+    )
+
+
+@st.composite
+def blocks(draw):
+    """x, the convolutions and the options of a block: expanded, or not."""
+    dtype, generator = draw(st.sampled_from(DTYPES)), torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    n, h, w = draw(st.integers(1, 3)), draw(st.integers(1, 17)), draw(st.integers(1, 30))
+    channels, outputs = draw(st.integers(1, 70)), draw(st.integers(1, 70))
+    k, stride = draw(st.sampled_from((1, 3, 5, 7))), draw(st.integers(1, 3))
+    tables = [draw(st.booleans()) for _ in range(3)]
+    inputs = draw(st.none() | st.integers(1, 70))
+    options = {"stride": stride}
+    if inputs is not None and draw(st.booleans()):
+        outputs, options["stride"] = inputs, 1
+        ratios = torch.rand(2, generator=generator) * 3
+        options["residual"] = QuantisedSum(*ratios.tolist(), values((1,), dtype, generator).item())
+    convs = [
+        conv(channels, 1, k, dtype, generator, tables[0]),
+        conv(outputs, channels, 1, dtype, generator, tables[1] and inputs is None),
+    ]
+    if inputs is not None:
+        convs.insert(0, conv(channels, inputs, 1, dtype, generator, tables[2]))
+    return values((n, inputs or channels, h, w), dtype, generator), convs, options
+
+
+def forms(convs):
+    names = ("dw_separable", "dw_separable_int8") if len(convs) == 2 else (
+        "inverted_bottleneck", "inverted_bottleneck_int8")  # fmt: skip
+    return getattr(quantized, names[0]), getattr(reference, names[1])
+
+
+def agrees(case):
+    x, convs, options = case
+    form, twin = forms(convs)
+    got = form(x, *convs, **options)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    assert got.dtype == x.dtype
+    assert got.equal(twin(x, *convs, **options))
+
+
+@several
+@given(blocks())
+def test_cpu(capability, case):  # noqa: F811
+    agrees(case)
+
+
+@several
+@given(blocks())
+def test_the_form_for_every_device(case):
+    with forms_for_every_device():
+        agrees(case)
+
+
+def large(channels, outputs, k, stride, size, inputs=None, dtype=torch.uint8):
+    generator = torch.Generator().manual_seed(channels + k)
+    convs = [conv(channels, 1, k, dtype, generator, k == 5), conv(outputs, channels, 1, dtype, generator)]
+    if inputs is not None:
+        convs.insert(0, conv(channels, inputs, 1, dtype, generator, k == 5))
+    return values((2, inputs or channels, size, size), dtype, generator), convs, {"stride": stride}
+
+
+def test_several_bands(capability):  # noqa: F811
+    """Images of several bands, and bands of several images; widths of 7, 14 and 28."""
+    for case in (
+        large(130, 96, 5, 1, 28), large(96, 40, 3, 2, 57), large(40, 24, 7, 1, 7), large(72, 160, 3, 1, 14, 32),
+        large(300, 24, 5, 1, 28, 24, torch.int8), large(48, 24, 7, 2, 56, 16),
+    ):  # fmt: skip
+        agrees(case)
+
+
+def test_sums_that_a_saturating_product_would_clip(capability):  # noqa: F811
+    """255 times 127, four times over: beyond 16 bits."""
+    x = torch.full((1, 64, 3, 3), 255, dtype=torch.uint8)
+    ones = [torch.full(shape, 127, dtype=torch.int8) for shape in ((64, 1, 3, 3), (8, 64, 1, 1))]
+    convs = [
+        QuantisedConv(w, torch.zeros(len(w), dtype=torch.int32), torch.full((len(w),), scale), 0, 0)
+        for w, scale in zip(ones, (255 / (255 * 127 * 9), 255 / (255 * 127 * 64)), strict=True)
+    ]
+    assert quantized.dw_separable(x, *convs)[0, :, 1, 1].eq(255).all()
+    agrees((x, convs, {}))
+
+
+def test_does_not_depend_on_the_threads():
+    x, convs, options = large(70, 20, 5, 1, 41, 33)
+    first, *others = at_threads(lambda: quantized.inverted_bottleneck(x, *convs, **options))
+    assert all(first.equal(other) for other in others)
+
+
+def test_an_empty_batch_and_other_layouts(capability):  # noqa: F811
+    x, convs, options = large(20, 6, 3, 2, 9)
+    assert quantized.dw_separable(x[:0], *convs, **options).shape == (0, 6, 5, 5)
+    strided = torch.repeat_interleave(x, 2, dim=3)[..., ::2]
+    assert quantized.dw_separable(strided, *convs, **options).equal(quantized.dw_separable(x, *convs, **options))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own
+def test_opcheck():
+    x, convs, _ = large(20, 6, 3, 2, 9)
+    arguments = (x, *convs[0].arguments, *convs[1].arguments, 2)
+    torch.library.opcheck(torch.ops.supernet.dw_separable_int8.default, arguments)
+
+
+@pytest.mark.parametrize(("act", "k"), itertools.product(("relu6", "hard_swish", "none"), (3, 5)))
+def test_a_quantised_block_is_near_its_floats(act, k):
+    """Within what rounding weights and activations to 8 bits leaves of the block in floats."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 24, 14, 14)
+    convs = [(torch.randn(72, 24, 1, 1) / 5, torch.randn(72)), (torch.randn(72, 1, k, k) / k, torch.randn(72))]
+    projection = torch.randn(24, 72, 1, 1) / 8, torch.randn(24)
+    activation = reference.ACTIVATIONS[act]
+
+    def quantisation(t):
+        low, high = min(t.min().item(), 0), max(t.max().item(), 0)
+        return Quantisation((high - low) / 255, round(-255 * low / (high - low)))
+
+    real, into, quantised = x, quantisation(x), []
+    for (weight, bias), groups in zip(convs, (1, 72), strict=True):
+        before = F.conv2d(real, weight, bias, padding=weight.shape[2] // 2, groups=groups)
+        real = activation(before)
+        out = quantisation(real if act == "relu6" else before)
+        behind = quantisation(real)
+        table = activation if act == "hard_swish" else None
+        quantised.append(QuantisedConv.of(weight, bias, into, out, table, behind))
+        into = behind
+    projected = F.conv2d(real, *projection)
+    quantised.append(QuantisedConv.of(*projection, into, quantisation(projected)))
+    want = projected + x
+    sums, inner, outer = quantisation(want), quantisation(projected), quantisation(x)
+    residual = QuantisedSum(outer.scale / sums.scale, inner.scale / sums.scale, sums.zero)
+    got = sums.dequantise(quantized.inverted_bottleneck(outer.quantise(x), *quantised, residual=residual))
+    assert (got - want).norm() / want.norm() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.zeros(1, 4, 5, 5)}, "dw_separable_int8: x should be uint8 or int8, got Float"),
+        ({"dw_weight": torch.zeros(4, 1, 3, 3)}, "dw_separable_int8: dw_weight is Float, the input is Byte, beside"),
+        ({"pw_scale": torch.ones(3)}, "dw_separable_int8: pw_scale should be Float of shape [6], got Float of shape"),
+        ({"dw_zero": 256}, "dw_separable_int8: dw_zero should be a value of Byte, from 0 to 255, got 256"),
+        ({"dw_table": torch.zeros(256)}, "dw_separable_int8: dw_table should be Byte of shape [256], got Float"),
+    ],
+)
+def test_refusals(change, message):
+    generator = torch.Generator().manual_seed(0)
+    convs = conv(4, 1, 3, torch.uint8, generator), conv(6, 4, 1, torch.uint8, generator)
+    operator = torch.ops.supernet.dw_separable_int8.default
+    arguments = (values((1, 4, 5, 5), torch.uint8, generator), *convs[0].arguments, *convs[1].arguments, 1)
+    named = dict(zip((a.name for a in operator._schema.arguments), arguments, strict=True)) | change
+    with pytest.raises(RuntimeError) as caught:
+        operator(*named.values())
+    assert str(caught.value).startswith(message)
+
+
+def test_the_projection_has_no_table():
+    x, convs, _ = large(8, 8, 3, 1, 5, 8)
+    table = values((256,), torch.uint8, torch.Generator())
+    with pytest.raises(RuntimeError, match="the projection should have no activation, got a table"):
+        quantized.inverted_bottleneck(x, *convs[:2], QuantisedConv(*convs[2].arguments[:5], table))
