@@ -27,12 +27,12 @@ namespace {
 constexpr const char* kNames[] = {"generic", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"};
 
 #if defined(SUPERNET_X86_SETS)
-// AMX's bfloat16 products, and the system's leave to use its tiles.
+// AMX's products of bfloat16 and of bytes, and the system's leave to use its tiles.
 bool amx_usable() {
 #if defined(__linux__)
-  constexpr unsigned kTiles = 1u << 24, kProducts = 1u << 22; // leaf 7
+  constexpr unsigned kNeeded = 1u << 24 | 1u << 25 | 1u << 22; // tiles, bytes and bfloat16 in leaf 7
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & kTiles) || !(d & kProducts)) {
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kNeeded) != kNeeded) {
     return false;
   }
   constexpr long kRequestPermission = 0x1023, kTileData = 18; // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
@@ -142,6 +142,7 @@ const Int8Kernels& int8_kernels() {
 #if defined(SUPERNET_X86_SETS)
   switch (capability()) {
     case Capability::amx:
+      return amx::int8_kernels;
     case Capability::avx512_bf16:
     case Capability::avx512_vnni:
       return avx512_vnni::int8_kernels;

@@ -32,6 +32,12 @@ struct Unsigned {
   explicit Unsigned(const Int8Block& call) : offset(call.is_signed() ? 128 : 0), flip(static_cast<uint8_t>(offset)) {}
 };
 
+// To values of the kernels, or of a tensor.
+cpu::Rounding rounding(int64_t zero, const Unsigned& form, bool to_tensor) {
+  zero += form.offset;
+  return {static_cast<float>(255 - zero), static_cast<int32_t>(zero), to_tensor ? form.flip : uint8_t(0)};
+}
+
 const uint8_t* bytes_of(const Tensor& t) {
   return static_cast<const uint8_t*>(t.const_data_ptr());
 }
@@ -58,20 +64,15 @@ class Requantised {
           static_cast<uint32_t>(own.const_data_ptr<int32_t>()[o]) -
           static_cast<uint32_t>(sum) * static_cast<uint32_t>(conv.in_zero + form.offset));
     }
-    const auto zero = conv.zero + form.offset;
-    to_ = {nullptr, nullptr, static_cast<float>(-zero), static_cast<float>(255 - zero), static_cast<int32_t>(zero)};
+    to_ = rounding(conv.zero, form, last && !conv.table);
     if (conv.table) {
       table_ = conv.table->contiguous().view(at::kByte);
       table_ = last ? table_ : table_.bitwise_xor(form.flip);
-    } else if (last) {
-      to_.zero -= static_cast<int32_t>(form.offset);
     }
   }
 
   cpu::Requantisation from(int64_t channel) const {
-    return {
-        bias_.const_data_ptr<int32_t>() + channel, scale_.const_data_ptr<float>() + channel, to_.low, to_.high,
-        to_.zero};
+    return {bias_.const_data_ptr<int32_t>() + channel, scale_.const_data_ptr<float>() + channel, to_};
   }
   void look_up(int64_t n, uint8_t* values) const {
     if (table_.defined()) {
@@ -85,7 +86,7 @@ class Requantised {
   }
 
   Tensor scale_, bias_, table_;
-  cpu::Requantisation to_;
+  cpu::Rounding to_;
 };
 
 // A pointwise convolution of pixels padded to `depth`.
@@ -211,11 +212,9 @@ void run(const Int8Block& call, Tensor& y) {
   std::optional<cpu::Addition> add;
   if (call.residual) {
     const auto& r = *call.residual;
-    const auto zero = r.zero + form.offset;
     add = {
-        nullptr, form.flip, static_cast<int32_t>(call.expand->in_zero + form.offset),
-        static_cast<int32_t>(call.pw.zero + form.offset), r.x_factor, r.pw_factor, static_cast<float>(-zero),
-        static_cast<float>(255 - zero), static_cast<int32_t>(r.zero)};
+        nullptr, form.flip, static_cast<int32_t>(call.expand->in_zero + form.offset), r.x_factor, r.pw_factor,
+        rounding(r.zero, form, true)};
   }
 
   const cpu::Bands bands(batch, s.out_height, s.out_width * s.channels, kBand, true);

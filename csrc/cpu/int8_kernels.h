@@ -13,22 +13,27 @@
 
 namespace supernet::cpu {
 
-// From sums to values: clamp(round(sum * scale[channel]), low, high) + zero, of which the lowest 8 bits are stored.
+// From reals to values: clamp(round(real) + zero, 0, 255), to be written with some bits turned.
+struct Rounding {
+  float high; // 255 - zero
+  int32_t zero;
+  uint8_t flip;
+};
+
+// From sums to values: the reals are sum * scale[channel].
 struct Requantisation {
   const int32_t* bias; // of the sums, to begin with
   const float* scale;
-  float low, high;
-  int32_t zero;
+  Rounding to;
 };
 
-// x is added to values q: (q - q_zero) q_factor + (x - x_zero) x_factor, requantised by low, high and zero.
+// x is added to values q less their zero point: q q_factor + (x - x_zero) x_factor, rounded.
 struct Addition {
   const uint8_t* x;
   uint8_t flip;
-  int32_t x_zero, q_zero;
+  int32_t x_zero;
   float x_factor, q_factor;
-  float low, high;
-  int32_t zero;
+  Rounding to;
 };
 
 struct Int8Kernels {

@@ -139,15 +139,14 @@ struct QuadVec {
   void store(int32_t* p) const {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
   }
-  static QuadVec load_bytes(const uint8_t* p) {
+  // The first `lanes` of them.
+  static QuadVec load_bytes(const uint8_t* p, int64_t lanes = kSize) {
+    uint8_t few[kSize] = {};
+    if (lanes < kSize) {
+      __builtin_memcpy(few, p, static_cast<size_t>(lanes > 0 ? lanes : 0));
+      p = few;
+    }
     return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))};
-  }
-  // The lowest byte of each lane.
-  void store_bytes(uint8_t* p) const {
-    const auto bytes = _mm256_shuffle_epi8(v, _mm256_set1_epi32(0x0c080400));
-    _mm_storel_epi64(
-        reinterpret_cast<__m128i*>(p),
-        _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
   }
 
   static QuadVec fma(QuadVec a, QuadVec b, QuadVec sum) {
@@ -166,6 +165,32 @@ struct QuadVec {
   // To the nearest, halves to even.
   static QuadVec rounded(FloatVec real) {
     return {_mm256_cvtps_epi32(real.v)};
+  }
+
+  // Bytes of two vectors behind each other.
+  struct Bytes {
+    __m128i v;
+
+    void store(uint8_t* p, int64_t lanes) const {
+      if (lanes >= 2 * kSize) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v);
+      } else {
+        __builtin_memcpy(p, &v, static_cast<size_t>(lanes));
+      }
+    }
+    // The first half behind the second one, which may be at the same place.
+    void store_halves(uint8_t* p, uint8_t* q) const {
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(q), _mm_unpackhi_epi64(v, v));
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(p), v);
+    }
+  };
+  // Plus `zero`, clamped to bytes, and `flip` turned.
+  static Bytes narrow(QuadVec a, QuadVec b, int32_t zero, uint8_t flip) {
+    const auto words = _mm256_adds_epi16(
+        _mm256_packs_epi32(a.v, b.v), _mm256_set1_epi16(static_cast<int16_t>(zero)));
+    const auto bytes = _mm256_permutevar8x32_epi32(
+        _mm256_packus_epi16(words, words), _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));
+    return {_mm_xor_si128(_mm256_castsi256_si128(bytes), _mm_set1_epi8(static_cast<char>(flip)))};
   }
 };
 

@@ -159,12 +159,9 @@ struct QuadVec {
   void store(int32_t* p) const {
     _mm512_storeu_si512(p, v);
   }
-  static QuadVec load_bytes(const uint8_t* p) {
-    return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
-  }
-  // The lowest byte of each lane.
-  void store_bytes(uint8_t* p) const {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
+  // The first `lanes` of them.
+  static QuadVec load_bytes(const uint8_t* p, int64_t lanes = kSize) {
+    return {_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(FloatVec::mask(lanes), p))};
   }
 
   static QuadVec fma(QuadVec a, QuadVec b, QuadVec sum) {
@@ -187,6 +184,28 @@ struct QuadVec {
   // To the nearest, halves to even.
   static QuadVec rounded(FloatVec real) {
     return {_mm512_cvtps_epi32(real.v)};
+  }
+
+  // Bytes of two vectors behind each other.
+  struct Bytes {
+    __m256i v;
+
+    void store(uint8_t* p, int64_t lanes) const {
+      _mm256_mask_storeu_epi8(p, lanes >= 2 * kSize ? ~__mmask32(0) : (__mmask32(1) << lanes) - 1, v);
+    }
+    // The first half behind the second one, which may be at the same place.
+    void store_halves(uint8_t* p, uint8_t* q) const {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm256_extracti128_si256(v, 1));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(v));
+    }
+  };
+  // Plus `zero`, clamped to bytes, and `flip` turned.
+  static Bytes narrow(QuadVec a, QuadVec b, int32_t zero, uint8_t flip) {
+    const auto words = _mm512_adds_epi16(
+        _mm512_packs_epi32(a.v, b.v), _mm512_set1_epi16(static_cast<int16_t>(zero)));
+    const auto order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 4, 8, 12, 1, 5, 9, 13);
+    const auto bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(words, words));
+    return {_mm256_xor_si256(_mm512_castsi512_si256(bytes), _mm256_set1_epi8(static_cast<char>(flip)))};
   }
 };
 

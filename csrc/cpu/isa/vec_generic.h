@@ -119,14 +119,13 @@ struct QuadVec {
   void store(int32_t* p) const {
     __builtin_memcpy(p, &v, sizeof(Raw));
   }
-  static QuadVec load_bytes(const uint8_t* p) {
-    return {Raw{p[0], p[1], p[2], p[3]}};
-  }
-  // The lowest byte of each lane.
-  void store_bytes(uint8_t* p) const {
-    for (int i = 0; i < kSize; ++i) {
-      p[i] = static_cast<uint8_t>(v[i]);
+  // The first `lanes` of them.
+  static QuadVec load_bytes(const uint8_t* p, int64_t lanes = kSize) {
+    QuadVec out = set(0);
+    for (int i = 0; i < kSize && i < lanes; ++i) {
+      out.v[i] = p[i];
     }
+    return out;
   }
 
   static QuadVec fma(QuadVec a, QuadVec b, QuadVec sum) {
@@ -145,10 +144,11 @@ struct QuadVec {
   Floats floats() const {
     return {__builtin_convertvector(reinterpret_cast<Signed>(v), Floats::Raw)};
   }
-  // To the nearest, halves to even, of at most 2^22: whose sum with this number has steps of 1.
+  // To the nearest, halves to even, of at most 2^22, below -2^22 to that: a sum with this number has steps of 1.
   static QuadVec rounded(Floats real) {
     const auto magic = Floats::set(12582912.f);
-    return {reinterpret_cast<Raw>(Floats::Raw(real.v + magic.v)) - reinterpret_cast<Raw>(magic.v)};
+    const Floats::Raw sum = Floats::max(real, Floats::set(-4194304.f)).v + magic.v;
+    return {reinterpret_cast<Raw>(sum) - reinterpret_cast<Raw>(magic.v)};
   }
   friend QuadVec operator+(QuadVec a, QuadVec b) {
     return {a.v + b.v};
@@ -158,6 +158,29 @@ struct QuadVec {
   }
   friend QuadVec operator^(QuadVec a, QuadVec b) {
     return {a.v ^ b.v};
+  }
+
+  // Bytes of two vectors behind each other.
+  struct Bytes {
+    uint8_t v[2 * kSize];
+
+    void store(uint8_t* p, int64_t lanes) const {
+      __builtin_memcpy(p, v, static_cast<size_t>(lanes < 2 * kSize ? lanes : 2 * kSize));
+    }
+    // The first half behind the second one, which may be at the same place.
+    void store_halves(uint8_t* p, uint8_t* q) const {
+      __builtin_memcpy(q, v + kSize, kSize);
+      __builtin_memcpy(p, v, kSize);
+    }
+  };
+  // Plus `zero`, clamped to bytes, and `flip` turned.
+  static Bytes narrow(QuadVec a, QuadVec b, int32_t zero, uint8_t flip) {
+    Bytes out;
+    for (int i = 0; i < 2 * kSize; ++i) {
+      const auto value = static_cast<int32_t>(i < kSize ? a.v[i] : b.v[i - kSize]) + zero;
+      out.v[i] = static_cast<uint8_t>(value < 0 ? 0 : value > 255 ? 255 : value) ^ flip;
+    }
+    return out;
   }
 };
 

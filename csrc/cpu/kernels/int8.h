@@ -10,72 +10,45 @@
 
 namespace supernet::cpu::SUPERNET_ISA {
 
+// Two vectors of reals to bytes. NaN is the least.
 template <class V>
-SUPERNET_INLINE V rounded(typename V::Floats real, const Requantisation& to) {
-  using F = typename V::Floats;
-  return V::rounded(F::min(F::max(real, F::set(to.low)), F::set(to.high))) + V::set(to.zero);
+SUPERNET_INLINE typename V::Bytes rounded(typename V::Floats a, typename V::Floats b, const Rounding& to) {
+  const auto high = V::Floats::set(to.high);
+  return V::narrow(
+      V::rounded(V::Floats::min(high, a)), V::rounded(V::Floats::min(high, b)), to.zero, to.flip);
 }
 
-// The first `lanes` of a vector's values, in bytes.
-template <class V, bool Tail>
-SUPERNET_INLINE void store_bytes(V v, uint8_t* p, int64_t lanes) {
-  if constexpr (Tail) {
-    uint8_t bytes[V::kSize];
-    v.store_bytes(bytes);
-    std::memcpy(p, bytes, lanes);
-  } else {
-    v.store_bytes(p);
-  }
-}
-
-template <class V, bool Tail>
-SUPERNET_INLINE V load_bytes(const uint8_t* p, int64_t lanes) {
-  if constexpr (Tail) {
-    uint8_t bytes[V::kSize] = {};
-    std::memcpy(bytes, p, lanes);
-    return V::load_bytes(bytes);
-  } else {
-    return V::load_bytes(p);
-  }
-}
-
-// A tile's sums as values. Of Tail the last vector has `lanes` lanes.
-template <class V, int NV, bool Tail>
+// A row's sums as values, the first `lanes` of them.
+template <class V, int NV>
 SUPERNET_INLINE void store_values(
-    const V (&sums)[NV], const Requantisation& to, const Addition* add, int64_t at, int64_t lanes, uint8_t* y) {
+    const V (&sums)[NV], const Requantisation& requantisation, const Addition* add, int64_t at, int64_t lanes,
+    uint8_t* y) {
   using F = typename V::Floats;
+  F reals[NV];
   SUPERNET_UNROLL
   for (int v = 0; v < NV; ++v) {
-    const auto store = [&](auto tail) SUPERNET_LAMBDA {
-      constexpr bool kTail = decltype(tail)::value;
-      const auto j = v * V::kSize;
-      V q = rounded<V>(sums[v].floats() * F::load(to.scale + j), to);
-      if (add) {
-        const V x = load_bytes<V, kTail>(add->x + at + j, lanes) ^ V::set(add->flip);
-        const F own = (q - V::set(add->q_zero)).floats() * F::set(add->q_factor);
-        const F other = (x - V::set(add->x_zero)).floats() * F::set(add->x_factor);
-        q = rounded<V>(own + other, {nullptr, nullptr, add->low, add->high, add->zero});
-      }
-      store_bytes<V, kTail>(q, y + at + j, lanes);
-    };
-    if (Tail && v + 1 == NV) {
-      store(std::true_type());
-    } else {
-      store(std::false_type());
+    reals[v] = sums[v].floats() * F::load(requantisation.scale + v * V::kSize);
+    if (add) {
+      const auto high = F::set(requantisation.to.high), low = F::set(requantisation.to.high - 255);
+      const V q = V::rounded(F::min(high, F::max(reals[v], low)));
+      const V x = V::load_bytes(add->x + at + v * V::kSize, lanes - v * V::kSize) ^ V::set(add->flip);
+      const F own = q.floats() * F::set(add->q_factor);
+      reals[v] = own + (x - V::set(add->x_zero)).floats() * F::set(add->x_factor);
     }
   }
+  rounded<V>(reals[0], reals[NV - 1], add ? add->to : requantisation.to).store(y + at, lanes);
 }
 
 // Of a panel whose steps of the depth are `lanes` quads apart.
 template <class V, int NV>
 void multiply_tile(
     const int32_t* a, int64_t rows, int64_t depth, const int32_t* packed, int64_t panel, int64_t columns,
-    const Requantisation& to, const Addition* add, int64_t at, uint8_t* y, int64_t y_pixel) {
+    Requantisation requantisation, const Addition* add, int64_t at, uint8_t* y, int64_t y_pixel) {
   constexpr int kRows = V::kTileRows[NV - 1];
   V sums[kRows][NV];
   SUPERNET_UNROLL
   for (int v = 0; v < NV; ++v) {
-    const V start = V::load(to.bias + v * V::kSize);
+    const V start = V::load(requantisation.bias + v * V::kSize);
     SUPERNET_UNROLL
     for (int i = 0; i < kRows; ++i) {
       sums[i][v] = start;
@@ -86,25 +59,17 @@ void multiply_tile(
   } else {
     multiply<V, NV, kRows, false>(sums, a, depth, 1, packed, panel, depth, rows);
   }
-  const auto store = [&](auto tail) SUPERNET_LAMBDA {
-    SUPERNET_UNROLL
-    for (int i = 0; i < kRows; ++i) {
-      if (i < rows) {
-        store_values<V, NV, decltype(tail)::value>(
-            sums[i], to, add, at + i * y_pixel, columns - (NV - 1) * V::kSize, y);
-      }
+  SUPERNET_UNROLL
+  for (int i = 0; i < kRows; ++i) {
+    if (i < rows) {
+      store_values<V, NV>(sums[i], requantisation, add, at + i * y_pixel, columns, y);
     }
-  };
-  if (columns >= NV * V::kSize) {
-    store(std::false_type());
-  } else {
-    store(std::true_type());
   }
 }
 
 template <class V>
 void multiply_quads(
-    const uint8_t* x, int64_t pixels, int64_t depth, const int8_t* packed, int64_t columns, const Requantisation& to,
+    const uint8_t* x, int64_t pixels, int64_t depth, const int8_t* packed, int64_t columns, const Requantisation& of,
     const Addition* add, uint8_t* y, int64_t y_pixel) {
   constexpr auto kPanel = Int8Kernels::kPanel, kBlock = Int8Kernels::kBlock;
   constexpr int64_t kRows = V::kTileRows[1];
@@ -116,7 +81,7 @@ void multiply_quads(
       const auto first = j / kPanel * kPanel, panel = columns - first > kBlock ? kPanel : kBlock;
       const auto* from = b + first * steps + j - first;
       const auto left = columns - j;
-      const Requantisation part{to.bias + j, to.scale + j, to.low, to.high, to.zero};
+      const Requantisation part{of.bias + j, of.scale + j, of.to};
       const auto tile = left > V::kSize ? &multiply_tile<V, 2> : &multiply_tile<V, 1>;
       tile(a + i * steps, std::min(pixels - i, kRows), steps, from, panel, left, part, add, i * y_pixel + j, y, y_pixel);
       j += left > V::kSize ? 2 * V::kSize : V::kSize;
@@ -177,28 +142,29 @@ void quads_of_row(
   fill_up(std::max<int64_t>(inside, 0), end);
 }
 
-template <class V, int TW, int Quads>
+template <class V, int TW, int K>
 void depthwise_quads_row(
-    const int32_t* const* rows, int64_t kernel, int64_t stride, const int8_t* taps, const Requantisation& to,
-    int64_t width, uint8_t* y, int64_t y_pixel) {
+    const int32_t* const* rows, int64_t stride, const int8_t* taps, Requantisation requantisation, int64_t width, uint8_t* y,
+    int64_t y_pixel) {
   using F = typename V::Floats;
   constexpr auto kBlock = Int8Kernels::kBlock;
+  constexpr int kQuads = (K + 3) / 4;
   const auto* weights = reinterpret_cast<const int32_t*>(taps);
   for (int part = 0; part < kBlock; part += V::kSize) {
-    const V start = V::load(to.bias + part);
-    const F scale = F::load(to.scale + part);
+    const V start = V::load(requantisation.bias + part);
+    const F scale = F::load(requantisation.scale + part);
     for (int64_t o = 0; o < width; o += TW) {
       V sums[TW];
       SUPERNET_UNROLL
       for (int t = 0; t < TW; ++t) {
         sums[t] = start;
       }
-      for (int64_t i = 0; i < kernel; ++i) {
+      SUPERNET_UNROLL
+      for (int i = 0; i < K; ++i) {
         const auto* x = rows[i] + o * stride * kBlock + part;
-        const auto* w = weights + i * Quads * kBlock + part;
         SUPERNET_UNROLL
-        for (int quad = 0; quad < Quads; ++quad) {
-          const V tap = V::load(w + quad * kBlock);
+        for (int quad = 0; quad < kQuads; ++quad) {
+          const V tap = V::load(weights + (i * kQuads + quad) * kBlock + part);
           SUPERNET_UNROLL
           for (int t = 0; t < TW; ++t) {
             sums[t] = V::fma(V::load(x + (t * stride + 4 * quad) * kBlock), tap, sums[t]);
@@ -206,22 +172,32 @@ void depthwise_quads_row(
         }
       }
       SUPERNET_UNROLL
-      for (int t = 0; t < TW; ++t) {
+      for (int t = 0; t < TW; t += 2) {
         if (o + t < width) {
-          rounded<V>(sums[t].floats() * scale, to).store_bytes(y + (o + t) * y_pixel + part);
+          const auto next = std::min<int64_t>(t + 1, width - 1 - o);
+          auto* out = y + o * y_pixel + part;
+          rounded<V>(sums[t].floats() * scale, sums[std::min(t + 1, TW - 1)].floats() * scale, requantisation.to)
+              .store_halves(out + t * y_pixel, out + next * y_pixel);
         }
       }
     }
   }
 }
 
+template <class V, int TW>
+auto depthwise_quads_row_for(int64_t kernel) {
+  return kernel == 1 ? &depthwise_quads_row<V, TW, 1>
+      : kernel == 3  ? &depthwise_quads_row<V, TW, 3>
+      : kernel == 5  ? &depthwise_quads_row<V, TW, 5>
+                     : &depthwise_quads_row<V, TW, 7>;
+}
+
 template <class V>
 void depthwise_quads(
     const int32_t* const* rows, int64_t kernel, int64_t stride, const int8_t* taps, const Requantisation& to,
     int64_t width, uint8_t* y, int64_t y_pixel) {
-  const auto row = width % 7 == 0 ? (kernel > 4 ? &depthwise_quads_row<V, 7, 2> : &depthwise_quads_row<V, 7, 1>)
-                                  : (kernel > 4 ? &depthwise_quads_row<V, 8, 2> : &depthwise_quads_row<V, 8, 1>);
-  row(rows, kernel, stride, taps, to, width, y, y_pixel);
+  const auto row = width % 7 == 0 ? depthwise_quads_row_for<V, 7>(kernel) : depthwise_quads_row_for<V, 8>(kernel);
+  row(rows, stride, taps, to, width, y, y_pixel);
 }
 
 inline void look_up(const uint8_t* table, int64_t n, uint8_t* values) {
