@@ -13,7 +13,7 @@ ops = pytest.importorskip("supernet.ops", reason="the extension is not built", e
 _C = pytest.importorskip("supernet._C")
 
 BEST = _C.build_info()["cpu_capability"]
-CAPABILITIES = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
+CAPABILITIES = ("generic", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx")
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 # Largest error of a whole tensor relative to its L2 norm
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1.2e-2}

@@ -22,7 +22,7 @@ using cpu::Use;
 
 constexpr auto kBlock = Int8Kernels::kBlock, kPanel = Int8Kernels::kPanel;
 // Values of the depthwise part's output in a band.
-constexpr int64_t kBand = 64 * 1024;
+constexpr int64_t kBand = 128 * 1024;
 
 // How the values of a call are unsigned within the kernels.
 struct Unsigned {
@@ -143,7 +143,7 @@ class Depthwise {
         row_((columns_ + Int8Kernels::kTile * s.stride) * kBlock),
         fill_(static_cast<uint8_t>(conv.in_zero + form.offset)),
         taps_(at::zeros({ceil_div(s.channels, kBlock), s.kernel, quads_, kBlock, 4}, at::kChar)),
-        outside_(at::full({row_}, fill_ * 0x01010101, at::kInt)) {
+        outside_(at::full({row_}, static_cast<int32_t>(fill_ * 0x01010101u), at::kInt)) {
     const auto weight = conv.weight.contiguous();
     const auto* w = weight.const_data_ptr<int8_t>();
     auto* taps = taps_.data_ptr<int8_t>();

@@ -155,9 +155,10 @@ struct QuadVec {
     const auto odd = _mm256_madd_epi16(_mm256_srli_epi16(a.v, 8), _mm256_srai_epi16(b.v, 8));
     return {_mm256_add_epi32(sum.v, _mm256_add_epi32(even, odd))};
   }
-  // Without the first byte, and with `last` behind the others.
-  static QuadVec push(QuadVec quad, QuadVec last) {
-    return {_mm256_or_si256(_mm256_srli_epi32(quad.v, 8), _mm256_slli_epi32(last.v, 24))};
+  // Without the first byte, and with `last` behind the others, of which the bits of `turned` are turned.
+  static QuadVec push(QuadVec quad, QuadVec last, QuadVec turned) {
+    const auto other = _mm256_xor_si256(_mm256_slli_epi32(last.v, 24), turned.v);
+    return {_mm256_or_si256(_mm256_srli_epi32(quad.v, 8), other)};
   }
   FloatVec floats() const {
     return {_mm256_cvtepi32_ps(v)};

@@ -174,9 +174,11 @@ struct QuadVec {
     return {_mm512_add_epi32(sum.v, _mm512_add_epi32(even, odd))};
 #endif
   }
-  // Without the first byte, and with `last` behind the others.
-  static QuadVec push(QuadVec quad, QuadVec last) {
-    return {_mm512_or_si512(_mm512_srli_epi32(quad.v, 8), _mm512_slli_epi32(last.v, 24))};
+  // Without the first byte, and with `last` behind the others, of which the bits of `turned` are turned.
+  static QuadVec push(QuadVec quad, QuadVec last, QuadVec turned) {
+    constexpr int kOrThenXor = 0x56;
+    return {_mm512_ternarylogic_epi32(
+        _mm512_srli_epi32(quad.v, 8), _mm512_slli_epi32(last.v, 24), turned.v, kOrThenXor)};
   }
   FloatVec floats() const {
     return {_mm512_cvtepi32_ps(v)};

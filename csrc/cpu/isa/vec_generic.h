@@ -137,9 +137,9 @@ struct QuadVec {
     }
     return sum;
   }
-  // Without the first byte, and with `last` behind the others.
-  static QuadVec push(QuadVec quad, QuadVec last) {
-    return {quad.v >> 8 | last.v << 24};
+  // Without the first byte, and with `last` behind the others, of which the bits of `turned` are turned.
+  static QuadVec push(QuadVec quad, QuadVec last, QuadVec turned) {
+    return {(quad.v >> 8 | last.v << 24) ^ turned.v};
   }
   Floats floats() const {
     return {__builtin_convertvector(reinterpret_cast<Signed>(v), Floats::Raw)};

@@ -107,39 +107,44 @@ void quads_of_row(
     int64_t columns, int32_t* out) {
   constexpr auto kBlock = Int8Kernels::kBlock;
   constexpr int kParts = kBlock / V::kSize;
-  const V outside = V::set(fill), turned = V::set(flip);
+  const V outside = V::set(fill ^ flip), turned = V::set(flip << 24);
   V quads[kParts];
-  const auto push = [&](int64_t at, const auto& value) SUPERNET_LAMBDA {
-    SUPERNET_UNROLL
-    for (int part = 0; part < kParts; ++part) {
-      quads[part] = V::push(quads[part], value(part));
-      if (at >= 0) {
-        quads[part].store(out + at * kBlock + part * V::kSize);
-      }
-    }
-  };
   for (auto& q : quads) {
     q = V::set(0);
   }
-  const auto end = columns + 3 - padding; // the pixel behind the last one needed
-  const auto fill_up = [&](int64_t from, int64_t until) {
-    for (auto i = from; i < until; ++i) {
-      push(i + padding - 3, [&](int) SUPERNET_LAMBDA { return outside; });
+  const auto push = [&](auto stores, int64_t i, const auto& value) SUPERNET_LAMBDA {
+    SUPERNET_UNROLL
+    for (int part = 0; part < kParts; ++part) {
+      quads[part] = V::push(quads[part], value(part), turned);
+      if constexpr (decltype(stores)::value) {
+        quads[part].store(out + (i + padding - 3) * kBlock + part * V::kSize);
+      }
     }
   };
-  fill_up(-padding, 0);
-  const auto inside = std::min(width, end);
-  for (int64_t i = 0; i < inside; ++i) {
-    const uint8_t* p = row + i * pixel;
-    uint8_t few[kBlock];
-    if (lanes < kBlock) {
-      std::memcpy(few, p, lanes);
-      std::memset(few + lanes, 0, kBlock - lanes);
-      p = few;
+  const auto fill_up = [&](auto stores, int64_t from, int64_t until) SUPERNET_LAMBDA {
+    for (auto i = from; i < until; ++i) {
+      push(stores, i, [&](int) SUPERNET_LAMBDA { return outside; });
     }
-    push(i + padding - 3, [&](int part) SUPERNET_LAMBDA { return V::load_bytes(p + part * V::kSize) ^ turned; });
-  }
-  fill_up(std::max<int64_t>(inside, 0), end);
+  };
+  const auto copy = [&](auto stores, int64_t from, int64_t until) SUPERNET_LAMBDA {
+    for (auto i = from; i < until; ++i) {
+      const uint8_t* p = row + i * pixel;
+      uint8_t few[kBlock];
+      if (lanes < kBlock) {
+        std::memcpy(few, p, lanes);
+        std::memset(few + lanes, 0, kBlock - lanes);
+        p = few;
+      }
+      push(stores, i, [&](int part) SUPERNET_LAMBDA { return V::load_bytes(p + part * V::kSize); });
+    }
+  };
+  // The first column is whole with pixel `whole`, the last one with that before `end`.
+  const auto whole = 3 - padding, end = columns + whole, inside = std::min(width, end);
+  fill_up(std::false_type(), -padding, 0);
+  copy(std::false_type(), 0, std::min(whole, inside));
+  copy(std::true_type(), whole, inside);
+  fill_up(std::false_type(), inside, std::min(whole, end));
+  fill_up(std::true_type(), std::max(whole, inside), end);
 }
 
 template <class V, int TW, int K>
@@ -153,7 +158,7 @@ void depthwise_quads_row(
   for (int part = 0; part < kBlock; part += V::kSize) {
     const V start = V::load(requantisation.bias + part);
     const F scale = F::load(requantisation.scale + part);
-    for (int64_t o = 0; o < width; o += TW) {
+    const auto tile = [&](auto whole, int64_t o) SUPERNET_LAMBDA {
       V sums[TW];
       SUPERNET_UNROLL
       for (int t = 0; t < TW; ++t) {
@@ -171,15 +176,22 @@ void depthwise_quads_row(
           }
         }
       }
+      auto* out = y + o * y_pixel + part;
       SUPERNET_UNROLL
       for (int t = 0; t < TW; t += 2) {
-        if (o + t < width) {
-          const auto next = std::min<int64_t>(t + 1, width - 1 - o);
-          auto* out = y + o * y_pixel + part;
-          rounded<V>(sums[t].floats() * scale, sums[std::min(t + 1, TW - 1)].floats() * scale, requantisation.to)
+        if (decltype(whole)::value || o + t < width) {
+          const int next = t + 1 < TW && (decltype(whole)::value || o + t + 1 < width) ? t + 1 : t;
+          rounded<V>(sums[t].floats() * scale, sums[t + 1 < TW ? t + 1 : t].floats() * scale, requantisation.to)
               .store_halves(out + t * y_pixel, out + next * y_pixel);
         }
       }
+    };
+    int64_t o = 0;
+    for (; o + TW <= width; o += TW) {
+      tile(std::true_type(), o);
+    }
+    if (o < width) {
+      tile(std::false_type(), o);
     }
   }
 }
