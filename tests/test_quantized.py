@@ -1,5 +1,6 @@
 """Blocks on 8-bit values: every form gives the bits of plain integer arithmetic."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from aten import forms_for_every_device
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from int8_cases import conv, values
 from test_cpu_kernels import at_threads, capability  # noqa: F401 - a fixture
 from torch.nn import functional as F
 
@@ -18,26 +20,6 @@ several = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 DTYPES = (torch.uint8, torch.int8)
-
-
-def values(shape, dtype, generator):
-    ends = torch.iinfo(dtype)
-    return torch.randint(ends.min, ends.max + 1, shape, generator=generator).to(dtype)
-
-
-def conv(outputs, inputs, k, dtype, generator, table=False):
-    """Any weights, biases and zero points; scales that spread the sums over the values, some far beyond."""
-    spread = 255 / (128 * 128 * (inputs * k * k) ** 0.5)
-    scale = spread * 2 ** torch.empty(outputs).uniform_(-2, 3, generator=generator)
-    scale[::7] *= 1e6
-    zeros = values((2,), dtype, generator).tolist()
-    return QuantisedConv(
-        values((outputs, inputs, k, k), torch.int8, generator),
-        torch.randint(-(2**14), 2**14, (outputs,), generator=generator, dtype=torch.int32),
-        scale,
-        *zeros,
-        values((256,), dtype, generator) if table else None,
-    )
 
 
 @st.composite
@@ -118,6 +100,25 @@ def test_sums_that_a_saturating_product_would_clip(capability):  # noqa: F811
     ]
     assert quantized.dw_separable(x, *convs)[0, :, 1, 1].eq(255).all()
     agrees((x, convs, {}))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_onnxruntime_gives_the_same_bits(dtype):
+    """Of the graph that its static quantisation writes; with a residual, which it may round otherwise, but for one step."""
+    pytest.importorskip("onnxruntime")
+    from bench.int8_cases import qdq_session
+
+    for k, stride, expanded in ((3, 1, False), (5, 2, True), (3, 1, True)):
+        x, convs, _ = large(48, 24, k, stride, 15, 24 if expanded else None, dtype)
+        convs = [dataclasses.replace(c, scale=c.scale.clamp_max(1e-2), table=None) for c in convs]
+        (got,) = qdq_session(x, convs, stride).run(None, {"x": x.numpy()})
+        assert torch.from_numpy(got).equal(forms(convs)[0](x, *convs, stride=stride))
+    residual = QuantisedSum(0.7, 1.3, 9)
+    (got,) = qdq_session(x, convs, 1, residual).run(None, {"x": x.numpy()})
+    ours = quantized.inverted_bottleneck(x, *convs, residual=residual)
+    different = (torch.from_numpy(got).int() - ours.int()).abs()
+    assert different.max() <= 1
+    assert different.float().mean() < 0.01
 
 
 def test_does_not_depend_on_the_threads():

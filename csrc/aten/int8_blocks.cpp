@@ -8,6 +8,7 @@
 
 #include <limits>
 
+#include "aten/int8_blocks.h"
 #include "ops/int8_operators.h"
 #include "ops/layout.h"
 
@@ -32,7 +33,9 @@ Tensor convolve(
   return conv.table ? at::take(*conv.table, (out + (call.is_signed() ? 128 : 0)).to(at::kLong)).to(at::kFloat) : out;
 }
 
-void run(const Int8Block& call, Tensor& y) {
+} // namespace
+
+void aten::int8_block(const Int8Block& call, Tensor& y) {
   const auto& s = call.shape;
   const auto x = call.x.to(at::kFloat);
   auto q = call.expand ? convolve(call, x, *call.expand, 1, 0, 1) : x;
@@ -46,10 +49,8 @@ void run(const Int8Block& call, Tensor& y) {
   y.copy_(q);
 }
 
-} // namespace
-
 TORCH_LIBRARY_IMPL(supernet, CompositeExplicitAutograd, m) {
-  Int8Operators<&run>::implement(m);
+  Int8Operators<&aten::int8_block>::implement(m);
 }
 
 } // namespace supernet
