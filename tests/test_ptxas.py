@@ -23,6 +23,7 @@ DYNAMIC_SHARED = {
     "depthwise_weight_kernel": 38256,
     "dw_separable_kernel": 64144,
     "inverted_bottleneck_kernel": 65040,
+    "int8_block_kernel": 65536,  # the most that a plan may take
 }
 
 

@@ -1,7 +1,6 @@
 """Blocks on 8-bit values: every form gives the bits of plain integer arithmetic."""
 
 import dataclasses
-import itertools
 
 import pytest
 import reference
@@ -10,7 +9,6 @@ from aten import forms_for_every_device
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from int8_cases import conv, values
-from test_cpu_kernels import at_threads, capability  # noqa: F401 - a fixture
 from torch.nn import functional as F
 
 from supernet import quantized
@@ -62,7 +60,7 @@ def agrees(case):
 
 @several
 @given(blocks())
-def test_cpu(capability, case):  # noqa: F811
+def test_cpu(capability, case):
     agrees(case)
 
 
@@ -81,7 +79,7 @@ def large(channels, outputs, k, stride, size, inputs=None, dtype=torch.uint8):
     return values((2, inputs or channels, size, size), dtype, generator), convs, {"stride": stride}
 
 
-def test_several_bands(capability):  # noqa: F811
+def test_several_bands(capability):
     """Images of several bands, and bands of several images; widths of 7, 14 and 28."""
     for case in (
         large(130, 96, 5, 1, 28), large(96, 40, 3, 2, 57), large(40, 24, 7, 1, 7), large(72, 160, 3, 1, 14, 32),
@@ -90,7 +88,7 @@ def test_several_bands(capability):  # noqa: F811
         agrees(case)
 
 
-def test_sums_that_a_saturating_product_would_clip(capability):  # noqa: F811
+def test_sums_that_a_saturating_product_would_clip(capability):
     """255 times 127, four times over: beyond 16 bits."""
     x = torch.full((1, 64, 3, 3), 255, dtype=torch.uint8)
     ones = [torch.full(shape, 127, dtype=torch.int8) for shape in ((64, 1, 3, 3), (8, 64, 1, 1))]
@@ -123,11 +121,17 @@ def test_onnxruntime_gives_the_same_bits(dtype):
 
 def test_does_not_depend_on_the_threads():
     x, convs, options = large(70, 20, 5, 1, 41, 33)
-    first, *others = at_threads(lambda: quantized.inverted_bottleneck(x, *convs, **options))
-    assert all(first.equal(other) for other in others)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(quantized.inverted_bottleneck(x, *convs, **options))
+    finally:
+        torch.set_num_threads(before)
+    assert all(results[0].equal(other) for other in results[1:])
 
 
-def test_an_empty_batch_and_other_layouts(capability):  # noqa: F811
+def test_an_empty_batch_and_other_layouts(capability):
     x, convs, options = large(20, 6, 3, 2, 9)
     assert quantized.dw_separable(x[:0], *convs, **options).shape == (0, 6, 5, 5)
     strided = torch.repeat_interleave(x, 2, dim=3)[..., ::2]
@@ -141,7 +145,8 @@ def test_opcheck():
     torch.library.opcheck(torch.ops.supernet.dw_separable_int8.default, arguments)
 
 
-@pytest.mark.parametrize(("act", "k"), itertools.product(("relu6", "hard_swish", "none"), (3, 5)))
+@pytest.mark.parametrize("act", ["relu6", "hard_swish", "none"])
+@pytest.mark.parametrize("k", [3, 5])
 def test_a_quantised_block_is_near_its_floats(act, k):
     """Within what rounding weights and activations to 8 bits leaves of the block in floats."""
     torch.manual_seed(0)
