@@ -102,16 +102,21 @@ def test_sums_that_a_saturating_product_would_clip(capability):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_onnxruntime_gives_the_same_bits(dtype):
-    """Of the graph that its static quantisation writes; with a residual, which it may round otherwise, but for one step."""
+    """Of the graph that its static quantisation writes; but for sums, of 24 bits for it, in one step and few values.
+
+    Halves, which it takes elsewhere than to even in int8, do not come up: scales are any.
+    """
     pytest.importorskip("onnxruntime")
     from bench.int8_cases import qdq_session
 
     for k, stride, expanded in ((3, 1, False), (5, 2, True), (3, 1, True)):
         x, convs, _ = large(48, 24, k, stride, 15, 24 if expanded else None, dtype)
-        convs = [dataclasses.replace(c, scale=c.scale.clamp_max(1e-2), table=None) for c in convs]
+        convs = [
+            dataclasses.replace(c, scale=torch.where(c.scale > 1, c.scale * 1e-6, c.scale), table=None) for c in convs
+        ]
         (got,) = qdq_session(x, convs, stride).run(None, {"x": x.numpy()})
         assert torch.from_numpy(got).equal(forms(convs)[0](x, *convs, stride=stride))
-    residual = QuantisedSum(0.7, 1.3, 9)
+    residual = QuantisedSum(0.6789, 1.2345, 9)
     (got,) = qdq_session(x, convs, 1, residual).run(None, {"x": x.numpy()})
     ours = quantized.inverted_bottleneck(x, *convs, residual=residual)
     different = (torch.from_numpy(got).int() - ours.int()).abs()

@@ -1,4 +1,4 @@
-"""Blocks on 8-bit values: by us, by our float32 operators, by onnxruntime (QDQ) and by PyTorch's quantised convolutions."""
+"""Blocks on 8-bit values: ours, our float32 operators, onnxruntime (QDQ) and PyTorch's quantised convolutions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def convolution(outputs: int, inputs: int, k: int) -> QuantisedConv:
     return QuantisedConv(weight, bias, scale, 0, 0)
 
 
-def qdq_session(x: Tensor, convs: Sequence[QuantisedConv], stride: int, residual: QuantisedSum | None = None):  # noqa: ANN201
+def qdq_session(x: Tensor, convs: Sequence[QuantisedConv], stride: int, residual: QuantisedSum | None = None):
     """The block as onnxruntime's static quantisation writes it, one thread: quantise and dequantise around float nodes.
 
     ``convs`` without tables. Activations have scale 1, so that the weights' are the convolutions' and all ratios are
