@@ -1,9 +1,7 @@
 // The int8 blocks on the CPU: band after band of rows, the depthwise part makes pixels in a buffer, some channels at a
 // time, from a few rows that slide over x or over what the expansion makes of it; the pointwise product reads the
 // buffer while it is in the L2 cache.
-#include <ATen/ops/full.h>
-
-#include <cstring>
+#include <vector>
 
 #include "cpu/dw_separable.h"
 #include "cpu/int8_kernels.h"
@@ -45,26 +43,18 @@ const uint8_t* bytes_of(const Tensor& t) {
 // A convolution's sums as values, its channels padded to whole panels.
 class Requantised {
  public:
-  // Values for the next convolution, or those of the result where `last` says so.
-  Requantised(const Int8Conv& conv, const Unsigned& form, bool last)
-      : scale_(at::zeros({padded(conv)}, at::kFloat)), bias_(at::zeros({padded(conv)}, at::kInt)) {
+  // Values for the next convolution, or those of the result where `last` says so. `sums` are of the weight's rows.
+  Requantised(const Int8Conv& conv, const Unsigned& form, const std::vector<int32_t>& sums, bool last)
+      : bias_(sums.size()), scale_(sums.size()), to_(rounding(conv.zero, form, last && !conv.table)) {
+    const auto bias = conv.bias.contiguous(), scale = conv.scale.contiguous();
     const auto outputs = conv.weight.size(0);
-    scale_.narrow(0, 0, outputs).copy_(conv.scale);
-    const auto weight = conv.weight.contiguous(), own = conv.bias.contiguous();
-    const auto* w = weight.const_data_ptr<int8_t>();
-    auto* bias = bias_.data_ptr<int32_t>();
-    const auto inputs = weight.numel() / outputs;
-    for (int64_t o = 0; o < outputs; ++o, w += inputs) {
-      int32_t sum = 0;
-      for (int64_t i = 0; i < inputs; ++i) {
-        sum += w[i];
-      }
+    std::copy_n(scale.const_data_ptr<float>(), outputs, scale_.data());
+    for (int64_t o = 0; o < outputs; ++o) {
       // Unsigned: whatever the given bias is, what overflows on the way may come back.
-      bias[o] = static_cast<int32_t>(
-          static_cast<uint32_t>(own.const_data_ptr<int32_t>()[o]) -
-          static_cast<uint32_t>(sum) * static_cast<uint32_t>(conv.in_zero + form.offset));
+      bias_[o] = static_cast<int32_t>(
+          static_cast<uint32_t>(bias.const_data_ptr<int32_t>()[o]) -
+          static_cast<uint32_t>(sums[o]) * static_cast<uint32_t>(conv.in_zero + form.offset));
     }
-    to_ = rounding(conv.zero, form, last && !conv.table);
     if (conv.table) {
       table_ = conv.table->contiguous().view(at::kByte);
       table_ = last ? table_ : table_.bitwise_xor(form.flip);
@@ -72,7 +62,7 @@ class Requantised {
   }
 
   cpu::Requantisation from(int64_t channel) const {
-    return {bias_.const_data_ptr<int32_t>() + channel, scale_.const_data_ptr<float>() + channel, to_};
+    return {bias_.data() + channel, scale_.data() + channel, to_};
   }
   void look_up(int64_t n, uint8_t* values) const {
     if (table_.defined()) {
@@ -81,11 +71,9 @@ class Requantised {
   }
 
  private:
-  static int64_t padded(const Int8Conv& conv) {
-    return round_up(conv.weight.size(0), kPanel);
-  }
-
-  Tensor scale_, bias_, table_;
+  std::vector<int32_t> bias_;
+  std::vector<float> scale_;
+  Tensor table_;
   cpu::Rounding to_;
 };
 
@@ -93,22 +81,12 @@ class Requantised {
 class Pointwise {
  public:
   Pointwise(const Int8Conv& conv, const Unsigned& form, int64_t depth, bool last)
-      : to(conv, form, last),
-        depth(depth),
-        columns(conv.weight.size(0)),
-        packed_(at::zeros({depth * round_up(columns, kBlock)}, at::kChar)) {
+      : depth(depth), columns(conv.weight.size(0)), packed_(at::empty({depth * round_up(columns, kBlock)}, at::kChar)) {
     const auto weight = conv.weight.contiguous();
-    const auto in = weight.size(1);
-    const auto* row = weight.const_data_ptr<int8_t>();
-    for (int64_t j = 0; j < columns; ++j, row += in) {
-      const auto first = j / kPanel * kPanel, panel = columns - first > kBlock ? kPanel : kBlock;
-      auto* out = packed_.data_ptr<int8_t>() + first * depth + (j - first) * 4;
-      int64_t k = 0;
-      for (; k + 4 <= in; k += 4) {
-        std::memcpy(out + k * panel, row + k, 4);
-      }
-      std::memcpy(out + k * panel, row + k, in - k);
-    }
+    std::vector<int32_t> sums(round_up(columns, kPanel));
+    cpu::int8_kernels().pack(
+        weight.const_data_ptr<int8_t>(), weight.size(1), depth, columns, packed_.data_ptr<int8_t>(), sums.data());
+    to.emplace(conv, form, sums, last);
   }
 
   // Columns [first, first + count) of some pixels; `first` begins a panel.
@@ -116,10 +94,10 @@ class Pointwise {
       const uint8_t* x, int64_t pixels, int64_t first, int64_t count, const cpu::Addition* add, uint8_t* y,
       int64_t y_pixel) const {
     cpu::int8_kernels().multiply(
-        x, pixels, depth, packed_.const_data_ptr<int8_t>() + first * depth, count, to.from(first), add, y, y_pixel);
+        x, pixels, depth, packed_.const_data_ptr<int8_t>() + first * depth, count, to->from(first), add, y, y_pixel);
   }
 
-  const Requantised to;
+  std::optional<Requantised> to;
   const int64_t depth, columns;
 
  private:
@@ -136,25 +114,26 @@ struct Source {
 class Depthwise {
  public:
   Depthwise(const Int8Conv& conv, const Unsigned& form, const cpu::DepthwiseShape& s)
-      : to(conv, form, false),
-        shape_(s),
+      : shape_(s),
         quads_(ceil_div(s.kernel, 4)),
         columns_((s.out_width - 1) * s.stride + 4 * (quads_ - 1) + 1),
         row_((columns_ + Int8Kernels::kTile * s.stride) * kBlock),
         fill_(static_cast<uint8_t>(conv.in_zero + form.offset)),
-        taps_(at::zeros({ceil_div(s.channels, kBlock), s.kernel, quads_, kBlock, 4}, at::kChar)),
-        outside_(at::full({row_}, static_cast<int32_t>(fill_ * 0x01010101u), at::kInt)) {
+        taps_(ceil_div(s.channels, kBlock) * s.kernel * quads_ * kBlock),
+        outside_(row_, static_cast<int32_t>(fill_ * 0x01010101u)) {
     const auto weight = conv.weight.contiguous();
     const auto* w = weight.const_data_ptr<int8_t>();
-    auto* taps = taps_.data_ptr<int8_t>();
+    std::vector<int32_t> sums(round_up(s.channels, kPanel));
     for (int64_t c = 0; c < s.channels; ++c) {
-      for (int64_t i = 0; i < s.kernel; ++i) {
-        for (int64_t j = 0; j < s.kernel; ++j) {
-          const auto quad = (c / kBlock * s.kernel + i) * quads_ + j / 4;
-          taps[(quad * kBlock + c % kBlock) * 4 + j % 4] = *w++;
+      auto* out = taps_.data() + c / kBlock * s.kernel * quads_ * kBlock + c % kBlock;
+      for (int64_t i = 0; i < s.kernel; ++i, out += quads_ * kBlock) {
+        for (int64_t j = 0; j < s.kernel; ++j, ++w) {
+          out[j / 4 * kBlock] |= static_cast<uint32_t>(static_cast<uint8_t>(*w)) << j % 4 * 8;
+          sums[c] += *w;
         }
       }
     }
+    to.emplace(conv, form, sums, false);
   }
 
   // Output rows [begin, end) of an image, the block of channels from `channel` on.
@@ -163,15 +142,15 @@ class Depthwise {
     const auto& kernels = cpu::int8_kernels();
     auto* ring = scratch<int32_t>(Use::output, s.kernel * row_);
     const int32_t* rows[7];
-    const auto* taps = taps_.const_data_ptr<int8_t>() + channel / kBlock * s.kernel * quads_ * kBlock * 4;
-    const auto requantisation = to.from(channel);
+    const auto* taps = taps_.data() + channel / kBlock * s.kernel * quads_ * kBlock;
+    const auto requantisation = to->from(channel);
     int64_t made = 0; // rows up to this one are in the ring
     for (auto o = begin; o < end; ++o, y += s.out_width * y_pixel) {
       const auto top = o * s.stride - s.padding;
       for (int64_t i = 0; i < s.kernel; ++i) {
         const auto r = top + i;
         if (r < 0 || r >= s.in_height) {
-          rows[i] = outside_.const_data_ptr<int32_t>();
+          rows[i] = outside_.data();
           continue;
         }
         auto* slot = ring + r % s.kernel * row_;
@@ -187,13 +166,14 @@ class Depthwise {
     }
   }
 
-  const Requantised to;
+  std::optional<Requantised> to;
 
  private:
   cpu::DepthwiseShape shape_;
   int64_t quads_, columns_, row_; // quads of a row of taps, columns of a row, its values
   uint8_t fill_;
-  Tensor taps_, outside_;
+  std::vector<uint32_t> taps_;
+  std::vector<int32_t> outside_;
 };
 
 void run(const Int8Block& call, Tensor& y) {
@@ -241,7 +221,7 @@ void run(const Int8Block& call, Tensor& y) {
         const auto lanes = std::min(kPanel, s.channels - panel);
         if (expand) {
           (*expand)(padded, in_pixels, panel, round_up(lanes, kBlock), nullptr, expanded, kPanel);
-          expand->to.look_up(in_pixels * kPanel, expanded);
+          expand->to->look_up(in_pixels * kPanel, expanded);
         }
         for (int64_t i = 0; i < band.images; ++i) {
           const auto pixel = i * rows * s.in_width;
@@ -254,7 +234,7 @@ void run(const Int8Block& call, Tensor& y) {
         }
       }
       const auto pixels = band.images * out_pixels;
-      depthwise.to.look_up(pixels * depth, middle);
+      depthwise.to->look_up(pixels * depth, middle);
       const auto at = (band.first * s.out_height + band.begin) * s.out_width * outputs;
       auto* out = static_cast<uint8_t*>(y.mutable_data_ptr()) + at;
       std::optional<cpu::Addition> here = add;
@@ -262,7 +242,7 @@ void run(const Int8Block& call, Tensor& y) {
         here->x = bytes_of(x) + at;
       }
       project(middle, pixels, 0, outputs, here ? &*here : nullptr, out, outputs);
-      project.to.look_up(pixels * outputs, out);
+      project.to->look_up(pixels * outputs, out);
     }
   });
 }

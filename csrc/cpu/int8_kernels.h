@@ -45,8 +45,11 @@ struct Int8Kernels {
 
   // Pixels [pixels, channels] as [pixels, depth]; what is behind the channels has any value.
   void (*pad)(const uint8_t* x, int64_t pixels, int64_t channels, int64_t depth, uint8_t flip, uint8_t* y);
-  // y [pixels, columns], its pixels y_pixel apart, of x [pixels, depth] and a matrix packed as panels
-  // [columns / kPanel][depth / 4][kPanel][4], the last one of kBlock or kPanel columns. x may be read up to the next 32
+  // A weight [columns, inputs] as panels [columns / kPanel][depth / 4][kPanel][4], the last one of kBlock or kPanel
+  // columns, with zeros behind the columns and the inputs; and the sums of its rows, to whole panels.
+  void (*pack)(
+      const int8_t* weight, int64_t inputs, int64_t depth, int64_t columns, int8_t* packed, int32_t* sums);
+  // y [pixels, columns], its pixels y_pixel apart, of x [pixels, depth] and a matrix that pack made. x may be read up to the next 32
   // pixels. `add` may be null; its x has pixels of y_pixel.
   void (*multiply)(
       const uint8_t* x, int64_t pixels, int64_t depth, const int8_t* packed, int64_t columns, const Requantisation&,
@@ -59,7 +62,7 @@ struct Int8Kernels {
   // One row of the output, kBlock channels of pixels y_pixel apart, from `kernel` rows of quads. Taps are
   // [kernel][quads of a row of taps][kBlock][4], 0 behind the last. Reads kTile columns behind those needed.
   void (*depthwise)(
-      const int32_t* const* rows, int64_t kernel, int64_t stride, const int8_t* taps, const Requantisation&,
+      const int32_t* const* rows, int64_t kernel, int64_t stride, const uint32_t* taps, const Requantisation&,
       int64_t width, uint8_t* y, int64_t y_pixel);
   static constexpr int64_t kTile = 8;
   // values[i] = table[values[i]]

@@ -44,8 +44,8 @@ const BlockKernels block_kernels = {
     &widen_block, &expand_blocks, &depthwise_block<FloatVec>, &project_pixels,
 };
 const Int8Kernels int8_kernels = {
-    64, &pad_pixels_to_tiles, &multiply_tiles_of_bytes, &quads_of_row<QuadVec>, &depthwise_quads<QuadVec>,
-    &look_up_fastest,
+    64, &pad_pixels_to_tiles, &pack_quads<QuadVec>, &multiply_tiles_of_bytes, &quads_of_row<QuadVec>,
+    &depthwise_quads<QuadVec>, &look_up_fastest,
 };
 
 } // namespace supernet::cpu::amx

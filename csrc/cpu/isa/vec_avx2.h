@@ -139,6 +139,14 @@ struct QuadVec {
   void store(int32_t* p) const {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
   }
+  // The four bytes at p, p + stride, …
+  static QuadVec gather(const int8_t* p, int64_t stride) {
+    int32_t quads[kSize];
+    for (int i = 0; i < kSize; ++i) {
+      __builtin_memcpy(quads + i, p + i * stride, 4);
+    }
+    return load(quads);
+  }
   // The first `lanes` of them.
   static QuadVec load_bytes(const uint8_t* p, int64_t lanes = kSize) {
     uint8_t few[kSize] = {};

@@ -159,6 +159,12 @@ struct QuadVec {
   void store(int32_t* p) const {
     _mm512_storeu_si512(p, v);
   }
+  // The four bytes at p, p + stride, …
+  static QuadVec gather(const int8_t* p, int64_t stride) {
+    const auto lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const auto offsets = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(static_cast<int>(stride)));
+    return {_mm512_i32gather_epi32(offsets, p, 1)};
+  }
   // The first `lanes` of them.
   static QuadVec load_bytes(const uint8_t* p, int64_t lanes = kSize) {
     return {_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(FloatVec::mask(lanes), p))};

@@ -89,6 +89,36 @@ void multiply_quads(
   }
 }
 
+template <class V>
+void pack_quads(
+    const int8_t* weight, int64_t inputs, int64_t depth, int64_t columns, int8_t* packed, int32_t* sums) {
+  constexpr auto kPanel = Int8Kernels::kPanel, kBlock = Int8Kernels::kBlock;
+  const V ones = V::set(0x01010101);
+  const auto padded = (columns + kBlock - 1) / kBlock * kBlock, steps = depth / 4;
+  for (int64_t j = 0; j < padded; j += V::kSize) {
+    const auto first = j / kPanel * kPanel, panel = columns - first > kBlock ? kPanel : kBlock;
+    auto* out = reinterpret_cast<int32_t*>(packed) + first * steps + j - first;
+    const auto* rows = weight + j * inputs;
+    const auto lanes = std::min<int64_t>(V::kSize, columns - j);
+    V sum = V::set(0);
+    for (int64_t k = 0; k < depth; k += 4, out += panel) {
+      V quads;
+      if (lanes == V::kSize && k + 4 <= inputs) {
+        quads = V::gather(rows + k, inputs);
+      } else {
+        int32_t some[V::kSize] = {};
+        for (int64_t i = 0; i < lanes && k < inputs; ++i) {
+          std::memcpy(some + i, rows + i * inputs + k, std::min<int64_t>(inputs - k, 4));
+        }
+        quads = V::load(some);
+      }
+      quads.store(out);
+      sum = V::fma(ones, quads, sum);
+    }
+    sum.store(sums + j);
+  }
+}
+
 inline void pad_pixels(
     const uint8_t* x, int64_t pixels, int64_t channels, int64_t depth, uint8_t flip, uint8_t* y) {
   if (channels == depth) {
@@ -149,7 +179,7 @@ void quads_of_row(
 
 template <class V, int TW, int K>
 void depthwise_quads_row(
-    const int32_t* const* rows, int64_t stride, const int8_t* taps, Requantisation requantisation, int64_t width, uint8_t* y,
+    const int32_t* const* rows, int64_t stride, const uint32_t* taps, Requantisation requantisation, int64_t width, uint8_t* y,
     int64_t y_pixel) {
   using F = typename V::Floats;
   constexpr auto kBlock = Int8Kernels::kBlock;
@@ -206,7 +236,7 @@ auto depthwise_quads_row_for(int64_t kernel) {
 
 template <class V>
 void depthwise_quads(
-    const int32_t* const* rows, int64_t kernel, int64_t stride, const int8_t* taps, const Requantisation& to,
+    const int32_t* const* rows, int64_t kernel, int64_t stride, const uint32_t* taps, const Requantisation& to,
     int64_t width, uint8_t* y, int64_t y_pixel) {
   const auto row = width % 7 == 0 ? depthwise_quads_row_for<V, 7>(kernel) : depthwise_quads_row_for<V, 8>(kernel);
   row(rows, stride, taps, to, width, y, y_pixel);
@@ -220,7 +250,7 @@ inline void look_up(const uint8_t* table, int64_t n, uint8_t* values) {
 
 template <class V>
 constexpr Int8Kernels make_int8_kernels(decltype(Int8Kernels::look_up) look_up_fastest = &look_up) {
-  return {4, &pad_pixels, &multiply_quads<V>, &quads_of_row<V>, &depthwise_quads<V>, look_up_fastest};
+  return {4, &pad_pixels, &pack_quads<V>, &multiply_quads<V>, &quads_of_row<V>, &depthwise_quads<V>, look_up_fastest};
 }
 
 } // namespace supernet::cpu::SUPERNET_ISA
