@@ -1,8 +1,9 @@
 """Values and convolutions of 8 bits for the tests of every form."""
 
+import pytest
 import torch
 
-from supernet.quantized import QuantisedConv
+quantized = pytest.importorskip("supernet.quantized", reason="the extension is not built", exc_type=ImportError)
 
 
 def values(shape, dtype, generator):
@@ -16,7 +17,7 @@ def conv(outputs, inputs, k, dtype, generator, table=False):
     scale = spread * 2 ** torch.empty(outputs).uniform_(-2, 3, generator=generator)
     scale[::7] *= 1e6
     zeros = values((2,), dtype, generator).tolist()
-    return QuantisedConv(
+    return quantized.QuantisedConv(
         values((outputs, inputs, k, k), torch.int8, generator),
         torch.randint(-(2**14), 2**14, (outputs,), generator=generator, dtype=torch.int32),
         scale,

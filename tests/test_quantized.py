@@ -8,12 +8,10 @@ import torch
 from aten import forms_for_every_device
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from int8_cases import conv, values
+from int8_cases import conv, quantized, values
 from torch.nn import functional as F
 
-from supernet import quantized
-from supernet.quantized import Quantisation, QuantisedConv, QuantisedSum
-
+Quantisation, QuantisedConv, QuantisedSum = quantized.Quantisation, quantized.QuantisedConv, quantized.QuantisedSum
 several = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

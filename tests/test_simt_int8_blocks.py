@@ -3,11 +3,9 @@
 import pytest
 import reference
 import torch
-from int8_cases import conv, values
+from int8_cases import conv, quantized, values
 from simt.runner import Out, run, run_asan
 from torch.nn import functional as F
-
-from supernet.quantized import QuantisedSum
 
 # (N, inputs or None, C, H, W, O): one pixel, no whole chunks, several tiles, several chunks
 SHAPES = ((1, None, 4, 1, 1, 4), (2, None, 36, 5, 7, 12), (1, 8, 12, 9, 6, 8), (1, 36, 40, 4, 19, 36))
@@ -25,7 +23,7 @@ class Case:
         x = values((n, inputs or c, h, w), dtype, generator)
         dw, pw = conv(c, 1, k, dtype, generator, tables), conv(o, c, 1, dtype, generator, tables and inputs is None)
         expand = conv(c, inputs, 1, dtype, generator, tables) if inputs else None
-        added = QuantisedSum(0.75, 1.25, values((1,), dtype, generator).item()) if residual else None
+        added = quantized.QuantisedSum(0.75, 1.25, values((1,), dtype, generator).item()) if residual else None
         if expand:
             self.y = reference.inverted_bottleneck_int8(x, expand, dw, pw, residual=added, stride=stride)
         else:

@@ -211,7 +211,8 @@ void run(const Int8Block& call, Tensor& y) {
       uint8_t* expanded = nullptr;
       if (expand) {
         expanded = scratch<uint8_t>(Use::expanded, in_pixels * kPanel);
-        if (expand->depth != inputs || form.flip) {
+        const bool words = expand->depth == inputs && reinterpret_cast<uintptr_t>(in) % 4 == 0;
+        if (!words || form.flip) {
           auto* copy = scratch<uint8_t>(Use::input, (in_pixels + 32) * expand->depth);
           k.pad(in, in_pixels, inputs, expand->depth, form.flip, copy);
           padded = copy;
