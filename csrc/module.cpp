@@ -12,7 +12,7 @@
 #include "ops/depth_mix.h"
 #include "ops/depthwise.h"
 #include "ops/dw_separable.h"
-#include "ops/inverted_bottleneck.h"
+#include "ops/int8_blocks.h"
 #include "ops/masked_conv.h"
 
 namespace supernet {
@@ -89,9 +89,11 @@ void define_checks(py::module_ m) {
   define(m, "dw_separable", check_dw_separable);
   define(m, "dw_separable_train", check_dw_separable_train);
   define(m, "dw_separable_backward", check_dw_separable_backward);
+  define(m, "dw_separable_int8", check_dw_separable_int8);
   define(m, "inverted_bottleneck", check_inverted_bottleneck);
   define(m, "inverted_bottleneck_train", check_inverted_bottleneck_train);
   define(m, "inverted_bottleneck_backward", check_inverted_bottleneck_backward);
+  define(m, "inverted_bottleneck_int8", check_inverted_bottleneck_int8);
   define(m, "masked_conv2d", check_masked_conv2d);
   define(m, "masked_conv2d_backward", check_masked_conv2d_backward);
 }

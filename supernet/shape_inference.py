@@ -181,3 +181,17 @@ def _batch_norm_act_backward(
     grad: Tensor, x: Tensor, gamma: Maybe, beta: Maybe, mean: Tensor, var: Tensor, eps: float, act: str
 ) -> tuple[Tensor, Maybe, Maybe]:
     return _like_channels_last(x), _like(gamma), _like(beta)
+
+
+@register("supernet::dw_separable_int8")
+def _dw_separable_int8(x: Tensor, dw_weight: Tensor, *args: Any) -> Tensor:
+    pw_weight, stride = args[5], args[-1]
+    kernel = dw_weight.shape[2]
+    return _conv_output(x, pw_weight.shape[0], kernel, stride, kernel // 2)
+
+
+@register("supernet::inverted_bottleneck_int8")
+def _inverted_bottleneck_int8(x: Tensor, *args: Any) -> Tensor:
+    dw_weight, pw_weight, stride = args[6], args[12], args[-1]
+    kernel = dw_weight.shape[2]
+    return _conv_output(x, pw_weight.shape[0], kernel, stride, kernel // 2)

@@ -123,3 +123,16 @@ def installed(tmp_path, monkeypatch):
     families._installed.cache_clear()
     for name in installed_modules:
         sys.modules.pop(name, None)
+
+
+@pytest.fixture(params=["generic", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"])
+def capability(request):
+    """Each instruction set of the CPU kernels in turn."""
+    _C = pytest.importorskip("supernet._C")
+    best = _C.build_info()["cpu_capability"]
+    try:
+        _C.set_cpu_capability(request.param)
+    except RuntimeError:
+        pytest.skip(f"this processor has {best} at most")
+    yield request.param
+    _C.set_cpu_capability(best)

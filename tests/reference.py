@@ -1,5 +1,7 @@
 """Plain PyTorch twins of supernet.ops: slow, obviously right, differentiated by autograd."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -101,6 +103,44 @@ def inverted_bottleneck_train(
     y, expand_stats = batch_norm(F.conv2d(x, expand_weight), expand_gamma, expand_beta, eps)
     y, *stats = dw_separable_train(ACTIVATIONS[act](y), *separable, eps=eps, stride=stride, mid_act=act)
     return x + y if residual else y, expand_stats, *stats
+
+
+def quantised(real, zero, dtype):
+    """Float32 values rounded, halves to even, to the nearest of an 8-bit type."""
+    ends = torch.iinfo(dtype)
+    return (real.round() + zero).clamp(ends.min, ends.max).to(torch.int64)
+
+
+def int8_conv(q, conv, stride, groups, dtype):
+    """QLinearConv of ``[N, C, H, W]`` in 64-bit integers, tap after tap, then the table."""
+    k = conv.weight.shape[2]
+    q = F.pad(q - conv.in_zero, [k // 2] * 4)
+    height, width = ((size - k) // stride + 1 for size in q.shape[2:])
+    sums = conv.bias.long()[:, None, None].expand(q.shape[0], -1, height, width)
+    for i in range(k):
+        for j in range(k):
+            tap, seen = conv.weight[:, :, i, j].long(), q[:, :, i::stride, j::stride][:, :, :height, :width]
+            sums = sums + (seen * tap[:, 0, None, None] if groups > 1 else torch.einsum("nchw,oc->nohw", seen, tap))
+    out = quantised(sums.float() * conv.scale[:, None, None], conv.zero, dtype)
+    return out if conv.table is None else conv.table.long()[out - torch.iinfo(dtype).min]
+
+
+def dw_separable_int8(x, dw, pw, *, stride=1):
+    y = int8_conv(x.long(), dw, stride, len(dw.weight), x.dtype)
+    return int8_conv(y, pw, 1, 1, x.dtype).to(x.dtype)
+
+
+def inverted_bottleneck_int8(x, expand, dw, pw, *, residual=None, stride=1):
+    y = dw_separable_int8(int8_conv(x.long(), expand, 1, 1, x.dtype).to(x.dtype), dw, pw, stride=stride)
+    if residual is None:
+        return y
+
+    def times(q, zero, factor):
+        mantissa, exponent = math.frexp(factor)
+        return (q.long() - zero).float() * math.ldexp(round(mantissa * 2**16), exponent - 16)
+
+    both = times(y, pw.zero, residual.pw_factor) + times(x, expand.in_zero, residual.x_factor)
+    return quantised(both, residual.zero, x.dtype).to(x.dtype)
 
 
 def to(value, dtype, device="cpu"):

@@ -3,10 +3,13 @@
 (tests/test_ops.py runs the others' matrix on both devices. Without a GPU tests/test_simt_*.py prove the same kernels.)
 """
 
+import dataclasses
+
 import pytest
 import reference
 import torch
 import torch.nn.functional as F
+from int8_cases import conv, quantized, values
 
 ops = pytest.importorskip("supernet.ops", reason="the extension is not built", exc_type=ImportError)
 
@@ -206,3 +209,25 @@ def test_inference_is_one_launch(name):
         torch.cuda.synchronize()
     kernels = [e.name for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
     assert len(kernels) == 1, kernels
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("k", [1, 3, 5, 7])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
+def test_int8_blocks(dtype, k, stride):
+    """To the bit, with channels that are no whole words, too."""
+    generator = torch.Generator().manual_seed(k)
+    for n, c, h, w in SHAPES[:5]:
+        convs = [conv(2 * c, c, 1, dtype, generator, True), conv(2 * c, 1, k, dtype, generator, True)]
+        convs.append(conv(c, 2 * c, 1, dtype, generator))
+        x = values((n, c, h, w), dtype, generator)
+        residual = quantized.QuantisedSum(0.75, 1.25, 3) if stride == 1 else None
+        moved = [dataclasses.replace(each, **on_device(each)) for each in convs]
+        got = quantized.inverted_bottleneck(x.cuda(), *moved, residual=residual, stride=stride)
+        assert got.cpu().equal(reference.inverted_bottleneck_int8(x, *convs, residual=residual, stride=stride))
+        got = quantized.dw_separable(x.cuda().repeat(1, 2, 1, 1), *moved[1:], stride=stride)
+        assert got.cpu().equal(reference.dw_separable_int8(x.repeat(1, 2, 1, 1), *convs[1:], stride=stride))
+
+
+def on_device(each):
+    return {key: t.cuda() for key, t in vars(each).items() if isinstance(t, torch.Tensor)}

@@ -159,11 +159,47 @@ def batch_norm_act_train(draw):
     return {"x": x, **draw(norms(x, x.shape[1], "")), "eps": 1e-3, "act": draw(st.sampled_from(ACTS))}
 
 
+def int8_conv(draw, x, outputs, inputs, k, name, table=True):
+    """The arguments of one convolution of an int8 block, beside x."""
+    weight = torch.randint(-128, 128, (outputs, inputs, k, k)).to(torch.int8)
+    bias = torch.randint(-1000, 1000, (outputs,), dtype=torch.int32)
+    ends = torch.iinfo(x.dtype)
+    zeros = {part: draw(st.integers(ends.min, ends.max)) for part in ("in_zero", "zero")}
+    drawn = torch.randint(0, 100, (256,)).to(x.dtype) if table and draw(st.booleans()) else None
+    parts = {"weight": weight, "bias": bias, "scale": torch.rand(outputs) / 100, **zeros, "table": drawn}
+    return {f"{name}_{part}": value for part, value in parts.items()}
+
+
+def int8_image(draw):
+    x = torch.randint(0, 128, [draw(sizes) for _ in range(4)])
+    return x.to(draw(st.sampled_from((torch.uint8, torch.int8))))
+
+
+@st.composite
+def dw_separable_int8(draw):
+    x = int8_image(draw)
+    dw = int8_conv(draw, x, x.shape[1], 1, draw(st.sampled_from((1, 3, 5, 7))), "dw")
+    return {"x": x, **dw, **int8_conv(draw, x, draw(sizes), x.shape[1], 1, "pw"), "stride": draw(st.integers(1, 3))}
+
+
+@st.composite
+def inverted_bottleneck_int8(draw):
+    x, mid, residual = int8_image(draw), draw(sizes), draw(st.booleans())
+    return {
+        **{"x": x, **int8_conv(draw, x, mid, x.shape[1], 1, "expand")},
+        **int8_conv(draw, x, mid, 1, draw(st.sampled_from((1, 3, 5, 7))), "dw"),
+        **int8_conv(draw, x, x.shape[1] if residual else draw(sizes), mid, 1, "pw", table=False),
+        **{"residual": residual, "x_factor": 0.5, "pw_factor": 0.5, "y_zero": 3},
+        "stride": 1 if residual else draw(st.integers(1, 3)),
+    }
+
+
 FORWARD = {
     f.__name__: f
     for f in (
         *(masked_conv2d, depthwise_conv2d, pointwise_conv2d, depth_mix, dw_separable, dw_separable_train),
         *(inverted_bottleneck, inverted_bottleneck_train, batch_norm_act_train),
+        *(dw_separable_int8, inverted_bottleneck_int8),
     )
 }
 
@@ -172,7 +208,12 @@ def backward_of(name: str) -> str:
     return name.removesuffix("_train") + "_backward"
 
 
-OPERATORS = [*FORWARD, *(backward_of(n) for n in FORWARD if f"{n}_train" not in FORWARD)]
+def has_backward(name: str) -> bool:
+    """Of its own: inference on floats has that of training, on integers none."""
+    return f"{name}_train" not in FORWARD and not name.endswith("_int8")
+
+
+OPERATORS = [*FORWARD, *map(backward_of, filter(has_backward, FORWARD))]
 
 
 def operator(name: str):
@@ -188,7 +229,7 @@ def calls(draw, name: str) -> dict:
     """Right arguments of an operator by name; of a backward, what its forward leaves it."""
     if name in FORWARD:
         return schema_order(name, draw(FORWARD[name]()))
-    forward = next(f for f in FORWARD if backward_of(f) == name and f"{f}_train" not in FORWARD)
+    forward = next(f for f in FORWARD if backward_of(f) == name and has_backward(f))
     arguments = schema_order(forward, draw(FORWARD[forward]()))
     outputs = operator(forward)(*arguments.values())
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -232,8 +273,9 @@ def misshapen(t: Tensor):
         yield one.expand(*[2**50 if i == axis else n for i, n in enumerate(one.shape)])
         yield t.new_empty([0 if i == axis else 2**20 for i in range(t.dim())])
     yield t.transpose(0, -1)
-    yield t.clone().requires_grad_()
-    yield torch.full_like(t, math.nan)
+    if t.is_floating_point():
+        yield t.clone().requires_grad_()
+        yield torch.full_like(t, math.nan)
 
 
 def alternatives(value, name: str) -> list:
@@ -332,7 +374,7 @@ def test_shape_inference_refuses_the_same(name, data):
         assert shapes(inferred) == shapes(got)
 
 
-WRAPPED = [name for name in FORWARD if name != "pointwise_conv2d"]
+WRAPPED = [name for name in FORWARD if hasattr(ops, name)]
 
 
 @pytest.mark.parametrize("name", WRAPPED)

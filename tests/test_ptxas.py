@@ -25,6 +25,7 @@ DYNAMIC_SHARED = {
     "depthwise_weight_kernel": dict.fromkeys(ARCHES, 38256),
     "dw_separable_kernel": FUSED,
     "inverted_bottleneck_kernel": FUSED,
+    "int8_block_kernel": dict.fromkeys(ARCHES, 65536),  # the most that a plan may take
 }
 
 

@@ -19,19 +19,20 @@
 #endif
 
 #include "cpu/block_kernels.h"
+#include "cpu/int8_kernels.h"
 
 namespace supernet::cpu {
 namespace {
 
-constexpr const char* kNames[] = {"generic", "avx2", "avx512", "avx512_bf16", "amx"};
+constexpr const char* kNames[] = {"generic", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"};
 
 #if defined(SUPERNET_X86_SETS)
-// AMX's bfloat16 products, and the system's leave to use its tiles.
+// AMX's products of bfloat16 and of bytes, and the system's leave to use its tiles.
 bool amx_usable() {
 #if defined(__linux__)
-  constexpr unsigned kTiles = 1u << 24, kProducts = 1u << 22; // leaf 7
+  constexpr unsigned kNeeded = 1u << 24 | 1u << 25 | 1u << 22; // tiles, bytes and bfloat16 in leaf 7
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & kTiles) || !(d & kProducts)) {
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kNeeded) != kNeeded) {
     return false;
   }
   constexpr long kRequestPermission = 0x1023, kTileData = 18; // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
@@ -47,8 +48,11 @@ Capability of_processor() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    if (!__builtin_cpu_supports("avx512bf16")) {
+    if (!__builtin_cpu_supports("avx512vnni")) {
       return Capability::avx512;
+    }
+    if (!__builtin_cpu_supports("avx512bf16")) {
+      return Capability::avx512_vnni;
     }
     static const bool amx = amx_usable();
     return amx ? Capability::amx : Capability::avx512_bf16;
@@ -63,7 +67,7 @@ Capability of_processor() {
 Capability parse(std::string_view name, const char* source) {
   const auto* found = std::find(std::begin(kNames), std::end(kNames), name);
   TORCH_CHECK(
-      found != std::end(kNames), source, " should be generic, avx2, avx512, avx512_bf16 or amx, got '", name, "'");
+      found != std::end(kNames), source, " should be generic, avx2, avx512, avx512_vnni, avx512_bf16 or amx, got '", name, "'");
   const auto asked = static_cast<Capability>(found - std::begin(kNames));
   const auto best = of_processor();
   TORCH_CHECK(
@@ -99,6 +103,7 @@ const FloatTables& float_tables() {
   switch (capability()) {
     case Capability::amx:
     case Capability::avx512_bf16:
+    case Capability::avx512_vnni:
     case Capability::avx512:
       return avx512::float_tables;
     case Capability::avx2:
@@ -131,6 +136,25 @@ const BlockKernels* block_kernels() {
   }
 #endif
   return nullptr;
+}
+
+const Int8Kernels& int8_kernels() {
+#if defined(SUPERNET_X86_SETS)
+  switch (capability()) {
+    case Capability::amx:
+      return amx::int8_kernels;
+    case Capability::avx512_bf16:
+    case Capability::avx512_vnni:
+      return avx512_vnni::int8_kernels;
+    case Capability::avx512:
+      return avx512::int8_kernels;
+    case Capability::avx2:
+      return avx2::int8_kernels;
+    case Capability::generic:
+      break;
+  }
+#endif
+  return generic::int8_kernels;
 }
 
 template <>

@@ -141,7 +141,7 @@ struct RowKernels {
   S (*mix_grad)(const T* grad, const T* x, S p, int64_t n, T* grad_x);
 };
 
-enum class Capability { generic, avx2, avx512, avx512_bf16, amx };
+enum class Capability { generic, avx2, avx512, avx512_vnni, avx512_bf16, amx };
 
 // The instruction set in use and its name. SUPERNET_CPU_CAPABILITY (one of Capability), read once,
 // may name a lower one than the machine has.

@@ -53,19 +53,30 @@ inline void check_made(const char* op, int64_t n, int64_t c, int64_t h, int64_t 
       " pixels are more than the 2^40 values that a tensor may have");
 }
 
-// An activation: [N, C, H, W] with C, H, W > 0. N may be 0.
-inline void check_image(const char* op, const char* name, const at::Tensor& x) {
+// [N, C, H, W] with C, H, W > 0. N may be 0.
+inline void check_image_sizes(const char* op, const char* name, const at::Tensor& x) {
   check_defined(op, name, x);
   TORCH_CHECK(
       x.dim() == 4, op, ": ", name, " should be a 4d tensor [N, C, H, W], got ", x.dim(), "d");
   TORCH_CHECK(
       x.size(1) > 0 && x.size(2) > 0 && x.size(3) > 0, op, ": ", name,
       " should have channels and pixels, got shape ", x.sizes());
-  check_dtype(op, name, x);
+  check_dense(op, name, x);
   check_made(op, x.size(0), x.size(1), x.size(2), x.size(3));
 }
 
-// A convolution's weight [out, in / groups, k, k], k odd up to 7, of the input's type and device.
+// An activation of floats.
+inline void check_image(const char* op, const char* name, const at::Tensor& x) {
+  check_image_sizes(op, name, x);
+  check_dtype(op, name, x);
+}
+
+inline bool is_8bit(const at::Tensor& x) {
+  return x.scalar_type() == at::kByte || x.scalar_type() == at::kChar;
+}
+
+// A convolution's weight [out, in / groups, k, k], k odd up to 7, of the input's device and type; int8 beside an input
+// of 8 bits.
 inline void check_weight(const char* op, const char* name, const at::Tensor& w, const at::Tensor& x) {
   check_defined(op, name, w);
   TORCH_CHECK(
@@ -77,8 +88,8 @@ inline void check_weight(const char* op, const char* name, const at::Tensor& w, 
       k == w.size(3) && k % 2 == 1 && k <= 7, op, ": ", name,
       " should have a square kernel of 1, 3, 5 or 7, got ", k, "x", w.size(3));
   TORCH_CHECK(
-      w.scalar_type() == x.scalar_type(), op, ": ", name, " is ", w.scalar_type(), ", the input is ",
-      x.scalar_type());
+      w.scalar_type() == (is_8bit(x) ? at::kChar : x.scalar_type()), op, ": ", name, " is ", w.scalar_type(),
+      ", the input is ", x.scalar_type(), is_8bit(x) ? ", beside which it should be int8" : "");
   check_device(op, name, w, x);
 }
 

@@ -11,6 +11,23 @@ struct InvertedBottleneck {
   Activation act;
 };
 
+inline void check_expand_weight(const char* op, const at::Tensor& expand_weight, const at::Tensor& x) {
+  check_weight(op, "expand_weight", expand_weight, x);
+  TORCH_CHECK(
+      expand_weight.size(1) == x.size(1) && expand_weight.size(2) == 1, op,
+      ": expand_weight should have shape [mid, ", x.size(1), ", 1, 1] for x with ", x.size(1),
+      " channels, got ", expand_weight.sizes());
+  check_made(op, x.size(0), expand_weight.size(0), x.size(2), x.size(3));
+}
+
+inline void check_residual(
+    const char* op, bool residual, int64_t stride, const at::Tensor& x, const DwSeparableShape& s) {
+  TORCH_CHECK(
+      !residual || (stride == 1 && s.out_channels == x.size(1)), op,
+      ": a residual needs stride 1 and as many outputs as inputs, got stride ", stride, " and ", x.size(1),
+      " -> ", s.out_channels, " channels");
+}
+
 inline InvertedBottleneck inverted_bottleneck_call(
     const char* op,
     const at::Tensor& x,
@@ -21,17 +38,9 @@ inline InvertedBottleneck inverted_bottleneck_call(
     int64_t stride,
     std::string_view act) {
   check_image(op, "x", x);
-  check_weight(op, "expand_weight", expand_weight, x);
-  TORCH_CHECK(
-      expand_weight.size(1) == x.size(1) && expand_weight.size(2) == 1, op,
-      ": expand_weight should have shape [mid, ", x.size(1), ", 1, 1] for x with ", x.size(1),
-      " channels, got ", expand_weight.sizes());
-  check_made(op, x.size(0), expand_weight.size(0), x.size(2), x.size(3));
+  check_expand_weight(op, expand_weight, x);
   const auto s = dw_separable_shape(op, x, expand_weight.size(0), dw_weight, pw_weight, stride);
-  TORCH_CHECK(
-      !residual || (stride == 1 && s.out_channels == x.size(1)), op,
-      ": a residual needs stride 1 and as many outputs as inputs, got stride ", stride, " and ", x.size(1),
-      " -> ", s.out_channels, " channels");
+  check_residual(op, residual, stride, x, s);
   return {s, parse_activation(op, "act", act)};
 }
 

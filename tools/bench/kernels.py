@@ -18,7 +18,9 @@ import torch
 import torch._inductor.config
 from rich.table import Table
 
-from bench.kernel_cases import GROUPS, OURS, Case
+from bench import kernel_cases
+from bench.int8_cases import int8
+from bench.kernel_cases import OURS, Case
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Goal:
         return ratio <= self.gate if self.overhead else ratio >= self.gate
 
 
+GROUPS = {**kernel_cases.GROUPS, "int8": int8}
 # By (row, form that we are compared with).
 GOALS = {
     ("separable inference", "eager"): Goal(1.6, 2.0),
@@ -159,7 +162,7 @@ def run(
     limits, results = Limits.measure(), []  # of this machine's CPU
     for group in groups:
         for case in made_on(device, GROUPS[group]()):
-            with torch.inference_mode(group == "inference"):
+            with torch.inference_mode(group in ("inference", "int8")):
                 seconds = measure(case, rounds, CLOCKS[device])
             ours = seconds.pop(OURS)
             for against, theirs in seconds.items():

@@ -9,7 +9,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
+#include "cpu/int8_kernels.h"
 #include "cpu/kernels.h"
 
 #if defined(__clang__)
@@ -22,6 +25,7 @@
 #define SUPERNET_ISA avx2
 #include "cpu/isa/vec_avx2.h"
 // behind the vectors
+#include "cpu/kernels/int8.h"
 #include "cpu/kernels/table.h"
 
 namespace supernet::cpu::avx2 {
@@ -30,6 +34,7 @@ const FloatTables float_tables = {
     make_kernels<FloatVec>(),
     make_float_row_tables<FloatVec>(),
 };
+const Int8Kernels int8_kernels = make_int8_kernels<QuadVec>();
 
 } // namespace supernet::cpu::avx2
 

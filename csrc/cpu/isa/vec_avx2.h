@@ -120,4 +120,99 @@ inline FloatVec operator*(FloatVec a, FloatVec b) {
   return {_mm256_mul_ps(a.v, b.v)};
 }
 
+// 8 times four bytes, and their sums: kernels/int8.h.
+struct QuadVec {
+  using Scalar = int32_t;
+  using Floats = FloatVec;
+  static constexpr int kSize = 8;
+  // Rows of a matrix tile of 1 and 2 vectors.
+  static constexpr int kTileRows[] = {6, 4};
+
+  __m256i v;
+
+  static QuadVec set(int32_t s) {
+    return {_mm256_set1_epi32(s)};
+  }
+  static QuadVec load(const int32_t* p) {
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))};
+  }
+  void store(int32_t* p) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
+  }
+  // The four bytes at p, p + stride, …
+  static QuadVec gather(const int8_t* p, int64_t stride) {
+    int32_t quads[kSize];
+    for (int i = 0; i < kSize; ++i) {
+      __builtin_memcpy(quads + i, p + i * stride, 4);
+    }
+    return load(quads);
+  }
+  // The first `lanes` of them.
+  static QuadVec load_bytes(const uint8_t* p, int64_t lanes = kSize) {
+    uint8_t few[kSize] = {};
+    if (lanes < kSize) {
+      __builtin_memcpy(few, p, static_cast<size_t>(lanes > 0 ? lanes : 0));
+      p = few;
+    }
+    return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))};
+  }
+
+  static QuadVec fma(QuadVec a, QuadVec b, QuadVec sum) {
+    const auto even = _mm256_madd_epi16(
+        _mm256_and_si256(a.v, _mm256_set1_epi16(0xff)), _mm256_srai_epi16(_mm256_slli_epi16(b.v, 8), 8));
+    const auto odd = _mm256_madd_epi16(_mm256_srli_epi16(a.v, 8), _mm256_srai_epi16(b.v, 8));
+    return {_mm256_add_epi32(sum.v, _mm256_add_epi32(even, odd))};
+  }
+  // Without the first byte, and with `last` behind the others, of which the bits of `turned` are turned.
+  static QuadVec push(QuadVec quad, QuadVec last, QuadVec turned) {
+    const auto other = _mm256_xor_si256(_mm256_slli_epi32(last.v, 24), turned.v);
+    return {_mm256_or_si256(_mm256_srli_epi32(quad.v, 8), other)};
+  }
+  FloatVec floats() const {
+    return {_mm256_cvtepi32_ps(v)};
+  }
+  // To the nearest, halves to even.
+  static QuadVec rounded(FloatVec real) {
+    return {_mm256_cvtps_epi32(real.v)};
+  }
+
+  // Bytes of two vectors behind each other.
+  struct Bytes {
+    __m128i v;
+
+    void store(uint8_t* p, int64_t lanes) const {
+      if (lanes >= 2 * kSize) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v);
+      } else {
+        __builtin_memcpy(p, &v, static_cast<size_t>(lanes));
+      }
+    }
+    // The first half behind the second one, which may be at the same place.
+    void store_halves(uint8_t* p, uint8_t* q) const {
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(q), _mm_unpackhi_epi64(v, v));
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(p), v);
+    }
+  };
+  // Plus `zero`, clamped to bytes, and `flip` turned.
+  static Bytes narrow(QuadVec a, QuadVec b, int32_t zero, uint8_t flip) {
+    const auto words = _mm256_adds_epi16(
+        _mm256_packs_epi32(a.v, b.v), _mm256_set1_epi16(static_cast<int16_t>(zero)));
+    const auto bytes = _mm256_permutevar8x32_epi32(
+        _mm256_packus_epi16(words, words), _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));
+    return {_mm_xor_si128(_mm256_castsi256_si128(bytes), _mm_set1_epi8(static_cast<char>(flip)))};
+  }
+};
+
+inline QuadVec operator+(QuadVec a, QuadVec b) {
+  return {_mm256_add_epi32(a.v, b.v)};
+}
+
+inline QuadVec operator-(QuadVec a, QuadVec b) {
+  return {_mm256_sub_epi32(a.v, b.v)};
+}
+
+inline QuadVec operator^(QuadVec a, QuadVec b) {
+  return {_mm256_xor_si256(a.v, b.v)};
+}
+
 } // namespace supernet::cpu::avx2

@@ -1,5 +1,5 @@
-// Vectors of 16 floats. Needs the target options of avx512.cpp or, with
-// SUPERNET_NARROWS_BFLOAT16, of avx512_bf16.cpp and amx.cpp.
+// Vectors of 16 floats. Needs the target options of avx512.cpp or, with SUPERNET_NARROWS_BFLOAT16, of avx512_bf16.cpp
+// and amx.cpp, or, with SUPERNET_MULTIPLIES_BYTES, of avx512_vnni.cpp.
 #pragma once
 
 #include <immintrin.h>
@@ -134,6 +134,99 @@ inline FloatVec operator-(FloatVec a, FloatVec b) {
 
 inline FloatVec operator*(FloatVec a, FloatVec b) {
   return {_mm512_mul_ps(a.v, b.v)};
+}
+
+// 16 times four bytes, and their sums: kernels/int8.h.
+struct QuadVec {
+  using Scalar = int32_t;
+  using Floats = FloatVec;
+  static constexpr int kSize = 16;
+  // Rows of a matrix tile of 1 and 2 vectors.
+#ifdef SUPERNET_MULTIPLIES_BYTES
+  static constexpr int kTileRows[] = {14, 14};
+#else
+  static constexpr int kTileRows[] = {14, 10};
+#endif
+
+  __m512i v;
+
+  static QuadVec set(int32_t s) {
+    return {_mm512_set1_epi32(s)};
+  }
+  static QuadVec load(const int32_t* p) {
+    return {_mm512_loadu_si512(p)};
+  }
+  void store(int32_t* p) const {
+    _mm512_storeu_si512(p, v);
+  }
+  // The four bytes at p, p + stride, …
+  static QuadVec gather(const int8_t* p, int64_t stride) {
+    const auto lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const auto offsets = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(static_cast<int>(stride)));
+    return {_mm512_i32gather_epi32(offsets, p, 1)};
+  }
+  // The first `lanes` of them.
+  static QuadVec load_bytes(const uint8_t* p, int64_t lanes = kSize) {
+    return {_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(FloatVec::mask(lanes), p))};
+  }
+
+  static QuadVec fma(QuadVec a, QuadVec b, QuadVec sum) {
+#ifdef SUPERNET_MULTIPLIES_BYTES
+    return {_mm512_dpbusd_epi32(sum.v, a.v, b.v)};
+#else
+    const auto even = _mm512_madd_epi16(
+        _mm512_and_si512(a.v, _mm512_set1_epi16(0xff)), _mm512_srai_epi16(_mm512_slli_epi16(b.v, 8), 8));
+    const auto odd = _mm512_madd_epi16(_mm512_srli_epi16(a.v, 8), _mm512_srai_epi16(b.v, 8));
+    return {_mm512_add_epi32(sum.v, _mm512_add_epi32(even, odd))};
+#endif
+  }
+  // Without the first byte, and with `last` behind the others, of which the bits of `turned` are turned.
+  static QuadVec push(QuadVec quad, QuadVec last, QuadVec turned) {
+    constexpr int kOrThenXor = 0x56;
+    return {_mm512_ternarylogic_epi32(
+        _mm512_srli_epi32(quad.v, 8), _mm512_slli_epi32(last.v, 24), turned.v, kOrThenXor)};
+  }
+  FloatVec floats() const {
+    return {_mm512_cvtepi32_ps(v)};
+  }
+  // To the nearest, halves to even.
+  static QuadVec rounded(FloatVec real) {
+    return {_mm512_cvtps_epi32(real.v)};
+  }
+
+  // Bytes of two vectors behind each other.
+  struct Bytes {
+    __m256i v;
+
+    void store(uint8_t* p, int64_t lanes) const {
+      _mm256_mask_storeu_epi8(p, lanes >= 2 * kSize ? ~__mmask32(0) : (__mmask32(1) << lanes) - 1, v);
+    }
+    // The first half behind the second one, which may be at the same place.
+    void store_halves(uint8_t* p, uint8_t* q) const {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm256_extracti128_si256(v, 1));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(v));
+    }
+  };
+  // Plus `zero`, clamped to bytes, and `flip` turned.
+  static Bytes narrow(QuadVec a, QuadVec b, int32_t zero, uint8_t flip) {
+    const auto words = _mm512_adds_epi16(
+        _mm512_packs_epi32(a.v, b.v), _mm512_set1_epi16(static_cast<int16_t>(zero)));
+    const auto order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 4, 8, 12, 1, 5, 9, 13);
+    const auto bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(words, words));
+    return {_mm256_xor_si256(_mm512_castsi512_si256(bytes), _mm256_set1_epi8(static_cast<char>(flip)))};
+  }
+};
+
+inline QuadVec operator+(QuadVec a, QuadVec b) {
+  return {_mm512_add_epi32(a.v, b.v)};
+}
+
+inline QuadVec operator-(QuadVec a, QuadVec b) {
+  return {_mm512_sub_epi32(a.v, b.v)};
+}
+
+inline QuadVec operator^(QuadVec a, QuadVec b) {
+  return {_mm512_xor_si512(a.v, b.v)};
 }
 
 } // namespace supernet::cpu::SUPERNET_ISA

@@ -97,4 +97,99 @@ struct Vec {
   }
 };
 
+// Four times four bytes, and their sums: kernels/int8.h.
+struct QuadVec {
+  using Scalar = int32_t;
+  using Floats = Vec<float>;
+  static constexpr int kSize = 4;
+  static constexpr int kTileRows[] = {4, 4};
+  typedef uint32_t Raw __attribute__((vector_size(16))); // which may overflow
+  typedef int32_t Signed __attribute__((vector_size(16)));
+
+  Raw v;
+
+  static QuadVec set(int32_t s) {
+    return {Raw{} + static_cast<uint32_t>(s)};
+  }
+  static QuadVec load(const int32_t* p) {
+    QuadVec out;
+    __builtin_memcpy(&out.v, p, sizeof(Raw));
+    return out;
+  }
+  void store(int32_t* p) const {
+    __builtin_memcpy(p, &v, sizeof(Raw));
+  }
+  // The four bytes at p, p + stride, …
+  static QuadVec gather(const int8_t* p, int64_t stride) {
+    int32_t quads[kSize];
+    for (int i = 0; i < kSize; ++i) {
+      __builtin_memcpy(quads + i, p + i * stride, 4);
+    }
+    return load(quads);
+  }
+  // The first `lanes` of them.
+  static QuadVec load_bytes(const uint8_t* p, int64_t lanes = kSize) {
+    QuadVec out = set(0);
+    for (int i = 0; i < kSize && i < lanes; ++i) {
+      out.v[i] = p[i];
+    }
+    return out;
+  }
+
+  static QuadVec fma(QuadVec a, QuadVec b, QuadVec sum) {
+    for (int shift = 0; shift < 32; shift += 8) {
+      for (int i = 0; i < kSize; ++i) {
+        sum.v[i] += static_cast<uint32_t>(
+            static_cast<uint8_t>(a.v[i] >> shift) * static_cast<int8_t>(b.v[i] >> shift));
+      }
+    }
+    return sum;
+  }
+  // Without the first byte, and with `last` behind the others, of which the bits of `turned` are turned.
+  static QuadVec push(QuadVec quad, QuadVec last, QuadVec turned) {
+    return {(quad.v >> 8 | last.v << 24) ^ turned.v};
+  }
+  Floats floats() const {
+    return {__builtin_convertvector(reinterpret_cast<Signed>(v), Floats::Raw)};
+  }
+  // To the nearest, halves to even, of at most 2^22, below -2^22 to that: a sum with this number has steps of 1.
+  static QuadVec rounded(Floats real) {
+    const auto magic = Floats::set(12582912.f);
+    const Floats::Raw sum = Floats::max(real, Floats::set(-4194304.f)).v + magic.v;
+    return {reinterpret_cast<Raw>(sum) - reinterpret_cast<Raw>(magic.v)};
+  }
+  friend QuadVec operator+(QuadVec a, QuadVec b) {
+    return {a.v + b.v};
+  }
+  friend QuadVec operator-(QuadVec a, QuadVec b) {
+    return {a.v - b.v};
+  }
+  friend QuadVec operator^(QuadVec a, QuadVec b) {
+    return {a.v ^ b.v};
+  }
+
+  // Bytes of two vectors behind each other.
+  struct Bytes {
+    uint8_t v[2 * kSize];
+
+    void store(uint8_t* p, int64_t lanes) const {
+      __builtin_memcpy(p, v, static_cast<size_t>(lanes < 2 * kSize ? lanes : 2 * kSize));
+    }
+    // The first half behind the second one, which may be at the same place.
+    void store_halves(uint8_t* p, uint8_t* q) const {
+      __builtin_memcpy(q, v + kSize, kSize);
+      __builtin_memcpy(p, v, kSize);
+    }
+  };
+  // Plus `zero`, clamped to bytes, and `flip` turned.
+  static Bytes narrow(QuadVec a, QuadVec b, int32_t zero, uint8_t flip) {
+    Bytes out;
+    for (int i = 0; i < 2 * kSize; ++i) {
+      const auto value = static_cast<int32_t>(i < kSize ? a.v[i] : b.v[i - kSize]) + zero;
+      out.v[i] = static_cast<uint8_t>(value < 0 ? 0 : value > 255 ? 255 : value) ^ flip;
+    }
+    return out;
+  }
+};
+
 } // namespace supernet::cpu::generic

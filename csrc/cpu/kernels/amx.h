@@ -1,8 +1,8 @@
-// Tiles of the matrix unit, and products of bfloat16 rows in them: the pointwise convolutions.
+// Tiles of the matrix unit, and products of rows of bfloat16 or of bytes in them: the pointwise convolutions.
 //
-// All eight tiles are of 16 rows of 64 bytes: A holds 16 pixels and 32 steps of the depth, B as many steps
-// and 16 columns, C 16 pixels and 16 columns in float. Two pixel tiles meet two column tiles at a time.
-// Operands come padded to whole tiles, so that nothing is masked but the stores.
+// All eight tiles are of 16 rows of 64 bytes: A holds 16 pixels and 32 or 64 steps of the depth, B as many steps and 16
+// columns, C 16 pixels and 16 columns in float or in int32. Two pixel tiles meet two column tiles at a time. Operands
+// come padded to whole tiles, so that nothing is masked but the stores.
 #pragma once
 
 #include "cpu/kernels/pairs.h"
@@ -11,9 +11,12 @@ namespace supernet::cpu::SUPERNET_ISA {
 
 // The unit is configured while this lives, and left without state, which would burden every switch of
 // threads.
-class Products {
+template <typename Operand, class Sums>
+class TileProducts {
  public:
-  SUPERNET_INLINE Products() {
+  using Scalar = typename Sums::Scalar;
+
+  SUPERNET_INLINE TileProducts() {
     struct alignas(64) Config {
       uint8_t palette = 1, start = 0, reserved[14] = {};
       uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
@@ -22,43 +25,57 @@ class Products {
     static constexpr Config config;
     asm volatile("ldtilecfg %0" ::"m"(config));
   }
-  SUPERNET_INLINE ~Products() {
+  SUPERNET_INLINE ~TileProducts() {
     asm volatile("tilerelease");
   }
-  Products(const Products&) = delete;
-  Products& operator=(const Products&) = delete;
+  TileProducts(const TileProducts&) = delete;
+  TileProducts& operator=(const TileProducts&) = delete;
 
   // Rows of A computed at a time.
   static constexpr int64_t kRows = 2 * kTileRows;
+
+  // B's rows of 16 columns, and in each the next 16 columns, lie so many bytes apart.
+  struct Layout {
+    int64_t row, columns;
+  };
 
   // Calls finish(row, columns 0 to 15, columns 16 to 31) of A B + bias for the first of `rows` rows, at most
   // kRows; of 16 columns or less the second vector is of no account.
   template <class F>
   SUPERNET_INLINE void operator()(
-      int64_t rows, int64_t columns, const c10::BFloat16* a, int64_t depth, const c10::BFloat16* b,
-      const float* bias, const F& finish) const {
-    using V = FloatVec;
-    alignas(64) float product[kRows * kColumns];
+      int64_t rows, int64_t columns, const Operand* a, int64_t depth, const Operand* b, const Layout& layout,
+      const Scalar* bias, const F& finish) const {
+    alignas(64) Scalar product[kRows * kColumns];
     const bool tall = rows > kTileRows, wide = columns > kTileRows;
-    const auto multiply = tall && wide ? &Products::multiply<2, 2>
-        : tall                        ? &Products::multiply<2, 1>
-        : wide                        ? &Products::multiply<1, 2>
-                                      : &Products::multiply<1, 1>;
-    multiply(a, depth, b, bias, product);
+    const auto multiply = tall && wide ? &TileProducts::multiply<2, 2>
+        : tall                        ? &TileProducts::multiply<2, 1>
+        : wide                        ? &TileProducts::multiply<1, 2>
+                                      : &TileProducts::multiply<1, 1>;
+    multiply(a, depth, b, layout, bias, product);
     for (int64_t i = 0; i < std::min(rows, kRows); ++i) {
       const auto* row = product + i * kColumns;
-      finish(i, V::load(row), V::load(row + (wide ? kTileRows : 0)));
+      finish(i, Sums::load(row), Sums::load(row + (wide ? kTileRows : 0)));
     }
+  }
+  // The same, one column tile behind the other.
+  template <class F>
+  SUPERNET_INLINE void operator()(
+      int64_t rows, int64_t columns, const Operand* a, int64_t depth, const Operand* b, const Scalar* bias,
+      const F& finish) const {
+    const Layout layout{kRowBytes, depth * kTileRows * static_cast<int64_t>(sizeof(Operand))};
+    (*this)(rows, columns, a, depth, b, layout, bias, finish);
   }
 
  private:
-  static constexpr int64_t kColumns = 2 * kTileRows;
+  static constexpr int64_t kColumns = 2 * kTileRows, kRowBytes = 64;
 
   // 16 or 32 rows of A times NT column tiles, from `bias` on.
   template <int MT, int NT>
   static void multiply(
-      const c10::BFloat16* a, int64_t depth, const c10::BFloat16* b, const float* bias, float* c) {
-    const int64_t a_bytes = 2 * depth, b_tile = depth * kTileRows;
+      const Operand* a, int64_t depth, const Operand* b, const Layout& layout, const Scalar* bias, Scalar* c) {
+    const int64_t a_row = depth * static_cast<int64_t>(sizeof(Operand));
+    const auto* a_bytes = reinterpret_cast<const char*>(a);
+    const auto* b_bytes = reinterpret_cast<const char*>(b);
     load<0>(bias, 0); // the same row 16 times
     if constexpr (NT == 2) {
       load<1>(bias + kTileRows, 0);
@@ -69,31 +86,31 @@ class Products {
         load<3>(bias + kTileRows, 0);
       }
     }
-    for (int64_t k = 0; k < depth; k += kTileDepth, b += kTileValues) {
-      load<6>(b, 64);
-      load<4>(a + k, a_bytes);
+    for (int64_t k = 0; k < a_row; k += kRowBytes, b_bytes += kTileRows * layout.row) {
+      load<6>(b_bytes, layout.row);
+      load<4>(a_bytes + k, a_row);
       multiply_tiles<0, 4, 6>();
       if constexpr (MT == 2) {
-        load<5>(a + k + kTileRows * depth, a_bytes);
+        load<5>(a_bytes + k + kTileRows * a_row, a_row);
         multiply_tiles<2, 5, 6>();
       }
       if constexpr (NT == 2) {
-        load<7>(b + b_tile, 64);
+        load<7>(b_bytes + layout.columns, layout.row);
         multiply_tiles<1, 4, 7>();
         if constexpr (MT == 2) {
           multiply_tiles<3, 5, 7>();
         }
       }
     }
-    constexpr int64_t kRowBytes = 4 * kColumns;
-    store<0>(c, kRowBytes);
+    constexpr int64_t kSumBytes = 4 * kColumns;
+    store<0>(c, kSumBytes);
     if constexpr (NT == 2) {
-      store<1>(c + kTileRows, kRowBytes);
+      store<1>(c + kTileRows, kSumBytes);
     }
     if constexpr (MT == 2) {
-      store<2>(c + kTileRows * kColumns, kRowBytes);
+      store<2>(c + kTileRows * kColumns, kSumBytes);
       if constexpr (NT == 2) {
-        store<3>(c + kTileRows * kColumns + kTileRows, kRowBytes);
+        store<3>(c + kTileRows * kColumns + kTileRows, kSumBytes);
       }
     }
   }
@@ -109,8 +126,14 @@ class Products {
   }
   template <int C, int A, int B>
   static SUPERNET_INLINE void multiply_tiles() {
-    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
+    if constexpr (sizeof(Operand) == 1) { // A is unsigned, B signed
+      asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
+    } else {
+      asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
+    }
   }
 };
+
+using Products = TileProducts<c10::BFloat16, FloatVec>;
 
 } // namespace supernet::cpu::SUPERNET_ISA
