@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
+from types import SimpleNamespace
 
 import pytest
-from gpu import page, profile, run
+from gpu import operators, page, profile, run
 
 
 @pytest.mark.slow  # a dozen processes that import PyTorch
@@ -44,6 +45,25 @@ def test_without_time_left_nothing_starts(monkeypatch, tmp_path):
     monkeypatch.setattr(run.sys, "executable", "/nowhere")
     assert run.main(["--output", str(tmp_path), "--minutes", "0", "--only", "step"]) == 1
     assert "no time" in json.loads((tmp_path / "step.json").read_text())["reason"]
+
+
+def test_a_group_that_cannot_be_made_stops_no_other(monkeypatch, capsys):
+    """Of quantised operators; that another cannot be made is a mistake."""
+
+    def missing():
+        raise ImportError("no onnxruntime")
+        yield
+
+    monkeypatch.setattr(operators, "TRAINING", ())
+    monkeypatch.setattr(operators, "GROUPS", {operators.INT8: missing})
+    gpu, found = SimpleNamespace(dry=False, device="cpu", require=lambda: None), []
+    operators.run(gpu, found.append)
+    assert [(of["row"], of["ms"], of["failed"]) for of in found] == [("int8", {}, {"ours": "no onnxruntime"})]
+    operators.once(gpu)
+    assert "int8 not called: no onnxruntime" in capsys.readouterr().out
+    monkeypatch.setattr(operators, "GROUPS", {"norm": missing})
+    with pytest.raises(ImportError):
+        operators.once(gpu)
 
 
 def stages(**changed):

@@ -85,7 +85,7 @@ def test_every_layer_runs_alone(name):
         layer = Layer(spec.key, spec.build(kernels=runtime.kernels), spec.input_shape)
         with torch.inference_mode():
             out = runtime.prepare(layer)()
-        image = (1, spec.out_channels, spec.out_size, spec.out_size)
+        image = (1, spec.out_channels, *spec.out_size)
         assert out.shape == ((1, spec.classes) if spec.classes else image)
         assert out.isfinite().all()
 

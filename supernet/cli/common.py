@@ -31,7 +31,6 @@ from supernet.progress import Progress, shown
 from supernet.size import Size
 
 if TYPE_CHECKING:
-    from supernet.data.sets import TrainVal
     from supernet.executor import Executor
     from supernet.runs import RunFolder
     from supernet.tables import Table
@@ -385,20 +384,3 @@ def tell(text: object, style: str | None = None) -> None:
 def warn(text: str) -> None:
     """What a person should know before relying on something."""
     tell(text, style="yellow")
-
-
-def in_words(images: TrainVal, name: str, reason: str = "") -> str:
-    """A data set in one line."""
-    return (
-        f"[bold]{escape(name)}[/bold]{reason and f' ({escape(reason)})'}: {len(images.train):,} training, "
-        f"{len(images.val):,} validation images, {images.channels}×{images.size}"
-    )
-
-
-def open_images(args: Any) -> tuple[str, str, TrainVal]:
-    """The images that a new run is asked to take: name, why it was chosen, train and validation."""
-    from supernet.data import sets
-
-    name, reason = (args.data, "") if args.data else sets.default_name(args.data_root)
-    given = {"seed": args.seed, "resolution": args.resolution, "limit": args.limit, "workers": args.workers}
-    return name, reason, sets.open_train(name, args.data_root, **given)

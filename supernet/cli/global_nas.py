@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from supernet.cli import common
+from supernet.cli import common, opening
 from supernet.errors import UserError
 
 
@@ -52,7 +52,7 @@ def run(args: Args) -> None:
     if args.final_epochs < 0:
         raise UserError(f"--final-epochs {args.final_epochs}: expected at least 0")
     limit = plain_run.SMALL_LIMIT if args.limit is None and args.preset == "small" else args.limit
-    name, reason, images = common.open_images(dataclasses.replace(args, limit=limit))
+    name, reason, images = opening.open_images(dataclasses.replace(args, limit=limit))
     images.train.steps(args.batch_size, drop_last=True)
     cutout = plain_run.widest_cutout(images, 16) if args.cutout is None else args.cutout
     names = ("depth", "width", "epochs", "micro_epochs")
@@ -72,7 +72,7 @@ def run(args: Args) -> None:
         folder.begin(settings, restart=args.restart, defaults=common.defaults(args), made_with=made_with)
         common.say(
             f"{config.depth[0]} to {config.depth[1]} layers, {config.width[0]} to {config.width[1]} channels; "
-            f"{common.in_words(images, name, reason)}; {common.escape(str(args.run))}"
+            f"{opening.in_words(images, name, reason)}; {common.escape(str(args.run))}"
         )
         if math.isfinite(args.latency_max):
             table = OnDemandTable(folder.lut_path, plain_run.corners(config, job.image), args.progress)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from supernet.cli import common, planning, retrain, searching
+from supernet.cli import common, opening, planning, retrain, searching
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run(args: Args) -> None:
         raise UserError(f"--retrain {args.retrain}: expected a number of epochs, or 0")
     args = dataclasses.replace(args, objectives=args.wanted)  # recorded in full
     device = defaults.device(args.device)
-    name, _, images = common.open_images(args)
+    name, _, images = opening.open_images(args)
     space = pad_nas.space_for(args.space, images)
     lr = defaults.learning_rate(args.batch_size, args.lr)
     augment = defaults.augments(None, max(args.epochs, default=0))

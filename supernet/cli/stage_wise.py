@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from search.stage_wise import plot
 from supernet import machine
-from supernet.cli import common
+from supernet.cli import common, opening
 from supernet.errors import UserError
 
 
@@ -67,7 +67,7 @@ def run(args: Args) -> None:
         raise UserError("--carbon measures one training after another on this machine: leave --workers-on ray out")
     executor = args.ray_or(Processes(1 if args.carbon else args.jobs))
     share = -(-args.workers // min(2, executor.at_once))  # of the processes that decode
-    name, reason, images = common.open_images(dataclasses.replace(args, workers=share))
+    name, reason, images = opening.open_images(dataclasses.replace(args, workers=share))
     # All that can be wrong is found before any training.
     paper, names = args.preset == "paper", [field.name for field in dataclasses.fields(stage_wise_run.Settings)]
     given = stage_wise_run.preset(paper, args.module, args.donor, **{name: getattr(args, name) for name in names})
@@ -104,7 +104,7 @@ def run(args: Args) -> None:
         folder.write_space(space)
         common.say(
             f"{args.module} modules, at first {config.initial} in each of {config.stages} stages, {config.iterations} "
-            f"iterations; {common.in_words(images, name, reason)}; {common.escape(str(args.run))}"
+            f"iterations; {opening.in_words(images, name, reason)}; {common.escape(str(args.run))}"
         )
         results: list[Mapping[str, Any]] = []
         for result in job.search(search):

@@ -8,7 +8,7 @@ import functools
 import sys
 from collections.abc import Sequence
 
-from supernet.cli import common, planning
+from supernet.cli import common, opening, planning
 from supernet.cli.methods import METHODS, Args
 from supernet.errors import UserError
 
@@ -37,7 +37,7 @@ def run(args: Args) -> None:
 
     device = defaults.device(args.device)
     distributed.start(device)
-    name, reason, images = common.open_images(args)
+    name, reason, images = opening.open_images(args)
     wanted = args.space or ("mobile-small" if images.size.pixels < 96**2 else "mobile")
     space = args.sized(spaces.get(wanted, images.channels, images.size, images.classes))
     folder = common.open_run(args)
@@ -91,7 +91,7 @@ def run(args: Args) -> None:
             new = begin(folder)
             common.say(
                 f"[bold]{space.name}[/bold]: {len(space.genes)} genes, {number(space.size)} architectures; "
-                f"{common.in_words(images, name, reason)}; {precision.in_words(fit.precision, device)}; "
+                f"{opening.in_words(images, name, reason)}; {precision.in_words(fit.precision, device)}; "
                 f"{common.escape(str(args.run))}"
             )
         distributed.wait()  # until a run that is to be deleted is gone

@@ -70,7 +70,7 @@ def kernels(
 
 
 def measured_kernels(gpu: str, measured: Path = MEASURED) -> Literal["fused", "eager"]:
-    """What was the faster on GPUs of this name, as ``python -m gpu`` of the tests measures it; ``eager`` if unknown."""
+    """What was the faster on GPUs of this name, of which a training step was timed; ``eager`` if unknown."""
     return "fused" if json.loads(measured.read_text()).get(gpu, {}).get("kernels") == "fused" else "eager"
 
 

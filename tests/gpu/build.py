@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.utils.cpp_extension import is_ninja_available
 
 from gpu.stage import Machine, Unavailable
 
@@ -20,6 +21,8 @@ def run(machine: Machine, add: Callable[[dict], None]) -> None:
     if not machine.dry:
         if not torch.cuda.is_available():
             raise Unavailable("PyTorch sees no CUDA device")
+        if not is_ninja_available():
+            raise Unavailable("ninja is not installed, without which files are compiled one after the other")
         arch = ".".join(map(str, torch.cuda.get_device_capability()))
         environment = {**os.environ, "SUPERNET_CUDA": "1", "TORCH_CUDA_ARCH_LIST": arch}
         began = time.monotonic()

@@ -6,10 +6,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
-from gpu.stage import Machine, Mistake
+from gpu.stage import Machine, Mistake, Unavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("test_cuda_kernels.py", "test_ops.py", "test_batch_norm_act.py", "test_runtimes.py")
@@ -18,6 +19,8 @@ COUNTS = ("tests", "failures", "errors", "skipped")
 
 def run(machine: Machine, add: Callable[[dict], None]) -> None:
     machine.require()
+    if not find_spec("pytest"):
+        raise Unavailable("pytest is not installed")
     # Releases of PyTorch differ in what they warn of; that is not what is tested here.
     options = ["-q", "-p", "no:cacheprovider", "-W", "default", "-m", "not gpu" if machine.dry else "gpu"]
     wrong = []

@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Callable
 
 import torch
-from cubins import setup
 
+import setup
 from gpu.stage import Machine
 from latency.measure import host
 
