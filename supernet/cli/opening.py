@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 def in_words(images: TrainVal, name: str, reason: str = "") -> str:
     """A data set in one line."""
+    why = f" ({common.escape(reason)})" if reason else ""
     return (
-        f"[bold]{common.escape(name)}[/bold]{reason and f' ({common.escape(reason)})'}: {len(images.train):,} training, "
-        f"{len(images.val):,} validation images, {images.channels}×{images.size}"
+        f"[bold]{common.escape(name)}[/bold]{why}: {len(images.train):,} training, {len(images.val):,} validation "
+        f"images, {images.channels}×{images.size}"
     )
 
 
