@@ -263,6 +263,7 @@ def test_a_folder_at_which_another_works_is_not_written_to(copy, tmp_path):
     assert (copy / "report.html").exists()
 
 
+@pytest.mark.chain
 def test_a_killed_search_finds_the_same_front(chain, copy):
     whole, _ = chain
     for name in ("search.json", "population.jsonl", "scores.jsonl", "front.json", "front.png"):

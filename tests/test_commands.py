@@ -184,6 +184,7 @@ def test_a_method_that_is_none():
     assert "expected one of spos, ofa, dsnas, nss" in refused("train_supernet", "--method", "darts")
 
 
+@pytest.mark.chain
 def test_sigterm_ends_a_command_in_order(run, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     arguments = command("retrain", "--run", run, "--epochs", 500, "--limit", 320, "--jobs", 2, "--quiet")

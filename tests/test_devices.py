@@ -109,6 +109,7 @@ def unpack(tar: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.chain
 @needs_onnx
 def test_agent_without_torch_and_back(home, torchless, tmp_path):
     device = unpack(home / "bundle.tar", tmp_path / "device")
@@ -418,6 +419,7 @@ def sshd(tmp_path, monkeypatch):
         process.terminate()
 
 
+@pytest.mark.chain
 @needs_onnx
 def test_through_a_real_sshd(home, sshd, torchless):
     device, there, process = sshd

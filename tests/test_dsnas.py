@@ -437,6 +437,7 @@ def space_file(tmp_path):
     return path
 
 
+@pytest.mark.chain
 def test_one_command_gives_a_network(tmp_path, space_file):
     """Search, child, from scratch beside it; then retrain.py trains it beside a random architecture of the bound."""
     folder = tmp_path / "run"

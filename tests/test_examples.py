@@ -56,6 +56,7 @@ def test_own_space(tmp_path, plain_path):
     assert len((EXAMPLES / "own_space.py").read_text().splitlines()) <= 60
 
 
+@pytest.mark.chain
 def test_own_data(tmp_path):
     found = re.search(r"(\S+) % of 36 images: circle, square, triangle", run_example("own_data", tmp_path))
     assert float(found[1]) > 40  # of three shapes

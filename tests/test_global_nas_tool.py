@@ -121,6 +121,7 @@ def test_candidates_beyond_a_bound_are_not_trained(finished, tmp_path):
     assert max(map(flops, records(run))) <= bound < max(map(flops, records(finished)))
 
 
+@pytest.mark.chain
 def test_latencies_are_measured_as_layers_come_up(tmp_path, monkeypatch):
     quick = dataclasses.replace(on_demand.Protocol(), rounds=10)
     monkeypatch.setattr(on_demand, "Protocol", lambda: quick)

@@ -221,6 +221,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path, space_file, sent, code):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.chain
 def test_two_processes_plan_one_job_and_one_tells_it(tmp_path, space_file):
     words = ("--folder", tmp_path / "run", "--space", space_file, *TRAIN, "--plan")
     start = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

@@ -80,6 +80,7 @@ def test_two_processes_train_one_run_which_one_process_finds_finished(tmp_path):
     assert torch.load(run / "checkpoint.pt", weights_only=True)["step"] == steps
 
 
+@pytest.mark.chain
 def test_a_batch_that_two_processes_cannot_halve_is_one_line(tmp_path):
     options = ("--data", "digits", "--limit", 320, "--batch-size", 15)
     result = torchrun("tools/train_supernet.py", "--folder", tmp_path / "run", *options)

@@ -256,6 +256,7 @@ def test_impossible_bins_say_what_is_there():
         paths.flops_binned_path(tiny_space(), 0, (2e6, 1e6, 1e5))
 
 
+@pytest.mark.chain
 def test_training_tells_where_torch_was_imported_too_early(tmp_path):
     code = """
 import sys, tempfile, pathlib
