@@ -131,31 +131,30 @@ def label(spec: LayerSpec) -> str:
 
 
 def tested(run: Run) -> str:
-    if not run.results:
+    results = {name: row for name, row in run.results.items() if "test_accuracy" in row}
+    if not results:
         return ""
-    shown = columns.shared(run.results.values())
-    rows = [
-        [name, *(form.format(scale * row[key]) for _, key, scale, form in shown)] for name, row in run.results.items()
-    ]
+    picked, shown = {name: row for name, row in results.items() if name in run.picked}, columns.shared(results.values())
+    rows = [[name, *(form.format(scale * row[key]) for _, key, scale, form in shown)] for name, row in results.items()]
     note = ""
-    chance = [100 * row["test_accuracy"] for name, row in run.results.items() if name not in run.picked]
-    if run.picked and len(chance) > 1:
-        first, row = next(iter(run.picked.items()))
+    chance = [100 * row["test_accuracy"] for name, row in results.items() if name not in picked]
+    if picked and len(chance) > 1:
+        first, row = next(iter(picked.items()))
         gain = 100 * row["test_accuracy"]
         note = paragraph(
             f"{first} is {gain - np.mean(chance):+.2f} points from the mean of {len(chance)} random networks of the "
             f"same window (standard deviation {np.std(chance, ddof=1):.2f}), {gain - max(chance):+.2f} from the best."
         )
-    known = set.intersection(*(set(row) for row in run.results.values()))
-    cost = next((c for c in ("measured_latency_ms", "latency_ms", "flops") if c in known), "params")
+    known = set.intersection(*map(set, results.values()))
+    cost = next((c for c in ("measured_latency_ms", "latency_ms", "flops", "params") if c in known), "")
 
     def plot(file: BinaryIO) -> None:
         figure, axes = axes_of(6, 3.6)
         for names, style, name in (
-            (run.picked, {"color": "tab:blue", "marker": "o"}, "picked"),
-            ([n for n in run.results if n not in run.picked], {"color": "tab:orange", "marker": "x"}, "random"),
+            (picked, {"color": "tab:blue", "marker": "o"}, "picked"),
+            ([n for n in results if n not in picked], {"color": "tab:orange", "marker": "x"}, "random"),
         ):
-            rows = [run.results[n] for n in names]
+            rows = [results[n] for n in names]
             if rows:
                 axes.scatter([r[cost] for r in rows], [100 * r["test_accuracy"] for r in rows], label=name, **style)
         axes.set(xlabel=cost.replace("_", " ").replace(" ms", " (ms)"), ylabel="test accuracy (%)")
@@ -163,8 +162,8 @@ def tested(run: Run) -> str:
         figure.savefig(file)
 
     headings = ["trained alone", *(c[0] for c in shown)]
-    picture = image(plot, "test accuracy over cost") if len(run.results) > 1 else ""
-    return section("Trained alone, tested once", table(headings, rows, run.picked), note, picture)
+    picture = image(plot, "test accuracy over cost") if cost and len(results) > 1 else ""
+    return section("Trained alone, tested once", table(headings, rows, picked), note, picture)
 
 
 def search(run: Run) -> str:
