@@ -29,6 +29,7 @@ from supernet.training import defaults
 from supernet.training.loop import FitConfig, fit
 from supernet.training.paths import CANDIDATES
 
+LONGER = ("uniform", "sandwich + distillation")  # rules that are tried with three times the passes, too
 SANDWICH = 4  # paths of a step: the largest network, two random ones, the smallest
 
 
@@ -53,7 +54,7 @@ class Args:
     jobs: int = machine.cores()
     """Networks trained in parallel, one thread each."""
     longer: bool = True
-    """Also train alone with three times as many image passes."""
+    """Also train alone, and by the rules of LONGER, with three times as many image passes."""
     quick: bool = False
     """Four networks, one epoch on few images: shows that it works, tells nothing."""
     redraw: bool = False
@@ -174,26 +175,31 @@ def run(args: Args) -> None:
         "archs": [list(arch) for arch in archs],
         "flops": [families.flops(space, a) for a in archs],
     }
-    result["elastic-small"] = rules(study, args, [("shrinking", True), ("shrinking, not sorted", False)])
-    for times in (1, 3) if args.longer else (1,):
-        budget = _common.Budget(source, times * args.epochs)
-        truth = _common.Truth(args.run, space, budget, args.jobs, args.quiet)
-        label = f"alone, {times * args.epochs} epochs"
-        result[f"alone x{times}"] = truth(archs, range(args.seeds), label).tolist()
+    shrunk = [("shrinking", True), ("shrinking, not sorted", False)]
+    result["elastic-small"] = rules(study, arms(space), shrunk)
     known = truth_table.truth_space(images.channels, images.resolution, images.classes)
     table = files.read_json(Path("docs/results/truth_table.json"), "truth table", "run experiments.truth_table")
     choices = [known.check(arch) for arch in table["archs"]][:: 16 if args.quick else 1]
-    result["mobile-small"] = rules(Study("mobile-small", known, choices, images, judging, args), args, [])
+    result["mobile-small"] = rules(Study("mobile-small", known, choices, images, judging, args), arms(known), [])
     result["mobile-small truth"] = table["accuracies"][:: 16 if args.quick else 1]
+    for times in (1, 3) if args.longer else (1,):
+        epochs = times * args.epochs
+        truth = _common.Truth(args.run, space, _common.Budget(source, epochs), args.jobs, args.quiet)
+        if times > 1:
+            longer = dataclasses.replace(study, args=dataclasses.replace(args, epochs=epochs))
+            found = rules(longer, [arm for arm in arms(space) if arm.name in LONGER], [])
+            result["elastic-small"] |= {f"{name}, {times} times as long": made for name, made in found.items()}
+        result[f"alone x{times}"] = truth(archs, range(args.seeds), f"alone, {epochs} epochs").tolist()
     finish(args, _common.results("elastic", args, clock, **result))
 
 
-def rules(study: Study, args: Args, more: list[tuple[str, bool]]) -> dict[str, list[dict]]:
-    """What each rule gives with each seed, by its name."""
+def rules(study: Study, arms: list[Arm], more: list[tuple[str, bool]]) -> dict[str, list[dict]]:
+    """What each rule gives with each seed, by its name; ``more``: names of shrinking, and whether channels are sorted."""
+    args = study.args
     folder = args.run / f"elastic-{study.name}-{args.train}x{args.epochs}{'-quick' if args.quick else ''}"
     found: dict[str, list[dict]] = {}
     for seed in range(args.seeds):
-        for arm in arms(study.space):
+        for arm in arms:
             path = folder / f"{arm.name}-{seed}"
             made = _common.timed_cell(path.with_suffix(".json"), functools.partial(study.supernet, arm, seed, path))
             found.setdefault(arm.name, []).append(made)
