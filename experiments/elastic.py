@@ -194,7 +194,7 @@ def run(args: Args) -> None:
 
 
 def rules(study: Study, arms: list[Arm], more: list[tuple[str, bool]]) -> dict[str, list[dict]]:
-    """What each rule gives with each seed, by its name; ``more``: names of shrinking, and whether channels are sorted."""
+    """What each rule gives with each seed, by its name; ``more``: forms of shrinking, whether channels are sorted."""
     args = study.args
     folder = args.run / f"elastic-{study.name}-{args.train}x{args.epochs}{'-quick' if args.quick else ''}"
     found: dict[str, list[dict]] = {}
