@@ -89,7 +89,9 @@ class Processes(_Local):
         )
         with _terminates():
             try:
-                yield from _ready({pool.submit(function, *jobs[name]): name for name in jobs}, waiting)
+                with _deaf():
+                    futures = {pool.submit(function, *jobs[name]): name for name in jobs}
+                yield from _ready(futures, waiting)
             except BaseException:
                 _end(pool, [process for process in multiprocessing.active_children() if process not in others])
                 raise
@@ -151,9 +153,18 @@ def _ready(names: dict[Future, str], waiting: Callable[[], None]) -> Results:
         waiting()
 
 
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Ctrl-C waits; processes that begin meanwhile never hear it, and leave it to this one to end them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _watch(parent: int) -> None:
-    """In a worker: end with the process that began it, and leave signals of the terminal to that one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a worker: end with the process that began it."""
 
     def end_with_parent() -> None:
         while os.getppid() == parent:

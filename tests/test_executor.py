@@ -54,6 +54,15 @@ def test_results_by_name_and_errors_as_they_are(workers):
         executor.run(workers, square, {"a": (1,), "b": (-1,)}, bar, lambda: 0)
 
 
+def hears_ctrl_c() -> bool:
+    return signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_workers_leave_ctrl_c_to_the_process_that_began_them_from_their_first_instruction_on():
+    assert dict(Processes(2).map(hears_ctrl_c, {"a": (), "b": ()})) == {"a": False, "b": False}
+    assert hears_ctrl_c()
+
+
 @pytest.mark.parametrize("kind", [Processes, Threads])
 def test_there_is_a_worker(kind):
     assert "0 workers: expected at least 1" in refused(kind, 0)
