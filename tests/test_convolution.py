@@ -1,6 +1,10 @@
 """Convolutions of every shape against float64, by modules and by operators: also where taps meet no pixel."""
 
+import os
+import subprocess
+import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +17,7 @@ from supernet.convolution import Conv2d, conv2d
 
 ops = pytest.importorskip("supernet.ops", reason="the extension is not built", exc_type=ImportError)
 
+TESTS = Path(__file__).parent
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 1e-2}
 FORMS = {
     "module": (conv2d, nullcontext),
@@ -76,6 +81,37 @@ def test_bfloat16_where_onednn_is_wrong(form):
             close(x, weight, torch.bfloat16, convolve, stride=2, padding=3)
             x, weight = torch.randn(1, 2, 5, 2).to(memory_format=torch.channels_last), torch.randn(2, 1, 5, 5)
             close(x, weight, torch.bfloat16, convolve, stride=4, padding=2, groups=2)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("form", FORMS)
+def test_few_channels_at_stride_2(form, groups):
+    """Read alone, on sizes that the stride does not divide."""
+    convolve, forms = FORMS[form]
+    with forms():
+        for dtype in TOLERANCE:
+            x = torch.randn(2, 8, 15, 14).to(memory_format=torch.channels_last)
+            close(x, torch.randn(6, 8 // groups, 1, 1), dtype, convolve, stride=2, padding=0, groups=groups)
+
+
+BEYOND = """
+import torch
+from test_convolution import FORMS
+for convolve, forms in FORMS.values():
+    with forms():
+        for _ in range(5):
+            x = torch.randn(2, 8, 224, 224).contiguous(memory_format=torch.channels_last)
+            w = torch.randn(48, 8, 1, 1, requires_grad=True)
+            convolve(x, w, stride=2, padding=0).sum().backward()
+            memory = [torch.randn(n) for n in (10, 1000, 100000)]
+"""
+
+
+def test_the_gradient_of_few_channels_at_stride_2_stays_within_its_memory():
+    """PyTorch's does not: the process dies by a signal (docs/known_faults.md)."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS)))}
+    done = subprocess.run([sys.executable, "-c", BEYOND], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_masked_weights_and_coefficients_where_taps_meet_no_pixel():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from supernet.convolution import Conv2d
 from supernet.errors import UserError
 from supernet.families import nasnet
 from supernet.families.base import Priced, Shared, Total
@@ -53,7 +54,7 @@ class Basic(Block, nn.Module):
         self.first = ConvBN(convs["first"], affine, eps, kernels)
         self.second = ConvBN(convs["second"], affine, eps, kernels)
         cin, cout = spec.in_channels, spec.out_channels
-        self.shortcut = nn.Conv2d(cin, cout, 1, spec.stride) if "shortcut" in convs else nn.Identity()
+        self.shortcut = Conv2d(cin, cout, 1, spec.stride) if "shortcut" in convs else nn.Identity()
         self.addition = nn.Identity()  # importance is measured here
         self.act = ACTIVATIONS[spec.act](inplace=True)
 

@@ -98,8 +98,8 @@ class FactorizedReduction(nn.Module):
 
     def __init__(self, cin: int, channels: int, affine: bool, eps: float, **_: object):
         super().__init__()
-        self.even = nn.Conv2d(cin, channels // 2, 1, 2, bias=False)
-        self.odd = nn.Conv2d(cin, channels // 2, 1, 2, bias=False)
+        self.even = Conv2d(cin, channels // 2, 1, 2, bias=False)
+        self.odd = Conv2d(cin, channels // 2, 1, 2, bias=False)
         self.bn = BatchNorm(channels, eps=eps, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
