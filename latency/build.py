@@ -179,7 +179,7 @@ class Build:
     def layers(self, specs: Iterable[LayerSpec]) -> Iterator[Layer]:
         """Layers to be measured alone."""
         for spec in specs:
-            yield Layer(spec.key, spec.build(kernels=self.runtime.kernels), spec.input_shape)
+            yield Layer(spec.key, spec.measured(self.runtime.kernels), spec.input_shape)
 
     def networks(self) -> Iterator[Layer]:
         """Networks to be measured whole, interleaved with one another."""

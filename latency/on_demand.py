@@ -63,7 +63,7 @@ class OnDemandTable:
         """Latency of the network that consists of these layers, ms."""
         missing = {spec.key: spec for spec in specs if spec.key not in self.table.operations}
         if missing:
-            layers = {key: (partial(spec.build, kernels="eager"), spec.input_shape) for key, spec in missing.items()}
+            layers = {key: (partial(spec.measured, "eager"), spec.input_shape) for key, spec in missing.items()}
             operations = {**self.table.operations, **self._time(layers, "layers")}
             self.table = dataclasses.replace(self.table, operations=operations)
             if self.table.calibration is not None:

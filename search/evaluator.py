@@ -13,7 +13,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeVar, get_args
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -277,13 +277,18 @@ class Walk:
         """
         self.node = node
         y = layer(node, x)
-        if y is not x:
-            live += y.nbytes
-            self.peak_bytes = max(self.peak_bytes, live)
+        live += _new_bytes(x, y)
+        self.peak_bytes = max(self.peak_bytes, live)
         if labels is not None and node.arch is not None:
             node.hits += (y.argmax(1) == labels).sum()
         for child in node.children.values():
             self(child, y, layer, labels, live)
+
+
+def _new_bytes(x: Any, y: Any) -> int:
+    """Bytes of what a layer made: it may hand on a tensor, or several of which it got some."""
+    before = {id(tensor) for tensor in (x if isinstance(x, tuple) else (x,))}
+    return sum(tensor.nbytes for tensor in (y if isinstance(y, tuple) else (y,)) if id(tensor) not in before)
 
 
 def _pool(node: Node, x: Tensor) -> Tensor:

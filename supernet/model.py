@@ -134,8 +134,10 @@ def initialise(model: nn.Module, scheme: str) -> None:
 
     Args:
         scheme: ``spos``: as SPOS's code (first conv N(0, .01), other convs N(0, 1/fan), BN bias 1e-4);
-            ``kaiming``: as MobileNetV2; ``pytorch``: as the modules initialise themselves.
+            ``kaiming``: as MobileNetV2; ``pytorch``: as the modules initialise themselves; ``given``: as they are.
     """
+    if scheme == "given":
+        return
     for name, m in model.named_modules():
         if isinstance(m, nn.Conv2d):
             if scheme == "kaiming":

@@ -23,6 +23,7 @@ from supernet.data import HUB
 from supernet.errors import UserError
 from supernet.spec import Block
 
+REGISTRIES = ("timm:", "torchvision:")  # of networks, by what their names begin with
 SPACES, DATA, RUNTIMES = "supernet.spaces", "supernet.data", "supernet.runtimes"  # groups of entry points
 
 
@@ -71,7 +72,7 @@ class Plugin:
 
 def is_reference(name: str) -> bool:
     """Whether ``name`` refers to code by its place; else it is the name of something known or installed."""
-    return ":" in name and not name.startswith(HUB)
+    return ":" in name and not name.startswith((HUB, *REGISTRIES))
 
 
 def require_same(recorded: str, named: str | None, what: str) -> str:

@@ -26,7 +26,7 @@ from supernet.spec import Block
 
 Arch = tuple[int, ...]
 SCHEMA = 1
-INITS = ("kaiming", "spos", "pytorch")
+INITS = ("kaiming", "spos", "pytorch", "given")
 SMALLEST = {
     "channels": 1,
     "resolution": 1,
@@ -104,8 +104,9 @@ class Space:
     squeeze_excite: bool = False
     dropout: float = 0.0
     classifier_bias: bool = True
-    init: str = "kaiming"  # kaiming | spos | pytorch
+    init: str = "kaiming"  # kaiming | spos | pytorch | given
     width: int = 0  # of the input image where it is not square, else 0
+    model: str = ""  # the given network of whose parts the space consists, as supernet.families.given.source takes it
     operations: tuple[type[Block], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -238,9 +239,9 @@ class Space:
         return {"schema": SCHEMA, "fingerprint": self.fingerprint, **self._fields()}
 
     def _fields(self) -> dict:
-        """``count`` and ``width`` stand only where they mean something: files and fingerprints are older than they."""
+        """What files and fingerprints are older than stands only where it means something."""
         plain = dataclasses.replace(self, operations=())
-        left_out = (("count", 0), ("width", 0), ("operations", ()))
+        left_out = (("count", 0), ("width", 0), ("model", ""), ("operations", ()))
         return dataclasses.asdict(plain, dict_factory=lambda items: {k: v for k, v in items if (k, v) not in left_out})
 
     def with_operations(self, *blocks: type[Block]) -> Space:

@@ -23,9 +23,10 @@ def get(name: str, channels: int, resolution: int | Size, classes: int) -> Space
     """The space ``name`` for images of this shape.
 
     Args:
-        name: a preset, an installed space, a space file (.json), or code: ``FILE.py:function`` or
-            ``package.module:function``. The function is given those of ``channels``, ``resolution`` and ``classes``
-            that it has as arguments. Block classes in the same module are operations of the space.
+        name: a preset, an installed space, a space file (.json), a network whose parts make the space,
+            ``timm:NAME`` or ``torchvision:NAME``, or code: ``FILE.py:function`` or ``package.module:function``. The
+            function is given those of ``channels``, ``resolution`` and ``classes`` that it has as arguments. Block
+            classes in the same module are operations of the space.
 
     Raises:
         UserError: unknown name, a space for other images or for larger ones only, code that fails, or a block that
@@ -43,6 +44,10 @@ def _get(name: str, channels: int, size: Size, classes: int) -> Space:
     given = {"channels": channels, "resolution": size.height, "classes": classes}
     if name.endswith(".json"):
         return _read(name, images)
+    if name.startswith(plugins.REGISTRIES):
+        from supernet.families.given import network  # loads torch
+
+        return network.of(network.opened(name, *images))
     known = presets()
     if name in known:
         return known[name](**given).at(size)
@@ -63,11 +68,15 @@ def _get(name: str, channels: int, size: Size, classes: int) -> Space:
     return space
 
 
-def usual_images(name: str) -> tuple[int, int, int]:
+def usual_images(name: str) -> tuple[int, int | Size, int]:
     """Channels, resolution and classes of the images that a space is for where none are at hand: ImageNet's.
 
-    A name that ends in ``-small`` is for Fashion-MNIST.
+    A name that ends in ``-small`` is for Fashion-MNIST; a registry says what a network of its own is for.
     """
+    if name.startswith(plugins.REGISTRIES):
+        from supernet.families.given import source  # loads torch
+
+        return source.usual_images(name)
     return (1, 28, 10) if name.endswith("-small") else (3, 224, 1000)
 
 
@@ -98,7 +107,10 @@ def _plugin(name: str) -> plugins.Plugin:
     plugin = plugins.find(name, plugins.SPACES)
     if plugin is None:
         known = ", ".join(sorted({*presets(), *plugins.names(plugins.SPACES)}))
-        raise UserError(f"unknown space {name!r}: expected one of {known}, a space .json file, or FILE.py:function")
+        raise UserError(
+            f"unknown space {name!r}: expected one of {known}, a space .json file, timm:NAME, torchvision:NAME, or "
+            "FILE.py:function"
+        )
     return plugin
 
 

@@ -189,5 +189,9 @@ class LayerSpec:
         module: Any = self.block  # also a torch.nn.Module
         return module(self, affine=affine, eps=eps, kernels=kernels)
 
+    def measured(self, kernels: str) -> nn.Module:
+        """The module whose latency is that of the layer, for an input of ``input_shape``."""
+        return self.build(kernels=kernels)
+
 
 Price = Callable[[LayerSpec], float]

@@ -12,7 +12,7 @@ from test_residual import small
 from torch.nn import functional as F
 
 from supernet import active, modules
-from supernet.families import elastic_sharing, residual
+from supernet.families import elastic_sharing, residual, slices
 from supernet.model import Supernet
 from supernet.training.config import FitConfig, sgd
 
@@ -43,7 +43,7 @@ def backward(supernet, arch, seed=0):
 
 def by_autograd(monkeypatch):
     """Parts as PyTorch slices and differentiates them."""
-    for module in (elastic_sharing, residual, modules):
+    for module in (elastic_sharing, residual, modules, slices):
         monkeypatch.setattr(module, "active", lambda ps, sizes: list(map(active.part, ps, sizes)))
 
 

@@ -1,23 +1,34 @@
-"""Count the multiply-adds and parameters of a network of a space, as its authors write it down."""
+"""Count the multiply-adds and parameters of a network of a space; show what of a given network can be chosen."""
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
 
 from supernet.cli import common, numbers
+from supernet.errors import UserError
+
+if TYPE_CHECKING:
+    from supernet.space import Space
 
 
 @dataclass(frozen=True)
 class Args:
-    space: str
-    """Space: a name such as ofa-mobilenetv3 or attentive-nas, a .json, or FILE.py:function."""
-    config: Path
-    """JSON of one network: {"resolution", "width", "depth", "kernel", "expand"}, {"ks", "e", "d", "r"} or {"arch"}."""
+    space: Annotated[str, tyro.conf.arg(aliases=["--model"])]
+    """Space: a name such as ofa-mobilenetv3 or attentive-nas, a network of a registry such as
+    timm:mobilenetv3_large_100 or torchvision:resnet18, a .json, or FILE.py:function."""
+    config: Annotated[Path | None, common.UNSET] = None
+    """JSON of one network: {"resolution", "width", "depth", "kernel", "expand"}, {"ks", "e", "d", "r"} or {"arch"};
+    defaults to the whole network where one is given."""
     resolution: Annotated[numbers.Pixels | None, common.UNSET] = None
-    """Pixels of the images, of a square or HEIGHTxWIDTH; defaults to 28 for a name that ends in -small, else 224."""
+    """Pixels of the images, of a square or HEIGHTxWIDTH; defaults to what a registry says of its network, 28 for a
+    name that ends in -small, else 224."""
     json: bool = False
     """Print JSON."""
     layers: bool = False
@@ -30,11 +41,20 @@ def run(args: Args) -> None:
     from supernet.tables import Table
 
     space = spaces.usual(args.space, args.resolution)
-    counts = configurations.counts(space, configurations.read(space, args.config))
+    if not space.model and args.config is None:
+        raise UserError(f"space {space.name} has many networks: expected one of them as --config FILE")
+    arch = tuple(len(gene.choices) - 1 for gene in space.genes)
+    if args.config is not None:
+        arch = configurations.read(space, args.config)
+    counts = configurations.counts(space, arch)
     layers = counts.pop("layers")
+    if space.model:
+        counts |= given(space)
     if args.json:
         print(json.dumps({**counts, "layers": layers} if args.layers else counts))
         return
+    if space.model:
+        show(space, counts)
     if args.layers:
         rows = [(layer["key"], f"{layer['macs']:,}", f"{layer['params']:,}") for layer in layers]
         common.show(Table(("layer", "multiply-adds", "parameters"), rows))
@@ -47,6 +67,34 @@ def run(args: Args) -> None:
             f"{counts['unused_params']:,} of these parameters the authors' network has without using them; "
             "a network that is trained here does not have them"
         )
+
+
+def given(space: Space) -> dict[str, Any]:
+    """What of a given network can be chosen, what stays whole and why, and how the whole differs from the network."""
+    from supernet import families
+    from supernet.families.given import verify
+
+    layout: Any = families.layout(space)
+    chosen = [{"gene": gene.name, "counts": [choice.count for choice in gene.choices]} for gene in space.genes]
+    return {"genes": chosen, "whole": layout.network.whole, "difference": verify.difference(space)}
+
+
+def show(space: Space, counts: Mapping[str, Any]) -> None:
+    """Tables of the genes and of what stays whole, and the check."""
+    from supernet.tables import Table
+
+    rows = [(gene["gene"], _numbers(gene["counts"])) for gene in counts["genes"]]
+    common.show(Table(("what can be chosen", "from"), rows))
+    if counts["whole"]:
+        common.show(Table(("layer of which all channels stay", "as"), list(counts["whole"].items())))
+    common.tell(f"{space.size:.3g} networks; the largest is {space.name}: logits differ by {counts['difference']:.1e}")
+
+
+def _numbers(counts: Sequence[int]) -> str:
+    """A list of numbers, or the ends and the step of a long one."""
+    step = counts[1] - counts[0] if len(counts) > 1 else 0
+    even = all(b - a == step for a, b in itertools.pairwise(counts))
+    return f"{counts[0]} to {counts[-1]} by {step}" if even and len(counts) > 4 else " ".join(map(str, counts))
 
 
 main = common.entry(run, Args)

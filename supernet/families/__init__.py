@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from supernet import plugins
 from supernet.errors import UserError
-from supernet.families import elastic, ir_resnet, layerwise, module_stages, residual, resolutions, sep_conv
+from supernet.families import elastic, given, ir_resnet, layerwise, module_stages, residual, resolutions, sep_conv
 from supernet.families.base import Family, Layout
 from supernet.space import Arch, Space
 from supernet.spec import Block, LayerSpec
@@ -30,6 +30,8 @@ def of(space: Space) -> Family:
     Raises:
         UserError: no family has that operation, or an operation of the space's own has a name of this library.
     """
+    if space.model and not resolutions.varies(space):
+        return given.FAMILY
     own = {block.op for block in _complete(space).operations}
     if taken := sorted(own & _ops()):
         raise UserError(f"space {space.name}: an operation {taken[0]!r} exists already; give your own another op")
@@ -39,6 +41,8 @@ def of(space: Space) -> Family:
         return layerwise.FAMILY
     if op == resolutions.OP:
         rest = resolutions.without(space)
+        if rest.model:
+            return resolutions.Resolutions(given.FAMILY)
         sized = rest.genes[0].choices[0].op in {*elastic.FAMILY.ops, "width"}
         return elastic.FAMILY if sized else resolutions.Resolutions(of(rest))
     for family in FAMILIES:

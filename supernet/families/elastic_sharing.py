@@ -9,14 +9,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from supernet.active import Box, active, box, part
-from supernet.norm import BatchNorm
+from supernet.active import active, box
+from supernet.families.slices import Slice, Sliced
 from supernet.size import PIXEL
 from supernet.spec import BuildOptions, LayerSpec
 
@@ -56,13 +55,13 @@ class Elastic(nn.Module):
         self.matrices = nn.ParameterDict()
         for large, small in itertools.pairwise(kernels):
             self.matrices[f"{large}to{small}"] = nn.Parameter(torch.eye(small**2))
-        self.slices: dict[LayerSpec, Slice] = {}
+        self.slices: dict[LayerSpec, ElasticSlice] = {}
 
-    def slice(self, own: LayerSpec) -> Slice:
+    def slice(self, own: LayerSpec) -> ElasticSlice:
         """The part of this layer that is ``own``; made once, since building modules takes longer than running them."""
         own = dataclasses.replace(own, size=PIXEL)  # no layer depends on it
         if own not in self.slices:
-            self.slices[own] = Slice(self, own)
+            self.slices[own] = ElasticSlice(self, own)
         return self.slices[own]
 
     def __getstate__(self) -> dict:
@@ -70,77 +69,32 @@ class Elastic(nn.Module):
         return {**self.__dict__, "slices": {}}
 
 
-class Sliced(NamedTuple):
-    """A tensor of a layer that is part of a shared one.
-
-    Args:
-        name: of the submodule that has it.
-        mine, theirs: that submodule of the own and of the shared layer.
-        key: name of the tensor in them.
-        box: the part.
-        folded: whether matrices make its kernel smaller.
-    """
-
-    name: str
-    mine: nn.Module
-    theirs: nn.Module
-    key: str
-    box: Box
-    folded: bool
-
-
-class Slice(nn.Module):
-    """The part of a shared layer that some architectures run: their own layer, with views of the shared tensors.
-
-    It holds no weights: its submodules are those of the shared layer that run, its parameters theirs and the matrices
-    that it needs. What is outside of it has no gradient and, with our optimiser, does not move.
-    """
+class ElasticSlice(Slice):
+    """The part of a shared layer that some architectures run, its kernels made smaller by matrices."""
 
     def __init__(self, shared: Elastic, own: LayerSpec):
-        super().__init__()
         with torch.device("meta"):
             layer = own.build(**shared.build)
-        self.run: Callable[[Tensor], Tensor] = layer.forward
-        self.adds = bool(getattr(layer, "adds", False))
         steps = [(large, small) for large, small in itertools.pairwise(shared.kernels) if large > own.kernel]
-        self.matrices = nn.ParameterList(shared.matrices[f"{large}to{small}"] for large, small in steps)
-        self.pairs = [(mine, shared.layer.get_submodule(name)) for name, mine in layer.named_modules()]
-        self.weights: list[Sliced] = []
-        self.statistics: list[Sliced] = []
-        for (name, mine), (_, theirs) in zip(layer.named_modules(), self.pairs, strict=True):
-            for sliced, tensors in ((self.weights, mine._parameters), (self.statistics, mine._buffers)):
+        pairs = []
+        weights: list[Sliced] = []
+        statistics: list[Sliced] = []
+        for name, mine in layer.named_modules():
+            theirs = shared.layer.get_submodule(name)
+            pairs.append((mine, theirs))
+            for sliced, tensors in ((weights, mine._parameters), (statistics, mine._buffers)):
                 for key in [key for key, value in tensors.items() if value is not None]:
                     # From now on it is a plain attribute, set before each run.
                     sizes, largest = tuple(tensors.pop(key).shape), getattr(theirs, key).shape
                     folded = bool(steps) and len(sizes) == 4 and largest[-1] > sizes[-1]
                     sizes = (*sizes[:2], steps[0][1], steps[0][1]) if folded else sizes
-                    sliced.append(Sliced(name, mine, theirs, key, box(largest, sizes), folded))
-        self.parts = nn.ModuleList(dict.fromkeys(t.theirs for t in (*self.weights, *self.statistics)))
+                    runs = [[place] for place in box(largest, sizes)]
+                    sliced.append(Sliced.of(name, mine, theirs, key, runs)._replace(folded=folded))
+        super().__init__(layer.forward, pairs, weights, statistics)
+        self.adds = bool(getattr(layer, "adds", False))
+        self.matrices = nn.ParameterList(shared.matrices[f"{large}to{small}"] for large, small in steps)
 
     def tensors(self) -> Iterator[tuple[Sliced, Tensor]]:
-        """Every tensor of the own layer, and what stands for it."""
-        shared = [getattr(t.theirs, t.key) for t in self.weights]
-        for t, view in zip(self.weights, active(shared, [t.box for t in self.weights]), strict=True):
-            yield t, smaller(view, list(self.matrices)) if t.folded else view
-        for t in self.statistics:
-            yield t, part(getattr(t.theirs, t.key), t.box)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for t, value in self.tensors():
-            vars(t.mine)[t.key] = value
-        for mine, theirs in self.pairs:
-            mine.training = theirs.training
-            if isinstance(mine, BatchNorm) and isinstance(theirs, BatchNorm):
-                mine.pool, mine.sync, mine.ran = theirs.pool, theirs.sync, theirs.ran
-        y = self.run(x)
-        for mine, theirs in self.pairs:
-            if isinstance(mine, BatchNorm) and isinstance(theirs, BatchNorm):
-                theirs.ran = mine.ran
-        for t in (*self.weights, *self.statistics):
-            del vars(t.mine)[t.key]
-        return y
-
-    @torch.no_grad()
-    def state_dict(self) -> dict[str, Tensor]:  # type: ignore[override]  # never asked for as part of a module
-        """The weights of the stand-alone layer by the names used there; matrices are folded into their kernels."""
-        return {f"{t.name}.{t.key}".lstrip("."): value for t, value in self.tensors()}
+        """Every tensor of the own layer, and what stands for it; matrices are folded into their kernels."""
+        for t, value in super().tensors():
+            yield t, smaller(value, list(self.matrices)) if t.folded else value

@@ -1,0 +1,225 @@
+"""What can be chosen in a given network: widths of channels that belong together, depths of runs of blocks, kernels."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch import fx, nn
+
+from supernet.families.given.channels import FIXED, Along, Channels
+from supernet.families.given.trace import MEMBERS
+
+STEP, QUARTER, CHOICES = 8, 0.25, 8  # widths are multiples of the first, from this share of all on, so many at most
+FEW = 2  # groups whose widths can differ where they are concatenated
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels that play the same part everywhere, so that any of them can be left out, in any order.
+
+    Attributes:
+        name: the layer that makes them.
+        labels: of their classes in ``Channels.labels``, in the order in which the layer makes them.
+        each: channels of that layer in a class, more than one where groups of channels are cut together.
+    """
+
+    name: str
+    labels: np.ndarray
+    each: int
+
+    @property
+    def total(self) -> int:
+        """How many channels of the layer they are."""
+        return len(self.labels) * self.each
+
+    def counts(self, n: int) -> list[int]:
+        """At most ``n`` numbers of channels to choose from, ascending, evenly spread; the last one is all."""
+        unit = math.lcm(self.each, STEP)
+        fit = [count for count in range(unit, self.total, unit) if count >= QUARTER * self.total] + [self.total]
+        places = np.linspace(0, len(fit) - 1, min(n, len(fit))).round().astype(int)
+        return [fit[place] for place in places]
+
+
+@dataclass(frozen=True, eq=False)
+class Width:
+    """How many channels there are, of one group, or of several that are concatenated.
+
+    Attributes:
+        groups: each has its own numbers of channels to choose from.
+        choices: for each choice the number of channels of each group, ascending; the last one is all.
+    """
+
+    groups: tuple[Group, ...]
+    choices: tuple[tuple[int, ...], ...]
+
+    @property
+    def name(self) -> str:
+        return self.groups[0].name
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Those of the first group."""
+        return tuple(counts[0] for counts in self.choices)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A part of the graph that gives what it gets changed, so that it can be left out."""
+
+    nodes: tuple[fx.Node, ...]
+    source: fx.Node
+    result: fx.Node
+
+
+@dataclass(frozen=True, eq=False)
+class Depth:
+    """Blocks in a row of which the last ones can be left out.
+
+    Attributes:
+        name: the module that they are in.
+        blocks: in their order.
+        fixed: how many blocks of the module always run before them.
+    """
+
+    name: str
+    blocks: tuple[Block, ...]
+    fixed: int
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The numbers of blocks of the module to choose from, ascending."""
+        return tuple(range(max(1, self.fixed), self.fixed + len(self.blocks) + 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A depthwise convolution whose kernel can be cut to its centre."""
+
+    name: str
+    counts: tuple[int, ...]
+
+
+def widths(channels: Channels, labels: np.ndarray) -> Iterator[Width]:
+    """Groups of channels; those that are concatenated, more than ``FEW`` at a time, have one gene, so that few genes
+    decide what a layer is.
+    """
+    groups = [group for group in _groups(channels, labels) if len(group.counts(CHOICES)) > 1]
+    of_label = {int(label): i for i, group in enumerate(groups) for label in group.labels}
+    together = {i: {i} for i in range(len(groups))}
+    for of in channels.of.values():
+        for along in of if isinstance(of, list) else [of]:
+            found = (
+                {of_label[label] for label in map(int, labels[along.atoms]) if label in of_label} if along else set()
+            )
+            if len(found) > FEW:
+                joined = set().union(*(together[i] for i in found))
+                together |= dict.fromkeys(joined, joined)
+    for members in {min(same): sorted(same) for same in together.values()}.values():
+        own = [groups[i] for i in members]
+        n = max(len(group.counts(CHOICES)) for group in own)
+        spread = [
+            [counts[round(i * (len(counts) - 1) / (n - 1))] for i in range(n)]
+            for counts in (group.counts(CHOICES) for group in own)
+        ]
+        choices = list(dict.fromkeys(zip(*spread, strict=True)))
+        first: dict[int, tuple[int, ...]] = {}
+        for choice in choices:
+            first[choice[0]] = choice  # a choice is told by the count of the first group
+        yield Width(tuple(own), tuple(first.values()))
+
+
+def _groups(channels: Channels, labels: np.ndarray) -> Iterator[Group]:
+    """Channels with the same part: each axis of each tensor has the same number of elements of every one of them."""
+    rng, parts = np.random.default_rng(0), np.zeros(labels.max() + 1, np.uint64)
+    for axes in channels.weights.values():
+        for atoms in axes.values():
+            found, counts = np.unique(labels[atoms], return_counts=True)
+            parts[found] += counts.astype(np.uint64) * rng.integers(2**64, dtype=np.uint64)  # a sum tells them apart
+    parts[labels[FIXED]] = 0
+    seen: set[int] = set()
+    for name, atoms in channels.made.items():
+        by_part: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+        for label in labels[atoms]:
+            by_part[int(parts[label])][int(label)] += 1
+        for part, classes in by_part.items():
+            if part and part not in seen:
+                seen.add(part)
+                yield Group(name, np.array(list(classes)), next(iter(classes.values())))
+
+
+def whole(channels: Channels, labels: np.ndarray, chosen: Collection[Width]) -> dict[str, str]:
+    """Why the channels of a layer all stay, for each layer of which no gene leaves out some."""
+    cut = {int(label) for width in chosen for group in width.groups for label in group.labels}
+    free = channels.labels(fixed=False)
+    reasons = [(reason, {*map(int, free[atoms])}) for reason, atoms in channels.whole]
+    found = {}
+    for name, atoms in channels.made.items():
+        if not cut.isdisjoint(map(int, labels[atoms])):
+            continue
+        own = {*map(int, free[atoms])}
+        fixed = (reason for reason, classes in reasons if not own.isdisjoint(classes))
+        few = f"{len(atoms)} channels are too few" if len(own) <= STEP else "its channels cannot be told apart"
+        found[name] = next(fixed, few)
+    return found
+
+
+def depths(graph: fx.GraphModule, channels: Channels, labels: np.ndarray) -> Iterator[Depth]:
+    """Runs of blocks that follow each other in a module, the outermost ones."""
+    inside: list[str] = []
+    for name, members in graph.meta[MEMBERS].items():
+        if any(name.startswith(f"{outer}.") for outer in inside):
+            continue
+        blocks = [_block(graph, path, channels, labels) for path in members]
+        run: list[Block] = []
+        for block in reversed(blocks):
+            if block is None or (run and block.result is not run[0].source):
+                break
+            run.insert(0, block)
+        fixed = len(blocks) - len(run)
+        if run and len(blocks) > 1 and (not fixed or _within(run[0].source, members[fixed - 1])):
+            inside.append(name)
+            yield Depth(name, tuple(run), fixed)
+
+
+def _block(graph: fx.GraphModule, path: str, channels: Channels, labels: np.ndarray) -> Block | None:
+    """The nodes of a module, if it gives what it gets in the same channels, and nothing else reads what it gets.
+
+    It makes channels within, since else it would be a part of a block.
+    """
+    nodes = [node for node in graph.graph.nodes if _within(node, path)]
+    if not nodes:
+        return None
+    own = set(nodes)
+    sources = {s for node in nodes for s in node.all_input_nodes if s not in own and s.op != "get_attr"}
+    results = [node for node in nodes if any(user not in own for user in node.users)]
+    if len(sources) != 1 or results != nodes[-1:] or not any(str(node.target) in channels.made for node in nodes):
+        return None
+    (source,), (result,) = sources, results
+    before, after = channels.of.get(source), channels.of.get(result)
+    if not isinstance(before, Along) or not isinstance(after, Along) or any(user not in own for user in source.users):
+        return None
+    same = before.axis == after.axis and np.array_equal(labels[before.atoms], labels[after.atoms])
+    if not same or source.meta["value"].shape != result.meta["value"].shape:
+        return None
+    return Block(tuple(nodes), source, result)
+
+
+def _within(node: fx.Node, path: str) -> bool:
+    stack = node.meta.get("nn_module_stack") or {}
+    return any(name == path or name.startswith(f"{path}.") for name, _ in stack.values())
+
+
+def kernels(graph: fx.GraphModule) -> Iterator[Kernel]:
+    """Depthwise convolutions of 5×5 pixels and more."""
+    for name in dict.fromkeys(str(node.target) for node in graph.graph.nodes if node.op == "call_module"):
+        conv = graph.get_submodule(name)
+        if not isinstance(conv, nn.Conv2d) or not conv.groups == conv.in_channels == conv.out_channels > 1:
+            continue
+        size, other = conv.kernel_size
+        centred = conv.padding in ((size // 2,) * 2, "same") or type(conv) is not nn.Conv2d
+        if size == other >= 5 and size % 2 and conv.dilation == (1, 1) and centred:
+            yield Kernel(name, tuple(range(3, size + 1, 2)))

@@ -1,0 +1,134 @@
+"""A layer of a given network as a module of its own, and as a slice of the shared one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from supernet.families.given.piece import PARAMETER, Step, run, steps, tensors
+from supernet.families.slices import Slice, Sliced
+from supernet.spec import Block
+
+SLASH = "/"  # in the names of submodules stands for the dots in those of the given network
+
+
+class Layer(Block, nn.Module):
+    """A unit of a given network with some of its channels, as a module of its own.
+
+    It maps what it reads, a tensor or several, to what it hands on.
+    """
+
+    op = "given"
+
+    def __init__(self, spec: Any, affine: bool = True, eps: float = 1e-5, kernels: str = "fused"):
+        super().__init__()
+        network, kept = spec.layout.network, spec.kept
+        self.reads, self.writes = spec.unit.reads, spec.unit.writes  # what it does not use is handed on as it is
+        self.steps = list(steps(spec.unit, network.names, kept))
+        self.slices: dict[Any, GivenSlice] = {}
+        for name, module in spec.modules():
+            own = kept.narrow(module, name)
+            own._modules = {key: copy.deepcopy(child) for key, child in own._modules.items()}
+            for path, part in own.named_modules():
+                for key, tensor in tensors(part):
+                    given = f"{name}.{path}.{key}" if path else f"{name}.{key}"
+                    _set(part, key, kept.part(given, network.values[given]).clone(), tensor)
+                if callable(reset := getattr(part, "reset_parameters", None)):
+                    reset()
+            self.add_module(name.replace(".", SLASH), own)
+        for name, tensor in spec.raw():
+            _set(self, name.replace(".", SLASH), kept.part(name, network.values[name]).clone(), tensor)
+
+    def forward(self, x: Any) -> Any:
+        return _run(self, x, {name.replace(SLASH, "."): module for name, module in self.named_children()}, self.steps)
+
+    def slice(self, own: Any) -> GivenSlice:
+        """The part of this unit, which has all its channels, that is ``own``; made once."""
+        if own not in self.slices:
+            self.slices[own] = GivenSlice(self, own)
+        return self.slices[own]
+
+    def __getstate__(self) -> dict:
+        """Copies make their slices themselves."""
+        return {**self.__dict__, "slices": {}}
+
+
+class Alone(nn.Module):
+    """A unit as its latency is measured, from one tensor to one: its first input and its last output.
+
+    Other inputs, such as a shortcut, are constant noise; other outputs are on the way to the last one.
+    """
+
+    def __init__(self, spec: Any):
+        super().__init__()
+        self.layer = Layer(spec)
+        (main, *others), self.layer.writes = spec.uses, spec.gives[-1:]
+        self.layer.reads = (main, *others)
+        for i, name in enumerate(others):
+            self.register_buffer(f"other{i}", torch.randn(1, *spec.shapes[name]))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layer((x, *self.buffers(recurse=False)))
+
+
+def _set(module: nn.Module, key: str, value: Tensor, like: Tensor) -> None:
+    """Give a module a parameter or a buffer, whichever ``like`` is."""
+    if isinstance(like, nn.Parameter):
+        module._parameters[key] = nn.Parameter(value)
+    else:
+        module._buffers[key] = value
+
+
+def _run(layer: Layer, x: Any, modules: Mapping[str, nn.Module], what: Sequence[Step], holder: Any = None) -> Any:
+    """What a layer hands on, with these modules in the place of its own."""
+    values = dict(zip(layer.reads, x if isinstance(x, tuple) else (x,), strict=True))
+    holder = layer if holder is None else holder
+    for key in (*layer._parameters, *layer._buffers):
+        values[PARAMETER + key.replace(SLASH, ".")] = getattr(holder, key)
+    return run(what, modules, values, layer.writes)
+
+
+class GivenSlice(Slice):
+    """The part of a unit that some architectures run."""
+
+    def __init__(self, shared: Layer, own: Any):
+        modules, pairs = {}, []
+        weights: list[Sliced] = []
+        statistics: list[Sliced] = []
+
+        def add(key: str, mine: nn.Module, theirs: nn.Module, name: str) -> None:
+            given = key.replace(SLASH, ".")
+            for tensor_key, tensor in tensors(theirs):
+                runs = own.kept.runs(f"{given}.{tensor_key}".lstrip(".").replace(SLASH, "."), tensor)
+                sliced = Sliced.of(name, mine, theirs, tensor_key, runs)
+                (weights if isinstance(tensor, nn.Parameter) else statistics).append(sliced)
+                vars(mine)["_parameters" if isinstance(tensor, nn.Parameter) else "_buffers"].pop(tensor_key, None)
+
+        whole = {key: module for key, module in shared.named_children() if _nested(module)}
+        for key, theirs in shared.named_children():
+            if key in whole:
+                modules[key.replace(SLASH, ".")] = theirs
+                continue
+            mine = own.kept.narrow(theirs, key.replace(SLASH, "."))
+            modules[key.replace(SLASH, ".")] = mine
+            pairs.append((mine, theirs))
+            add(key, mine, theirs, key)
+        holder = nn.Module()
+        add("", holder, shared, "")
+        what = list(steps(own.unit, own.layout.network.names, own.kept))
+        super().__init__(lambda x: _run(shared, x, modules, what, holder), pairs, weights, statistics)
+        self.whole = nn.ModuleDict(whole)
+
+    @torch.no_grad()
+    def state_dict(self) -> dict[str, Tensor]:  # type: ignore[override]
+        """The weights of the stand-alone layer by the names used there."""
+        return super().state_dict() | {f"{k}.{n}": v for k, m in self.whole.items() for n, v in m.state_dict().items()}
+
+
+def _nested(module: nn.Module) -> bool:
+    """Whether a module that is not traced has weights further inside, so that it always runs whole."""
+    return any(tensors(part) for path, part in module.named_modules() if path)

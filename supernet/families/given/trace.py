@@ -1,0 +1,99 @@
+"""A network as a graph of operations, with what each of them gives for one image."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from supernet.errors import UserError
+from supernet.size import Size
+
+# They stand for themselves, subclasses too: the sizes of their weights follow from their channels.
+WHOLE = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+
+
+class Tracer(fx.Tracer):
+    """Goes into modules, but not into those of torch and those that timm says cannot be traced."""
+
+    def __init__(self) -> None:
+        from timm.models import _features_fx as known
+
+        functions = tuple(known.get_notrace_functions())
+        super().__init__(autowrap_functions=functions)
+        self.opaque = tuple(known.get_notrace_modules())
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, (*WHOLE, *self.opaque)) or super().is_leaf_module(m, module_qualified_name)
+
+
+def trace(model: nn.Module, channels: int, size: Size, name: str) -> fx.GraphModule:
+    """The graph of a network. ``meta["value"]`` of each node is what it gives for a batch of ``BATCH`` images: tensors
+    without data, numbers, or tuples of them.
+
+    Raises:
+        UserError: it cannot be traced, or does not run on such images.
+    """
+    tracer = Tracer()
+    try:
+        with _images_alone(model):
+            graph = fx.GraphModule(model, tracer.trace(model))
+    except Exception as error:  # whatever its code does with a proxy
+        raise UserError(f"{name} cannot be traced: {_line(error)}") from error
+    graph.meta[MEMBERS] = {
+        name: [f"{name}.{child}".lstrip(".") for child, _ in module.named_children()]
+        for name, module in model.named_modules()
+    }
+    graph.to("meta")
+    try:
+        Values(graph).run(torch.zeros(BATCH, channels, *size, device="meta"))
+    except Exception as error:
+        raise UserError(f"{name} does not run on {channels}×{size} images: {_line(error)}") from error
+    return graph
+
+
+@contextlib.contextmanager
+def _images_alone(model: nn.Module) -> Iterator[None]:
+    """Only the images are an argument of ``model``; others, such as a mask, have their defaults."""
+    cls = type(model)
+    model.__class__ = type(cls.__name__, (cls,), {"forward": lambda self, x: cls.forward(self, x)})
+    try:
+        yield
+    finally:
+        model.__class__ = cls
+
+
+BATCH = 2
+MEMBERS = "members"  # the names of the modules in each module: a traced graph has only those that run
+
+
+class Values(fx.Interpreter):
+    """Runs a graph without data and keeps what each node gives."""
+
+    def __init__(self, graph: fx.GraphModule):
+        super().__init__(graph)
+        self.nodes = {node.name: node for node in graph.graph.nodes}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        self.nodes[n.name].meta["value"] = value
+        return value
+
+
+def attribute(graph: nn.Module, name: str) -> Any:
+    """A parameter or buffer by its name."""
+    owner, _, key = name.rpartition(".")
+    return getattr(graph.get_submodule(owner), key)
+
+
+def _line(error: Exception) -> str:
+    """What an error says, and the last line outside of torch that led to it."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
+    where = (
+        f"{frames[-1].filename.rpartition('/')[2]}, line {frames[-1].lineno} ({frames[-1].line}): " if frames else ""
+    )
+    return where + " ".join(str(error).split())[:200]

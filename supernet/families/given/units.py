@@ -1,0 +1,73 @@
+"""The layers of a given network: its graph, cut before each convolution and linear layer and around each block.
+
+What a layer hands on is a tensor, or several where others are still needed: a shortcut, the features of a dense block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, fx, nn
+
+from supernet.families.given.genes import Block
+
+PRODUCTS = (nn.Conv2d, nn.Linear)
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """A layer.
+
+    Attributes:
+        nodes: what it runs, in order.
+        reads, writes: the names of the values that it gets and hands on, the images or logits alone if it is the first
+            or the last. A block hands its result on by the name of its input, so that the next layer finds it there
+            whether the block runs or not.
+        block: the block that it is part of, if that can be left out.
+    """
+
+    nodes: tuple[fx.Node, ...]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    block: Block | None
+
+
+def cut(graph: fx.GraphModule, blocks: Sequence[Block]) -> tuple[list[Unit], dict[fx.Node, str]]:
+    """The layers in order, and the name of what each node gives."""
+    nodes = [node for node in graph.graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
+    (images,) = (node for node in graph.graph.nodes if node.op == "placeholder")
+    member = {node: block for block in blocks for node in block.nodes}
+    names = {node: node.name for node in [images, *nodes]}
+    for block in sorted(blocks, key=lambda block: nodes.index(block.nodes[0])):
+        names[block.result] = names[block.source]
+    last_use = {node: max((nodes.index(u) for u in node.users if u in names), default=len(nodes)) for node in names}
+    for node in names:  # the output reads what it gives at the end
+        if any(user.op == "output" for user in node.users):
+            last_use[node] = len(nodes)
+
+    def live(place: int) -> list[fx.Node]:
+        """What is known before node ``place`` and needed from there on."""
+        known = [images, *nodes[:place]]
+        return [node for node in known if last_use[node] >= place and node.users]
+
+    def may_cut(place: int) -> bool:
+        """Only tensors are handed on."""
+        return all(isinstance(node.meta["value"], Tensor) for node in live(place))
+
+    starts = [0]
+    for place, node in enumerate(nodes[1:], 1):
+        edge = member.get(node) is not member.get(nodes[place - 1])
+        product = node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), PRODUCTS)
+        begun = any(_is_product(graph, n) for n in nodes[starts[-1] : place])
+        if (edge or (product and begun)) and may_cut(place):
+            starts.append(place)
+    units = []
+    for start, end in zip(starts, [*starts[1:], len(nodes)], strict=False):
+        reads, writes = ([*dict.fromkeys(names[node] for node in live(place))] for place in (start, end))
+        units.append(Unit(tuple(nodes[start:end]), tuple(reads), tuple(writes), member.get(nodes[start])))
+    return units, names
+
+
+def _is_product(graph: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), PRODUCTS)

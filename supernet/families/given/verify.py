@@ -1,0 +1,35 @@
+"""Whether the largest architecture of a given network's space is the network."""
+
+from __future__ import annotations
+
+import torch
+
+from supernet.families.given import family
+from supernet.families.given.layout import GivenLayout
+from supernet.model import Supernet
+from supernet.norm import BatchNorm
+from supernet.space import Space
+
+IMAGES = 2
+
+
+@torch.no_grad()
+def difference(space: Space, seed: int = 0) -> float:
+    """The largest difference of the logits in eval mode, relative to the largest logit, on noise.
+
+    Both have the same random weights and BN statistics.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        supernet = Supernet(space, affine=True, kernels="eager").eval()
+        layout = supernet.layout
+        assert isinstance(layout, GivenLayout)
+        model = layout.network.new().eval()
+        for norm in (module for module in model.modules() if isinstance(module, BatchNorm)):
+            norm.running_mean.normal_(0, 0.1)
+            norm.running_var.uniform_(0.5, 1.5)
+        family.load([supernet.stem, *supernet.layers, supernet.head], model.state_dict())
+        channels, size, _ = layout.network.images
+        x = torch.randn(IMAGES, channels, *size)
+        expected = model(x)
+        return float((supernet(x, layout.whole) - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
