@@ -55,7 +55,7 @@ WRITTEN = (
     *("config.json", "space.json", "checkpoint*.pt", "metrics.jsonl", "failure.json", "validation-*", "lut*.json"),
     *("search.json", "population.jsonl", "scores.jsonl", "front.json", "front.png", "arch.json", "network.png"),
     *("candidate.json", "candidates*", "depths.png", "rank", "specialised", "report.html", "result.json"),
-    *("probabilities.*", "child", "networks", "network", "final-*", "seed-*", "elite-*", "supernet*"),
+    *("given*", "probabilities.*", "child", "networks", "network", "final-*", "seed-*", "elite-*", "supernet*"),
     *("best*", "knee*", "front-*", "random-*", "config", "config-before-*", "converted", ".*.tmp"),
 )
 
@@ -70,6 +70,11 @@ class RunFiles(TrainingFolder):
     @property
     def space_path(self) -> Path:
         return self.path / "space.json"
+
+    @property
+    def given_path(self) -> Path:
+        """The weights that a given network began with."""
+        return self.path / "given.safetensors"
 
     @property
     def lut_path(self) -> Path:

@@ -113,8 +113,13 @@ class Spos(Args):
     """Paths of a step: a random one; every choice of every gene once; the largest, random ones and the smallest."""
     paths: int = 2
     """Random paths in a step of the sandwich rule."""
-    distil: Literal["none", "inplace", "alpha"] = "none"
-    """Paths learn from the largest network, which trains in each step, by KL (inplace) or adaptive α-divergence."""
+    distil: Literal["none", "inplace", "alpha", "teacher"] = "none"
+    """Paths learn from the largest network, which trains in each step, by KL (inplace) or adaptive α-divergence; or
+    from the given network as it was (teacher)."""
+    weights: str = "random"
+    """Of a network timm:NAME or torchvision:NAME: a file of a state dict (.safetensors, .pt), pretrained or random."""
+    importance: Literal["l1", "taylor", "none"] = "l1"
+    """By which the channels of a given network are sorted: L1 of weights, or Taylor's on training images."""
     draw: Literal["uniform", "best", "worst"] = "uniform"
     """Of three random paths of about the same cost train the one with the smallest or largest loss (AttentiveNAS)."""
     drop_path: float = 0.0

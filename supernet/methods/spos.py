@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from supernet import families
 from supernet.data import stored
@@ -46,22 +47,25 @@ class Config:
     draw: Literal["uniform", "best", "worst"] = "uniform"  # the one to be trained among paths of about one cost
     drop_path: float = 0.0  # of the largest network's last block, where it leads
     ema: float = 0.0  # decay of the weights' exponential moving average, which is what is scored; 0 is off
+    weights: str = "random"  # of a given network, as ``families.given.weights.read`` takes them
+    importance: Literal["l1", "taylor", "none"] = "l1"  # by which its channels are sorted
     kernels: Literal["fused", "eager"] = "fused"
     probes: int = 4  # fixed random architectures, scored after each epoch
     recalibration: tuple[int, int] = field(default=(8, 128))  # batches, images per batch
 
 
 def affine(space: Space) -> bool:
-    """Whether BN has a scale and a shift. SPOS, which compares architectures, has none; elastic ones serve as they are.
+    """Whether BN has a scale and a shift. SPOS, which compares architectures, has none; elastic ones serve as they are,
+    and so do those of a given network.
 
     >>> from supernet import spaces
     >>> affine(spaces.get("elastic-small", 1, 28, 10)), affine(spaces.get("mobile-small", 1, 28, 10))
     (True, False)
     """
-    return families.of(space) is elastic.FAMILY
+    return bool(space.model) or families.of(space) is elastic.FAMILY
 
 
-def rule(model: Supernet, cfg: Config) -> Rule:
+def rule(model: Supernet, cfg: Config, teacher: nn.Module | None = None) -> Rule:
     """What a step trains: ``cfg.rule`` on the paths that ``cfg.sampling`` and ``cfg.draw`` draw.
 
     Raises:
@@ -72,6 +76,8 @@ def rule(model: Supernet, cfg: Config) -> Rule:
         raise UserError(
             f"draw {cfg.draw} chooses one of several random paths: sampling must be uniform and the rule not fair"
         )
+    if cfg.distil == "teacher" and not space.model:
+        raise UserError(f"space {space.name} is not of a given network, which the teacher is: expected another distil")
     if cfg.rule == "sandwich" and cfg.paths < 1:
         raise UserError(f"{cfg.paths} random paths in a step of the sandwich rule: expected at least 1")
     pick: Callable[[int], Arch | paths.Candidates]
@@ -94,6 +100,7 @@ def rule(model: Supernet, cfg: Config) -> Rule:
         worst=cfg.draw == "worst",
         smoothing=cfg.fit.label_smoothing,
         drop_path=cfg.drop_path,
+        teacher=teacher,
     )
 
 
@@ -169,12 +176,24 @@ def run(
     if inherit is not None:
         weights = inherit.state_dict()
         model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    teacher = None
+    if space.model:
+        from supernet.methods import given  # it knows of run folders
+
+        whole, new = given.begin(model, cfg.weights, cfg.importance, folder, data, cfg.fit.seed)
+        if cfg.distil == "teacher":
+            if new:
+                raise UserError(
+                    f"{new[0]} of {space.model} is new for these images, so the network teaches nothing: expected "
+                    "weights that know them, or distil inplace"
+                )
+            teacher = whole
     average = MovingAverage(model, cfg.ema) if cfg.ema else None
     probes = Probes(space, data, cfg.fit, cfg.probes, cfg.recalibration)
     fit(
         model,
         data.train,
-        rule(model, cfg),
+        rule(model, cfg, teacher),
         cfg.fit,
         folder,
         meta={**meta(space, cfg.kernels), "config": asdict(cfg)},

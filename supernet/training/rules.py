@@ -23,7 +23,7 @@ from supernet.training.precision import whole
 Parts = Sequence[tuple[Tensor, Tensor]]  # this process's images and labels of a step
 Forward = Callable[[int, Tensor, Tensor], Tensor]  # step, images, labels -> logits
 Draw = Callable[[int], Sequence[Arch | Candidates]]  # the paths of a step
-Distil = Literal["none", "inplace", "alpha"]
+Distil = Literal["none", "inplace", "alpha", "teacher"]
 
 
 class Rule:
@@ -56,12 +56,14 @@ class Together(Rule):
     """Several paths in each step. The largest network may lead: on the labels, the others then by its soft targets.
 
     In the sandwich rule (BigNAS, Yu et al. 2020, §3.1) and wherever there is distillation it does, and dropout and
-    drop-path run in it alone. The soft targets are its logits of the same step, without gradient.
+    drop-path run in it alone. The soft targets are its logits of the same step, without gradient; or those of a teacher
+    whose weights do not change.
 
     Args:
         draw: the paths of each step; of ``Candidates`` the one with the smallest loss on the step's images is taken.
         leads: train the largest network first.
-        distil: what the others learn by: the labels, or a divergence from the largest network's predictions.
+        distil: what the others learn by: the labels, or a divergence from the predictions of the largest network or of
+            the ``teacher``.
         worst: of candidates the one with the largest loss instead (AttentiveNAS's WorstUp).
         drop_path: probability that the last block of the largest network is left out; it grows from 0.
 
@@ -79,12 +81,13 @@ class Together(Rule):
         worst: bool = False,
         smoothing: float = 0.0,
         drop_path: float = 0.0,
+        teacher: nn.Module | None = None,
     ):
         super().__init__(model, lambda step: None, smoothing)
         self.model: Supernet
-        self.draw, self.distil, self.worst = draw, distil, worst
-        self.largest = largest(model.space) if leads or distil != "none" else None
-        self.drop_path, self.teacher = drop_path, torch.empty(0)
+        self.draw, self.distil, self.worst, self.teacher = draw, distil, worst, teacher
+        self.largest = largest(model.space) if leads or distil in ("inplace", "alpha") else None
+        self.drop_path, self.soft = drop_path, torch.empty(0)
         self.dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
 
     def paths(self, step: int, parts: Parts) -> list[Arch]:
@@ -93,14 +96,18 @@ class Together(Rule):
 
     def learn(self, step: int, place: int, arch: Arch | None, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         assert arch is not None
+        if self.teacher is not None and place == 0:
+            with torch.no_grad():
+                self.soft = self.teacher(x)
         if self.largest is not None and place == 0:
             logits = run_path(self.model.path(arch), x, self.drop_path)
-            self.teacher = logits.detach()
+            if self.teacher is None:
+                self.soft = logits.detach()
         else:
             logits = self._undropped(x, arch)
             if self.distil != "none":
-                diverges = kl_divergence if self.distil == "inplace" else adaptive_alpha_divergence
-                return logits, diverges(logits, self.teacher)
+                diverges = adaptive_alpha_divergence if self.distil == "alpha" else kl_divergence
+                return logits, diverges(logits, self.soft)
         return logits, F.cross_entropy(whole(logits), y, label_smoothing=self.smoothing)
 
     def _undropped(self, x: Tensor, arch: Arch) -> Tensor:

@@ -40,6 +40,21 @@ def make(reference: str, channels: int, size: Size, classes: int) -> nn.Module:
     return model.eval()
 
 
+def pretrained(reference: str, channels: int, size: Size, classes: int) -> nn.Module:
+    """The network with the weights that its registry publishes; a UserError if it publishes none.
+
+    timm fits the first convolution to the channels; the layer of the logits is new for other classes.
+    """
+    if reference.startswith(TIMM):
+        return _timm(reference.removeprefix(TIMM), channels, size, classes, pretrained=True)
+    if reference.startswith(TORCHVISION):
+        from torchvision import models
+
+        name = _known(reference.removeprefix(TORCHVISION), models.list_models(models), TORCHVISION)
+        return models.get_model(name, weights="DEFAULT")
+    raise UserError(f"{reference} has no published weights: give a file of them, or random")
+
+
 def usual_images(reference: str) -> tuple[int, Size, int]:
     """Channels, size and classes of the images that a network is for: those that its registry has, else ImageNet's."""
     if reference.startswith(TIMM):
@@ -53,11 +68,11 @@ def usual_images(reference: str) -> tuple[int, Size, int]:
     return 3, Size.of(224), 1000
 
 
-def _timm(name: str, channels: int, size: Size, classes: int) -> nn.Module:
+def _timm(name: str, channels: int, size: Size, classes: int, pretrained: bool = False) -> nn.Module:
     import timm
 
     name = _known(name, timm.list_models(), TIMM)
-    options: dict[str, Any] = {"pretrained": False, "in_chans": channels, "num_classes": classes}
+    options: dict[str, Any] = {"pretrained": pretrained, "in_chans": channels, "num_classes": classes}
     try:
         return timm.create_model(name, img_size=tuple(size), **options)  # what has embeddings of positions takes it
     except TypeError as error:
