@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,11 +155,17 @@ def initialise(model: nn.Module, scheme: str) -> None:
                 nn.init.zeros_(m.bias)
 
 
-def load_network(folder: str | Path, kernels: str = "eager", operations: Sequence[type[Block]] = ()) -> Network:
+def load_network(
+    folder: str | Path,
+    kernels: str = "eager",
+    operations: Sequence[type[Block]] = (),
+    make: Callable[..., Any] | None = None,
+) -> Network:
     """The network that was trained alone in ``folder``, in eval mode.
 
     Args:
         operations: the space's own block classes, which the files only name; ``spaces.operations`` gives them.
+        make: the function of one's own that makes the given network, which the files only name.
 
     Raises:
         CheckpointError: there is none, or its files are damaged.
@@ -173,7 +179,7 @@ def load_network(folder: str | Path, kernels: str = "eager", operations: Sequenc
     if kind != "network":
         raise CheckpointError(f"{path} holds no network but {kind}", missing="network")
     checkpoint.require(state, NETWORK, path, missing="network")
-    space = Space.from_json(meta["space"], str(path), operations)
+    space = Space.from_json(meta["space"], str(path), operations, make)
     network = Network(space, meta["arch"], eps=meta.get("eps", 1e-5), kernels=kernels)
     try:
         network.load_state_dict(state["model"])

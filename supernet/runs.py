@@ -231,7 +231,7 @@ class RunFolder(Found):
 
         own = families.with_resolutions(spaces.get(code, *space.images), families.resolutions.of(space))
         space.require(own.fingerprint, f"the space of {code}")
-        return space.with_operations(*own.operations)
+        return dataclasses.replace(space, make=own.make).with_operations(*own.operations)
 
     def supernet(self, space: Space, device: torch.device, kernels: str) -> Supernet:
         """The trained supernet.
@@ -257,7 +257,7 @@ class RunFolder(Found):
         """The network that was trained to the end in this folder."""
         if not self._weights("network", WEIGHTS)["finished"]:
             raise CheckpointError(f"the network in {self.path} is not trained to the end", missing="network")
-        network = load_network(self.path, kernels, operations=space.operations)
+        network = load_network(self.path, kernels, space.operations, space.make)
         space.require(network.space.fingerprint, str(self.path))
         return network
 

@@ -108,6 +108,7 @@ class Space:
     width: int = 0  # of the input image where it is not square, else 0
     model: str = ""  # the given network of whose parts the space consists, as supernet.families.given.source takes it
     operations: tuple[type[Block], ...] = field(default=(), compare=False)
+    make: Callable[..., Any] | None = field(default=None, compare=False)  # of the given network, where that is code
 
     def __post_init__(self) -> None:
         if self.width == self.resolution:
@@ -240,8 +241,8 @@ class Space:
 
     def _fields(self) -> dict:
         """What files and fingerprints are older than stands only where it means something."""
-        plain = dataclasses.replace(self, operations=())
-        left_out = (("count", 0), ("width", 0), ("model", ""), ("operations", ()))
+        plain = dataclasses.replace(self, operations=(), make=None)
+        left_out = (("count", 0), ("width", 0), ("model", ""), ("operations", ()), ("make", None))
         return dataclasses.asdict(plain, dict_factory=lambda items: {k: v for k, v in items if (k, v) not in left_out})
 
     def with_operations(self, *blocks: type[Block]) -> Space:
@@ -260,20 +261,26 @@ class Space:
         return dataclasses.replace(self, operations=operations)
 
     @classmethod
-    def from_json(cls, data: object, source: str = "space", operations: Sequence[type[Block]] = ()) -> Space:
+    def from_json(
+        cls,
+        data: object,
+        source: str = "space",
+        operations: Sequence[type[Block]] = (),
+        make: Callable[..., Any] | None = None,
+    ) -> Space:
         """Rebuild a space; a UserError names ``source`` where the data is no space of this schema.
 
         Args:
             data: as ``to_json`` gives it, or written by hand: ``fingerprint`` can be left out, and ``allowed``
                 where everything is open.
-            operations: of its own; the data holds their names only.
+            operations: of its own, and make: of the given network; the data holds their names only.
         """
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             found = data.get("schema") if isinstance(data, dict) else type(data).__name__
             raise UserError(f"{source}: expected a space of schema {SCHEMA}, found {found}")
         fields = {key: value for key, value in data.items() if key not in ("schema", "fingerprint")}
         try:
-            space = _space(fields).with_operations(*operations)
+            space = dataclasses.replace(_space(fields), make=make).with_operations(*operations)
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
         if data.get("fingerprint", space.fingerprint) != space.fingerprint:
@@ -332,7 +339,7 @@ def _fields(cls: type, data: Any, where: str, **parsed: Any) -> dict[str, Any]:
     """Arguments of the data class ``cls``: the plain ones as ``data`` has them, each of its type, and ``parsed``."""
     if not isinstance(data, dict):
         raise UserError(f"{where} is {data!r:.80}, expected an object")
-    types = {f.name: str(f.type) for f in dataclasses.fields(cls) if f.name != "operations"}
+    types = {f.name: str(f.type) for f in dataclasses.fields(cls) if f.name not in ("operations", "make")}
     needed = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING} - set(parsed)
     if unknown := sorted(set(data) - set(types)):
         raise UserError(f"{where} has the unknown field {unknown[0]!r}, expected {', '.join(types)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from supernet import plugins
 from supernet.errors import UserError
@@ -24,9 +24,9 @@ def get(name: str, channels: int, resolution: int | Size, classes: int) -> Space
 
     Args:
         name: a preset, an installed space, a space file (.json), a network whose parts make the space,
-            ``timm:NAME`` or ``torchvision:NAME``, or code: ``FILE.py:function`` or ``package.module:function``. The
-            function is given those of ``channels``, ``resolution`` and ``classes`` that it has as arguments. Block
-            classes in the same module are operations of the space.
+            ``timm:NAME`` or ``torchvision:NAME``, or code: ``FILE.py:function`` or ``package.module:function``, which
+            gives a space or such a network. The function is given those of ``channels``, ``resolution`` and
+            ``classes`` that it has as arguments. Block classes in the same module are operations of the space.
 
     Raises:
         UserError: unknown name, a space for other images or for larger ones only, code that fails, or a block that
@@ -54,7 +54,7 @@ def _get(name: str, channels: int, size: Size, classes: int) -> Space:
     plugin = _plugin(name)
     space = plugin.offer(**given)
     if not isinstance(space, Space):
-        raise UserError(f"{plugin.source} returned {space!r:.80}, expected a supernet.space.Space")
+        return _of_network(name, plugin, space, images)
     if space.resolution == size.height and not space.width:
         space = space.at(size)  # functions are asked for square images
     _require_images(space, images, plugin.source)
@@ -66,6 +66,18 @@ def _get(name: str, channels: int, size: Size, classes: int) -> Space:
         raise UserError(f"{plugin.source}: {error}") from error
     own_blocks.check(space, plugin)
     return space
+
+
+def _of_network(name: str, plugin: plugins.Plugin, model: object, images: tuple[int, Size, int]) -> Space:
+    """The space of the network that a function returned; a UserError if it returned anything else."""
+    from torch import nn
+
+    from supernet.families.given import network
+
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{plugin.source} returned {model!r:.80}, expected a supernet.space.Space or a torch.nn.Module")
+    place, _, function = name.rpartition(":")
+    return network.of(network.opened(f"{PurePath(place).name}:{function}", *images, plugin.function))
 
 
 def usual_images(name: str) -> tuple[int, int | Size, int]:

@@ -190,7 +190,7 @@ def _block(graph: fx.GraphModule, path: str, channels: Channels, labels: np.ndar
 
     It makes channels within, since else it would be a part of a block.
     """
-    nodes = [node for node in graph.graph.nodes if _within(node, path)]
+    nodes = [node for node in graph.graph.nodes if node.op != "get_attr" and _within(node, path)]
     if not nodes:
         return None
     own = set(nodes)

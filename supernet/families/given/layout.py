@@ -31,11 +31,9 @@ from supernet.spec import LayerSpec, Price
 @functools.lru_cache(maxsize=16)  # a search asks for it with each architecture
 def layout_of(space: Space) -> GivenLayout:
     """The units of ``space``; a UserError if the network has other parts now."""
-    if not space.model.startswith(plugins.REGISTRIES):
-        raise UserError(
-            f"space {space.name} is of a network from code, {space.model}: a file is not allowed to name that"
-        )
-    network = opened(space.model, *space.images)
+    if space.make is None and not space.model.startswith(plugins.REGISTRIES):
+        raise UserError(f"space {space.name} is of {space.model}: a file is not allowed to name code", missing="code")
+    network = opened(space.model, *space.images, space.make)
     require(space, network)
     return GivenLayout(space, network)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from torch import Tensor, fx, nn
@@ -27,7 +28,7 @@ class Network:
     """A given network, traced for images of one shape.
 
     Attributes:
-        reference: as ``source.make`` takes it. images: channels, size, classes.
+        reference, make: as ``source.make`` takes them. images: channels, size, classes.
         graph: its modules hold no data. values: those that its parameters and buffers began with.
         genes: what can be chosen, in the order of the network.
     """
@@ -39,6 +40,7 @@ class Network:
     channels: Channels
     labels: np.ndarray
     genes: tuple[Width | Depth | Kernel, ...]
+    make: Callable[..., Any] | None = None
 
     @cached_property
     def cut(self) -> tuple[list[Unit], dict[fx.Node, str]]:
@@ -47,7 +49,7 @@ class Network:
 
     def new(self) -> nn.Module:
         """The network with new random weights."""
-        return ours(source.make(self.reference, *self.images))
+        return ours(source.make(self.reference, *self.images, self.make))
 
     @cached_property
     def whole(self) -> dict[str, str]:
@@ -64,11 +66,17 @@ class Network:
 
 
 @functools.lru_cache(maxsize=4)
-def opened(reference: str, channels: int, size: Size, classes: int) -> Network:
-    """The network of a reference for images of this shape; a UserError if there is none, or it cannot be traced."""
-    model = ours(source.make(reference, channels, size, classes))
+def opened(reference: str, channels: int, size: Size, classes: int, make: Callable[..., Any] | None = None) -> Network:
+    """The network of a reference for images of this shape; a UserError if there is none, or it cannot be traced.
+
+    Args:
+        make: as ``source.make`` has it.
+    """
+    model = ours(source.make(reference, channels, size, classes, make))
     values = {name: value.detach() for name, value in [*model.named_parameters(), *model.named_buffers()]}
     graph = trace.trace(model, channels, size, reference)
+    constants = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"} - values.keys()
+    values |= {name: trace.attribute(graph, name) for name in constants}  # tensors that the code made while it ran
     found = find(graph)
     labels = found.labels()
     order = {str(node.target): i for i, node in reversed([*enumerate(graph.graph.nodes)])}
@@ -78,7 +86,7 @@ def opened(reference: str, channels: int, size: Size, classes: int) -> Network:
     placed += [(order[gene.name], gene) for gene in genes.kernels(graph)]
     placed += [(nodes[gene.blocks[0].nodes[0]], gene) for gene in genes.depths(graph, found, labels)]
     chosen = tuple(gene for _, gene in sorted(placed, key=lambda item: item[0]))
-    return Network(reference, (channels, size, classes), graph, values, found, labels, chosen)
+    return Network(reference, (channels, size, classes), graph, values, found, labels, chosen, make)
 
 
 KINDS = {Width: "width", Depth: "depth", Kernel: "kernel"}
@@ -108,6 +116,7 @@ def of(network: Network) -> Space:
         allowed=tuple(tuple(range(len(gene.choices))) for gene in made),
         init="given",
         model=network.reference,
+        make=network.make,
     )
 
 

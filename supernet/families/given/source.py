@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import sys
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from supernet import plugins
 from supernet.errors import UserError
@@ -15,29 +18,50 @@ TIMM, TORCHVISION = plugins.REGISTRIES
 EXPECTED = "timm:NAME, torchvision:NAME or FILE.py:function"
 
 
-def make(reference: str, channels: int, size: Size, classes: int) -> nn.Module:
+def make(
+    reference: str, channels: int, size: Size, classes: int, function: Callable[..., Any] | None = None
+) -> nn.Module:
     """The network that ``reference`` names, with random weights, in eval mode.
 
     Args:
-        reference: ``timm:NAME``, ``torchvision:NAME``, ``FILE.py:function`` or ``package.module:function``. A function
-            is given those of ``channels``, ``resolution`` and ``classes`` that it has as arguments.
+        reference: ``timm:NAME`` or ``torchvision:NAME``; or the name of ``function``.
         channels, size, classes: of the images.
+        function: of one's own. It is given those of ``channels``, ``resolution`` and ``classes`` that it has as
+            arguments; the last linear layer is replaced where it gives other classes.
 
     Raises:
         UserError: no such network, or it cannot be made for such images.
     """
+    if function is not None:
+        return _own(plugins.Plugin(function, sys.modules[function.__module__], reference), channels, size, classes)
     if reference.startswith(TIMM):
-        model = _timm(reference.removeprefix(TIMM), channels, size, classes)
-    elif reference.startswith(TORCHVISION):
-        model = _torchvision(reference.removeprefix(TORCHVISION), channels, classes)
-    elif plugins.is_reference(reference):
-        plugin = plugins.resolve(reference)
-        model = plugin.offer(channels=channels, resolution=size.height, classes=classes)
-        if not isinstance(model, nn.Module):
-            raise UserError(f"{plugin.source} returned {model!r:.80}, expected a torch.nn.Module")
-    else:
-        raise UserError(f"unknown model {reference!r}: expected {EXPECTED}")
-    return model.eval()
+        return _timm(reference.removeprefix(TIMM), channels, size, classes).eval()
+    if reference.startswith(TORCHVISION):
+        return _torchvision(reference.removeprefix(TORCHVISION), channels, classes).eval()
+    raise UserError(f"unknown model {reference!r}: expected {EXPECTED}")
+
+
+def _own(plugin: plugins.Plugin, channels: int, size: Size, classes: int) -> nn.Module:
+    model = plugin.offer(channels=channels, resolution=size.height, classes=classes)
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{plugin.source} returned {model!r:.80}, expected a torch.nn.Module")
+    try:
+        with torch.no_grad():
+            logits = model.eval()(torch.zeros(1, channels, *size))
+    except Exception as error:
+        why = plugins.reason(error, plugin.module.__file__)
+        raise UserError(f"{plugin.source} does not run on {channels}×{size} images: {why}") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"{plugin.source} gives {given} of an image, expected [1, classes]")
+    if logits.shape[1] != classes:
+        heads = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == logits.shape[1]]
+        if not heads:
+            raise UserError(f"{plugin.source} gives {logits.shape[1]} classes, the images have {classes}")
+        owner, _, name = heads[-1].rpartition(".")
+        head: Any = model.get_submodule(heads[-1])
+        setattr(model.get_submodule(owner), name, nn.Linear(head.in_features, classes, bias=head.bias is not None))
+    return model
 
 
 def pretrained(reference: str, channels: int, size: Size, classes: int) -> nn.Module:

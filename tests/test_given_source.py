@@ -1,0 +1,96 @@
+"""Networks from registries and from functions of one's own."""
+
+import sys
+
+import pytest
+from conftest import refused
+
+from supernet import families, spaces
+from supernet.families.given import network, verify
+from supernet.model import Supernet
+from supernet.size import Size
+from supernet.space import Space
+
+CODE = """
+import torch
+from torch import nn
+
+class Small(nn.Module):
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(channels, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 24, 1))
+        self.head = nn.Linear(24, classes)
+
+    def forward(self, x):
+        return self.head(self.body(x).mean((2, 3)))
+
+def of_any(channels, classes): return Small(channels, classes)
+def of_five(channels): return Small(channels, 5)
+def nothing(): return 3
+def square(channels): return nn.Conv2d(channels, 4, 1)
+def grey(): return Small(1, 10)
+def branching():
+    class Branching(Small):
+        def forward(self, x):
+            return self.head(self.body(x).mean((2, 3))) if x.sum() >= 0 else None
+    return Branching(3, 10)
+"""
+IMAGES = (3, 16, 10)
+
+
+@pytest.fixture(scope="module")
+def code(tmp_path_factory):
+    path = tmp_path_factory.mktemp("code") / "own_given.py"
+    path.write_text(CODE)
+    yield lambda name: f"{path}:{name}"
+    sys.modules.pop("own_given", None)
+    if str(path.parent) in sys.path:
+        sys.path.remove(str(path.parent))
+
+
+def test_a_function_gives_the_network(code):
+    space = spaces.get(code("of_any"), *IMAGES)
+    assert (space.model, space.name) == ("own_given.py:of_any", "own_given.py:of_any")
+    assert [gene.name for gene in space.genes] == ["width body.0", "width body.3"]
+    assert verify.difference(space) < 1e-5
+
+
+def test_the_layer_of_the_logits_is_replaced_for_other_classes(code):
+    space = spaces.get(code("of_five"), *IMAGES)
+    assert families.lower(space, tuple(open_[-1] for open_ in space.allowed))[-1].out_channels == 10
+    assert verify.difference(space) < 1e-5
+
+
+def test_a_file_does_not_bring_its_code(code):
+    """What is read knows the function's name only; who reads it gives the function."""
+    space = spaces.get(code("of_any"), *IMAGES)
+    read = Space.from_json(space.to_json())
+    assert read == space
+    families.given.family.layout_of.cache_clear()
+    families._layout.cache_clear()
+    assert "a file is not allowed to name code" in refused(families.layout, read)
+    again = Space.from_json(space.to_json(), make=space.make)
+    assert Supernet(again, affine=True).layout.network.reference == "own_given.py:of_any"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nothing", "own_given.py:nothing returned 3, expected a supernet.space.Space or a torch.nn.Module"),
+        ("square", "gives [1, 4, 16, 16] of an image, expected [1, classes]"),
+        ("grey", "does not run on 3×16² images: RuntimeError in line"),
+        ("branching", "cannot be traced: own_given.py, line"),
+        ("missing", "has no function 'missing'"),
+    ],
+)
+def test_functions_that_give_no_network(code, name, expected):
+    assert expected in refused(spaces.get, code(name), *IMAGES)
+
+
+def test_torchvision_takes_colours():
+    assert "takes images of 3 channels, these have 1" in refused(spaces.get, "torchvision:resnet18", 1, 28, 10)
+
+
+def test_images_of_a_registry():
+    assert spaces.usual_images("timm:efficientnet_b1") == (3, Size(240, 240), 1000)
+    assert spaces.usual_images("torchvision:resnet18") == (3, Size(224, 224), 1000)
