@@ -6,7 +6,7 @@ import pytest
 from conftest import refused
 
 from supernet import families, spaces
-from supernet.families.given import network, verify
+from supernet.families.given import verify
 from supernet.model import Supernet
 from supernet.size import Size
 from supernet.space import Space
