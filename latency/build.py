@@ -16,13 +16,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from latency import agent, bundle, regression, remote, runtimes, sample
-from latency.measure import Protocol, Samples, host, parse_cores, pin_core, summarise
+from latency.measure import Protocol, Samples, chained, company, host, parse_cores, pin_core, summarise
+from latency.partial import Partial, Visits, partial_path
 from latency.runtimes import Converter, Layer, Runtime
 from latency.table import Check, LatencyTable, error_in_words, report
 from supernet import files
 from supernet.errors import UserError
 from supernet.families import layout, lower
-from supernet.progress import Progress, silent
+from supernet.progress import Progress, counted, silent
 from supernet.space import Arch, Space
 from supernet.spec import LayerSpec
 from supernet.tables import Table
@@ -32,8 +33,6 @@ MOST_LAYERS = 5000  # of a space, that are measured
 MOST_PREDICTED = 1_000_000  # of a space, that a table lists
 GROWTH = 1.5  # of a sample, from one fit to the next
 HOPELESS = 10  # times the gate: half of all layers differ by more between two halves of their visits
-PARTIAL = {"header": dict, "layers": bundle.VISITS, "networks": bundle.VISITS}
-Visits = dict[str, list]  # of each layer or network: wall and CPU time of every visit
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,9 @@ class Build:
             header = {**self.settings(), "device": self.device(core), "runtime": self.runtime.describe()}
             chosen = self.first()  # refuses before anything is measured
             partial = Partial(partial_path(output), header, self.note)
-            self.time(self.layers(chosen), "layers", partial.layers, partial.save)
+            self.time(self.layers(chosen), "layers", partial.visits(0, chosen), partial.save)
             self.time(self.networks(), "whole networks", partial.networks, partial.save)
-            table = self.grown(header, chosen, partial)
+            table = self.grown(header, partial)
         self.forget_networks()
         return table
 
@@ -111,29 +110,34 @@ class Build:
             )
         return sample.first(specs, max(least, round(share * self.sampling.layers)))
 
-    def grown(self, header: dict, chosen: list[LayerSpec], partial: Partial) -> LatencyTable:
-        """The table of the layers that are ``chosen``, and of more while whole networks are off by too much.
+    def grown(self, header: dict, partial: Partial) -> LatencyTable:
+        """The table of the layers of the first pass, and of more while whole networks are off by too much.
 
-        What comes next follows from what was measured, so a build that goes on after a kill takes the same way.
+        What comes next follows from what was measured, so a build that goes on after a kill takes the same way. Each
+        pass visits some layers of the first one again: by then the machine may be faster or slower.
         """
+        passes = 1
         while True:
-            layers = {spec.key: partial.layers[spec.key] for spec in chosen}
-            table, doubt = table_of(self.space, header, layers, partial.networks, self.protocol)
+            measured = partial.layers[:passes]
+            table, doubt = table_of(self.space, header, measured, partial.networks, self.protocol, self.progress)
             error = table.calibration.held_out_mape if table.calibration else None
-            most = self.sampling.layers if self.sampling else len(chosen)
             if self.sampling is None or not doubt or (error is not None and error <= self.sampling.error):
                 return table
-            if len(chosen) >= most:
+            known, most = table.operations.keys(), self.sampling.layers
+            if len(known) >= most:
                 if error is not None:
                     self.note(
                         f"{most} layers predict whole networks within {100 * error:.1f} %, "
                         f"not {100 * self.sampling.error:g} %: measure more"
                     )
                 return table
-            n = min(most, round(GROWTH * len(chosen))) - len(chosen)
-            more = sample.further(unique(self.space, MOST_PREDICTED), layers.keys(), n, doubt)
-            self.time(self.layers(more), f"{len(more)} more layers", partial.layers, partial.save)
-            chosen = [*chosen, *more]
+            specs = unique(self.space, MOST_PREDICTED)
+            again = set(company(list(measured[0])))
+            more = sample.further(specs, known, min(most, round(GROWTH * len(known))) - len(known), doubt)
+            chosen = [*(spec for spec in specs if spec.key in again), *more]
+            visits = partial.visits(passes, chosen)
+            self.time(self.layers(chosen), f"{len(more)} more layers", visits, partial.save)
+            passes += 1
 
     def over_ssh(self, url: str, readme: str, told: Callable[[str], None] | None = None) -> LatencyTable:
         """Emit, run and collect in one go; the device keeps what it has measured until then.
@@ -183,7 +187,7 @@ class Build:
 
     def networks(self) -> Iterator[Layer]:
         """Networks to be measured whole, interleaved with one another."""
-        for arch in self.archs:
+        for arch in counted(self.progress, "building whole networks", self.archs, "networks"):
             network = runtimes.whole(self.space, arch, self.runtime.kernels, self.seed)
             yield Layer(",".join(map(str, arch)), network, network.input_shape)
 
@@ -261,61 +265,38 @@ def write_default(
     write(job.here(output), output)
 
 
-def partial_path(output: Path) -> Path:
-    """Where the visits of an unfinished build lie."""
-    return output.with_suffix(".partial.json")
-
-
-class Partial:
-    """The visits of an unfinished build. Those of other settings or another machine are not continued."""
-
-    def __init__(self, path: Path, header: dict[str, Any], note: Callable[[str], None]):
-        self.path, self.header = path, header
-        self.layers: Visits = {}
-        self.networks: Visits = {}
-        if path.exists():
-            try:
-                self._read()
-            except (UserError, KeyError, TypeError, ValueError) as error:
-                note(f"starting again: {error}")
-        self.save()  # an unwritable folder shows before anything is measured
-
-    def _read(self) -> None:
-        data = files.read_json(self.path, "unfinished latency table", expected=PARTIAL)
-        if data["header"] != {**self.header, "input": list(self.header["input"])}:
-            raise UserError(f"{self.path} is of another space, other settings or another machine")
-        for visits in (*data["layers"].values(), *data["networks"].values()):
-            if not all(wall and wall > 0 and (cpu is None or cpu >= 0) for wall, cpu in visits):
-                raise ValueError(f"{self.path} is damaged")
-        self.layers, self.networks = data["layers"], data["networks"]
-
-    def save(self) -> None:
-        files.write_json(self.path, {"header": self.header, "layers": self.layers, "networks": self.networks})
-
-
 def collect(space: Space, samples: Path) -> LatencyTable:
     """The table of the device that the agent ran on."""
     specs = unique(space, MOST_PREDICTED)
     found = bundle.read_samples(samples, space.fingerprint, {spec.key for spec in specs}, sample.covered(specs))
-    return table_of(space, found.header, found.layers, found.networks, found.protocol)[0]
+    return table_of(space, found.header, [found.layers], found.networks, found.protocol)[0]
 
 
 def table_of(
-    space: Space, header: dict, layers: Visits, networks: Visits, protocol: Protocol
+    space: Space,
+    header: dict,
+    layers: Sequence[Visits],
+    networks: Visits,
+    protocol: Protocol,
+    progress: Progress = silent,
 ) -> tuple[LatencyTable, dict[str, float]]:
     """The table that visits make, calibrated on the first whole networks and checked on the others.
+
+    Args:
+        layers: the visits of each pass.
+        progress: of learning to predict layers.
 
     Returns also by how many ms the prediction of each layer that was not measured is unsure.
     """
     header = {**header, "input": tuple(header["input"])}
-    table = LatencyTable(**header, operations={key: summarise(visits, protocol) for key, visits in layers.items()})
+    table = LatencyTable(**header, operations=chained(layers, protocol))
     specs = unique(space, MOST_PREDICTED)
     doubt: dict[str, float] = {}
-    if len(specs) > len(layers):
+    if len(specs) > len(table.operations):
         measured = {key: samples.median_ms for key, samples in table.operations.items()}
-        predictions, doubt = regression.predict(specs, measured)
+        predictions, doubt = regression.predict(specs, measured, progress)
         table = dataclasses.replace(table, predictions=predictions)
-    checks = checked(space, table, {key: summarise(visits, protocol) for key, visits in networks.items()})
+    checks = checked(space, table, summarise(networks, protocol))
     return table.calibrated(checks[:FIT_ARCHS], checks[FIT_ARCHS:]), doubt
 
 

@@ -1,13 +1,15 @@
 """How latencies are timed, whatever runs them. No torch: only the standard library, and Python 3.8 runs it.
 
-Everything is timed in shuffled round-robin rounds, so that a drift of the machine affects every key alike. A
-visit is a few milliseconds of one key; a key's latency is the median over its visits. Its odd and even rounds
-are compared with each other (A/A): while they differ by more than the gate for any key, rounds are added.
+Everything is timed in shuffled round-robin rounds, so that a drift of the machine affects every key alike. A visit is a
+few milliseconds of one key. By how much all keys took longer in one round than in another is taken out; a key's latency
+is the median over its visits then. Its odd and even rounds are compared with each other (A/A): where they differ by
+more than the gate, the key is visited in further rounds.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 import os
 import platform
 import random
@@ -16,7 +18,8 @@ import time
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,9 @@ LIMITS = (
     ("busy", 0, 1),
 )
 MOST_CORES = 4096
+COMPANY = 24  # keys that are enough to tell how fast the machine is, besides those that are measured for themselves
+ENOUGH = 8  # keys of which the drift of the machine can be told from the noise of each
+POLISHES = 8  # of the median polish; the design is almost complete, so few are needed
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class Protocol:
     warmup_runs: int = 10  # the fewest runs and
     warmup_ms: float = 50.0  # the shortest time before the first visit
     gate: float = 0.03  # largest relative A/A difference
-    attempts: int = 3  # further passes while any key is beyond the gate
+    attempts: int = 3  # further passes of the keys that are beyond the gate
     busy: float = 0.95  # smallest CPU/wall at which the wall clock is trusted
 
     def __post_init__(self) -> None:
@@ -78,7 +84,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Samples:
-    """Statistics of the visits of one key, in milliseconds for one run."""
+    """Statistics of the visits of one key, in milliseconds for one run, without the drift of the machine."""
 
     median_ms: float
     p10: float
@@ -89,6 +95,11 @@ class Samples:
     cpu_wall: float | None  # median of CPU/wall; None where the CPU clock does not apply
     source: str  # the clock that is trusted: wall | cpu (the process was preempted)
     noisy: bool  # aa is beyond the gate, after all attempts
+
+    def scaled(self, factor: float) -> Samples:
+        """The same on a machine that takes ``factor`` times as long."""
+        times = {name: factor * getattr(self, name) for name in ("median_ms", "p10", "p90", "min")}
+        return replace(self, **times)
 
 
 @dataclass(frozen=True)
@@ -123,10 +134,11 @@ def measure(
     progress: Progress = lambda label, total, done: nullcontext(_Silent()),
     seed: int = 0,
 ) -> dict[str, Samples]:
-    """Time all keys in turns, and longer while any is beyond the gate.
+    """Time all keys in turns, and longer those that are beyond the gate.
 
-    A further attempt adds rounds of all keys: if only the noisy ones were measured later, a drift in between
-    would affect them alone. All visits count; none is selected by its result.
+    The noisy ones are visited again among ``company``, which tells a drift in between. Whoever is visited in a pass was
+    visited in all passes before it, so the visits of every key are those of the first rounds. All visits count; none is
+    selected by its result.
 
     Args:
         taken: visits so far, by key; extended in place, so that ``save`` can write them and a killed run continues.
@@ -141,28 +153,41 @@ def measure(
     taken = {key: store.setdefault(key, []) for key in timers}
     rng = random.Random(seed)
     repeats: dict[str, int] = {}
+    keys, label = list(timers), "measuring"
     for attempt in range(protocol.attempts + 1):
-        target = protocol.rounds * (attempt + 1)
-        noisy = [key for key in timers if attempt and summarise(taken[key], protocol).noisy]
-        left = sum(max(target - len(taken[key]), 0) for key in timers)
-        if not left or (attempt and not noisy):
+        before, target = protocol.rounds * attempt, protocol.rounds * (attempt + 1)
+        if attempt:
+            samples = summarise(taken, protocol)
+            noisy = {key for key in keys if samples[key].noisy}
+            begun = [key for key in keys if len(taken[key]) > before]  # by a run that was killed
+            if not noisy and not begun:
+                break
+            again = noisy.union(company(keys))
+            keys = begun or [key for key in keys if key in again]
+            label = f"measuring again, {len(noisy)} noisy"
+        left = sum(max(target - len(taken[key]), 0) for key in keys)
+        if not left:
             continue
-        if not repeats:
-            with _undisturbed(), progress("warming up", len(timers), 0) as bar:
-                for key in timers:
+        if cold := [key for key in keys if key not in repeats]:
+            with _undisturbed(), progress("warming up", len(cold), 0) as bar:
+                for key in cold:
                     repeats[key] = warm_up(timers[key], protocol)
                     bar.advance(1)
-        total = protocol.rounds * len(timers)
-        label = f"measuring again, {len(noisy)} noisy" if attempt else "measuring"
+        total = protocol.rounds * len(keys)
         with _undisturbed(), progress(label, total, total - left) as bar:
-            for i in range(min(map(len, taken.values())), target):
-                order = [key for key in timers if len(taken[key]) <= i]
+            for i in range(min(len(taken[key]) for key in keys), target):
+                order = [key for key in keys if len(taken[key]) <= i]
                 rng.shuffle(order)
                 for key in order:
                     taken[key].append(_visit(timers[key], repeats[key], protocol.chunks))
                     bar.advance(1)
                 save()
-    return {key: summarise(taken[key], protocol) for key in timers}
+    return summarise(taken, protocol)
+
+
+def company(keys: Sequence[str]) -> list[str]:
+    """Some of the ``keys``, evenly drawn, by which the speed of the machine can be told."""
+    return list(keys[:: math.ceil(len(keys) / COMPANY) or 1])
 
 
 def warm_up(timer: Timer, protocol: Protocol) -> int:
@@ -178,26 +203,82 @@ def warm_up(timer: Timer, protocol: Protocol) -> int:
     return max(1, round(protocol.visit_ms * 1e6 / protocol.chunks / fastest)) if fastest else n
 
 
-def summarise(visits: Sequence[Visit], protocol: Protocol) -> Samples:
-    """Statistics over at least 2 visits of one key: wall time, or CPU time where it was preempted."""
-    clocked = [(wall, cpu) for wall, cpu in visits if cpu is not None]
-    busy = statistics.median(cpu / wall for wall, cpu in clocked) if len(clocked) == len(visits) else None
-    preempted = busy is not None and busy < protocol.busy
-    values = [cpu for _, cpu in clocked] if preempted else [wall for wall, _ in visits]
-    median = statistics.median(values)
-    deciles = statistics.quantiles(values, n=10, method="inclusive")
-    aa = abs(statistics.median(values[0::2]) - statistics.median(values[1::2])) / median
-    return Samples(
-        median_ms=median,
-        p10=deciles[0],
-        p90=deciles[-1],
-        min=min(values),
-        n=len(values),
-        aa=aa,
-        cpu_wall=busy,
-        source="cpu" if preempted else "wall",
-        noisy=aa > protocol.gate,
-    )
+def summarise(visits: Mapping[str, Sequence[Visit]], protocol: Protocol) -> dict[str, Samples]:
+    """Statistics of keys that were timed against one another.
+
+    Args:
+        visits: of each key, at least 2, one in each round from the first on: wall time counts, or CPU time where the
+            key was preempted.
+    """
+    busy = {key: _busy(of_key) for key, of_key in visits.items()}
+    preempted = {key for key, share in busy.items() if share is not None and share < protocol.busy}
+    times = {
+        key: [wall if cpu is None or key not in preempted else cpu for wall, cpu in of_key]
+        for key, of_key in visits.items()
+    }
+    slowness = drift(list(times.values()))
+    found = {}
+    for key, raw in times.items():
+        values = list(map(truediv, raw, slowness))
+        median = statistics.median(values)
+        deciles = statistics.quantiles(values, n=10, method="inclusive")
+        aa = abs(statistics.median(values[0::2]) - statistics.median(values[1::2])) / median
+        found[key] = Samples(
+            median_ms=median,
+            p10=deciles[0],
+            p90=deciles[-1],
+            min=min(values),
+            n=len(values),
+            aa=aa,
+            cpu_wall=busy[key],
+            source="cpu" if key in preempted else "wall",
+            noisy=aa > protocol.gate,
+        )
+    return found
+
+
+def drift(times: Sequence[Sequence[float]]) -> list[float]:
+    """By which factor a visit took longer in each round than in the usual one: the median polish of the logarithms.
+
+    Source: J. W. Tukey, Exploratory Data Analysis, 1977. The usual round is the median of those that visited all keys.
+
+    Args:
+        times: of each key those of its visits, in the first rounds; later rounds may have fewer keys. With fewer keys
+            than ``ENOUGH`` noise is no less likely than drift, so nothing is taken out.
+    """
+    rounds = max(map(len, times), default=0)
+    if len(times) < ENOUGH:
+        return [1.0] * rounds
+    shared = min(map(len, times))
+    levels = [statistics.median(of_key[:shared]) for of_key in times]
+    slowness: list[float] = []
+    for _ in range(POLISHES):
+        excess = [[ms / levels[k] for ms in of_key] for k, of_key in enumerate(times)]
+        slowness = [statistics.median(of_key[i] for of_key in excess if i < len(of_key)) for i in range(rounds)]
+        levels = [statistics.median(map(truediv, of_key, slowness)) for of_key in times]
+    usual = statistics.median(slowness[:shared])
+    return [slow / usual for slow in slowness]
+
+
+def chained(passes: Sequence[Mapping[str, Sequence[Visit]]], protocol: Protocol) -> dict[str, Samples]:
+    """Statistics of keys that were timed in several passes, all at the speed that the machine had in the first.
+
+    Args:
+        passes: those after the first visit some keys of passes before, which tell how the speed has changed.
+    """
+    found: dict[str, Samples] = {}
+    for visits in passes:
+        samples = summarise(visits, protocol)
+        ratios = [found[key].median_ms / samples[key].median_ms for key in samples if key in found]
+        factor = statistics.median(ratios) if ratios else 1.0
+        found.update({key: s.scaled(factor) for key, s in samples.items() if key not in found})
+    return found
+
+
+def _busy(visits: Sequence[Visit]) -> float | None:
+    """Median of CPU/wall; None where a visit has no CPU clock."""
+    shares = [cpu / wall for wall, cpu in visits if cpu is not None]
+    return statistics.median(shares) if len(shares) == len(visits) else None
 
 
 def _visit(timer: Timer, repeats: int, chunks: int) -> Visit:

@@ -11,6 +11,7 @@ import numpy as np
 from latency import sample
 from latency.table import Predictions
 from supernet.errors import UserError
+from supernet.progress import Progress, counted, silent
 from supernet.spec import LayerSpec
 
 FOLDS = 4
@@ -23,7 +24,7 @@ class Learnt(NamedTuple):
     doubt: dict[str, float]
 
 
-def predict(specs: Sequence[LayerSpec], measured: Mapping[str, float]) -> Learnt:
+def predict(specs: Sequence[LayerSpec], measured: Mapping[str, float], progress: Progress = silent) -> Learnt:
     """Predict every layer of ``specs`` that is not ``measured``.
 
     Each operation takes the regressor with the least mean relative error in a cross-validation. Layers held out
@@ -39,7 +40,8 @@ def predict(specs: Sequence[LayerSpec], measured: Mapping[str, float]) -> Learnt
         raise UserError(f"{len(measured)} measured layers do not cover this space ({lacking[0]!r}): measure more")
     out = sample.held_out(specs, len(measured)) & set(measured)
     layers, checks, doubt, models = {}, {}, {}, {}
-    for op in sorted({spec.op for spec in specs if spec.key not in measured}):
+    operations = sorted({spec.op for spec in specs if spec.key not in measured})
+    for op in counted(progress, "fitting regressors", operations, "operations"):
         own = [spec for spec in specs if spec.op == op]
         x = sample.features(own)
         x = (x - x.mean(0)) / np.where(x.std(0) > 0, x.std(0), 1)

@@ -25,7 +25,7 @@ from supernet.export.base import Shape, sample_input
 from supernet.export.formats import FORMATS
 from supernet.export.onnx import OPSET
 from supernet.model import Network
-from supernet.progress import Progress, Track, silent
+from supernet.progress import Progress, Track, counted, silent
 from supernet.space import Arch, Space
 from supernet.training.bn import recalibrate_bn
 
@@ -203,8 +203,9 @@ class Converter:
         paths = {layer.key: self.path(layer) for layer in layers}
         missing = [layer for layer in layers if not paths[layer.key].exists()]
         with progress("converting", len(layers), done=len(layers) - len(missing), unit="layers") as bar:
-            for i in range(0, len(missing), CONVERTED_AT_ONCE):
-                part = missing[i : i + CONVERTED_AT_ONCE]
+            at_once = 1 if any(isinstance(layer.module, Network) for layer in missing) else CONVERTED_AT_ONCE
+            for i in range(0, len(missing), at_once):
+                part = missing[i : i + at_once]
                 modules, shapes = [layer.module for layer in part], [layer.shape for layer in part]
                 for layer, file in zip(part, FORMATS[self.suffix].convert(modules, shapes, self.batch), strict=True):
                     files.write_bytes(paths[layer.key], file)
@@ -380,7 +381,8 @@ def time_modules(
     layers: Iterable[Layer] = (Layer(*module) for module in modules)
     with lock.awaited("measures"), runtime.session():
         if isinstance(runtime, Converter):
-            layers = list(layers)
-            runtime.convert(layers, progress)
+            converted = list(layers)
+            runtime.convert(converted, progress)
+            layers = counted(progress, "loading", converted, "layers")
         timers = {layer.key: runtime.timer(runtime.prepare(layer)) for layer in layers}
         return measure.measure(timers, protocol, progress=passes, **options)

@@ -18,14 +18,16 @@ from supernet.spec import LayerSpec
 FEW = 12  # layers of one operation, at least, to learn from; where there are no more, all are measured
 HELD_OUT = 10  # one in so many measured layers is not learnt from, but states the error
 BYTES = 4  # of a float32
+VECTOR = 16  # float32 in the widest vectors, and channels in the blocks that convolutions work on
 APART = 100.0  # distance between operations, above any distance within one
 
 
 def features(specs: Sequence[LayerSpec]) -> np.ndarray:
     """What the latency of layers depends on, ``[layers, features]``: sizes as logarithms, kinds as 0 and 1.
 
-    Channels in, in the middle and out, size before and after (the side of a square of as many pixels), kernel, stride,
-    multiply-adds, weights, bytes read and written, then squeeze-excite, a shortcut's convolution, and each activation.
+    Channels in, in the middle and out, and how many more fill whole vectors; size before and after (the side of a
+    square of as many pixels), kernel, stride, multiply-adds, weights, bytes read and written, then squeeze-excite, a
+    shortcut's convolution, and each activation.
     """
     acts = sorted({spec.act for spec in specs})
     rows = []
@@ -33,10 +35,10 @@ def features(specs: Sequence[LayerSpec]) -> np.ndarray:
         convs = spec.convs.values()
         read = sum(c.in_channels * c.stride**2 * c.size.pixels for c in convs)
         written = sum(c.out_channels * c.size.pixels for c in convs)
+        channels = (spec.in_channels, spec.middle or spec.in_channels * max(spec.expand, 1), spec.out_channels)
         sizes = [
-            spec.in_channels,
-            spec.middle or spec.in_channels * max(spec.expand, 1),
-            spec.out_channels,
+            *channels,
+            *(math.ceil(c / VECTOR) * VECTOR / c for c in channels),
             math.sqrt(spec.size.pixels),
             math.sqrt(spec.out_size.pixels),
             max(spec.kernel, 1),

@@ -54,9 +54,9 @@ class Check:
 class Calibration:
     """From layers that run alone to whole networks, and how well that holds: ``scale`` · Σ (layer - ``overhead_ms``).
 
-    A layer alone has warm caches, so its time is short of its part of a network. On the other hand it pays for a call
-    of the runtime and for conversions of its input and output that the network has once. ``held_out`` had no part in
-    either number.
+    A layer alone has warm caches, so its time is short of its part of a network: where weights come from memory, by
+    about as much for each layer (an overhead below 0). On the other hand it pays for a call of the runtime and for
+    conversions of its input and output that the network has once (above 0). ``held_out`` had no part in either number.
     """
 
     scale: float
@@ -72,7 +72,8 @@ class Calibration:
 
     def describe(self) -> str:
         """Scale and overhead, and how many networks they come from."""
-        overhead = f", {1e3 * self.overhead_ms:.3g} µs off each layer" if self.overhead_ms else ""
+        word = "off" if self.overhead_ms > 0 else "added to"
+        overhead = f", {1e3 * abs(self.overhead_ms):.3g} µs {word} each layer" if self.overhead_ms else ""
         return f"scale {self.scale:.3f}{overhead}, from {len(self.fitted_on)}"
 
 
@@ -244,8 +245,8 @@ class LatencyTable:
             found = table.calibration
             if not latencies or not all(0 < ms < math.inf for ms in [*latencies, found.scale if found else 1]):
                 raise ValueError("expected latencies above 0")
-            if found and not 0 <= found.overhead_ms < math.inf:
-                raise ValueError("expected an overhead of at least 0")
+            if found and not math.isfinite(found.overhead_ms):
+                raise ValueError("expected an overhead in ms")
         except (TypeError, KeyError, ValueError, UserError) as error:
             raise UserError(f"{source} is damaged ({error})", missing="lut") from error
         return table
@@ -323,14 +324,14 @@ def _whole(check: Check, scale: float, overhead_ms: float) -> float:
 
 
 def _fit(checks: Sequence[Check], limit: float) -> tuple[float, float]:
-    """Least squares of scale · (sum - layers · overhead) / measured = 1 with 0 <= overhead <= limit."""
+    """Least squares of scale · (sum - layers · overhead) / measured = 1 with overhead <= limit, 0 where that is 0."""
     sums = [c.sum_ms / c.measured_ms for c in checks]
     layers = [c.layers / c.measured_ms for c in checks]
     ss, sl, ll = _dot(sums, sums), _dot(sums, layers), _dot(layers, layers)
     s, n = math.fsum(sums), math.fsum(layers)
     overhead = 0.0
     if limit and ss * ll - sl * sl > 1e-9 * ss * ll and s * ll > n * sl:  # else the two cannot be told apart
-        overhead = min(max((s * sl - n * ss) / (s * ll - n * sl), 0.0), limit)
+        overhead = min((s * sl - n * ss) / (s * ll - n * sl), limit)
     left = [a - overhead * b for a, b in zip(sums, layers, strict=True)]
     return math.fsum(left) / _dot(left, left), overhead
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Protocol
+from collections.abc import Collection, Iterator
+from typing import Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
+
+T = TypeVar("T")
 
 
 class Track(Protocol):
@@ -125,6 +128,14 @@ class Bar:
         note = f"  {self.text}" if self.text else ""
         eta = f", {left * speed:.0f} s left" if left else ""
         print(f"{self.label}: {self.count}/{self.total}, {self._rate()}{eta}{note}", file=sys.stderr, flush=True)
+
+
+def counted(progress: Progress, label: str, items: Collection[T], unit: str) -> Iterator[T]:
+    """The items, one after the other, each told when the next one is asked for."""
+    with progress(label, len(items), unit=unit) as track:
+        for item in items:
+            yield item
+            track.advance()
 
 
 def shown(wanted: bool) -> Progress:

@@ -146,9 +146,10 @@ def test_killed_build_continues(folder, monkeypatch, capsys):
     assert stop.value.code == 130
     assert not (folder / "lut.json").exists()
     partial = json.loads((folder / "lut.partial.json").read_text())
-    assert {len(visits) for visits in partial["layers"].values()} == {7}
-    marked = {key: [[wall * 1.02, cpu * 1.02] for wall, cpu in visits] for key, visits in partial["layers"].items()}
-    write_json(folder / "lut.partial.json", {**partial, "layers": marked})
+    (layers,) = partial["layers"]
+    assert {len(visits) for visits in layers.values()} == {7}
+    marked = {key: [[wall * 1.02, cpu * 1.02] for wall, cpu in visits] for key, visits in layers.items()}
+    write_json(folder / "lut.partial.json", {**partial, "layers": [marked]})
     monkeypatch.undo()
     monkeypatch.chdir(folder.parents[1])
     monkeypatch.syspath_prepend(TOOL.parent)

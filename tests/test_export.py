@@ -141,3 +141,15 @@ def test_foreign_files_have_no_metadata(tmp_path, suffix):
     path.write_bytes(b"something else")
     with pytest.raises(UserError, match=r"no network that was exported here"):
         formats.read_metadata(path)
+
+
+def test_onnx_has_bn_in_its_convolutions(supernet):
+    skip_without("onnx")
+    import onnx as format_of_files
+
+    network = supernet.extract(ARCH)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    (file,) = formats.FORMATS["onnx"].convert([network], [(1, 14, 14)], 1)
+    graph = format_of_files.ModelProto.FromString(file).graph
+    assert "BatchNormalization" not in {node.op_type for node in graph.node}
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())

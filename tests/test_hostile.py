@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from latency import bundle, measure
-from latency.build import Partial
+from latency.partial import Partial
 from latency.table import LatencyTable
 from search import efficient_global, stage_wise
 from search.ces import CES, CESConfig
@@ -178,7 +178,7 @@ def parsers() -> dict[str, tuple[str, Any, Callable[[Path], Any]]]:
         "samples": ("samples.json", samples()[0], samples()[1]),
         "partial": (
             "a.partial.json",
-            {"header": {"input": [1, 2, 3]}, "layers": {"a": [[1, 2]]}, "networks": {}},
+            {"header": {"input": [1, 2, 3]}, "layers": [{"a": [[1, 2]]}], "networks": {}},
             partial,
         ),
         "CES": ("search.json", ces_state()[0], of_state(ces_state()[1])),

@@ -99,6 +99,44 @@ def test_drift_leaves_the_ratios_alone():
     assert max(ratios) / min(ratios) < 1.05
 
 
+@pytest.mark.parametrize("rounds", [12, 24])
+def test_drift_is_told_from_noise(rounds):
+    """The machine has two speeds, as where another one shares its core."""
+    rng = np.random.default_rng(4)
+    level, slowness = rng.uniform(0.01, 5, 60), np.where(rng.random(rounds) < 0.5, 1.45, 1.0)
+    visits = level[:, None] * slowness * rng.lognormal(0, 0.03, (60, rounds))
+    found = np.array(measure.drift(visits.tolist()))
+    assert found / found[0] == pytest.approx(slowness / slowness[0], rel=0.02)
+    samples = summarise({str(i): [[ms, None] for ms in row] for i, row in enumerate(visits)}, Protocol())
+    ratios = [samples[str(i)].median_ms / level[i] for i in range(60)]
+    assert np.std(ratios) / np.mean(ratios) < 0.02
+    assert max(s.p90 / s.p10 for s in samples.values()) < 1.2
+
+
+def test_rounds_of_some_keys_count_by_those_keys():
+    """Everything takes twice as long when a third of the keys is visited again."""
+    level = [float(i) for i in range(1, 31)]
+    times = [[ms] * 12 + ([2 * ms] * 12 if i % 3 == 0 else []) for i, ms in enumerate(level)]
+    assert measure.drift(times) == pytest.approx([1.0] * 12 + [2.0] * 12)
+    samples = summarise({str(ms): [[t, None] for t in row] for ms, row in zip(level, times, strict=True)}, Protocol())
+    assert {key: s.median_ms for key, s in samples.items()} == pytest.approx({str(ms): ms for ms in level})
+
+
+def test_a_few_keys_keep_their_noise():
+    visits = {str(i): [[1.0 + (r % 2), None] for r in range(12)] for i in range(7)}
+    assert all(s.aa > 0.5 and s.noisy for s in summarise(visits, Protocol()).values())
+
+
+def test_passes_count_at_the_speed_of_the_first():
+    level = {f"k{i}": 0.1 * (i + 1) for i in range(40)}
+    first = {key: [[ms, None]] * 12 for key, ms in level.items() if int(key[1:]) < 20}
+    again = {key: [[1.5 * ms, None]] * 12 for key, ms in level.items() if int(key[1:]) % 4 == 0 or key not in first}
+    found = measure.chained([first, again], Protocol())
+    assert found.keys() == level.keys()
+    for key, ms in level.items():
+        assert (found[key].median_ms, found[key].p10, found[key].min) == pytest.approx((ms, ms, ms))
+
+
 def test_single_preemptions_do_not_count():
     rng = np.random.default_rng(0)
     machine = Machine()
@@ -127,6 +165,43 @@ def test_noisy_keys_are_measured_again_among_the_others_then_marked():
     again = ["measuring again, 1 noisy"] * QUICK.attempts
     assert [label for label, _ in labels] == ["warming up", "measuring", *again]
     assert all(bar.count == bar.total for _, bar in labels)
+
+
+def test_noisy_keys_among_many_are_visited_again_in_company():
+    rng = np.random.default_rng(5)
+    machine = Machine()
+    timers = {f"quiet{i}": machine.timer(f"quiet{i}", 1.0) for i in range(100)}
+    timers["wild"] = machine.timer("wild", 1.0, noise=lambda: float(rng.lognormal(0, 1)))
+    taken = {}
+    samples = measure.measure(timers, QUICK, taken=taken)
+    counts = {key: len(visits) for key, visits in taken.items()}
+    assert counts["wild"] == samples["wild"].n == 12 * (1 + QUICK.attempts)
+    assert min(counts.values()) == 12
+    for passes in range(1, QUICK.attempts + 1):
+        visited = [key for key, n in counts.items() if n > 12 * passes]
+        assert measure.ENOUGH <= len(visited) <= measure.COMPANY + 1
+    ran = len(machine.log)
+    assert measure.measure(timers, QUICK, taken=taken) == samples
+    assert len(machine.log) == ran
+
+
+def test_a_killed_pass_goes_on_with_its_keys():
+    rng = np.random.default_rng(6)
+    machine, saves, taken = Machine(), [], {}
+    timers = {f"quiet{i}": machine.timer(f"quiet{i}", 1.0) for i in range(100)}
+    timers["wild"] = machine.timer("wild", 1.0, noise=lambda: float(rng.lognormal(0, 1)))
+
+    def save():
+        saves.append(1)
+        if len(saves) == 15:
+            raise Killed
+
+    with pytest.raises(Killed):
+        measure.measure(timers, QUICK, taken=taken, save=save)
+    begun = {key for key, visits in taken.items() if len(visits) == 15}
+    assert {key for key, visits in taken.items() if len(visits) > 12} == begun
+    measure.measure(timers, QUICK, taken=taken)
+    assert {key for key, visits in taken.items() if len(visits) > 12} == begun
 
 
 def test_a_key_that_calms_down_is_not_marked():
@@ -237,7 +312,7 @@ def test_stopwatch_reads_both_clocks():
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=60))
 def test_statistics(walls):
-    s = summarise([[wall, wall] for wall in walls], Protocol())
+    s = summarise({"x": [[wall, wall] for wall in walls]}, Protocol())["x"]
     assert isinstance(s, Samples)
     assert s.median_ms == pytest.approx(np.median(walls))
     assert s.p10 == pytest.approx(np.percentile(walls, 10))

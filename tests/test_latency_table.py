@@ -180,9 +180,11 @@ def test_scale_is_found_exactly(sums, scale):
     st.lists(st.tuples(st.integers(1, 30), st.floats(0.1, 1)), min_size=4, max_size=20),
     st.floats(0.2, 5),
     st.floats(0.005, 0.05),
+    st.sampled_from([1, -1]),
 )
-def test_scale_and_overhead_are_found_exactly(networks, scale, overhead):
-    """Layers of .1 to 1 ms on average that take ``overhead`` more alone."""
+def test_scale_and_overhead_are_found_exactly(networks, scale, overhead, sign):
+    """Layers of .1 to 1 ms on average that take ``overhead`` more alone, or less."""
+    overhead *= sign
     layers = [n for n, _ in networks]
     sums = [n * (ms + overhead) for n, ms in networks]
     spread = {round(s / n, 3) for s, n in zip(sums, layers, strict=True)}
@@ -201,7 +203,7 @@ def test_overhead_is_left_out_where_it_does_not_foresee():
     for _ in range(200):
         sums, layers = rng.uniform(4, 8, 5), rng.integers(10, 14, 5).tolist()
         measured = sums * rng.normal(1, 0.05, 5)
-        kept += calibrate(checks(sums, layers, measured), limit=0.3)[1] > 0
+        kept += calibrate(checks(sums, layers, measured), limit=0.3)[1] != 0
     assert kept < 60
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from supernet import files
 from supernet.export.base import METADATA_KEY, Format, Shape, require, sample_input
+from supernet.modules import ConvBN
 
 OPSET = 18  # the exporter's own, so nothing is rewritten by a version converter
 IR_VERSION = 10  # what runtimes since 2024 read
@@ -29,6 +32,16 @@ class _Together(nn.Module):
         return tuple(part(x) for part, x in zip(self.parts, inputs, strict=True))
 
 
+def _folded(module: nn.Module) -> nn.Module:
+    """A copy with BN in the convolutions before it. The exporter does that too, but takes a third longer."""
+    module = copy.deepcopy(module).eval()
+    for part in module.modules():
+        if isinstance(part, ConvBN):
+            part.conv = fuse_conv_bn_eval(part.conv, part.bn)
+            part.register_module("bn", nn.Identity())
+    return module
+
+
 @torch.no_grad()
 def convert(modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 1) -> list[bytes]:
     """Eager modules to ONNX models with the input ``x`` and the output ``y``. BN goes into the convolutions.
@@ -39,7 +52,7 @@ def convert(modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 
     onnx = require("onnx", "onnx")
     require("onnxscript", "onnx")
     inputs = tuple(sample_input(shape, batch) for shape in shapes)
-    together = _Together(modules).eval()
+    together = _Together([_folded(module) for module in modules]).eval()
     program = torch.onnx.export(together, inputs, dynamo=True, opset_version=OPSET, verbose=False)
     assert program is not None  # as dynamo=True promises
     model = program.model_proto
