@@ -68,7 +68,7 @@ class Node:
     norms: list[BatchNorm]
     pools: list[PooledStatistics]  # of this prefix, one per BN
     children: dict[tuple[LayerSpec, int], Node] = field(default_factory=dict)  # by the layer and its weights
-    arch: Arch | None = None  # of a head: the architecture that ends here
+    archs: list[Arch] = field(default_factory=list)  # of a head: those that end here; genes of what does not run differ
     hits: int | Tensor = 0  # of a head
 
     @classmethod
@@ -94,7 +94,7 @@ def prefix_tree(supernet: Supernet, archs: Sequence[Arch]) -> Node:
             if key not in node.children:
                 node.children[key] = Node.of(module)
             node = node.children[key]
-        node.arch = arch
+        node.archs.append(arch)
     return root
 
 
@@ -244,7 +244,7 @@ class Scorer:
                 walk(tree, _channels_last(x, self.device), layer, y.to(self.device))
             images += len(y)
         nodes = list(tree)
-        accuracies = {node.arch: int(node.hits) / images for node in nodes if node.arch is not None}
+        accuracies = {arch: int(node.hits) / images for node in nodes for arch in node.archs}
         separate = sum(len(model.path(arch)) for arch in archs)
         self.idle.append(model)
         return Scored(accuracies, len(nodes) - 1, separate, walk.peak_bytes)  # the root runs nothing
@@ -259,7 +259,7 @@ class Walk:
 
     def doing(self) -> str:
         """What is under way: the first architecture below the node is named for all."""
-        archs = [node.arch for node in self.node or () if node.arch is not None]
+        archs = [arch for node in self.node or () for arch in node.archs]
         return f"scoring{faults.on(archs[0] if archs else None)}"
 
     def __call__(
@@ -279,7 +279,7 @@ class Walk:
         y = layer(node, x)
         live += _new_bytes(x, y)
         self.peak_bytes = max(self.peak_bytes, live)
-        if labels is not None and node.arch is not None:
+        if labels is not None and node.archs:
             node.hits += (y.argmax(1) == labels).sum()
         for child in node.children.values():
             self(child, y, layer, labels, live)

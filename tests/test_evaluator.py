@@ -8,6 +8,7 @@ import torch
 
 from search import evaluator as evaluator_module
 from search.evaluator import LARGEST_BATCH, Evaluator, Walk, groups, images_at_once, prefix_tree, work
+from supernet import spaces
 from supernet.data import sets
 from supernet.data.images import Batches
 from supernet.errors import UserError
@@ -78,7 +79,7 @@ def test_statistics_of_a_prefix_are_those_of_recalibrate_bn(small_space, kernels
         for spec in layout(space).pick(arch):
             (node,) = (child for (own, _), child in node.children.items() if own == spec)
             path.append(node)
-        assert node.arch == arch
+        assert node.archs == [arch]
         for module, node in zip(supernet.path(arch), path, strict=True):
             for bn, pool in zip(batch_norms([module]), node.pools, strict=True):
                 assert pool.n > 0
@@ -180,6 +181,17 @@ def test_memory_is_that_of_one_path():
     with torch.no_grad():
         assert evaluator.peak_bytes == max(path_bytes(arch) for arch in archs)
     assert f"{evaluator.peak_bytes / 2**20:.1f} MiB" in evaluator.summary
+
+
+def test_architectures_that_differ_in_what_does_not_run_score_alike():
+    """A width of a block that the depth leaves out."""
+    space, supernet, recalibration, validation = setup(spaces.get("timm:resnet18", 3, 32, 10), "eager")
+    names = [gene.name for gene in space.genes]
+    shallow = [0 if gene.choices[0].op == "depth" else len(gene.choices) - 1 for gene in space.genes]
+    narrow = list(shallow)
+    narrow[names.index("width layer4.1.conv1")] = 0
+    first, second = Evaluator(supernet, recalibration, validation)([tuple(shallow), tuple(narrow)])
+    assert first == second
 
 
 def test_each_architecture_is_scored_once():
