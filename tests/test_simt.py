@@ -178,6 +178,18 @@ def test_wrong_instructions_are_caught(right, wrong, check):
         check(plant=(right, wrong), flags="-O0")
 
 
+@pytest.mark.slow  # compiles: `make test-kernels`
+@pytest.mark.parametrize(
+    ("branch", "check"),
+    [
+        ("#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800\n  unsigned char", COPIES),
+        ("#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800 // as the lanes", BYTES),
+    ],
+)
+def test_the_forms_before_compute_capability_8(branch, check):
+    check(plant=(branch, branch.replace("defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800", "1")))
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [

@@ -11,7 +11,7 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global, int
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
   unsigned char* const to = static_cast<unsigned char*>(shared);
   for (int i = 0; i < 16; ++i) {
-    to[i] = i < bytes ? static_cast<const unsigned char*>(global)[i] : 0;
+    to[i] = i < bytes ? cuda::load(static_cast<const unsigned char*>(global) + i) : 0;
   }
 #else
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(

@@ -1,6 +1,6 @@
-"""Runs CUDA kernels on the CPU from a test (simt.h says how they run).
+"""Runs CUDA kernels on the CPU from a test (simt.h says how they run, ptx.h what inline PTX does).
 
-To prove another kernel:
+To test another kernel:
 
 1. Keep the rules at the top of ``csrc/cuda/common.cuh``, with a host function in the ``*_kernels.cuh`` that plans and
    launches, e.g. ``template <typename T> void scale(const T* x, T* y, int64_t n, float factor, Stream stream)``.
