@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from simt import ptx
 from simt.runner import Failure, Launch, Out, Shared, Traffic, count, run, run_asan
 
 FAULTS = {
@@ -176,6 +177,24 @@ def test_wrong_instructions_are_caught(right, wrong, check):
     """The runner executes the PTX that stands in the device code."""
     with pytest.raises(AssertionError):  # of a Failure, too
         check(plant=(right, wrong), flags="-O0")
+
+
+def test_asm_statements_become_calls_on_their_lines():
+    source = """
+f();
+asm volatile("add.u32 %0, %1, %2; // : (" : "=r"(sum) : "r"(g(a, b)),
+             "r"(static_cast<uint32_t>(c)) : "memory");
+asm("wait;"); h();
+"""
+    made = ptx.translated(source).split("\n")
+    operands = '{"=r", sum}, {"r", g(a, b)}, {"r", static_cast<uint32_t>(c)}'
+    assert made[2] == (
+        '[&] { static const simt::Instruction simt_it("add.u32 %0, %1, %2; // : (" ); '
+        f"simt_it(true, {{{operands}}}); }}()"
+    )
+    assert made[3] == ";"
+    assert made[4].endswith("simt_it(false, {}); }(); h();")
+    assert len(made) == len(source.split("\n"))
 
 
 @pytest.mark.slow  # compiles: `make test-kernels`
