@@ -2,9 +2,11 @@
 
 Values and scales are those of ONNX's quantised convolutions (QLinearConv; what static quantisation by onnxruntime
 writes): ``real = scale * (q - zero)``; activations uint8 or int8 per tensor, weights int8 per output channel with zero
-point 0, bias int32. Every form of the operators gives the same bits; csrc/ops/int8_blocks.h says how they round.
+point 0, bias int32. Every form of the operators gives the same bits; csrc/ops/int8_blocks.h says how they round, and
+that sums beyond 32 bits wrap around, which no bias of `QuantisedConv.of` makes.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,17 +14,33 @@ import torch
 from torch import Tensor
 
 from supernet import ops  # noqa: F401 - registers the operators
+from supernet.errors import UserError
 
 _ops = torch.ops.supernet
+# The products that the operators add up stay below 2^30: with this bias the sum fits into 32 bits.
+_MOST_BIAS = 2**30
 
 
 @dataclass(frozen=True)
 class Quantisation:
-    """The scale of a tensor's values and the value that stands for 0, of ``dtype`` uint8 or int8."""
+    """The scale of a tensor's values and the value that stands for 0, of ``dtype`` uint8 or int8.
+
+    Raises:
+        UserError: another type, a zero that is no value of it, a scale that is not positive and finite.
+    """
 
     scale: float
     zero: int
     dtype: torch.dtype = torch.uint8
+
+    def __post_init__(self) -> None:
+        if self.dtype not in (torch.uint8, torch.int8):
+            raise UserError(f"a quantisation should have values of uint8 or int8, got {self.dtype}")
+        ends = torch.iinfo(self.dtype)
+        if not (ends.min <= self.zero <= ends.max and self.zero == int(self.zero)):
+            raise UserError(f"zero should be a value of {self.dtype}, from {ends.min} to {ends.max}, got {self.zero}")
+        if not 0 < self.scale < math.inf:
+            raise UserError(f"a scale should be positive and finite, got {self.scale}")
 
     def quantise(self, x: Tensor) -> Tensor:
         """The nearest values; halves to even, out of range to the ends."""
@@ -63,14 +81,31 @@ class QuantisedConv:
     ) -> "QuantisedConv":
         """Quantise a convolution whose batch norm is folded in.
 
+        A channel's weights get 127 steps to either side; fewer where the bias, in these steps, would not fit into 32
+        bits with room for the sum.
+
         Args:
             weight, bias: floats ``[out, in / groups, k, k]`` and ``[out]``.
             into, out: of its input, and of its output before the activation.
             act: elementwise, or None. Where ``out`` ends where the activation does, as with ReLU and ReLU6 of a
                 quantisation whose zero is the least value, None serves as well and is faster.
             activated: of the activated output; ``out`` if None.
+
+        Raises:
+            UserError: wrong shapes, weights or biases that are not finite, quantisations of several types.
         """
-        steps = (weight.abs().amax((1, 2, 3)) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+        if weight.dim() != 4 or bias.shape != weight.shape[:1]:
+            raise UserError(
+                "weight should be [out, in / groups, k, k] and bias [out], "
+                f"got {list(weight.shape)} and {list(bias.shape)}"
+            )
+        if not (weight.isfinite().all() and bias.isfinite().all()):
+            raise UserError("weight and bias should be finite, got infinities or NaN")
+        if types := {str(each.dtype) for each in (out, activated) if each and each.dtype != into.dtype}:
+            raise UserError(f"into, out and activated should be of one type, got {into.dtype} and {types.pop()}")
+        weight, bias = weight.double(), bias.double()
+        steps = torch.maximum(weight.abs().amax((1, 2, 3)) / 127, bias.abs() / (into.scale * _MOST_BIAS))
+        steps = steps.where(steps > 0, 1)  # all is 0
         sums = steps * into.scale
         table = None
         if act is not None:

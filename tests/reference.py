@@ -112,7 +112,7 @@ def quantised(real, zero, dtype):
 
 
 def int8_conv(q, conv, stride, groups, dtype):
-    """QLinearConv of ``[N, C, H, W]`` in 64-bit integers, tap after tap, then the table."""
+    """QLinearConv of ``[N, C, H, W]`` in 64-bit integers, tap after tap, of which 32 bits count; then the table."""
     k = conv.weight.shape[2]
     q = F.pad(q - conv.in_zero, [k // 2] * 4)
     height, width = ((size - k) // stride + 1 for size in q.shape[2:])
@@ -121,6 +121,7 @@ def int8_conv(q, conv, stride, groups, dtype):
         for j in range(k):
             tap, seen = conv.weight[:, :, i, j].long(), q[:, :, i::stride, j::stride][:, :, :height, :width]
             sums = sums + (seen * tap[:, 0, None, None] if groups > 1 else torch.einsum("nchw,oc->nohw", seen, tap))
+    sums = (sums + 2**31) % 2**32 - 2**31
     out = quantised(sums.float() * conv.scale[:, None, None], conv.zero, dtype)
     return out if conv.table is None else conv.table.long()[out - torch.iinfo(dtype).min]
 

@@ -106,14 +106,24 @@ def main_loops(kernel: Kernel) -> list[Sequence[Instruction]]:
     return [kernel.code[first : last + 1] for first, last in innermost if loops[first, last] == most]
 
 
+def waits(code: Sequence[Instruction]) -> int:
+    """How often it waits for all copies that it has asked for."""
+    found, asked = 0, False
+    for instruction in code:
+        asked |= instruction.opcode == "LDGDEPBAR"
+        if asked and instruction.opcode.startswith("DEPBAR") and instruction.operands.endswith(" 0x0"):
+            found, asked = found + 1, False
+    return found
+
+
 def counts(kernel: Kernel) -> dict[str, int]:
     """What a kernel's speed hangs on.
 
     ``loads_most`` and ``loads_fewest``: 16-byte loads that one thread has in flight in its main loop when it waits for
-    one. ``ldgsts``: copies from global to shared memory past the registers. ``ldsm``: matrices loaded for tensor cores.
-    ``generic``: accesses whose kind of memory the machine finds out. ``sts_16`` to ``sts_128``: stores to shared memory
-    by bits. ``reciprocals``, and ``calls`` of what divides, or takes roots, where these do not do. ``local``: accesses
-    to memory in place of registers.
+    one. ``ldgsts``: copies from global to shared memory past the registers. ``waits``: for all of these. ``ldsm``:
+    matrices loaded for tensor cores. ``generic``: accesses whose kind of memory the machine finds out. ``sts_16`` to
+    ``sts_128``: stores to shared memory by bits. ``reciprocals``, and ``calls`` of what divides, or takes roots, where
+    these do not do. ``local``: accesses to memory in place of registers.
     """
     found = [count for loop in main_loops(kernel) for count in batches(loop)]
     opcodes = [i.opcode.split(".") for i in kernel.code]
@@ -122,6 +132,7 @@ def counts(kernel: Kernel) -> dict[str, int]:
         "loads_most": max(found, default=0),
         "loads_fewest": min(found, default=0),
         "ldgsts": sum(op[0] == "LDGSTS" for op in opcodes),
+        "waits": waits(kernel.code),
         "ldsm": sum(op[0] == "LDSM" for op in opcodes),
         "generic": sum(op[0] in ("LD", "ST") for op in opcodes),
         **{f"sts_{bits}": stores.count(bits) for bits in (16, 32, 64, 128)},

@@ -1,6 +1,6 @@
 """The CUDA kernels on a GPU: depthwise and batch norm against float64 on the CPU, and what holds for all operators.
 
-(tests/test_ops.py runs the others' matrix on both devices. Without a GPU tests/test_simt_*.py prove the same kernels.)
+(tests/test_ops.py runs the others' matrix on both devices. Without a GPU tests/test_simt_*.py test the same kernels.)
 """
 
 import dataclasses

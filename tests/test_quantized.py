@@ -1,6 +1,8 @@
 """Blocks on 8-bit values: every form gives the bits of plain integer arithmetic."""
 
 import dataclasses
+import math
+import re
 
 import pytest
 import reference
@@ -10,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from int8_cases import conv, quantized, values
 from torch.nn import functional as F
+
+from supernet.errors import UserError
 
 Quantisation, QuantisedConv, QuantisedSum = quantized.Quantisation, quantized.QuantisedConv, quantized.QuantisedSum
 several = settings(
@@ -98,6 +102,18 @@ def test_sums_that_a_saturating_product_would_clip(capability):
     agrees((x, convs, {}))
 
 
+@pytest.mark.parametrize("end", [2**31 - 1, -(2**31)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_beyond_32_bits_wrap_around(dtype, end, capability):
+    x, convs, options = large(48, 24, 3, 1, 9, 16, dtype)
+    for i in range(3):
+        ends = [*convs]
+        ends[i] = dataclasses.replace(convs[i], bias=torch.full_like(convs[i].bias, end))
+        agrees((x, ends, options))
+        with forms_for_every_device():
+            agrees((x, ends, options))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_onnxruntime_gives_the_same_bits(dtype):
     """Of the graph that its static quantisation writes; but for sums, of 24 bits for it, in one step and few values.
@@ -120,6 +136,18 @@ def test_onnxruntime_gives_the_same_bits(dtype):
     different = (torch.from_numpy(got).int() - ours.int()).abs()
     assert different.max() <= 1
     assert different.float().mean() < 0.01
+
+
+@pytest.mark.parametrize("end", [2**31 - 1, -(2**31)])
+def test_sums_of_onnxruntime_wrap_around_too(end):
+    """Those of uint8; with int8 it does not keep to integers for such a bias."""
+    pytest.importorskip("onnxruntime")
+    from bench.int8_cases import qdq_session
+
+    x, convs, _ = large(48, 24, 3, 1, 15)
+    convs = [dataclasses.replace(c, scale=c.scale.clamp_max(1), bias=torch.full_like(c.bias, end)) for c in convs]
+    (got,) = qdq_session(x, convs, 1).run(None, {"x": x.numpy()})
+    assert torch.from_numpy(got).equal(quantized.dw_separable(x, *convs))
 
 
 def test_does_not_depend_on_the_threads():
@@ -178,6 +206,57 @@ def test_a_quantised_block_is_near_its_floats(act, k):
     residual = QuantisedSum(outer.scale / sums.scale, inner.scale / sums.scale, sums.zero)
     got = sums.dequantise(quantized.inverted_bottleneck(outer.quantise(x), *quantised, residual=residual))
     assert (got - want).norm() / want.norm() < 0.03
+
+
+@pytest.mark.parametrize("weight", [0.0, 1e-40, 1e-6, 1.0])
+@pytest.mark.parametrize("bias", [0.0, 1.0, -300.0])
+def test_a_channel_of_small_weights_keeps_its_bias(weight, bias):
+    """As batch norm leaves a channel that died: its output is its bias."""
+    into, out = Quantisation(1e-4, 128), Quantisation(4.0, 128)
+    weights = torch.tensor([weight, 1.0])[:, None, None, None].expand(2, 1, 3, 3)
+    dw = QuantisedConv.of(weights, torch.tensor([bias, 0.0]), into, out)
+    same = QuantisedConv.of(torch.eye(2)[:, :, None, None], torch.zeros(2), out, out)
+    x = torch.rand(1, 2, 5, 5) / 100
+    want = F.conv2d(x, weights, torch.tensor([bias, 0.0]), padding=1, groups=2)
+    got = out.dequantise(quantized.dw_separable(into.quantise(x), dw, same))
+    assert dw.bias.abs().max() <= 2**30
+    torch.testing.assert_close(got, want, rtol=0, atol=out.scale / 2 + 0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0.0, 3), "a scale should be positive and finite, got 0.0"),
+        ((-1.0, 3), "a scale should be positive and finite, got -1.0"),
+        ((math.nan, 3), "a scale should be positive and finite, got nan"),
+        ((math.inf, 3), "a scale should be positive and finite, got inf"),
+        ((1.0, 300), "zero should be a value of torch.uint8, from 0 to 255, got 300"),
+        ((1.0, 0.5), "zero should be a value of torch.uint8, from 0 to 255, got 0.5"),
+        ((1.0, 200, torch.int8), "zero should be a value of torch.int8, from -128 to 127, got 200"),
+        ((1.0, 3, torch.int32), "a quantisation should have values of uint8 or int8, got torch.int32"),
+    ],
+)
+def test_quantisations_that_are_refused(arguments, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        Quantisation(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bias": torch.zeros(3)}, "weight should be [out, in / groups, k, k] and bias [out], got [2, 1, 3, 3] and [3"),
+        ({"weight": torch.zeros(2, 9)}, "and bias [out], got [2, 9] and [2]"),
+        ({"bias": torch.tensor([0, math.inf])}, "weight and bias should be finite, got infinities or NaN"),
+        ({"weight": torch.full((2, 1, 3, 3), math.nan)}, "weight and bias should be finite"),
+        ({"out": Quantisation(1.0, 0, torch.int8)}, "of one type, got torch.uint8 and torch.int8"),
+        ({"activated": Quantisation(1.0, 0, torch.int8)}, "of one type, got torch.uint8 and torch.int8"),
+    ],
+)
+def test_convolutions_that_are_refused(change, message):
+    into = Quantisation(1.0, 0)
+    arguments = {"weight": torch.zeros(2, 1, 3, 3), "bias": torch.zeros(2), "into": into, "out": into} | change
+    with pytest.raises(UserError, match=re.escape(message)):
+        QuantisedConv.of(**arguments)
 
 
 @pytest.mark.parametrize(

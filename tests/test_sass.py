@@ -41,9 +41,12 @@ LISTING = """
 .L_x_3:
 .text.other:
         /*0000*/                   LDGSTS.E.BYPASS.128 [R3], desc[UR4][R2.64] ;
-        /*0010*/                   LDSM.16.M88.4 R4, [R3] ;
-        /*0020*/                   LD.E R4, desc[UR4][R2.64] ;
-        /*0030*/                   EXIT ;
+        /*0010*/                   LDGDEPBAR ;
+        /*0020*/                   DEPBAR.LE SB0, 0x0 ;
+        /*0030*/                   LDSM.16.M88.4 R4, [R3] ;
+        /*0040*/                   LD.E R4, desc[UR4][R2.64] ;
+        /*0050*/                   DEPBAR.LE SB0, 0x0 ;
+        /*0060*/                   EXIT ;
 """
 
 
@@ -65,7 +68,7 @@ def test_a_listing_is_counted():
         "calls": 1,
         "local": 1,
     }
-    assert counts(other) == nothing | {"ldgsts": 1, "ldsm": 1, "generic": 1}
+    assert counts(other) == nothing | {"ldgsts": 1, "waits": 1, "ldsm": 1, "generic": 1}
 
 
 def test_loads_of_the_next_turn_are_in_flight():
@@ -107,6 +110,14 @@ def test_loads_are_in_flight_together(arch):
     kernels = json.loads(GOLDEN.read_text())["kernels"][arch]
     loading = {name: count["loads_fewest"] for of_file in kernels.values() for name, count in of_file.items()}
     assert not {name for name, loads in loading.items() if 0 < loads < 4}
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_copies_are_waited_for(arch):
+    kernels = json.loads(GOLDEN.read_text())["kernels"][arch]
+    counted = {name: (count["ldgsts"] > 0, count["waits"] > 0) for ks in kernels.values() for name, count in ks.items()}
+    assert any(copies for copies, _ in counted.values())
+    assert not {name for name, (copies, waits) in counted.items() if copies != waits}
 
 
 @pytest.mark.parametrize("arch", ARCHES)

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from simt import ptx
 from simt.runner import Failure, Launch, Out, Shared, Traffic, count, run, run_asan
 
 FAULTS = {
@@ -100,22 +101,32 @@ def test_intrinsics():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_a_warp_multiplies_tiles(dtype):
+def test_a_warp_multiplies_tiles(dtype, **options):
     a, b = torch.randn(2, 16, 16).to(dtype)
     expected = 2 * a.double() @ b.double().T
-    call = partial(run, "faults", f"tile_{str(dtype).removeprefix('torch.')}", a=a, b=b, c=Out((16, 16)))
+    name = f"tile_{str(dtype).removeprefix('torch.')}"
+    call = partial(run, "faults", name, a=a, b=b, c=Out((16, 16)), **options)
     torch.testing.assert_close(call(forget_barrier=False)["c"].double(), expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(Failure, match="'c'"):
         call(forget_barrier=True)
 
 
-def test_a_warp_multiplies_floats_on_tensor_cores():
+def test_a_warp_multiplies_floats_on_tensor_cores(**options):
     """Rounded to 11 significant bits, as numbers that have no more stay."""
     rough = (torch.randn(2, 16, 16).half() / 8).float()
     fine = rough * (1 + 0.9 * 2**-12)  # rounds to rough
     for a, b in (rough, fine):
-        c = run("faults", "tile_tf32", a=a, b=b, c=Out((16, 16)), forget_barrier=False)["c"]
+        c = run("faults", "tile_tf32", a=a, b=b, c=Out((16, 16)), forget_barrier=False, **options)["c"]
         torch.testing.assert_close(c.double(), 2 * rough[0].double() @ rough[1].double().T, rtol=1e-5, atol=1e-5)
+
+
+def test_a_warp_multiplies_bytes(**options):
+    a, b = torch.randint(256, (16, 32)).to(torch.uint8), torch.randint(-128, 128, (8, 32)).to(torch.int8)
+    words = {"a": a.view(torch.int32), "b": b.view(torch.int32)}
+    got = run("faults", "bytes", **words, c=Out((16, 8), torch.int32), products=Out((32,), torch.int32), **options)
+    assert torch.equal(got["c"].long(), a.long() @ b.long().T)
+    four = (a[:8, :16].long() * b[:, :16].long()).view(32, 4).sum(1)
+    assert torch.equal(got["products"].long(), four + 1000)
 
 
 @pytest.mark.parametrize("shift", [0, 1, 8, 31])
@@ -129,10 +140,73 @@ def test_matrices_are_loaded_as_the_manual_says(shift):
 
 
 @pytest.mark.parametrize("n", [768, 701])
-def test_copies_arrive(n):
-    y = run("faults", "copies_none", x=torch.arange(float(n)), y=Out((3, 256)), blocks=3, n=n)["y"]
+def test_copies_arrive(n, **options):
+    y = run("faults", "copies_none", x=torch.arange(float(n)), y=Out((3, 256)), blocks=3, n=n, **options)["y"]
     expected = torch.cat([torch.arange(float(n)), torch.zeros(768 - n)]).view(3, 256).flip(1)
     assert torch.equal(y, expected)
+
+
+HALF, BFLOAT16 = (partial(test_a_warp_multiplies_tiles, dtype) for dtype in (torch.float16, torch.bfloat16))
+TF32, BYTES = test_a_warp_multiplies_floats_on_tensor_cores, test_a_warp_multiplies_bytes
+COPIES = partial(test_copies_arrive, 701)
+
+
+@pytest.mark.slow  # each compiles: `make test-kernels`
+@pytest.mark.parametrize(
+    ("right", "wrong", "check"),
+    [
+        ('"r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0)', '"r"(a[2]), "r"(a[1]), "r"(a[3]), "r"(b0)', HALF),
+        ('"r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0)', '"r"(a[2]), "r"(a[1]), "r"(a[3]), "r"(b0)', TF32),
+        ('"r"(b0), "r"(b1)', '"r"(b1), "r"(b0)', BFLOAT16),
+        ('"+f"(c1), "+f"(c2)', '"+f"(c2), "+f"(c1)', HALF),
+        ('"+f"(c0)', '"=f"(c0)', HALF),
+        ('"bf16.bf16"', '"f16.f16"', BFLOAT16),
+        ('"m16n8k16", "f16.f16"', '"m16n8k8", "f16.f16"', HALF),
+        ('"=r"(to[1]), "=r"(to[2])', '"=r"(to[2]), "=r"(to[1])', HALF),
+        ('"cvt.rna.tf32.f32 %0, %1;"', '"mov.b32 %0, %1;"', TF32),
+        ('"r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0])', '"r"(a[2]), "r"(a[1]), "r"(a[3]), "r"(b[0])', BYTES),
+        ('"r"(b[0]), "r"(b[1])', '"r"(b[1]), "r"(b[0])', BYTES),
+        ("s32.u8.s8.s32", "s32.s8.u8.s32", BYTES),
+        ("dp4a.u32.s32", "dp4a.s32.u32", BYTES),
+        ('asm volatile("cp.async.wait_all;" ::: "memory");', "", COPIES),
+        ('"r"(bytes)\n               : "memory"', '"r"(bytes)', COPIES),
+        ("[%1], 16, %2;", "[%1], 16;", COPIES),
+    ],
+)
+def test_wrong_instructions_are_caught(right, wrong, check):
+    """The runner executes the PTX that stands in the device code."""
+    with pytest.raises(AssertionError):  # of a Failure, too
+        check(plant=(right, wrong), flags="-O0")
+
+
+def test_asm_statements_become_calls_on_their_lines():
+    source = """
+f();
+asm volatile("add.u32 %0, %1, %2; // : (" : "=r"(sum) : "r"(g(a, b)),
+             "r"(static_cast<uint32_t>(c)) : "memory");
+asm("wait;"); h();
+"""
+    made = ptx.translated(source).split("\n")
+    operands = '{"=r", sum}, {"r", g(a, b)}, {"r", static_cast<uint32_t>(c)}'
+    assert made[2] == (
+        '[&] { static const simt::Instruction simt_it("add.u32 %0, %1, %2; // : (" ); '
+        f"simt_it(true, {{{operands}}}); }}()"
+    )
+    assert made[3] == ";"
+    assert made[4].endswith("simt_it(false, {}); }(); h();")
+    assert len(made) == len(source.split("\n"))
+
+
+@pytest.mark.slow  # compiles: `make test-kernels`
+@pytest.mark.parametrize(
+    ("branch", "check"),
+    [
+        ("#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800\n  unsigned char", COPIES),
+        ("#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800 // as the lanes", BYTES),
+    ],
+)
+def test_the_forms_before_compute_capability_8(branch, check):
+    check(plant=(branch, branch.replace("defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800", "1")))
 
 
 @pytest.mark.parametrize(

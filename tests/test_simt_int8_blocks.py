@@ -1,5 +1,7 @@
 """The int8 blocks' CUDA kernel on the CPU (tests/simt): the bits of plain integer arithmetic."""
 
+from dataclasses import replace
+
 import pytest
 import reference
 import torch
@@ -17,12 +19,14 @@ def padded(weight, k):
 
 
 class Case:
-    def __init__(self, shape, k, stride, dtype=torch.uint8, tables=False, residual=False):
+    def __init__(self, shape, k, stride, dtype=torch.uint8, tables=False, residual=False, bias=None):
         generator = torch.Generator().manual_seed(k)
         n, inputs, c, h, w, o = shape
         x = values((n, inputs or c, h, w), dtype, generator)
         dw, pw = conv(c, 1, k, dtype, generator, tables), conv(o, c, 1, dtype, generator, tables and inputs is None)
         expand = conv(c, inputs, 1, dtype, generator, tables) if inputs else None
+        if bias is not None:
+            expand, dw, pw = (p and replace(p, bias=torch.full_like(p.bias, bias)) for p in (expand, dw, pw))
         added = quantized.QuantisedSum(0.75, 1.25, values((1,), dtype, generator).item()) if residual else None
         if expand:
             self.y = reference.inverted_bottleneck_int8(x, expand, dw, pw, residual=added, stride=stride)
@@ -78,6 +82,12 @@ def test_int8_blocks(k, stride):
 def test_tables_residuals_and_types(dtype):
     Case((1, None, 20, 5, 6, 24), 3, 1, dtype, tables=True).check()
     Case((1, 24, 20, 5, 6, 24), 3, 1, dtype, tables=True, residual=True).check()
+
+
+@pytest.mark.parametrize("bias", [2**31 - 1, -(2**31)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
+def test_sums_beyond_32_bits_wrap_around(dtype, bias):
+    Case((1, 24, 20, 5, 6, 24), 3, 1, dtype, bias=bias).check()
 
 
 @pytest.mark.slow  # compiles for the sanitizer: `make test-kernels`

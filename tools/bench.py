@@ -123,6 +123,7 @@ def cuda_model(args: CudaModel) -> None:
 
     results = cuda_model.run(chosen(args.groups, cuda_model.GROUPS), args.images)
     common.say(cuda_model.table(results))
+    common.say(cuda_model.goals_table(results))
     report(args.output, {"cuda_model": results})
 
 

@@ -1,4 +1,5 @@
-// The form of the int8 blocks for every device: convolutions in float64, whose sums of such integers are exact.
+// The form of the int8 blocks for every device: convolutions in float64, whose sums of such integers are exact, then cut
+// to their lower 32 bits.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/convolution.h>
@@ -29,7 +30,8 @@ Tensor convolve(
   const auto sums = at::convolution(
       q.to(at::kDouble).sub_(conv.in_zero), conv.weight.to(at::kDouble), conv.bias.to(at::kDouble), {stride, stride},
       {padding, padding}, {1, 1}, false, {0, 0}, groups);
-  const auto out = quantised(call, sums.to(at::kFloat) * conv.scale.view({-1, 1, 1}), conv.zero);
+  const auto real = sums.to(at::kLong).to(at::kInt).to(at::kFloat) * conv.scale.view({-1, 1, 1});
+  const auto out = quantised(call, real, conv.zero);
   return conv.table ? at::take(*conv.table, (out + (call.is_signed() ? 128 : 0)).to(at::kLong)).to(at::kFloat) : out;
 }
 

@@ -33,7 +33,7 @@
   extern __shared__ __align__(32) unsigned char supernet_shared_bytes[]; \
   type* const name = reinterpret_cast<type*>(supernet_shared_bytes)
 #else
-#include "simt.h"
+#include "ptx.h" // with simt.h
 #endif
 
 namespace supernet::cuda {

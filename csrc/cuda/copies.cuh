@@ -4,10 +4,6 @@
 
 #include "cuda/common.cuh"
 
-#ifndef __CUDACC__
-#include "copies.h"
-#endif
-
 namespace supernet::cuda {
 
 // 16 bytes, both on a multiple of 16; those from `bytes` on are 0 and not read.
@@ -15,24 +11,19 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global, int
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
   unsigned char* const to = static_cast<unsigned char*>(shared);
   for (int i = 0; i < 16; ++i) {
-    to[i] = i < bytes ? static_cast<const unsigned char*>(global)[i] : 0;
+    to[i] = i < bytes ? cuda::load(static_cast<const unsigned char*>(global) + i) : 0;
   }
-#elif defined(__CUDACC__)
+#else
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
                    static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
                "l"(global), "r"(bytes)
                : "memory");
-#else
-  simt::copy_async(shared, global, bytes);
 #endif
 }
 
 __device__ __forceinline__ void wait_for_copies() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-#elif defined(__CUDACC__)
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_all;" ::: "memory");
-#else
-  simt::wait_for_copies();
 #endif
 }
 

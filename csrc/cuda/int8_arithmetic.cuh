@@ -9,13 +9,7 @@ namespace supernet::cuda {
 
 // sum + Σ of four products of the bytes of `a`, unsigned, and of `b`, signed.
 __device__ __forceinline__ int dot(uint32_t a, uint32_t b, int sum) {
-#ifdef __CUDA_ARCH__
   asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(sum) : "r"(a), "r"(b));
-#else
-  for (int i = 0; i < 32; i += 8) {
-    sum += static_cast<uint8_t>(a >> i) * static_cast<int8_t>(b >> i);
-  }
-#endif
   return sum;
 }
 
@@ -23,11 +17,7 @@ __device__ __forceinline__ int dot(uint32_t a, uint32_t b, int sum) {
 // columns 2 place and 2 place + 1, and the same of row group + 8; of A in four words the steps 4 place to 4 place + 3 of
 // these two rows, then of both those 16 further; of B in two words the same steps of column `group` (PTX ISA, mma.m16n8k32).
 __device__ __forceinline__ void multiply_tile(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#else // as the lanes tell each other
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800 // as the lanes tell each other
   const int group = threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
   for (int place = 0; place < 4; ++place) {
     for (int half = 0; half < 2; ++half) {
@@ -40,6 +30,10 @@ __device__ __forceinline__ void multiply_tile(int (&c)[4], const uint32_t (&a)[4
       c[3] = dot(lower, right, c[3]);
     }
   }
+#else
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
 }
 

@@ -4,10 +4,6 @@
 
 #include "cuda/common.cuh"
 
-#ifndef __CUDACC__
-#include "tensor_cores.h"
-#endif
-
 namespace supernet::cuda {
 
 // ---- the instructions, by the PTX manual (ldmatrix, mma.m16n8k16, mma.m16n8k8) ----
@@ -15,14 +11,10 @@ namespace supernet::cuda {
 // Lane l gets of each of four 8×8 matrices of 16-bit elements the elements 2 (l % 4) and the next of row l / 4. Row r of
 // matrix m, 16 bytes in shared memory, is where lane 8 m + r points.
 __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* row) {
-#ifdef __CUDACC__
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
                : "memory");
-#else
-  simt::load_matrices(to, row);
-#endif
 }
 
 // What floats are rounded to before they are multiplied on tensor cores, where that is asked for: 10 bits of mantissa.
@@ -38,7 +30,6 @@ struct Tf32 {};
 template <typename P>
 __device__ __forceinline__ void multiply_matrices(
     float& c0, float& c1, float& c2, float& c3, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-#ifdef __CUDACC__
 #define SUPERNET_MMA(shape, types)                                                                           \
   asm volatile("mma.sync.aligned." shape ".row.col.f32." types ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, " \
                "{%8, %9}, {%0, %1, %2, %3};"                                                                 \
@@ -52,20 +43,13 @@ __device__ __forceinline__ void multiply_matrices(
     SUPERNET_MMA("m16n8k8", "tf32.tf32");
   }
 #undef SUPERNET_MMA
-#else
-  simt::multiply_matrices<P, std::is_same_v<P, Tf32>>({&c0, &c1, &c2, &c3}, a, {b0, b1});
-#endif
 }
 
 // Ties away from zero. (The instruction above cuts off what it is not given rounded.)
 __device__ __forceinline__ uint32_t to_tf32(uint32_t bits) {
-#ifdef __CUDACC__
   uint32_t rounded;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));
   return rounded;
-#else
-  return simt::to_tf32(bits);
-#endif
 }
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800

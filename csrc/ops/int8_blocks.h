@@ -2,7 +2,7 @@
 // contract for every device. A block is up to three convolutions. Each makes of q, 8-bit values of one scale and zero
 // point, other ones:
 //
-//   sum = bias + Σ weight (q - in_zero)                       32-bit integers; outside of an image q is in_zero
+//   sum = bias + Σ weight (q - in_zero)                       outside of an image q is in_zero
 //   out = clamp(round(float(sum) scale) + zero)               to the 8-bit type; halves to even
 //   out = table[out - least]                                  where there is a table
 //
@@ -12,7 +12,8 @@
 // residual adds x to the projection's output q: y = clamp(round((q - zero) pw_factor + (x - x_zero) x_factor) + y_zero),
 // in float32. Activations are all uint8 or all int8.
 //
-// Every form gives the same bits: integer sums are exact, and each step in float32 is one rounding (Int8Residual).
+// Every form gives the same bits: sums are integers of 32 bits, which wrap around (the products alone stay below 2^30, so
+// only a bias makes them; ONNX leaves it open), and each step in float32 is one rounding (Int8Residual).
 #pragma once
 
 #include <cmath>

@@ -1,6 +1,7 @@
 // A kernel that is right, and the same with one fault each: tests/test_simt.py shows that the runner sees them.
 #include "cuda/copies.cuh"
 #include "cuda/depthwise_rows.cuh"
+#include "cuda/int8_arithmetic.cuh"
 #include "cuda/mma.cuh"
 #include "export.h"
 
@@ -223,6 +224,25 @@ void matrices(const int* x, int* y, int shift, bool forget_barrier, Stream strea
   launch(matrices_kernel, 1, 64, 0, stream, x, y, shift, forget_barrier);
 }
 
+// c [16][8] = a [16][32] · b [8][32]ᵀ by a warp, rows as words; and of each lane's first words the product of four bytes.
+__global__ void bytes_kernel(const int* a, const int* b, int* c, int* products) {
+  const int group = threadIdx.x / 4, place = threadIdx.x % 4;
+  const auto word = [](const int* p) { return static_cast<uint32_t>(supernet::cuda::load(p)); };
+  const int *const upper = a + group * 8 + place, *const lower = upper + 8 * 8, *const column = b + group * 8 + place;
+  const uint32_t of_a[] = {word(upper), word(lower), word(upper + 4), word(lower + 4)};
+  const uint32_t of_b[] = {word(column), word(column + 4)};
+  int sums[4] = {};
+  multiply_tile(sums, of_a, of_b);
+  for (int i = 0; i < 4; ++i) {
+    store(c + (group + i / 2 * 8) * 8 + place * 2 + i % 2, sums[i]);
+  }
+  store(products + threadIdx.x, dot(of_a[0], of_b[0], 1000));
+}
+
+void bytes(const int* a, const int* b, int* c, int* products, Stream stream) {
+  launch(bytes_kernel, 1, 32, 0, stream, a, b, c, products);
+}
+
 // What warps ask of memory: each thread reads x[stride * t] (16 bytes of it if wide), writes y[t], four times over.
 __global__ void traffic_kernel(const float* x, float* y, int stride, bool wide) {
   const int t = threadIdx.x;
@@ -314,6 +334,7 @@ SIMT_EXPORT(copies_late_wait, copies<CopyFault::late_wait>)
 SIMT_EXPORT(copies_overwritten, copies<CopyFault::overwritten>)
 SIMT_EXPORT(copies_misaligned, copies<CopyFault::misaligned>)
 SIMT_EXPORT(matrices, matrices)
+SIMT_EXPORT(bytes, bytes)
 SIMT_EXPORT(traffic, traffic)
 SIMT_EXPORT(banks_4, banks<1>)
 SIMT_EXPORT(banks_8, banks<2>)

@@ -1,6 +1,6 @@
-"""Runs CUDA kernels on the CPU from a test (simt.h says how they run).
+"""Runs CUDA kernels on the CPU from a test (simt.h says how they run, ptx.h what inline PTX does).
 
-To prove another kernel:
+To test another kernel:
 
 1. Keep the rules at the top of ``csrc/cuda/common.cuh``, with a host function in the ``*_kernels.cuh`` that plans and
    launches, e.g. ``template <typename T> void scale(const T* x, T* y, int64_t n, float factor, Stream stream)``.
@@ -31,11 +31,13 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
+from simt import ptx
 from simt.execute import execute
 
 HERE = Path(__file__).resolve().parent
@@ -108,21 +110,37 @@ def sources(path: Path) -> dict[Path, bytes]:
 
 
 @cache
-def build(name: str, flags: str = "-O1") -> str:
-    """Compile ``name``.cpp into a shared library, once for each content of its sources. Gives its path."""
+def build(name: str, flags: str = "-O1", plant: tuple[str, str] | None = None) -> str:
+    """Compile ``name``.cpp into a shared library, once for each content of its sources. Gives its path.
+
+    The device code's inline PTX is read as calls of ``ptx.h``. ``plant``: what stands once in it, and what is there
+    instead, to see that a fault is found.
+    """
     compiler = os.environ.get("CXX", "g++")
-    command = [compiler, *FLAGS.split(), *flags.split(), "-isystem", str(TORCH_INCLUDE), f"-I{CSRC}", f"-I{HERE}"]
+    command = [compiler, *FLAGS.split(), *flags.split(), "-isystem", str(TORCH_INCLUDE)]
+    texts = {path: text.decode() for path, text in sources(HERE / f"{name}.cpp").items()}
+    device = {path: text for path, text in texts.items() if path.is_relative_to(CSRC)}
+    if plant:
+        (path,) = (path for path, text in device.items() if plant[0] in text)
+        device[path] = device[path].replace(*plant)
+    device = {path: ptx.translated(text) for path, text in device.items()}
     digest = hashlib.sha256(" ".join([*command, torch.__version__]).encode())
-    for path, text in sorted(sources(HERE / f"{name}.cpp").items()):
-        digest.update(str(path).encode() + text)
+    for path, text in sorted((texts | device).items()):
+        digest.update((str(path) + text).encode())
     library = BUILD / f"{name}-{digest.hexdigest()[:16]}.so"
     if not library.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
-        part = library.with_suffix(f".{os.getpid()}.part")
-        done = subprocess.run([*command, str(HERE / f"{name}.cpp"), "-o", str(part)], capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{name}.cpp does not compile for the runner:\n{done.stderr}")
-        part.replace(library)
+        with tempfile.TemporaryDirectory(dir=BUILD) as folder:
+            for path, text in device.items():
+                copy = Path(folder) / path.relative_to(CSRC)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_text(f'#line 1 "{path}"\n{text}')
+            part = f"{folder}/part.so"
+            command += [f"-I{folder}", f"-I{HERE}", str(HERE / f"{name}.cpp"), "-o", part]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"{name}.cpp does not compile for the runner:\n{done.stderr}")
+            Path(part).replace(library)
     return str(library)
 
 
@@ -168,6 +186,7 @@ def run(
     offset: int = 0,
     limit: float = 60,
     flags: str = "-O1",
+    plant: tuple[str, str] | None = None,
     block_shared: int = DEVICE["block_shared"],
     **arguments,
 ) -> dict:
@@ -176,9 +195,10 @@ def run(
     Args:
         offset: elements by which every buffer lies behind a multiple of 16 bytes.
         limit: seconds after which a launch that has not ended counts as one that never will.
+        plant: as for ``build``.
         block_shared: bytes of shared memory that plans may give to a block.
     """
-    library = build(file, flags)
+    library = build(file, flags, plant)
     data = {name: described(value) for name, value in arguments.items()}
     settings = {**SETTINGS, "offset": offset, "limit": limit, "block_shared": block_shared}
     results = []

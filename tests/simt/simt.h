@@ -1,4 +1,4 @@
-// Runs CUDA kernels on the CPU, one fiber per CUDA thread, to prove them without a GPU: g++ reads this header where
+// Runs CUDA kernels on the CPU, one fiber per CUDA thread, to test them without a GPU: g++ reads this header where
 // nvcc reads its own (csrc/cuda/common.cuh chooses), and the kernels' bodies stay as they are.
 //
 // A thread runs until it waits: at a barrier for its block, at a shuffle, a vote or __syncwarp for its warp. Then the

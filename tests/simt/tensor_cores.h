@@ -1,5 +1,5 @@
 // The tensor cores' instructions on the runner, with the elements in the lanes where the PTX manual has them ("Matrix
-// fragments for mma.m16n8k16", "… mma.m16n8k8", "ldmatrix").
+// fragments for mma.m16n8k8", "… mma.m16n8k16", "… mma.m16n8k32", "ldmatrix"): a register holds neighbours along k.
 //
 // A warp that comes to ldmatrix has met there, which would hide that it did not wait for its own stores before: no lane
 // reads before all have come. So what is read is what shared memory held when the first lane came. What other lanes
@@ -43,7 +43,7 @@ inline void require_rows(const void* row, size_t stride) {
   require(stride % 16 == 0, "the rows of a matrix are not multiples of 16 bytes apart");
 }
 
-inline void load_matrices(uint32_t (&to)[4], const void* row, SIMT_PLACE) {
+inline void load_matrices(uint32_t (&to)[4], const void* row, const Place& place) {
   struct Lane {
     const char* row;
     uint32_t* to;
@@ -64,63 +64,78 @@ inline void load_matrices(uint32_t (&to)[4], const void* row, SIMT_PLACE) {
   });
 }
 
-// The i-th element of a fragment, of 16 bits with the lower half of a register first, or of 32. What was never written
-// stays to be seen as that.
-template <typename T, bool kTf32>
-float element(const uint32_t* words, int i) {
-  if constexpr (kTf32) {
-    return std::bit_cast<float>(std::isnan(std::bit_cast<float>(words[i])) ? words[i] : words[i] & ~0x1fffu);
-  } else {
-    const auto bits = uint16_t(words[i / 2] >> (i % 2 * 16));
-    return bits == 0xffff ? std::bit_cast<float>(0xffffffffu) : float(T(bits, T::from_bits()));
-  }
-}
-
 inline uint32_t to_tf32(uint32_t bits) {
   return std::isnan(std::bit_cast<float>(bits)) ? bits : (bits + 0x1000) & ~0x1fffu;
 }
 
-template <typename T, bool kTf32>
+// What a register of a fragment holds: elements of a and of b, the lowest bits first. What was never written stays to be
+// seen as that.
+template <typename T>
+struct Halves {
+  using Sum = float;
+  static constexpr int elements = 2;
+  static float a(uint32_t word, int i) {
+    const auto bits = uint16_t(word >> (i * 16));
+    return bits == 0xffff ? std::bit_cast<float>(0xffffffffu) : float(T(bits, T::from_bits()));
+  }
+  static float b(uint32_t word, int i) {
+    return a(word, i);
+  }
+};
+struct Tf32Words {
+  using Sum = float;
+  static constexpr int elements = 1;
+  static float a(uint32_t word, int) {
+    return std::bit_cast<float>(std::isnan(std::bit_cast<float>(word)) ? word : word & ~0x1fffu);
+  }
+  static float b(uint32_t word, int) {
+    return a(word, 0);
+  }
+};
+template <typename A, typename B>
+struct Bytes {
+  using Sum = uint32_t; // which wraps around
+  static constexpr int elements = 4;
+  static int a(uint32_t word, int i) {
+    return A(word >> (i * 8));
+  }
+  static int b(uint32_t word, int i) {
+    return B(word >> (i * 8));
+  }
+};
+
+// c [16][8] += a [16][k] · b [k][8], with k four registers' elements times two.
+template <typename Form, typename Sum = typename Form::Sum>
 void multiply_matrices(
-    std::array<float*, 4> c, const uint32_t (&a)[4], std::array<uint32_t, 2> b, SIMT_PLACE) {
+    std::array<Sum, 4>& c, const std::array<uint32_t, 4>& a, const std::array<uint32_t, 2>& b, const Place& place) {
   struct Lane {
-    std::array<float*, 4> c;
-    const uint32_t* a;
-    std::array<uint32_t, 2> b;
+    std::array<Sum, 4>& c;
+    const std::array<uint32_t, 4>& a;
+    const std::array<uint32_t, 2>& b;
   } lane = {c, a, b};
   wait_warp(kFullMask, reinterpret_cast<uint64_t>(&lane), place, [](auto warp) {
     if (memory.counting) {
       return;
     }
-    constexpr int kDepth = kTf32 ? 8 : 16;
-    float a[16][kDepth], b[kDepth][8];
+    constexpr int n = Form::elements, half = 4 * n;
+    Sum a[16][2 * half], b[2 * half][8];
     for (int l = 0; l < 32; ++l) {
       const auto& lane = *reinterpret_cast<Lane*>(warp[l].value);
-      const int group = l / 4, in_group = l % 4;
-      if constexpr (kTf32) {
-        for (int i = 0; i < 4; ++i) {
-          a[i == 0 || i == 2 ? group : group + 8][i < 2 ? in_group : in_group + 4] = element<T, true>(lane.a, i);
+      const int group = l / 4, first = l % 4 * n;
+      for (int i = 0; i < n; ++i) {
+        for (int word = 0; word < 4; ++word) {
+          a[group + word % 2 * 8][first + i + word / 2 * half] = Form::a(lane.a[word], i);
         }
-        for (int i = 0; i < 2; ++i) {
-          b[i == 0 ? in_group : in_group + 4][group] = element<T, true>(lane.b.data(), i);
-        }
-      } else {
-        for (int i = 0; i < 8; ++i) {
-          const int row = (0 <= i && i < 2) || (4 <= i && i < 6) ? group : group + 8;
-          a[row][in_group * 2 + (i & 1) + (i < 4 ? 0 : 8)] = element<T, false>(lane.a, i);
-        }
-        for (int i = 0; i < 4; ++i) {
-          b[in_group * 2 + (i & 1) + (i < 2 ? 0 : 8)][group] = element<T, false>(lane.b.data(), i);
+        for (int word = 0; word < 2; ++word) {
+          b[first + i + word * half][group] = Form::b(lane.b[word], i);
         }
       }
     }
     for (int l = 0; l < 32; ++l) {
       const auto& lane = *reinterpret_cast<Lane*>(warp[l].value);
-      const int group = l / 4, in_group = l % 4;
       for (int i = 0; i < 4; ++i) {
-        const int row = i < 2 ? group : group + 8, column = in_group * 2 + (i & 1);
-        for (int k = 0; k < kDepth; ++k) {
-          *lane.c[i] += a[row][k] * b[k][column];
+        for (int k = 0; k < 2 * half; ++k) {
+          lane.c[i] += a[l / 4 + i / 2 * 8][k] * b[k][l % 4 * 2 + i % 2];
         }
       }
     }

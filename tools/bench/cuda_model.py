@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -40,6 +41,13 @@ GOAL = 1.15  # moved / minimum
 SECTOR = 32
 IN_FLIGHT = 17 << 10
 """Bytes per multiprocessor of an H100: its bandwidth by some 680 ns of latency under load (assumed), over 132."""
+GOALS: dict[str, tuple[str, float, Callable[[float, float], bool]]] = {
+    f"moved ≤ {GOAL}": ("ratio", GOAL, operator.le),
+    "banks ≤ 1.2": ("shared_ratio", 1.2, operator.le),
+    f"in flight ≥ {IN_FLIGHT >> 10} KiB": ("in_flight", IN_FLIGHT, operator.ge),
+    "blocks ≥ 132": ("blocks", SETTINGS["multiprocessors"], operator.ge),
+}
+"""Each with its figure of a case: what it is compared with, and how. A block for each multiprocessor is a wave."""
 WEIGHTS = {
     f"{part}{name}"
     for part in ("", "dw_", "pw_", "expand_")
@@ -144,6 +152,32 @@ def run(groups: Sequence[str], images: int) -> list[dict]:
             results.append(measure(case, images))
             bar.advance()
     return results
+
+
+def goals(results: Sequence[dict]) -> list[list[str]]:
+    """Of each operator and type: cases, and for each of GOALS how many reach it, and the worst figure."""
+    rows = {}
+    for r in results:
+        rows.setdefault((r["name"].split()[0], r["function"].rsplit("_", 1)[1]), []).append(r)
+    table = []
+    for (name, kind), cases in rows.items():
+        row = [name, kind, str(len(cases))]
+        for key, goal, reaches in GOALS.values():
+            found = [case[key] for case in cases]
+            worst = max(found) if reaches is operator.le else min(found)
+            shown = f"{worst >> 10} KiB" if key == "in_flight" else f"{worst:.2f}" if key != "blocks" else f"{worst}"
+            row.append(f"{sum(reaches(figure, goal) for figure in found)}, {shown}")
+        table.append(row)
+    return table
+
+
+def goals_table(results: Sequence[dict]) -> Table:
+    out = Table(title="Cases that reach a goal, and the worst figure")
+    for column in ("operator", "type", "cases", *GOALS):
+        out.add_column(column)
+    for row in goals(results):
+        out.add_row(*row)
+    return out
 
 
 def table(results: Sequence[dict]) -> Table:
