@@ -74,7 +74,7 @@ def run(args: Args) -> None:
         restart=args.restart,
         grows=args.grows,
         defaults={**common.defaults(args), "precision": "fp32"},  # all that there was
-        made_with={"data": images.identity, "space": args.space},
+        made_with={"data": images.identity, "space": args.space, "device": device.type},
     )
     if args.plan:
         with planning.planning(args) as making:
