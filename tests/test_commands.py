@@ -117,11 +117,12 @@ def test_nothing_is_set_aside_for_a_training_that_cannot_be(words, expected, run
     assert sorted(path.name for path in run.iterdir() if path.name != ".lock") == names
 
 
-def test_a_run_that_grows_keeps_its_augmentation(tmp_path, space_file):
+def test_a_run_that_grows_keeps_its_augmentation_and_kernels(tmp_path, space_file):
     at = ("train_supernet", "--run", tmp_path / "run", "--space", space_file, *TRAIN[:-3], "--quiet")
-    ok(*at, "--epochs", 1)
-    ok(*at, "--plan", "--epochs", 40)  # from 30 epochs on a new run is augmented
+    ok(*at, "--epochs", 1, "--kernels", "eager")
+    ok(*at, "--plan", "--epochs", 40)  # from 30 epochs on a new run is augmented, on the CPU it is fused
     assert "augment: False → True" in refused(*at, "--epochs", 40, "--augment")
+    assert "kernels: eager → fused" in refused(*at, "--epochs", 40, "--kernels", "fused")
 
 
 def test_a_single_control_is_in_the_table(run):

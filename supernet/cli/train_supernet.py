@@ -56,7 +56,8 @@ def run(args: Args) -> None:
         sync_bn=args.sync_bn,
     )
     distributed.share(fit.batch_size, fit.accumulate)
-    cfg = args.config(space, fit, defaults.kernels(device, args.kernels, args.sync_bn))
+    kernels = (defaults if args.restart else folder).kernels(device, args.kernels, args.sync_bn)
+    cfg = args.config(space, fit, kernels)
     args = dataclasses.replace(
         args,
         data=name,
