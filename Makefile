@@ -37,9 +37,10 @@ test-kernels: $(VENV)/built
 test-headers: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto -m slow tests/test_headers.py
 
-# What decides on a machine with a GPU, in 9 minutes; nothing is installed or downloaded. DRY=1: on the CPU, tiny.
+# What decides on a machine with a GPU, in 9 minutes (MINUTES=30: each stage has longer); nothing is installed or
+# downloaded. Results lie in runs/gpu, and are gone on with; delete it to begin anew. DRY=1: on the CPU, tiny.
 gpu:
-	PYTHONPATH=.:tests:tools $(or $(wildcard $(BIN)/python),$(PYTHON)) -m gpu.run $(if $(DRY),--dry)
+	PYTHONPATH=.:tests:tools $(or $(wildcard $(BIN)/python),$(PYTHON)) -m gpu.run $(if $(DRY),--dry) $(MINUTES:%=--minutes %)
 
 # Workers of Ray, which is too large (257 MB) to be installed for every test.
 test-ray: $(VENV)/built

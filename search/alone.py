@@ -26,6 +26,7 @@ from supernet.space import Arch
 from supernet.training import defaults, standalone
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig
+from supernet.training.measured import Kernels
 
 TRAINED = {"budget": dict, "arch": [COUNT], "seed": COUNT, "val_accuracy?": SHARE, "accuracy?": SHARE}  # a log's line
 Train = Callable[[Arch, int], float]  # architecture, seed -> accuracy; picklable, as other processes may run it
@@ -96,6 +97,7 @@ class OnRun:
     lr: float | None
     limit: int | None
     device: str
+    kernels: Kernels
     data_root: Path | None = None
     workers: int = 0  # processes that decode images, of each training
 
@@ -119,7 +121,7 @@ class OnRun:
             augment=defaults.augments(None, self.epochs),
         )
         network, _ = standalone.train(
-            space, arch, images, cfg, self.under_way(arch, seed), device, kernels=defaults.kernels(device)
+            space, arch, images, cfg, self.under_way(arch, seed), device, kernels=self.kernels
         )
         return judge(network, images)
 

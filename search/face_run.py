@@ -25,6 +25,7 @@ from supernet.shape import COUNT, SHARE, Number
 from supernet.space import Arch, Space
 from supernet.training import checkpoint, defaults
 from supernet.training.loop import fit
+from supernet.training.measured import Wish
 
 RESULT = {
     "accuracy": SHARE,
@@ -114,6 +115,7 @@ class FaceRun:
     device: torch.device
     progress: Progress = silent
     told: Callable[[str], None] = lambda line: None
+    kernels: Wish = "auto"
 
     @property
     def resolution(self) -> int:
@@ -152,7 +154,8 @@ class FaceRun:
         torch.manual_seed(self.training.seed)
         space, arch = network(candidate, self.resolution)
         identities = len(self.opened.identities)
-        model = Recogniser(Network(space, arch, kernels=defaults.kernels(self.device)), identities).to(self.device)
+        kernels = defaults.kernels(self.device, self.kernels)
+        model = Recogniser(Network(space, arch, kernels=kernels), identities).to(self.device)
 
         def validate() -> dict:
             first, second, same = faces.pair_embeddings(model, self.root, self.opened.pairs, self.resolution)

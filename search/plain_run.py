@@ -29,6 +29,7 @@ from supernet.space import Arch, Space
 from supernet.tables import Table
 from supernet.training import defaults, standalone
 from supernet.training.evaluation import evaluate
+from supernet.training.measured import Wish
 
 RESULT = {"params": COUNT, "val_accuracy": SHARE, "test_accuracy": SHARE, "test_images": COUNT}
 Image = tuple[int, Size, int]  # channels, size, classes
@@ -108,6 +109,7 @@ class PlainRun:
     device: torch.device
     progress: Progress = silent
     told: Callable[[str], None] = lambda line: None
+    kernels: Wish = "auto"
 
     @property
     def image(self) -> Image:
@@ -152,7 +154,7 @@ class PlainRun:
             self.training.fit(epochs),
             folder,
             self.device,
-            kernels=defaults.kernels(self.device),
+            kernels=defaults.kernels(self.device, self.kernels),
             label=label,
             progress=self.progress,
         )

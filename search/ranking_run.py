@@ -24,7 +24,6 @@ from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
 from supernet.shape import COUNT
 from supernet.space import Arch, Space
-from supernet.training import defaults
 
 
 def choose(run: RunFolder, space: Space, pick: str, n: int, seed: int) -> list[Arch]:
@@ -84,7 +83,7 @@ class Study:
             pick: where the architectures come from, for the record.
         """
         run, space, folder, epochs = self.run, self.run.space(), self.train.folder, self.train.epochs
-        supernet = run.supernet(space, self.device, defaults.kernels(self.device))
+        supernet = run.supernet(space, self.device, self.train.kernels)
         recalibration = spos.recalibration_images(self.images, *self.recalibration)
         scoring, one_shot = halves(self.images.val)[0], {}
         for mode in self.bn:

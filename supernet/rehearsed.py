@@ -16,6 +16,7 @@ from supernet.runs import RunFolder
 from supernet.space import Arch
 from supernet.training import defaults, distributed
 from supernet.training.evaluation import validate
+from supernet.training.measured import Wish
 from supernet.training.plan import Stage, Work
 from supernet.training.rehearsal import Rehearsal, Shadow
 
@@ -33,6 +34,7 @@ def rehearse(
     settings: Settings,
     *,
     device: str | None,
+    kernels: Wish,
     executor: Executor,
     workers: int,
     data_root: Path | None,
@@ -49,6 +51,7 @@ def rehearse(
         archs,
         settings,
         device=device,
+        kernels=kernels,
         executor=executor,
         workers=workers,
         data_root=data_root,

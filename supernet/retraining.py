@@ -21,6 +21,7 @@ from supernet.space import Arch
 from supernet.training import defaults, distributed, standalone
 from supernet.training.evaluation import validate
 from supernet.training.loop import Drive, FitConfig, require_steps
+from supernet.training.measured import Kernels, Wish
 
 CONFIGURED = "config"  # the name of a network that the front did not choose
 Networks = Callable[[str], Mapping[str, Network]]  # by name, built with these kernels
@@ -73,6 +74,7 @@ class Job:
     arch: Arch
     settings: Settings
     device: str
+    kernels: Kernels
     data_root: Path | None
     threads: int  # of the CPU
     workers: int  # processes that decode images
@@ -142,6 +144,7 @@ def train(
     settings: Settings,
     *,
     device: str | None = None,
+    kernels: Wish = "auto",
     executor: Executor = Processes(),
     workers: int = 0,
     data_root: Path | None = None,
@@ -153,6 +156,7 @@ def train(
 
     Args:
         archs: by the names of their folders.
+        kernels: as ``RunFolder.kernels`` has them.
         executor: who trains; on one GPU, and under torchrun, this process trains one network after another.
         workers: processes that decode images, of all of them together.
         aside: called where a folder held another training, which was renamed.
@@ -165,7 +169,8 @@ def train(
     executor = executors.for_device(executor, where) if distributed.world() == 1 else Processes()
     at_once = min(executor.at_once, len(archs))
     each = max(1, machine.cores() // at_once), -(-workers // at_once)
-    jobs = {name: Job(run, name, arch, settings, str(where), data_root, *each) for name, arch in archs.items()}
+    how = str(where), run.kernels(where, kernels, settings.sync_bn), data_root, *each
+    jobs = {name: Job(run, name, arch, settings, *how) for name, arch in archs.items()}
     if settings.epochs:  # before a folder is set aside for a training that cannot be
         require_steps(run.images(data_root, settings.limit).train, settings.fit)
     if distributed.rank() == 0:
@@ -211,8 +216,8 @@ def train_alone(
     run, device = job.run, torch.device(job.device)
     if device.type == "cpu":
         torch.set_num_threads(job.threads)
-    space, kernels = run.space(), defaults.kernels(device, sync_bn=job.settings.sync_bn)
-    supernet = run.supernet(space, device, kernels)
+    space = run.space()
+    supernet = run.supernet(space, device, job.kernels)
     return standalone.train(
         space,
         job.arch,
@@ -220,7 +225,7 @@ def train_alone(
         job.settings.fit,
         run.network(job.name).path,
         device,
-        kernels=kernels,
+        kernels=job.kernels,
         supernet=supernet if job.settings.inherit else None,
         eps=supernet.options["eps"],
         label=job.name,

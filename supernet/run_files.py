@@ -19,7 +19,8 @@ CONFIG = {
     "resolution?": (None, str, POSITIVE),
     "epochs?": (COUNT, [COUNT]),
     "method?": str,
-    "made_with?": {"version?": str, "torch?": str, "space?": (None, str), "data?": IDENTITY},
+    "kernels?": ("fused", "eager"),
+    "made_with?": {"version?": str, "torch?": str, "device?": str, "space?": (None, str), "data?": IDENTITY},
 }
 COSTS = {"latency_ms?": COST, "flops?": COST, "params?": COST, "activations?": COST}
 ENTRY = {"arch": ARCH, "layers?": str, "one_shot_accuracy?": SHARE, **COSTS}

@@ -37,7 +37,8 @@ from supernet.progress import Progress, silent
 from supernet.run_files import BEGUN, CONFIG, FOUND, PROBABILITIES, SPACES, SUPERNET, WEIGHTS, WRITTEN
 from supernet.run_fronts import Found
 from supernet.space import Arch, Space
-from supernet.training import average, checkpoint, distributed
+from supernet.training import average, checkpoint, defaults, distributed
+from supernet.training.measured import Kernels, Wish
 
 RECORD = "made_with"  # in config.json, beside the settings: what a later command compares, not what shapes a run
 
@@ -232,6 +233,18 @@ class RunFolder(Found):
         own = families.with_resolutions(spaces.get(code, *space.images), families.resolutions.of(space))
         space.require(own.fingerprint, f"the space of {code}")
         return dataclasses.replace(space, make=own.make).with_operations(*own.operations)
+
+    def kernels(self, device: torch.device, wish: Wish = "auto", sync_bn: bool = False) -> Kernels:
+        """``wish``; ``auto``: what the run was trained with on a device of this kind, else as `defaults.kernels` says.
+
+        Raises:
+            UserError: as `defaults.kernels`.
+        """
+        if wish == "auto" and not sync_bn and self.config_path.exists():
+            config = self.config()
+            if config.get(RECORD, {}).get("device") == device.type:
+                wish = config.get("kernels", wish)
+        return defaults.kernels(device, wish, sync_bn)
 
     def supernet(self, space: Space, device: torch.device, kernels: str) -> Supernet:
         """The trained supernet.

@@ -7,7 +7,7 @@ A shape is
     {"a": shape, "b?": shape}      an object with these fields, of which ``b`` may be left out; others are free
     {str: shape}                   an object whose values all look like that
     [shape]                        a list of them
-    (shape, shape)                 either
+    (shape, shape)                 either; ("a", "b"): one of these texts
     Number(0, 1)                   a number in a range; ``Number(0, 9, whole=True)``
     any other value                that value
 """
@@ -57,14 +57,16 @@ def require(data: Any, shape: Any) -> None:
 
 
 def _require(data: Any, shape: Any, where: str) -> None:
-    if isinstance(shape, tuple):
+    if isinstance(shape, tuple) and all(isinstance(either, str) for either in shape):
+        _expect(data in shape, data, " or ".join(map(repr, shape)), where)
+    elif isinstance(shape, tuple):
         for either in shape[:-1]:
             try:
                 return _require(data, either, where)
             except ValueError:
                 pass
         return _require(data, shape[-1], where)
-    if isinstance(shape, dict):
+    elif isinstance(shape, dict):
         _expect(isinstance(data, dict), data, "an object", where)
         for name, inner in shape.items():
             if name is str:

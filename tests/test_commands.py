@@ -17,6 +17,8 @@ import pytest
 from PIL import Image
 
 from supernet.cli.common import COMMANDS
+from supernet.errors import UserError
+from supernet.runs import RunFolder
 from tests.conftest import tiny_space
 from tests.test_cli import command, ok, refused
 
@@ -115,11 +117,12 @@ def test_nothing_is_set_aside_for_a_training_that_cannot_be(words, expected, run
     assert sorted(path.name for path in run.iterdir() if path.name != ".lock") == names
 
 
-def test_a_run_that_grows_keeps_its_augmentation(tmp_path, space_file):
+def test_a_run_that_grows_keeps_its_augmentation_and_kernels(tmp_path, space_file):
     at = ("train_supernet", "--run", tmp_path / "run", "--space", space_file, *TRAIN[:-3], "--quiet")
-    ok(*at, "--epochs", 1)
-    ok(*at, "--plan", "--epochs", 40)  # from 30 epochs on a new run is augmented
+    ok(*at, "--epochs", 1, "--kernels", "eager")
+    ok(*at, "--plan", "--epochs", 40)  # from 30 epochs on a new run is augmented, on the CPU it is fused
     assert "augment: False → True" in refused(*at, "--epochs", 40, "--augment")
+    assert "kernels: eager → fused" in refused(*at, "--epochs", 40, "--kernels", "fused")
 
 
 def test_a_single_control_is_in_the_table(run):
@@ -229,6 +232,33 @@ def test_numbers_that_cannot_be_are_one_line(module, arguments, told, tmp_path, 
     assert (caught.value.code, len(lines)) == (2, 1)
     assert told in lines[0]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("evolve", ("--flops-max", "1e9")),
+        ("specialise", ()),
+        ("rank", ("--n", "3", "--epochs", "1")),
+        ("retrain", ("--jobs", "1", "--controls", "0", "--epochs", "0", "--inherit")),
+    ],
+)
+def test_a_trained_run_is_run_as_it_was_trained(module, words, run, monkeypatch, capsys):
+    """Unless another form is wished for."""
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**settings, "kernels": "eager", "made_with": {"device": "cpu"}}))
+
+    def supernet(self, space, device, kernels):
+        raise UserError(f"asked for {kernels}")
+
+    monkeypatch.setattr(RunFolder, "supernet", supernet)
+    command = importlib.import_module(f"supernet.cli.{module}")
+    for flags, expected in ((), "eager"), (("--kernels", "fused"), "fused"):
+        flags = (*words, *flags, "--run", str(run), "--device", "cpu", "--workers", "1", "--quiet")
+        monkeypatch.setattr(sys, "argv", [f"tools/{module}.py", *flags])
+        with pytest.raises(SystemExit):
+            command.main()
+        assert f"error: asked for {expected}\n" in capsys.readouterr().err
 
 
 def test_a_reader_who_leaves_is_no_error():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from conftest import refused
@@ -76,21 +74,12 @@ def test_processes_on_the_cpu_need_no_device(monkeypatch):
     assert cuda.calls == []
 
 
-def test_kernels_follow_the_wish_then_what_was_measured(monkeypatch, tmp_path):
-    measured = tmp_path / "measured.json"
-    measured.write_text('{"Fast": {"kernels": "fused"}, "Slow": {"kernels": "eager"}}')
-    found = [defaults.measured_kernels(gpu, measured) for gpu in ("Fast", "Slow", "Other")]
-    assert found == ["fused", "eager", "eager"]
-
+def test_kernels_follow_the_wish_then_what_was_measured(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", {cpu: "none", gpu: "Fast"}.get)
-    monkeypatch.setattr(defaults, "measured_kernels", {"Fast": "fused"}.get)
+    monkeypatch.setattr(defaults.measured, "kernels", {"Fast": "fused"}.get)
     assert [defaults.kernels(device) for device in (cpu, gpu, torch.device("meta"))] == ["fused", "fused", "eager"]
     assert [defaults.kernels(gpu, wish) for wish in ("fused", "eager")] == ["fused", "eager"]
     assert [defaults.kernels(device, sync_bn=True) for device in (cpu, gpu)] == ["eager", "eager"]
     assert "need eager kernels" in refused(defaults.kernels, gpu, "fused", True)
-
-
-def test_the_measurements_that_are_shipped_name_one_of_the_two():
-    shipped = json.loads(defaults.MEASURED.read_text())
-    assert all(entry["kernels"] in ("fused", "eager") for entry in shipped.values())
+    assert "unknown kernels 'fussed': expected auto, fused, eager" in refused(defaults.kernels, cpu, "fussed")

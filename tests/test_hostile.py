@@ -384,6 +384,7 @@ def test_sizes_of_spaces_have_bounds():
         (shape.SHARE, [0, 1, 0.5], [-0.1, 1.1, math.nan, False]),
         (shape.COUNT, [0, 7], [-1, 1.0, 2**60]),
         ((None, str), [None, "a"], [1, ["a"]]),
+        (("a", "b"), ["a", "b"], ["c", 1, None, ["a"]]),
         ([int], [[], [1, 2]], [[1, "2"], {}, None]),
         ({"a": int, "b?": str}, [{"a": 1}, {"a": 1, "b": "", "c": None}], [{}, {"a": 1, "b": 1}, {"b": ""}, []]),
         ({str: int}, [{}, {"x": 1}], [{"x": "1"}, [1]]),

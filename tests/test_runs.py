@@ -255,3 +255,29 @@ def test_accuracies_beyond_one_and_numbers_beyond_the_front_are_refused(old):
     old.front_path.write_text(json.dumps(front))
     with pytest.raises(UserError, match=r"one_shot_accuracy is .*expected a number from 0 to 1"):
         old.front(old.space())
+
+
+def test_kernels_are_those_that_a_run_was_trained_with_on_such_a_device(tmp_path, old):
+    run = RunFolder(tmp_path / "new")
+    run.begin({"kernels": "eager"}, made_with={"device": "cpu"})
+    assert [run.kernels(CPU, wish) for wish in ("auto", "fused", "eager")] == ["eager", "fused", "eager"]
+    assert old.kernels(CPU) == "fused"  # version 0.1 did not record the device
+    other = RunFolder(tmp_path / "other")
+    other.begin({"kernels": "eager"}, made_with={"device": "cuda"})
+    assert other.kernels(CPU) == "fused"
+    assert RunFolder(tmp_path / "none").kernels(CPU) == "fused"
+
+
+def test_kernels_that_do_not_synchronise_are_left_for_it(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.begin({"kernels": "fused"}, made_with={"device": "cpu"})
+    assert run.kernels(CPU, sync_bn=True) == "eager"
+    with pytest.raises(UserError, match="need eager kernels"):
+        run.kernels(CPU, "fused", sync_bn=True)
+
+
+def test_kernels_that_are_none_are_refused(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.begin({"kernels": "fussed"}, made_with={"device": "cpu"})
+    with pytest.raises(UserError, match="kernels is 'fussed', expected 'fused' or 'eager'"):
+        run.kernels(CPU)

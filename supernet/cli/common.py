@@ -29,6 +29,7 @@ from supernet.errors import UserError, dead_loader
 from supernet.plugins import is_reference
 from supernet.progress import Progress, shown
 from supernet.size import Size
+from supernet.training.measured import Wish
 
 if TYPE_CHECKING:
     from supernet.executor import Executor
@@ -154,7 +155,15 @@ class OnRun:
 
 
 @dataclass(frozen=True)
-class Alone(Computing, Training, Decoding, Workers, OnRun):
+class Kernels:
+    """Option of commands that run a supernet, or train networks of one."""
+
+    kernels: Wish = "auto"
+    """The project's operators or plain PyTorch; auto: as the run was trained on such a device, else what is faster."""
+
+
+@dataclass(frozen=True)
+class Alone(Computing, Training, Decoding, Workers, Kernels, OnRun):
     """Options of commands that train found networks alone."""
 
     limit: Annotated[int | None, UNSET] = None

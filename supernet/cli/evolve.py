@@ -10,7 +10,7 @@ from supernet.errors import UserError
 
 
 @dataclass(frozen=True)
-class Args(searching.SearchArgs, common.OnRun):
+class Args(searching.SearchArgs, common.Kernels, common.OnRun):
     algorithm: Literal["ces", "spos", "random"] = "ces"
     """CES (NSGA-II in a window), SPOS's evolution, or random search, each with the same budget and log."""
     predictor: bool = False
@@ -32,7 +32,7 @@ def run(args: Args) -> None:
     space = folder.space()
     problem = searching.problem(args, folder.lut_path, space)
     device = defaults.device(args.device)
-    supernet = folder.supernet(space, device, defaults.kernels(device))
+    supernet = folder.supernet(space, device, folder.kernels(device, args.kernels))
     algorithm, config = ALGORITHMS["guided" if args.predictor else args.algorithm]
     budget = config(population=args.population, iterations=args.iterations, seed=args.seed)
     search = algorithm(space, problem.costs, problem.bounds, problem.objectives, budget)

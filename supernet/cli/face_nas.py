@@ -12,7 +12,7 @@ from supernet.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(common.Bounds, common.Computing, common.Decoding, common.Beginning):
+class Args(common.Bounds, common.Kernels, common.Computing, common.Decoding, common.Beginning):
     faces: Path
     """Directory with one folder of aligned images for each identity."""
     pairs: Path
@@ -52,10 +52,11 @@ def run(args: Args) -> None:
     controller = face_run.controller(
         args.depth, width, args.epochs, args.resolution, flops_max=args.flops_max, params_max=args.params_max
     )
-    settings = {**common.settings(args, "final_epochs"), "width": width}
+    settings = {**common.settings(args, "kernels", "final_epochs"), "width": width}
     folder = common.open_run(args)
     training = face_run.training(args.batch_size, args.lr, args.seed)
-    job = face_run.FaceRun(folder, args.faces, args.pairs, opened, training, device, args.progress, common.tell)
+    told = args.progress, common.tell
+    job = face_run.FaceRun(folder, args.faces, args.pairs, opened, training, device, *told, args.kernels)
     with folder.lock():
         folder.begin(settings, restart=args.restart, defaults=common.defaults(args))
         common.say(

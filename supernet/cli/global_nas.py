@@ -13,7 +13,7 @@ from supernet.errors import UserError
 
 
 @dataclass(frozen=True)
-class Args(common.Bounds, common.NewRun):
+class Args(common.Bounds, common.Kernels, common.NewRun):
     run: common.Folder = Path("runs/global-nas")
     preset: Literal["small", "tiny", "mobile"] = "small"
     """Bounds and epochs: the paper's tiny or mobile (GPU-days), or small ones for two cores."""
@@ -57,12 +57,12 @@ def run(args: Args) -> None:
     cutout = plain_run.widest_cutout(images, 16) if args.cutout is None else args.cutout
     names = ("depth", "width", "epochs", "micro_epochs")
     config = plain_run.configure(args.preset, **{name: getattr(args, name) for name in names})
-    settings = common.settings(args, "final_epochs", "macro_width")
+    settings = common.settings(args, "kernels", "final_epochs", "macro_width")
     settings |= {"data": name, "limit": limit, "cutout": cutout, **dataclasses.asdict(config)}
     folder = common.open_run(args)
     opened = dataclasses.replace(folder.decoded(images, args.progress), train=images.train.with_cutout(cutout))
     training = plain_run.training(args.preset, args.batch_size, args.lr, args.augment, args.seed)
-    job = plain_run.PlainRun(folder, opened, training, device, args.progress, common.tell)
+    job = plain_run.PlainRun(folder, opened, training, device, args.progress, common.tell, args.kernels)
     bounds = (args.flops_max, args.params_max)
     # Refuses impossible bounds before anything is written.
     controller = plain_run.controller(config, job.image, *bounds)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args(planning.Planned, common.Devices, common.Training, common.NewRun):
+class Args(planning.Planned, common.Devices, common.Training, common.Kernels, common.NewRun):
     """What every method takes; enough for one whose ``Config`` and ``run`` need no more (``supernet/methods``)."""
 
     method: Annotated[str, tyro.conf.arg(metavar="spos|ofa|dsnas|nss")] = "spos"
@@ -48,8 +48,6 @@ class Args(planning.Planned, common.Devices, common.Training, common.NewRun):
     """Largest gradient norm; 0 turns clipping off."""
     augment: Annotated[bool | None, common.UNSET] = None
     """Random crops and flips; defaults to on from 30 epochs, since short trainings do better without."""
-    kernels: Literal["auto", "fused", "eager"] = "auto"
-    """The project's operators or plain PyTorch; auto: fused on the CPU, and on GPUs on which it was measured faster."""
 
     grows: ClassVar[tuple[str, ...]] = ()  # settings that may be larger when the run goes on
 

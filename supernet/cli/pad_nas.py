@@ -21,7 +21,7 @@ CONTROLS = 4  # random architectures that are trained beside the best at the end
 
 
 @dataclass(frozen=True)
-class Args(planning.Planned, common.Images, searching.SearchArgs):
+class Args(planning.Planned, common.Kernels, common.Images, searching.SearchArgs):
     run: common.Folder = Path("runs/pad_nas")
     """Run folder; the same command continues a run that was stopped."""
     space: str = "basic"
@@ -66,7 +66,7 @@ def run(args: Args) -> None:
         ces=CESConfig(args.population, args.iterations, seed=args.seed),
         scoring=args.scoring,
         random=args.random,
-        kernels=defaults.kernels(device),
+        kernels=defaults.kernels(device, args.kernels),
     )
     settings = {
         "data": name,
@@ -76,9 +76,9 @@ def run(args: Args) -> None:
     }
     settings |= {"batch_size": args.batch_size, "lr": lr, "augment": augment, "data_root": str(args.data_root)}
     made_with = {"data": images.identity}
-    of_stage = {**settings, "made_with": made_with}
+    of_stage = {**settings, "kernels": cfg.kernels, "made_with": {**made_with, "device": device.type}}
     args = dataclasses.replace(args, data=name)
-    folder, config = common.open_run(args), common.settings(args, "retrain") | settings
+    folder, config = common.open_run(args), common.settings(args, "kernels", "retrain") | settings
     config |= {"space": space.name, "fingerprint": space.fingerprint}
     config["lut"] = [LatencyTable.load(path).identity for path in args.lut]
     if folder.config_path.exists():

@@ -57,7 +57,7 @@ class Planning:
         """Networks to be trained alone, in ``folder``."""
         from supernet import rehearsed
 
-        options = {"device": args.device, "workers": args.workers, "data_root": args.data_root}
+        options = {name: getattr(args, name) for name in ("device", "kernels", "workers", "data_root")}
         stages, file_bytes = rehearsed.rehearse(folder, archs, settings, executor=executor, **options)
         self.stages += stages
         self.file_bytes += file_bytes

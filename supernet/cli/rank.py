@@ -43,7 +43,8 @@ def run(args: Args) -> None:
     trainers = scorers if args.workers_on == "ray" else executor.for_device(executor.Processes(args.jobs), device)
     images = run.images(args.data_root, workers=args.workers, progress=args.progress)
     workers = -(-args.workers // trainers.at_once)
-    train = OnRun(run, folder, args.epochs, args.batch_size, args.lr, args.limit, str(device), args.data_root, workers)
+    kernels, budget = run.kernels(device, args.kernels), (args.epochs, args.batch_size, args.lr, args.limit)
+    train = OnRun(run, folder, *budget, str(device), kernels, args.data_root, workers)
     seeds = range(args.seed, args.seed + args.seeds)
     study = Study(run, images, train, device, args.bn, args.recalibration, seeds, scorers, trainers, args.progress)
     with run.lock():

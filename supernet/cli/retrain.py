@@ -73,7 +73,7 @@ def train(
     """Train what ``pick`` names and random controls, and show how they do.
 
     Args:
-        args: with device, data_root and progress. executor: who trains. arch: to train instead of them.
+        args: with device, kernels, workers, data_root and progress. executor: who trains. arch: to train instead.
     """
     from latency import runtimes
     from latency.table import LatencyTable
@@ -97,6 +97,7 @@ def train(
         predict=None if lut is None else functools.partial(lut.predict_arch, space),
         measure=measure,
         device=args.device,
+        kernels=args.kernels,
         executor=executor,
         workers=args.workers,
         data_root=args.data_root,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args(searching.Scored, common.OnRun):
+class Args(searching.Scored, common.Kernels, common.OnRun):
     lut: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Latency table of a device and its bound in ms, such as phone.json:70; repeat for each device. Defaults to
     RUN/lut.json, and the bound to 40 % of the way from the fastest to the slowest network."""
@@ -55,7 +55,7 @@ def run(args: Args) -> None:
     for suffix in sorted(set(suffixes.values())):
         formats.require(suffix)
     device = defaults.device(args.device)
-    supernet = folder.supernet(space, device, defaults.kernels(device))
+    supernet = folder.supernet(space, device, folder.kernels(device, args.kernels))
     images = folder.images(args.data_root, workers=args.workers, progress=args.progress)
     test = folder.test_images(args.data_root, args.workers)
     scoring = args.scoring

@@ -16,7 +16,7 @@ from supernet.errors import UserError
 
 
 @dataclass(frozen=True)
-class Args(common.Bounds, common.Workers, common.NewRun):
+class Args(common.Bounds, common.Workers, common.Kernels, common.NewRun):
     run: common.Folder = Path("runs/stage-wise")
     preset: Literal["small", "paper"] = "small"
     """Sizes and training: the paper's (GPU-days), or small ones for two cores."""
@@ -77,7 +77,8 @@ def run(args: Args) -> None:
     search = stage_wise_run.controller(config, space, args.flops_max, args.params_max)
     donor = None if args.donor is None else stage_wise_run.open_donor(args.donor, space, config)
     fit = stage_wise_run.fit_config(paper, given.epochs, given.batch_size, given.lr, args.seed)
-    training = stage_wise_run.Training(fit, given.further_epochs, args.criterion, kernels=defaults.kernels(device))
+    kernels = defaults.kernels(device, args.kernels)
+    training = stage_wise_run.Training(fit, given.further_epochs, args.criterion, kernels=kernels)
     images.train.steps(given.batch_size, drop_last=True)
     if args.noise < 0:
         raise UserError(f"--noise {args.noise}: expected no negative number")
@@ -96,7 +97,7 @@ def run(args: Args) -> None:
         energy.require(args.country)
         job = dataclasses.replace(job, meter=functools.partial(energy.measure, args.country))
 
-    shaping = common.settings(args, "noise", "carbon", "country", "jobs") | vars(given)
+    shaping = common.settings(args, "kernels", "noise", "carbon", "country", "jobs") | vars(given)
     shaping |= {"data": name, "fingerprint": space.fingerprint}
     with folder.lock():
         made_with = {"data": images.identity}

@@ -56,7 +56,8 @@ def run(args: Args) -> None:
         sync_bn=args.sync_bn,
     )
     distributed.share(fit.batch_size, fit.accumulate)
-    cfg = args.config(space, fit, defaults.kernels(device, args.kernels, args.sync_bn))
+    kernels = (defaults if args.restart else folder).kernels(device, args.kernels, args.sync_bn)
+    cfg = args.config(space, fit, kernels)
     args = dataclasses.replace(
         args,
         data=name,
@@ -74,7 +75,7 @@ def run(args: Args) -> None:
         restart=args.restart,
         grows=args.grows,
         defaults={**common.defaults(args), "precision": "fp32"},  # all that there was
-        made_with={"data": images.identity, "space": args.space},
+        made_with={"data": images.identity, "space": args.space, "device": device.type},
     )
     if args.plan:
         with planning.planning(args) as making:

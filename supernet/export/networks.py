@@ -60,7 +60,8 @@ def from_supernet(
         recalibration: batches and images per batch that its BN statistics are taken from.
         workers: processes that decode the images.
     """
-    supernet = run.supernet(space, torch.device("cpu"), "fused")
+    cpu = torch.device("cpu")
+    supernet = run.supernet(space, cpu, run.kernels(cpu))
     images = run.images(data_root, workers=workers)
     return recalibrated(supernet, space.check(arch), spos.recalibration_images(images, *recalibration))
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 
 from supernet.errors import UserError
-
-MEASURED = Path(__file__).with_name("measured_kernels.json")
+from supernet.training import measured
+from supernet.training.measured import Kernels, Wish
 
 
 def device(name: str | None = None, cuda: Any = torch.cuda) -> torch.device:
@@ -50,28 +48,24 @@ def device(name: str | None = None, cuda: Any = torch.cuda) -> torch.device:
     return torch.device("cuda", index)
 
 
-def kernels(
-    device: torch.device, wish: Literal["auto", "fused", "eager"] = "auto", sync_bn: bool = False
-) -> Literal["fused", "eager"]:
+def kernels(device: torch.device, wish: Wish = "auto", sync_bn: bool = False) -> Kernels:
     """``wish``; ``auto``: our operators on the CPU, on a GPU what was the faster in a training on one of its name.
 
     Where nothing was measured that is plain PyTorch.
 
     Raises:
-        UserError: our operators compute batch statistics within one process, so ``sync_bn`` needs plain PyTorch.
+        UserError: another wish; or ``fused`` with ``sync_bn``, as our operators compute batch statistics within one
+            process.
     """
     if sync_bn and wish == "fused":
         raise UserError("synchronised batch statistics need eager kernels, got fused: choose one of the two")
+    if wish not in get_args(Wish):
+        raise UserError(f"unknown kernels {wish!r}: expected {', '.join(get_args(Wish))}")
     if wish != "auto":
         return wish
     if sync_bn or device.type not in ("cpu", "cuda"):
         return "eager"
-    return "fused" if device.type == "cpu" else measured_kernels(torch.cuda.get_device_name(device))
-
-
-def measured_kernels(gpu: str, measured: Path = MEASURED) -> Literal["fused", "eager"]:
-    """What was the faster on GPUs of this name, of which a training step was timed; ``eager`` if unknown."""
-    return "fused" if json.loads(measured.read_text()).get(gpu, {}).get("kernels") == "fused" else "eager"
+    return "fused" if device.type == "cpu" else measured.kernels(torch.cuda.get_device_name(device))
 
 
 def learning_rate(batch_size: int, wish: float | None = None) -> float:

@@ -6,25 +6,25 @@ from collections.abc import Callable
 
 import torch
 
-from gpu.stage import Machine
+from gpu.stage import Machine, Results
 from gpu.timing import milliseconds, side_by_side
 
 
-def run(machine: Machine, add: Callable[[dict], None]) -> None:
+def run(machine: Machine, results: Results) -> None:
     if not machine.dry:
         machine.require()
     size, count = (256, 1 << 20) if machine.dry else (8192, 1 << 28)
     device = machine.device
     x, y = (torch.zeros(count, device=device) for _ in range(2))
     ms = milliseconds(machine, [lambda: y.copy_(x)])
-    add({"name": "copy", "ms": ms, "gb_per_s": 8 * count / ms / 1e6})
+    results.add({"name": "copy", "ms": ms, "gb_per_s": 8 * count / ms / 1e6})
     for name, product in products(size, device).items():
         with torch.inference_mode():
             found, failed = side_by_side(machine, {name: [product]})
         for ms in found.values():
-            add({"name": name, "ms": ms, "tera_operations_per_s": 2 * size**3 / ms / 1e9})
+            results.add({"name": name, "ms": ms, "tera_operations_per_s": 2 * size**3 / ms / 1e9})
         for reason in failed.values():
-            add({"name": name, "reason": reason})
+            results.add({"name": name, "reason": reason})
 
 
 def products(size: int, device: str) -> dict[str, Callable[[], object]]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
+from bench.int8_cases import convolution
 from bench.kernel_cases import OURS, Branch, bottleneck_layers, image, separable_layers
 from torch import Tensor
 
-from gpu.stage import Machine
+from gpu.stage import Machine, Results, require_alive, require_ours
 from gpu.timing import copies, side_by_side
-from supernet import ops
+from supernet import ops, quantized
 
 BATCHES = (64, 1)
-TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TF32, INT8 = "TF32", "int8"
+# PyTorch has no convolution in int8 on a GPU: ours is compared with all that it has in bfloat16.
+TYPES = {"float32": torch.float32, TF32: torch.float32, "bfloat16": torch.bfloat16, INT8: torch.uint8}
+
+Form = Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,17 @@ class Layer:
             return partial(ops.inverted_bottleneck, residual=self.residual, stride=self.stride, act="relu6")
         return partial(ops.dw_separable, stride=self.stride, mid_act="relu6")
 
+    def quantised(self) -> Form:
+        """Ours on 8-bit values, with weights."""
+        c, m, o, k = self.channels, self.expanded, self.outputs, self.kernel
+        if not m:
+            pair = convolution(c, 1, k), convolution(o, c, 1)
+            return lambda x: quantized.dw_separable(x, *pair, stride=self.stride)
+        convs, residual = (convolution(m, c, 1), convolution(m, 1, k), convolution(o, m, 1)), None
+        if self.residual:
+            residual = quantized.QuantisedSum(0.5, 0.5, 0)
+        return lambda x: quantized.inverted_bottleneck(x, *convs, residual=residual, stride=self.stride)
+
 
 # Those that docs/performance.md models: maps of 28², 14² and 7², kernels 3 and 5, both strides.
 LAYERS = (
@@ -66,51 +83,41 @@ LAYERS = (
     Layer(160, 960, 160, 7, 3, 1),
 )
 
-Form = Callable[[Tensor], Any]
 
-
-def run(machine: Machine, add: Callable[[dict], None]) -> None:
+def run(machine: Machine, results: Results) -> None:
     machine.require()
     torch.backends.cudnn.benchmark = True  # PyTorch's best
     layers, batches = (LAYERS[::4], BATCHES[1:]) if machine.dry else (LAYERS, BATCHES)
-    cases = [(layer, batch, kind) for batch in batches for layer in layers for kind in TYPES]
     # Compiling takes most of the time, and a CPU minutes: what does not need it comes first.
-    for forms in (own_and_eager,) if machine.dry else (own_and_eager, inductor):
-        for layer, batch, kind in cases:
-            with torch.inference_mode():
-                add(measured(machine, layer, batch, kind, forms))
+    for compiled in (False,) if machine.dry else (False, True):
+        for batch, layer, kind in product(batches, layers, TYPES):
+            case = {"operator": layer.operator, "shape": layer.shape, "batch": batch, "type": kind}
+            case["compiled"] = compiled
+            if not results.known(case) and not (compiled and kind == INT8):
+                with torch.inference_mode():
+                    results.add(case | measured(machine, layer, batch, kind, compiled))
+                require_alive(machine, results.data["results"][-1])
+    require_ours(results)
 
 
-def measured(machine: Machine, layer: Layer, batch: int, kind: str, forms: Callable[..., Iterator]) -> dict[str, Any]:
+def measured(machine: Machine, layer: Layer, batch: int, kind: str, compiled: bool) -> dict[str, Any]:
     """Milliseconds of each form on inputs that are not in L2 when their turn comes."""
     torch.manual_seed(0)
+    # Ours follow the switch of products, cuDNN's convolutions their own.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = kind == TF32
     dtype = TYPES[kind]
     count = copies(machine, dtype.itemsize * batch * layer.channels * layer.size**2)
     with torch.device(machine.device):
-        branch = layer.branch().to(dtype)
         xs = [image(batch, layer.channels, layer.size, grad=False).to(dtype) for _ in range(count)]
-    found, failed = {}, {}
-    for name, form, tf32 in forms(layer, branch, kind):
-        # Read when a form is captured.
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
-        times, reasons = side_by_side(machine, {name: [partial(form, x) for x in xs]})
-        found |= times
-        failed |= reasons
-    case = {"operator": layer.operator, "shape": layer.shape, "batch": batch, "type": kind, "inputs": count}
-    return case | {"ms": found, "failed": failed}
+        forms = {OURS: layer.quantised()} if kind == INT8 else floats(layer, layer.branch().to(dtype), compiled)
+    found, failed = side_by_side(machine, {name: [partial(form, x) for x in xs] for name, form in forms.items()})
+    return {"inputs": count, "ms": found, "failed": failed}
 
 
-def own_and_eager(layer: Layer, branch: Branch, kind: str) -> Iterator[tuple[str, Form, bool]]:
-    """Name, form, and whether PyTorch may take TF32 in it."""
-    ours, parameters, folded = layer.ours(), branch.affine(), branch.folded()
-    yield OURS, lambda x: ours(x, *parameters), False
-    yield "eager", branch, False
-    yield "eager, BN folded", folded, False
-    if kind == "float32":
-        yield "eager, BN folded, TF32", folded, True
-
-
-def inductor(layer: Layer, branch: Branch, kind: str) -> Iterator[tuple[str, Form, bool]]:
-    """The same, compiled."""
-    torch.compiler.reset()
-    yield "inductor", torch.compile(branch.folded(), dynamic=False), False
+def floats(layer: Layer, branch: Branch, compiled: bool) -> dict[str, Form]:
+    """Ours and PyTorch's, or PyTorch's that is compiled."""
+    if compiled:
+        torch.compiler.reset()
+        return {"inductor": torch.compile(branch.folded(), dynamic=False)}
+    ours, parameters = layer.ours(), branch.affine()
+    return {OURS: lambda x: ours(x, *parameters), "eager": branch, "eager, BN folded": branch.folded()}

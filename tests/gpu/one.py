@@ -1,4 +1,4 @@
-"""Runs one stage in this process: ``python -m gpu.one NAME FILE``."""
+"""Runs one stage in this process, which goes on in its file: ``python -m gpu.one NAME FILE``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 import time
 from pathlib import Path
 
-from gpu.stage import Machine, Results, Unavailable
+from gpu.stage import Machine, Results, Unavailable, read
 
 
 def main() -> None:
@@ -16,11 +16,11 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--dry", action="store_true")
     given = parser.parse_args()
-    results, began = Results(given.output), time.monotonic()
+    results, began = Results(given.output, read(given.output)), time.monotonic()
     try:
-        importlib.import_module(f"gpu.{given.name}").run(Machine(given.dry), results.add)
+        importlib.import_module(f"gpu.{given.name}").run(Machine(given.dry), results)
         results.data["state"] = "done"
-    except (Unavailable, ImportError) as error:
+    except Unavailable as error:
         results.data |= {"state": "unavailable", "reason": str(error)}
     except Exception as error:
         results.data |= {"state": "failed", "reason": f"{type(error).__name__}: {error}"[:2000]}

@@ -6,41 +6,31 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from bench.kernel_cases import OURS, Case
 from bench.kernels import GROUPS, made_on
 
-from gpu.stage import Machine
+from gpu.stage import Machine, Results, require_alive, require_ours
 from gpu.timing import side_by_side
 
 TRAINING = ("depthwise", "training", "norm", "mixture", "masked")  # ``layers`` has inference
-INT8 = "int8"  # the group of quantised operators, where there are any; it has types of its own
 TYPES = (torch.float32, torch.bfloat16)
-# What such a group compares with is not installed, or cannot take tensors of a GPU.
-CANNOT_BE_MADE = (ImportError, TypeError)
 
 
-def run(machine: Machine, add: Callable[[dict], None]) -> None:
+def run(machine: Machine, results: Results) -> None:
     machine.require()
     for dtype in TYPES[:1] if machine.dry else TYPES:
         for case in cases(machine, TRAINING[3:4] if machine.dry else TRAINING, dtype):
-            add(measured(machine, case, str(dtype)[6:]))
+            told = {"row": case.row, "shape": case.shape, "type": str(dtype)[6:]}
+            if not results.known(told):
+                found, failed = side_by_side(machine, {name: [form] for name, form in case.forms.items()})
+                results.add(told | {"ms": found, "failed": failed})
+                require_alive(machine, results.data["results"][-1])
             if machine.dry:
                 break
-    if INT8 in GROUPS and not machine.dry:
-        try:
-            for case in cases(machine, [INT8]):
-                add(measured(machine, case, INT8))
-        except CANNOT_BE_MADE as error:
-            add({"row": INT8, "shape": "", "type": INT8, "ms": {}, "failed": {OURS: str(error)}})
-
-
-def measured(machine: Machine, case: Case, kind: str) -> dict[str, Any]:
-    found, failed = side_by_side(machine, {name: [form] for name, form in case.forms.items()})
-    return {"row": case.row, "shape": case.shape, "type": kind, "ms": found, "failed": failed}
+    require_ours(results)
 
 
 def cases(machine: Machine, groups: Sequence[str], dtype: torch.dtype = torch.float32) -> Iterator[Case]:
@@ -58,23 +48,13 @@ def once(machine: Machine) -> None:
     """Our form of the first shape of each row; kernels of 3, 5 and 7 are rows of their own."""
     done: set[str] = set()
     for group in ("mixture",) if machine.dry else GROUPS:
-        try:
-            call(machine, group, done)
-        except CANNOT_BE_MADE as error:
-            if group != INT8:
-                raise
-            print(f"{group} not called: {error}")
+        for case in cases(machine, [group]):
+            if case.row not in done:
+                with torch.inference_mode(group in ("inference", "int8")):
+                    case.forms[OURS]()
+                machine.synchronize()
+                done.add(case.row)
     print(f"called {', '.join(sorted(done))}")
-
-
-def call(machine: Machine, group: str, done: set[str]) -> None:
-    for case in cases(machine, [group]):
-        if case.row not in done:
-            with torch.inference_mode(group == "inference"):
-                case.forms[OURS]()
-            if not machine.dry:
-                torch.cuda.synchronize()
-            done.add(case.row)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ import csv
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from gpu.stage import Machine, Unavailable
+from gpu.stage import Machine, Results, Unavailable
 
 KERNELS = (
     "depthwise_kernel",
@@ -27,7 +27,7 @@ METRICS = {
 }
 
 
-def run(machine: Machine, add: Callable[[dict], None]) -> None:
+def run(machine: Machine, results: Results) -> None:
     if machine.dry:
         raise Unavailable("there is no GPU to be profiled")
     machine.require()
@@ -52,7 +52,7 @@ def run(machine: Machine, add: Callable[[dict], None]) -> None:
     if not found:
         raise Unavailable(f"ncu gave no figures: {(done.stdout + done.stderr)[-300:]}")
     for figures in found:
-        add(figures)
+        results.add(figures)
 
 
 def first_of_each(text: str) -> Iterator[dict[str, str | float]]:

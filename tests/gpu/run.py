@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
+import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from gpu import page
-from gpu.stage import Results
+from gpu.stage import Results, read
+from supernet.errors import UserError
+from supernet.training.measured import HERE
 
 ROOT = Path(__file__).resolve().parents[2]
-# Seconds that each may take at most; in all they have MINUTES. What finds mistakes goes first, then what decides.
+# Seconds that each may take at most, in MINUTES for all: together they are more, as few stages need theirs; what no
+# time is left for is done by the next call. What finds mistakes goes first, then what decides.
 STAGES = {
     "versions": 30,
     "build": 150,
@@ -30,64 +36,135 @@ STAGES = {
     "profile": 60,
 }
 MINUTES = 9.0
+CONTINUED = ("layers", "operators")  # which go on with what they have when they were cut off; others begin again
+SOURCES = ("setup.py", "csrc", "supernet", "tests/gpu", "tools/bench")
+SUFFIXES = {".py", ".cpp", ".cu", ".cuh", ".h"}
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+DETAILS = f"""
+Figures, logs and page.md lie in {HERE.parent.relative_to(ROOT)}, those of a dry run in another folder. The same
+command goes on with what is not done; what other sources, another device or another PyTorch gave is measured again.
+To begin anew, delete the folder. Exit code 0: every stage is done, or cannot run here; 1: one failed or was stopped;
+2: nothing can be measured.
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0: every stage is done, or cannot run here. 1: one failed or was stopped."""
-    parser = argparse.ArgumentParser(prog="make gpu", description=__doc__)
-    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "gpu", help="folder of the figures and the page")
+    """The exit code."""
+    parser = argparse.ArgumentParser(prog="make gpu", description=__doc__, epilog=DETAILS)
+    parser.add_argument("--output", type=Path, help=f"folder of the results, by default {HERE.parent} or …-dry")
     parser.add_argument("--dry", action="store_true", help="on the CPU, at tiny sizes")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="for all stages")
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help=f"for all stages; over {MINUTES:g}, each has more, too"
+    )
     parser.add_argument("--only", nargs="+", choices=tuple(STAGES), default=tuple(STAGES), metavar="STAGE")
     given = parser.parse_args(arguments)
-    end = time.monotonic() + 60 * given.minutes
-    given.output.mkdir(parents=True, exist_ok=True)
-    states = {}
-    for name in given.only:
-        path = given.output / f"{name}.json"
-        if read(path).get("state") != "done":
-            limit = min(STAGES[name], end - time.monotonic())
-            stage(name, path, given.dry, limit)
-        data = read(path)
-        states[name] = data["state"]
-        print(
-            f"{name:10} {data['state']:11} {data.get('seconds', 0):6.1f} s  {data.get('reason', '')[:160]}", flush=True
-        )
-    page.write(given.output)
-    print(f"→ {given.output / 'page.md'}")
-    return int(any(state in ("failed", "stopped") for state in states.values()))
+    try:
+        if not find_spec("torch"):
+            raise UserError(f"{sys.executable} has no PyTorch: install it there, or take the Python that has it")
+        from supernet import lock
+
+        folder = given.output or (HERE.parent.with_name("gpu-dry") if given.dry else HERE.parent)
+        with lock.held(folder), received() as signals:
+            return measure(folder, given.only, given.dry, given.minutes, signals)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
-def stage(name: str, path: Path, dry: bool, limit: float) -> None:
-    """One stage in a process group of its own, ended with all that it started when its time is over."""
-    if limit <= 1:
-        Results(path, {"state": "stopped", "reason": "no time was left", "results": []}).write()
-        return
-    path.unlink(missing_ok=True)
+def measure(folder: Path, only: Sequence[str], dry: bool, minutes: float, signals: list[int]) -> int:
+    """Run what is not done, one stage after the other, and write the page, however it ends."""
+    end, longer = time.monotonic() + 60 * minutes, max(1.0, minutes / MINUTES)
+    known = {name: read(folder / f"{name}.json") for name in STAGES}  # damage is told before anything runs
+    states = set()
+
+    def go_on(name: str, made_with: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """What a stage has, once it has run as far as it can; what was made with something else is forgotten."""
+        data = known[name] if made_with and known[name].get("made_with") == made_with else {}
+        if data.get("state") != "done":
+            limit = min(longer * STAGES[name], end - time.monotonic())
+            if signals or limit <= 1:
+                data = {"state": "stopped", "reason": "no time was left", "results": []}  # its file stays as it is
+            else:
+                cut_off = name in CONTINUED and data.get("state") in ("started", "stopped")
+                kept = data["results"] if cut_off else []
+                begun = {"state": "started", "results": kept, "made_with": made_with or {}}
+                data = run(name, Results(folder / f"{name}.json", begun), dry, limit, signals)
+        states.add(data["state"])
+        told = f"{data.get('seconds', 0):6.1f} s  {' '.join(data.get('reason', '').split())[:160]}"
+        print(f"{name:10} {data['state']:11} {told}", flush=True)
+        return data
+
+    try:
+        machine = go_on("versions")  # what may be kept of the others depends on it
+        if machine["state"] == "unavailable":
+            raise UserError(f"nothing can be measured: {machine['reason']}")
+        if machine["results"]:
+            made_with = {name: machine["results"][0][name] for name in ("device", "torch")}
+            made_with |= {"mode": "dry" if dry else "gpu", "sources": sources()}
+            Results(folder / "versions.json", machine | {"made_with": made_with}).write()
+            for name in STAGES:
+                if name in only and name != "versions" and not signals:
+                    go_on(name, made_with)
+    finally:
+        page.write(folder)
+    print(f"→ {folder / 'page.md'}")
+    return 128 + signals[0] if signals else int(not states.isdisjoint(("failed", "stopped")))
+
+
+def run(name: str, results: Results, dry: bool, limit: float, signals: list[int]) -> dict[str, Any]:
+    """One stage in a process group of its own, ended with all that it started when its time is over, or by a signal.
+
+    Returns:
+        What its file then has.
+    """
+    results.write()
     folders = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "gpu.one", name, str(path.resolve()), *(["--dry"] if dry else [])]
-    began = time.monotonic()
-    with path.with_suffix(".log").open("w") as log:
+    command = [sys.executable, "-m", "gpu.one", name, str(results.path.resolve()), *(["--dry"] if dry else [])]
+    began, state, reason = time.monotonic(), "stopped", f"took over {limit:.0f} s"
+    with results.path.with_suffix(".log").open("w") as log:
         environment = {**os.environ, "PYTHONPATH": folders.rstrip(os.pathsep)}
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
-        try:
-            process.wait(limit)
-            state = f"exited with {process.returncode}, see {log.name}"
-        except subprocess.TimeoutExpired:
-            state = f"took over {limit:.0f} s"
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-    data = read(path) or {"results": []}
-    if data.get("state") in (None, "started"):  # it could not write its end
-        Results(path, data | {"state": "stopped", "reason": state, "seconds": time.monotonic() - began}).write()
+        while not signals and time.monotonic() - began < limit:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = process.wait(0.1)
+                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+                state, reason = "failed", f"{how}, see {log.name}"
+                break
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if signals:
+        reason = f"ended by {signal.Signals(signals[0]).name}"
+    data = read(results.path)
+    if data["state"] == "started":  # it could not write its end
+        data |= {"state": state, "reason": reason, "seconds": time.monotonic() - began}
+        Results(results.path, data).write()
+    return data
 
 
-def read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+@contextlib.contextmanager
+def received() -> Iterator[list[int]]:
+    """The signals that ask for an end, as they come; no child outlives this process by one, and there is a page."""
+    signals: list[int] = []
+    asking = [number for number in ASKING if signal.getsignal(number) != signal.SIG_IGN]  # as nohup has it
+    before = {number: signal.signal(number, lambda number, _: signals.append(number)) for number in asking}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def sources() -> str:
+    """A digest of all that a figure depends on."""
+    digest = hashlib.sha256()
+    for name in SOURCES:
+        for path in sorted([ROOT / name, *(ROOT / name).rglob("*")]):
+            if path.suffix in SUFFIXES:
+                digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 if __name__ == "__main__":

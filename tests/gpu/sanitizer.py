@@ -5,16 +5,15 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from gpu.stage import Machine, Mistake, Unavailable
+from gpu.stage import Machine, Mistake, Results, Unavailable
 
 TOOLS = ("memcheck", "racecheck")
 TOOLKIT = Path("/usr/local/cuda/bin/compute-sanitizer")
 
 
-def run(machine: Machine, add: Callable[[dict], None]) -> None:
+def run(machine: Machine, results: Results) -> None:
     machine.require()
     tool = shutil.which("compute-sanitizer") or (str(TOOLKIT) if TOOLKIT.exists() else None)
     if tool is None and not machine.dry:
@@ -24,7 +23,7 @@ def run(machine: Machine, add: Callable[[dict], None]) -> None:
         command = [*prefix, sys.executable, "-m", "gpu.operators", "--once", *(["--dry"] if machine.dry else [])]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         print(done.stdout, flush=True)
-        add({"tool": name, "exit": done.returncode, "end": done.stdout[-2000:]})
+        results.add({"tool": name, "exit": done.returncode, "end": done.stdout[-2000:]})
         if "not supported" in done.stdout:
             raise Unavailable(f"compute-sanitizer does not run on this device: {done.stdout[-300:]}")
         if done.returncode:

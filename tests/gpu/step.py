@@ -10,15 +10,14 @@ import numpy as np
 import torch
 from bench import step
 
-from gpu.stage import Machine
+from gpu.stage import TYPES, Machine, Results
 
 SHAPE = ("mobile", 224, 64, 1)
 DRY = ("mobile-small", 14, 2, 1)
 ROUNDS = 12
-TYPES = ("float32", "bfloat16")
 
 
-def run(machine: Machine, add: Callable[[dict], None]) -> None:
+def run(machine: Machine, results: Results) -> None:
     machine.require()
     shape, rounds = (DRY, 1) if machine.dry else (SHAPE, ROUNDS)
     with torch.device(machine.device):
@@ -33,17 +32,15 @@ def run(machine: Machine, add: Callable[[dict], None]) -> None:
                     seconds[name].append(took)
         best = np.minimum(seconds["eager channels_last"], seconds["eager NCHW"])
         ratio = float(np.median(best / np.array(seconds["ours"])))
-        add({"space": shape[0], "batch": shape[2], "type": kind, "ratio": ratio, "seconds": seconds})
+        results.add({"space": shape[0], "batch": shape[2], "type": kind, "ratio": ratio, "seconds": seconds})
 
 
 def timed(machine: Machine, one: Callable[[int], None], path: int, kind: str) -> float:
     """Seconds until the device is done with a step: launches count, as they do in a training."""
     narrow = torch.autocast(machine.device, torch.bfloat16) if kind == "bfloat16" else contextlib.nullcontext()
-    if not machine.dry:
-        torch.cuda.synchronize()
+    machine.synchronize()
     began = time.perf_counter()
     with narrow:
         one(path)
-    if not machine.dry:
-        torch.cuda.synchronize()
+    machine.synchronize()
     return time.perf_counter() - began

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
-from gpu.stage import Machine
+from gpu.stage import Machine, Results
 from latency.build import FIT_ARCHS, Build
 from latency.measure import Protocol
 from latency.runtimes import TorchRuntime
@@ -17,7 +16,7 @@ CHECKED = 8
 QUICK = Protocol(rounds=2, visit_ms=0.01, chunks=1, warmup_runs=1, warmup_ms=0, attempts=0)
 
 
-def run(machine: Machine, add: Callable[[dict], None]) -> None:
+def run(machine: Machine, results: Results) -> None:
     machine.require()
     space = spaces.get("mobile-small", 3, 14, 10) if machine.dry else spaces.get("mobile", 3, 224, 1000)
     protocol = QUICK if machine.dry else Protocol(rounds=10, attempts=1)
@@ -26,4 +25,4 @@ def run(machine: Machine, add: Callable[[dict], None]) -> None:
         runtime = TorchRuntime(kernels, "cpu" if machine.dry else "cuda-graph")
         with tempfile.TemporaryDirectory() as folder:
             table = Build(space, runtime, protocol, archs).here(Path(folder, "table.json"))
-        add({"space": space.name, "kernels": kernels, "layers": len(table.operations), **table.describe()})
+        results.add({"space": space.name, "kernels": kernels, "layers": len(table.operations), **table.describe()})

@@ -5,19 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
-from gpu.stage import Machine, Mistake, Unavailable
+from gpu.stage import Machine, Mistake, Results, Unavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("test_cuda_kernels.py", "test_ops.py", "test_batch_norm_act.py", "test_runtimes.py")
 COUNTS = ("tests", "failures", "errors", "skipped")
 
 
-def run(machine: Machine, add: Callable[[dict], None]) -> None:
+def run(machine: Machine, results: Results) -> None:
     machine.require()
     if not find_spec("pytest"):
         raise Unavailable("pytest is not installed")
@@ -33,7 +32,7 @@ def run(machine: Machine, add: Callable[[dict], None]) -> None:
         found = {} if suite is None else {name: int(suite.get(name, 0)) for name in COUNTS}
         failed = [] if suite is None else [case for case in suite if case.find("failure") is not None]
         names = [f"{case.get('name')}: {case.find('failure').get('message', '')[:200]}" for case in failed[:20]]
-        add({"file": file, "exit": code, **found, "failed": names})
+        results.add({"file": file, "exit": code, **found, "failed": names})
         if code:
             wrong.append(file)
     if wrong:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable
 
 import torch
 
 import setup
-from gpu.stage import Machine
+from gpu.stage import Machine, Results
 from latency.measure import host
 
 TOOLS = ("nvidia-smi", "nvcc", "compute-sanitizer", "ncu", "nvdisasm", "g++")
 PROPERTIES = ("total_memory", "multi_processor_count", "L2_cache_size", "major", "minor")
 
 
-def run(machine: Machine, add: Callable[[dict], None]) -> None:
+def run(machine: Machine, results: Results) -> None:
+    machine.require_device()
     home = setup.find_cuda_home()
-    add(
+    results.add(
         {
             **host(),
             "device": machine.name,
@@ -33,7 +33,8 @@ def run(machine: Machine, add: Callable[[dict], None]) -> None:
     )
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        add({name: getattr(properties, name) for name in PROPERTIES})
+        results.add({name: getattr(properties, name) for name in PROPERTIES})
+    if shutil.which("nvidia-smi") and not machine.dry:
         query = "--query-gpu=driver_version,clocks.sm,clocks.max.sm,power.limit,temperature.gpu,utilization.gpu"
         text = subprocess.run(["nvidia-smi", query, "--format=csv"], capture_output=True, text=True).stdout
-        add(dict(zip(*(line.split(", ") for line in text.splitlines()[:2]), strict=True)))
+        results.add(dict(zip(*(line.split(", ") for line in text.splitlines()[:2]), strict=True)))

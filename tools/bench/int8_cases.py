@@ -1,4 +1,4 @@
-"""Blocks on 8-bit values: ours, our float32 operators, onnxruntime (QDQ) and PyTorch's quantised convolutions."""
+"""Blocks on 8-bit values: ours, our float32 operators, on the CPU onnxruntime (QDQ) and PyTorch's quantised ones."""
 
 from __future__ import annotations
 
@@ -124,7 +124,6 @@ def cases(row: str, shape: str, x: Tensor, convs: Sequence[QuantisedConv], strid
         t for c in convs for t in (c.weight.float(), c.scale, c.bias * c.scale)
     ]  # of the float32 form, whatever it computes
     real = x.float()
-    session, fed = qdq_session(x, convs, stride, residual), {"x": x.contiguous().numpy()}
     if expanded:
         forms = {
             OURS: lambda: quantized.inverted_bottleneck(x, *convs, residual=residual, stride=stride),
@@ -137,8 +136,10 @@ def cases(row: str, shape: str, x: Tensor, convs: Sequence[QuantisedConv], strid
             OURS: lambda: quantized.dw_separable(x, *convs, stride=stride),
             "ours, float32": lambda: ops.dw_separable(real, *parameters, stride=stride, mid_act="relu"),
         }
-    forms["onnxruntime, int8"] = lambda: session.run(None, fed)
-    forms["PyTorch, int8"] = in_pytorch(x, convs, stride, residual)
+    if x.device.type == "cpu":
+        session, fed = qdq_session(x, convs, stride, residual), {"x": x.contiguous().numpy()}
+        forms["onnxruntime, int8"] = lambda: session.run(None, fed)
+        forms["PyTorch, int8"] = in_pytorch(x, convs, stride, residual)
     yield Case(row, shape, forms, flops, bytes=x.numel() + forms[OURS]().numel())
 
 

@@ -69,9 +69,16 @@ def image(n: int, c: int, size: int, grad: bool = True) -> Tensor:
 
 
 def gradients(forward: Callable[[], Tensor], inputs: Sequence[Tensor]) -> Callable[[], object]:
-    """Forward and backward of one form."""
-    grad = torch.randn_like(forward())
-    return lambda: torch.autograd.grad(forward(), inputs, grad)
+    """Forward and backward of one form; its first call makes the gradient that goes in."""
+    grad: list[Tensor] = []
+
+    def both() -> object:
+        y = forward()
+        if not grad:
+            grad.append(torch.randn_like(y))
+        return torch.autograd.grad(y, inputs, grad)
+
+    return both
 
 
 class Branch(nn.Module):

@@ -75,8 +75,7 @@ def opened(reference: str, channels: int, size: Size, classes: int, make: Callab
     model = ours(source.make(reference, channels, size, classes, make))
     values = {name: value.detach() for name, value in [*model.named_parameters(), *model.named_buffers()]}
     graph = trace.trace(model, channels, size, reference)
-    constants = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"} - values.keys()
-    values |= {name: trace.attribute(graph, name) for name in constants}  # tensors that the code made while it ran
+    values |= graph.meta[trace.CONSTANTS]
     found = find(graph)
     labels = found.labels()
     order = {str(node.target): i for i, node in reversed([*enumerate(graph.graph.nodes)])}

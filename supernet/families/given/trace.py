@@ -48,12 +48,24 @@ def trace(model: nn.Module, channels: int, size: Size, name: str) -> fx.GraphMod
         name: [f"{name}.{child}".lstrip(".") for child, _ in module.named_children()]
         for name, module in model.named_modules()
     }
+    graph.meta[CONSTANTS] = _constants(graph)
     graph.to("meta")
     try:
         Values(graph).run(torch.zeros(BATCH, channels, *size, device="meta"))
     except Exception as error:
         raise UserError(f"{name} does not run on {channels}×{size} images: {_line(error)}") from error
     return graph
+
+
+def _constants(graph: fx.GraphModule) -> dict[str, Tensor]:
+    """Tensors that the network's code makes while it runs, by their names; the graph has them without data then."""
+    found = {}
+    for name in {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}:
+        value = attribute(graph, name)
+        if name not in graph._parameters and name not in graph._buffers and "." not in name:
+            found[name] = value
+            setattr(graph, name, value.to("meta"))
+    return found
 
 
 @contextlib.contextmanager
@@ -68,6 +80,7 @@ def _images_alone(model: nn.Module) -> Iterator[None]:
 
 
 BATCH = 2
+CONSTANTS = "constants"
 MEMBERS = "members"  # the names of the modules in each module: a traced graph has only those that run
 
 
