@@ -48,8 +48,10 @@ def trace(model: nn.Module, channels: int, size: Size, name: str) -> fx.GraphMod
         name: [f"{name}.{child}".lstrip(".") for child, _ in module.named_children()]
         for name, module in model.named_modules()
     }
-    graph.meta[CONSTANTS] = _constants(graph)
+    graph.meta[CONSTANTS] = _constants(graph, model)
     graph.to("meta")
+    for name, value in graph.meta[CONSTANTS].items():
+        setattr(graph, name, value.to("meta"))
     try:
         Values(graph).run(torch.zeros(BATCH, channels, *size, device="meta"))
     except Exception as error:
@@ -57,15 +59,11 @@ def trace(model: nn.Module, channels: int, size: Size, name: str) -> fx.GraphMod
     return graph
 
 
-def _constants(graph: fx.GraphModule) -> dict[str, Tensor]:
-    """Tensors that the network's code makes while it runs, by their names; the graph has them without data then."""
-    found = {}
-    for name in {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}:
-        value = attribute(graph, name)
-        if name not in graph._parameters and name not in graph._buffers and "." not in name:
-            found[name] = value
-            setattr(graph, name, value.to("meta"))
-    return found
+def _constants(graph: fx.GraphModule, model: nn.Module) -> dict[str, torch.Tensor]:
+    """Tensors that the network's code makes while it runs, by the names that the graph has for them."""
+    known = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
+    names = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
+    return {name: attribute(graph, name) for name in names - known}
 
 
 @contextlib.contextmanager
