@@ -96,7 +96,11 @@ class _Walk:
         return Along(long[-1], atoms)
 
     def module(self, node: fx.Node, module: nn.Module) -> Any:
-        x, shape = self.first(node), node.all_input_nodes[0].meta["value"].shape
+        tensors = [source for source in node.all_input_nodes if isinstance(source.meta["value"], Tensor)]
+        if len(tensors) != 1 or tensors != node.all_input_nodes:
+            self.give_up(node, f"{node.target} is a {type(module).__name__} of several inputs")
+            return None
+        x, shape = self.first(node), tensors[0].meta["value"].shape
         if any("." in name for name in _tensors(module)):
             self.give_up(node, f"{node.target} is a {type(module).__name__}, which cannot be traced")
             return None
