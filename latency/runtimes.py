@@ -118,7 +118,8 @@ class TorchRuntime:
     def prepare(self, layer: Layer) -> Callable[[], Any]:
         device = self.device.partition("-")[0]
         module = copy.deepcopy(layer.module).eval().to(device).to(memory_format=torch.channels_last)
-        x = sample_input(layer.shape, self.batch).to(device, memory_format=torch.channels_last)
+        x = sample_input(layer.shape, self.batch).to(device)
+        x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
         module(x)  # what cannot run fails here, not under the clock
         if self.device != "cuda-graph":
             return lambda: module(x)

@@ -1,0 +1,64 @@
+"""docs/own-network.md, command by command, on small images and for short trainings."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from supernet.model import load_network
+from tests.forks import forks
+
+DOCS = Path(__file__).parents[1] / "docs" / "own-network.md"
+DIGITS = ("--data", "digits", "--limit", "300")
+SHORT = {
+    "count": ("--resolution", "28"),
+    "train_supernet": (*DIGITS, "--epochs", "1"),
+    "build_lut": ("--runtime", "torch"),
+    "evolve": ("--population", "8", "--iterations", "1", "--random", "2"),
+    "retrain": ("--epochs", "1", "--controls", "0", "--limit", "300"),
+    "export": (),
+}
+NETWORK = """
+import torch
+from torchvision.models.mobilenetv2 import Conv2dNormActivation, InvertedResidual
+
+class Small(torch.nn.Module):
+    def __init__(self, channels, classes):
+        super().__init__()
+        blocks = [InvertedResidual(8, 16, 2, 2), InvertedResidual(16, 16, 1, 2), InvertedResidual(16, 16, 1, 2)]
+        self.features = torch.nn.Sequential(Conv2dNormActivation(channels, 8, stride=2), *blocks)
+        self.classifier = torch.nn.Linear(16, classes)
+
+    def forward(self, x):
+        return self.classifier(self.features(x).mean((2, 3)))
+
+def network(channels=3, classes=10):
+    return Small(channels, classes)
+"""
+
+
+@pytest.mark.chain
+def test_the_page(tmp_path, monkeypatch):
+    blocks = re.findall(r"```\n(python tools/.*?)\n```", DOCS.read_text(), re.DOTALL)
+    commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    assert [Path(words[1]).stem for words in commands] == list(SHORT)
+    (tmp_path / "my_network.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("my_network", None)
+    import my_network
+
+    torch.manual_seed(0)
+    torch.save(my_network.network(channels=1).state_dict(), "mine.pt")
+    for words in commands:
+        tool = Path(words[1]).stem
+        arguments = [str(tmp_path / word) if word in ("mine.pt", "runs/mine") else word for word in words[2:]]
+        arguments = [word.replace("my_network.py", str(tmp_path / "my_network.py")) for word in arguments]
+        result = forks().run(tool, *arguments, *SHORT[tool])
+        assert result.returncode == 0, result.stderr
+    network = load_network(tmp_path / "runs" / "mine" / "best", make=my_network.network)
+    assert network(torch.randn(2, 1, 28, 28)).shape == (2, 10)
+    assert (tmp_path / "runs" / "mine" / "best.onnx").exists()
