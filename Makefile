@@ -30,7 +30,7 @@ test-long: $(VENV)/built
 # The CUDA kernels without a GPU: what ptxas makes of them, and run on the CPU, under the address sanitizer too.
 test-kernels: $(VENV)/built
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow" -k "not sm_80" $(KERNELS)
-	$(BIN)/python -m pytest -n auto -m "slow or not slow" tests/test_cuda_model.py
+	$(BIN)/python -m pytest -n auto tests/test_cuda_model.py
 	$(BIN)/python -m pytest -m slow tests/test_gpu.py
 
 # The sources with the headers of older releases of PyTorch.

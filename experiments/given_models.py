@@ -38,6 +38,8 @@ class Args:
     """File of the rows; those that are there are kept. The table is written beside it, as .md."""
     only: tuple[str, ...] = ()
     """Networks, such as timm:resnet18; defaults to all."""
+    quick: bool = False
+    """The first three, to see that it runs."""
 
 
 def models() -> list[str]:
@@ -106,7 +108,7 @@ def page(rows: Sequence[dict[str, Any]]) -> Iterable[str]:
 
 def run(args: Args) -> None:
     rows = files.read_json(args.output, "table of networks") if args.output.exists() else []
-    for reference in args.only or models():
+    for reference in (args.only or models())[: 3 if args.quick else None]:
         if reference not in {row["model"] for row in rows}:
             rows.append(converted(reference))
             print({key: value for key, value in rows[-1].items() if key != "whole"}, flush=True)

@@ -103,4 +103,4 @@ def test_the_fields_of_the_page_are_those_of_a_space():
     table = page[page.index("| field |") : page.index("Operations for such")]
     named = {name for row in table.strip().splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     fields = set(importlib.import_module("supernet.space").Space.__dataclass_fields__)
-    assert named == fields - {"name", "operations"} | {"choices", "fingerprint"}
+    assert named == fields - {"name", "operations", "make"} | {"choices", "fingerprint"}

@@ -187,7 +187,7 @@ def test_a_signal_ends_the_stage_and_its_children_and_leaves_a_page(stages_are, 
     while not (child.exists() and child.read_text().strip()) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(asked)
-    assert process.wait(30) == 128 + asked
+    assert process.wait(120) == 128 + asked
     assert not alive(int(child.read_text()))
     assert f"| step | stopped | 0 | ended by {asked.name} |" in (stages_are.folder / "page.md").read_text()
     assert not (stages_are.folder / "layers.json").exists()

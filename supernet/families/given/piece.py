@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from supernet.families.given.channels import Along, Channels
+from supernet.families.given.trace import BATCH
 
 SLASH = "/"  # stands for the dots in the names of a given network's modules: those of submodules have none
 
@@ -171,16 +172,19 @@ def _rewritten(node: fx.Node, kept: Kept) -> tuple[Any, tuple, dict]:
         kwargs["inplace"] = False
     source: Any = next(iter(node.all_input_nodes), None)
     before, after = (kept.channels.of.get(n) if n is not None else None for n in (source, node))
-    if name in ("view", "reshape", "expand") and isinstance(after, Along):
-        sizes = list(args[1]) if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
-        if sizes[after.axis] != -1:
-            sizes[after.axis] = kept.count(after)
+    if name in ("view", "reshape", "expand") and isinstance(node.meta["value"], Tensor):
+        sizes: list[Any] = list(args[1]) if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
+        for axis, whole in enumerate(node.meta["value"].shape):
+            if isinstance(after, Along) and axis == after.axis and sizes[axis] != -1:
+                sizes[axis] = kept.count(after)
+            elif isinstance(sizes[axis], fx.Node) and axis and whole % BATCH:
+                sizes[axis] = whole  # it may come from the shape of what is cut, for what is not
         args = [args[0], tuple(sizes)]
     elif name in ("split", "chunk") and isinstance(before, Along) and isinstance(after, list):
         dim = kwargs.get("dim", args[2] if len(args) > 2 else 0) % source.meta["value"].ndim
         if dim == before.axis:
-            whole = [value.shape[dim] for value in node.meta["value"]]
-            sizes = [kept.count(of) if of is not None else size for of, size in zip(after, whole, strict=True)]
+            lengths = [value.shape[dim] for value in node.meta["value"]]
+            sizes = [kept.count(of) if of is not None else size for of, size in zip(after, lengths, strict=True)]
             return torch.split, (args[0], sizes, dim), {}
     elif name == "getitem" and isinstance(before, Along):
         index = args[1] if isinstance(args[1], tuple) else (args[1],)

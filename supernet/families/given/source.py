@@ -111,7 +111,8 @@ def _torchvision(name: str, channels: int, classes: int) -> nn.Module:
     name = _known(name, models.list_models(module=models), TORCHVISION)
     if channels != 3:
         raise UserError(f"{TORCHVISION}{name} takes images of 3 channels, these have {channels}: take it from timm")
-    return models.get_model(name, weights=None, num_classes=classes)
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}  # theirs takes half a minute
+    return models.get_model(name, weights=None, num_classes=classes, **options)
 
 
 def _known(name: str, names: list[str], registry: str) -> str:

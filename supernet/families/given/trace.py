@@ -77,7 +77,7 @@ def _images_alone(model: nn.Module) -> Iterator[None]:
         model.__class__ = cls
 
 
-BATCH = 2
+BATCH = 17  # images: a size that this number divides may count them
 CONSTANTS = "constants"
 MEMBERS = "members"  # the names of the modules in each module: a traced graph has only those that run
 
