@@ -1,5 +1,6 @@
 """docs/own-network.md, command by command, on small images and for short trainings."""
 
+import importlib
 import re
 import shlex
 import sys
@@ -40,25 +41,41 @@ def network(channels=3, classes=10):
 """
 
 
-@pytest.mark.chain
-def test_the_page(tmp_path, monkeypatch):
-    blocks = re.findall(r"```\n(python tools/.*?)\n```", DOCS.read_text(), re.DOTALL)
-    commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
-    assert [Path(words[1]).stem for words in commands] == list(SHORT)
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A folder with ``my_network.py`` and ``mine.pt``; gives the module."""
     (tmp_path / "my_network.py").write_text(NETWORK)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     sys.modules.pop("my_network", None)
-    import my_network
-
+    module = importlib.import_module("my_network")
     torch.manual_seed(0)
-    torch.save(my_network.network(channels=1).state_dict(), "mine.pt")
+    torch.save(module.network(channels=1).state_dict(), "mine.pt")
+    return module
+
+
+@pytest.mark.chain
+def test_the_page(tmp_path, mine):
+    blocks = re.findall(r"```\n(python tools/.*?)\n```", DOCS.read_text(), re.DOTALL)
+    commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    assert [Path(words[1]).stem for words in commands] == list(SHORT)
     for words in commands:
         tool = Path(words[1]).stem
         arguments = [str(tmp_path / word) if word in ("mine.pt", "runs/mine") else word for word in words[2:]]
         arguments = [word.replace("my_network.py", str(tmp_path / "my_network.py")) for word in arguments]
         result = forks().run(tool, *arguments, *SHORT[tool])
         assert result.returncode == 0, result.stderr
-    network = load_network(tmp_path / "runs" / "mine" / "best", make=my_network.network)
+    network = load_network(tmp_path / "runs" / "mine" / "best", make=mine.network)
     assert network(torch.randn(2, 1, 28, 28)).shape == (2, 10)
     assert (tmp_path / "runs" / "mine" / "best.onnx").exists()
+
+
+@pytest.mark.chain
+def test_weights_are_searched_as_they_are(tmp_path, mine):
+    """Without training; other spaces must be trained."""
+    run, code = tmp_path / "run", ("--space", tmp_path / "my_network.py:network")
+    result = forks().run("train_supernet", *code, "--weights", "mine.pt", *DIGITS, "--epochs", "0", "--run", run)
+    assert "not trained: the weights as they are" in result.stdout
+    result = forks().run("evolve", *code, "--run", run, "--flops-max", "1e9", *SHORT["evolve"])
+    assert result.returncode == 0, result.stderr
+    assert "--epochs 0: expected at least 1" in forks().run("train_supernet", *DIGITS, "--epochs", "0").stderr

@@ -52,8 +52,9 @@ class Args(planning.Planned, common.Devices, common.Training, common.Kernels, co
     grows: ClassVar[tuple[str, ...]] = ()  # settings that may be larger when the run goes on
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise UserError(f"--epochs {self.epochs}: expected at least 1")
+        least = 1 if getattr(self, "weights", "random") == "random" else 0  # weights that are there can be searched
+        if self.epochs < least:
+            raise UserError(f"--epochs {self.epochs}: expected at least {least}")
 
     def sized(self, space: Space) -> Space:
         """The space with a gene for the ``resolutions``, where there are some."""
@@ -95,10 +96,11 @@ class Args(planning.Planned, common.Devices, common.Training, common.Kernels, co
 
     def report(self, space: Space, cfg: Any, run: RunFolder) -> None:
         """Tell what came out and the next command."""
-        last = run.metrics.read()[-1]
-        accuracy = last.get("val_accuracy")
+        lines = run.metrics.read()
+        accuracy = lines[-1].get("val_accuracy") if lines else None
         told = "" if accuracy is None else f", one-shot accuracy of random architectures {100 * accuracy:.1f} %"
-        common.say(f"trained: loss {last['loss']:.3f}{told} → {common.escape(str(run.checkpoint))}")
+        done = f"trained: loss {lines[-1]['loss']:.3f}{told}" if lines else "not trained: the weights as they are"
+        common.say(f"{done} → {common.escape(str(run.checkpoint))}")
         common.next_command("build_lut", self)
 
 
