@@ -74,7 +74,9 @@ def test_the_page(tmp_path, mine):
 def test_weights_are_searched_as_they_are(tmp_path, mine):
     """Without training; other spaces must be trained."""
     run, code = tmp_path / "run", ("--space", tmp_path / "my_network.py:network")
-    result = forks().run("train_supernet", *code, "--weights", "mine.pt", *DIGITS, "--epochs", "0", "--run", run)
+    result = forks().run(
+        "train_supernet", *code, "--weights", tmp_path / "mine.pt", *DIGITS, "--epochs", "0", "--run", run
+    )
     assert "not trained: the weights as they are" in result.stdout
     result = forks().run("evolve", *code, "--run", run, "--flops-max", "1e9", *SHORT["evolve"])
     assert result.returncode == 0, result.stderr
