@@ -170,6 +170,16 @@ def test_layers_alike_have_one_key():
     assert len(set(keys.values())) < len(keys)
 
 
+def test_units_of_the_same_ends_are_different_layers():
+    """A unit can have widths that neither its first input nor its last output shows: MixNet's split kernels."""
+    layout = layout_of(made("timm:mixnet_s"))
+    smallest = tuple(open_[0] for open_ in layout.space.allowed)
+    place = next(i for i, spec in enumerate(layout.units()) if "blocks.1.0.conv_pw.0" in spec.convs)
+    small, large = layout.layer(place, smallest), layout.layer(place, layout.whole)
+    assert small.params < large.params
+    assert len({small, large}) == 2
+
+
 def test_specs_and_supernets_are_the_same_in_another_process():
     space = made("timm:resnet18")
     spec = families.lower(space, sub_networks(space, 2)[1])[3]

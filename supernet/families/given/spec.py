@@ -33,6 +33,10 @@ class GivenSpec(LayerSpec):
     place: int = field(kw_only=True)
     counts: tuple[int, ...] = field(kw_only=True)
 
+    # There is one of each for a layout; what it has of a LayerSpec does not tell it from others.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     def __reduce__(self) -> Any:
         return self.layout.again, (self.layout.space, self.place, self.counts)
 
