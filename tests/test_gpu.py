@@ -179,7 +179,13 @@ def alive(pid: int) -> bool:
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_stage_and_its_children_and_leaves_a_page(stages_are, tmp_path, asked):
     stages_are.use(f"sleep 60 & echo $! > {tmp_path}/child; wait")
-    code = f"import sys; from gpu import run; sys.executable = {run.sys.executable!r}; sys.exit(run.main(sys.argv[1:]))"
+    code = f"""
+import signal, sys
+from gpu import run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+sys.executable = {run.sys.executable!r}
+sys.exit(run.main(sys.argv[1:]))
+"""
     words = [sys.orig_argv[0], "-c", code, "--output", str(stages_are.folder), "--only", "step", "layers"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tools")))}
     process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
