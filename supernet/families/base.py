@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import nn
 
-from supernet.space import Arch, Space
+from supernet.space import Arch, Choice, Space
 from supernet.spec import BuildOptions, LayerSpec, Price
 
 if TYPE_CHECKING:
@@ -29,6 +31,29 @@ Total = Callable[[Iterable[float]], float]  # combines the prices of several lay
 def peak(prices: Iterable[float]) -> float:
     """The largest price, 0 if there are none: for what layers need one after the other, such as memory."""
     return max(prices, default=0)
+
+
+class Ascending:
+    """A layout of a space whose choices ascend in size, so that the last open one of each gene is its largest."""
+
+    space: Space
+
+    @cached_property
+    def largest(self) -> Arch:
+        """Every gene at its largest open choice."""
+        return tuple(open_[-1] for open_ in self.space.allowed)
+
+    def choice(self, gene: int, arch: Arch) -> Choice:
+        """What an architecture has for a gene."""
+        return self.space.genes[gene].choices[arch[gene]]
+
+    def open(self, genes: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Arch]]:
+        """Every combination of the open choices of some genes, and an architecture that has it."""
+        for choices in itertools.product(*(self.space.allowed[gene] for gene in genes)):
+            arch = list(self.largest)
+            for gene, choice in zip(genes, choices, strict=True):
+                arch[gene] = choice
+            yield choices, tuple(arch)
 
 
 class Layout(Protocol):

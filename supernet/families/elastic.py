@@ -10,11 +10,10 @@ is the stem.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,13 +21,13 @@ from torch import nn
 
 from supernet.errors import UserError
 from supernet.families import resolutions
-from supernet.families.base import Priced, Shared, Total
+from supernet.families.base import Ascending, Priced, Shared, Total
 from supernet.families.elastic_blocks import HEADS, KINDS, STEM, Kind
 from supernet.families.elastic_presets import PRESETS
 from supernet.families.elastic_sharing import Elastic
 from supernet.modules import ACTIVATIONS
 from supernet.size import Size
-from supernet.space import Arch, Choice, Gene, Space
+from supernet.space import Arch, Gene, Space
 from supernet.spec import BuildOptions, LayerSpec, Price, make_divisible
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class Stage(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ElasticLayout:
+class ElasticLayout(Ascending):
     """The layers of an elastic space. Their sizes follow from the resolution, the first gene."""
 
     space: Space
@@ -67,18 +66,9 @@ class ElasticLayout:
         """The gene of the head."""
         return len(self.space.genes) - 1
 
-    @cached_property
-    def largest(self) -> Arch:
-        """Every gene at its largest open choice."""
-        return tuple(open_[-1] for open_ in self.space.allowed)
-
     @property
     def stem(self) -> LayerSpec:
         return self.layer(0, 0, self.largest)
-
-    def choice(self, gene: int, arch: Arch) -> Choice:
-        """What an architecture has for a gene."""
-        return self.space.genes[gene].choices[arch[gene]]
 
     def width(self, stage: int, arch: Arch) -> int:
         """Output channels of a stage; of stage -1 those of the images."""
@@ -162,14 +152,6 @@ class ElasticLayout:
         stages = range(len(self.stages))
         blocks = [self.layer(i, block, arch) for i in stages for block in range(self.depth(i, arch))]
         return [*blocks, self.last(arch)]
-
-    def open(self, genes: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Arch]]:
-        """Every combination of the open choices of some genes, and an architecture that has it."""
-        for choices in itertools.product(*(self.space.allowed[gene] for gene in genes)):
-            arch = list(self.largest)
-            for gene, choice in zip(genes, choices, strict=True):
-                arch[gene] = choice
-            yield choices, tuple(arch)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Every block that can run, by the numbers of its stage and in it."""

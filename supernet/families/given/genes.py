@@ -125,11 +125,8 @@ def widths(channels: Channels, labels: np.ndarray) -> Iterator[Width]:
             [counts[round(i * (len(counts) - 1) / (n - 1))] for i in range(n)]
             for counts in (group.counts(CHOICES) for group in own)
         ]
-        choices = list(dict.fromkeys(zip(*spread, strict=True)))
-        first: dict[int, tuple[int, ...]] = {}
-        for choice in choices:
-            first[choice[0]] = choice  # a choice is told by the count of the first group
-        yield Width(tuple(own), tuple(first.values()))
+        told = {choice[0]: choice for choice in zip(*spread, strict=True)}  # by the count of the first group
+        yield Width(tuple(own), tuple(told.values()))
 
 
 def _groups(channels: Channels, labels: np.ndarray) -> Iterator[Group]:

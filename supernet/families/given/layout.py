@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,7 +14,7 @@ from torch import fx, nn
 
 from supernet import plugins
 from supernet.errors import UserError
-from supernet.families.base import Priced, Total
+from supernet.families.base import Ascending, Priced, Total
 from supernet.families.given.channels import Along
 from supernet.families.given.genes import Depth, Kernel, Width
 from supernet.families.given.layer import Layer
@@ -39,7 +38,7 @@ def layout_of(space: Space) -> GivenLayout:
 
 
 @dataclass(frozen=True)
-class GivenLayout:
+class GivenLayout(Ascending):
     """The layers of the space of a given network."""
 
     space: Space
@@ -57,11 +56,6 @@ class GivenLayout:
     @property
     def stem(self) -> LayerSpec:
         return self.layer(0, self.largest)
-
-    @cached_property
-    def largest(self) -> Arch:
-        """The given network, if all is open."""
-        return tuple(open_[-1] for open_ in self.space.allowed)
 
     @cached_property
     def deciding(self) -> list[tuple[int, ...]]:
@@ -98,10 +92,6 @@ class GivenLayout:
         }
         return [None if unit.block is None else blocks[unit.block] for unit in self.network.units]
 
-    def count(self, gene: int, arch: Arch) -> int:
-        """What an architecture has for a gene."""
-        return self.space.genes[gene].choices[arch[gene]].count
-
     def kept(self, counts: Mapping[int, int]) -> Kept:
         """What is left where genes have these counts, and all else is whole."""
         network, kernels = self.network, {}
@@ -117,7 +107,7 @@ class GivenLayout:
 
     def layer(self, place: int, arch: Arch) -> GivenSpec:
         """A unit of the network as an architecture has it."""
-        return self.spec(place, tuple(self.count(gene, arch) for gene in self.deciding[place]))
+        return self.spec(place, tuple(self.choice(gene, arch).count for gene in self.deciding[place]))
 
     def spec(self, place: int, counts: tuple[int, ...]) -> GivenSpec:
         """A unit whose genes have these counts."""
@@ -141,7 +131,7 @@ class GivenLayout:
         if convs:
             narrow: Any = kept.narrow(convs[0][1], str(convs[0][0].target))
             kernel = narrow.kernel_size[0]
-        return GivenSpec(Layer, cin, cout, size, stride, kernel, layout=self, place=place, counts=counts)
+        return GivenSpec(Layer, cin, cout, size, stride, kernel, layout=self, place=place, counts=counts, kept=kept)
 
     def image(self, node: fx.Node, kept: Kept) -> tuple[int, Size]:
         """Channels and size of what a node gives: an image, a vector, or vectors at several places."""
@@ -157,7 +147,7 @@ class GivenLayout:
     def runs(self, place: int, arch: Arch) -> bool:
         """Whether a unit runs."""
         gene = self.runs_from[place]
-        return gene is None or self.count(gene[0], arch) >= gene[1]
+        return gene is None or self.choice(gene[0], arch).count >= gene[1]
 
     def units(self) -> list[LayerSpec]:
         """Every unit as the given network has it."""
@@ -171,14 +161,6 @@ class GivenLayout:
     def pick(self, arch: Arch) -> list[LayerSpec]:
         """The units that run, in order."""
         return [self.layer(i, arch) for i in range(len(self.network.units)) if self.runs(i, arch)]
-
-    def open(self, genes: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Arch]]:
-        """Every combination of the open choices of some genes, and an architecture that has it."""
-        for choices in itertools.product(*(self.space.allowed[gene] for gene in genes)):
-            arch = list(self.largest)
-            for gene, choice in zip(genes, choices, strict=True):
-                arch[gene] = choice
-            yield choices, tuple(arch)
 
     def every(self) -> Iterator[LayerSpec]:
         """Every layer that can run at the open choices."""

@@ -15,8 +15,6 @@ from torch import Tensor, fx, nn
 from supernet.families.given.channels import Along, Channels
 from supernet.families.given.trace import BATCH
 
-SLASH = "/"  # stands for the dots in the names of a given network's modules: those of submodules have none
-
 
 @dataclass(frozen=True, eq=False)
 class Kept:

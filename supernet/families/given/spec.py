@@ -27,11 +27,13 @@ class GivenSpec(LayerSpec):
     Attributes:
         place: of its unit among those of the network.
         counts: what its genes have, those of ``GivenLayout.deciding``.
+        kept: what is left of the channels that it knows of.
     """
 
     layout: Any = field(kw_only=True)  # the GivenLayout that it belongs to
     place: int = field(kw_only=True)
     counts: tuple[int, ...] = field(kw_only=True)
+    kept: Kept = field(kw_only=True)
 
     # There is one of each for a layout; what it has of a LayerSpec does not tell it from others.
     __eq__ = object.__eq__
@@ -43,11 +45,6 @@ class GivenSpec(LayerSpec):
     @property
     def unit(self) -> Unit:
         return self.layout.network.units[self.place]
-
-    @cached_property
-    def kept(self) -> Kept:
-        """What is left of the channels that this layer knows of."""
-        return self.layout.kept(dict(zip(self.layout.deciding[self.place], self.counts, strict=True)))
 
     @property
     def op(self) -> str:

@@ -85,14 +85,9 @@ MEMBERS = "members"  # the names of the modules in each module: a traced graph h
 class Values(fx.Interpreter):
     """Runs a graph without data and keeps what each node gives."""
 
-    def __init__(self, graph: fx.GraphModule):
-        super().__init__(graph)
-        self.nodes = {node.name: node for node in graph.graph.nodes}
-
     def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        self.nodes[n.name].meta["value"] = value
-        return value
+        n.meta["value"] = super().run_node(n)
+        return n.meta["value"]
 
 
 def attribute(graph: nn.Module, name: str) -> Any:

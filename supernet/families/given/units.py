@@ -58,9 +58,8 @@ def cut(graph: fx.GraphModule, blocks: Sequence[Block]) -> tuple[list[Unit], dic
     starts = [0]
     for place, node in enumerate(nodes[1:], 1):
         edge = member.get(node) is not member.get(nodes[place - 1])
-        product = node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), PRODUCTS)
         begun = any(_is_product(graph, n) for n in nodes[starts[-1] : place])
-        if (edge or (product and begun)) and may_cut(place):
+        if (edge or (_is_product(graph, node) and begun)) and may_cut(place):
             starts.append(place)
     units = []
     for start, end in zip(starts, [*starts[1:], len(nodes)], strict=False):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from supernet import files
 from supernet.errors import CheckpointError, UserError
@@ -38,9 +38,9 @@ def read(network: Network, weights: str) -> Weights:
     model = network.new()
     own = model.state_dict()
     if weights == RANDOM:
-        return Weights(own, tuple(_heads(network, model)))
+        return Weights(own, tuple(_heads(network)))
     given = _published(network) if weights == PRETRAINED else _file(Path(weights))
-    heads = {f"{name}.{key}" for name in _heads(network, model) for key in model.get_submodule(name).state_dict()}
+    heads = {f"{name}.{key}" for name in _heads(network) for key in model.get_submodule(name).state_dict()}
     state, new = {}, []
     for name, value in own.items():
         if name not in given:
@@ -60,7 +60,7 @@ def read(network: Network, weights: str) -> Weights:
     return Weights(state, tuple(dict.fromkeys(new)))
 
 
-def _heads(network: Network, model: nn.Module) -> list[str]:
+def _heads(network: Network) -> list[str]:
     """The layers that give the logits."""
     return [name for name, reason in network.whole.items() if "network's output" in reason]
 
