@@ -25,7 +25,7 @@ IMAGES = 1024  # training images that Taylor's importance is taken from
 
 def begin(
     model: Supernet, source: str, importance: Importance, folder: Path, data: TrainVal, seed: int
-) -> tuple[nn.Module, tuple[str, ...]]:
+) -> tuple[str, ...]:
     """Give a supernet the weights of its network and sort its channels.
 
     The weights are kept in ``folder``: a run that continues does not need their source any more.
@@ -35,7 +35,7 @@ def begin(
         importance: of channels: L1 of the weights, Taylor's on training images, or leave their order.
 
     Returns:
-        The network as it is now, in eval mode; and the layers that are new for these images.
+        The layers that are new for these images.
 
     Raises:
         UserError: as ``weights.read``.
@@ -57,7 +57,13 @@ def begin(
         _gradients(model, layout, data)
         sorting.sort(layers, layout, sorting.taylor)
         model.zero_grad()
-    return model.extract(layout.whole).eval().requires_grad_(False), read.new
+    return read.new
+
+
+def teacher(model: Supernet) -> nn.Module:
+    """The network with the weights that the supernet has now, in eval mode."""
+    assert isinstance(model.layout, GivenLayout)
+    return model.extract(model.layout.whole).eval().requires_grad_(False)
 
 
 def _gradients(model: Supernet, layout: GivenLayout, data: TrainVal) -> None:

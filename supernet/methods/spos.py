@@ -180,14 +180,14 @@ def run(
     if space.model:
         from supernet.methods import given  # it knows of run folders
 
-        whole, new = given.begin(model, cfg.weights, cfg.importance, folder, data, cfg.fit.seed)
+        new = given.begin(model, cfg.weights, cfg.importance, folder, data, cfg.fit.seed)
         if cfg.distil == "teacher":
             if new:
                 raise UserError(
                     f"{new[0]} of {space.model} is new for these images, so the network teaches nothing: expected "
                     "weights that know them, or distil inplace"
                 )
-            teacher = whole
+            teacher = given.teacher(model)
     average = MovingAverage(model, cfg.ema) if cfg.ema else None
     probes = Probes(space, data, cfg.fit, cfg.probes, cfg.recalibration)
     fit(

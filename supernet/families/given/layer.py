@@ -100,25 +100,23 @@ class GivenSlice(Slice):
         weights: list[Sliced] = []
         statistics: list[Sliced] = []
 
-        def add(key: str, mine: nn.Module, theirs: nn.Module, name: str) -> None:
-            given = key.replace(SLASH, ".")
-            for tensor_key, tensor in tensors(theirs):
-                runs = own.kept.runs(f"{given}.{tensor_key}".lstrip(".").replace(SLASH, "."), tensor)
-                sliced = Sliced.of(name, mine, theirs, tensor_key, runs)
-                (weights if isinstance(tensor, nn.Parameter) else statistics).append(sliced)
-                vars(mine)["_parameters" if isinstance(tensor, nn.Parameter) else "_buffers"].pop(tensor_key, None)
+        def add(name: str, mine: nn.Module, theirs: nn.Module) -> None:
+            for key, tensor in tensors(theirs):
+                runs = own.kept.runs(f"{name}.{key}".lstrip(".").replace(SLASH, "."), tensor)
+                learns = isinstance(tensor, nn.Parameter)
+                (weights if learns else statistics).append(Sliced.of(name, mine, theirs, key, runs))
+                vars(mine)["_parameters" if learns else "_buffers"].pop(key, None)
 
         whole = {key: module for key, module in shared.named_children() if _nested(module)}
-        for key, theirs in shared.named_children():
-            if key in whole:
-                modules[key.replace(SLASH, ".")] = theirs
-                continue
-            mine = own.kept.narrow(theirs, key.replace(SLASH, "."))
-            modules[key.replace(SLASH, ".")] = mine
-            pairs.append((mine, theirs))
-            add(key, mine, theirs, key)
+        for name, theirs in shared.named_children():
+            given, mine = name.replace(SLASH, "."), theirs
+            if name not in whole:
+                mine = own.kept.narrow(theirs, given)
+                pairs.append((mine, theirs))
+                add(name, mine, theirs)
+            modules[given] = mine
         holder = nn.Module()
-        add("", holder, shared, "")
+        add("", holder, shared)
         what = list(steps(own.unit, own.layout.network.names, own.kept))
         super().__init__(lambda x: _run(shared, x, modules, what, holder), pairs, weights, statistics)
         self.whole = nn.ModuleDict(whole)
