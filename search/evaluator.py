@@ -23,7 +23,7 @@ from supernet.errors import UserError
 from supernet.executor import Executor, Threads, for_device, nothing
 from supernet.families import layout
 from supernet.families.base import peak
-from supernet.model import Supernet, batch_norms
+from supernet.model import Supernet, batch_norms, joined
 from supernet.norm import BatchNorm, PooledStatistics
 from supernet.progress import Track
 from supernet.space import Arch, Space
@@ -35,6 +35,7 @@ LARGEST_BATCH = 512  # more are not faster; also the batch whose statistics the 
 GROUPS = 2  # for each worker, where there are several: see docs/scaling.md
 LOWER = "lower the memory for its batches, the number of workers, or the images per batch of recalibration"
 Batch = TypeVar("Batch", covariant=True)
+Layers = tuple[LayerSpec, ...]  # that one module runs
 
 
 class Stream(Protocol[Batch]):
@@ -62,12 +63,12 @@ def images_at_once(space: Space, memory: int, workers: int = 1) -> int:
 
 @dataclass(eq=False)
 class Node:
-    """One layer after one prefix."""
+    """One layer after one prefix, or several that one operator runs."""
 
     module: nn.Module
     norms: list[BatchNorm]
     pools: list[PooledStatistics]  # of this prefix, one per BN
-    children: dict[tuple[LayerSpec, int], Node] = field(default_factory=dict)  # by the layer and its weights
+    children: dict[tuple[Layers, int], Node] = field(default_factory=dict)  # by the layers and their weights
     archs: list[Arch] = field(default_factory=list)  # of a head: those that end here; genes of what does not run differ
     hits: int | Tensor = 0  # of a head
 
@@ -88,9 +89,10 @@ def prefix_tree(supernet: Supernet, archs: Sequence[Arch]) -> Node:
     """The images as root, below it a node for each distinct prefix of the layers of ``archs``; the leaves are heads."""
     root, specs = Node.of(nn.Identity()), layout(supernet.space)
     for arch in archs:
-        node = root
-        for spec, module in zip(specs.pick(arch), supernet.path(arch), strict=True):
-            key = spec, id(getattr(module, "shared", module))  # two stages can have layers that are alike
+        node, picked = root, iter(specs.pick(arch))
+        for module, layers in joined(supernet.path(arch)):
+            # two stages can have layers that are alike
+            key = tuple(itertools.islice(picked, layers)), id(getattr(module, "shared", module))
             if key not in node.children:
                 node.children[key] = Node.of(module)
             node = node.children[key]
@@ -245,7 +247,7 @@ class Scorer:
             images += len(y)
         nodes = list(tree)
         accuracies = {arch: int(node.hits) / images for node in nodes for arch in node.archs}
-        separate = sum(len(model.path(arch)) for arch in archs)
+        separate = sum(len(list(joined(model.path(arch)))) for arch in archs)
         self.idle.append(model)
         return Scored(accuracies, len(nodes) - 1, separate, walk.peak_bytes)  # the root runs nothing
 

@@ -113,7 +113,9 @@ def run_path(path: list[nn.Module], x: Tensor, drop_path: float = 0.0) -> Tensor
             (stochastic depth, Huang et al. 2016); it grows evenly from the first module on.
     """
     x = x.contiguous(memory_format=torch.channels_last)
-    for place, module in enumerate(path, 1):
+    place = 0
+    for module, layers in joined(path):
+        place += layers
         y = module(x)
         if drop_path and getattr(module, "adds", False):
             from torchvision.ops import stochastic_depth  # seconds to import
@@ -121,6 +123,20 @@ def run_path(path: list[nn.Module], x: Tensor, drop_path: float = 0.0) -> Tensor
             y = x + stochastic_depth(y - x, drop_path * place / len(path), "row")
         x = y
     return x
+
+
+def joined(path: Sequence[nn.Module]) -> Iterator[tuple[nn.Module, int]]:
+    """What runs of a path, and how many layers each runs.
+
+    A module whose operators can run more than its own layer says how many by ``joins``, and ``join`` gives one module
+    for it and those that follow.
+    """
+    place = 0
+    while place < len(path):
+        first: Any = path[place]
+        n = getattr(first, "joins", 1)
+        yield (first.join(path[place + 1 : place + n]) if n > 1 else first), n
+        place += n
 
 
 def batch_norms(path: list[nn.Module]) -> Iterator[BatchNorm]:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from supernet import fused
 from supernet.active import active, box
-from supernet.convolution import Conv2d, conv2d
+from supernet.convolution import Conv2d
 from supernet.norm import BatchNorm
 from supernet.size import PIXEL
 from supernet.spec import Block, Conv, LayerSpec, make_divisible
@@ -18,17 +19,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "hard_swish": nn.Hardswish,
     "swish": nn.SiLU,
 }
-
-
-def convolved(x: Tensor, conv: Conv2d) -> Tensor:
-    """A convolution by our operator where that has kernels of its own for it: pointwise and depthwise."""
-    pointwise = conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1
-    if conv.bias is None and (pointwise or conv.groups == conv.in_channels == conv.out_channels):
-        from supernet import ops  # here, so that eager networks need no extension
-
-        stride, padding = conv.stride[0], int(conv.padding[0])
-        return ops.masked_conv2d(x, conv.weight, stride=stride, padding=padding, groups=conv.groups)
-    return conv(x)
 
 
 def of_one_pixel(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -58,21 +48,7 @@ class ConvBN(nn.Module):
         self.kernels, self.act_name = kernels, spec.act
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.kernels == "eager":
-            return self.act(self.bn(self.conv(x)))
-        if not self.bn.training:
-            scale, shift = self.bn.folded()
-            if self.conv.bias is not None:
-                shift = torch.addcmul(shift, self.conv.bias, scale)
-            weight = self.conv.weight * scale.view(-1, 1, 1, 1)
-            stride, padding, groups = self.conv.stride[0], int(self.conv.padding[0]), self.conv.groups
-            return self.act(conv2d(x, weight, shift, stride=stride, padding=padding, groups=groups))
-        from supernet import ops  # here, so that eager networks need no extension
-
-        x = convolved(x, self.conv)
-        y, stats = ops.batch_norm_act_train(x, self.bn.weight, self.bn.bias, eps=self.bn.eps, act=self.act_name)
-        self.bn.track(*stats, y.numel() // y.shape[1])
-        return y
+        return self.act(self.bn(self.conv(x))) if self.kernels == "eager" else fused.single(x, self)
 
 
 class Separable(nn.Module):
@@ -85,31 +61,12 @@ class Separable(nn.Module):
         super().__init__()
         self.depthwise = ConvBN(depthwise, affine, eps, kernels)
         self.pointwise = ConvBN(pointwise, affine, eps, kernels)
-        self.stride = depthwise.stride
         self.kernels = self.depthwise.kernels
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kernels == "eager":
             return self.pointwise(self.depthwise(x))
-        from supernet import ops
-
-        dw, pw = self.depthwise, self.pointwise
-        if not dw.bn.training:
-            folded = (dw.conv.weight, *dw.bn.folded(), pw.conv.weight, *pw.bn.folded())
-            return ops.dw_separable(x, *folded, stride=self.stride, mid_act=dw.act_name, out_act=pw.act_name)
-        y, dw_stats, pw_stats = ops.dw_separable_train(
-            x,
-            *(dw.conv.weight, dw.bn.weight, dw.bn.bias),
-            *(pw.conv.weight, pw.bn.weight, pw.bn.bias),
-            eps=dw.bn.eps,
-            stride=self.stride,
-            mid_act=dw.act_name,
-            out_act=pw.act_name,
-        )
-        n = y.numel() // y.shape[1]  # the depthwise output has the same batch and size
-        dw.bn.track(*dw_stats, n)
-        pw.bn.track(*pw_stats, n)
-        return y
+        return fused.separable(x, self.depthwise, self.pointwise)
 
 
 class SqueezeExcite(nn.Module):
@@ -183,26 +140,9 @@ class InvertedBottleneck(Block, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         expand, separable = self.expand, self.separable
         if isinstance(expand, ConvBN) and isinstance(separable, Separable) and expand.kernels == "fused":
-            return self.operator(x, expand, separable)
+            return fused.inverted_bottleneck(x, expand, separable.depthwise, separable.pointwise, self.skip)
         y = separable(expand(x))
         return x + y if self.skip else y
-
-    def operator(self, x: Tensor, expand: ConvBN, separable: Separable) -> Tensor:
-        """All of the block as one operator."""
-        from supernet import ops
-
-        convs = expand, separable.depthwise, separable.pointwise
-        residual, stride, act = self.skip, separable.stride, expand.act_name
-        if not expand.bn.training:
-            folded = (t for c in convs for t in (c.conv.weight, *c.bn.folded()))
-            return ops.inverted_bottleneck(x, *folded, residual=residual, stride=stride, act=act)
-        parameters = (t for c in convs for t in (c.conv.weight, c.bn.weight, c.bn.bias))
-        y, *stats = ops.inverted_bottleneck_train(
-            x, *parameters, eps=expand.bn.eps, residual=residual, stride=stride, act=act
-        )
-        for conv, sized, (mean, var) in zip(convs, (x, y, y), stats, strict=True):
-            conv.bn.track(mean, var, sized.numel() // sized.shape[1])
-        return y
 
 
 class Shuffle(Block, nn.Module):

@@ -77,7 +77,7 @@ def test_statistics_of_a_prefix_are_those_of_recalibrate_bn(small_space, kernels
         recalibrate_bn(supernet, recalibration, arch)
         node, path = tree, []
         for spec in layout(space).pick(arch):
-            (node,) = (child for (own, _), child in node.children.items() if own == spec)
+            (node,) = (child for (own, _), child in node.children.items() if own == (spec,))
             path.append(node)
         assert node.archs == [arch]
         for module, node in zip(supernet.path(arch), path, strict=True):

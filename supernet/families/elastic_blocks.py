@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supernet.convolution import Conv2d
+from supernet.fused import convolved
 from supernet.modules import (
     ACTIVATIONS,
     ConvBN,
@@ -18,7 +19,6 @@ from supernet.modules import (
     InvertedBottleneck,
     PoolHead,
     Stem,
-    convolved,
     kept_for_sum,
     of_one_pixel,
 )

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from latency.measure import pin_core
 from supernet import active, families, modules, spaces
-from supernet.families import elastic, elastic_sharing, residual
+from supernet.families import elastic_sharing, residual, slices
+from supernet.families.base import Ascending
 from supernet.model import Network, Supernet, run_path
 from supernet.progress import Bar
 from supernet.space import Arch, Space
@@ -49,7 +50,7 @@ def run(space: str, resolution: int, batch: int, rounds: int, threads: int) -> d
     with Bar("step", (len(FORMS) + 2 * 2) * rounds, unit="steps") as bar:
         seconds = interleave(shape, rounds, bar)
         allocator = {name: keeping(shape, name, rounds, bar) for name in ("ours", "eager channels_last")}
-        sliced = families.of(space_of(shape)) is elastic.FAMILY
+        sliced = isinstance(families.layout(space_of(shape)), Ascending)
         full_width = against_the_network_alone(shape, rounds) if sliced else None
     # The paths differ in cost; a ratio is taken path by path.
     ratios = {name: statistics.median(np.divide(of, seconds["ours"])) for name, of in seconds.items()}
@@ -108,7 +109,7 @@ def slices_of_pytorch() -> Iterator[None]:
         return list(map(active.part, parameters, boxes))
 
     with contextlib.ExitStack() as stack:
-        for module in (elastic_sharing, residual, modules):
+        for module in (elastic_sharing, residual, modules, slices):
             stack.enter_context(mock.patch.object(module, "active", plain))
         yield
 
@@ -142,7 +143,7 @@ def stepper(model: Supernet | Network, x: torch.Tensor, y: torch.Tensor, nchw: b
 
 def largest_of(space: Space) -> Arch:
     """The architecture with the most multiply-adds, gene by gene."""
-    if isinstance(layout := families.layout(space), elastic.ElasticLayout):
+    if isinstance(layout := families.layout(space), Ascending):
         return layout.largest
     flops = layout.priced(lambda spec: spec.flops).table
     return tuple(max(range(len(row)), key=row.__getitem__) for row in flops)

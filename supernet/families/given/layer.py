@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from supernet.families.given.piece import PARAMETER, Step, run, steps, tensors
+from supernet.families.given.piece import PARAMETER, steps, tensors
+from supernet.families.given.program import Program
 from supernet.families.slices import Slice, Sliced
 from supernet.spec import Block
 
@@ -27,9 +29,11 @@ class Layer(Block, nn.Module):
     def __init__(self, spec: Any, affine: bool = True, eps: float = 1e-5, kernels: str = "fused"):
         super().__init__()
         network, kept = spec.layout.network, spec.kept
+        self.kernels, self.joins = kernels, spec.joins if kernels == "fused" else 1
         self.reads, self.writes = spec.unit.reads, spec.unit.writes  # what it does not use is handed on as it is
         self.steps = list(steps(spec.unit, network.names, kept))
         self.slices: dict[Any, GivenSlice] = {}
+        self.chains: dict[Any, Chain] = {}
         for name, module in spec.modules():
             own = kept.narrow(module, name)
             own._modules = {key: copy.deepcopy(child) for key, child in own._modules.items()}
@@ -44,7 +48,18 @@ class Layer(Block, nn.Module):
             _set(self, name.replace(".", SLASH), kept.part(name, network.values[name]).clone(), tensor)
 
     def forward(self, x: Any) -> Any:
-        return _run(self, x, {name.replace(SLASH, "."): module for name, module in self.named_children()}, self.steps)
+        return self.program()(x) if self.kernels == "eager" else self.join(())(x)
+
+    def program(self) -> Program:
+        """What it runs."""
+        modules = {name.replace(SLASH, "."): module for name, module in self.named_children()}
+        return Program(self.reads, self.writes, self.steps, modules, _raw(self, self))
+
+    def join(self, others: Sequence[Layer]) -> Chain:
+        """It and those that follow it as one module, on as few operators as can be; made once."""
+        if len(others) not in self.chains:
+            self.chains[len(others)] = Chain([self, *others])
+        return self.chains[len(others)]
 
     def slice(self, own: Any) -> GivenSlice:
         """The part of this unit, which has all its channels, that is ``own``; made once."""
@@ -54,7 +69,7 @@ class Layer(Block, nn.Module):
 
     def __getstate__(self) -> dict:
         """Copies make their slices themselves."""
-        return {**self.__dict__, "slices": {}}
+        return {**self.__dict__, "slices": {}, "chains": {}}
 
 
 class Alone(nn.Module):
@@ -63,9 +78,9 @@ class Alone(nn.Module):
     Other inputs, such as a shortcut, are constant noise; other outputs are on the way to the last one.
     """
 
-    def __init__(self, spec: Any):
+    def __init__(self, spec: Any, kernels: str):
         super().__init__()
-        self.layer = Layer(spec)
+        self.layer = Layer(spec, kernels=kernels)
         (main, *others), self.layer.writes = spec.uses, spec.gives[-1:]
         self.layer.reads = (main, *others)
         for i, name in enumerate(others):
@@ -83,13 +98,21 @@ def _set(module: nn.Module, key: str, value: Tensor, like: Tensor) -> None:
         module._buffers[key] = value
 
 
-def _run(layer: Layer, x: Any, modules: Mapping[str, nn.Module], what: Sequence[Step], holder: Any = None) -> Any:
-    """What a layer hands on, with these modules in the place of its own."""
-    values = dict(zip(layer.reads, x if isinstance(x, tuple) else (x,), strict=True))
-    holder = layer if holder is None else holder
-    for key in (*layer._parameters, *layer._buffers):
-        values[PARAMETER + key.replace(SLASH, ".")] = getattr(holder, key)
-    return run(what, modules, values, layer.writes)
+def _raw(layer: Layer, holder: nn.Module) -> list[tuple[str, nn.Module, str]]:
+    """The parameters and buffers that functions of a layer use, as ``holder`` has them."""
+    return [(PARAMETER + key.replace(SLASH, "."), holder, key) for key in (*layer._parameters, *layer._buffers)]
+
+
+class Chain(nn.Module):
+    """Layers in a row as one module."""
+
+    def __init__(self, own: Sequence[Layer]):
+        super().__init__()
+        self.parts = nn.ModuleList(own)
+        self.run = Program.joined([layer.program() for layer in own])
+
+    def forward(self, x: Any) -> Any:
+        return self.run(x)
 
 
 class GivenSlice(Slice):
@@ -118,13 +141,34 @@ class GivenSlice(Slice):
         holder = nn.Module()
         add("", holder, shared)
         what = list(steps(own.unit, own.layout.network.names, own.kept))
-        super().__init__(lambda x: _run(shared, x, modules, what, holder), pairs, weights, statistics)
-        self.whole = nn.ModuleDict(whole)
+        program = Program(shared.reads, shared.writes, what, modules, _raw(shared, holder))
+        run = Program.joined([program]) if shared.kernels == "fused" else program
+        super().__init__(run, pairs, weights, statistics)
+        self.whole, self.joins, self.program = nn.ModuleDict(whole), shared.joins, program
+        self.chains: dict[tuple[GivenSlice, ...], SliceChain] = {}
+
+    def join(self, others: Sequence[GivenSlice]) -> SliceChain:
+        """It and those that follow it as one module, on as few operators as can be; made once."""
+        key = tuple(others)
+        if key not in self.chains:
+            self.chains[key] = SliceChain([self, *others])
+        return self.chains[key]
 
     @torch.no_grad()
     def state_dict(self) -> dict[str, Tensor]:  # type: ignore[override]
         """The weights of the stand-alone layer by the names used there."""
         return super().state_dict() | {f"{k}.{n}": v for k, m in self.whole.items() for n, v in m.state_dict().items()}
+
+
+class SliceChain(Slice):
+    """Slices in a row as one module."""
+
+    def __init__(self, own: Sequence[GivenSlice]):
+        pairs, weights, statistics = (
+            [*itertools.chain(*parts)] for parts in zip(*((s.pairs, s.weights, s.statistics) for s in own), strict=True)
+        )
+        super().__init__(Program.joined([s.program for s in own]), pairs, weights, statistics)
+        self.whole = nn.ModuleList(s.whole for s in own)
 
 
 def _nested(module: nn.Module) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,10 +17,11 @@ from supernet import plugins
 from supernet.errors import UserError
 from supernet.families.base import Ascending, Priced, Total
 from supernet.families.given.channels import Along
+from supernet.families.given.fusing import MOST, convolutions, resolved
 from supernet.families.given.genes import Depth, Kernel, Width
 from supernet.families.given.layer import Layer
 from supernet.families.given.network import Network, opened, require
-from supernet.families.given.piece import Kept
+from supernet.families.given.piece import Kept, steps
 from supernet.families.given.spec import GivenSpec
 from supernet.families.given.units import Unit
 from supernet.size import Size
@@ -91,6 +93,25 @@ class GivenLayout(Ascending):
             for place, block in enumerate(gene.blocks)
         }
         return [None if unit.block is None else blocks[unit.block] for unit in self.network.units]
+
+    @cached_property
+    def together(self) -> dict[int, int]:
+        """How many units one of our operators runs from a unit on, where it runs several: all of one block or none."""
+        network, whole = self.network, self.kept({})
+        modules = dict(network.graph.named_modules())
+        own = [resolved(steps(unit, network.names, whole), modules) for unit in network.units]
+
+        def fits(place: int, n: int) -> bool:
+            of_block = {unit.block for unit in network.units[place : place + n]}
+            return len(of_block) == 1 and convolutions([*itertools.chain(*own[place : place + n])]) == n
+
+        found: dict[int, int] = {}
+        place, last = 1, len(own) - 1  # the first and the last one stand for themselves
+        while place < last:
+            n = next((n for n in range(min(MOST, last - place), 1, -1) if fits(place, n)), 1)
+            found |= {place: n} if n > 1 else {}
+            place += n
+        return found
 
     def kept(self, counts: Mapping[int, int]) -> Kept:
         """What is left where genes have these counts, and all else is whole."""

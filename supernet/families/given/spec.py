@@ -91,7 +91,12 @@ class GivenSpec(LayerSpec):
 
     def measured(self, kernels: str) -> nn.Module:
         """The module whose latency is that of the layer."""
-        return Alone(self)
+        return Alone(self, kernels)
+
+    @property
+    def joins(self) -> int:
+        """How many layers one of our operators can run, of it and those that follow."""
+        return self.layout.together.get(self.place, 1)
 
     @property
     def input_shape(self) -> Any:
