@@ -6,14 +6,15 @@ import torch
 from bench import step
 from bench.step import FORMS, stepper
 
-from supernet import spaces
+from supernet import active, spaces
 from supernet.training import defaults
 
 
-def test_the_forms_take_the_same_step():
+@pytest.mark.parametrize(("name", "size"), [("mobile-small", 14), ("elastic-small", 28), ("timm:mobilenetv2_050", 64)])
+def test_the_forms_take_the_same_step(name, size):
     """Ours, plain PyTorch and plain PyTorch in NCHW: equal weights before, equal weights after."""
-    space = spaces.get("mobile-small", 3, 14, 10)
-    x, y = torch.randn(4, 3, 14, 14), torch.arange(4)
+    space = spaces.get(name, 3, size, 10)
+    x, y = torch.randn(4, 3, size, size), torch.arange(4)
     torch.manual_seed(0)
     models = {name: make(space) for name, make in FORMS.items()}
     for model in models.values():
@@ -37,6 +38,17 @@ def test_every_form_is_timed_on_every_path():
     assert {name: len(seconds) for name, seconds in times.items()} == dict.fromkeys(FORMS, 3)
     assert bar.count == 9
     assert np.all(np.array(list(times.values())) > 0)
+
+
+@pytest.mark.parametrize("name", ["elastic-small", "timm:mobilenetv2_050"])
+def test_the_plain_forms_slice_as_pytorch_does(name, monkeypatch):
+    """None of our views is left, in forward or backward."""
+    space = spaces.get(name, 3, 28, 10)
+    monkeypatch.setattr(active._Active, "apply", lambda *_: pytest.fail("ours"))
+    one = stepper(FORMS["eager channels_last"](space), torch.randn(4, 3, 28, 28), torch.arange(4), False)
+    one(step.LARGEST)
+    with pytest.raises(pytest.fail.Exception):
+        stepper(FORMS["ours"](space), torch.randn(4, 3, 28, 28), torch.arange(4), False)(step.LARGEST)
 
 
 @pytest.mark.parametrize(("value", "kept"), [(None, True), ("1", True), ("0", False)])

@@ -51,10 +51,11 @@ class Part:
     def kind(self) -> str:
         """Which of the convolutions in our operators it is."""
         conv, kernel, padding = self.conv, self.conv.kernel_size[0], self.conv.padding[0]
-        if conv.bias is None and conv.groups == conv.in_channels == conv.out_channels > 1:
+        if conv._parameters.get("bias", conv) is not None:  # that of a slice is there while it runs, and not known here
+            return "other"
+        if conv.groups == conv.in_channels == conv.out_channels > 1:
             return "depthwise" if kernel in KERNELS and padding == kernel // 2 else "other"
-        plain = conv.bias is None and (kernel, conv.stride[0], padding, conv.groups) == (1, 1, 0, 1)
-        return "pointwise" if plain else "other"
+        return "pointwise" if _is_pointwise(conv) else "other"
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,7 @@ def _longest(steps: Sequence[Step], place: int) -> tuple[Step, int]:
 def _alone(step: Step) -> Step:
     """A step that nothing else runs with, by what runs it best."""
     conv: Any = step.function
-    if _is_plain(conv) and conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1:
-        return replace(step, function=Pointwise(conv))
-    return step
+    return replace(step, function=Pointwise(conv)) if _is_plain(conv) and _is_pointwise(conv) else step
 
 
 def _is_separable(parts: Sequence[Part]) -> bool:
@@ -164,6 +163,10 @@ def _is_plain(conv: Any) -> TypeGuard[Conv2d]:
     if type(conv) is not Conv2d or isinstance(conv.padding, str) or conv.padding_mode != "zeros":
         return False
     return all(len({*size}) == 1 for size in (conv.kernel_size, conv.stride, conv.padding)) and conv.dilation == (1, 1)
+
+
+def _is_pointwise(conv: Conv2d) -> bool:
+    return conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
 
 
 def _chain(steps: Sequence[Step], place: int) -> Iterator[int]:
