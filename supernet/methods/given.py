@@ -63,7 +63,7 @@ def begin(
 def teacher(model: Supernet) -> nn.Module:
     """The network with the weights that the supernet has now, in eval mode."""
     assert isinstance(model.layout, GivenLayout)
-    return model.extract(model.layout.whole).eval().requires_grad_(False)
+    return model.extract(model.layout.whole, model.options["kernels"]).eval().requires_grad_(False)
 
 
 def _gradients(model: Supernet, layout: GivenLayout, data: TrainVal) -> None:

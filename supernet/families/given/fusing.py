@@ -66,12 +66,18 @@ class Together:
     residual: bool
 
     def __call__(self, x: Tensor) -> Tensor:
-        if len(self.parts) == 1:
-            return operators.single(x, *self.parts)
-        if len(self.parts) == 2:
-            return operators.separable(x, *self.parts)
-        expand, depthwise, pointwise = self.parts
-        return operators.inverted_bottleneck(x, expand, depthwise, pointwise, self.residual)
+        first, *others = self.parts
+        if not first.bn.training and torch.is_grad_enabled():  # for inference the operators have no gradient
+            y = operators.single(x, first)
+            for part in others:
+                y = operators.single(y, part)
+            return x + y if self.residual else y
+        if not others:
+            return operators.single(x, first)
+        if len(others) == 1:
+            return operators.separable(x, first, *others)
+        depthwise, pointwise = others
+        return operators.inverted_bottleneck(x, first, depthwise, pointwise, self.residual)
 
 
 @dataclass(frozen=True)
@@ -201,4 +207,4 @@ def _sum(steps: Sequence[Step], place: int, parts: Sequence[Part]) -> int | None
     same = depthwise.stride == (1, 1) and expand.in_channels == pointwise.out_channels
     (x,), y = steps[place].args, steps[at - 1].result
     there = x not in [step.result for step in steps[place:at]] and _last_reads(steps[at], y)
-    return at if same and there and {*steps[at].args} == {x, y} else None
+    return at if same and there and steps[at].args in ((x, y), (y, x)) else None
