@@ -2,14 +2,16 @@
 
 Two spaces with the truth known: 48 networks of elastic-small, each trained alone with as many image passes as the
 supernet has steps' images, and with three times as many; and the 64 networks of ``truth_table``. Every supernet costs
-as many forward passes as sandwich steps (four paths) of ``--epochs`` epochs. Each finished training is kept, so the
-command can be stopped and continued.
+as many forward passes as sandwich steps (four paths) of ``--epochs`` epochs. Each finished training is kept
+in the results, so the command can be stopped and continued, on another machine too.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,47 +173,85 @@ def run(args: Args) -> None:
     space = spaces.get("elastic-small", images.channels, images.size, images.classes)
     archs = spread.spread(space, args.networks, seed=0)
     study = Study("elastic-small", space, archs, images, judging, args)
-    result: dict[str, Any] = {
-        "archs": [list(arch) for arch in archs],
-        "flops": [families.flops(space, a) for a in archs],
-    }
-    shrunk = [("shrinking", True), ("shrinking, not sorted", False)]
-    result["elastic-small"] = rules(study, arms(space), shrunk)
     known = truth_table.truth_space(images.channels, images.resolution, images.classes)
     table = files.read_json(Path("docs/results/truth_table.json"), "truth table", "run experiments.truth_table")
     choices = [known.check(arch) for arch in table["archs"]][:: 16 if args.quick else 1]
-    result["mobile-small"] = rules(Study("mobile-small", known, choices, images, judging, args), arms(known), [])
-    result["mobile-small truth"] = table["accuracies"][:: 16 if args.quick else 1]
-    for times in (1, 3) if args.longer else (1,):
-        epochs = times * args.epochs
-        truth = _common.Truth(args.run, space, _common.Budget(source, epochs), args.jobs, args.quiet)
-        if times > 1:
-            longer = dataclasses.replace(study, args=dataclasses.replace(args, epochs=epochs))
-            found = rules(longer, [arm for arm in arms(space) if arm.name in LONGER], [])
-            result["elastic-small"] |= {f"{name}, {times} times as long": made for name, made in found.items()}
-        result[f"alone x{times}"] = truth(archs, range(args.seeds), f"alone, {epochs} epochs").tolist()
-    finish(args, _common.results("elastic", args, clock, **result))
+    other = Study("mobile-small", known, choices, images, judging, args)
+    found = _common.results("elastic", args, clock, archs=[list(arch) for arch in archs])
+    found["flops"] = [families.flops(space, arch) for arch in archs]
+    found["mobile-small truth"] = table["accuracies"][:: 16 if args.quick else 1]
+    made = Made(args.output, found, clock)
+    for seed in range(args.seeds):
+        supernets(made, study, arms(space), seed)
+        supernets(made, other, arms(known), seed)
+        alone(made, study, source, seed, 1)
+    for seed in range(args.seeds if args.longer else 0):
+        longer = dataclasses.replace(study, args=dataclasses.replace(args, epochs=3 * args.epochs))
+        supernets(made, longer, [arm for arm in arms(space) if arm.name in LONGER], seed, ", 3 times as long")
+        alone(made, study, source, seed, 3)
+    finish(args, made.found)
 
 
-def rules(study: Study, arms: list[Arm], more: list[tuple[str, bool]]) -> dict[str, list[dict]]:
-    """What each rule gives with each seed, by its name; ``more``: forms of shrinking, whether channels are sorted."""
+class Made:
+    """The results file while it grows: what it has with the same settings is not made again, on any machine.
+
+    Args:
+        found: what the results are to have besides rows: by space, rule and seed, and alone by network and seed.
+    """
+
+    def __init__(self, path: Path, found: dict[str, Any], clock: _common.Clock):
+        self.path, self.found, self.clock = path, found, clock
+        before = files.read_json(path, "results", "delete it") if path.exists() else {}
+        same = {name: found["settings"][name] for name in found["settings"].keys() - {"seeds"}}
+        kept = {**before.get("settings", {})}
+        kept.pop("seeds", None)
+        for name in ("elastic-small", "mobile-small", "alone x1", "alone x3"):
+            self.found[name] = before.get(name, {}) if json.loads(json.dumps(same)) == kept else {}
+
+    def add(self, name: str, key: str, seed: int, make: Callable[[], Any]) -> None:
+        """Row ``key`` gets what ``make`` gives for this seed, unless it has it."""
+        row = self.found[name].setdefault(key, [])
+        if len(row) <= seed:
+            row.append(make())
+            self.found["machine"]["cpu_minutes"] = self.clock.minutes()
+            files.write_json(self.path, self.found)
+
+
+def supernets(made: Made, study: Study, arms: list[Arm], seed: int, suffix: str = "") -> None:
+    """What each rule gives, and progressive shrinking on elastic-small."""
     args = study.args
     folder = args.run / f"elastic-{study.name}-{args.train}x{args.epochs}{'-quick' if args.quick else ''}"
-    found: dict[str, list[dict]] = {}
-    for seed in range(args.seeds):
-        for arm in arms:
-            path = folder / f"{arm.name}-{seed}"
-            made = _common.timed_cell(path.with_suffix(".json"), functools.partial(study.supernet, arm, seed, path))
-            found.setdefault(arm.name, []).append(made)
-        for name, sort in more:
-            path = folder / f"{name}-{seed}"
-            made = _common.timed_cell(path.with_suffix(".json"), functools.partial(study.shrunk, sort, seed, path))
-            found.setdefault(name, []).append(made)
-    return found
+    for arm in arms:
+        train = functools.partial(study.supernet, arm, seed, folder / f"{arm.name}-{seed}")
+        made.add(study.name, arm.name + suffix, seed, train)
+    if study.name == "elastic-small" and not suffix:
+        for name, sort in (("shrinking", True), ("shrinking, not sorted", False)):
+            made.add(study.name, name, seed, functools.partial(study.shrunk, sort, seed, folder / f"{name}-{seed}"))
+
+
+def alone(made: Made, study: Study, source: _common.Images, seed: int, times: int) -> None:
+    """What each network reaches when it is trained alone, ``times`` as long."""
+    args = study.args
+    epochs = times * args.epochs
+    truth = _common.Truth(args.run, study.space, _common.Budget(source, epochs), args.jobs, args.quiet)
+    for first in range(0, len(study.archs), 8):  # kept every few networks
+        some = study.archs[first : first + 8]
+        if any(len(made.found[f"alone x{times}"].get(repr(arch), [])) <= seed for arch in some):
+            values = truth(some, [seed], f"alone, {epochs} epochs")[:, 0].tolist()
+            for arch, value in zip(some, values, strict=True):
+                made.add(f"alone x{times}", repr(arch), seed, functools.partial(float, value))
+
+
+def accuracies(result: dict, times: int) -> np.ndarray:
+    """Of the networks alone, ``[networks, seeds]``: the seeds that all of them have; one of NaN if there is none."""
+    rows = [result[f"alone x{times}"].get(repr(tuple(arch)), []) for arch in result["archs"]]
+    seeds = min(map(len, rows))
+    return np.array([row[:seeds] or [np.nan] for row in rows])
 
 
 def finish(args: Args, result: dict) -> None:
-    small = {name: np.array(result[key]) for name, key in TRUTHS.items() if key in result}
+    small = {name: accuracies(result, times) for name, times in TRUTHS.items()}
+    small = {name: values for name, values in small.items() if not np.isnan(values).any()}
     tables = {
         f"{len(result['archs'])} networks of elastic-small": table(result["elastic-small"], small),
         f"{len(result['mobile-small truth'])} networks of mobile-small": table(
@@ -221,7 +261,7 @@ def finish(args: Args, result: dict) -> None:
     _common.report(args.output, result, tables, draw, (11.0, 4.5))
 
 
-TRUTHS = {"alone": "alone x1", "alone, three times as long": "alone x3"}
+TRUTHS = {"alone": 1, "alone, three times as long": 3}
 
 
 def table(found: dict[str, list[dict]], truths: dict[str, np.ndarray]) -> dict[str, dict[str, str]]:
@@ -262,7 +302,8 @@ def regret(scores: np.ndarray, truth: np.ndarray) -> float:
 def draw(figure: Figure, result: dict) -> None:
     """Networks as they are over the same trained alone, for three rules; τ of every rule on both spaces."""
     left, right = figure.subplots(1, 2)
-    alone = np.array(result.get("alone x1", np.full((len(result["archs"]), 1), np.nan))).mean(1)
+    truths = {"elastic-small": accuracies(result, 1), "mobile-small": np.array(result["mobile-small truth"])}
+    alone = truths["elastic-small"].mean(1)
     for name in ("uniform", "sandwich", "sandwich + distillation"):
         as_is = np.mean([one["as_is"] for one in result["elastic-small"][name]], 0)
         left.scatter(100 * alone, 100 * as_is, s=14, label=name, alpha=0.8, linewidths=0)
@@ -271,8 +312,8 @@ def draw(figure: Figure, result: dict) -> None:
     left.set(xlabel="alone, % ", ylabel="as it is in the supernet, %", title="elastic-small", xlim=(low, high))
     left.legend(fontsize=7)
     names = list(result["elastic-small"])
-    for offset, (space, truth) in enumerate((("elastic-small", "alone x1"), ("mobile-small", "mobile-small truth"))):
-        values = np.array(result.get(truth, np.full((len(result["archs"]), 1), np.nan))).mean(1)
+    for offset, (space, truth) in enumerate(truths.items()):
+        values = truth.mean(1)
         taus = [
             [ranking.kendall(np.array(one["one_shot"]), values) for one in result[space].get(name, [])]
             for name in names
