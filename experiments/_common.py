@@ -148,6 +148,40 @@ class Clock:
         return round(total, 1)
 
 
+class Kept:
+    """A results file while it grows: what it has with the same settings is not made again, on any machine.
+
+    Args:
+        found: what it is to have besides rows.
+        free: the settings that may have been others.
+    """
+
+    def __init__(self, path: Path, found: dict[str, Any], clock: Clock, free: Sequence[str] = ("seeds",)):
+        self.path, self.found, self.clock = path, found, clock
+        before = files.read_json(path, "results", "delete it") if path.exists() else {}
+        same, there = (
+            {k: v for k, v in files.plain(d["settings"]).items() if k not in free} for d in (found, before or found)
+        )
+        if before and same == there:
+            self.found |= {name: rows for name, rows in before.items() if name not in found}
+        elif before:
+            raise UserError(f"{path} has results of other settings: {there}, now {same}; move it away, or --output")
+
+    def row(self, name: str, key: str) -> list:
+        """What row ``key`` of table ``name`` has, by seed."""
+        return self.found.get(name, {}).get(key, [])
+
+    def add(self, name: str, key: str, seed: int, make: Callable[[], Any]) -> None:
+        """Row ``key`` of table ``name`` gets what ``make`` gives for this seed, unless it has it."""
+        if len(self.row(name, key)) > seed:
+            return
+        made = make()
+        console.print(f"{name}, {key}, seed {seed}: {made}", style="dim", markup=False)
+        self.found.setdefault(name, {}).setdefault(key, []).append(made)
+        self.found["machine"]["cpu_minutes"] = self.clock.minutes()
+        files.write_json(self.path, self.found)
+
+
 # What a reader sees of the results: title, row, column, text.
 Tables = Mapping[str, Mapping[str, Mapping[str, str]]]
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,7 +178,7 @@ def run(args: Args) -> None:
     found = _common.results("elastic", args, clock, archs=[list(arch) for arch in archs])
     found["flops"] = [families.flops(space, arch) for arch in archs]
     found["mobile-small truth"] = table["accuracies"][:: 16 if args.quick else 1]
-    made = Made(args.output, found, clock)
+    made = _common.Kept(args.output, found, clock, ("seeds",))
     for seed in range(args.seeds):
         supernets(made, study, arms(space), seed)
         supernets(made, other, arms(known), seed)
@@ -192,32 +190,7 @@ def run(args: Args) -> None:
     finish(args, made.found)
 
 
-class Made:
-    """The results file while it grows: what it has with the same settings is not made again, on any machine.
-
-    Args:
-        found: what the results are to have besides rows: by space, rule and seed, and alone by network and seed.
-    """
-
-    def __init__(self, path: Path, found: dict[str, Any], clock: _common.Clock):
-        self.path, self.found, self.clock = path, found, clock
-        before = files.read_json(path, "results", "delete it") if path.exists() else {}
-        same = {name: found["settings"][name] for name in found["settings"].keys() - {"seeds"}}
-        kept = {**before.get("settings", {})}
-        kept.pop("seeds", None)
-        for name in ("elastic-small", "mobile-small", "alone x1", "alone x3"):
-            self.found[name] = before.get(name, {}) if json.loads(json.dumps(same)) == kept else {}
-
-    def add(self, name: str, key: str, seed: int, make: Callable[[], Any]) -> None:
-        """Row ``key`` gets what ``make`` gives for this seed, unless it has it."""
-        row = self.found[name].setdefault(key, [])
-        if len(row) <= seed:
-            row.append(make())
-            self.found["machine"]["cpu_minutes"] = self.clock.minutes()
-            files.write_json(self.path, self.found)
-
-
-def supernets(made: Made, study: Study, arms: list[Arm], seed: int, suffix: str = "") -> None:
+def supernets(made: _common.Kept, study: Study, arms: list[Arm], seed: int, suffix: str = "") -> None:
     """What each rule gives, and progressive shrinking on elastic-small."""
     args = study.args
     folder = args.run / f"elastic-{study.name}-{args.train}x{args.epochs}{'-quick' if args.quick else ''}"
@@ -229,14 +202,14 @@ def supernets(made: Made, study: Study, arms: list[Arm], seed: int, suffix: str 
             made.add(study.name, name, seed, functools.partial(study.shrunk, sort, seed, folder / f"{name}-{seed}"))
 
 
-def alone(made: Made, study: Study, source: _common.Images, seed: int, times: int) -> None:
+def alone(made: _common.Kept, study: Study, source: _common.Images, seed: int, times: int) -> None:
     """What each network reaches when it is trained alone, ``times`` as long."""
     args = study.args
     epochs = times * args.epochs
     truth = _common.Truth(args.run, study.space, _common.Budget(source, epochs), args.jobs, args.quiet)
     for first in range(0, len(study.archs), 8):  # kept every few networks
         some = study.archs[first : first + 8]
-        if any(len(made.found[f"alone x{times}"].get(repr(arch), [])) <= seed for arch in some):
+        if any(len(made.row(f"alone x{times}", repr(arch))) <= seed for arch in some):
             values = truth(some, [seed], f"alone, {epochs} epochs")[:, 0].tolist()
             for arch, value in zip(some, values, strict=True):
                 made.add(f"alone x{times}", repr(arch), seed, functools.partial(float, value))
@@ -244,7 +217,7 @@ def alone(made: Made, study: Study, source: _common.Images, seed: int, times: in
 
 def accuracies(result: dict, times: int) -> np.ndarray:
     """Of the networks alone, ``[networks, seeds]``: the seeds that all of them have; one of NaN if there is none."""
-    rows = [result[f"alone x{times}"].get(repr(tuple(arch)), []) for arch in result["archs"]]
+    rows = [result.get(f"alone x{times}", {}).get(repr(tuple(arch)), []) for arch in result["archs"]]
     seeds = min(map(len, rows))
     return np.array([row[:seeds] or [np.nan] for row in rows])
 

@@ -75,6 +75,11 @@ def is_reference(name: str) -> bool:
     return ":" in name and not name.startswith((HUB, *REGISTRIES))
 
 
+def is_registered(name: str) -> bool:
+    """Whether ``name`` refers to a network of timm or torchvision."""
+    return name.startswith(REGISTRIES)
+
+
 def require_same(recorded: str, named: str | None, what: str) -> str:
     """The code that was named now, if it has the file and the function of what is recorded, wherever the file lies.
 

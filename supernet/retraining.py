@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from supernet import executor as executors
-from supernet import files, machine
+from supernet import files, machine, teachers
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.executor import Executor, Processes
@@ -42,10 +42,14 @@ class Settings:
     accumulate: int = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     sync_bn: bool = False
+    teacher: str = "none"  # what it learns from besides the labels, as ``teachers.opened`` names it
+    teacher_weights: str | None = None
 
     def __post_init__(self) -> None:
         if self.epochs == 0 and not self.inherit:
             raise UserError("0 epochs train nothing: expected inherited weights with them, or at least one epoch")
+        if self.teacher_weights is not None and self.teacher == "none":
+            raise UserError(f"weights {self.teacher_weights} of no teacher: expected its name with them")
         _ = self.fit  # refuses what it cannot be
 
     @property
@@ -171,6 +175,7 @@ def train(
     each = max(1, machine.cores() // at_once), -(-workers // at_once)
     how = str(where), run.kernels(where, kernels, settings.sync_bn), data_root, *each
     jobs = {name: Job(run, name, arch, settings, *how) for name, arch in archs.items()}
+    _teacher(run, settings, where, how[1])
     if settings.epochs:  # before a folder is set aside for a training that cannot be
         require_steps(run.images(data_root, settings.limit).train, settings.fit)
     if distributed.rank() == 0:
@@ -230,8 +235,17 @@ def train_alone(
         eps=supernet.options["eps"],
         label=job.name,
         progress=progress,
+        teacher=_teacher(run, job.settings, device, job.kernels),
         drive=drive,
     )
+
+
+def _teacher(run: RunFolder, settings: Settings, device: torch.device, kernels: Kernels) -> torch.nn.Module | None:
+    """A UserError if there is no such teacher for the images of the run."""
+    if settings.teacher == "none" or not settings.epochs:
+        return None
+    file = None if settings.teacher_weights is None else Path(settings.teacher_weights)
+    return teachers.opened(run, settings.teacher, file, device, kernels)
 
 
 def write(run: RunFolder, rows: Mapping[str, dict], settings: Settings) -> None:

@@ -120,7 +120,7 @@ class Training:
     batch_size: int = 64
     """Images per step, over all processes."""
     lr: Annotated[float | None, UNSET] = None
-    """Peak learning rate; defaults to 0.2 · sqrt(batch size / 64), at most 0.5."""
+    """Peak learning rate; defaults to 0.2 · sqrt(batch size / 64), at most 0.5; a tenth for given weights."""
 
 
 @dataclass(frozen=True)

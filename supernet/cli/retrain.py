@@ -31,6 +31,11 @@ class Args(planning.Planned, common.Devices, common.Alone):
     """Largest gradient norm; 0 turns clipping off."""
     inherit: bool = False
     """Start from the supernet's weights instead of from scratch."""
+    teacher: str = "none"
+    """What it learns from besides the labels: supernet (its largest network), given (the network of --space as it
+    was), timm:NAME or torchvision:NAME with --teacher-weights, or the folder of a trained network."""
+    teacher_weights: Annotated[Path | None, common.UNSET] = None
+    """State dict of the teacher, .safetensors or .pt."""
     augment: Annotated[bool | None, common.UNSET] = None
     """Random crops and flips; defaults to on from 30 epochs, since short trainings do better without."""
     seed: int = 0
@@ -47,8 +52,11 @@ def run(args: Args) -> None:
     distributed.start(device)
     number_format = precision.resolve(args.precision, device)
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
-    settings = Settings(**given | {"precision": number_format})
     folder, file = args.folder, args.arch_config
+    if args.inherit and folder.space().model:
+        given["lr"] = defaults.learning_rate(args.batch_size, args.lr, learnt=True)
+    weights = None if args.teacher_weights is None else str(args.teacher_weights)
+    settings = Settings(**given | {"precision": number_format, "teacher_weights": weights})
     arch = None if file is None else configurations.read(folder.space(), file)
     if args.plan:
         with planning.planning(args) as making:

@@ -46,7 +46,7 @@ def run(args: Args) -> None:
     fit = FitConfig(
         args.epochs,
         args.batch_size,
-        defaults.learning_rate(args.batch_size, args.lr),
+        defaults.learning_rate(args.batch_size, args.lr, learnt=getattr(args, "weights", "random") != "random"),
         warmup_epochs=args.warmup_epochs,
         clip=args.clip,
         seed=args.seed,

@@ -68,9 +68,12 @@ def kernels(device: torch.device, wish: Wish = "auto", sync_bn: bool = False) ->
     return "fused" if device.type == "cpu" else measured.kernels(torch.cuda.get_device_name(device))
 
 
-def learning_rate(batch_size: int, wish: float | None = None) -> float:
-    """``wish``, else SPOS's 0.5 at batch 1024, by the square root of the batch, as short runs on small ones want it."""
-    return min(0.5, 0.2 * (batch_size / 64) ** 0.5) if wish is None else wish
+def learning_rate(batch_size: int, wish: float | None = None, learnt: bool = False) -> float:
+    """``wish``, else SPOS's 0.5 at batch 1024, by the square root of the batch, as short runs on small ones want it.
+
+    Of weights that have ``learnt`` elsewhere a tenth of it.
+    """
+    return min(0.5, 0.2 * (batch_size / 64) ** 0.5) * (0.1 if learnt else 1) if wish is None else wish
 
 
 def augments(wish: bool | None, epochs: int) -> bool:

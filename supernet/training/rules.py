@@ -52,6 +52,24 @@ class Rule:
         return logits, F.cross_entropy(whole(logits), y, label_smoothing=self.smoothing)
 
 
+class Taught(Rule):
+    """One network, on the labels and on the predictions of a teacher, half each (Hinton et al. 2015, temperature 1).
+
+    Args:
+        teacher: in eval mode; its weights do not change.
+    """
+
+    def __init__(self, model: nn.Module, teacher: nn.Module, smoothing: float = 0.0):
+        super().__init__(model, lambda step: None, smoothing)
+        self.teacher = teacher
+
+    def learn(self, step: int, place: int, arch: Arch | None, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            soft = self.teacher(x)
+        logits, loss = super().learn(step, place, arch, x, y)
+        return logits, (loss + kl_divergence(logits, soft)) / 2
+
+
 class Together(Rule):
     """Several paths in each step. The largest network may lead: on the labels, the others then by its soft targets.
 

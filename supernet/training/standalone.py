@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from supernet.data.sets import TrainVal
 from supernet.model import Network, Supernet
@@ -13,6 +14,7 @@ from supernet.progress import Progress, silent
 from supernet.space import Arch, Space
 from supernet.training import checkpoint, distributed, evaluation
 from supernet.training.loop import Drive, FitConfig, fit
+from supernet.training.rules import Taught
 
 
 def train(
@@ -30,6 +32,7 @@ def train(
     label: str = "training",
     progress: Progress = silent,
     validate: Callable[[Network], dict] | None = None,
+    teacher: nn.Module | None = None,
     drive: Drive | None = None,
 ) -> tuple[Network, dict]:
     """Train ``arch`` alone in ``folder``, or continue there.
@@ -41,6 +44,7 @@ def train(
         eps: of the BN layers.
         validate: called after each epoch; its numbers are logged. By default ``val_accuracy``, on the validation
             split.
+        teacher: what it learns from besides the labels (``rules.Taught``).
         drive: as ``fit`` has it.
 
     Returns:
@@ -65,7 +69,7 @@ def train(
     log = fit(
         network,
         data.train,
-        lambda step: None,
+        (lambda step: None) if teacher is None else Taught(network, teacher, cfg.label_smoothing),
         cfg,
         folder,
         meta=meta,

@@ -39,7 +39,7 @@ def read(network: Network, weights: str) -> Weights:
     own = model.state_dict()
     if weights == RANDOM:
         return Weights(own, tuple(_heads(network)))
-    given = _published(network) if weights == PRETRAINED else _file(Path(weights))
+    given = _published(network) if weights == PRETRAINED else read_file(Path(weights))
     heads = {f"{name}.{key}" for name in _heads(network) for key in model.get_submodule(name).state_dict()}
     state, new = {}, []
     for name, value in own.items():
@@ -82,7 +82,7 @@ def _published(network: Network) -> Mapping[str, Tensor]:
         ) from error
 
 
-def _file(path: Path) -> Mapping[str, Tensor]:
+def read_file(path: Path) -> Mapping[str, Tensor]:
     """The state dict in a file, without the prefix of what trained in parallel."""
     found: Any
     try:

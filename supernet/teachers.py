@@ -1,0 +1,83 @@
+"""What a network learns from besides the labels: the supernet's largest network, the given one, or another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from supernet import families, plugins
+from supernet.errors import UserError
+from supernet.extremes import largest
+from supernet.families.given import family, source, weights
+from supernet.families.given.layout import GivenLayout
+from supernet.methods import given, spos
+from supernet.model import Supernet, load_network
+from supernet.runs import RunFolder
+from supernet.training.bn import recalibrate_bn
+from supernet.training.measured import Kernels
+
+SUPERNET, GIVEN = "supernet", "given"
+RECALIBRATION = (16, 64)  # batches, images per batch
+
+
+def opened(run: RunFolder, name: str, file: Path | None, device: torch.device, kernels: Kernels) -> nn.Module:
+    """The teacher that ``name`` names, for the images of a run, in eval mode and without gradients.
+
+    Args:
+        name: ``supernet``, its largest network; ``given``, the network that the space is of, as it was;
+            ``timm:NAME`` or ``torchvision:NAME`` with the weights in ``file``; or the folder of a trained network.
+        file: a state dict of the images' classes, .safetensors or what ``torch.save`` wrote of tensors.
+
+    Raises:
+        UserError: there is none, or it is for other images or classes.
+    """
+    if file is not None and not plugins.is_registered(name):
+        raise UserError(f"weights {file} for the teacher {name}: only networks of timm and torchvision take a file")
+    if name == SUPERNET:
+        found: nn.Module = _largest(run, device, kernels)
+    elif name == GIVEN:
+        found = _given(run, kernels)
+    elif plugins.is_registered(name):
+        found = _registered(run, name, file)
+    else:
+        network = load_network(Path(name), kernels)
+        wanted, its = run.space(), network.space
+        if (its.images, its.classes) != (wanted.images, wanted.classes):
+            told = (
+                f"{channels}×{size} and {classes} classes" for channels, size, classes in (its.images, wanted.images)
+            )
+            raise UserError("the teacher {} is for images of {}, the run for {}".format(name, *told))
+        found = network
+    return found.to(device).eval().requires_grad_(False)
+
+
+def _largest(run: RunFolder, device: torch.device, kernels: Kernels) -> nn.Module:
+    space = run.space()
+    model, arch = run.supernet(space, device, kernels), largest(space)
+    recalibrate_bn(model, spos.recalibration_images(run.images(), *RECALIBRATION), arch)
+    return model.extract(arch, kernels)
+
+
+def _given(run: RunFolder, kernels: Kernels) -> nn.Module:
+    space = run.space()
+    layout = families.layout(space)
+    if not isinstance(layout, GivenLayout) or not run.given_path.exists():
+        raise UserError(f"no network was given to {run.path}: expected the teacher {SUPERNET}, a network or a folder")
+    model = Supernet(space, kernels=kernels)
+    family.load([model.stem, *model.layers, model.head], weights.read(layout.network, str(run.given_path)).state)
+    return given.teacher(model)
+
+
+def _registered(run: RunFolder, name: str, file: Path | None) -> nn.Module:
+    if file is None:
+        raise UserError(f"the teacher {name} needs weights that know the images: expected a file of them")
+    model = source.make(name, *run.space().images)
+    state, own = weights.read_file(file), model.state_dict()
+    for key, value in own.items():
+        if key not in state or state[key].shape != value.shape:
+            had = "×".join(map(str, state[key].shape)) if key in state else "nothing"
+            raise UserError(f"{file} has {had} for {key} of {name}, expected {'×'.join(map(str, value.shape))}")
+    model.load_state_dict({key: state[key] for key in own})
+    return model
