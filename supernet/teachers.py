@@ -42,8 +42,9 @@ def opened(run: RunFolder, name: str, file: Path | None, device: torch.device, k
     elif plugins.is_registered(name):
         found = _registered(run, name, file)
     else:
-        network = load_network(Path(name), kernels)
-        wanted, its = run.space(), network.space
+        wanted = run.space()
+        network = load_network(Path(name), kernels, wanted.operations, wanted.make)
+        its = network.space
         if (its.images, its.classes) != (wanted.images, wanted.classes):
             told = (
                 f"{channels}×{size} and {classes} classes" for channels, size, classes in (its.images, wanted.images)
