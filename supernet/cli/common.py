@@ -115,8 +115,6 @@ class Workers:
 class Training:
     """Options of a training whose learning rate follows from the batch size."""
 
-    epochs: int = 12
-    """Epochs."""
     batch_size: int = 64
     """Images per step, over all processes."""
     lr: Annotated[float | None, UNSET] = None

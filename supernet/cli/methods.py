@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -34,12 +35,14 @@ class Args(planning.Planned, common.Devices, common.Training, common.Kernels, co
 
     method: Annotated[str, tyro.conf.arg(metavar="spos|ofa|dsnas|nss")] = "spos"
     """spos: paths by a --rule; ofa: progressive shrinking; dsnas: architecture and weights at once; nss: spaces."""
-    space: Annotated[str | None, common.UNSET] = None
-    """Search space: a name, a .json, or FILE.py:function; defaults to mobile-small below 96 pixels, else mobile."""
+    space: Annotated[str | None, tyro.conf.arg(aliases=["--model"], help_behavior_hint="")] = None
+    """Search space: a name, a .json, FILE.py:function, or one network, timm:NAME or torchvision:NAME, whose parts it
+    then has; defaults to mobile-small below 96 pixels, else mobile."""
     resolutions: Annotated[str, tyro.conf.arg(metavar="R,R,…", help_behavior_hint="")] = ""
     """A gene for the resolution: these, ascending, the last that of the images; defaults to those of the space."""
-    epochs: int = 12
-    """Epochs (SPOS on ImageNet: 120); SPOS may be given more later, and goes on at the longer schedule's rate."""
+    epochs: Annotated[int | None, common.UNSET] = None
+    """Epochs (SPOS on ImageNet: 120); defaults to 12, with --weights to 3. SPOS may be given more later, and goes on at
+    the longer schedule's rate."""
     batch_size: int = 64
     """Images per step, over all processes (SPOS on ImageNet: 1024)."""
     warmup_epochs: float = 0.0
@@ -52,9 +55,23 @@ class Args(planning.Planned, common.Devices, common.Training, common.Kernels, co
     grows: ClassVar[tuple[str, ...]] = ()  # settings that may be larger when the run goes on
 
     def __post_init__(self) -> None:
-        least = 1 if getattr(self, "weights", "random") == "random" else 0  # weights that are there can be searched
-        if self.epochs < least:
+        least = 0 if self.learnt else 1  # weights that are there can be searched
+        if self.epochs is not None and self.epochs < least:
             raise UserError(f"--epochs {self.epochs}: expected at least {least}")
+
+    @property
+    def learnt(self) -> bool:
+        """Whether the training begins with weights from elsewhere."""
+        return getattr(self, "weights", "random") != "random"
+
+    def settled(self, space: Space, begun: Mapping[str, Any]) -> Any:
+        """These options with what was not given: as the run began, else what suits the weights.
+
+        Args:
+            begun: settings of the run where there is one.
+        """
+        usual = 3 if self.learnt else 12
+        return self if self.epochs is not None else dataclasses.replace(self, epochs=begun.get("epochs", usual))
 
     def sized(self, space: Space) -> Space:
         """The space with a gene for the ``resolutions``, where there are some."""
@@ -109,13 +126,15 @@ class Spos(Args):
     """SPOS: the supernet that searches score architectures on."""
 
     grows: ClassVar[tuple[str, ...]] = ("epochs",)
-    rule: Literal["uniform", "fair", "sandwich"] = "uniform"
-    """Paths of a step: a random one; every choice of every gene once; the largest, random ones and the smallest."""
+    rule: Annotated[Literal["uniform", "fair", "sandwich"] | None, common.UNSET] = None
+    """Paths of a step: a random one; every choice of every gene once; the largest, random ones and the smallest;
+    defaults to uniform, with --weights to sandwich."""
     paths: int = 2
     """Random paths in a step of the sandwich rule."""
-    distil: Literal["none", "inplace", "alpha", "teacher"] = "none"
+    distil: Annotated[Literal["none", "inplace", "alpha", "teacher"] | None, common.UNSET] = None
     """Paths learn from the largest network, which trains in each step, by KL (inplace) or adaptive α-divergence; or
-    from the given network as it was (teacher)."""
+    from the given network as it was (teacher); defaults to none, with --weights to teacher, or to inplace where their
+    classes are others."""
     weights: str = "random"
     """Of a network timm:NAME or torchvision:NAME: a file of a state dict (.safetensors, .pt), pretrained or random."""
     importance: Literal["l1", "taylor", "none"] = "l1"
@@ -132,6 +151,19 @@ class Spos(Args):
     """From, to and width of the bins, in multiply-adds."""
     probes: int = 4
     """Random architectures whose one-shot accuracy is validated after each epoch; 0 validates none."""
+
+    def settled(self, space: Space, begun: Mapping[str, Any]) -> Spos:
+        """Rule and distillation too."""
+        rule, distil = self.rule or begun.get("rule"), self.distil or begun.get("distil")
+        learnt = self.learnt and bool(space.model)
+        if distil is None and learnt:
+            from supernet import families
+            from supernet.families.given import weights
+
+            layout: Any = families.layout(space)
+            distil = "inplace" if weights.read(layout.network, self.weights).new else "teacher"
+        usual = "sandwich" if learnt else "uniform"
+        return dataclasses.replace(super().settled(space, begun), rule=rule or usual, distil=distil or "none")
 
 
 @dataclass(frozen=True)

@@ -41,12 +41,14 @@ def run(args: Args) -> None:
     wanted = args.space or ("mobile-small" if images.size.pixels < 96**2 else "mobile")
     space = args.sized(spaces.get(wanted, images.channels, images.size, images.classes))
     folder = common.open_run(args)
-    begun = args.augment is None and not args.restart  # a run that grows keeps what its first epochs chose
-    augment = folder.setting("augment") if begun else args.augment
+    begun = {} if args.restart or not folder.config_path.exists() else folder.config()
+    args = args.settled(space, begun)
+    assert args.epochs is not None
+    augment = begun.get("augment") if args.augment is None else args.augment  # as the first epochs of a run that grows
     fit = FitConfig(
         args.epochs,
         args.batch_size,
-        defaults.learning_rate(args.batch_size, args.lr, learnt=getattr(args, "weights", "random") != "random"),
+        defaults.learning_rate(args.batch_size, args.lr, learnt=args.learnt),
         warmup_epochs=args.warmup_epochs,
         clip=args.clip,
         seed=args.seed,
@@ -74,7 +76,7 @@ def run(args: Args) -> None:
         space=space,
         restart=args.restart,
         grows=args.grows,
-        defaults={**common.defaults(args), "precision": "fp32"},  # all that there was
+        defaults={**common.defaults(args), "precision": "fp32", "rule": "uniform", "distil": "none"},  # all there was
         made_with={"data": images.identity, "space": args.space, "device": device.type},
     )
     if args.plan:
