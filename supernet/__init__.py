@@ -1,7 +1,7 @@
 """Weight-sharing neural architecture search with kernels of its own, for your images and your device.
 
-``Space``, ``Supernet``, ``Network``, ``load_network``, ``Block``, ``spaces`` and the exceptions load when they are
-first used, so that what needs no PyTorch does not wait for it.
+``Space``, ``Supernet``, ``Network``, ``load_network``, ``load_backbone``, ``Block``, ``spaces`` and the exceptions load
+when they are first used, so that what needs no PyTorch does not wait for it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from supernet import spaces as spaces
+    from supernet.backbone import load_backbone as load_backbone
     from supernet.errors import CheckpointError as CheckpointError
     from supernet.errors import SpaceMismatch as SpaceMismatch
     from supernet.errors import UserError as UserError
@@ -38,6 +39,7 @@ _HOMES = {
     "Supernet": "supernet.model",
     "Network": "supernet.model",
     "load_network": "supernet.model",
+    "load_backbone": "supernet.backbone",
 }
 __all__ = [*sorted(_HOMES), "__version__", "spaces"]
 

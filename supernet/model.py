@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from supernet import families, shape
+from supernet import families, plain, shape
 from supernet.errors import CheckpointError
 from supernet.families import resolutions
 from supernet.families.base import Shared
@@ -44,10 +44,15 @@ class Supernet(nn.Module):
         self.stem, self.layers, self.head = self.family.share(self.layout, **self.options)
         initialise(self, space.init)
 
+    @property
+    def shared(self) -> Shared:
+        """What the architectures share."""
+        return Shared(self.stem, self.layers, self.head)
+
     def path(self, arch: Arch) -> list[nn.Module]:
         """The modules that run for ``arch``, in order; a UserError if the space has no such architecture."""
         try:
-            return self.family.path(self.layout, Shared(self.stem, self.layers, self.head), arch)
+            return self.family.path(self.layout, self.shared, arch)
         except (LookupError, AttributeError, ValueError, TypeError):
             self.space.check(arch)  # says what is wrong with it; looking first would cost at every step
             raise
@@ -93,11 +98,26 @@ class Network(nn.Module):
             raise ValueError(f"this network is {self.arch}, not {arch}")
         return [self.stem, *self.layers, self.head]
 
+    def named_path(self) -> dict[str, nn.Module]:
+        """The modules in order, by their names."""
+        return {"stem": self.stem, **{f"layers.{i}": layer for i, layer in enumerate(self.layers)}, "head": self.head}
+
     def forward(self, x: Tensor, arch: Arch | None = None) -> Tensor:
         """Images ``[B, C, H, W]`` to logits ``[B, classes]``. Those of another resolution than the network's are
         resized, if the space has several.
         """
         return run_path(self.path(arch), resolutions.resized(x, self.size) if self.size else x)
+
+    def plain(self) -> fx.GraphModule:
+        """The same network as modules of ``torch.nn`` alone, with copies of the weights.
+
+        A given network's parameters have the names that they had there, others' those that they have here. It takes
+        images of any size that its layers take, and resizes none.
+
+        Raises:
+            UserError: what it runs cannot be written with torch alone.
+        """
+        return plain.plain(self.named_path())
 
     def inherit(self, supernet: Supernet) -> None:
         """Copy the supernet's weights; where its BN has no scale and shift, ours keep their initial values."""

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supernet import fused
-from supernet.active import active, box
 from supernet.convolution import Conv2d
 from supernet.norm import BatchNorm
 from supernet.size import PIXEL
@@ -313,11 +312,8 @@ class PoolHead(Block, nn.Module):
         self.classifier = nn.Linear(spec.in_channels, spec.classes, bias=spec.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, w, H, W]`` to ``[B, classes]``, by the first w columns of the weight."""
-        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
-        weight = self.classifier.weight
-        (weight,) = active([weight], [box(weight.shape, (len(weight), x.shape[1]))])
-        return F.linear(x, weight, self.classifier.bias)
+        """``[B, C, H, W]`` to ``[B, classes]``."""
+        return self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
 def odd_kernel(spec: LayerSpec) -> str | None:

@@ -3,6 +3,8 @@
 >>> import supernet.timm, timm
 >>> timm.create_model("supernet_mobile", arch="runs/default/best/result.json").num_classes
 1000
+
+With ``features_only=True`` and ``out_indices`` they give feature maps, and have a ``feature_info``.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from timm.models import register_model
 from torch import nn
 
 from supernet import files, spaces
+from supernet.backbone import Backbone, backbone
 from supernet.errors import UserError
 from supernet.model import Network
 from supernet.size import Size
@@ -94,13 +97,20 @@ def create(
 
 
 def _register(name: str) -> None:
-    def entry(pretrained: bool = False, arch: Any = None, **options: Any) -> TimmNetwork:
+    def entry(
+        pretrained: bool = False,
+        arch: Any = None,
+        features_only: bool = False,
+        out_indices: int | Sequence[int] | None = None,
+        **options: Any,
+    ) -> TimmNetwork | Backbone:
         if arch is None:
             raise UserError(f'timm.create_model({entry.__name__!r}, arch="….json") needs the architecture')
         if pretrained:
             raise UserError(f"{entry.__name__} has no weights to download: give checkpoint_path=….safetensors")
         unused = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "global_pool", "drop_block_rate")
-        return create(name, arch, **{key: value for key, value in options.items() if key not in unused})
+        network = create(name, arch, **{key: value for key, value in options.items() if key not in unused})
+        return backbone(network, out_indices) if features_only else network
 
     entry.__name__ = entry.__qualname__ = f"supernet_{name.replace('-', '_')}"
     register_model(entry)

@@ -43,7 +43,7 @@ def backward(supernet, arch, seed=0):
 
 def by_autograd(monkeypatch):
     """Parts as PyTorch slices and differentiates them."""
-    for module in (elastic_sharing, residual, modules, slices):
+    for module in (elastic_sharing, residual, slices):
         monkeypatch.setattr(module, "active", lambda ps, sizes: list(map(active.part, ps, sizes)))
 
 

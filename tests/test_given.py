@@ -97,7 +97,7 @@ def test_depth_leaves_out_the_last_blocks():
     assert sum(gene.choices[0].op == "depth" for gene in space.genes) == 4
     model = timm.create_model("resnet18", num_classes=10).eval()
     state = model.state_dict()
-    family.load([supernet.stem, *supernet.layers, supernet.head], state)
+    family.load(supernet.shared, state)
     for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
         del stage[1]
     x = torch.randn(2, 3, 32, 32)
@@ -116,7 +116,7 @@ def test_narrow_is_the_network_without_the_last_channels():
     place = next(i for i, gene in enumerate(space.genes) if gene.name == "width layer2.1.conv1")
     arch[place] = 2
     kept = space.genes[place].choices[2].count
-    family.load([supernet.stem, *supernet.layers, supernet.head], model.state_dict())
+    family.load(supernet.shared, model.state_dict())
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         model.layer2[1].conv2.weight[:, kept:] = 0
@@ -129,7 +129,7 @@ def test_kernels_are_cut_to_their_centre():
     space = made("timm:mobilenetv3_small_050")
     supernet = Supernet(space, affine=True, kernels="eager").eval()
     model = timm.create_model("mobilenetv3_small_050", num_classes=10).eval()
-    family.load([supernet.stem, *supernet.layers, supernet.head], model.state_dict())
+    family.load(supernet.shared, model.state_dict())
     arch = tuple(0 if gene.choices[0].op == "kernel" else len(gene.choices) - 1 for gene in space.genes)
     cut = [gene.name.split()[1] for gene in space.genes if gene.choices[0].op == "kernel"]
     with torch.no_grad():

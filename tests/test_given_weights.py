@@ -80,12 +80,11 @@ def test_sorting_leaves_the_function(space):
         norm.running_mean.normal_(0, 0.1)
         norm.running_var.uniform_(0.5, 1.5)
     x = torch.randn(2, space.channels, *space.input_size)
-    layers = [supernet.stem, *supernet.layers, supernet.head]
     with torch.no_grad():
         before = supernet(x, supernet.layout.whole)
         weights_before = supernet.stem.state_dict()
         weights_before = {key: value.clone() for key, value in weights_before.items()}
-        sorting.sort(layers, supernet.layout)
+        sorting.sort(supernet.shared, supernet.layout)
         torch.testing.assert_close(supernet(x, supernet.layout.whole), before, rtol=1e-4, atol=1e-5)
     assert any(not torch.equal(value, weights_before[key]) for key, value in supernet.stem.state_dict().items())
 
@@ -94,8 +93,7 @@ def test_sorted_channels_descend_by_their_weights():
     """ResNet-18's first convolution of a block: its channels by the L1 norms of what makes and reads them."""
     space = made("timm:resnet18")
     supernet = Supernet(space, affine=True, kernels="eager").eval()
-    layers = [supernet.stem, *supernet.layers, supernet.head]
-    sorting.sort(layers, supernet.layout)
+    sorting.sort(supernet.shared, supernet.layout)
     state = {name.split(".", 2)[-1].replace("/", "."): value for name, value in supernet.state_dict().items()}
     make, read = state["layer3.1.conv1.weight"].abs(), state["layer3.1.conv2.weight"].abs()
     importance = make.sum((1, 2, 3)) / make.sum() + read.sum((0, 2, 3)) / read.sum()
@@ -115,6 +113,6 @@ def test_taylor_needs_what_the_loss_needs():
     x = torch.randn(4, 3, 32, 32)
     torch.nn.functional.cross_entropy(supernet(x, supernet.layout.whole), torch.arange(4)).backward()
     alive = int((conv1.weight * conv1.weight.grad).abs().sum((1, 2, 3)).count_nonzero())
-    sorting.sort([supernet.stem, *supernet.layers, supernet.head], supernet.layout, sorting.taylor)
+    sorting.sort(supernet.shared, supernet.layout, sorting.taylor)
     place = int(conv1.weight.abs().sum((1, 2, 3)).argmax())
     assert 32 < alive <= place  # some are not needed since no image lets them pass the ReLU

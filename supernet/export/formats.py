@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from supernet.errors import UserError
-from supernet.export import executorch, onnx, pt2, tflite
+from supernet.export import executorch, onnx, pt2, source, tflite
 from supernet.export.base import Format, Shape, sample_input
 
 TOLERANCE = 1e-4  # largest difference of a logit, of the largest logit; float32, BN folded into convolutions
@@ -23,6 +23,7 @@ FORMATS: dict[str, Format] = {  # by the suffix of their files
     "onnx": onnx.FORMAT,
     "tflite": tflite.FORMAT,
     "pte": executorch.FORMAT,
+    "py": source.FORMAT,
 }
 
 
@@ -36,8 +37,8 @@ def export(
 ) -> float:
     """Write ``network`` in the format that the suffix of ``path`` names, its metadata inside or beside it.
 
-    ``.pt2`` comes with the weights as ``.safetensors``; ``.tflite`` and ``.pte`` carry their metadata in a ``.json`` of
-    the same name, the others inside.
+    ``.pt2`` comes with the weights as ``.safetensors``, ``.py`` with them as ``.pt``; ``.tflite``, ``.pte`` and ``.py``
+    carry their metadata in a ``.json`` of the same name, the others inside.
 
     Args:
         network: eager, in eval mode. reference: what it was extracted from: the supernet's path.

@@ -82,6 +82,10 @@ class Shared(NamedTuple):
     layers: nn.ModuleList
     head: nn.Module
 
+    def all(self) -> list[nn.Module]:
+        """In the order of the network."""
+        return [self.stem, *self.layers, self.head]
+
 
 class Family(Protocol):
     """A family of spaces: one file in ``supernet/families`` and one entry of ``FAMILIES``."""

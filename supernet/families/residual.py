@@ -119,6 +119,14 @@ def narrow(layer: ConvBN, x: Tensor, width: int, mask: Tensor | None = None) -> 
     return y
 
 
+def logits(head: nn.Module, x: Tensor) -> Tensor:
+    """Of the first w channels ``[B, w, H, W]``, by the first w columns of the weight of a ``PoolHead``."""
+    assert isinstance(head, PoolHead)
+    weight = head.classifier.weight
+    (weight,) = active([weight], [box(weight.shape, (len(weight), x.shape[1]))])
+    return F.linear(F.adaptive_avg_pool2d(x, 1).flatten(1), weight, head.classifier.bias)
+
+
 @dataclass(frozen=True)
 class Stages:
     """The layers of a space of stages. Genes 2i and 2i + 1 are the depth and the width of stage i."""
@@ -239,7 +247,9 @@ class Slice(nn.Module):
         self.shared, self.own = shared, own
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.shared.narrow(x, self.own.out_channels) if isinstance(self.shared, Residual) else self.shared(x)
+        if isinstance(self.shared, Residual):
+            return self.shared.narrow(x, self.own.out_channels)
+        return logits(self.shared, x)
 
     def state_dict(self) -> dict[str, Tensor]:  # type: ignore[override]  # never asked for as part of a module
         """The weights of the stand-alone module: the part of every tensor that runs, by the names used there."""

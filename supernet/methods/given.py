@@ -49,13 +49,12 @@ def begin(
     distributed.wait()
     if distributed.rank() == 0 and not kept.exists():
         weights.save(kept, read.state)
-    layers = [model.stem, *model.layers, model.head]
-    family.load(layers, read.state)
+    family.load(model.shared, read.state)
     if importance == "l1":
-        sorting.sort(layers, layout)
+        sorting.sort(model.shared, layout)
     elif importance == "taylor":
         _gradients(model, layout, data)
-        sorting.sort(layers, layout, sorting.taylor)
+        sorting.sort(model.shared, layout, sorting.taylor)
         model.zero_grad()
     return read.new
 

@@ -159,7 +159,7 @@ def forward(model: Supernet, x: Tensor, sample: Sample) -> Tensor:
             if d in depths:
                 outputs.append(x)
         x = ops.depth_mix(outputs, p[: len(outputs)])
-    return model.head(x)
+    return residual.logits(model.head, x)
 
 
 def _largest(sizes: tuple[int, ...], weights: Tensor) -> int:

@@ -5,7 +5,7 @@ A supernet has the network's own layers with its weights, and every architecture
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from supernet.families.base import Shared
-from supernet.families.given.layer import SLASH
+from supernet.families.given.layer import given_name
 from supernet.families.given.layout import GivenLayout, layout_of
 from supernet.space import Arch, Space
 from supernet.spec import BuildOptions
@@ -36,22 +36,23 @@ class Given:
     def share(self, layout: GivenLayout, **build: Unpack[BuildOptions]) -> Shared:
         """Every unit with all its channels, and the weights of a new network."""
         first, *others, last = (spec.build(**build) for spec in layout.units())
-        load([first, *others, last], layout.network.new().state_dict())
-        return Shared(first, nn.ModuleList(others), last)
+        shared = Shared(first, nn.ModuleList(others), last)
+        load(shared, layout.network.new().state_dict())
+        return shared
 
     def path(self, layout: GivenLayout, shared: Shared, arch: Arch) -> list[nn.Module]:
         """The slices of the units that run for ``arch``."""
-        modules: list[Any] = [shared.stem, *shared.layers, shared.head]
+        modules: list[Any] = shared.all()
         running = (module for place, module in enumerate(modules) if layout.runs(place, arch))
         return [module.slice(spec) for module, spec in zip(running, layout.pick(arch), strict=True)]
 
 
 @torch.no_grad()
-def load(layers: Iterable[nn.Module], state: Mapping[str, Tensor]) -> None:
+def load(shared: Shared, state: Mapping[str, Tensor]) -> None:
     """Give the units of a supernet the weights of the network, by the names that they have there."""
-    for layer in layers:
+    for layer in shared.all():
         for name, tensor in layer.state_dict(keep_vars=True).items():
-            given = name.replace(SLASH, ".")
+            given = given_name(name)
             if given in state or isinstance(tensor, nn.Parameter):  # constants need not be in files
                 tensor.copy_(state[given])
 

@@ -11,6 +11,7 @@ import numpy as np
 from torch import fx, nn
 
 from supernet.families.given.channels import FIXED, Along, Channels
+from supernet.families.given.modules import SameConv2d
 from supernet.families.given.trace import MEMBERS
 
 STEP, QUARTER, CHOICES = 8, 0.25, 8  # widths are multiples of the first, from this share of all on, so many at most
@@ -217,6 +218,6 @@ def kernels(graph: fx.GraphModule) -> Iterator[Kernel]:
         if not isinstance(conv, nn.Conv2d) or not conv.groups == conv.in_channels == conv.out_channels > 1:
             continue
         size, other = conv.kernel_size
-        centred = conv.padding in ((size // 2,) * 2, "same") or type(conv) is not nn.Conv2d
+        centred = conv.padding in ((size // 2,) * 2, "same") or isinstance(conv, SameConv2d)
         if size == other >= 5 and size % 2 and conv.dilation == (1, 1) and centred:
             yield Kernel(name, tuple(range(3, size + 1, 2)))

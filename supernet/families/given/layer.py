@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,11 @@ from supernet.families.slices import Slice, Sliced
 from supernet.spec import Block
 
 SLASH = "/"  # in the names of submodules stands for the dots in those of the given network
+
+
+def given_name(name: str) -> str:
+    """The name in the given network of what has this one in a layer."""
+    return name.replace(SLASH, ".")
 
 
 class Layer(Block, nn.Module):
@@ -52,7 +57,7 @@ class Layer(Block, nn.Module):
 
     def program(self) -> Program:
         """What it runs."""
-        modules = {name.replace(SLASH, "."): module for name, module in self.named_children()}
+        modules = {given_name(name): module for name, module in self.named_children()}
         return Program(self.reads, self.writes, self.steps, modules, _raw(self, self))
 
     def join(self, others: Sequence[Layer]) -> Chain:
@@ -60,6 +65,12 @@ class Layer(Block, nn.Module):
         if len(others) not in self.chains:
             self.chains[len(others)] = Chain([self, *others])
         return self.chains[len(others)]
+
+    def given(self) -> Iterator[tuple[str, nn.Module | Tensor]]:
+        """Its modules, parameters and buffers, by their names in the given network."""
+        for name, part in (*self.named_children(), *self._parameters.items(), *self._buffers.items()):
+            if part is not None:
+                yield given_name(name), part
 
     def slice(self, own: Any) -> GivenSlice:
         """The part of this unit, which has all its channels, that is ``own``; made once."""
@@ -100,7 +111,7 @@ def _set(module: nn.Module, key: str, value: Tensor, like: Tensor) -> None:
 
 def _raw(layer: Layer, holder: nn.Module) -> list[tuple[str, nn.Module, str]]:
     """The parameters and buffers that functions of a layer use, as ``holder`` has them."""
-    return [(PARAMETER + key.replace(SLASH, "."), holder, key) for key in (*layer._parameters, *layer._buffers)]
+    return [(PARAMETER + given_name(key), holder, key) for key in (*layer._parameters, *layer._buffers)]
 
 
 class Chain(nn.Module):
@@ -125,14 +136,14 @@ class GivenSlice(Slice):
 
         def add(name: str, mine: nn.Module, theirs: nn.Module) -> None:
             for key, tensor in tensors(theirs):
-                runs = own.kept.runs(f"{name}.{key}".lstrip(".").replace(SLASH, "."), tensor)
+                runs = own.kept.runs(given_name(f"{name}.{key}".lstrip(".")), tensor)
                 learns = isinstance(tensor, nn.Parameter)
                 (weights if learns else statistics).append(Sliced.of(name, mine, theirs, key, runs))
                 vars(mine)["_parameters" if learns else "_buffers"].pop(key, None)
 
         whole = {key: module for key, module in shared.named_children() if _nested(module)}
         for name, theirs in shared.named_children():
-            given, mine = name.replace(SLASH, "."), theirs
+            given, mine = given_name(name), theirs
             if name not in whole:
                 mine = own.kept.narrow(theirs, given)
                 pairs.append((mine, theirs))

@@ -175,8 +175,8 @@ def _rewritten(node: fx.Node, kept: Kept) -> tuple[Any, tuple, dict]:
         for axis, whole in enumerate(node.meta["value"].shape):
             if isinstance(after, Along) and axis == after.axis and sizes[axis] != -1:
                 sizes[axis] = kept.count(after)
-            elif isinstance(sizes[axis], fx.Node) and axis and whole % BATCH:
-                sizes[axis] = whole  # it may come from the shape of what is cut, for what is not
+            elif isinstance(sizes[axis], fx.Node) and axis and whole % BATCH and _counts(sizes[axis], kept.channels):
+                sizes[axis] = whole  # what is cut is counted, for what is not
         args = [args[0], tuple(sizes)]
     elif name in ("split", "chunk") and isinstance(before, Along) and isinstance(after, list):
         dim = kwargs.get("dim", args[2] if len(args) > 2 else 0) % source.meta["value"].ndim
@@ -191,6 +191,21 @@ def _rewritten(node: fx.Node, kept: Kept) -> tuple[Any, tuple, dict]:
         places = kept.places(before.atoms)
         args[2:4] = [int(places[: args[2]].sum()), int(places[args[2] : args[2] + args[3]].sum())]
     return function, tuple(args), kwargs
+
+
+def _counts(number: fx.Node, channels: Channels) -> bool:
+    """Whether a number comes from how many channels there are, not only from other sizes of images."""
+    for source in number.all_input_nodes:
+        value = source.meta["value"]
+        if not isinstance(value, (Tensor, torch.Size)):
+            if _counts(source, channels):
+                return True
+            continue
+        tensor = source if isinstance(value, Tensor) else source.all_input_nodes[0]
+        of, axis = channels.of[tensor], number.args[1] if len(number.args) > 1 else None
+        if not isinstance(axis, int) or (isinstance(of, Along) and axis % tensor.meta["value"].ndim == of.axis):
+            return True
+    return False
 
 
 def _sliced(index: tuple, kept: Kept, before: Along, ndim: int) -> tuple:

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from supernet.families.base import Shared
 from supernet.families.given.genes import Width
-from supernet.families.given.layer import SLASH
+from supernet.families.given.layer import given_name
 from supernet.families.given.layout import GivenLayout
 
 Score = Callable[[Tensor], Tensor]  # of each element of a parameter
@@ -26,15 +27,12 @@ def taylor(parameter: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def sort(layers: Iterable[nn.Module], layout: GivenLayout, score: Score = magnitude) -> None:
+def sort(shared: Shared, layout: GivenLayout, score: Score = magnitude) -> None:
     """Sort the channels of each group, the most important first: all tensors alike, so that the function stays.
 
     The importance of a channel is the mean, over the kernels that make or read it, of its share of their scores.
-
-    Args:
-        layers: of a supernet, each with all its channels.
     """
-    layers = list(layers)
+    layers = shared.all()
     network = layout.network
     importance = np.zeros(len(network.labels) and int(network.labels.max()) + 1)
     kernels = np.zeros_like(importance)
@@ -61,7 +59,7 @@ def _placed(layers: Iterable[nn.Module], layout: GivenLayout) -> Iterator[tuple[
     network = layout.network
     for layer in layers:
         for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
-            axes = network.channels.weights.get(name.replace(SLASH, "."), {})
+            axes = network.channels.weights.get(given_name(name), {})
             if axes:
                 yield tensor, {axis: network.labels[atoms] for axis, atoms in axes.items()}
 

@@ -43,7 +43,7 @@ def trace(model: nn.Module, channels: int, size: Size, name: str) -> fx.GraphMod
         with _images_alone(model):
             graph = fx.GraphModule(model, tracer.trace(model))
     except Exception as error:  # whatever its code does with a proxy
-        raise UserError(f"{name} cannot be traced: {_line(error)}") from error
+        raise UserError(f"{name} cannot be traced: {line(error)}") from error
     graph.meta[MEMBERS] = {
         name: [f"{name}.{child}".lstrip(".") for child, _ in module.named_children()]
         for name, module in model.named_modules()
@@ -55,7 +55,7 @@ def trace(model: nn.Module, channels: int, size: Size, name: str) -> fx.GraphMod
     try:
         Values(graph).run(torch.zeros(BATCH, channels, *size, device="meta"))
     except Exception as error:
-        raise UserError(f"{name} does not run on {channels}×{size} images: {_line(error)}") from error
+        raise UserError(f"{name} does not run on {channels}×{size} images: {line(error)}") from error
     return graph
 
 
@@ -96,7 +96,7 @@ def attribute(graph: nn.Module, name: str) -> Any:
     return getattr(graph.get_submodule(owner), key)
 
 
-def _line(error: Exception) -> str:
+def line(error: Exception) -> str:
     """What an error says, and the last line outside of torch that led to it."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
     where = (

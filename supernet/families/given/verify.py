@@ -28,7 +28,7 @@ def difference(space: Space, seed: int = 0) -> float:
         for norm in (module for module in model.modules() if isinstance(module, BatchNorm)):
             norm.running_mean.normal_(0, 0.1)
             norm.running_var.uniform_(0.5, 1.5)
-        family.load([supernet.stem, *supernet.layers, supernet.head], model.state_dict())
+        family.load(supernet.shared, model.state_dict())
         channels, size, _ = layout.network.images
         x = torch.randn(IMAGES, channels, *size)
         expected = model(x)

@@ -40,24 +40,22 @@ def read(network: Network, weights: str) -> Weights:
     if weights == RANDOM:
         return Weights(own, tuple(_heads(network)))
     given = _published(network) if weights == PRETRAINED else read_file(Path(weights))
-    heads = {f"{name}.{key}" for name in _heads(network) for key in model.get_submodule(name).state_dict()}
-    state, new = {}, []
+    other = {name for name, value in own.items() if name in given and given[name].shape != value.shape}
+    new = [head for head in _heads(network) if any(name.rpartition(".")[0] == head for name in other)]
+    state = {}
     for name, value in own.items():
-        if name not in given:
-            raise UserError(f"{weights} has no {name}, which {network.reference} has: expected weights of this network")
-        if given[name].shape == value.shape:
-            state[name] = given[name]
-        elif name in heads:
+        if name.rpartition(".")[0] in new:
             state[name] = value
-            new.append(name.rpartition(".")[0])
-        else:
+        elif name not in given:
+            raise UserError(f"{weights} has no {name}, which {network.reference} has: expected weights of this network")
+        elif name in other:
             shapes = f"{_text(given[name])}, expected {_text(value)}"
             raise UserError(f"{weights} has {name} of {shapes} as {network.reference} has it for these images")
-    for name in {name.rpartition(".")[0] + "." for name in state if name.rpartition(".")[0] in new}:
-        state |= {key: value for key, value in own.items() if key.startswith(name)}
+        else:
+            state[name] = given[name]
     if unknown := sorted(given.keys() - own.keys()):
         raise UserError(f"{weights} has {unknown[0]}, which {network.reference} does not have")
-    return Weights(state, tuple(dict.fromkeys(new)))
+    return Weights(state, tuple(new))
 
 
 def _heads(network: Network) -> list[str]:
