@@ -67,7 +67,7 @@ def _given(run: RunFolder, kernels: Kernels) -> nn.Module:
     if not isinstance(layout, GivenLayout) or not run.given_path.exists():
         raise UserError(f"no network was given to {run.path}: expected the teacher {SUPERNET}, a network or a folder")
     model = Supernet(space, kernels=kernels)
-    family.load([model.stem, *model.layers, model.head], weights.read(layout.network, str(run.given_path)).state)
+    family.load(model.shared, weights.read(layout.network, str(run.given_path)).state)
     return given.teacher(model)
 
 

@@ -60,7 +60,7 @@ def test_they_are_timms(name):
             torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2_x1_0", "densenet121", "vgg11_bn"])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2_x1_0", "densenet121"])
 def test_strides_of_torchvisions(name):
     space = made(f"torchvision:{name}", IMAGES)
     for arch in sub_networks(space, 2):

@@ -6,10 +6,14 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from supernet.model import load_network
+from supernet import spaces
+from supernet.export import formats
+from supernet.model import Network, load_network
+from supernet.training import checkpoint
 from tests.forks import forks
 
 DOCS = Path(__file__).parents[1] / "docs" / "own-network.md"
@@ -47,27 +51,49 @@ def mine(tmp_path, monkeypatch):
     (tmp_path / "my_network.py").write_text(NETWORK)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    sys.modules.pop("my_network", None)
     module = importlib.import_module("my_network")
     torch.manual_seed(0)
     torch.save(module.network(channels=1).state_dict(), "mine.pt")
-    return module
+    yield module
+    del sys.modules["my_network"]
 
 
 @pytest.mark.chain
 def test_the_page(tmp_path, mine):
     blocks = re.findall(r"```\n(python tools/.*?)\n```", DOCS.read_text(), re.DOTALL)
     commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
-    assert [Path(words[1]).stem for words in commands] == list(SHORT)
+    assert list(dict.fromkeys(Path(words[1]).stem for words in commands)) == list(SHORT)
     for words in commands:
         tool = Path(words[1]).stem
-        arguments = [str(tmp_path / word) if word in ("mine.pt", "runs/mine") else word for word in words[2:]]
+        arguments = [str(tmp_path / word) if word.startswith(("mine.pt", "runs/mine")) else word for word in words[2:]]
         arguments = [word.replace("my_network.py", str(tmp_path / "my_network.py")) for word in arguments]
         result = forks().run(tool, *arguments, *SHORT[tool])
         assert result.returncode == 0, result.stderr
     network = load_network(tmp_path / "runs" / "mine" / "best", make=mine.network)
     assert network(torch.randn(2, 1, 28, 28)).shape == (2, 10)
     assert (tmp_path / "runs" / "mine" / "best.onnx").exists()
+    assert {path.suffix for path in (tmp_path / "runs" / "mine").glob("best.*")} == {".onnx", ".py", ".pt", ".json"}
+
+
+def test_the_python_of_the_page(own_file, tmp_path, monkeypatch):
+    """Of its own network, cut at random, where ``retrain.py`` leaves one."""
+    code, loading, detecting = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    path = own_file("my_network.py", code)
+    space = spaces.get(f"{path}:network", 3, 64, 10)
+    network = Network(space, space.sample(np.random.default_rng(0)), kernels="eager").eval()
+    monkeypatch.chdir(tmp_path)
+    meta = {"kind": "network", "space": space.to_json(), "arch": list(network.arch)}
+    checkpoint.save(Path("runs/mine/best/checkpoint.pt"), {"model": network.state_dict(), "meta": meta})
+    formats.export(network, network, path.with_name("best.py"), (3, 64, 64), {})
+    x, there = torch.randn(2, 3, 64, 64), {}
+    exec(loading, there)
+    exec(detecting, there)
+    with torch.no_grad():
+        torch.testing.assert_close(there["network"](x), network(x), rtol=1e-4, atol=1e-5)
+    detector = there["detector"].train()
+    detector.transform.min_size, detector.transform.max_size = (64,), 64
+    target = {"boxes": torch.tensor([[4.0, 4.0, 40.0, 40.0]]), "labels": torch.tensor([1])}
+    assert torch.isfinite(sum(detector([*x], [target, target]).values()))
 
 
 @pytest.mark.chain

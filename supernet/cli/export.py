@@ -1,4 +1,4 @@
-"""Write a found network as a file for other runtimes: .pt2 (torch.export), .onnx, .tflite or .pte (ExecuTorch)."""
+"""Write a found network as a file: .pt2 (torch.export), .onnx, .tflite, .pte (ExecuTorch), or Python code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from supernet.errors import UserError
 @dataclass(frozen=True)
 class Args(common.Decoding, common.OnRun):
     output: Annotated[Path | None, common.UNSET] = None
-    """Output file; its suffix is the format (.pt2, .onnx, .tflite, .pte). Defaults to RUN/PICK.onnx."""
+    """Output file; its suffix is the format (.pt2, .onnx, .tflite, .pte, .py). Defaults to RUN/PICK.onnx."""
     pick: str = "best"
     """Network that retrain.py trained: the name of its folder in RUN."""
     arch: Annotated[tuple[int, ...] | None, common.UNSET] = None
