@@ -7,6 +7,7 @@ Operations that need two channels at the same place, such as an addition or a gr
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,10 +20,21 @@ FIXED = 0  # the atom of all that cannot be cut
 
 
 class Along(NamedTuple):
-    """The atoms of a tensor along the one axis on which they differ."""
+    """The atoms of a tensor along the axes on which they differ: one, or several where a view has split it, as into
+    the heads of attention and the channels of each.
+    """
 
-    axis: int
-    atoms: np.ndarray  # as many as the axis is long
+    axes: tuple[int, ...]  # ascending
+    atoms: np.ndarray  # its shape is that of these axes
+
+    @property
+    def axis(self) -> int:
+        """The first axis."""
+        return self.axes[0]
+
+    def without(self, *axes: int) -> set[int]:
+        """The other axes."""
+        return {*self.axes} - {*axes}
 
 
 @dataclass
@@ -30,15 +42,18 @@ class Channels:
     """The channels of a traced network.
 
     Attributes:
-        of: what each node gives has these atoms: an ``Along``, None where nothing of it can be cut, or a list of them.
+        of: what each node gives has these atoms: an ``Along`` of one axis, None where nothing of it can be cut, or a
+            list of them.
         weights: the atoms of parameters and buffers by name, for each axis that has some.
         made: the atoms that a convolution or linear layer makes, by its name.
+        heads: the modules that multiply matrices by heads, and an atom of each head.
         whole: why something stays whole: a reason and the atoms that it concerns.
     """
 
     of: dict[fx.Node, Any] = field(default_factory=dict)
     weights: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     made: dict[str, np.ndarray] = field(default_factory=dict)
+    heads: list[tuple[str, np.ndarray]] = field(default_factory=list)
     whole: list[tuple[str, np.ndarray]] = field(default_factory=list)
     count: int = 1
     ties: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
@@ -56,7 +71,27 @@ class Channels:
     def keep(self, atoms: np.ndarray, reason: str) -> None:
         """What cannot be cut."""
         self.tie(atoms, np.array(FIXED))
-        self.whole.append((reason, atoms))
+        self.whole.append((reason, atoms.ravel()))
+
+    def only(self, of: Along, axes: Collection[int], reason: str = "") -> Along | None:
+        """``of`` where it can be cut along these axes alone: what differs along its others is cut together.
+
+        Without any such axis it cannot be cut, for this reason.
+        """
+        kept = [i for i, axis in enumerate(of.axes) if axis in axes]
+        if not kept:
+            self.keep(of.atoms, reason)
+            return None
+        atoms = np.moveaxis(of.atoms, kept, range(len(kept)))
+        atoms = atoms.reshape(*atoms.shape[: len(kept)], -1)
+        self.tie(atoms, atoms[..., :1])
+        return Along(tuple(of.axes[i] for i in kept), atoms[..., 0])
+
+    def longest(self, of: Along) -> Along:
+        """``of`` where it can be cut along its longest axis alone."""
+        found = self.only(of, [of.axes[np.argmax(of.atoms.shape)]])
+        assert found is not None
+        return found
 
     def labels(self, fixed: bool = True) -> np.ndarray:
         """For each atom the number of its class: what is cut together has the same one.

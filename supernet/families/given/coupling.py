@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ ELEMENTWISE = _names(
     "gelu mish elu sigmoid hardtanh hardswish hardsigmoid tanh softplus exp log sqrt rsqrt abs square softmax "
     "log_softmax dropout drop_path float type_as half normalize hard_swish hard_sigmoid hard_mish swish"
 )
+BATCHED = _names("matmul bmm scaled_dot_product_attention")
 MOVING_MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
 
 
@@ -39,6 +41,7 @@ def find(graph: fx.GraphModule) -> Channels:
     walk = _Walk(graph, channels)
     for node in graph.graph.nodes:
         channels.of[node] = walk.visit(node)
+    walk.settle()
     return channels
 
 
@@ -74,13 +77,29 @@ class _Walk:
         return found
 
     def first(self, node: fx.Node) -> Along | None:
+        """Of the first input, along one axis."""
         of = self.channels.of[node.all_input_nodes[0]]
-        return of if isinstance(of, Along) else None
+        return self.channels.longest(of) if isinstance(of, Along) else None
 
     def give_up(self, node: fx.Node, reason: str) -> None:
         """Nothing that goes into ``node`` can be cut, and what it gives has no channels to cut."""
         for along in self.inputs(node):
             self.channels.keep(along.atoms, reason)
+
+    def settle(self) -> None:
+        """Each node's atoms along one axis: that along which they are not cut together."""
+
+        def settled(of: Along | None) -> Along | None:
+            if of is None or len(of.axes) == 1:
+                return of
+            labels = self.channels.labels()[of.atoms]
+            varying = [i for i in range(labels.ndim) if (labels != labels.take([0], i)).any()]
+            if len(varying) > 1:
+                return self.channels.longest(of)
+            return self.channels.only(of, [of.axes[i] for i in varying or [0]])
+
+        for node, of in self.channels.of.items():
+            self.channels.of[node] = [*map(settled, of)] if isinstance(of, list) else settled(of)
 
     # Kinds of nodes.
 
@@ -93,17 +112,22 @@ class _Walk:
         atoms = self.channels.weights.setdefault(name, {}).get(long[-1])
         if atoms is None:
             atoms = self.channels.weights[name][long[-1]] = self.channels.fresh(value.shape[long[-1]])
-        return Along(long[-1], atoms)
+        return Along((long[-1],), atoms)
 
     def module(self, node: fx.Node, module: nn.Module) -> Any:
         tensors = [source for source in node.all_input_nodes if isinstance(source.meta["value"], Tensor)]
         if len(tensors) != 1 or tensors != node.all_input_nodes:
             self.give_up(node, f"{node.target} is a {type(module).__name__} of several inputs")
             return None
-        x, shape = self.first(node), tensors[0].meta["value"].shape
+        x, shape = self.channels.of[tensors[0]], tensors[0].meta["value"].shape
         if any("." in name for name in _tensors(module)):
             self.give_up(node, f"{node.target} is a {type(module).__name__}, which cannot be traced")
             return None
+        if x is not None and _tensors(module):
+            last = len(shape) - 1
+            if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1 and x.without(last):
+                return self.channels.only(x, x.without(last))  # of each head
+            x = self.channels.longest(x)
         if isinstance(module, nn.Conv2d):
             if x is None or x.axis == len(shape) - 3:
                 return self.convolution(node, module, x)
@@ -131,7 +155,7 @@ class _Walk:
         atoms = x.atoms.reshape(conv.groups, -1)
         self.channels.tie(atoms, atoms[:, :1])
         self.assign(node, conv, {0: (out := np.repeat(atoms[:, 0], conv.out_channels // conv.groups))})
-        return Along(1, out)
+        return Along((1,), out)
 
     def product(self, node: fx.Node, module: nn.Conv2d | nn.Linear, x: Along | None, axis: int) -> Along:
         """A dense layer makes new channels of all that it has."""
@@ -140,7 +164,7 @@ class _Walk:
             self.channels.made[name] = self.channels.fresh(len(module.weight))
         out = self.channels.made[name]
         self.assign(node, module, {0: out} if x is None else {0: out, 1: x.atoms})
-        return Along(axis, out)
+        return Along((axis,), out)
 
     def norm(self, node: fx.Node, module: nn.Module, x: Along) -> Along:
         groups = module.num_groups if isinstance(module, nn.GroupNorm) else 1
@@ -166,6 +190,8 @@ class _Walk:
             return self.reduced(node)
         if name in ELEMENTWISE:
             return self.elementwise(node)
+        if name in BATCHED:
+            return self.batched(node)
         x = self.first(node)
         if name in SPATIAL and x is not None:
             return self.spatial(node, x)
@@ -176,32 +202,65 @@ class _Walk:
     def spatial(self, node: fx.Node, x: Along) -> Along | None:
         """What changes the size of an image, or nothing, but no channels."""
         value = node.meta["value"]
-        if isinstance(value, Tensor) and value.ndim > x.axis and value.shape[x.axis] == len(x.atoms):
+        shape = value.shape if isinstance(value, Tensor) else ()
+        if len(shape) > x.axes[-1] and x.atoms.shape == tuple(shape[axis] for axis in x.axes):
             return x
         self.give_up(node, f"{node.target} changes the number of channels")
         return None
 
-    def elementwise(self, node: fx.Node) -> Along | None:
-        value = node.meta["value"]
-        found: Along | None = None
+    def elementwise(self, node: fx.Node, heads: Collection[int] | None = None) -> Along | None:
+        """Ties what is at the same place.
+
+        Args:
+            heads: axes of the result; what differs along others is cut together before.
+        """
+        ndim = node.meta["value"].ndim
+        sizes, parts = {}, {}
         for source in node.all_input_nodes:
-            of = self.channels.of[source]
-            if not isinstance(of, Along):
-                continue
-            own = Along(of.axis + value.ndim - source.meta["value"].ndim, of.atoms)
-            if found is not None and own.axis != found.axis:
-                self.give_up(node, f"{node.name} combines different axes")
-                return None
-            if found is not None:
-                self.channels.tie(found.atoms, own.atoms)
-            found = own if found is None or len(own.atoms) > len(found.atoms) else found
-        assert found is not None
-        for source in node.all_input_nodes:
-            other = source.meta["value"]
-            if not isinstance(self.channels.of[source], Along) and isinstance(other, Tensor):
-                axis = found.axis - value.ndim + other.ndim
-                if axis >= 0 and other.shape[axis] > 1:
-                    self.channels.keep(found.atoms, f"{node.name} combines them with what cannot be cut")
+            value, of = source.meta["value"], self.channels.of[source]
+            if isinstance(value, Tensor):
+                more = ndim - value.ndim
+                sizes[source] = (1,) * more + value.shape
+                if isinstance(of, Along):
+                    of = Along(tuple(axis + more for axis in of.axes), of.atoms)
+                    reason = f"{node.name} multiplies matrices of them"
+                    parts[source] = of if heads is None else self.channels.only(of, heads, reason)
+        whole = {
+            axis
+            for of in parts.values()
+            if of is not None
+            for axis in of.axes
+            for source, size in sizes.items()
+            if size[axis] > 1 and not ((other := parts.get(source)) and axis in other.axes)
+        }
+        reason = f"{node.name} combines them with what cannot be cut"
+        found = [p for of in parts.values() if of and (p := self.channels.only(of, of.without(*whole), reason))]
+        if not found:
+            return None
+        most = max(found, key=lambda of: (len(of.axes), of.atoms.size))
+        if any(of.without(*most.axes) for of in found):
+            self.give_up(node, f"{node.name} combines different axes")
+            return None
+        for of in found:
+            lengths = dict(zip(of.axes, of.atoms.shape, strict=True))
+            self.channels.tie(most.atoms, of.atoms.reshape([lengths.get(axis, 1) for axis in most.axes]))
+        return most
+
+    def batched(self, node: fx.Node) -> Along | None:
+        """A product of matrices for each head of attention: all that goes into one is cut together."""
+        values = [source.meta["value"] for source in node.all_input_nodes]
+        ndim = node.meta["value"].ndim
+        heads = range(1, ndim - 2)  # before them are the images
+        alike = all(value.ndim <= ndim for value in values) and all(
+            len({value.shape[axis - ndim] for value in values if value.ndim >= ndim - axis} - {1}) < 2 for axis in heads
+        )
+        if not alike:
+            self.give_up(node, f"{node.name} multiplies matrices of them")
+            return None
+        found = self.elementwise(node, heads)
+        if found is not None:
+            path = [name for name, _ in (node.meta.get("nn_module_stack") or {}).values()]
+            self.channels.heads.append((path[-1] if path else "", found.atoms))
         return found
 
     def reduced(self, node: fx.Node) -> Along | None:
@@ -220,30 +279,30 @@ class _Walk:
         if x.axis in over:
             return None
         kept = value.ndim == ndim
-        return Along(x.axis if kept else x.axis - sum(dim < x.axis for dim in over), x.atoms)
+        return Along((x.axis if kept else x.axis - sum(dim < x.axis for dim in over),), x.atoms)
 
     def joined(self, node: fx.Node, name: str) -> Along | None:
         """Concatenated along the channels, or along another axis, where they must agree."""
         parts, value = list(node.args[0]), node.meta["value"]  # type: ignore[arg-type]
         axis_of: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
         dim = axis_of % value.ndim
-        found = [of for part in parts if isinstance(of := self.channels.of[part], Along)]
+        own = [self.channels.longest(of) if (of := self.channels.of[part]) else None for part in parts]
+        found = [of for of in own if of is not None]
         axis = found[0].axis
         if any(of.axis != axis for of in found):
             self.give_up(node, f"{node.name} joins different axes")
             return None
         if name != "stack" and dim == axis:
             atoms = [
-                of.atoms if isinstance(of, Along) else np.full(part.meta["value"].shape[dim], FIXED)
-                for part in parts
-                for of in [self.channels.of[part]]
+                of.atoms if of is not None else np.full(part.meta["value"].shape[dim], FIXED)
+                for part, of in zip(parts, own, strict=True)
             ]
-            return Along(axis, np.concatenate(atoms))
+            return Along((axis,), np.concatenate(atoms))
         for of in found[1:]:
             self.channels.tie(found[0].atoms, of.atoms)
         if len(found) < len(parts):
             self.channels.keep(found[0].atoms, f"{node.name} joins them with what cannot be cut")
-        return Along(axis + (name == "stack" and dim <= axis), found[0].atoms)
+        return Along((axis + (name == "stack" and dim <= axis),), found[0].atoms)
 
     def moved(self, node: fx.Node, module: nn.Module | None) -> Any:
         """Run on the numbers of the atoms."""
@@ -264,31 +323,29 @@ class _Walk:
         else:
             result = node.target(*args, **kwargs)
         if isinstance(result, Tensor):
-            return self.along(result)
-        return [self.along(one) for one in result] if isinstance(result, (tuple, list)) else None
+            return _along(result)
+        return [_along(one) for one in result] if isinstance(result, (tuple, list)) else None
 
-    def along(self, numbers: Tensor) -> Along | None:
-        """The axis along which the numbers differ; if there are several, all but the longest are tied."""
-        if numbers.dtype != torch.int32:
-            return None
-        varying, shape = [], numbers.shape
-        for axis, size in enumerate(shape):
-            if (
-                size > 1
-                and numbers.stride(axis)
-                and not torch.equal(numbers, numbers.narrow(axis, 0, 1).expand_as(numbers))
-            ):
-                varying.append(axis)
-            else:
-                numbers = numbers.narrow(axis, 0, 1)
-        if not varying:
-            atom = int(numbers.flatten()[0])
-            axis = next((axis for axis, size in enumerate(shape) if axis and size > 1), len(shape) - 1)
-            return None if atom == FIXED else Along(axis, np.full(shape[axis], atom))
-        longest = max(varying, key=lambda axis: numbers.shape[axis])
-        atoms = numbers.movedim(longest, 0).flatten(1).numpy()
-        self.channels.tie(atoms, atoms[:, :1])
-        return Along(longest, atoms[:, 0].astype(np.int64))
+
+def _along(numbers: Tensor) -> Along | None:
+    """The axes along which the numbers of atoms differ."""
+    if not isinstance(numbers, Tensor) or numbers.dtype != torch.int32:
+        return None
+    varying, shape = [], numbers.shape
+    for axis, size in enumerate(shape):
+        if (
+            size > 1
+            and numbers.stride(axis)
+            and not torch.equal(numbers, numbers.narrow(axis, 0, 1).expand_as(numbers))
+        ):
+            varying.append(axis)
+        else:
+            numbers = numbers.narrow(axis, 0, 1)
+    if not varying:
+        atom = int(numbers.flatten()[0])
+        axis = next((axis for axis, size in enumerate(shape) if axis and size > 1), len(shape) - 1)
+        return None if atom == FIXED else Along((axis,), np.full(shape[axis], atom))
+    return Along(tuple(varying), numbers.reshape([shape[axis] for axis in varying]).numpy().astype(np.int64))
 
 
 def _numbers(value: Any, of: Along | None) -> Any:
@@ -297,8 +354,7 @@ def _numbers(value: Any, of: Along | None) -> Any:
         return value
     if of is None:
         return torch.zeros(1, dtype=torch.int32).expand(value.shape)
-    shape = [1] * value.ndim
-    shape[of.axis] = -1
+    shape = [size if axis in of.axes else 1 for axis, size in enumerate(value.shape)]
     return torch.from_numpy(of.atoms.astype(np.int32)).view(shape).expand(value.shape)
 
 
