@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -208,33 +208,49 @@ class _Walk:
         self.give_up(node, f"{node.target} changes the number of channels")
         return None
 
-    def elementwise(self, node: fx.Node, heads: Collection[int] | None = None) -> Along | None:
-        """Ties what is at the same place.
+    def elementwise(self, node: fx.Node) -> Along | None:
+        """Ties what is at the same place."""
+        return self.tied(node, self.aligned(node))
 
-        Args:
-            heads: axes of the result; what differs along others is cut together before.
-        """
-        ndim = node.meta["value"].ndim
-        sizes, parts = {}, {}
+    def batched(self, node: fx.Node) -> Along | None:
+        """A product of matrices for each head of attention: all that goes into one of them is cut together."""
+        whole, values = node.meta["value"].shape, [source.meta["value"] for source in node.all_input_nodes]
+        alike = all(
+            value.ndim <= len(whole)
+            and all(n in (1, m) for n, m in zip(value.shape[-3::-1], whole[-3::-1], strict=False))
+            for value in values
+            if isinstance(value, Tensor)
+        )
+        heads = range(1, len(whole) - 2) if alike else ()  # before them are the images
+        reason = f"{node.name} needs all of them"
+        parts = [(size, of and self.channels.only(of, heads, reason)) for size, of in self.aligned(node)]
+        found = self.tied(node, parts)
+        if found is not None:
+            path = [name for name, _ in (node.meta.get("nn_module_stack") or {}).values()]
+            self.channels.heads.append((path[-1] if path else "", found.atoms))
+        return found
+
+    def aligned(self, node: fx.Node) -> list[tuple[tuple[int, ...], Along | None]]:
+        """The sizes and the atoms of the tensors that go into a node, with as many axes as its result has."""
+        ndim, found = node.meta["value"].ndim, []
         for source in node.all_input_nodes:
             value, of = source.meta["value"], self.channels.of[source]
             if isinstance(value, Tensor):
                 more = ndim - value.ndim
-                sizes[source] = (1,) * more + value.shape
-                if isinstance(of, Along):
-                    of = Along(tuple(axis + more for axis in of.axes), of.atoms)
-                    reason = f"{node.name} multiplies matrices of them"
-                    parts[source] = of if heads is None else self.channels.only(of, heads, reason)
+                own = Along(tuple(axis + more for axis in of.axes), of.atoms) if isinstance(of, Along) else None
+                found.append(((1,) * more + tuple(value.shape), own))
+        return found
+
+    def tied(self, node: fx.Node, parts: Sequence[tuple[tuple[int, ...], Along | None]]) -> Along | None:
+        """The atoms of a result for each place of which ``parts``, as ``aligned`` gives them, are needed there."""
+        own = [of for _, of in parts if of is not None]
         whole = {
             axis
-            for of in parts.values()
-            if of is not None
-            for axis in of.axes
-            for source, size in sizes.items()
-            if size[axis] > 1 and not ((other := parts.get(source)) and axis in other.axes)
+            for axis in {axis for of in own for axis in of.axes}
+            if any(size[axis] > 1 and (of is None or axis not in of.axes) for size, of in parts)
         }
         reason = f"{node.name} combines them with what cannot be cut"
-        found = [p for of in parts.values() if of and (p := self.channels.only(of, of.without(*whole), reason))]
+        found = [self.channels.only(of, of.without(*whole), reason) or self.channels.longest(of) for of in own]
         if not found:
             return None
         most = max(found, key=lambda of: (len(of.axes), of.atoms.size))
@@ -245,23 +261,6 @@ class _Walk:
             lengths = dict(zip(of.axes, of.atoms.shape, strict=True))
             self.channels.tie(most.atoms, of.atoms.reshape([lengths.get(axis, 1) for axis in most.axes]))
         return most
-
-    def batched(self, node: fx.Node) -> Along | None:
-        """A product of matrices for each head of attention: all that goes into one is cut together."""
-        values = [source.meta["value"] for source in node.all_input_nodes]
-        ndim = node.meta["value"].ndim
-        heads = range(1, ndim - 2)  # before them are the images
-        alike = all(value.ndim <= ndim for value in values) and all(
-            len({value.shape[axis - ndim] for value in values if value.ndim >= ndim - axis} - {1}) < 2 for axis in heads
-        )
-        if not alike:
-            self.give_up(node, f"{node.name} multiplies matrices of them")
-            return None
-        found = self.elementwise(node, heads)
-        if found is not None:
-            path = [name for name, _ in (node.meta.get("nn_module_stack") or {}).values()]
-            self.channels.heads.append((path[-1] if path else "", found.atoms))
-        return found
 
     def reduced(self, node: fx.Node) -> Along | None:
         """Over other axes than that of the channels; over theirs, the others have none."""
