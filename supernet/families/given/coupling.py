@@ -125,7 +125,7 @@ class _Walk:
             return None
         if x is not None and _tensors(module):
             last = len(shape) - 1
-            if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1 and x.without(last):
+            if isinstance(module, nn.LayerNorm) and len(x.axes) > 1 and x.axes[-1] == last:
                 return self.channels.only(x, x.without(last))  # of each head
             x = self.channels.longest(x)
         if isinstance(module, nn.Conv2d):
@@ -166,6 +166,23 @@ class _Walk:
         self.assign(node, module, {0: out} if x is None else {0: out, 1: x.atoms})
         return Along((axis,), out)
 
+    def linear(self, node: fx.Node) -> Along | None:
+        """A linear layer of parameters that the network's code takes out of a module."""
+        source, weight, bias = linear_arguments(node)
+        x, axis = self.channels.of[source], node.meta["value"].ndim - 1
+        if weight.op != "get_attr" or weight.meta["value"].shape[1] == 1 or (x is not None and x.axes != (axis,)):
+            self.give_up(node, f"{node.name} has weights that are no parameter, or is of another axis")
+            return None
+        name = str(weight.target)
+        out = self.channels.made.setdefault(name, self.channels.fresh(len(weight.meta["value"])))
+        axes = self.channels.weights[name]
+        self.channels.tie(axes.setdefault(0, out), out)
+        self.channels.tie(axes[1], np.array(FIXED) if x is None else x.atoms)
+        if bias is not None:
+            own = self.channels.of[bias]
+            self.channels.tie(out, np.array(FIXED) if own is None else own.atoms)
+        return Along((axis,), out)
+
     def norm(self, node: fx.Node, module: nn.Module, x: Along) -> Along:
         groups = module.num_groups if isinstance(module, nn.GroupNorm) else 1
         if groups > 1:
@@ -192,6 +209,8 @@ class _Walk:
             return self.elementwise(node)
         if name in BATCHED:
             return self.batched(node)
+        if node.target is nn.functional.linear:
+            return self.linear(node)
         x = self.first(node)
         if name in SPATIAL and x is not None:
             return self.spatial(node, x)
