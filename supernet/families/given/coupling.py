@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from supernet.families.given.channels import FIXED, Along, Channels
-from supernet.families.given.trace import attribute
+from supernet.families.given.trace import attribute, linear_arguments
 
 
 def _names(text: str) -> frozenset[str]:
@@ -104,10 +104,13 @@ class _Walk:
     # Kinds of nodes.
 
     def parameter(self, node: fx.Node) -> Along | None:
-        """A parameter that a function uses has atoms along its last axis that is longer than 1."""
+        """A parameter that a function uses has atoms along its last axis that is longer than 1, and so has a constant
+        vector that is only concatenated, as the biases that some attention has for its queries and values alone.
+        """
         value, name = node.meta["value"], str(node.target)
         long = [axis for axis, size in enumerate(value.shape) if size > 1]
-        if not long or not isinstance(attribute(self.graph, name), nn.Parameter):
+        beside = value.ndim == 1 and value.is_floating_point() and all(user.target is torch.cat for user in node.users)
+        if not long or not (beside or isinstance(attribute(self.graph, name), nn.Parameter)):
             return None
         atoms = self.channels.weights.setdefault(name, {}).get(long[-1])
         if atoms is None:
@@ -169,18 +172,20 @@ class _Walk:
     def linear(self, node: fx.Node) -> Along | None:
         """A linear layer of parameters that the network's code takes out of a module."""
         source, weight, bias = linear_arguments(node)
-        x, axis = self.channels.of[source], node.meta["value"].ndim - 1
-        if weight.op != "get_attr" or weight.meta["value"].shape[1] == 1 or (x is not None and x.axes != (axis,)):
-            self.give_up(node, f"{node.name} has weights that are no parameter, or is of another axis")
+        x, own, axis = self.channels.of[source], self.channels.of[weight], node.meta["value"].ndim - 1
+        if weight.op != "get_attr" or own is None or own.axes != (1,) or (x is not None and x.axes != (axis,)):
+            self.give_up(node, f"the weights of {node.name} are no parameter")
             return None
+        self.channels.tie(own.atoms, np.array(FIXED) if x is None else x.atoms)
         name = str(weight.target)
-        out = self.channels.made.setdefault(name, self.channels.fresh(len(weight.meta["value"])))
-        axes = self.channels.weights[name]
-        self.channels.tie(axes.setdefault(0, out), out)
-        self.channels.tie(axes[1], np.array(FIXED) if x is None else x.atoms)
+        if name not in self.channels.made:
+            self.channels.made[name] = self.channels.weights[name][0] = self.channels.fresh(
+                weight.meta["value"].shape[0]
+            )
+        out = self.channels.made[name]
         if bias is not None:
-            own = self.channels.of[bias]
-            self.channels.tie(out, np.array(FIXED) if own is None else own.atoms)
+            along = self.channels.of[bias]
+            self.channels.tie(out, np.array(FIXED) if along is None else along.atoms)
         return Along((axis,), out)
 
     def norm(self, node: fx.Node, module: nn.Module, x: Along) -> Along:

@@ -178,7 +178,7 @@ def whole(channels: Channels, labels: np.ndarray, chosen: Collection[Width]) -> 
             continue
         own = {*map(int, free[atoms])}
         fixed = (reason for reason, classes in reasons if not own.isdisjoint(classes))
-        few = f"{len(atoms)} channels are too few" if len(own) <= STEP else "its channels cannot be told apart"
+        few = f"{len(atoms)} channels are too few" if len(atoms) <= STEP else "its channels cannot be told apart"
         found[name] = next(fixed, few)
     return found
 

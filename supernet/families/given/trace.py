@@ -35,11 +35,9 @@ class Tracer(fx.Tracer):
         return known and m is not self.opened
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-        if not attention.opens(m, args, kwargs):
-            return super().call_module(m, forward, args, kwargs)
-        self.opened = m
-        x = args[0] if args else kwargs["query"]
-        return super().call_module(m, functools.partial(attention.self_attention, m), (x,), {})
+        if isinstance(m, nn.MultiheadAttention) and attention.opens(m, *args, **kwargs):
+            self.opened, forward = m, functools.partial(attention.self_attention, m)
+        return super().call_module(m, forward, args, kwargs)
 
 
 def trace(model: nn.Module, channels: int, size: Size, name: str) -> fx.GraphModule:
@@ -105,6 +103,12 @@ def attribute(graph: nn.Module, name: str) -> Any:
     """A parameter or buffer by its name."""
     owner, _, key = name.rpartition(".")
     return getattr(graph.get_submodule(owner), key)
+
+
+def linear_arguments(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None]:
+    """What ``functional.linear`` is called with: input, weight, bias."""
+    given: Any = dict(zip(("input", "weight", "bias"), node.args, strict=False)) | node.kwargs
+    return given["input"], given["weight"], given.get("bias")
 
 
 def _line(error: Exception) -> str:

@@ -28,6 +28,9 @@ def difference(space: Space, seed: int = 0) -> float:
         for norm in (module for module in model.modules() if isinstance(module, BatchNorm)):
             norm.running_mean.normal_(0, 0.1)
             norm.running_var.uniform_(0.5, 1.5)
+        for parameter in model.parameters():
+            if not parameter.any():  # what begins with 0 hides what goes into it
+                parameter.normal_(0, 0.1)
         family.load([supernet.stem, *supernet.layers, supernet.head], model.state_dict())
         channels, size, _ = layout.network.images
         x = torch.randn(IMAGES, channels, *size)
