@@ -32,6 +32,11 @@ class Along(NamedTuple):
         """The first axis."""
         return self.axes[0]
 
+    def first(self, axis: int) -> Along:
+        """The first atoms along one axis."""
+        places = tuple(slice(None) if own == axis else 0 for own in self.axes)
+        return Along((axis,), self.atoms[places])
+
     def without(self, *axes: int) -> set[int]:
         """The other axes."""
         return {*self.axes} - {*axes}
@@ -79,6 +84,8 @@ class Channels:
         Without any such axis it cannot be cut, for this reason.
         """
         kept = [i for i, axis in enumerate(of.axes) if axis in axes]
+        if len(kept) == len(of.axes):
+            return of
         if not kept:
             self.keep(of.atoms, reason)
             return None
@@ -88,8 +95,8 @@ class Channels:
         return Along(tuple(of.axes[i] for i in kept), atoms[..., 0])
 
     def longest(self, of: Along) -> Along:
-        """``of`` where it can be cut along its longest axis alone."""
-        found = self.only(of, [of.axes[np.argmax(of.atoms.shape)]])
+        """``of`` where it can be cut along its longest axis alone, but for that of the images."""
+        found = self.only(of, [max(zip(of.axes, of.atoms.shape, strict=True), key=lambda one: (one[0] > 0, one[1]))[0]])
         assert found is not None
         return found
 

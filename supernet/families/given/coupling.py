@@ -89,14 +89,19 @@ class _Walk:
     def settle(self) -> None:
         """Each node's atoms along one axis: that along which they are not cut together."""
 
+        labels = self.channels.labels()
+
         def settled(of: Along | None) -> Along | None:
+            nonlocal labels
             if of is None or len(of.axes) == 1:
                 return of
-            labels = self.channels.labels()[of.atoms]
-            varying = [i for i in range(labels.ndim) if (labels != labels.take([0], i)).any()]
-            if len(varying) > 1:
-                return self.channels.longest(of)
-            return self.channels.only(of, [of.axes[i] for i in varying or [0]])
+            own = labels[of.atoms]
+            varying = [axis for i, axis in enumerate(of.axes) if (own != own.take([0], i)).any()]
+            if len(varying) < 2:
+                return of.first(varying[0] if varying else of.axes[-1])
+            found = self.channels.longest(of)
+            labels = self.channels.labels()
+            return found
 
         for node, of in self.channels.of.items():
             self.channels.of[node] = [*map(settled, of)] if isinstance(of, list) else settled(of)
@@ -216,8 +221,7 @@ class _Walk:
             return self.batched(node)
         if node.target is nn.functional.linear:
             return self.linear(node)
-        x = self.first(node)
-        if name in SPATIAL and x is not None:
+        if name in SPATIAL and (x := self.first(node)) is not None:
             return self.spatial(node, x)
         if isinstance(node.meta["value"], (Tensor, tuple, list)) and _has_tensor(node.meta["value"]):
             self.give_up(node, f"{name} has no rule")
@@ -254,7 +258,7 @@ class _Walk:
             self.channels.heads.append((path[-1] if path else "", found.atoms))
         return found
 
-    def aligned(self, node: fx.Node) -> list[tuple[tuple[int, ...], Along | None]]:
+    def aligned(self, node: fx.Node) -> list[tuple[Sequence[int], Along | None]]:
         """The sizes and the atoms of the tensors that go into a node, with as many axes as its result has."""
         ndim, found = node.meta["value"].ndim, []
         for source in node.all_input_nodes:
@@ -265,7 +269,7 @@ class _Walk:
                 found.append(((1,) * more + tuple(value.shape), own))
         return found
 
-    def tied(self, node: fx.Node, parts: Sequence[tuple[tuple[int, ...], Along | None]]) -> Along | None:
+    def tied(self, node: fx.Node, parts: Sequence[tuple[Sequence[int], Along | None]]) -> Along | None:
         """The atoms of a result for each place of which ``parts``, as ``aligned`` gives them, are needed there."""
         own = [of for _, of in parts if of is not None]
         whole = {
@@ -306,26 +310,21 @@ class _Walk:
 
     def joined(self, node: fx.Node, name: str) -> Along | None:
         """Concatenated along the channels, or along another axis, where they must agree."""
-        parts, value = list(node.args[0]), node.meta["value"]  # type: ignore[arg-type]
+        sources: Any = node.args[0]
         axis_of: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-        dim = axis_of % value.ndim
-        own = [self.channels.longest(of) if (of := self.channels.of[part]) else None for part in parts]
-        found = [of for of in own if of is not None]
-        axis = found[0].axis
-        if any(of.axis != axis for of in found):
-            self.give_up(node, f"{node.name} joins different axes")
-            return None
-        if name != "stack" and dim == axis:
-            atoms = [
-                of.atoms if of is not None else np.full(part.meta["value"].shape[dim], FIXED)
-                for part, of in zip(parts, own, strict=True)
-            ]
-            return Along((axis,), np.concatenate(atoms))
-        for of in found[1:]:
-            self.channels.tie(found[0].atoms, of.atoms)
-        if len(found) < len(parts):
-            self.channels.keep(found[0].atoms, f"{node.name} joins them with what cannot be cut")
-        return Along((axis + (name == "stack" and dim <= axis),), found[0].atoms)
+        dim = axis_of % node.meta["value"].ndim
+        sizes = [list(source.meta["value"].shape) for source in sources]
+        own = [of if isinstance(of := self.channels.of[source], Along) else None for source in sources]
+        if name == "stack":
+            for size in sizes:
+                size.insert(dim, 1)
+            own = [of and Along(tuple(axis + (axis >= dim) for axis in of.axes), of.atoms) for of in own]
+        elif all(of is None or of.axes == (dim,) for of in own):
+            atoms = [np.full(size[dim], FIXED) if of is None else of.atoms for size, of in zip(sizes, own, strict=True)]
+            return Along((dim,), np.concatenate(atoms))
+        reason = f"{node.name} joins them along two axes"
+        own = [of and self.channels.only(of, of.without(dim), reason) for of in own]
+        return self.tied(node, list(zip(sizes, own, strict=True)))
 
     def moved(self, node: fx.Node, module: nn.Module | None) -> Any:
         """Run on the numbers of the atoms."""
@@ -339,7 +338,7 @@ class _Walk:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), numbers)
         if module is not None:
             result = module(*args)
-        elif node.target == "contiguous":
+        elif node.target in ("contiguous", "to"):
             result = args[0]
         elif isinstance(node.target, str):
             result = getattr(args[0], "reshape" if node.target == "view" else node.target)(*args[1:], **kwargs)
