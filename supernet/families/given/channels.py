@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from torch import fx
+from torch import Tensor, fx
 
 FIXED = 0  # the atom of all that cannot be cut
 
@@ -114,3 +115,34 @@ class Channels:
             one, other = one[free], other[free]
         ones = np.ones(len(one), bool)
         return connected_components(coo_matrix((ones, (one, other)), (self.count, self.count)), directed=False)[1]
+
+
+def along_of(numbers: Tensor) -> Along | None:
+    """The axes along which the numbers of atoms differ."""
+    if not isinstance(numbers, Tensor) or numbers.dtype != torch.int32:
+        return None
+    varying, shape = [], numbers.shape
+    for axis, size in enumerate(shape):
+        if (
+            size > 1
+            and numbers.stride(axis)
+            and not torch.equal(numbers, numbers.narrow(axis, 0, 1).expand_as(numbers))
+        ):
+            varying.append(axis)
+        else:
+            numbers = numbers.narrow(axis, 0, 1)
+    if not varying:
+        atom = int(numbers.flatten()[0])
+        axis = next((axis for axis, size in enumerate(shape) if axis and size > 1), len(shape) - 1)
+        return None if atom == FIXED else Along((axis,), np.full(shape[axis], atom))
+    return Along(tuple(varying), numbers.reshape([shape[axis] for axis in varying]).numpy().astype(np.int64))
+
+
+def numbers_of(value: Any, of: Along | None) -> Any:
+    """A tensor of the shape of ``value`` that holds the number of an atom for each element."""
+    if not isinstance(value, Tensor):
+        return value
+    if of is None:
+        return torch.zeros(1, dtype=torch.int32).expand(value.shape)
+    shape = [size if axis in of.axes else 1 for axis, size in enumerate(value.shape)]
+    return torch.from_numpy(of.atoms.astype(np.int32)).view(shape).expand(value.shape)

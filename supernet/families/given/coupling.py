@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from supernet.families.given.channels import FIXED, Along, Channels
+from supernet.families.given.channels import FIXED, Along, Channels, along_of, numbers_of
 from supernet.families.given.trace import attribute, linear_arguments
 
 
@@ -332,8 +332,8 @@ class _Walk:
         def numbers(source: fx.Node) -> Any:
             value, of = source.meta["value"], self.channels.of[source]
             if isinstance(value, (tuple, list)):
-                return type(value)(map(_numbers, value, of or [None] * len(value)))
-            return _numbers(value, of) if isinstance(value, Tensor) else value
+                return type(value)(map(numbers_of, value, of or [None] * len(value)))
+            return numbers_of(value, of) if isinstance(value, Tensor) else value
 
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), numbers)
         if module is not None:
@@ -345,39 +345,8 @@ class _Walk:
         else:
             result = node.target(*args, **kwargs)
         if isinstance(result, Tensor):
-            return _along(result)
-        return [_along(one) for one in result] if isinstance(result, (tuple, list)) else None
-
-
-def _along(numbers: Tensor) -> Along | None:
-    """The axes along which the numbers of atoms differ."""
-    if not isinstance(numbers, Tensor) or numbers.dtype != torch.int32:
-        return None
-    varying, shape = [], numbers.shape
-    for axis, size in enumerate(shape):
-        if (
-            size > 1
-            and numbers.stride(axis)
-            and not torch.equal(numbers, numbers.narrow(axis, 0, 1).expand_as(numbers))
-        ):
-            varying.append(axis)
-        else:
-            numbers = numbers.narrow(axis, 0, 1)
-    if not varying:
-        atom = int(numbers.flatten()[0])
-        axis = next((axis for axis, size in enumerate(shape) if axis and size > 1), len(shape) - 1)
-        return None if atom == FIXED else Along((axis,), np.full(shape[axis], atom))
-    return Along(tuple(varying), numbers.reshape([shape[axis] for axis in varying]).numpy().astype(np.int64))
-
-
-def _numbers(value: Any, of: Along | None) -> Any:
-    """A tensor of the shape of ``value`` that holds the number of an atom for each element."""
-    if not isinstance(value, Tensor):
-        return value
-    if of is None:
-        return torch.zeros(1, dtype=torch.int32).expand(value.shape)
-    shape = [size if axis in of.axes else 1 for axis, size in enumerate(value.shape)]
-    return torch.from_numpy(of.atoms.astype(np.int32)).view(shape).expand(value.shape)
+            return along_of(result)
+        return [along_of(one) for one in result] if isinstance(result, (tuple, list)) else None
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
