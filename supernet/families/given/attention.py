@@ -8,13 +8,21 @@ from torch import nn
 from torch.nn import functional
 
 
-def opens(attention: nn.MultiheadAttention, query: Any, key: Any, value: Any, **options: Any) -> bool:
+def opens(
+    attention: nn.MultiheadAttention,
+    query: Any = None,
+    key: Any = None,
+    value: Any = None,
+    *others: Any,
+    **options: Any,
+) -> bool:
     """Whether ``self_attention`` is what the module does: attention of vectors to themselves, the batch first, without
     masks and dropout, that is not asked for its weights.
     """
     plain = attention.in_proj_weight is not None and attention.bias_k is None and not attention.add_zero_attn
     plain = plain and attention.batch_first and not attention.dropout
-    return plain and query is key is value and options == {"need_weights": False}
+    given = {name: value for name, value in options.items() if value is not None}
+    return plain and query is key is value and not others and given == {"need_weights": False}
 
 
 def self_attention(attention: nn.MultiheadAttention, x: Any, *args: Any, **options: Any) -> tuple[Any, None]:

@@ -32,6 +32,7 @@ ELEMENTWISE = _names(
     "log_softmax dropout drop_path float type_as half normalize hard_swish hard_sigmoid hard_mish swish"
 )
 BATCHED = _names("matmul bmm scaled_dot_product_attention")
+NORMS = (nn.BatchNorm2d, nn.PReLU, nn.LayerNorm, nn.GroupNorm)
 MOVING_MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
 
 
@@ -88,7 +89,6 @@ class _Walk:
 
     def settle(self) -> None:
         """Each node's atoms along one axis: that along which they are not cut together."""
-
         labels = self.channels.labels()
 
         def settled(of: Along | None) -> Along | None:
@@ -131,10 +131,9 @@ class _Walk:
         if any("." in name for name in _tensors(module)):
             self.give_up(node, f"{node.target} is a {type(module).__name__}, which cannot be traced")
             return None
-        if x is not None and _tensors(module):
-            last = len(shape) - 1
-            if isinstance(module, nn.LayerNorm) and len(x.axes) > 1 and x.axes[-1] == last:
-                return self.channels.only(x, x.without(last))  # of each head
+        if x is not None and (_tensors(module) or isinstance(module, NORMS)):
+            if isinstance(module, nn.LayerNorm) and len(x.axes) > 1 and module.normalized_shape == shape[-1:]:
+                return self.channels.only(x, x.without(len(shape) - 1))  # of each head
             x = self.channels.longest(x)
         if isinstance(module, nn.Conv2d):
             if x is None or x.axis == len(shape) - 3:
@@ -144,7 +143,7 @@ class _Walk:
                 return self.product(node, module, x, len(shape) - 1)
         elif x is None:
             return None
-        elif isinstance(module, (nn.BatchNorm2d, nn.PReLU, nn.LayerNorm, nn.GroupNorm)):
+        elif isinstance(module, NORMS):
             if all(len(tensor) in (1, len(x.atoms)) for tensor in _tensors(module).values() if tensor.ndim):
                 return self.norm(node, module, x)
         elif isinstance(module, MOVING_MODULES):
@@ -179,15 +178,13 @@ class _Walk:
         source, weight, bias = linear_arguments(node)
         x, own, axis = self.channels.of[source], self.channels.of[weight], node.meta["value"].ndim - 1
         if weight.op != "get_attr" or own is None or own.axes != (1,) or (x is not None and x.axes != (axis,)):
-            self.give_up(node, f"the weights of {node.name} are no parameter")
+            self.give_up(node, f"{node.name} is of another axis, or its weights are no parameter")
             return None
         self.channels.tie(own.atoms, np.array(FIXED) if x is None else x.atoms)
         name = str(weight.target)
         if name not in self.channels.made:
-            self.channels.made[name] = self.channels.weights[name][0] = self.channels.fresh(
-                weight.meta["value"].shape[0]
-            )
-        out = self.channels.made[name]
+            self.channels.made[name] = self.channels.fresh(len(weight.meta["value"]))
+        out = self.channels.weights[name][0] = self.channels.made[name]
         if bias is not None:
             along = self.channels.of[bias]
             self.channels.tie(out, np.array(FIXED) if along is None else along.atoms)
@@ -270,7 +267,9 @@ class _Walk:
         return found
 
     def tied(self, node: fx.Node, parts: Sequence[tuple[Sequence[int], Along | None]]) -> Along | None:
-        """The atoms of a result for each place of which ``parts``, as ``aligned`` gives them, are needed there."""
+        """The atoms of a result: those that ``parts``, as ``aligned`` gives them, have at the same place are cut
+        together, or not at all where a part cannot be.
+        """
         own = [of for _, of in parts if of is not None]
         whole = {
             axis

@@ -27,7 +27,7 @@ class Group:
         name: the layer that makes them.
         labels: of their classes in ``Channels.labels``, in the order in which the layer makes them.
         each: channels of that layer in a class, more than one where groups of channels are cut together.
-        attention: the module of which the classes are the heads, if they are.
+        attention: the module of which the classes are the heads, if they are; "" if that is the network.
     """
 
     name: str
@@ -164,7 +164,7 @@ def _groups(channels: Channels, labels: np.ndarray) -> Iterator[Group]:
             if part and part not in seen:
                 seen.add(part)
                 label, each = next(iter(classes.items()))
-                yield Group(name, np.array(list(classes)), each, attention.get(label))
+                yield Group(name, np.array(list(classes)), each, attention.get(label) if each > 1 else None)
 
 
 def whole(channels: Channels, labels: np.ndarray, chosen: Collection[Width]) -> dict[str, str]:
