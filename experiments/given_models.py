@@ -30,6 +30,7 @@ mobilenet_v3_small mnasnet0_5 shufflenet_v2_x1_0 squeezenet1_1 efficientnet_b0 e
 regnet_y_400mf convnext_tiny vit_b_16 swin_t
 """
 SMALL = "atto pico femto nano tiny xxs xx_small _xs _s small _p0 _b0 _a0 18 26 _t0 _t1 _m0 s0 _0"  # in names, in order
+GENES = ("width", "heads", "depth", "kernel")
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,10 @@ def page(rows: Sequence[dict[str, Any]]) -> Iterable[str]:
     yield f"# Networks as spaces\n\n`python -m experiments.given_models`: {len(good)} of {len(rows)} networks convert,"
     yield "at the sizes that their registries have, with random weights. The difference is that of the logits of the"
     yield "largest architecture from the network's own, relative to the largest logit.\n"
-    yield "| network | M multiply-adds | smallest | layers | genes: width, depth, kernel | whole layers | difference |"
+    yield f"| network | M multiply-adds | smallest | layers | genes: {', '.join(GENES)} | whole layers | difference |"
     yield "|---|---|---|---|---|---|---|"
     for row in good:
-        genes = ", ".join(str(row["genes"].get(op, 0)) for op in ("width", "depth", "kernel"))
+        genes = ", ".join(str(row["genes"].get(op, 0)) for op in GENES)
         macs = f"{row['macs'] / 1e6:,.1f} | {row['smallest_macs'] / 1e6:,.1f}"
         layers = f"{row['layers']} | {genes} | {len(row['whole'])}"
         yield f"| `{row['model']}` | {macs} | {layers} | {row['difference']:.0e} |"

@@ -47,7 +47,7 @@ def _get(name: str, channels: int, size: Size, classes: int) -> Space:
     if name.startswith(plugins.REGISTRIES):
         from supernet.families.given import network  # loads torch
 
-        return network.of(network.opened(name, *images))
+        return network.of(network.opened(name, *images, None))
     known = presets()
     if name in known:
         return known[name](**given).at(size)

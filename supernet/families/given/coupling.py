@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from supernet.families.given.channels import FIXED, Along, Channels
-from supernet.families.given.trace import attribute
+from supernet.families.given.channels import FIXED, Along, Channels, along_of, numbers_of
+from supernet.families.given.trace import attribute, linear_arguments
 
 
 def _names(text: str) -> frozenset[str]:
@@ -30,6 +31,8 @@ ELEMENTWISE = _names(
     "gelu mish elu sigmoid hardtanh hardswish hardsigmoid tanh softplus exp log sqrt rsqrt abs square softmax "
     "log_softmax dropout drop_path float type_as half normalize hard_swish hard_sigmoid hard_mish swish"
 )
+BATCHED = _names("matmul bmm scaled_dot_product_attention")
+NORMS = (nn.BatchNorm2d, nn.PReLU, nn.LayerNorm, nn.GroupNorm)
 MOVING_MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
 
 
@@ -39,6 +42,7 @@ def find(graph: fx.GraphModule) -> Channels:
     walk = _Walk(graph, channels)
     for node in graph.graph.nodes:
         channels.of[node] = walk.visit(node)
+    walk.settle()
     return channels
 
 
@@ -74,36 +78,63 @@ class _Walk:
         return found
 
     def first(self, node: fx.Node) -> Along | None:
+        """Of the first input, along one axis."""
         of = self.channels.of[node.all_input_nodes[0]]
-        return of if isinstance(of, Along) else None
+        return self.channels.longest(of) if isinstance(of, Along) else None
 
     def give_up(self, node: fx.Node, reason: str) -> None:
         """Nothing that goes into ``node`` can be cut, and what it gives has no channels to cut."""
         for along in self.inputs(node):
             self.channels.keep(along.atoms, reason)
 
+    def settle(self) -> None:
+        """Each node's atoms along one axis: that along which they are not cut together."""
+        labels = self.channels.labels()
+
+        def settled(of: Along | None) -> Along | None:
+            nonlocal labels
+            if of is None or len(of.axes) == 1:
+                return of
+            own = labels[of.atoms]
+            varying = [axis for i, axis in enumerate(of.axes) if (own != own.take([0], i)).any()]
+            if len(varying) < 2:
+                return of.first(varying[0] if varying else of.axes[-1])
+            found = self.channels.longest(of)
+            labels = self.channels.labels()
+            return found
+
+        for node, of in self.channels.of.items():
+            self.channels.of[node] = [*map(settled, of)] if isinstance(of, list) else settled(of)
+
     # Kinds of nodes.
 
     def parameter(self, node: fx.Node) -> Along | None:
-        """A parameter that a function uses has atoms along its last axis that is longer than 1."""
+        """A parameter that a function uses has atoms along its last axis that is longer than 1, and so has a constant
+        vector that is only concatenated, as the biases that some attention has for its queries and values alone.
+        """
         value, name = node.meta["value"], str(node.target)
         long = [axis for axis, size in enumerate(value.shape) if size > 1]
-        if not long or not isinstance(attribute(self.graph, name), nn.Parameter):
+        beside = value.ndim == 1 and value.is_floating_point() and all(user.target is torch.cat for user in node.users)
+        if not long or not (beside or isinstance(attribute(self.graph, name), nn.Parameter)):
             return None
         atoms = self.channels.weights.setdefault(name, {}).get(long[-1])
         if atoms is None:
             atoms = self.channels.weights[name][long[-1]] = self.channels.fresh(value.shape[long[-1]])
-        return Along(long[-1], atoms)
+        return Along((long[-1],), atoms)
 
     def module(self, node: fx.Node, module: nn.Module) -> Any:
         tensors = [source for source in node.all_input_nodes if isinstance(source.meta["value"], Tensor)]
         if len(tensors) != 1 or tensors != node.all_input_nodes:
             self.give_up(node, f"{node.target} is a {type(module).__name__} of several inputs")
             return None
-        x, shape = self.first(node), tensors[0].meta["value"].shape
+        x, shape = self.channels.of[tensors[0]], tensors[0].meta["value"].shape
         if any("." in name for name in _tensors(module)):
             self.give_up(node, f"{node.target} is a {type(module).__name__}, which cannot be traced")
             return None
+        if x is not None and (_tensors(module) or isinstance(module, NORMS)):
+            if isinstance(module, nn.LayerNorm) and len(x.axes) > 1 and module.normalized_shape == shape[-1:]:
+                return self.channels.only(x, x.without(len(shape) - 1))  # of each head
+            x = self.channels.longest(x)
         if isinstance(module, nn.Conv2d):
             if x is None or x.axis == len(shape) - 3:
                 return self.convolution(node, module, x)
@@ -112,7 +143,7 @@ class _Walk:
                 return self.product(node, module, x, len(shape) - 1)
         elif x is None:
             return None
-        elif isinstance(module, (nn.BatchNorm2d, nn.PReLU, nn.LayerNorm, nn.GroupNorm)):
+        elif isinstance(module, NORMS):
             if all(len(tensor) in (1, len(x.atoms)) for tensor in _tensors(module).values() if tensor.ndim):
                 return self.norm(node, module, x)
         elif isinstance(module, MOVING_MODULES):
@@ -131,7 +162,7 @@ class _Walk:
         atoms = x.atoms.reshape(conv.groups, -1)
         self.channels.tie(atoms, atoms[:, :1])
         self.assign(node, conv, {0: (out := np.repeat(atoms[:, 0], conv.out_channels // conv.groups))})
-        return Along(1, out)
+        return Along((1,), out)
 
     def product(self, node: fx.Node, module: nn.Conv2d | nn.Linear, x: Along | None, axis: int) -> Along:
         """A dense layer makes new channels of all that it has."""
@@ -140,7 +171,24 @@ class _Walk:
             self.channels.made[name] = self.channels.fresh(len(module.weight))
         out = self.channels.made[name]
         self.assign(node, module, {0: out} if x is None else {0: out, 1: x.atoms})
-        return Along(axis, out)
+        return Along((axis,), out)
+
+    def linear(self, node: fx.Node) -> Along | None:
+        """A linear layer of parameters that the network's code takes out of a module."""
+        source, weight, bias = linear_arguments(node)
+        x, own, axis = self.channels.of[source], self.channels.of[weight], node.meta["value"].ndim - 1
+        if weight.op != "get_attr" or own is None or own.axes != (1,) or (x is not None and x.axes != (axis,)):
+            self.give_up(node, f"{node.name} is of another axis, or its weights are no parameter")
+            return None
+        self.channels.tie(own.atoms, np.array(FIXED) if x is None else x.atoms)
+        name = str(weight.target)
+        if name not in self.channels.made:
+            self.channels.made[name] = self.channels.fresh(len(weight.meta["value"]))
+        out = self.channels.weights[name][0] = self.channels.made[name]
+        if bias is not None:
+            along = self.channels.of[bias]
+            self.channels.tie(out, np.array(FIXED) if along is None else along.atoms)
+        return Along((axis,), out)
 
     def norm(self, node: fx.Node, module: nn.Module, x: Along) -> Along:
         groups = module.num_groups if isinstance(module, nn.GroupNorm) else 1
@@ -166,8 +214,11 @@ class _Walk:
             return self.reduced(node)
         if name in ELEMENTWISE:
             return self.elementwise(node)
-        x = self.first(node)
-        if name in SPATIAL and x is not None:
+        if name in BATCHED:
+            return self.batched(node)
+        if node.target is nn.functional.linear:
+            return self.linear(node)
+        if name in SPATIAL and (x := self.first(node)) is not None:
             return self.spatial(node, x)
         if isinstance(node.meta["value"], (Tensor, tuple, list)) and _has_tensor(node.meta["value"]):
             self.give_up(node, f"{name} has no rule")
@@ -176,33 +227,67 @@ class _Walk:
     def spatial(self, node: fx.Node, x: Along) -> Along | None:
         """What changes the size of an image, or nothing, but no channels."""
         value = node.meta["value"]
-        if isinstance(value, Tensor) and value.ndim > x.axis and value.shape[x.axis] == len(x.atoms):
+        shape = value.shape if isinstance(value, Tensor) else ()
+        if len(shape) > x.axes[-1] and x.atoms.shape == tuple(shape[axis] for axis in x.axes):
             return x
         self.give_up(node, f"{node.target} changes the number of channels")
         return None
 
     def elementwise(self, node: fx.Node) -> Along | None:
-        value = node.meta["value"]
-        found: Along | None = None
-        for source in node.all_input_nodes:
-            of = self.channels.of[source]
-            if not isinstance(of, Along):
-                continue
-            own = Along(of.axis + value.ndim - source.meta["value"].ndim, of.atoms)
-            if found is not None and own.axis != found.axis:
-                self.give_up(node, f"{node.name} combines different axes")
-                return None
-            if found is not None:
-                self.channels.tie(found.atoms, own.atoms)
-            found = own if found is None or len(own.atoms) > len(found.atoms) else found
-        assert found is not None
-        for source in node.all_input_nodes:
-            other = source.meta["value"]
-            if not isinstance(self.channels.of[source], Along) and isinstance(other, Tensor):
-                axis = found.axis - value.ndim + other.ndim
-                if axis >= 0 and other.shape[axis] > 1:
-                    self.channels.keep(found.atoms, f"{node.name} combines them with what cannot be cut")
+        """Ties what is at the same place."""
+        return self.tied(node, self.aligned(node))
+
+    def batched(self, node: fx.Node) -> Along | None:
+        """A product of matrices for each head of attention: all that goes into one of them is cut together."""
+        whole, values = node.meta["value"].shape, [source.meta["value"] for source in node.all_input_nodes]
+        alike = all(
+            value.ndim <= len(whole)
+            and all(n in (1, m) for n, m in zip(value.shape[-3::-1], whole[-3::-1], strict=False))
+            for value in values
+            if isinstance(value, Tensor)
+        )
+        heads = range(1, len(whole) - 2) if alike else ()  # before them are the images
+        reason = f"{node.name} needs all of them"
+        parts = [(size, of and self.channels.only(of, heads, reason)) for size, of in self.aligned(node)]
+        found = self.tied(node, parts)
+        if found is not None:
+            path = [name for name, _ in (node.meta.get("nn_module_stack") or {}).values()]
+            self.channels.heads.append((path[-1] if path else "", found.atoms))
         return found
+
+    def aligned(self, node: fx.Node) -> list[tuple[Sequence[int], Along | None]]:
+        """The sizes and the atoms of the tensors that go into a node, with as many axes as its result has."""
+        ndim, found = node.meta["value"].ndim, []
+        for source in node.all_input_nodes:
+            value, of = source.meta["value"], self.channels.of[source]
+            if isinstance(value, Tensor):
+                more = ndim - value.ndim
+                own = Along(tuple(axis + more for axis in of.axes), of.atoms) if isinstance(of, Along) else None
+                found.append(((1,) * more + tuple(value.shape), own))
+        return found
+
+    def tied(self, node: fx.Node, parts: Sequence[tuple[Sequence[int], Along | None]]) -> Along | None:
+        """The atoms of a result: those that ``parts``, as ``aligned`` gives them, have at the same place are cut
+        together, or not at all where a part cannot be.
+        """
+        own = [of for _, of in parts if of is not None]
+        whole = {
+            axis
+            for axis in {axis for of in own for axis in of.axes}
+            if any(size[axis] > 1 and (of is None or axis not in of.axes) for size, of in parts)
+        }
+        reason = f"{node.name} combines them with what cannot be cut"
+        found = [self.channels.only(of, of.without(*whole), reason) or self.channels.longest(of) for of in own]
+        if not found:
+            return None
+        most = max(found, key=lambda of: (len(of.axes), of.atoms.size))
+        if any(of.without(*most.axes) for of in found):
+            self.give_up(node, f"{node.name} combines different axes")
+            return None
+        for of in found:
+            lengths = dict(zip(of.axes, of.atoms.shape, strict=True))
+            self.channels.tie(most.atoms, of.atoms.reshape([lengths.get(axis, 1) for axis in most.axes]))
+        return most
 
     def reduced(self, node: fx.Node) -> Along | None:
         """Over other axes than that of the channels; over theirs, the others have none."""
@@ -220,30 +305,25 @@ class _Walk:
         if x.axis in over:
             return None
         kept = value.ndim == ndim
-        return Along(x.axis if kept else x.axis - sum(dim < x.axis for dim in over), x.atoms)
+        return Along((x.axis if kept else x.axis - sum(dim < x.axis for dim in over),), x.atoms)
 
     def joined(self, node: fx.Node, name: str) -> Along | None:
         """Concatenated along the channels, or along another axis, where they must agree."""
-        parts, value = list(node.args[0]), node.meta["value"]  # type: ignore[arg-type]
+        sources: Any = node.args[0]
         axis_of: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-        dim = axis_of % value.ndim
-        found = [of for part in parts if isinstance(of := self.channels.of[part], Along)]
-        axis = found[0].axis
-        if any(of.axis != axis for of in found):
-            self.give_up(node, f"{node.name} joins different axes")
-            return None
-        if name != "stack" and dim == axis:
-            atoms = [
-                of.atoms if isinstance(of, Along) else np.full(part.meta["value"].shape[dim], FIXED)
-                for part in parts
-                for of in [self.channels.of[part]]
-            ]
-            return Along(axis, np.concatenate(atoms))
-        for of in found[1:]:
-            self.channels.tie(found[0].atoms, of.atoms)
-        if len(found) < len(parts):
-            self.channels.keep(found[0].atoms, f"{node.name} joins them with what cannot be cut")
-        return Along(axis + (name == "stack" and dim <= axis), found[0].atoms)
+        dim = axis_of % node.meta["value"].ndim
+        sizes = [list(source.meta["value"].shape) for source in sources]
+        own = [of if isinstance(of := self.channels.of[source], Along) else None for source in sources]
+        if name == "stack":
+            for size in sizes:
+                size.insert(dim, 1)
+            own = [of and Along(tuple(axis + (axis >= dim) for axis in of.axes), of.atoms) for of in own]
+        elif all(of is None or of.axes == (dim,) for of in own):
+            atoms = [np.full(size[dim], FIXED) if of is None else of.atoms for size, of in zip(sizes, own, strict=True)]
+            return Along((dim,), np.concatenate(atoms))
+        reason = f"{node.name} joins them along two axes"
+        own = [of and self.channels.only(of, of.without(dim), reason) for of in own]
+        return self.tied(node, list(zip(sizes, own, strict=True)))
 
     def moved(self, node: fx.Node, module: nn.Module | None) -> Any:
         """Run on the numbers of the atoms."""
@@ -251,55 +331,21 @@ class _Walk:
         def numbers(source: fx.Node) -> Any:
             value, of = source.meta["value"], self.channels.of[source]
             if isinstance(value, (tuple, list)):
-                return type(value)(map(_numbers, value, of or [None] * len(value)))
-            return _numbers(value, of) if isinstance(value, Tensor) else value
+                return type(value)(map(numbers_of, value, of or [None] * len(value)))
+            return numbers_of(value, of) if isinstance(value, Tensor) else value
 
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), numbers)
         if module is not None:
             result = module(*args)
-        elif node.target == "contiguous":
+        elif node.target in ("contiguous", "to"):
             result = args[0]
         elif isinstance(node.target, str):
             result = getattr(args[0], "reshape" if node.target == "view" else node.target)(*args[1:], **kwargs)
         else:
             result = node.target(*args, **kwargs)
         if isinstance(result, Tensor):
-            return self.along(result)
-        return [self.along(one) for one in result] if isinstance(result, (tuple, list)) else None
-
-    def along(self, numbers: Tensor) -> Along | None:
-        """The axis along which the numbers differ; if there are several, all but the longest are tied."""
-        if numbers.dtype != torch.int32:
-            return None
-        varying, shape = [], numbers.shape
-        for axis, size in enumerate(shape):
-            if (
-                size > 1
-                and numbers.stride(axis)
-                and not torch.equal(numbers, numbers.narrow(axis, 0, 1).expand_as(numbers))
-            ):
-                varying.append(axis)
-            else:
-                numbers = numbers.narrow(axis, 0, 1)
-        if not varying:
-            atom = int(numbers.flatten()[0])
-            axis = next((axis for axis, size in enumerate(shape) if axis and size > 1), len(shape) - 1)
-            return None if atom == FIXED else Along(axis, np.full(shape[axis], atom))
-        longest = max(varying, key=lambda axis: numbers.shape[axis])
-        atoms = numbers.movedim(longest, 0).flatten(1).numpy()
-        self.channels.tie(atoms, atoms[:, :1])
-        return Along(longest, atoms[:, 0].astype(np.int64))
-
-
-def _numbers(value: Any, of: Along | None) -> Any:
-    """A tensor of the shape of ``value`` that holds the number of an atom for each element."""
-    if not isinstance(value, Tensor):
-        return value
-    if of is None:
-        return torch.zeros(1, dtype=torch.int32).expand(value.shape)
-    shape = [1] * value.ndim
-    shape[of.axis] = -1
-    return torch.from_numpy(of.atoms.astype(np.int32)).view(shape).expand(value.shape)
+            return along_of(result)
+        return [along_of(one) for one in result] if isinstance(result, (tuple, list)) else None
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

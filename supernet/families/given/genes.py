@@ -1,4 +1,6 @@
-"""What can be chosen in a given network: widths of channels that belong together, depths of runs of blocks, kernels."""
+"""What can be chosen in a given network: widths of channels that belong together, heads of attention, depths of runs of
+blocks, kernels.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,13 @@ class Group:
         name: the layer that makes them.
         labels: of their classes in ``Channels.labels``, in the order in which the layer makes them.
         each: channels of that layer in a class, more than one where groups of channels are cut together.
+        attention: the module of which the classes are the heads, if they are; "" if that is the network.
     """
 
     name: str
     labels: np.ndarray
     each: int
+    attention: str | None
 
     @property
     def total(self) -> int:
@@ -39,7 +43,7 @@ class Group:
 
     def counts(self, n: int) -> list[int]:
         """At most ``n`` numbers of channels to choose from, ascending, evenly spread; the last one is all."""
-        unit = math.lcm(self.each, STEP)
+        unit = math.lcm(self.each, STEP) if self.attention is None else self.each
         fit = [count for count in range(unit, self.total, unit) if count >= QUARTER * self.total] + [self.total]
         places = np.linspace(0, len(fit) - 1, min(n, len(fit))).round().astype(int)
         return [fit[place] for place in places]
@@ -65,6 +69,18 @@ class Width:
     def counts(self) -> tuple[int, ...]:
         """Those of the first group."""
         return tuple(counts[0] for counts in self.choices)
+
+
+class Heads(Width):
+    """How many heads an attention has; their size stays."""
+
+    @property
+    def name(self) -> str:
+        return self.groups[0].attention or self.groups[0].name
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return tuple(count // self.groups[0].each for count in super().counts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +143,8 @@ def widths(channels: Channels, labels: np.ndarray) -> Iterator[Width]:
             for counts in (group.counts(CHOICES) for group in own)
         ]
         told = {choice[0]: choice for choice in zip(*spread, strict=True)}  # by the count of the first group
-        yield Width(tuple(own), tuple(told.values()))
+        kind = Width if own[0].attention is None or len(own) > 1 else Heads
+        yield kind(tuple(own), tuple(told.values()))
 
 
 def _groups(channels: Channels, labels: np.ndarray) -> Iterator[Group]:
@@ -138,6 +155,7 @@ def _groups(channels: Channels, labels: np.ndarray) -> Iterator[Group]:
             found, counts = np.unique(labels[atoms], return_counts=True)
             parts[found] += counts.astype(np.uint64) * rng.integers(2**64, dtype=np.uint64)  # a sum tells them apart
     parts[labels[FIXED]] = 0
+    attention = {int(label): name for name, atoms in channels.heads for label in labels[atoms].ravel()}
     seen: set[int] = set()
     for name, atoms in channels.made.items():
         by_part: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
@@ -146,7 +164,8 @@ def _groups(channels: Channels, labels: np.ndarray) -> Iterator[Group]:
         for part, classes in by_part.items():
             if part and part not in seen:
                 seen.add(part)
-                yield Group(name, np.array(list(classes)), next(iter(classes.values())))
+                label, each = next(iter(classes.items()))
+                yield Group(name, np.array(list(classes)), each, attention.get(label) if each > 1 else None)
 
 
 def whole(channels: Channels, labels: np.ndarray, chosen: Collection[Width]) -> dict[str, str]:
@@ -160,7 +179,7 @@ def whole(channels: Channels, labels: np.ndarray, chosen: Collection[Width]) -> 
             continue
         own = {*map(int, free[atoms])}
         fixed = (reason for reason, classes in reasons if not own.isdisjoint(classes))
-        few = f"{len(atoms)} channels are too few" if len(own) <= STEP else "its channels cannot be told apart"
+        few = f"{len(atoms)} channels are too few" if len(atoms) <= STEP else "its channels cannot be told apart"
         found[name] = next(fixed, few)
     return found
 

@@ -16,7 +16,7 @@ from supernet.errors import UserError
 from supernet.families.given import genes, source, trace, units
 from supernet.families.given.channels import Channels
 from supernet.families.given.coupling import find
-from supernet.families.given.genes import Depth, Kernel, Width
+from supernet.families.given.genes import Depth, Heads, Kernel, Width
 from supernet.families.given.modules import ours
 from supernet.families.given.units import Unit
 from supernet.size import Size
@@ -81,14 +81,14 @@ def opened(reference: str, channels: int, size: Size, classes: int, make: Callab
     order = {str(node.target): i for i, node in reversed([*enumerate(graph.graph.nodes)])}
     nodes = {node: i for i, node in enumerate(graph.graph.nodes)}
     placed: list[tuple[int, Width | Depth | Kernel]] = []
-    placed += [(order[gene.name], gene) for gene in genes.widths(found, labels)]
+    placed += [(order[gene.groups[0].name], gene) for gene in genes.widths(found, labels)]
     placed += [(order[gene.name], gene) for gene in genes.kernels(graph)]
     placed += [(nodes[gene.blocks[0].nodes[0]], gene) for gene in genes.depths(graph, found, labels)]
     chosen = tuple(gene for _, gene in sorted(placed, key=lambda item: item[0]))
     return Network(reference, (channels, size, classes), graph, values, found, labels, chosen, make)
 
 
-KINDS = {Width: "width", Depth: "depth", Kernel: "kernel"}
+KINDS = {Width: "width", Heads: "heads", Depth: "depth", Kernel: "kernel"}
 
 
 def of(network: Network) -> Space:

@@ -115,6 +115,10 @@ class GivenSpec(LayerSpec):
             if isinstance(module, units.PRODUCTS):
                 own = self.kept.narrow(module, str(node.target))
                 found[str(node.target)] = _conv(own, self.layout.image(node, self.kept)[1])
+            elif name := units.weight(self.layout.network.graph, node):
+                out, into = self.kept.sizes(name, trace.attribute(self.layout.network.graph, name))
+                bias = trace.linear_arguments(node)[2] is not None
+                found[name] = Conv(into, out, 1, self.layout.image(node, self.kept)[1], norm=False, bias=bias)
         return found
 
     @property

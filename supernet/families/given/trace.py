@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from supernet.errors import UserError
+from supernet.families.given import attention
 from supernet.size import Size
 
 # They stand for themselves, subclasses too: the sizes of their weights follow from their channels.
@@ -26,9 +28,16 @@ class Tracer(fx.Tracer):
         functions = tuple(known.get_notrace_functions())
         super().__init__(autowrap_functions=functions)
         self.opaque = tuple(known.get_notrace_modules())
+        self.opened: nn.Module | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, (*WHOLE, *self.opaque)) or super().is_leaf_module(m, module_qualified_name)
+        known = isinstance(m, (*WHOLE, *self.opaque)) or super().is_leaf_module(m, module_qualified_name)
+        return known and m is not self.opened
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if isinstance(m, nn.MultiheadAttention) and attention.opens(m, *args, **kwargs):
+            self.opened, forward = m, functools.partial(attention.self_attention, m)
+        return super().call_module(m, forward, args, kwargs)
 
 
 def trace(model: nn.Module, channels: int, size: Size, name: str) -> fx.GraphModule:
@@ -94,6 +103,12 @@ def attribute(graph: nn.Module, name: str) -> Any:
     """A parameter or buffer by its name."""
     owner, _, key = name.rpartition(".")
     return getattr(graph.get_submodule(owner), key)
+
+
+def linear_arguments(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None]:
+    """What ``functional.linear`` is called with: input, weight, bias."""
+    given: Any = dict(zip(("input", "weight", "bias"), node.args, strict=False)) | node.kwargs
+    return given["input"], given["weight"], given.get("bias")
 
 
 def line(error: Exception) -> str:

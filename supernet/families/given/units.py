@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx, nn
 
 from supernet.families.given.genes import Block
+from supernet.families.given.trace import linear_arguments
 
 PRODUCTS = (nn.Conv2d, nn.Linear)
 
@@ -58,8 +59,8 @@ def cut(graph: fx.GraphModule, blocks: Sequence[Block]) -> tuple[list[Unit], dic
     starts = [0]
     for place, node in enumerate(nodes[1:], 1):
         edge = member.get(node) is not member.get(nodes[place - 1])
-        begun = any(_is_product(graph, n) for n in nodes[starts[-1] : place])
-        if (edge or (_is_product(graph, node) and begun)) and may_cut(place):
+        begun = any(weight(graph, n) for n in nodes[starts[-1] : place])
+        if (edge or (weight(graph, node) and begun)) and may_cut(place):
             starts.append(place)
     units = []
     for start, end in zip(starts, [*starts[1:], len(nodes)], strict=False):
@@ -68,5 +69,10 @@ def cut(graph: fx.GraphModule, blocks: Sequence[Block]) -> tuple[list[Unit], dic
     return units, names
 
 
-def _is_product(graph: fx.GraphModule, node: fx.Node) -> bool:
-    return node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), PRODUCTS)
+def weight(graph: fx.GraphModule, node: fx.Node) -> str | None:
+    """The name of the weights of a convolution or a linear layer, which can be a function of parameters."""
+    if node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), PRODUCTS):
+        return f"{node.target}.weight"
+    if node.target is nn.functional.linear and (own := linear_arguments(node)[1]).op == "get_attr":
+        return str(own.target)
+    return None

@@ -11,6 +11,7 @@ from supernet.norm import BatchNorm
 from supernet.space import Space
 
 IMAGES = 2
+SMALL = 1e-3  # of a parameter: what begins so, such as the scales of layers
 
 
 @torch.no_grad()
@@ -28,6 +29,9 @@ def difference(space: Space, seed: int = 0) -> float:
         for norm in (module for module in model.modules() if isinstance(module, BatchNorm)):
             norm.running_mean.normal_(0, 0.1)
             norm.running_var.uniform_(0.5, 1.5)
+        for parameter in model.parameters():
+            if parameter.abs().max() < SMALL:  # hides what is multiplied by it
+                parameter.normal_(0, 0.1)
         family.load(supernet.shared, model.state_dict())
         channels, size, _ = layout.network.images
         x = torch.randn(IMAGES, channels, *size)

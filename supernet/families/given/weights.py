@@ -60,7 +60,8 @@ def read(network: Network, weights: str) -> Weights:
 
 def _heads(network: Network) -> list[str]:
     """The layers that give the logits."""
-    return [name for name, reason in network.whole.items() if "network's output" in reason]
+    layers = dict(network.graph.named_modules())  # a function of parameters is none
+    return [name for name, reason in network.whole.items() if name in layers and "network's output" in reason]
 
 
 def _text(tensor: Tensor) -> str:
