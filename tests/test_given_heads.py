@@ -110,11 +110,7 @@ def supernet_of(space):
 
 
 def load(supernet, model):
-    family.load(layers(supernet), model.state_dict())
-
-
-def layers(supernet):
-    return [supernet.stem, *supernet.layers, supernet.head]
+    family.load(supernet.shared, model.state_dict())
 
 
 def arch_of(space, **counts):
@@ -195,7 +191,7 @@ def test_sub_networks_run_as_slices_and_alone(space):
 
 def test_sorting_leaves_the_function(space):
     supernet, model = supernet_of(space)
-    sorting.sort(layers(supernet), supernet.layout)
+    sorting.sort(supernet.shared, supernet.layout)
     torch.testing.assert_close(output(supernet, supernet.layout.whole), output(model), rtol=1e-4, atol=1e-5)
 
 
@@ -212,7 +208,7 @@ def test_the_most_important_head_stays(score):
     rows = made_by.unflatten(0, (3, HEADS, HEAD)).sum((0, 2, 3)) / made_by.sum()
     columns = read_by.unflatten(1, (HEADS, HEAD)).sum((0, 2)) / read_by.sum()
     best = int((rows + columns).argmax())
-    sorting.sort(layers(supernet), supernet.layout, score)
+    sorting.sort(supernet.shared, supernet.layout, score)
     arch = arch_of(space, **{"heads blocks.0.attn": 1})
     with torch.no_grad():
         others = [i for i in range(WIDTH) if i // HEAD != best]
