@@ -109,7 +109,7 @@ class Network(nn.Module):
         return run_path(self.path(arch), resolutions.resized(x, self.size) if self.size else x)
 
     def plain(self) -> fx.GraphModule:
-        """The same network as modules of ``torch.nn`` alone, with copies of the weights.
+        """This eager network as modules of ``torch.nn`` alone, with copies of the weights.
 
         A given network's parameters have the names that they had there, others' those that they have here. It takes
         images of any size that its layers take, and resizes none.

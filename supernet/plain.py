@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -38,9 +38,12 @@ def plain(modules: Mapping[str, nn.Module]) -> fx.GraphModule:
     """
     if any(getattr(module, "kernels", "eager") != "eager" for part in modules.values() for module in part.modules()):
         raise ValueError("expected an eager network")
-    path = copy.deepcopy(dict(modules))
-    root, tracer = _Path([*path.values()]), _Tracer()
-    for name, module in path.items():
+    training = next(iter(modules.values())).training
+    path = copy.deepcopy(
+        nn.ModuleList(modules.values())
+    ).eval()  # functions that differ in training are as in eval mode
+    root, tracer = _Path(path), _Tracer()
+    for name, module in zip(modules, path, strict=True):
         for place, part in module.given() if isinstance(module, layer.Layer) else [(name, module)]:
             _put(root, place, part)
             if isinstance(part, nn.Module):
@@ -62,18 +65,18 @@ def plain(modules: Mapping[str, nn.Module]) -> fx.GraphModule:
         if type(module) in PLAIN:
             module.__class__ = PLAIN[type(module)]
             vars(module).pop("ran", None)
-    return fx.GraphModule(root, graph, "Network").train(root.path[0].training)
+    return fx.GraphModule(root, graph, "Network").train(training)
 
 
 class _Path(nn.Module):
     """Modules that run one after the other; their parts are under names of their own."""
 
-    def __init__(self, path: Sequence[nn.Module]):
+    def __init__(self, path: Iterable[nn.Module]):
         super().__init__()
-        self.path = tuple(path)  # not registered
+        self._in_order = tuple(path)  # not registered
 
     def forward(self, x: Any) -> Any:
-        for module in self.path:
+        for module in self._in_order:
             x = module(x)
         return x
 

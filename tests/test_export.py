@@ -25,6 +25,7 @@ NEEDS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "pte": ("executorch",),
     "tflite": ("ai_edge_litert",),
+    "py": (),
 }
 
 

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from conftest import refused
 
 from experiments import given_models
 from supernet import families, spaces
+from supernet.export import source as export
 from supernet.families.given import source, verify
 from supernet.model import Supernet
 
@@ -19,6 +21,8 @@ CONVERT = [
 ]
 FIXED = ("vit", "swin", "inception", "hybrid", "edgenext")  # need images of their usual size
 
+BRANCH = ("timm:vgg11", "timm:vgg16_bn", "torchvision:swin_t")  # on the size of their images
+
 
 def size(reference):
     return source.usual_images(reference)[1] if any(word in reference for word in FIXED) else 64
@@ -31,7 +35,9 @@ def test_the_number_of_networks():
 @pytest.mark.chain
 @pytest.mark.parametrize("reference", CONVERT)
 def test_the_network_converts(reference):
-    """The largest architecture gives its logits, a random one runs and has as many parameters as are counted."""
+    """The largest architecture gives its logits, a random one runs, as Python code too, and has as many parameters as
+    are counted.
+    """
     space = spaces.get(reference, 3, size(reference), 10)
     assert any(gene.choices[0].op == "width" for gene in space.genes)
     assert verify.difference(space) < 1e-5
@@ -40,5 +46,11 @@ def test_the_network_converts(reference):
     network = supernet.extract(arch)
     x = torch.randn(1, 3, *space.input_size)
     with torch.no_grad():
-        torch.testing.assert_close(network(x), supernet(x, arch), rtol=1e-3, atol=1e-4)
+        expected = network(x)
+        torch.testing.assert_close(expected, supernet(x, arch), rtol=1e-3, atol=1e-4)
+    if reference in BRANCH:
+        assert "cannot be written with torch alone" in refused(network.plain)
+    else:
+        (file,) = export.convert([network], [network.input_shape])
+        torch.testing.assert_close(torch.tensor(export.run(file, x.numpy())), expected, rtol=1e-3, atol=1e-4)
     assert sum(p.numel() for p in network.parameters()) == families.params(space, arch)
