@@ -1,4 +1,4 @@
-"""Networks of every family of timm's and torchvision's CNNs as spaces, with random weights."""
+"""Networks of every family of timm's and torchvision's CNNs as spaces, and some with attention; random weights."""
 
 import numpy as np
 import pytest
@@ -14,12 +14,16 @@ from supernet.model import Supernet
 OTHERS = """
 cspdarknet53 cspresnet50 selecsls42 dla34 res2net50_26w_4s rexnet_100 dpn68 repghostnet_050 gernet_s hgnet_tiny
 fasternet_t0 edgenext_xx_small repvit_m0_9 starnet_s1 xception41 inception_v4 poolformer_s12 mambaout_femto
+halonet26t maxvit_pico_rw_256
+"""
+ATTENTION = """
+swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 eva02_tiny_patch14_224 pvt_v2_b0 vit_relpos_small_patch16_224
 """
 CONVERT = [
-    *(f"timm:{name}" for name in (*given_models.NAMED.split(), *OTHERS.split())),
+    *(f"timm:{name}" for name in (*given_models.NAMED.split(), *OTHERS.split(), *ATTENTION.split())),
     *(f"torchvision:{name}" for name in given_models.TORCHVISION.split()),
 ]
-FIXED = ("vit", "swin", "inception", "hybrid", "edgenext")  # need images of their usual size
+FIXED = ("vit", "swin", "inception", "hybrid", "edgenext", "halo", "eva")  # need images of their usual size
 
 BRANCH = ("timm:vgg11", "timm:vgg16_bn", "torchvision:swin_t")  # on the size of their images
 
@@ -54,3 +58,13 @@ def test_the_network_converts(reference):
         (file,) = export.convert([network], [network.input_shape])
         torch.testing.assert_close(torch.tensor(export.run(file, x.numpy())), expected, rtol=1e-3, atol=1e-4)
     assert sum(p.numel() for p in network.parameters()) == families.params(space, arch)
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize("name", [*ATTENTION.split(), "deit_tiny_patch16_224", "mobilenetv4_hybrid_medium"])
+def test_each_attention_has_a_gene_of_its_heads(name):
+    """Another module of timm's for each kind: windows, tables of positions, rotary ones, one head of keys for all."""
+    space = spaces.get(f"timm:{name}", 3, size(f"timm:{name}"), 10)
+    modules = source.make(space.model, *space.images).named_modules()
+    parts = [path for path, module in modules if path.endswith("attn") and module.num_heads > 1]
+    assert [gene.name for gene in space.genes if gene.choices[0].op == "heads"] == [f"heads {path}" for path in parts]
