@@ -393,13 +393,13 @@ def test_a_wrong_folder_is_named(folder, tmp_path):
 
     refuses("images/train with one folder of images per class")
     shutil.copytree(folder, tmp_path / "images")
-    refuses("'dog' has 9 training images, of which 50 are .* more than 50 in every class; add", val_per_class=None)
-    refuses("got both", val_fraction=0.1)
+    refuses("at least 10 training images in every class, 9 of them to .*: class 'dog' has 9; add", val_per_class=9)
+    refuses("got val_fraction 0.1 and val_per_class 3; drop", val_fraction=0.1)
     refuses("resolution >= 1", resolution=0)
     (tmp_path / "images" / "train" / "axolotl").mkdir()
     refuses(r"images \(.jpg, .png, …\) in .*train/axolotl, found none")
-    with pytest.raises(UserError, match="same classes, got axolotl in one"):
-        sets.open_test("folder", tmp_path / "images")
+    Image.new("L", (8, 8)).save(tmp_path / "images" / "train" / "axolotl" / "0.png")
+    refuses("the same class folders .*: .*images/val lacks 'axolotl'; rename or delete")
     shutil.rmtree(tmp_path / "images" / "train")
     (tmp_path / "images" / "train").mkdir()
     refuses("cannot read .*images/train")
@@ -559,7 +559,7 @@ def test_bad_arguments_are_refused(tmp_path):
         (r"val_fraction in \[0, 1\), got 1", "digits", {"val_fraction": 1.0}),
         ("got resolution 32", "digits", {"resolution": 32}),
         ("seed of at least 0", "digits", {"seed": -1}),
-        (r"more than 1000 in every class", "digits", {"val_per_class": 1000}),
+        (r"at least 1001 training images in every class", "digits", {"val_per_class": 1000}),
         ("val_per_class of at least 0", "digits", {"val_per_class": -1}),
         ("at least 1 image, got 0", "digits", {"limit": 0}),
     ):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from supernet.data.decoding import FolderImages
+from supernet.data.folder import FolderImages
 from supernet.data.images import SPLIT, generator
 from supernet.data.transforms import face
 from supernet.errors import UserError
