@@ -79,7 +79,9 @@ def test_the_next_of_the_class_is_served_in_its_place(folder, workers, augment, 
         assert same(ranks[rank], [(x[rank::2], y[rank::2]) for x, y in alone])
     assert sorted(policy.known) == [f"train/{name}" for name in sorted(originals)]
     assert len(told) == 3
-    assert f"left out from here on: expected an image in {folder}/train/a/05.png, but it cannot be read" in "\n".join(told)
+    assert f"left out from here on: expected an image in {folder}/train/a/05.png, but it cannot be read" in "\n".join(
+        told
+    )
 
 
 def test_the_global_generators_are_left_alone(folder):
@@ -142,7 +144,7 @@ def test_every_later_tool_skips_the_same(folder, tmp_path):
     first = list(images.train.batches(4, **EPOCH))
     list(images.val.batches(4, **EPOCH))
     damage(folder, "a/01.png", part="val")
-    x, y = whole(RunFolder(run.path, skip_damaged=True).test_images())
+    _, y = whole(RunFolder(run.path, skip_damaged=True).test_images())
     known = json.loads(run.damaged_path.read_text())["images"]
     assert sorted(known) == [f"train/{A_BAD}", "val/a/01.png"]
     assert str(folder / "train" / A_BAD) in known[f"train/{A_BAD}"]

@@ -1,4 +1,4 @@
-"""Images as they come: every kind of file is read as it was drawn, by every source; what that costs in bits is known."""
+"""Images as they come: every kind of file is read as it was drawn, by every source, in one channel or three."""
 
 import io
 

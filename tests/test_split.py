@@ -235,7 +235,7 @@ def test_what_is_added_changes_no_batch(begun, tmp_path):
 
 
 def test_the_same_settings_continue_a_run_with_its_own_split(begun, tmp_path):
-    run, before = begun
+    run, _ = begun
     (tmp_path / "images" / "train" / "b" / "00.png").unlink()
     images = sets.open_train("folder", tmp_path / "images", resolution=8, **run.opening())
     settings = {**run.config(), "data_root": "elsewhere"}

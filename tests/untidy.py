@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-HEIGHT, WIDTH = 40, 56
+HEIGHT, WIDTH, BLOCK = 80, 112, 16
 CLASSES = {"cat": (200, 40, 40), "dog": (40, 190, 60), "owl": (50, 70, 210)}  # their main colours
 COUNTS = {"cat": 24, "dog": 14, "owl": 4}  # plain pictures to train on
 # Pixel (y, x) of the upright picture lies at these places of the stored one, [h, w], by EXIF's orientation (its
@@ -48,9 +48,9 @@ class Untidy:
 def picture(label: str, number: int) -> np.ndarray:
     """Uint8 [HEIGHT, WIDTH, 3]: blocks around the class's colour, no two pictures alike and none symmetric."""
     rng = np.random.default_rng([*label.encode(), number])
-    blocks = rng.integers(-40, 41, (HEIGHT // 8, WIDTH // 8, 3)) + np.array(CLASSES[label])
-    pixels = np.clip(blocks, 0, 255).astype(np.uint8).repeat(8, 0).repeat(8, 1)
-    pixels[2:8, 3:19] = 255 - pixels[2:8, 3:19]
+    blocks = rng.integers(-40, 41, (HEIGHT // BLOCK, WIDTH // BLOCK, 3)) + np.array(CLASSES[label])
+    pixels = np.clip(blocks, 0, 255).astype(np.uint8).repeat(BLOCK, 0).repeat(BLOCK, 1)
+    pixels[4:16, 6:38] = 255 - pixels[4:16, 6:38]
     return pixels
 
 
@@ -110,7 +110,7 @@ def _kinds(put, lossy: set[str]) -> None:
         np.where(grey > 60, 255, 0).astype(np.uint8))  # fmt: skip
     colours = picture("cat", 301)
     alpha = np.zeros((HEIGHT, WIDTH), np.uint8)
-    alpha[:10], alpha[10:20] = 255, 128
+    alpha[: HEIGHT // 4], alpha[HEIGHT // 4 : HEIGHT // 2] = 255, 128
     opaque = alpha[:, :, None] / 255
     on_white = np.rint(colours * opaque + 255 * (1 - opaque)).astype(np.uint8)
     put("train/cat/alpha.png", Image.fromarray(np.dstack([colours, alpha])), on_white)
@@ -125,8 +125,8 @@ def _kinds(put, lossy: set[str]) -> None:
     clear = np.where((places == 3)[:, :, None], 255, five[places])
     put("train/cat/palette-clear.png", palette, clear, transparency=3)
     put("train/cat/palette-clear.gif", palette, clear, transparency=3)
-    inks = np.random.default_rng(5).integers(0, 256, (HEIGHT // 8, WIDTH // 8, 4)).astype(np.uint8)
-    inks = inks.repeat(8, 0).repeat(8, 1)
+    inks = np.random.default_rng(5).integers(0, 256, (HEIGHT // BLOCK, WIDTH // BLOCK, 4)).astype(np.uint8)
+    inks = inks.repeat(BLOCK, 0).repeat(BLOCK, 1)
     printed = np.rint((255.0 - inks[:, :, :3]) * (255 - inks[:, :, 3:]) / 255).astype(np.uint8)
     put("train/cat/inks.tif", Image.fromarray(inks, mode="CMYK"), printed)
     put("train/cat/inks.jpg", Image.fromarray(inks, mode="CMYK"), printed, quality=95)

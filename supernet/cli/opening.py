@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -23,15 +24,13 @@ UNEVEN = 2.0  # times as many images as another class has
 
 
 @dataclass(frozen=True)
-class Images(common.Decoding):
-    """Options of commands that open images for a new run."""
+class DataSet(common.Decoding):
+    """Options that say which images there are, and how a new run splits them."""
 
     data: Annotated[str | None, tyro.conf.arg(metavar=SETS, help_behavior_hint="")] = None
     """Images; defaults to fashion-mnist if available, else the bundled digits."""
     data_root: Path = Path("data")
     """Dataset directory; for --data folder the one that holds train/ and val/."""
-    limit: Annotated[int | None, common.UNSET] = None
-    """Train on a stratified subset of this many images."""
     resolution: Annotated[numbers.Pixels | None, common.UNSET] = None
     """Pixels, for images of any size: of a square, or HEIGHTxWIDTH such as 96x160; defaults to 224."""
     channels: Literal["auto", "1", "3"] = "auto"
@@ -41,6 +40,14 @@ class Images(common.Decoding):
     each class of --data folder."""
     fold: Annotated[str | None, tyro.conf.arg(metavar="I/K", help_behavior_hint="")] = None
     """Validate on part I, from 0, of K equal parts instead, for small sets: K runs validate on each image once."""
+
+
+@dataclass(frozen=True)
+class Images(DataSet):
+    """Options of commands that open images for a new run."""
+
+    limit: Annotated[int | None, common.UNSET] = None
+    """Train on a stratified subset of this many images."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,8 @@ def open_images(args: Any) -> tuple[str, str, TrainVal]:
         images = sets.open_train(name, args.data_root, **given, progress=args.progress)
         images = images if plan else checked(images, name, args, given)
     if distributed.rank() == 0:
-        for note in (*images.notes, *uneven(images, args.balance)):
+        sizes = collections.Counter(images.class_names[label] for label in images.train.labels.tolist())
+        for note in (*images.notes, *(uneven(sizes) if args.balance == "none" else ())):
             common.warn(note)
     given["damaged"].path = None if plan else folder.damaged_path
     return name, reason, dataclasses.replace(images, train=images.train.balanced(args.balance))
@@ -134,14 +142,13 @@ def checked(images: TrainVal, name: str, args: Any, given: dict[str, Any]) -> Tr
     return sets.open_train(name, args.data_root, **given)
 
 
-def uneven(images: TrainVal, balance: str) -> list[str]:
-    """A line where a class has far fewer training images than another, and nothing is done about it."""
-    counts = collections.Counter(images.train.labels.tolist())
-    (most, many), *_, (least, few) = counts.most_common() * 2
-    if balance != "none" or many < UNEVEN * few:
+def uneven(counts: Mapping[str, int]) -> list[str]:
+    """A line where a class has far fewer training images than another."""
+    there = {name: count for name, count in counts.items() if count}
+    least, most = min(there, key=there.__getitem__, default=""), max(there, key=there.__getitem__, default="")
+    if not there or there[most] < UNEVEN * there[least]:
         return []
-    names = images.class_names or tuple(map(str, counts))
     return [
-        f"classes are uneven, from {few:,} training images of {names[least]!r} to {many:,} of {names[most]!r}: "
+        f"classes are uneven, from {there[least]:,} training images of {least!r} to {there[most]:,} of {most!r}: "
         "--balance loss weighs them, --balance sampling draws all equally often"
     ]

@@ -24,6 +24,7 @@ from supernet.data.words import listed
 from supernet.errors import UserError
 from supernet.size import Size
 
+RESOLUTION = 224  # unless one is given
 # What version 0.1 read, in which a run of it goes on; and what was added.
 OLD_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 SUFFIXES = (*OLD_SUFFIXES, ".apng", ".avif", ".gif", ".jfif", ".jp2", ".jpe", ".pbm", ".pnm")
@@ -135,7 +136,7 @@ def scan(folder: Path, classes: Sequence[str] | None = None, old: bool = False) 
         old: as version 0.1 did, hidden folders and all.
 
     Raises:
-        UserError: it cannot be read, or a class has no images.
+        UserError: it cannot be read, or has no classes.
     """
     suffixes = OLD_SUFFIXES if old else SUFFIXES
     names, labels, hidden, others = list[str](), list[int](), list[str](), collections.Counter[str]()
@@ -160,9 +161,6 @@ def scan(folder: Path, classes: Sequence[str] | None = None, old: bool = False) 
     if not classes:
         raise UserError(f"cannot read {folder}: expected a folder of images for each class, found none; add them")
     array = np.array(labels, dtype=np.int64)
-    for label in np.flatnonzero(np.bincount(array, minlength=len(classes)) == 0)[:1]:
-        empty = folder / classes[label]
-        raise UserError(f"expected images (.jpg, .png, …) in {empty}, found none; add some or delete the folder")
     return Listing(folder, tuple(classes), names, array, tuple(hidden), {} if old else dict(others))
 
 
@@ -181,6 +179,14 @@ def _walk(folder: str, old: bool) -> Iterator[tuple[str, list[str], list[str]]]:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is a system's or a tool's own, not a person's."""
     return name.startswith(".") or name.lower() in SYSTEM
+
+
+def require_images(listing: Listing) -> None:
+    """Refuse classes without images."""
+    size = np.bincount(listing.labels, minlength=len(listing.classes))
+    if empty := [str(listing.folder / listing.classes[label]) for label in np.flatnonzero(size == 0)]:
+        told = listed(empty, quote=False)
+        raise UserError(f"expected images (.jpg, .png, …) in {told}, found none; add some or delete the folder")
 
 
 def require_same_classes(train: Listing, test: Listing) -> None:
@@ -204,6 +210,14 @@ def _folded(name: str) -> str:
     return re.sub(r"[\s_-]", "", unicodedata.normalize("NFKC", name).casefold())
 
 
+def scan_both(root: Path, old: bool = False) -> tuple[Listing, Listing]:
+    """The listings of ``root/train`` and ``root/val``; a UserError where one is not there."""
+    for folder in (root / "train", root / "val"):
+        if not folder.is_dir():
+            raise UserError(f"expected a folder {folder} with one folder of images per class; create it")
+    return scan(root / "train", old=old), scan(root / "val", old=old)
+
+
 def open_folder(
     root: Path, part: str, size: Size, workers: int, channels: Channels, old: bool = False
 ) -> tuple[FolderImages, tuple[str, ...], list[str]]:
@@ -216,18 +230,17 @@ def open_folder(
     Raises:
         UserError: the folder is none of this kind.
     """
-    for folder in (root / "train", root / "val"):
-        if not folder.is_dir():
-            raise UserError(f"expected a folder {folder} with one folder of images per class; create it")
-    train, test = (scan(root / name, old=old) for name in ("train", "val"))
+    train, test = scan_both(root, old)
     require_same_classes(train, test)  # whichever part is asked for: now, not after days of search
+    require_images(train)
+    require_images(test)
 
     def is_grey(index: int) -> bool:
         with Image.open(train.folder / train.names[index]) as file:
             return pictures.is_grey(file)
 
     wanted, listing = channels(len(train.names), is_grey), train if part == "train" else test
-    images = _images(listing.folder, listing.names, listing.labels, size, workers, wanted)
+    images = listing_images(listing, size, workers, wanted)
     return images, listing.classes, [*train.notes, *test.notes]
 
 
@@ -243,7 +256,8 @@ def reopen_folder(
     """
     listing = scan(root / part, files.classes)
     if part != "train":
-        return _images(listing.folder, listing.names, listing.labels, size, workers, channels), []
+        require_images(listing)
+        return listing_images(listing, size, workers, channels), []
     images = _images(listing.folder, files.names, files.labels, size, workers, channels)
     gone = np.flatnonzero(images.sizes < 0)
     if 2 * len(gone) > len(images):
@@ -261,6 +275,11 @@ def reopen_folder(
     if classes := [name for name in listing.hidden if not is_hidden(os.path.basename(name))]:
         notes.append(f"{since} classes have been added and are not used: {listed(classes)}")
     return images, notes
+
+
+def listing_images(listing: Listing, size: Size, workers: int, channels: int) -> FolderImages:
+    """All images of a listing."""
+    return _images(listing.folder, listing.names, listing.labels, size, workers, channels)
 
 
 def _images(

@@ -54,9 +54,13 @@ class Inspected:
     noted: np.ndarray
     errors: dict[str, str]
 
+    def name(self, place: int) -> str:
+        """Of an image by its place in the set."""
+        return self.images.name(int(self.images.index[place]))
+
     def names(self, field: str) -> list[str]:
         """Of the images for which a field is true."""
-        return [self.images.name(index) for index in self.images.index[self.noted[field]].tolist()]
+        return [self.name(place) for place in np.flatnonzero(self.noted[field])]
 
 
 def inspect(images: DecodedImages, progress: Progress = silent, label: str = "reading images") -> Inspected:
@@ -90,9 +94,8 @@ def faults(sets: Iterable[ImageSet], progress: Progress = silent) -> tuple[dict[
 
 def refusal(errors: Mapping[str, str]) -> UserError:
     """Images that cannot be read, in a line."""
-    if len(errors) == 1:
-        return UserError(*errors.values(), "damaged")
-    return UserError(f"{len(errors):,} images cannot be read: {listed(list(errors))}; replace or delete them", "damaged")
+    told = f"{len(errors):,} images cannot be read: {listed(list(errors))}; replace or delete them"
+    return UserError(next(iter(errors.values())) if len(errors) == 1 else told, "damaged")
 
 
 Found = tuple[np.ndarray, dict[int, UserError]]  # of NOTED, and what was wrong by index
@@ -128,10 +131,10 @@ class _Reading(Dataset):
 
     def __getitems__(self, indices: np.ndarray) -> Found:
         rows, failures = np.zeros(len(indices), NOTED), {}
-        for row, index in zip(rows, indices.tolist(), strict=True):
+        for place, index in enumerate(indices.tolist()):
             try:
                 with self.images.opened(index) as image:
-                    _note(row, image, self.images)
+                    rows[place] = _noted(image, self.images)
             except UserError as error:
                 failures[index] = error
         return rows, failures
@@ -141,11 +144,13 @@ def _as_it_is(found: Any) -> Any:
     return found
 
 
-def _note(row: Any, image: Image.Image | Tensor, images: DecodedImages) -> None:
+def _noted(image: Image.Image | Tensor, images: DecodedImages) -> np.ndarray:
+    row = np.zeros((), NOTED)
+    row["read"] = True
     if isinstance(image, Tensor):
         row["height"], row["width"] = image.shape[1:]
-        row["kind"], row["read"] = b"floats", True
-        return
+        row["kind"] = b"floats"
+        return row
     row["kind"], row["animated"] = image.mode.encode(), pictures.is_animated(image)
     row["turned"] = pictures.orientation(image) in pictures.TURN
     row["transparent"], row["grey_kind"] = image.has_transparency_data, pictures.is_grey(image)
@@ -153,4 +158,4 @@ def _note(row: Any, image: Image.Image | Tensor, images: DecodedImages) -> None:
     row["width"], row["height"] = pictures.size(upright)
     pixels = tensor(Squeezed(Size.of(SIDE))(upright)).numpy()  # decodes all of it, a JPEG file at an eighth of its size
     row["grey"], row["print"] = (pixels == pixels[:, :, :1]).all(), fingerprint(pixels)
-    row["read"] = True
+    return row

@@ -21,15 +21,14 @@ from supernet import plugins
 from supernet.data import HUB, NAMES, READERS, hub, own, pictures, sources
 from supernet.data.damaged import Damaged
 from supernet.data.decoding import DecodedImages
-from supernet.data.folder import FolderImages, open_folder, reopen_folder
+from supernet.data.folder import RESOLUTION, FolderImages, open_folder, reopen_folder
 from supernet.data.images import ImageSet, MemoryImages
-from supernet.data.split import VAL_PER_CLASS, Draw, Files, Split
+from supernet.data.split import VAL_PER_CLASS, Draw, Files, Split, few_of
 from supernet.data.words import listed, without
 from supernet.errors import UserError
 from supernet.progress import Progress, silent
 from supernet.size import Size
 
-RESOLUTION = 224  # of a folder
 SIDES = {"train": "training", "val": "validation"}
 
 
@@ -118,10 +117,9 @@ def open_train(
     Raises:
         UserError: an unknown name or an impossible value; data that are missing, damaged or too few.
     """
-    few = VAL_PER_CLASS if name == "folder" and val_fraction is None else None
     if old and name == "folder" and val_fraction is None and val_per_class is None:
         val_per_class = VAL_PER_CLASS
-    draw = Draw(seed, val_fraction, val_per_class, fold, few, old)
+    draw = Draw(seed, val_fraction, val_per_class, fold, few_of(name, val_fraction), old)
     source = Source(name, Path(root), resolution, workers, channels, split, old, progress)
     whole, class_names, notes = source.open("train")
     if split is None:

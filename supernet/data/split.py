@@ -98,6 +98,11 @@ class Draw:
         return np.clip(count, np.minimum(size, 1), np.maximum(size - 1, 0))
 
 
+def few_of(name: str, val_fraction: float | None) -> int | None:
+    """``Draw.few`` of a data set: folders may have as many images as ImageNet."""
+    return VAL_PER_CLASS if name == "folder" and val_fraction is None else None
+
+
 def _require(size: np.ndarray, least: int, names: tuple[str, ...], why: str) -> None:
     """Refuse classes with fewer images; those that have none are another matter."""
     few = [f"{names[c]!r} has {size[c]}" for c in np.flatnonzero((size < least) & (size > 0))]
