@@ -155,7 +155,7 @@ class RunFolder(Found):
         if space is not None:
             self.write_space(space)
         if images is not None:
-            self.write_images(images)
+            self.write_images(images.split, images.damaged)
         record = {"version": supernet.__version__, "torch": torch.__version__, **made_with}
         files.write_json(self.config_path, {**settings, RECORD: record})  # last: with it the run has begun
         return True
@@ -336,12 +336,12 @@ class RunFolder(Found):
         split = Split.read(self.split_path)
         return {"split": split, "damaged": Damaged(self.skip_damaged, self.damaged_path), "old": split is None}
 
-    def write_images(self, images: sets.TrainVal) -> None:
+    def write_images(self, split: Split | None, damaged: Mapping[str, str]) -> None:
         """``split.json``, and ``damaged.json`` where there are damaged images."""
-        if images.split is not None:
-            images.split.write(self.split_path)
-        if known := images.damaged:
-            remember(self.damaged_path, known)
+        if split is not None:
+            split.write(self.split_path)
+        if damaged:
+            remember(self.damaged_path, damaged)
 
     def _require_same(self, recorded: dict[str, Any], images: sets.TrainVal) -> None:
         """Refuse other images; files that changed are the same, as far as the split knows them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,6 +17,7 @@ from supernet.data import NAMES
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
+    from supernet.data.images import ImageSet
     from supernet.data.sets import TrainVal
 
 SETS = "|".join((*NAMES, "hf:NAME", "hf:FOLDER", "FILE.py:function"))
@@ -118,28 +119,34 @@ def checked(images: TrainVal, name: str, args: Any, given: dict[str, Any]) -> Tr
 
     Files of the test part are read only to see whether they can be.
     """
-    from supernet.data import inspection, sets
-    from supernet.data.words import listed
+    from supernet.data import sets
     from supernet.training import distributed
 
     if not getattr(images.train, "in_files", False):
         return images
-    found = None
+    errors = None
     if distributed.rank() == 0:
         shown = {key: given[key] for key in ("resolution", "workers")}
         test = sets.open_test(name, args.data_root, channels=images.channels, **shown)
-        found = inspection.faults((images.train, images.val, test), args.progress)
-    errors, animated = distributed.gathered(found)[0]
-    if animated and distributed.rank() == 0:
-        common.warn(f"{len(animated):,} images have several frames, of which the first counts: {listed(animated)}")
-    if not errors:
-        return images
-    if not given["damaged"].skip:
-        raise inspection.refusal(errors)
-    if distributed.rank() == 0:
-        common.warn(f"{len(errors):,} images cannot be read and are left out: {listed(list(errors))}")
+        errors = found_damaged((images.train, images.val, test), args)
+    errors = distributed.gathered(errors)[0]
     given["damaged"].known |= errors
-    return sets.open_train(name, args.data_root, **given)
+    return sets.open_train(name, args.data_root, **given) if errors else images
+
+
+def found_damaged(sets: Sequence[ImageSet], args: Any) -> dict[str, str]:
+    """Names of files that cannot be read, and why: told where they are to be skipped, else refused."""
+    from supernet.data import inspection
+    from supernet.data.words import listed
+
+    errors, animated = inspection.faults(sets, args.progress)
+    if animated:
+        common.warn(f"{len(animated):,} images have several frames, of which the first counts: {listed(animated)}")
+    if errors and args.damaged == "stop":
+        raise inspection.refusal(errors)
+    if errors:
+        common.warn(f"{len(errors):,} images cannot be read and are left out: {listed(list(errors))}")
+    return errors
 
 
 def uneven(counts: Mapping[str, int]) -> list[str]:
