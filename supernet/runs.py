@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fnmatch
+import functools
 import logging
 import multiprocessing
 import shutil
@@ -50,6 +51,13 @@ RECORD = "made_with"  # in config.json, beside the settings: what a later comman
 
 def _larger(new: object, old: object) -> bool:
     return isinstance(new, int) and isinstance(old, int) and new > old
+
+
+@functools.cache  # a process opens the images of several networks
+def _tell(note: str) -> None:
+    """Say what is remarkable once, not in every process."""
+    if distributed.rank() == 0 and multiprocessing.parent_process() is None:
+        logging.getLogger("supernet").warning("%s", note)
 
 
 class RunFolder(Found):
@@ -144,7 +152,7 @@ class RunFolder(Found):
             if space is not None and self.space_path.exists():
                 self.space()  # a damaged file is told
             if images is not None and recorded.get("data"):
-                self._require_same(recorded["data"], images)
+                images.require_same(recorded["data"], str(self.path))
             larger = {name: settings[name] for name in grows if old[name] != settings[name]}
             if larger:
                 extended = [*recorded.get("extended", ()), {name: old[name] for name in larger}]
@@ -321,13 +329,12 @@ class RunFolder(Found):
         images = sets.open_train(name, root, workers=workers, **options, **self.opening())
         recorded = config.get(RECORD, {}).get("data")
         if recorded:
-            self._require_same(recorded, images)
+            images.require_same(recorded, str(self.path))
         classes = self.space().classes if self.space_path.exists() else images.classes
         if classes not in (0, images.classes):  # a run of version 0.1 recorded no more than that
             raise UserError(f"{self.path} is for {classes} classes, the images have {images.classes}")
-        if distributed.rank() == 0 and multiprocessing.parent_process() is None:  # said once
-            for note in images.notes:
-                logging.getLogger("supernet").warning("%s", note)
+        for note in images.notes:
+            _tell(note)
         images = dataclasses.replace(images, train=images.train.balanced(config.get("balance", "none")))
         return self.decoded(images, progress)
 
@@ -342,11 +349,6 @@ class RunFolder(Found):
             split.write(self.split_path)
         if damaged:
             remember(self.damaged_path, damaged)
-
-    def _require_same(self, recorded: dict[str, Any], images: sets.TrainVal) -> None:
-        """Refuse other images; files that changed are the same, as far as the split knows them."""
-        files_hold = images.split is not None and images.split.files is not None
-        sets.require_same(recorded, images.identity, str(self.path), classes_alone=files_hold)
 
     def decoded(self, images: sets.TrainVal, progress: Progress = silent) -> sets.TrainVal:
         """The images; those for validation are decoded once, into a file of this folder (``stored.in_file``)."""

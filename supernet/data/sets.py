@@ -53,6 +53,11 @@ class TrainVal:
     split: Split | None = None
     notes: tuple[str, ...] = ()
 
+    def require_same(self, recorded: dict[str, Any], source: str) -> None:
+        """As the function does; but files that a split names may have changed."""
+        by_name = self.split is not None and self.split.files is not None
+        require_same(recorded, self.identity, source, classes_alone=by_name)
+
     @property
     def damaged(self) -> dict[str, str]:
         """Images that are left out, as they cannot be read: why, by name."""
