@@ -124,12 +124,17 @@ def checked(images: TrainVal, name: str, args: Any, given: dict[str, Any]) -> Tr
 
     if not getattr(images.train, "in_files", False):
         return images
-    errors = None
+    found: dict[str, str] | UserError = {}
     if distributed.rank() == 0:
         shown = {key: given[key] for key in ("resolution", "workers")}
         test = sets.open_test(name, args.data_root, channels=images.channels, **shown)
-        errors = found_damaged((images.train, images.val, test), args)
-    errors = distributed.gathered(errors)[0]
+        try:
+            found = found_damaged((images.train, images.val, test), args)
+        except UserError as error:  # the other processes end by it, too
+            found = error
+    errors = distributed.gathered(found)[0]
+    if isinstance(errors, UserError):
+        raise errors
     given["damaged"].known |= errors
     return sets.open_train(name, args.data_root, **given) if errors else images
 

@@ -21,7 +21,7 @@ from supernet.shape import COUNT, POSITIVE
 
 VAL_FRACTION = 0.1
 VAL_PER_CLASS = 50  # of a folder at most, as PAD-NAS takes from ImageNet
-SIZES = {str: {str: COUNT}}  # of files in bytes, by class and name
+SIZES = {str: dict}  # of files in bytes, by class and name; of a million, each is looked at apart
 SHAPE = {
     "schema": 1,
     "channels": POSITIVE,
@@ -199,12 +199,16 @@ class Split:
                 raise ValueError(f"{of!r} is no class")
             if both := train[of].keys() & val[of].keys():
                 raise ValueError(f"{of}/{min(both)} is on both sides")
-            for name in sorted({*train[of], *val[of]}, key=os.path.split):  # as a folder is listed
-                if os.path.isabs(name) or os.pardir in name.split(os.sep):
+            within = {**train[of], **val[of]}
+            listed_names = sorted(within, key=os.path.split)  # as a folder is listed
+            for name in listed_names:
+                if name.startswith(os.sep) or (os.pardir in name and os.pardir in name.split(os.sep)):
                     raise ValueError(f"{name!r} is no file of the class {of!r}")
-                names.append(os.path.join(of, name))
-                labels.append(label)
-                validates.append(name in val[of])
-                sizes.append((val if validates[-1] else train)[of][name])
+                if type(within[name]) is not int or within[name] < 0:
+                    raise ValueError(f"{of}/{name} has {within[name]!r:.40} bytes")
+            names += [f"{of}{os.sep}{name}" for name in listed_names]
+            labels += [label] * len(listed_names)
+            validates += [name in val[of] for name in listed_names]
+            sizes += [within[name] for name in listed_names]
         of_files = Files(classes, names, np.array(labels, dtype=np.int64), np.array(sizes, dtype=np.int64))
         return cls(read["channels"], len(names), np.flatnonzero(validates), of_files)
