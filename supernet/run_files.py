@@ -20,6 +20,7 @@ CONFIG = {
     "epochs?": (COUNT, [COUNT]),
     "method?": str,
     "kernels?": ("fused", "eager"),
+    "balance?": ("none", "loss", "sampling"),
     "made_with?": {"version?": str, "torch?": str, "device?": str, "space?": (None, str), "data?": IDENTITY},
 }
 COSTS = {"latency_ms?": COST, "flops?": COST, "params?": COST, "activations?": COST}

@@ -3,12 +3,13 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from supernet.data import sets, sheet
+from supernet.data import findings, sets, sheet
 from supernet.data.folder import FolderImages
 from tests import untidy
 from tests.test_cli import ok, refused, run
@@ -124,6 +125,32 @@ def test_a_set_of_one_s_own_is_read_too(own_file, tmp_path):
     assert [twin[:2] for twin in found["near_duplicates"]["test"]] == [["val/0", "train/3"]]
     assert found["classes"]["0"]["test"] == found["classes"]["1"]["test"] == 1
     assert found["problems"] == []
+
+
+def test_sheets_are_called_as_the_images_are(tmp_path):
+    for name, expected in (
+        ("folder", "pets"),
+        ("hf:beans", "beans"),
+        ("hf:data/user/beans", "beans"),
+        ("here/mine.py:images", "mine"),
+        ("an.installed:one", "an"),
+    ):
+        assert findings.default_sheet(name, tmp_path / "pets") == Path("runs/data") / f"{expected}.png"
+
+
+def test_a_sheet_of_many_classes_has_some_of_them(own_file, tmp_path):
+    code = """
+        import numpy as np
+        class Set:
+            targets = [i % 90 for i in range(180)]
+            classes = [f"class {i}" for i in range(90)]
+            def __len__(self): return 180
+            def __getitem__(self, i): return np.full((16, 16, 3), i % 90, np.uint8), i % 90
+        def images(): return Set(), Set()
+    """
+    ok("check_data", "--data", f"{own_file('many.py', code)}:images", "--quiet", "--sheet", tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as file:
+        assert file.height == 2 * (sheet.TILE // 3) + sheet.ROWS * (sheet.TILE + sheet.GAP)
 
 
 def test_what_cannot_be_checked_is_refused(tmp_path):

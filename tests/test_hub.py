@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from supernet.data import inspection, sets
-from supernet.data.damaged import Damaged
+from supernet.data.damaged import Damaged, remember
 from supernet.runs import RunFolder
 from tests.conftest import refused, whole
 
@@ -202,6 +202,21 @@ def test_damaged_rows_are_named_and_left_out(tmp_path):
     assert y.tolist() == [i % 2 for i in range(20)]
     assert torch.equal(x[0], x[2])
     assert torch.equal(x[7], x[9])
+
+
+def test_a_run_goes_on_without_rows_that_are_damaged_later(tmp_path):
+    """Its images are the same; cached scores, which may be others', are told from these."""
+    pictures = [picture(i) for i in range(20)]
+    parts = datasets.DatasetDict(train=table(pictures, [0, 1] * 10), test=table(pictures[:2], [0, 1]))
+    name = saved(tmp_path / "set", parts)
+    run, images = RunFolder(tmp_path / "run"), sets.open_train(name, tmp_path, val_fraction=0.3)
+    run.begin({"data": name, "data_root": str(tmp_path), "seed": 0, "resolution": None}, images=images)
+    bad = [f"train/{images.val.index[0]}", f"train/{images.train.index[0]}"]
+    remember(run.damaged_path, dict.fromkeys(bad, "spoiled"))
+    later = run.images()
+    assert len(later.val) == len(images.val) - 1
+    assert len(later.train) == len(images.train)
+    assert later.identity == {**images.identity, "left_out": sorted(bad, key=lambda n: int(n[6:]))}
 
 
 def test_without_the_library_the_extra_is_named(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from supernet.data import duplicates, folder
+from supernet.data import HUB, duplicates, folder
 from supernet.data.decoding import DecodedImages
 from supernet.data.inspection import Inspected, inspect, refusal
 from supernet.data.sets import Source
@@ -128,7 +128,7 @@ class Findings:
             for label, of in enumerate(part.classes):
                 row = counts.setdefault(of, {"training": 0, "validation": 0, "test": 0})
                 row[side] += int((kept == label).sum())
-        return dict(sorted(counts.items()))
+        return counts
 
     def kinds(self) -> dict[str, int]:
         """How many images are of each kind, by Pillow's names of modes."""
@@ -220,5 +220,10 @@ def _again(found: Inspected, labels: np.ndarray) -> tuple[int, list[tuple[str, s
 
 def default_sheet(name: str, root: Path) -> Path:
     """Where the contact sheet of a set lies unless it is told."""
-    stem = root.resolve().name if name == "folder" else Path(name.rpartition(":")[0] or name).stem
-    return Path("runs") / "data" / f"{stem or 'images'}.png"
+    if name == "folder":
+        name = root.resolve().name
+    elif name.startswith(HUB):
+        name = Path(name.removeprefix(HUB)).name
+    else:
+        name = Path(name.rpartition(":")[0] or name).stem
+    return Path("runs") / "data" / f"{name or 'images'}.png"

@@ -29,6 +29,7 @@ from supernet.errors import UserError
 from supernet.progress import Progress, silent
 from supernet.size import Size
 
+LEFT_OUT = "left_out"  # of an identity: names of images that are gone or damaged
 SIDES = {"train": "training", "val": "validation"}
 
 
@@ -38,8 +39,9 @@ class TrainVal:
     they are square; ``size`` has both.
 
     ``identity`` tells the data from others, as plain JSON for files of a run: name, classes, number of images before a
-    ``limit``, and a digest of the whole training part's labels (of a folder, of its files' names and sizes too). Where
-    the data lie has no part in it. ``require_same`` compares two. ``notes`` are lines on what is remarkable.
+    ``limit``, a digest of the whole training part's labels (of a folder, of its files' names and sizes too), and the
+    names of those images that are left out. Where the data lie has no part in it. ``require_same`` compares two,
+    whatever they leave out. ``notes`` are lines on what is remarkable.
     """
 
     train: ImageSet
@@ -131,7 +133,12 @@ def open_train(
         split = split_of(whole, class_names, draw)
     elif split.images != len(whole):
         raise UserError(f"{name} has {len(whole)} training images, the run began with {split.images}; restore the data")
-    digest = whole.digest()
+    identity: dict[str, Any] = {
+        "name": Path(name).name,  # of a file of one's own without its folder
+        "classes": list(class_names),
+        "images": {"train": len(whole) - len(split.val), "val": len(split.val)},
+        "digest": whole.digest(),
+    }
     sides = {"train": np.setdiff1d(np.arange(len(whole)), split.val), "val": split.val}
     if isinstance(whole, DecodedImages):
         whole.damaged = damaged or Damaged()
@@ -140,6 +147,8 @@ def open_train(
         readable = whole.readable()
         _require_readable(whole.labels, sides, readable, class_names)
         sides["val"] = np.intersect1d(sides["val"], readable)  # training keeps its length, and so its steps
+        if whole.bad:
+            identity[LEFT_OUT] = [whole.name(index) for index in sorted(whole.bad)]
     train, val = whole.take(sides["train"]), whole.take(sides["val"])
     return TrainVal(
         train=train if limit is None else train.subset(limit, seed),
@@ -149,12 +158,7 @@ def open_train(
         resolution=whole.size.height,
         width=0 if whole.size.height == whole.size.width else whole.size.width,
         class_names=class_names,
-        identity={
-            "name": Path(name).name,  # of a file of one's own without its folder
-            "classes": list(class_names),
-            "images": {"train": len(train), "val": len(val)},
-            "digest": digest,
-        },
+        identity=identity,
         split=None if old else split,
         notes=(*notes, *without(whole.labels, class_names, "training")),
     )
@@ -191,6 +195,7 @@ def require_same(recorded: dict[str, Any], found: dict[str, Any], source: str, c
     Raises:
         UserError: says what differs.
     """
+    recorded, found = ({name: of[name] for name in of if name != LEFT_OUT} for of in (recorded, found))
     if recorded == found:
         return
     if recorded.get("name") != found["name"]:

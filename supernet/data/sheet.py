@@ -23,7 +23,7 @@ def draw(parts: dict[str, tuple[DecodedImages, tuple[str, ...]]]) -> bytes:
     Args:
         parts: training and test images, by the names in ``COLUMNS``, with their classes.
     """
-    classes = sorted({name for _, names in parts.values() for name in names})
+    classes = list(dict.fromkeys(name for _, names in parts.values() for name in names))
     chosen = [classes[i] for i in np.unique(np.linspace(0, len(classes) - 1, min(ROWS, len(classes))).astype(int))]
     size = next(iter(parts.values()))[0].size
     width = max(1, TILE * size.width // size.height)
