@@ -38,6 +38,7 @@ def test_damaged_files_stop_a_new_run_before_anything_is_written(folder, tmp_pat
     for options, told in (
         (("--fold", "5/5"), "expected a fold such as 0/5"),
         (("--fold", "a"), "--fold a: expected the number of a part"),
+        (("--val-fraction", 0), "--val-fraction 0: expected some images to validate on"),
         (("--val-fraction", 1.5), "expected val_fraction in [0, 1), got 1.5"),
         (("--fold", "0/5", "--val-fraction", 0.1), "expected one of val_fraction"),
     ):

@@ -105,6 +105,8 @@ def drawing(args: Any) -> dict[str, Any]:
     from supernet.data.damaged import Damaged
 
     fold = None
+    if args.val_fraction == 0:
+        raise UserError("--val-fraction 0: expected some images to validate on")
     if args.fold is not None:
         if (found := re.fullmatch(r"(\d{1,6})/(\d{1,6})", args.fold, re.ASCII)) is None:
             raise UserError(f"--fold {args.fold}: expected the number of a part and that of all, such as 0/5")
