@@ -193,7 +193,7 @@ class FaceRun:
 
     def test(self, model: Recogniser) -> dict[str, Any]:
         """The protocols of ``verification.summary`` on the pairs file."""
-        pairs = faces.open_test(self.root, self.pairs)
+        pairs = self.opened.readable(faces.open_test(self.root, self.pairs))
         first, second, same = faces.pair_embeddings(model, self.root, pairs, self.resolution)
         paths = sorted({path for pair in pairs for path in pair[:2]})
         embeddings = faces.embed(model, self.root, paths, self.resolution)

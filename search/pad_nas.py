@@ -149,6 +149,7 @@ def train(
     """Lines 1 and 8: train supernet ``number``; a pruned one inherits the weights and starts a new optimiser."""
     run, epochs = RunFolder(here), cfg.epochs[number - 1]
     run.write_space(space)
+    run.write_images(data.split, data.damaged)
     files.write_json(run.config_path, {**settings, "epochs": epochs})
     fit = dataclasses.replace(cfg.fit, epochs=epochs, lr=cfg.lr if number == 1 else cfg.fine_tune_lr)
     how = spos.Config(fit, kernels=cfg.kernels, probes=cfg.probes, recalibration=cfg.scoring.recalibration)

@@ -10,7 +10,8 @@ class UserError(Exception):
 
     Attributes:
         missing: what of a run is not there, not finished or not usable: ``supernet``, ``lut``, ``front``, ``network``;
-            or that the folder holds ``another run``, or that ``code`` of one's own was not named.
+            or that the folder holds ``another run``, that ``code`` of one's own was not named, or that an image is
+            ``damaged``.
             The library does not know who makes it; the commands do, and add which one to run.
     """
 

@@ -20,6 +20,7 @@ CONFIG = {
     "epochs?": (COUNT, [COUNT]),
     "method?": str,
     "kernels?": ("fused", "eager"),
+    "balance?": ("none", "loss", "sampling"),
     "made_with?": {"version?": str, "torch?": str, "device?": str, "space?": (None, str), "data?": IDENTITY},
 }
 COSTS = {"latency_ms?": COST, "flops?": COST, "params?": COST, "activations?": COST}
@@ -56,7 +57,19 @@ WRITTEN = (
     *("config.json", "space.json", "checkpoint*.pt", "metrics.jsonl", "failure.json", "validation-*", "lut*.json"),
     *("search.json", "population.jsonl", "scores.jsonl", "front.json", "front.png", "arch.json", "network.png"),
     *("candidate.json", "candidates*", "depths.png", "rank", "specialised", "report.html", "result.json"),
-    *("given*", "probabilities.*", "child", "networks", "network", "final-*", "seed-*", "elite-*", "supernet*"),
+    *(
+        "given*",
+        "split.json",
+        "damaged.json",
+        "probabilities.*",
+        "child",
+        "networks",
+        "network",
+        "final-*",
+        "seed-*",
+        "elite-*",
+        "supernet*",
+    ),
     *("best*", "knee*", "front-*", "random-*", "config", "config-before-*", "converted", ".*.tmp"),
 )
 
@@ -67,6 +80,16 @@ class RunFiles(TrainingFolder):
     @property
     def config_path(self) -> Path:
         return self.path / "config.json"
+
+    @property
+    def split_path(self) -> Path:
+        """Which images train and which validate."""
+        return self.path / "split.json"
+
+    @property
+    def damaged_path(self) -> Path:
+        """Images that cannot be read and are left out."""
+        return self.path / "damaged.json"
 
     @property
     def space_path(self) -> Path:

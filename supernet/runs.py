@@ -3,6 +3,7 @@
 ::
 
     config.json space.json           what made the run: settings, images, space
+    split.json damaged.json          which images train and which validate; those left out (data/split.py, damaged.py)
     checkpoint.pt metrics.jsonl      the supernet (training/folder.py)
     lut.json                         the latency table
     validation-*.npy                 pixels of the validation images, where they come from files (data/stored.py)
@@ -18,6 +19,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fnmatch
+import functools
+import logging
+import multiprocessing
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -30,7 +34,9 @@ import torch
 import supernet
 from supernet import families, files, lock, plugins
 from supernet.data import sets, stored
+from supernet.data.damaged import Damaged, remember
 from supernet.data.images import ImageSet
+from supernet.data.split import Split
 from supernet.errors import CheckpointError, UserError
 from supernet.model import Network, Supernet, load_network
 from supernet.progress import Progress, silent
@@ -47,20 +53,36 @@ def _larger(new: object, old: object) -> bool:
     return isinstance(new, int) and isinstance(old, int) and new > old
 
 
+@functools.cache  # a process opens the images of several networks
+def _tell(note: str) -> None:
+    """Say what is remarkable once, not in every process."""
+    if distributed.rank() == 0 and multiprocessing.parent_process() is None:
+        logging.getLogger("supernet").warning("%s", note)
+
+
 class RunFolder(Found):
     """The folder of a run.
 
     Args:
         code: ``FILE.py:function`` or ``package.module:function``, for spaces and images of one's own: a file in the
             folder never starts code by itself, so whoever opens the run says that it may be run.
+        skip_damaged: leave out images that cannot be read, instead of refusing them.
 
     >>> RunFolder("runs/default").front_path
     PosixPath('runs/default/front.json')
     """
 
-    def __init__(self, path: str | Path, *, space_code: str | None = None, data_code: str | None = None):
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        space_code: str | None = None,
+        data_code: str | None = None,
+        skip_damaged: bool = False,
+    ):
         super().__init__(path)
-        self.space_code, self.data_code = space_code, data_code
+        self.options = {"space_code": space_code, "data_code": data_code, "skip_damaged": skip_damaged}
+        self.space_code, self.data_code, self.skip_damaged = space_code, data_code, skip_damaged
 
     # --- folders of networks
 
@@ -101,6 +123,7 @@ class RunFolder(Found):
         settings: Mapping[str, Any],
         *,
         space: Space | None = None,
+        images: sets.TrainVal | None = None,
         restart: bool = False,
         grows: Sequence[str] = (),
         defaults: Mapping[str, Any] | None = None,
@@ -110,25 +133,26 @@ class RunFolder(Found):
 
         Args:
             settings: all that shapes the run, in plain JSON values; ``data_root`` may change, as images move.
-            space: of a new run.
+            space, images: of a new run; the images of one to continue are those that it has, if they are the same.
             restart: delete the run that the folder holds.
             grows: numbers that may be larger than they were: the run is extended, and its configuration says so.
             defaults: of settings that the version which began the run did not have.
-            made_with: what later commands compare, such as ``TrainVal.identity``.
+            made_with: what later commands compare, besides ``TrainVal.identity``.
 
         Raises:
             UserError: the folder holds a run of other settings or of other images; nothing is changed.
         """
         if restart and self.path.exists():
             self.delete()
+        made_with = {**({} if images is None else {"data": images.identity}), **(made_with or {})}
         if self.config_path.exists():
             self._require_run()
             old = self.require_settings(settings, grows, defaults or {})
             recorded = old.get(RECORD, {})
             if space is not None and self.space_path.exists():
                 self.space()  # a damaged file is told
-            if made_with and recorded.get("data"):
-                sets.require_same(recorded["data"], made_with["data"], str(self.path))
+            if images is not None and recorded.get("data"):
+                images.require_same(recorded["data"], str(self.path))
             larger = {name: settings[name] for name in grows if old[name] != settings[name]}
             if larger:
                 extended = [*recorded.get("extended", ()), {name: old[name] for name in larger}]
@@ -138,7 +162,9 @@ class RunFolder(Found):
             raise UserError(f"{self.path} holds weights without a config.json that says of what", "another run")
         if space is not None:
             self.write_space(space)
-        record = {"version": supernet.__version__, "torch": torch.__version__, **(made_with or {})}
+        if images is not None:
+            self.write_images(images.split, images.damaged)
+        record = {"version": supernet.__version__, "torch": torch.__version__, **made_with}
         files.write_json(self.config_path, {**settings, RECORD: record})  # last: with it the run has begun
         return True
 
@@ -293,19 +319,36 @@ class RunFolder(Found):
     ) -> sets.TrainVal:
         """Train and validation images as the supernet had them: the same split, by default from the same place.
 
+        Files keep their sides, whatever was added, replaced or deleted since; what was, is told.
+
         Raises:
             UserError: other images than those that the run began with.
         """
         name, root, config = self._data(root)
         options = {"seed": config["seed"], "resolution": config["resolution"], "limit": limit}
-        images = sets.open_train(name, root, workers=workers, **options)
+        images = sets.open_train(name, root, workers=workers, **options, **self.opening())
         recorded = config.get(RECORD, {}).get("data")
         if recorded:
-            sets.require_same(recorded, images.identity, str(self.path))
+            images.require_same(recorded, str(self.path))
         classes = self.space().classes if self.space_path.exists() else images.classes
         if classes not in (0, images.classes):  # a run of version 0.1 recorded no more than that
             raise UserError(f"{self.path} is for {classes} classes, the images have {images.classes}")
+        for note in images.notes:
+            _tell(note)
+        images = dataclasses.replace(images, train=images.train.balanced(config.get("balance", "none")))
         return self.decoded(images, progress)
+
+    def opening(self) -> dict[str, Any]:
+        """How ``sets.open_train`` opens the images of this run: by its split, without the damaged ones."""
+        split = Split.read(self.split_path)
+        return {"split": split, "damaged": Damaged(self.skip_damaged, self.damaged_path), "old": split is None}
+
+    def write_images(self, split: Split | None, damaged: Mapping[str, str]) -> None:
+        """``split.json``, and ``damaged.json`` where there are damaged images."""
+        if split is not None:
+            split.write(self.split_path)
+        if damaged:
+            remember(self.damaged_path, damaged)
 
     def decoded(self, images: sets.TrainVal, progress: Progress = silent) -> sets.TrainVal:
         """The images; those for validation are decoded once, into a file of this folder (``stored.in_file``)."""
@@ -315,7 +358,7 @@ class RunFolder(Found):
     def test_images(self, root: Path | None = None, workers: int = 0) -> ImageSet:
         """The test part of the run's images."""
         name, root, config = self._data(root)
-        return sets.open_test(name, root, resolution=config["resolution"], workers=workers)
+        return sets.open_test(name, root, resolution=config["resolution"], workers=workers, **self.opening())
 
     def _data(self, root: Path | None) -> tuple[str, Path, dict]:
         config = self.config()

@@ -17,10 +17,13 @@ import torch
 import torchvision
 from PIL import Image
 from sklearn.datasets import load_digits
+from sklearn.utils.class_weight import compute_class_weight
 
 from supernet.data import sets, sources
+from supernet.data.folder import scan
 from supernet.data.images import MemoryImages
 from supernet.errors import UserError
+from tests import untidy
 from tests.conftest import whole
 
 SEED = {"seed": 3, "epoch": 2}
@@ -225,6 +228,54 @@ def test_impossible_batches_are_refused(digits):
         digits.train.batches(20, **SEED, augment=True, drop_last=False, rank=1)
 
 
+# Classes of few images
+
+
+def uneven(counts=(90, 30, 6)):
+    """Labels in a mixed order, of pictures whose every pixel is the number of the picture."""
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    images = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 4, 4, 1)
+    return MemoryImages(images.contiguous(), labels, (0.0,), (1 / 255,), 0, False)
+
+
+@pytest.mark.parametrize("counts", [(90, 30, 6), (7, 5), (1, 40, 1, 1), (0, 3, 9)])
+def test_sampling_draws_classes_equally_often(counts):
+    images = uneven(counts).balanced("sampling")
+    present, total = sum(n > 0 for n in counts), sum(counts)
+    for number in range(3):
+        x, y = (torch.cat(parts) for parts in zip(*epoch(images, 8, augment=False, epoch=number), strict=True))
+        seen = np.bincount(x[:, 0, 0, 0].round().long(), minlength=total)
+        assert len(y) == total
+        for label, size in enumerate(counts):
+            drawn = seen[images.labels == label]
+            if size:
+                assert abs(drawn.sum() - total / present) < 1
+                assert drawn.max() - drawn.min() <= 1  # each as often as the others of its class
+        assert torch.equal(y, torch.from_numpy(images.labels)[x[:, 0, 0, 0].round().long()])
+
+
+def test_sampling_has_no_state_and_what_is_evaluated_is_whole():
+    images = uneven().balanced("sampling")
+    first = epoch(images, 9)
+    assert_same(epoch(images, 9, start=4), first[4:])
+    for rank in range(3):
+        assert_same(epoch(images, 3, rank=rank, world=3), [(x[rank::3], y[rank::3]) for x, y in first])
+    assert not torch.equal(epoch(images, 9, epoch=5)[0][0], first[0][0])
+    for plain in (images.plain_batches(10), images.in_order(10)):
+        assert torch.cat([x[:, 0, 0, 0] for x, _ in plain]).round().long().sort().values.tolist() == list(range(126))
+
+
+def test_weights_of_classes_are_those_of_scikit_learn():
+    images = uneven()
+    assert images.class_weights() is None
+    assert images.balanced("sampling").class_weights() is None
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=images.labels)
+    weights = images.balanced("loss").class_weights()
+    assert np.allclose(weights, expected, rtol=1e-6)
+    assert weights[images.labels].mean() == pytest.approx(1, rel=1e-6)
+    assert images.balanced("loss").take(np.arange(50)).balance == "loss"
+
+
 # Augmentation
 
 
@@ -393,18 +444,47 @@ def test_a_wrong_folder_is_named(folder, tmp_path):
 
     refuses("images/train with one folder of images per class")
     shutil.copytree(folder, tmp_path / "images")
-    refuses("'dog' has 9 training images, of which 50 are .* more than 50 in every class; add", val_per_class=None)
-    refuses("got both", val_fraction=0.1)
+    refuses("at least 10 training images in every class, 9 of them to .*: class 'dog' has 9; add", val_per_class=9)
+    refuses("got val_fraction 0.1 and val_per_class 3; drop", val_fraction=0.1)
     refuses("resolution >= 1", resolution=0)
     (tmp_path / "images" / "train" / "axolotl").mkdir()
+    (tmp_path / "images" / "val" / "axolotl").mkdir()
     refuses(r"images \(.jpg, .png, …\) in .*train/axolotl, found none")
-    with pytest.raises(UserError, match="same classes, got axolotl in one"):
-        sets.open_test("folder", tmp_path / "images")
+    (tmp_path / "images" / "val" / "axolotl").rmdir()
+    Image.new("L", (8, 8)).save(tmp_path / "images" / "train" / "axolotl" / "0.png")
+    refuses("the same class folders .*: .*images/val lacks 'axolotl'; rename or delete")
     shutil.rmtree(tmp_path / "images" / "train")
     (tmp_path / "images" / "train").mkdir()
     refuses("cannot read .*images/train")
     shutil.rmtree(tmp_path / "images" / "val")
     refuses("images/val with one folder")
+
+
+def test_what_tools_and_systems_leave_is_no_image_and_told(tmp_path):
+    drawn = untidy.draw(tmp_path)
+    data = sets.open_train("folder", tmp_path, val_fraction=0.0)
+    assert data.class_names == ("cat", "dog", "owl")
+    names = {f"train/{name.decode()}" for name in data.train.names}
+    train = {name for name in (*drawn.shown, *drawn.damaged) if name.startswith("train")}
+    assert names == {*train, "train/dog/deeper/050.PNG"}
+    told = "\n".join(data.notes)
+    hidden = "'.ipynb_checkpoints', '__MACOSX', 'dog/.ipynb_checkpoints', 'dog/deeper/.ipynb_checkpoints'"
+    assert f"{tmp_path}/train: folders passed over: {hidden}" in told
+    assert f"{tmp_path}/train: files passed over, as they are no images: 1 .heic, 1 .txt" in told
+    assert f"{tmp_path}/val: folders passed over: '.ipynb_checkpoints'" in told
+
+
+def test_files_are_listed_in_the_order_of_torchvision(tmp_path):
+    """On which the digests of runs rest, and their splits where they have none by name."""
+    for name in ("b/2.png", "b/10.png", "b/x/1.png", "b/x-1/1.png", "a/z.JPG", "a/B/1.bmp", "a b/1.webp"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(tmp_path / "train" / name)
+    theirs = torchvision.datasets.ImageFolder(tmp_path / "train")
+    for old in (False, True):
+        ours = scan(tmp_path / "train", old=old)
+        assert [str(tmp_path / "train" / name) for name in ours.names] == [path for path, _ in theirs.samples]
+        assert ours.labels.tolist() == theirs.targets
+        assert list(ours.classes) == theirs.classes
 
 
 # Fashion-MNIST
@@ -559,7 +639,7 @@ def test_bad_arguments_are_refused(tmp_path):
         (r"val_fraction in \[0, 1\), got 1", "digits", {"val_fraction": 1.0}),
         ("got resolution 32", "digits", {"resolution": 32}),
         ("seed of at least 0", "digits", {"seed": -1}),
-        (r"more than 1000 in every class", "digits", {"val_per_class": 1000}),
+        (r"at least 1001 training images in every class", "digits", {"val_per_class": 1000}),
         ("val_per_class of at least 0", "digits", {"val_per_class": -1}),
         ("at least 1 image, got 0", "digits", {"limit": 0}),
     ):

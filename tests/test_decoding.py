@@ -13,7 +13,8 @@ from PIL import Image
 from timm.data import create_transform
 
 from supernet.data import sets, transforms
-from supernet.data.decoding import FolderImages, normalise, tensor
+from supernet.data.decoding import normalise, tensor
+from supernet.data.folder import FolderImages
 from supernet.errors import UserError
 from supernet.size import Size
 from tests.conftest import refused

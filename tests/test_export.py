@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import runpy
 import sys
 
 import numpy as np
@@ -61,7 +62,10 @@ def test_round_trip(supernet, tmp_path, suffix):
     x = torch.rand(2, 1, 14, 14, generator=torch.Generator().manual_seed(7))
     with torch.inference_mode():
         expected = supernet(x, ARCH).numpy()
-    got = formats.FORMATS[suffix].run(path.read_bytes(), x.numpy())
+    if suffix == "py":
+        got = runpy.run_path(str(path))["load"]()(x).detach().numpy()
+    else:
+        got = formats.FORMATS[suffix].run(path.read_bytes(), x.numpy())
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     assert formats.read_metadata(path) == METADATA
     if suffix == "pt2":

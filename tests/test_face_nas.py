@@ -4,9 +4,11 @@ The end-to-end test runs on real faces (40 people of AT&T Cambridge, as the pack
 package is installed, and always on faces drawn here.
 """
 
+import dataclasses
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from supernet import families
 from supernet.cli import face_nas
 from supernet.cli.face_nas import Args
 from supernet.data import faces
+from supernet.data.damaged import Damaged
+from supernet.data.split import Split
 from supernet.errors import UserError
 from supernet.families import ir_resnet
 from supernet.model import Network, load_network
@@ -235,6 +239,44 @@ def test_wrong_folders_are_refused(drawn, tmp_path):
     damaged.write_bytes(b"no image")
     with pytest.raises(UserError, match="cannot be read"):
         faces.embed(torch.nn.Linear(1, 1), tmp_path, ["someone/a.png"], 16)
+
+
+def test_identities_keep_their_sides_and_litter_is_no_face(drawn, tmp_path):
+    root = shutil.copytree(drawn[0], tmp_path / "people")
+    first = faces.open_train(root, drawn[1], 16)
+    first.split.write(tmp_path / "split.json")
+    for name in (".ipynb_checkpoints", "a-newcomer", "zz"):
+        shutil.copytree(root / "p00", root / name)
+    (root / "p00" / "._0.png").write_bytes(b"resource fork")
+    gone_train, gone_val = first.train.names[7].decode(), first.pairs[0][0]
+    (root / gone_train).unlink()
+    (root / gone_val).unlink()
+    again = faces.open_train(root, drawn[1], 16, split=Split.read(tmp_path / "split.json"))
+    assert again.identities == first.identities
+    assert again.train.names.tolist() == first.train.names.tolist()
+    assert again.train.labels.tolist() == first.train.labels.tolist()
+    assert again.pairs == tuple(pair for pair in first.pairs if gone_val not in pair)
+    assert f"2 images are gone: {min(gone_train, gone_val)!r}" in again.notes[0]
+    x, _ = next(again.train.in_order(12))
+    assert torch.equal(x[7], x[8])  # the next one of the identity
+    assert faces.open_train(root, drawn[1], 16).identities != first.identities
+
+
+def test_damaged_faces_are_refused_or_left_out(drawn, tmp_path, capsys):
+    root = shutil.copytree(drawn[0], tmp_path / "people")
+    opened = faces.open_train(root, drawn[1], 16)
+    bad = {opened.train.names[3].decode(), opened.pairs[1][1], faces.open_test(root, drawn[1])[0][0]}
+    for name in bad:
+        (root / name).write_bytes(b"no image")
+    args = arguments((root, drawn[1]), tmp_path / "run")
+    with pytest.raises(UserError, match="3 images cannot be read: 'faces/") as caught:
+        face_nas.run(args)
+    assert caught.value.missing == "damaged"
+    assert not args.run.exists()
+    face_nas.run(dataclasses.replace(args, damaged="skip"))
+    assert "3 images cannot be read and are left out" in capsys.readouterr().out
+    assert Damaged(path=args.run / "damaged.json").known.keys() == {f"faces/{name}" for name in bad}
+    assert json.loads((args.run / "final-1" / "result.json").read_text())["pairs"] < 20
 
 
 # --- the search

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from supernet.data import sets
+from supernet.data import inspection, sets
+from supernet.data.damaged import Damaged, remember
 from supernet.runs import RunFolder
 from tests.conftest import refused, whole
 
@@ -144,6 +145,78 @@ def test_a_damaged_image_is_named(tmp_path):
     table = datasets.Dataset.from_dict({"image": images, "label": [0, 1, 0, 1]}, features=kinds)
     name = saved(tmp_path / "set", datasets.DatasetDict(train=rows(20), test=table))
     assert "part test: the image of row 3 cannot be read" in refused(whole, sets.open_test(name, tmp_path))
+
+
+def table(pictures, labels, names=("cat", "dog")):
+    """A dataset of encoded images; of bytes as they are."""
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})
+    cells = [{"bytes": encoded(p) if isinstance(p, Image.Image) else p, "path": None} for p in pictures]
+    return datasets.Dataset.from_dict({"image": cells, "label": labels}, features=kinds)
+
+
+def encoded(image, **options):
+    file = io.BytesIO()
+    image.save(file, "png", **options)
+    return file.getvalue()
+
+
+def test_a_first_grey_image_does_not_make_all_grey(tmp_path):
+    grey = [picture(i).convert("L") for i in range(20)]
+    for name, colourful, channels in (("grey", (), 1), ("mixed", (13,), 3)):
+        pictures = [picture(i) if i in colourful else image for i, image in enumerate(grey)]
+        parts = datasets.DatasetDict(train=table(pictures, [i % 2 for i in range(20)]), test=table(grey[:2], [0, 1]))
+        source = saved(tmp_path / name, parts)
+        assert sets.open_train(source, tmp_path).channels == channels
+        assert sets.open_test(source, tmp_path).channels == channels
+        assert sets.open_train(source, tmp_path, old=True).channels == 1  # as version 0.1 took it
+
+
+def test_a_photograph_is_turned_upright(tmp_path):
+    exif, drawn = Image.Exif(), np.asarray(picture(3))
+    exif[0x0112] = 6  # clockwise by a quarter
+    turned = Image.fromarray(np.ascontiguousarray(drawn.transpose(1, 0, 2)[::-1]))
+    pictures = [encoded(turned, exif=exif), *(picture(i) for i in range(9))]
+    parts = datasets.DatasetDict(train=table(pictures, [0, 1] * 5), test=table(pictures[1:3], [0, 1]))
+    data = sets.open_train(saved(tmp_path / "set", parts), tmp_path, val_fraction=0.0)
+    x, _ = whole(data.train)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (data.train.mean, data.train.std))
+    assert np.allclose((x[0] * std + mean).permute(1, 2, 0) * 255, drawn, atol=1e-3)
+
+
+def test_damaged_rows_are_named_and_left_out(tmp_path):
+    pictures = [picture(i) for i in range(20)]
+    pictures[0], pictures[7] = b"", encoded(picture(7))[:-200]
+    parts = datasets.DatasetDict(
+        train=table(pictures, [i % 2 for i in range(20)], ("cat", "dog", "owl")),
+        test=table([picture(30), b"no image"], [0, 1], ("cat", "dog", "owl")),
+    )
+    source, policy = saved(tmp_path / "set", parts), Damaged(skip=True)
+    data = sets.open_train(source, tmp_path, val_fraction=0.0, workers=1, damaged=policy)
+    assert data.notes == ("no test image is of class 'owl'", "no training image is of class 'owl'")
+    test = sets.open_test(source, tmp_path, workers=1)
+    errors, _ = inspection.faults((data.train, test))
+    assert list(errors) == ["train/0", "train/7", "val/1"]
+    assert "part train: row 0 is not an image" in errors["train/0"]
+    x, y = whole(data.train)
+    assert policy.known.keys() == {"train/0", "train/7"}
+    assert y.tolist() == [i % 2 for i in range(20)]
+    assert torch.equal(x[0], x[2])
+    assert torch.equal(x[7], x[9])
+
+
+def test_a_run_goes_on_without_rows_that_are_damaged_later(tmp_path):
+    """Its images are the same; cached scores, which may be others', are told from these."""
+    pictures = [picture(i) for i in range(20)]
+    parts = datasets.DatasetDict(train=table(pictures, [0, 1] * 10), test=table(pictures[:2], [0, 1]))
+    name = saved(tmp_path / "set", parts)
+    run, images = RunFolder(tmp_path / "run"), sets.open_train(name, tmp_path, val_fraction=0.3)
+    run.begin({"data": name, "data_root": str(tmp_path), "seed": 0, "resolution": None}, images=images)
+    bad = [f"train/{images.val.index[0]}", f"train/{images.train.index[0]}"]
+    remember(run.damaged_path, dict.fromkeys(bad, "spoiled"))
+    later = run.images()
+    assert len(later.val) == len(images.val) - 1
+    assert len(later.train) == len(images.train)
+    assert later.identity == {**images.identity, "left_out": sorted(bad, key=lambda n: int(n[6:]))}
 
 
 def test_without_the_library_the_extra_is_named(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from test_train import images
@@ -15,11 +16,11 @@ from supernet import model as model_module
 from supernet import spaces
 from supernet.data.sets import TrainVal
 from supernet.extremes import largest, smallest
-from supernet.methods import spos
+from supernet.methods import ofa, spos
 from supernet.model import Supernet
 from supernet.training import distillation, paths, rules
 from supernet.training.loop import FitConfig, fit
-from supernet.training.rules import Together
+from supernet.training.rules import Rule, Together
 from tests.conftest import SMALL_SPACES, refused, tiny_space
 
 CPU = torch.device("cpu")
@@ -189,6 +190,44 @@ def test_stopped_and_resumed_is_as_never_stopped(options, tmp_path):
     train(tmp_path / "stopped", stop_after=2)
     one, other = train(tmp_path / "stopped"), train(tmp_path / "whole")
     assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def repeated(logits, y, smoothing):
+    """The loss in which images of class 1 are there three times."""
+    times = torch.where(y == 1, 3, 1)
+    return F.cross_entropy(logits.repeat_interleave(times, 0), y.repeat_interleave(times), label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_an_image_of_weight_three_counts_as_three(smoothing):
+    """30 and 10 images: their weights 2/3 and 2 are as 1 to 3. Losses of the parts of a batch add up to its own."""
+    logits, y = torch.randn(40, 4), (torch.arange(40) % 4 == 0).long()
+    for rule in (Rule(nn.Identity(), lambda step: None, smoothing), ofa_rule(smoothing)):
+        rule.weights = torch.tensor([2 / 3, 2.0])
+        torch.testing.assert_close(rule.loss(logits, y), repeated(logits, y, smoothing))
+        parts = [rule.loss(logits[k::4], y[k::4]) for k in range(4)]
+        torch.testing.assert_close(sum(parts) / 4, rule.loss(logits, y))
+
+
+def ofa_rule(smoothing):
+    return ofa.Taught(Supernet(elastic()), elastic(), FitConfig(1, label_smoothing=smoothing), 1, None, 1.0)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_training_weighs_classes_where_its_images_say_so(together, tmp_path):
+    data, arch = images(40), (0, 0, 0)
+    data.labels = (np.arange(40) % 4 == 0).astype(np.int64)
+    model = Supernet(tiny_space(), affine=True, kernels="eager").train()
+    reference = copy.deepcopy(model)
+    rule = Together(model, lambda step: [arch]) if together else Rule(model, lambda step: arch)
+    cfg = FitConfig(1, 40, 1e-9, augment=False, label_smoothing=0.0, weight_decay=0.0)
+    fit(model, data.balanced("loss"), rule, cfg, tmp_path, meta={})
+    x, y = next(data.batches(40, seed=0, epoch=0, augment=False, drop_last=True))
+    repeated(reference(x, arch), y, 0.0).backward()
+    expected = gradients(reference)
+    assert gradients(model).keys() == expected.keys()
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("name", SMALL_SPACES)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from supernet.data import sets, stored
-from supernet.data.decoding import FolderImages
+from supernet.data.folder import FolderImages
 from supernet.data.images import Batches, Inputs
 from supernet.errors import UserError
 from supernet.progress import silent
@@ -181,7 +181,7 @@ MEASURE = """
     count, side = int(sys.argv[2]), 224
 
     class Sparse(DecodedImages):  # stands for images that were decoded; labels alternate
-        def pixels(self, index, transform):
+        def opened(self, index):
             raise AssertionError("decoded again")
 
     labels = np.arange(count) % 10

@@ -24,7 +24,6 @@ from rich.markup import escape
 import supernet
 from supernet import machine
 from supernet.cli import numbers
-from supernet.data import NAMES
 from supernet.errors import UserError, dead_loader
 from supernet.plugins import is_reference
 from supernet.progress import Progress, shown
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 Args = TypeVar("Args")
 DEFAULT_RUN = Path("runs/default")
 Folder = Annotated[Path, tyro.conf.arg(aliases=["--folder"])]  # torchrun takes --run for an abbreviation of its own
-SETS = "|".join((*NAMES, "hf:NAME", "hf:FOLDER", "FILE.py:function"))
 UNSET = tyro.conf.arg(help_behavior_hint="")  # the help text says what follows if an option is not given
 # The commands by the names of their modules, which are those of the scripts in tools/.
 COMMANDS = {
@@ -56,6 +54,7 @@ COMMANDS = {
     "global_nas": "global-nas",
     "face_nas": "face-nas",
     "count": "count",
+    "check_data": "data",
 }
 # Which command makes what an error says is missing.
 MAKERS = {"supernet": "train_supernet", "lut": "build_lut", "front": "evolve", "network": "retrain"}
@@ -82,8 +81,16 @@ class Computing:
 
 
 @dataclass(frozen=True)
-class Decoding:
+class Reading:
     """Options of commands that read images from files."""
+
+    damaged: Literal["stop", "skip"] = "stop"
+    """Stop at images that cannot be read, or leave them out and remember them in RUN/damaged.json."""
+
+
+@dataclass(frozen=True)
+class Decoding(Reading):
+    """Options of commands of which processes decode images."""
 
     workers: int = machine.cores()
     """Processes that decode images of files; 0 decodes in the main process. Defaults to the cores that may be used."""
@@ -181,20 +188,6 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Images(Decoding):
-    """Options of commands that open images for a new run."""
-
-    data: Annotated[str | None, tyro.conf.arg(metavar=SETS, help_behavior_hint="")] = None
-    """Images; defaults to fashion-mnist if available, else the bundled digits."""
-    data_root: Path = Path("data")
-    """Dataset directory; for --data folder the one that holds train/ and val/."""
-    limit: Annotated[int | None, UNSET] = None
-    """Train on a stratified subset of this many images."""
-    resolution: Annotated[numbers.Pixels | None, UNSET] = None
-    """Pixels, for images of any size: of a square, or HEIGHTxWIDTH such as 96x160; defaults to 224."""
-
-
-@dataclass(frozen=True)
 class Beginning:
     """Options of commands that begin a run, whatever it is trained on."""
 
@@ -202,11 +195,6 @@ class Beginning:
     """Run folder; the same command continues a run that was stopped."""
     restart: bool = False
     """Delete the existing run and start over."""
-
-
-@dataclass(frozen=True)
-class NewRun(Computing, Images, Beginning):
-    """Options of commands that begin a run on images. A command adds its own, and may set other defaults."""
 
 
 def defaults(args: Any) -> dict[str, Any]:
@@ -221,7 +209,7 @@ def settings(args: Any, *others: str) -> dict[str, Any]:
     Args:
         others: names of options that may change when a run is continued, besides those that no command records.
     """
-    left_out = ("run", "device", "workers", "memory", "restart", "quiet", "plan", *vars(Workers()), *others)
+    left_out = ("run", "device", "workers", "memory", "restart", "quiet", "plan", "damaged", *vars(Workers()), *others)
     return {name: _recorded(value) for name, value in dataclasses.asdict(args).items() if name not in left_out}
 
 
@@ -251,7 +239,8 @@ def open_run(args: Any) -> RunFolder:
     from supernet.runs import RunFolder
 
     codes = {name: getattr(args, name, None) for name in ("space", "data")}
-    return RunFolder(args.run, **{f"{k}_code": v for k, v in codes.items() if v is not None and is_reference(v)})
+    named = {f"{k}_code": v for k, v in codes.items() if v is not None and is_reference(v)}
+    return RunFolder(args.run, **named, skip_damaged=getattr(args, "damaged", "stop") == "skip")
 
 
 def entry(run: Callable[[Args], None], args: Any, *, torchrun: bool = False) -> Callable[[], None]:
@@ -327,6 +316,8 @@ def with_advice(error: UserError, args: Any) -> str:
     if error.missing == "another run":
         replace = "use --restart to replace it, or another --run folder"
         return f"{text}; {replace if hasattr(args, 'restart') else 'delete it, or use another --run folder'}"
+    if error.missing == "damaged" and hasattr(args, "damaged"):
+        return f"{text}; or leave out what is damaged: --damaged skip"
     if error.missing == "code":
         return f"{text}: add it as --space or --data, if you trust it"
     return text

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from supernet.cli import common
+from supernet.cli import common, opening
 from supernet.errors import UserError
+
+if TYPE_CHECKING:
+    from supernet.data.faces import Faces
+    from supernet.runs import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,25 +44,26 @@ class Args(common.Bounds, common.Kernels, common.Computing, common.Decoding, com
 
 def run(args: Args) -> None:
     from search import face_run, verification
-    from supernet.data import faces
     from supernet.training import defaults
 
     device = defaults.device(args.device)
     if args.final_epochs < 0:
         raise UserError(f"--final-epochs {args.final_epochs}: expected at least 0")
-    opened = faces.open_train(args.faces, args.pairs, args.resolution, args.seed, workers=args.workers)
+    folder = common.open_run(args)
+    opened = open_faces(args, folder)
     opened.train.steps(args.batch_size, drop_last=True)
     width = args.width or face_run.WIDTHS[args.preset]
     controller = face_run.controller(
         args.depth, width, args.epochs, args.resolution, flops_max=args.flops_max, params_max=args.params_max
     )
     settings = {**common.settings(args, "kernels", "final_epochs"), "width": width}
-    folder = common.open_run(args)
     training = face_run.training(args.batch_size, args.lr, args.seed)
     told = args.progress, common.tell
     job = face_run.FaceRun(folder, args.faces, args.pairs, opened, training, device, *told, args.kernels)
     with folder.lock():
-        folder.begin(settings, restart=args.restart, defaults=common.defaults(args))
+        if folder.begin(settings, restart=args.restart, defaults=common.defaults(args)):
+            folder.write_images(opened.split, opened.train.damaged.known)
+        opened.train.damaged.path = folder.damaged_path
         common.say(
             f"{args.depth[0]} to {args.depth[1]} layers, {width[0]} to {width[1]} channels: {len(opened.train):,} "
             f"training images of {len(opened.identities):,} identities, {len(opened.pairs)} validation pairs of "
@@ -74,6 +79,27 @@ def run(args: Args) -> None:
         common.next_command("export", args, after=("--pick", network))
     else:
         common.next_command("build_lut", args, note="its latency; --final-epochs trains it")
+
+
+def open_faces(args: Args, folder: RunFolder) -> Faces:
+    """The faces of a run; a new one reads every file once."""
+    from supernet.data import faces
+    from supernet.data.damaged import Damaged
+
+    begun = folder.config_path.exists() and not args.restart
+    given: dict[str, Any] = {"seed": args.seed, "workers": args.workers}
+    given |= {name: value for name, value in folder.opening().items() if name != "old"} if begun else {}
+    opened = faces.open_train(args.faces, args.pairs, args.resolution, **given)
+    for note in opened.notes:
+        common.warn(note)
+    if begun:
+        return opened
+    paths = {name for pair in (*opened.pairs, *faces.open_test(args.faces, args.pairs)) for name in pair[:2]}
+    others = faces.images(args.faces, {"": sorted(paths)}, args.resolution, args.workers)
+    errors = opening.found_damaged((opened.train, others), args)
+    damaged = Damaged(args.damaged == "skip")
+    damaged.known |= errors
+    return faces.open_train(args.faces, args.pairs, args.resolution, **given, damaged=damaged)
 
 
 main = common.entry(run, Args)

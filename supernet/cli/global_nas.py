@@ -13,7 +13,7 @@ from supernet.errors import UserError
 
 
 @dataclass(frozen=True)
-class Args(common.Bounds, common.Kernels, common.NewRun):
+class Args(common.Bounds, common.Kernels, opening.NewRun):
     run: common.Folder = Path("runs/global-nas")
     preset: Literal["small", "tiny", "mobile"] = "small"
     """Bounds and epochs: the paper's tiny or mobile (GPU-days), or small ones for two cores."""
@@ -68,8 +68,7 @@ def run(args: Args) -> None:
     controller = plain_run.controller(config, job.image, *bounds)
     final = folder.final(args.final_epochs, "-macro-width" if args.macro_width else "")
     with folder.lock():
-        made_with = {"data": images.identity}
-        folder.begin(settings, restart=args.restart, defaults=common.defaults(args), made_with=made_with)
+        folder.begin(settings, restart=args.restart, defaults=common.defaults(args), images=images)
         common.say(
             f"{config.depth[0]} to {config.depth[1]} layers, {config.width[0]} to {config.width[1]} channels; "
             f"{opening.in_words(images, name, reason)}; {common.escape(str(args.run))}"

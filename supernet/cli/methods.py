@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import tyro
 
 from supernet import files
-from supernet.cli import common, planning
+from supernet.cli import common, opening, planning
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args(planning.Planned, common.Devices, common.Training, common.Kernels, common.NewRun):
+class Args(planning.Planned, common.Devices, common.Training, common.Kernels, opening.NewRun):
     """What every method takes; enough for one whose ``Config`` and ``run`` need no more (``supernet/methods``)."""
 
     method: Annotated[str, tyro.conf.arg(metavar="spos|ofa|dsnas|nss")] = "spos"

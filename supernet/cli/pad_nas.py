@@ -21,7 +21,7 @@ CONTROLS = 4  # random architectures that are trained beside the best at the end
 
 
 @dataclass(frozen=True)
-class Args(planning.Planned, common.Kernels, common.Images, searching.SearchArgs):
+class Args(planning.Planned, common.Kernels, opening.Balance, opening.Images, searching.SearchArgs):
     run: common.Folder = Path("runs/pad_nas")
     """Run folder; the same command continues a run that was stopped."""
     space: str = "basic"
@@ -75,14 +75,14 @@ def run(args: Args) -> None:
         "limit": args.limit,
     }
     settings |= {"batch_size": args.batch_size, "lr": lr, "augment": augment, "data_root": str(args.data_root)}
-    made_with = {"data": images.identity}
-    of_stage = {**settings, "kernels": cfg.kernels, "made_with": {**made_with, "device": device.type}}
+    settings["balance"] = args.balance
+    of_stage = {**settings, "kernels": cfg.kernels, "made_with": {"data": images.identity, "device": device.type}}
     args = dataclasses.replace(args, data=name)
     folder, config = common.open_run(args), common.settings(args, "kernels", "retrain") | settings
     config |= {"space": space.name, "fingerprint": space.fingerprint}
     config["lut"] = [LatencyTable.load(path).identity for path in args.lut]
     if folder.config_path.exists():
-        folder.require_settings(config)
+        folder.require_settings(config, defaults=common.defaults(args))
     if args.plan:
         plan(args, cfg, space, images, device, of_stage)
         return
@@ -94,7 +94,7 @@ def run(args: Args) -> None:
         problem = searching.problem(args, folder.lut_path, space)
         asked = (problem.costs, problem.bounds, problem.objectives)
         CES(space, *asked, cfg.ces)
-        folder.begin(config, space=space, made_with=made_with)
+        folder.begin(config, space=space, images=images, defaults=common.defaults(args))
         stages = []
         images = folder.decoded(images, args.progress)  # opened once, for all supernets
         for stage in pad_nas.run(space, images, cfg, *asked, folder.path, device, of_stage, args.progress):

@@ -26,7 +26,7 @@ Objective = Literal["latency", "flops", "params", "activations"]
 
 
 @dataclass(frozen=True)
-class Scored(common.Computing, common.Workers):
+class Scored(common.Computing, common.Reading, common.Workers):
     """Options of a search's budget, and of how it scores architectures."""
 
     population: int = 32

@@ -16,7 +16,7 @@ from supernet.errors import UserError
 
 
 @dataclass(frozen=True)
-class Args(common.Bounds, common.Workers, common.Kernels, common.NewRun):
+class Args(common.Bounds, common.Workers, common.Kernels, opening.NewRun):
     run: common.Folder = Path("runs/stage-wise")
     preset: Literal["small", "paper"] = "small"
     """Sizes and training: the paper's (GPU-days), or small ones for two cores."""
@@ -100,8 +100,7 @@ def run(args: Args) -> None:
     shaping = common.settings(args, "kernels", "noise", "carbon", "country", "jobs") | vars(given)
     shaping |= {"data": name, "fingerprint": space.fingerprint}
     with folder.lock():
-        made_with = {"data": images.identity}
-        folder.begin(shaping, restart=args.restart, defaults=common.defaults(args), made_with=made_with)
+        folder.begin(shaping, restart=args.restart, defaults=common.defaults(args), images=images)
         folder.write_space(space)
         common.say(
             f"{args.module} modules, at first {config.initial} in each of {config.stages} stages, {config.iterations} "

@@ -74,10 +74,11 @@ def run(args: Args) -> None:
         RunFolder.begin,
         settings={**common.settings(args), "space": space.name},  # which one says the space file
         space=space,
+        images=images,
         restart=args.restart,
         grows=args.grows,
         defaults={**common.defaults(args), "precision": "fp32", "rule": "uniform", "distil": "none"},  # all there was
-        made_with={"data": images.identity, "space": args.space, "device": device.type},
+        made_with={"space": args.space, "device": device.type},
     )
     if args.plan:
         with planning.planning(args) as making:

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-import os
 import random
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -23,6 +20,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from supernet.data import pictures
+from supernet.data.damaged import Damaged
 from supernet.data.images import AUGMENT, ImageSet, Step, Transform, stream_key
 from supernet.errors import UserError
 from supernet.size import Size
@@ -35,13 +34,35 @@ class Draw(NamedTuple):
 
     indices: np.ndarray  # within the part of the data set: int64 [B]
     stream: tuple[int, int] | None = None  # seed and epoch of the augmentation; None: the plain images
+    instead_of: np.ndarray | None = None  # the images in whose places they are, whose augmentation they get
+
+    def items(self) -> Iterator[tuple[int, int]]:
+        """Each image, and the one in whose place it is."""
+        places = self.indices if self.instead_of is None else self.instead_of
+        return zip(self.indices.tolist(), places.tolist(), strict=True)
+
+
+class Decoded(NamedTuple):
+    """A batch as it was decoded: the images that could be read, and what was wrong with the others, by their places."""
+
+    rows: Tensor  # as ``DecodedImages.pixels`` gives them
+    failures: dict[int, UserError]
 
 
 class DecodedImages(ImageSet):
     """Images decoded one by one when they are served.
 
     Processes hand over bytes, a quarter of what float32 takes; this process normalises them.
+
+    Attributes:
+        part: of the data set, for names: ``train`` or ``val``.
+        in_files: whether reading each once, to see whether that works, is cheap and without effects.
+        damaged: what is done about images that cannot be read.
+        bad: those known, by their indices in the part. Sets taken from the same images share both.
     """
+
+    part, in_files = "train", True
+    upright = staticmethod(pictures.lazily)  # what a picture passes before a transform
 
     def __init__(
         self,
@@ -56,10 +77,17 @@ class DecodedImages(ImageSet):
         super().__init__(labels, mean, std, size)
         if workers < 0:
             raise UserError(f"expected a number of processes that decode images, or 0, got {workers}")
-        self.transforms = transforms
+        self.transforms, self.damaged, self.bad = transforms, Damaged(), set[int]()
+        self.workers = workers
         self._loaders = Loaders(self, workers) if workers else None
 
     @abstractmethod
+    def opened(self, index: int) -> contextlib.AbstractContextManager[Image.Image | Tensor]:
+        """An image by its index in the part, as it comes and perhaps not decoded yet; or a float tensor [C, H, W].
+
+        What goes wrong inside of the context becomes a UserError that names the image.
+        """
+
     def pixels(self, index: int, transform: Transform) -> Tensor:
         """An image by its index in the part of the data set, after the transform.
 
@@ -69,17 +97,40 @@ class DecodedImages(ImageSet):
         Raises:
             UserError: the image cannot be had.
         """
+        with self.opened(index) as image:
+            return image if isinstance(image, Tensor) else tensor(transform(self.upright(image)))
 
-    def decode(self, draw: Draw) -> Tensor:
-        """A batch in this process, as ``pixels`` gives it: [B, …]."""
-        rows = []
+    def name(self, index: int) -> str:
+        """Of an image, by its index in the part, within the data set."""
+        return f"{self.part}/{index}"
+
+    def leave_out(self, names: Container[str]) -> None:
+        """Serve other images in the places of these."""
+        self.bad |= {index for index in range(len(self.index)) if self.name(index) in names}
+
+    def readable(self) -> np.ndarray:
+        """Places in ``labels`` of the images that are not known to be bad: int64."""
+        return np.flatnonzero(~np.isin(self.index, list(self.bad)))
+
+    def decode(self, draw: Draw) -> Decoded:
+        """A batch in this process."""
+        rows, failures = [], {}
         with _kept_generators() if draw.stream else contextlib.nullcontext():
-            for index in draw.indices.tolist():
+            for place, (index, instead_of) in enumerate(draw.items()):
                 if draw.stream:
-                    _seed(stream_key(AUGMENT, *draw.stream, index))
-                rows.append(self.pixels(index, self.transforms[draw.stream is not None]))
+                    _seed(stream_key(AUGMENT, *draw.stream, instead_of))
+                try:
+                    rows.append(self.pixels(index, self.transforms[draw.stream is not None]))
+                except UserError as error:
+                    failures[place] = error
         # In a process that decodes, ``default_collate`` writes to shared memory at once.
-        return default_collate(rows) if rows else torch.empty(0, *self.size, self.channels, dtype=torch.uint8)
+        empty = torch.empty(0, *self.size, self.channels, dtype=torch.uint8)
+        return Decoded(default_collate(rows) if rows else empty, failures)
+
+    def decoded(self, draw: Draw) -> Tensor:
+        """A batch in this process, as ``pixels`` gives it: [B, …]; with others for images that cannot be read."""
+        draw = self._readable(draw)
+        return self._whole(draw, self.decode(draw))
 
     def rows(self, batch_size: int) -> Iterator[Tensor]:
         """Every plain image in the order of ``labels``, as ``pixels`` gives it: [B, …]."""
@@ -94,52 +145,47 @@ class DecodedImages(ImageSet):
             yield normalise(rows, self.mean, self.std), torch.from_numpy(self.labels[own])
 
     def _decode(self, draws: Sequence[Draw]) -> Iterator[Tensor]:
-        return map(self.decode, draws) if self._loaders is None else self._loaders.decode(draws)
+        draws = [self._readable(draw) for draw in draws]
+        decoded = map(self.decode, draws) if self._loaders is None else self._loaders.decode(draws)
+        return map(self._whole, draws, decoded)
 
+    def _readable(self, draw: Draw) -> Draw:
+        """The same with others in the places of images that are known to be bad."""
+        if not self.bad or not np.isin(draw.indices, list(self.bad)).any():
+            return draw
+        indices = [self._next(index) if index in self.bad else index for index in draw.indices.tolist()]
+        return Draw(np.array(indices), draw.stream, draw.indices)
 
-class FolderImages(DecodedImages):
-    """Image files.
+    def _whole(self, draw: Draw, decoded: Decoded) -> Tensor:
+        """The rows of a batch, with others in the places of those that could not be read."""
+        if not decoded.failures:
+            return decoded.rows
+        rows, whole = iter(decoded.rows), []
+        for place, (index, instead_of) in enumerate(draw.items()):
+            failure = decoded.failures.get(place)
+            whole.append(next(rows) if failure is None else self._other(index, instead_of, draw.stream, failure))
+        return torch.stack(whole)
 
-    The names are one array of bytes: a list of a million strings would be copied into every worker, page by
-    page, as their reference counts change.
-    """
+    def _other(self, index: int, instead_of: int, stream: tuple[int, int] | None, failure: UserError) -> Tensor:
+        """The next image of the class that can be read; a UserError where none is to be taken."""
+        while True:
+            self.damaged.found(self.name(index), failure)
+            self.bad.add(index)
+            index = self._next(index)
+            found = self.decode(Draw(np.array([index]), stream, np.array([instead_of])))
+            if not found.failures:
+                return found.rows[0]
+            failure = found.failures[0]
 
-    def __init__(
-        self,
-        folder: Path,
-        names: np.ndarray,
-        labels: np.ndarray,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        size: Size,
-        transforms: tuple[Transform, Transform],
-        workers: int,
-    ):
-        """names: bytes [N], relative to the folder."""
-        self.folder, self._names = folder, names
-        super().__init__(labels, mean, std, size, transforms, workers)
-
-    @property
-    def names(self) -> np.ndarray:
-        """Of the files: bytes [N], relative to the folder."""
-        return self._names[self.index]
-
-    def digest(self) -> str:
-        """By the names and sizes of the files, and by the labels."""
-        folder, names = os.fsencode(self.folder), self.names.tolist()
-        sizes = np.fromiter((os.stat(os.path.join(folder, name)).st_size for name in names), "<i8", len(self))
-        content = (super().digest().encode(), sizes.tobytes(), *names)
-        return hashlib.sha256(b"\0".join(content)).hexdigest()[:16]
-
-    def pixels(self, index: int, transform: Transform) -> Tensor:
-        path = self.folder / os.fsdecode(self._names[index])
-        try:
-            with Image.open(path) as file:
-                return tensor(transform(file))
-        except Exception as error:  # the decoders raise whatever damaged bytes lead to, and every one has its own ways
-            raise UserError(
-                f"expected an image in {path}, but it cannot be read ({error}); replace or delete it"
-            ) from error
+    def _next(self, index: int) -> int:
+        """The next image of the same class in this set that is not known to be bad."""
+        label = self.labels[np.flatnonzero(self.index == index)[0]]
+        members = self.index[self.labels == label]
+        members = np.concatenate([members[members > index], members[members < index]])
+        found = members[~np.isin(members, list(self.bad))]
+        if not len(found):
+            raise UserError(f"no image of the class of {self.name(index)} can be read: add images, or leave it out")
+        return int(found[0])
 
 
 class Loaders:
@@ -155,20 +201,17 @@ class Loaders:
         """Who gets a copy starts processes of its own."""
         return {**vars(self), "idle": []}
 
-    def decode(self, draws: Sequence[Draw]) -> Iterator[Tensor]:
+    def decode(self, draws: Sequence[Draw]) -> Iterator[Decoded]:
         """The batches of the draws, in order; ended early, the processes take what is next all the same."""
         kept = plan, loader = self.idle.pop() if self.idle else self._start()
         plan.draws = draws
         try:
-            for batch in loader:
-                if isinstance(batch, UserError):
-                    raise batch
-                yield batch
+            yield from loader
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
             failure = str(error).splitlines()[0]
-        except (UserError, GeneratorExit):
+        except GeneratorExit:
             self.idle.append(kept)
             raise
         else:
@@ -204,16 +247,13 @@ class _Plan:
 
 
 class _Decoding(Dataset):
-    """What a process has of the images: a draw -> its batch, or the UserError that came instead."""
+    """What a process has of the images: a draw -> its batch."""
 
     def __init__(self, images: DecodedImages):
         self.images = images
 
-    def __getitems__(self, draw: Draw) -> Tensor | UserError:
-        try:
-            return self.images.decode(draw)
-        except UserError as error:  # returned: an exception would reach the user as a page of two tracebacks
-            return error
+    def __getitems__(self, draw: Draw) -> Decoded:
+        return self.images.decode(draw)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -8,6 +8,7 @@ others is held out for the search.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +18,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from supernet.data.decoding import FolderImages
+from supernet.data.damaged import Damaged
+from supernet.data.folder import FolderImages, is_hidden
 from supernet.data.images import SPLIT, generator
+from supernet.data.split import Files, Split
 from supernet.data.transforms import face
+from supernet.data.words import listed
 from supernet.errors import UserError
 from supernet.size import Size
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".bmp", ".webp"}
+PART = "faces"  # before the names of images, which are in no part of a set
 Pair = tuple[str, str, bool]  # two paths within the root, and whether they show the same identity
 
 
@@ -34,19 +39,58 @@ class Faces:
     train: FolderImages
     pairs: tuple[Pair, ...]  # of held-out identities
     identities: tuple[str, ...]  # of the training images, by label
+    split: Split | None = None
+    notes: tuple[str, ...] = ()
+
+    def readable(self, pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+        """Those of which both images can be read, as far as is known."""
+        bad = self.train.damaged.known
+        return tuple(pair for pair in pairs if not any(f"{PART}/{name}" in bad for name in pair[:2]))
 
 
 def open_train(
-    root: Path, pairs: Path, resolution: int, seed: int = 0, val_fraction: float = 0.1, workers: int = 0
+    root: Path,
+    pairs: Path,
+    resolution: int,
+    seed: int = 0,
+    val_fraction: float = 0.1,
+    workers: int = 0,
+    split: Split | None = None,
+    damaged: Damaged | None = None,
 ) -> Faces:
     """Training images and validation pairs; nothing of the identities in the pairs file.
 
     Validation has at least four identities, and as many pairs of the same as of different ones, in turn.
 
+    Args:
+        split: which identities train and which validate, and their files, as a run drew them.
+        damaged: what is done about images that cannot be read; pairs go without those that are known.
+
     Raises:
         UserError: folders or files that are missing or damaged, too few identities, a wrong pairs file.
     """
-    files = scan(root)
+    there = scan(root)
+    if split is None:
+        split = _split(root, pairs, there, seed, val_fraction)
+    if split.files is None:
+        raise UserError("the split of the run is not one of files: start over")
+    training: dict[str, list[str]] = {}
+    validation: dict[str, list[str]] = {}
+    validates = np.isin(np.arange(split.images), split.val)
+    for name, label, held in zip(split.files.names, split.files.labels, validates, strict=True):
+        (validation if held else training).setdefault(split.files.classes[label], []).append(name)
+    train = images(root, training, resolution, workers)
+    train.damaged = damaged or Damaged()
+    gone = set(split.files.names).difference(*there.values())
+    train.leave_out({f"{PART}/{name}" for name in gone} | train.damaged.known.keys())
+    drawn = tuple(pair for pair in draw_pairs(validation, seed) if not gone.intersection(pair[:2]))
+    notes = (f"{root}: since the run began {len(gone):,} images are gone: {listed(sorted(gone))}",) if gone else ()
+    opened = Faces(train, drawn, tuple(training), split, notes)
+    return dataclasses.replace(opened, pairs=opened.readable(drawn))
+
+
+def _split(root: Path, pairs: Path, files: dict[str, list[str]], seed: int, val_fraction: float) -> Split:
+    """Identities drawn to validate, and all others that the pairs file does not name, with their files."""
     tested = {name.partition("/")[0] for pair in open_test(root, pairs) for name in pair[:2]}
     rest = sorted(name for name, paths in files.items() if name not in tested and len(paths) > 1)
     held = max(4, round(val_fraction * len(rest)))
@@ -56,12 +100,11 @@ def open_train(
             f"{held + 2}, of which {held} are held out"
         )
     order = torch.randperm(len(rest), generator=generator(SPLIT, seed)).tolist()
-    validation, training = (sorted(rest[i] for i in part) for part in (order[:held], order[held:]))
-    return Faces(
-        train=images(root, {name: files[name] for name in training}, resolution, workers),
-        pairs=draw_pairs({name: files[name] for name in validation}, seed),
-        identities=tuple(training),
-    )
+    names = [name for identity in rest for name in files[identity]]
+    labels = np.repeat(np.arange(len(rest)), [len(files[identity]) for identity in rest])
+    sizes = np.array([(root / name).stat().st_size for name in names])
+    val = np.flatnonzero(np.isin(labels, order[:held]))
+    return Split(3, len(names), val, Files(tuple(rest), names, labels, sizes))
 
 
 def open_test(root: Path, pairs: Path) -> tuple[Pair, ...]:
@@ -107,8 +150,9 @@ def scan(root: Path) -> dict[str, list[str]]:
         raise UserError(f"expected a folder {root} with a folder of images for each identity; create it")
     files = {}
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
-        if entry.is_dir():
-            names = sorted(e.name for e in os.scandir(entry) if Path(e.name).suffix.lower() in SUFFIXES)
+        if entry.is_dir() and not is_hidden(entry.name):
+            found = (e.name for e in os.scandir(entry) if Path(e.name).suffix.lower() in SUFFIXES)
+            names = sorted(name for name in found if not is_hidden(name))
             files[entry.name] = [f"{entry.name}/{name}" for name in names]
     if not any(files.values()):
         raise UserError(f"found no images in the folders of {root}: expected {root}/IDENTITY/*.jpg (or .png, .pgm, …)")
@@ -139,9 +183,11 @@ def images(root: Path, files: dict[str, list[str]], resolution: int, workers: in
     names = np.array([os.fsencode(path) for paths in files.values() for path in paths])
     labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()])
     mean = std = (0.5, 0.5, 0.5)
-    return FolderImages(
+    found = FolderImages(
         root, names, labels.astype(np.int64), mean, std, Size.of(resolution), face(Size.of(resolution)), workers
     )
+    found.part = PART
+    return found
 
 
 @torch.inference_mode()

@@ -5,20 +5,20 @@ Images stay where they are, in files or in Arrow tables that are mapped into mem
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
-from supernet.data import HUB
-from supernet.data.decoding import DecodedImages, tensor
-from supernet.data.images import Transform
-from supernet.data.own import format_of
+from supernet.data import HUB, pictures
+from supernet.data.decoding import DecodedImages
+from supernet.data.own import Channels, format_of
+from supernet.data.words import without
 from supernet.errors import UserError
 from supernet.plugins import reason
 from supernet.size import Size
@@ -45,25 +45,28 @@ class HubImages(DecodedImages):
         """The bytes of an image file."""
         return _encoded(self.table, self.column, index, self.source)
 
-    def pixels(self, index: int, transform: Transform) -> Tensor:
+    @contextlib.contextmanager
+    def opened(self, index: int) -> Iterator[Image.Image]:
         encoded = self.encoded(index)
         try:
-            with Image.open(io.BytesIO(encoded)) as file:
-                return tensor(transform(file))
+            yield Image.open(io.BytesIO(encoded))
         except UnidentifiedImageError as error:
-            raise UserError(f"{self.source}: row {index} is not an image") from error
+            raise UserError(f"{self.source}: row {index} is not an image", "damaged") from error
         except Exception as error:  # the decoders raise whatever damaged bytes lead to
-            raise UserError(f"{self.source}: the image of row {index} cannot be read ({error})") from error
+            raise UserError(f"{self.source}: the image of row {index} cannot be read ({error})", "damaged") from error
 
 
-def open_hub(name: str, root: Path, part: str, size: Size | None, workers: int) -> tuple[HubImages, tuple[str, ...]]:
-    """The ``train`` or the test part of a set, and its class names.
+def open_hub(
+    name: str, root: Path, part: str, size: Size | None, workers: int, channels: Channels
+) -> tuple[HubImages, tuple[str, ...], list[str]]:
+    """The ``train`` or the test part of a set; its class names; a line where the test part lacks some.
 
-    The first training image decides on grey or colour and on the size, as for data of one's own. The test part is
-    ``test``; where there is none, or its labels are not known, ``validation``.
+    The first training image that can be read decides on the size, as for data of one's own. The test part is ``test``;
+    where there is none, or its labels are not known, ``validation``.
 
     Args:
         name: ``hf:`` and a folder, or a name on the hub, of which a copy is kept in ``root/huggingface``.
+        channels: decides on the channels.
 
     Raises:
         UserError: ``datasets`` is not installed; there is no such set; it has no images, labels or test part.
@@ -82,10 +85,15 @@ def open_hub(name: str, root: Path, part: str, size: Size | None, workers: int) 
             raise UserError(f"{name}, part {key}: expected labels from 0 to {len(names) - 1}, got others or none")
     key = "train" if part == "train" else known[0]
     tables = {k: _undecoded(parts[k], image) for k in ("train", key)}
-    first = Image.open(io.BytesIO(_encoded(tables["train"], image, 0, f"{name}, part train")))
-    mean, std, size, both = format_of(first, parts["train"], size, name)
+
+    def open_one(index: int) -> Image.Image:
+        return Image.open(io.BytesIO(_encoded(tables["train"], image, index, f"{name}, part train")))
+
+    count = len(labels["train"])
+    wanted = channels(count, lambda index: pictures.is_grey(open_one(index)))
+    mean, std, size, both = format_of(_first(open_one, count, name), parts["train"], size, name, wanted)
     images = HubImages(tables[key], image, f"{name}, part {key}", labels[key], mean, std, size, both, workers)
-    return images, tuple(names)
+    return images, tuple(names), without(labels[known[0]], tuple(names), "test")
 
 
 def _load(name: str, root: Path) -> Any:
@@ -102,6 +110,14 @@ def _load(name: str, root: Path) -> Any:
         return datasets.load_dataset(place, cache_dir=str(root / "huggingface"))
     except Exception as error:  # of the network, of files, of their formats
         raise UserError(f"cannot open {name}: {reason(error, None)}; expected a folder or a name on the hub") from error
+
+
+def _first(open_one: Callable[[int], Image.Image], count: int, name: str) -> Image.Image:
+    """The first picture that can be opened."""
+    for index in range(count):
+        with contextlib.suppress(Exception):
+            return open_one(index)
+    raise UserError(f"{name}, part train: expected images, got {count} rows of which none can be read as one")
 
 
 def _columns(table: Any, name: str) -> tuple[str, str]:
@@ -138,8 +154,8 @@ def _undecoded(table: Any, column: str) -> Any:
 def _encoded(table: Any, column: str, index: int, source: str) -> bytes:
     cell = table[index][column]
     if cell is None:
-        raise UserError(f"{source}: row {index} has no image")
+        raise UserError(f"{source}: row {index} has no image", "damaged")
     try:
         return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
     except (OSError, TypeError) as error:
-        raise UserError(f"{source}: the image of row {index} cannot be read ({error})") from error
+        raise UserError(f"{source}: the image of row {index} cannot be read ({error})", "damaged") from error

@@ -12,6 +12,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from supernet.size import Size
 
 SPLIT, SUBSET, ORDER, AUGMENT, CUTOUT = range(5)  # what a random stream is for: the first part of its key
 Transform = Callable[[Image.Image], Image.Image]
+Balance = Literal["none", "loss", "sampling"]
 Step = tuple[int, np.ndarray]  # the number of a global batch and the positions of its images
 
 
@@ -44,6 +46,16 @@ def proportional(labels: np.ndarray, total: int) -> np.ndarray:
     return count
 
 
+def places(labels: np.ndarray, stream: torch.Generator) -> np.ndarray:
+    """The place of each image in a random order of its class: int64 [N], from 0 in every class."""
+    size = np.bincount(labels)
+    order = torch.randperm(len(labels), generator=stream).numpy()
+    order = order[np.argsort(labels[order], kind="stable")]  # class by class, shuffled within each
+    place = np.empty(len(labels), dtype=np.int64)
+    place[order] = np.arange(len(labels)) - np.repeat(np.cumsum(size) - size, size)
+    return place
+
+
 def stratified(labels: np.ndarray, count: np.ndarray, stream: torch.Generator) -> np.ndarray:
     """A random draw of ``count[c]`` images of every class ``c``.
 
@@ -54,11 +66,25 @@ def stratified(labels: np.ndarray, count: np.ndarray, stream: torch.Generator) -
     Returns:
         Sorted positions, int64 [count.sum()].
     """
-    size = np.bincount(labels, minlength=len(count))
-    order = torch.randperm(len(labels), generator=stream).numpy()
-    order = order[np.argsort(labels[order], kind="stable")]  # class by class, shuffled within each
-    place = np.arange(len(labels)) - np.repeat(np.cumsum(size) - size, size)  # within its class
-    return np.sort(order[place < np.repeat(count, size)])
+    return np.flatnonzero(places(labels, stream) < count[labels])
+
+
+def evenly(labels: np.ndarray, stream: torch.Generator) -> np.ndarray:
+    """A random order of N positions in which classes are as frequent as each other, to one.
+
+    Of a class with fewer images than its share each comes equally often, to one; of the others some are left out.
+    """
+    size = np.bincount(labels)
+    classes = np.flatnonzero(size)
+    share, extra = divmod(len(labels), len(classes))
+    shares = share + (torch.randperm(len(classes), generator=stream).numpy() < extra)
+    drawn = []
+    for label, wanted in zip(classes, shares, strict=True):
+        members = np.flatnonzero(labels == label)
+        times, rest = divmod(int(wanted), len(members))
+        some = torch.randperm(len(members), generator=stream).numpy()[:rest]
+        drawn += [np.tile(members, times), members[some]]
+    return np.concatenate(drawn)[torch.randperm(len(labels), generator=stream).numpy()]
 
 
 class ImageSet(ABC):
@@ -68,7 +94,11 @@ class ImageSet(ABC):
         labels: int64 [N].
         index: int64 [N], each image's position in the part of the data set (train or test) it was taken from.
         mean, std: what normalises each channel, for pixels in [0, 1].
+        balance: how training makes up for classes of few images: by weights in its loss, by drawing them more often in
+            an epoch, or not.
     """
+
+    balance: Balance = "none"
 
     def __init__(self, labels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...], size: Size):
         self.labels, self.mean, self.std, self.size = labels, mean, std, size
@@ -104,6 +134,22 @@ class ImageSet(ABC):
         if n >= len(self):
             return self
         return self.take(stratified(self.labels, proportional(self.labels, n), generator(SUBSET, seed)))
+
+    def balanced(self, balance: Balance) -> ImageSet:
+        """The same set, balanced otherwise in training."""
+        other = copy.copy(self)
+        other.balance = balance
+        return other
+
+    def class_weights(self) -> Tensor | None:
+        """Of each class in the loss, inversely proportional to its images and 1 on average over these: float32
+        [classes]; None where the loss is not to be weighted.
+        """
+        if self.balance != "loss":
+            return None
+        size = np.bincount(self.labels)
+        weights = len(self.labels) / (np.count_nonzero(size) * np.maximum(size, 1))
+        return torch.from_numpy(weights.astype(np.float32))
 
     def with_cutout(self, side: int) -> ImageSet:
         """The same set whose augmentation also blanks a square of ``side`` pixels around a random pixel (Cutout).
@@ -142,7 +188,7 @@ class ImageSet(ABC):
         rank: int = 0,
         world: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The shuffled batches of an epoch from step ``start`` on.
+        """The shuffled batches of an epoch from step ``start`` on; every image once, unless ``balance`` is by sampling.
 
         A global batch holds ``batch_size * world`` images and is the same for every ``world`` that gives that
         product; rank r gets its images r, r + world, … Of a short last one some ranks may get fewer, or none.
@@ -162,7 +208,11 @@ class ImageSet(ABC):
         steps = self.steps(batch_size, drop_last, world)
         if not (0 <= start <= steps and 0 <= rank < world):
             raise ValueError(f"expected start in [0, {steps}] and rank in [0, {world}), got {start} and {rank}")
-        order = torch.randperm(len(self), generator=generator(ORDER, seed, epoch)).numpy()
+        drawn = generator(ORDER, seed, epoch)
+        if self.balance == "sampling":
+            order = evenly(self.labels, drawn)
+        else:
+            order = torch.randperm(len(self), generator=drawn).numpy()
         size = batch_size * world
         plan = ((t, order[t * size : (t + 1) * size]) for t in range(start, steps))
         mine = slice(rank, None, world)
@@ -181,7 +231,8 @@ class ImageSet(ABC):
 
     def plain_batches(self, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, not augmented, in batches that are always the same: to evaluate on; a rank's share."""
-        return self.batches(batch_size, seed=0, epoch=0, augment=False, drop_last=False, rank=rank, world=world)
+        once = self.balanced("none")
+        return once.batches(batch_size, seed=0, epoch=0, augment=False, drop_last=False, rank=rank, world=world)
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, not augmented, in the order of ``labels``: x and y as in ``batches``."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from supernet.data import transforms
-from supernet.data.decoding import DecodedImages, tensor
+from supernet.data import pictures, transforms
+from supernet.data.decoding import DecodedImages
 from supernet.data.images import Transform
+from supernet.data.words import without
 from supernet.errors import UserError
 from supernet.plugins import Plugin, reason
 from supernet.size import Size
 
 LARGE = 96  # pixels of a square: from as many on images are cropped and mirrored as photographs in folders are
 RESOLUTION = 224  # where the images do not say one
+Channels = Callable[[int, Callable[[int], bool]], int]  # by the number of pictures, and whether one of them is grey
 KINDS = "a PIL image, uint8 of [H, W], [H, W, C] or (a tensor) [C, H, W], or a float tensor [C, H, W]"
 
 
@@ -34,6 +37,9 @@ class AsItIs:
 
 class OwnImages(DecodedImages):
     """Items of a dataset: images that are resized, cropped and normalised, or float tensors that stay as they are."""
+
+    in_files = False  # code may do anything for an image
+    upright = staticmethod(pictures.plain)  # a JPEG file that a dataset keeps must not be decoded at a part of its size
 
     def __init__(
         self,
@@ -52,34 +58,41 @@ class OwnImages(DecodedImages):
         self._known = labels  # of all items, also in a set of some of them
         super().__init__(labels, mean, std, size, transforms or (AsItIs(), AsItIs()), workers)
 
-    def pixels(self, index: int, transform: Transform) -> Tensor:
+    @contextlib.contextmanager
+    def opened(self, index: int) -> Iterator[Image.Image | Tensor]:
         image, label = item(self.dataset, index, self.source, self.file)
         if label != self._known[index]:
             raise UserError(f"{self.source}: item {index} has the label {label}, had {self._known[index]} at first")
         if isinstance(image, Tensor) != self.floats:
             kinds = ("images", "float tensors") if self.floats else ("float tensors", "images")
             raise UserError(f"{self.source}: item {index} is one of {kinds[0]}, the first was one of {kinds[1]}")
-        if isinstance(image, Image.Image):
-            try:
-                return tensor(transform(image))
-            except Exception as error:  # a file that PIL reads only now may be damaged
-                raise UserError(f"{self.source}: item {index} raised {reason(error, self.file)}") from error
-        shape = (self.channels, *self.size)
-        if image.shape != shape:
-            raise UserError(
-                f"{self.source}: item {index} is a float tensor of {list(image.shape)}, expected {list(shape)}"
-            )
-        return image
+        if isinstance(image, Tensor):
+            shape = (self.channels, *self.size)
+            if image.shape != shape:
+                raise UserError(
+                    f"{self.source}: item {index} is a float tensor of {list(image.shape)}, expected {list(shape)}"
+                )
+            yield image
+            return
+        try:
+            yield image
+        except Exception as error:  # a file that PIL reads only now may be damaged
+            raise UserError(f"{self.source}: item {index} raised {reason(error, self.file)}", "damaged") from error
 
 
 def open_own(
-    plugin: Plugin, root: Path, part: str, size: Size | None, workers: int
-) -> tuple[OwnImages, tuple[str, ...]]:
+    plugin: Plugin, root: Path, part: str, size: Size | None, workers: int, channels: Channels
+) -> tuple[OwnImages, tuple[str, ...], list[str]]:
     """The ``train`` or the test part of what ``plugin`` gives, called with ``root`` if it takes that; class names.
 
-    The first training image decides on grey or colour and, where ``size`` is None, on the size: its own if it is
-    a square of less than 96 pixels, else 224². Labels are those of ``targets`` or ``labels``, where a dataset has
-    one, else every item is read once.
+    Beside them there is a line where a test part that lists its labels lacks classes.
+
+    The first training image decides on the size where ``size`` is None: its own if it is a square of less than 96
+    pixels, else 224². Labels are those of ``targets`` or ``labels``, where a dataset has one, else every item is read
+    once.
+
+    Args:
+        channels: decides on the channels of pictures.
 
     Raises:
         UserError: it gives no two datasets, an empty one, or items or labels that cannot be used.
@@ -100,11 +113,17 @@ def open_own(
     for found, source in ((labels, sources[this]), (listed[1] or (), sources[1])):
         _require_range(found, len(names), source)
     first, _ = item(parts[0], 0, sources[0], file)
-    mean, std, size, both = format_of(first, parts[0], size, sources[0])
+
+    def grey(index: int) -> bool:
+        picture, _ = item(parts[0], index, sources[0], file)
+        return isinstance(picture, Image.Image) and pictures.is_grey(picture)
+
+    wanted = len(first) if isinstance(first, Tensor) else channels(len(parts[0]), grey)
+    mean, std, size, both = format_of(first, parts[0], size, sources[0], wanted)
     array = np.array(labels, dtype=np.int64)
     images = OwnImages(parts[this], sources[this], file, array, mean, std, size, both, workers)
     images.pixels(0, images.transforms[0])
-    return images, names
+    return images, names, [] if listed[1] is None else without(np.array(listed[1]), names, "test")
 
 
 def item(dataset: Any, index: int, source: str, file: str | None) -> tuple[Image.Image | Tensor, int]:
@@ -112,7 +131,7 @@ def item(dataset: Any, index: int, source: str, file: str | None) -> tuple[Image
     try:
         pair = dataset[index]
     except Exception as error:
-        raise UserError(f"{source}: item {index} raised {reason(error, file)}") from error
+        raise UserError(f"{source}: item {index} raised {reason(error, file)}", "damaged") from error
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise UserError(f"{source}: item {index} is {_short(pair)}, expected a pair (image, label)")
     return _image(pair[0], f"{source}: item {index}"), _label(pair[1], f"{source}: item {index}")
@@ -180,7 +199,7 @@ def _require_range(labels: Sequence[int], classes: int, source: str) -> None:
 
 def _image(image: Any, where: str) -> Image.Image | Tensor:
     """As PIL's, or a float tensor [C, H, W] as it is."""
-    if isinstance(image, Image.Image) and not image.mode.startswith(("I", "F")):  # these have more than 8 bits
+    if isinstance(image, Image.Image):
         return image
     if isinstance(image, Tensor) and image.is_floating_point() and image.dim() == 3:
         return image.float()
@@ -197,23 +216,27 @@ def _image(image: Any, where: str) -> Image.Image | Tensor:
 
 
 def format_of(
-    first: Image.Image | Tensor, train: Any, size: Size | None, source: str
+    first: Image.Image | Tensor, train: Any, size: Size | None, source: str, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...], Size, tuple[Transform, Transform] | None]:
-    """Mean, deviation, size, and plain and augmenting transform, for images like the first one."""
+    """Mean, deviation, size, and plain and augmenting transform, for images like the first one.
+
+    Args:
+        channels: of pictures; float tensors have their own.
+    """
     if isinstance(first, Tensor):
-        channels, own = len(first), Size(*first.shape[1:])
+        own = Size(*first.shape[1:])
         if size not in (None, own):
             raise UserError(
                 f"{source}: item 0 is a float tensor of {list(first.shape)}, taken as it is; expected {size} pixels"
             )
         return (0.0,) * channels, (1.0,) * channels, own, None
-    grey = first.mode in ("1", "L", "LA")
-    mean, std = transforms.GREY if grey else transforms.IMAGENET
-    size = size or Size.of(first.width if first.width == first.height < LARGE else RESOLUTION)
+    mean, std = transforms.GREY if channels == 1 else transforms.IMAGENET
+    across, down = pictures.size(first)
+    size = size or Size.of(across if across == down < LARGE else RESOLUTION)
     large = size.pixels >= LARGE**2
     mirror = bool(getattr(train, "mirror", large))
     make = transforms.photograph if large else transforms.picture
-    return mean, std, size, make(size, "L" if grey else "RGB", mirror)
+    return mean, std, size, make(size, "L" if channels == 1 else "RGB", mirror)
 
 
 def _short(value: Any) -> str:

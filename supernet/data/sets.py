@@ -1,13 +1,14 @@
 """Opens a data set: train and validation for the search, test for the one evaluation at the end.
 
-Validation is carved from the training part, stratified; which images, is a function of the data set, the
-seed and the size alone. Only ``open_test`` reads the test part.
+Validation is carved from the training part, stratified, as a function of the data set and the seed; a run writes down
+which images these are, and opens them by that. Only ``open_test`` reads the test part.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,19 @@ import torch
 from torch import Tensor
 
 from supernet import plugins
-from supernet.data import HUB, NAMES, READERS, hub, own, sources
-from supernet.data.decoding import FolderImages
-from supernet.data.images import SPLIT, ImageSet, MemoryImages, generator, proportional, stratified
-from supernet.data.transforms import IMAGENET, photograph
+from supernet.data import HUB, NAMES, READERS, hub, own, pictures, sources
+from supernet.data.damaged import Damaged
+from supernet.data.decoding import DecodedImages
+from supernet.data.folder import RESOLUTION, FolderImages, open_folder, reopen_folder
+from supernet.data.images import ImageSet, MemoryImages
+from supernet.data.split import VAL_PER_CLASS, Draw, Files, Split, few_of
+from supernet.data.words import listed, without
 from supernet.errors import UserError
+from supernet.progress import Progress, silent
 from supernet.size import Size
 
-VAL_FRACTION = 0.1
-VAL_PER_CLASS = 50  # of a folder, as PAD-NAS takes from ImageNet
-RESOLUTION = 224  # of a folder
+LEFT_OUT = "left_out"  # of an identity: names of images that are gone or damaged
+SIDES = {"train": "training", "val": "validation"}
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,9 @@ class TrainVal:
     they are square; ``size`` has both.
 
     ``identity`` tells the data from others, as plain JSON for files of a run: name, classes, number of images before a
-    ``limit``, and a digest of the whole training part's labels (of a folder, of its files' names and sizes too). Where
-    the data lie has no part in it. ``require_same`` compares two.
+    ``limit``, a digest of the whole training part's labels (of a folder, of its files' names and sizes too), and the
+    names of those images that are left out. Where the data lie has no part in it. ``require_same`` compares two,
+    whatever they leave out. ``notes`` are lines on what is remarkable.
     """
 
     train: ImageSet
@@ -47,6 +52,18 @@ class TrainVal:
     class_names: tuple[str, ...]
     identity: dict[str, Any] = field(default_factory=dict)
     width: int = 0
+    split: Split | None = None
+    notes: tuple[str, ...] = ()
+
+    def require_same(self, recorded: dict[str, Any], source: str) -> None:
+        """As the function does; but files that a split names may have changed."""
+        by_name = self.split is not None and self.split.files is not None
+        require_same(recorded, self.identity, source, classes_alone=by_name)
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        """Images that are left out, as they cannot be read: why, by name."""
+        return self.train.damaged.known if isinstance(self.train, DecodedImages) else {}
 
     @property
     def size(self) -> Size:
@@ -73,9 +90,15 @@ def open_train(
     seed: int = 0,
     val_fraction: float | None = None,
     val_per_class: int | None = None,
+    fold: tuple[int, int] | None = None,
+    channels: int | None = None,
     resolution: int | str | Size | None = None,
     workers: int = 0,
     limit: int | None = None,
+    split: Split | None = None,
+    damaged: Damaged | None = None,
+    old: bool = False,
+    progress: Progress = silent,
 ) -> TrainVal:
     """Train and validation of a data set, fetched where it is missing.
 
@@ -85,72 +108,102 @@ def open_train(
             them. "folder" is ``root/train/CLASS/*`` and, its test part, ``root/val/CLASS/*``.
         root: where data sets are kept; for "folder" the folder itself.
         seed: of the split.
-        val_fraction: share of the training part that becomes validation, in [0, 1); default 0.1.
-        val_per_class: images of every class instead; default 50 for "folder".
+        val_fraction: share of the training part that becomes validation, in [0, 1); default 0.1, of "folder" 0.1 of
+            each class but at most 50. Each class keeps an image on either side.
+        val_per_class: images of every class instead.
+        fold: the first of so many parts instead, numbered from 0, which are together all of the training part.
+        channels: 1 or 3; default 1 where all training images are grey by their kind, else 3.
         resolution: pixels, of a square or as ``Size.of`` takes both, of "folder" (default 224) and of data of your own
             only.
         workers: processes that decode the images of a folder or of your own data; 0 decodes in this one.
         limit: keep a stratified draw of at most so many training images, for quick runs. Validation stays.
+        split: one that was drawn, with its channels, in place of those that the arguments would give.
+        damaged: what is done about images that cannot be read; by default they are refused when they are served.
+        old: split and channels as version 0.1 had them.
 
     Raises:
         UserError: an unknown name or an impossible value; data that are missing, damaged or too few.
     """
-    whole, class_names = _open(name, Path(root), "train", resolution, workers)
-    if val_fraction is not None and val_per_class is not None:
-        raise UserError("expected val_fraction or val_per_class, got both; drop one")
-    if seed < 0:
-        raise UserError(f"expected a seed of at least 0, got {seed}")
-    if val_fraction is None and val_per_class is None and name == "folder":
+    if old and name == "folder" and val_fraction is None and val_per_class is None:
         val_per_class = VAL_PER_CLASS
-    if val_per_class is None:
-        fraction = VAL_FRACTION if val_fraction is None else val_fraction
-        if not 0 <= fraction < 1:
-            raise UserError(f"expected val_fraction in [0, 1), got {fraction}")
-        count = proportional(whole.labels, round(fraction * len(whole)))
-    else:
-        size = np.bincount(whole.labels, minlength=len(class_names))
-        if val_per_class < 0:
-            raise UserError(f"expected val_per_class of at least 0, got {val_per_class}")
-        if val_per_class >= size.min():
-            raise UserError(
-                f"class {class_names[size.argmin()]!r} has {size.min()} training images, of which {val_per_class} are "
-                f"the validation: expected more than {val_per_class} in every class; add images or leave the class out"
-            )
-        count = np.full(len(class_names), val_per_class)
-    val = stratified(whole.labels, count, generator(SPLIT, seed))
-    train = whole.take(np.setdiff1d(np.arange(len(whole)), val))
+    draw = Draw(seed, val_fraction, val_per_class, fold, few_of(name, val_fraction), old)
+    source = Source(name, Path(root), resolution, workers, channels, split, old, progress)
+    whole, class_names, notes = source.open("train")
+    if split is None:
+        split = split_of(whole, class_names, draw)
+    elif split.images != len(whole):
+        raise UserError(f"{name} has {len(whole)} training images, the run began with {split.images}; restore the data")
+    identity: dict[str, Any] = {
+        "name": Path(name).name,  # of a file of one's own without its folder
+        "classes": list(class_names),
+        "images": {"train": len(whole) - len(split.val), "val": len(split.val)},
+        "digest": whole.digest(),
+    }
+    sides = {"train": np.setdiff1d(np.arange(len(whole)), split.val), "val": split.val}
+    if isinstance(whole, DecodedImages):
+        whole.damaged = damaged or Damaged()
+        if whole.damaged.known:
+            whole.leave_out(whole.damaged.known)
+        readable = whole.readable()
+        _require_readable(whole.labels, sides, readable, class_names)
+        sides["val"] = np.intersect1d(sides["val"], readable)  # training keeps its length, and so its steps
+        if whole.bad:
+            identity[LEFT_OUT] = [whole.name(index) for index in sorted(whole.bad)]
+    train, val = whole.take(sides["train"]), whole.take(sides["val"])
     return TrainVal(
         train=train if limit is None else train.subset(limit, seed),
-        val=whole.take(val),
+        val=val,
         classes=len(class_names),
         channels=whole.channels,
         resolution=whole.size.height,
         width=0 if whole.size.height == whole.size.width else whole.size.width,
         class_names=class_names,
-        identity={
-            "name": Path(name).name,  # of a file of one's own without its folder
-            "classes": list(class_names),
-            "images": {"train": len(train), "val": len(val)},
-            "digest": whole.digest(),
-        },
+        identity=identity,
+        split=None if old else split,
+        notes=(*notes, *without(whole.labels, class_names, "training")),
     )
 
 
-def require_same(recorded: dict[str, Any], found: dict[str, Any], source: str) -> None:
+def split_of(whole: ImageSet, class_names: tuple[str, ...], draw: Draw) -> Split:
+    """A split drawn now."""
+    val = draw(whole.labels, class_names)
+    if not isinstance(whole, FolderImages):
+        return Split(whole.channels, len(whole), val)
+    names = [os.fsdecode(name) for name in whole.names.tolist()]
+    return Split(whole.channels, len(whole), val, Files(class_names, names, whole.labels, whole.sizes))
+
+
+def _require_readable(
+    labels: np.ndarray, sides: Mapping[str, np.ndarray], readable: np.ndarray, names: tuple[str, ...]
+) -> None:
+    """Refuse a class that has lost all of its images on one side."""
+    for side, places in sides.items():
+        left = np.bincount(labels[np.intersect1d(places, readable)], minlength=len(names))
+        lost = np.flatnonzero((left == 0) & (np.bincount(labels[places], minlength=len(names)) > 0))
+        if len(lost):
+            told = f"class {listed([names[c] for c in lost])} has no {SIDES[side]} image left that can be read"
+            raise UserError(f"{told}: restore some, or start over")
+
+
+def require_same(recorded: dict[str, Any], found: dict[str, Any], source: str, classes_alone: bool = False) -> None:
     """Refuse other data than a file was made with.
 
     Args:
         recorded: the ``TrainVal.identity`` that the file ``source`` holds. found: that of the data at hand.
+        classes_alone: look at the name and the classes, not at the images.
 
     Raises:
         UserError: says what differs.
     """
+    recorded, found = ({name: of[name] for name in of if name != LEFT_OUT} for of in (recorded, found))
     if recorded == found:
         return
     if recorded.get("name") != found["name"]:
         different = f"the data set {recorded.get('name')}, not {found['name']}"
     elif recorded.get("classes") != found["classes"]:
         different = f"other classes: {_changed_classes(recorded.get('classes', []), found['classes'])}"
+    elif classes_alone:
+        return
     elif recorded.get("images") != found["images"]:
         before = recorded.get("images", {})
         counts = [f"{part} {before.get(part)} -> {n}" for part, n in found["images"].items() if before.get(part) != n]
@@ -171,30 +224,82 @@ def _changed_classes(before: list[str], after: list[str]) -> str:
     return "; ".join(changes) or "their order"
 
 
-def open_test(name: str, root: Path, *, resolution: int | str | Size | None = None, workers: int = 0) -> ImageSet:
+def open_test(
+    name: str,
+    root: Path,
+    *,
+    channels: int | None = None,
+    resolution: int | str | Size | None = None,
+    workers: int = 0,
+    split: Split | None = None,
+    damaged: Damaged | None = None,
+    old: bool = False,
+) -> ImageSet:
     """The test part, for the one evaluation at the end. Arguments and errors as in ``open_train``."""
-    return _open(name, Path(root), "val", resolution, workers)[0]
+    images, *_ = Source(name, Path(root), resolution, workers, channels, split, old).open("val")
+    if isinstance(images, DecodedImages) and damaged is not None:
+        images.damaged = damaged
+        images.leave_out(damaged.known)
+        return images.take(images.readable())
+    return images
 
 
-def _open(
-    name: str, root: Path, part: str, resolution: int | str | Size | None, workers: int
-) -> tuple[ImageSet, tuple[str, ...]]:
-    size = None if resolution is None else Size.of(resolution)
-    if workers < 0 or (size and min(size) < 1):
-        raise UserError(f"expected resolution >= 1 and workers >= 0, got {resolution} and {workers}")
-    if name == "folder":
-        return _folder(root, part, size or Size.of(RESOLUTION), workers)
-    if name in READERS:
-        return _memory(name, root, part, size)
-    if name.startswith(HUB):
-        return hub.open_hub(name, root, part, size, workers)
-    plugin = plugins.find(name, plugins.DATA)
-    if plugin is None:
-        known = ", ".join((*NAMES, *plugins.names(plugins.DATA)))
-        raise UserError(
-            f"expected a data set among {known}, hf:NAME, or FILE.py:function, got {name!r}; choose one of these"
-        )
-    return own.open_own(plugin, root, part, size, workers)
+@dataclass(frozen=True)
+class Source:
+    """Where images come from. Arguments as in ``open_train``."""
+
+    name: str
+    root: Path
+    resolution: int | str | Size | None = None
+    workers: int = 0
+    channels: int | None = None
+    split: Split | None = None
+    old: bool = False
+    progress: Progress = silent
+
+    def open(self, part: str) -> tuple[ImageSet, tuple[str, ...], list[str]]:
+        """All images of a part, ``train`` or ``val``; class names; lines on what is remarkable."""
+        size = None if self.resolution is None else Size.of(self.resolution)
+        if self.workers < 0 or (size and min(size) < 1):
+            raise UserError(f"expected resolution >= 1 and workers >= 0, got {self.resolution} and {self.workers}")
+        if self.channels not in (None, 1, 3):
+            raise UserError(f"expected 1 or 3 channels, got {self.channels}")
+        images, names, notes = self._open(part, size)
+        if isinstance(images, DecodedImages):
+            images.part = part
+        if self.channels not in (None, images.channels):
+            raise UserError(f"{self.name} has images of {images.channels} channels, got {self.channels}; leave it out")
+        return images, names, notes
+
+    def _open(self, part: str, size: Size | None) -> tuple[ImageSet, tuple[str, ...], list[str]]:
+        name, root = self.name, self.root
+        if name == "folder":
+            where = root, part, size or Size.of(RESOLUTION), self.workers
+            if self.split is None:
+                return open_folder(*where, self._channels, self.old)
+            if (files := self.split.files) is None:
+                raise UserError("the split of the run is not one of files: start over")
+            images, notes = reopen_folder(*where, self.split.channels, files)
+            return images, files.classes, notes
+        if name in READERS:
+            return (*_memory(name, root, part, size), [])
+        if name.startswith(HUB):
+            return hub.open_hub(name, root, part, size, self.workers, self._channels)
+        plugin = plugins.find(name, plugins.DATA)
+        if plugin is None:
+            known = ", ".join((*NAMES, *plugins.names(plugins.DATA)))
+            raise UserError(
+                f"expected a data set among {known}, hf:NAME, or FILE.py:function, got {name!r}; choose one of these"
+            )
+        return own.open_own(plugin, root, part, size, self.workers, self._channels)
+
+    def _channels(self, count: int, grey: Callable[[int], bool]) -> int:
+        """Of so many pictures, by whether one of them is grey."""
+        if self.split is not None:
+            return self.split.channels
+        if self.channels is not None or (self.old and self.name == "folder"):
+            return self.channels or 3
+        return pictures.channels(min(count, 1) if self.old else count, grey, self.progress)
 
 
 def _read(name: str, root: Path, train: bool) -> sources.Raw:
@@ -228,29 +333,3 @@ def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
         means.append(mean)
         stds.append(float((weight * (value - mean) ** 2).sum()) ** 0.5)
     return tuple(means), tuple(stds)
-
-
-def _folder(root: Path, part: str, size: Size, workers: int) -> tuple[FolderImages, tuple[str, ...]]:
-    """Scans ``root/part`` once; at a million files that takes seconds, and nothing looks at them again."""
-    for folder in (root / "train", root / "val"):  # both now, not after days of search
-        if not folder.is_dir():
-            raise UserError(f"expected a folder {folder} with one folder of images per class; create it")
-    from torchvision.datasets import ImageFolder  # takes two seconds, so only folders wait for it
-
-    try:
-        classes = {p: sorted(e.name for e in os.scandir(root / p) if e.is_dir()) for p in ("train", part)}
-        different = sorted(set(classes["train"]) ^ set(classes[part]))
-        if different:
-            raise UserError(f"{root / 'train'} and {root / part} must have the same classes, got {different[0]} in one")
-        scanned = ImageFolder(root / part, allow_empty=True)
-    except OSError as error:  # no class folders at all is a FileNotFoundError
-        raise UserError(f"cannot read {root / part}: {error}; check the folder") from error
-    labels = np.array(scanned.targets, dtype=np.int64)
-    counts = np.bincount(labels, minlength=len(scanned.classes))
-    if counts.min() == 0:
-        empty = root / part / scanned.classes[counts.argmin()]
-        raise UserError(f"expected images (.jpg, .png, …) in {empty}, found none; add some or delete the folder")
-    prefix = len(os.path.join(root / part, ""))
-    names = np.array([os.fsencode(path[prefix:]) for path, _ in scanned.samples])
-    images = FolderImages(root / part, names, labels, *IMAGENET, size, photograph(size), workers)
-    return images, tuple(scanned.classes)

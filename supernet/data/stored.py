@@ -88,7 +88,7 @@ class PixelFile:
         """The file of these images."""
         transform = self.images.transforms[0]
         probes = np.unique(np.linspace(0, len(self.images) - 1, PROBES).astype(int))
-        pixels = self.images.decode(Draw(self.images.index[probes]))
+        pixels = self.images.decoded(Draw(self.images.index[probes]))
         made_of = [SCHEMA, self.images.digest(), [len(self.images), *pixels.shape[1:]], repr(transform)]
         digest = hashlib.sha256(json.dumps(made_of).encode() + pixels.numpy().tobytes())
         return self.folder / f"validation-{digest.hexdigest()[:16]}.npy"

@@ -16,7 +16,6 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from supernet import families, files, shape
 from supernet.data.sets import TrainVal
@@ -33,7 +32,6 @@ from supernet.training.config import FitConfig
 from supernet.training.distillation import kl_divergence
 from supernet.training.loop import Drive, fit
 from supernet.training.paths import uniform_path
-from supernet.training.precision import whole
 from supernet.training.rules import Parts, Rule
 
 KINDS = ("resolution", "width", "kernel", "depth", "expand")  # of genes
@@ -176,7 +174,7 @@ class Taught(Rule):
 
     def learn(self, step: int, place: int, arch: Arch | None, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.model(x, arch)
-        loss = F.cross_entropy(whole(logits), y, label_smoothing=self.smoothing)
+        loss = self.loss(logits, y)
         if self.teacher is not None:
             if place == 0:
                 with torch.no_grad():

@@ -177,6 +177,8 @@ class Training:
         self.leader, self.world = distributed.rank() == 0, distributed.world()
         self.log = Log(folder, writes=self.leader)
         self.mine = distributed.share(cfg.batch_size, cfg.accumulate)
+        if (weights := train.class_weights()) is not None:
+            rule.weights = weights.to(self.device)
         self.precision = search.precision = Precision(cfg.precision, self.device)
         self.reducer = distributed.PathReducer(model)
         for norm in self.reducer.norms:
@@ -284,7 +286,7 @@ class Training:
         cfg, epoch, saved = self.cfg, self.step // self.per_epoch, time.monotonic()
         last = (epoch + 1) * self.per_epoch
         loss = hits = 0.0
-        for _ in self.single_steps():
+        for _ in self._until_damaged(self.single_steps()):
             if self.step % 20 == 0 or self.step == last or (terminated and self.world == 1):
                 late = self.leader and time.monotonic() - saved > 60 * cfg.checkpoint_minutes
                 sums = self.loss_sum.item(), int(self.hits), late, bool(terminated)
@@ -309,6 +311,18 @@ class Training:
                 x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
                 self.one_step(x, y)
             yield
+
+    def _until_damaged(self, steps: Iterator[None]) -> Iterator[None]:
+        """The steps; where an image that cannot be read ends them, what was learnt until then is saved."""
+        try:
+            yield from steps
+        except UserError as error:
+            # Of several processes, one alone knows of it: what they saved last stays.
+            if error.missing != "damaged" or self.world > 1 or self.step % self.per_epoch == 0:
+                raise
+            self.require_finite(self.loss_sum.item())
+            self.save()
+            raise UserError(f"{error}; step {self.step} is saved", error.missing) from error
 
     def validate(self, validate: Validate) -> None:
         """Validate the last epoch, if it was not, and log it. A fault here costs no weights, as they are saved."""

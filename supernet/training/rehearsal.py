@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,13 +38,13 @@ class Shadow(RunFolder):
         aside: a folder for what the run would not have.
     """
 
-    def __init__(self, path: Path, aside: Path, **code: str | None):
-        super().__init__(path, **code)
+    def __init__(self, path: Path, aside: Path, **options: Any):
+        super().__init__(path, **options)
         self.aside = aside
 
     def within(self, name: str) -> Shadow:
         """A run folder in this one."""
-        return Shadow(self.path / name, self.aside / name, space_code=self.space_code, data_code=self.data_code)
+        return Shadow(self.path / name, self.aside / name, **self.options)
 
     def decoded(self, images: TrainVal, progress: Progress = silent) -> TrainVal:
         """The images with an excerpt of those for validation."""
@@ -74,7 +75,7 @@ def shadow(run: RunFolder, restart: bool = False) -> Iterator[Shadow]:
                 path.mkdir()
         distributed.wait()
         try:
-            yield Shadow(path, place / "aside", space_code=run.space_code, data_code=run.data_code)
+            yield Shadow(path, place / "aside", **run.options)
         except UserError as error:
             raise type(error)(str(error).replace(str(path), str(run.path)), error.missing) from error
         distributed.wait()  # the others read what is removed now

@@ -31,7 +31,13 @@ class Rule:
 
     Args:
         forward: the logits, in place of ``model(images, path)``.
+
+    Attributes:
+        weights: of the classes in the loss by labels, float32 [classes], 1 on average over the images; None: all 1. The
+            training sets them.
     """
+
+    weights: Tensor | None = None
 
     def __init__(
         self,
@@ -49,7 +55,14 @@ class Rule:
     def learn(self, step: int, place: int, arch: Arch | None, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Logits ``[B, classes]`` on the path at ``place`` of a step's paths, and the loss that it learns by."""
         logits = self.forward(step, x, y) if self.forward else self.model(x, arch)
-        return logits, F.cross_entropy(whole(logits), y, label_smoothing=self.smoothing)
+        return logits, self.loss(logits, y)
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Cross-entropy with the labels ``[B]``, weighted by their classes."""
+        if self.weights is None:
+            return F.cross_entropy(whole(logits), y, label_smoothing=self.smoothing)
+        each = F.cross_entropy(whole(logits), y, label_smoothing=self.smoothing, reduction="none")
+        return (each * self.weights[y]).mean()  # not divided by the batch's weights, so that parts of a batch add up
 
 
 class Taught(Rule):
@@ -126,7 +139,7 @@ class Together(Rule):
             if self.distil != "none":
                 diverges = adaptive_alpha_divergence if self.distil == "alpha" else kl_divergence
                 return logits, diverges(logits, self.soft)
-        return logits, F.cross_entropy(whole(logits), y, label_smoothing=self.smoothing)
+        return logits, self.loss(logits, y)
 
     def _undropped(self, x: Tensor, arch: Arch) -> Tensor:
         """Logits without dropout, where the largest network alone has it."""

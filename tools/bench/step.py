@@ -20,7 +20,7 @@ from rich.table import Table
 from torch.nn import functional as F
 
 from latency.measure import pin_core
-from supernet import active, families, modules, spaces
+from supernet import active, families, spaces
 from supernet.families import elastic_sharing, residual, slices
 from supernet.families.base import Ascending
 from supernet.model import Network, Supernet, run_path
@@ -109,7 +109,7 @@ def slices_of_pytorch() -> Iterator[None]:
         return list(map(active.part, parameters, boxes))
 
     with contextlib.ExitStack() as stack:
-        for module in (elastic_sharing, residual, modules, slices):
+        for module in (elastic_sharing, residual, slices):
             stack.enter_context(mock.patch.object(module, "active", plain))
         yield
 

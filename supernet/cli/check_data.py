@@ -1,0 +1,136 @@
+"""Read every image of a data set once, before days of training: what is damaged, uneven, nearly the same; a picture."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from supernet.cli import common, opening
+from supernet.errors import UserError
+
+if TYPE_CHECKING:
+    from supernet.data.findings import Findings
+    from supernet.tables import Table
+
+ROWS = 40  # classes in the table
+
+
+@dataclass(frozen=True)
+class Args(opening.DataSet):
+    folder: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    """The folder that holds train/ and val/: short for --data folder --data-root DIR."""
+    seed: int = 0
+    """Random seed of the split."""
+    sheet: Annotated[Path | None, common.UNSET] = None
+    """Contact sheet, a PNG file; defaults to runs/data/NAME.png."""
+    json: bool = False
+    """Print JSON."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+def run(args: Args) -> None:
+    from supernet import files
+    from supernet.data import findings, sheet
+    from supernet.data.sets import Source
+    from supernet.data.split import Draw, few_of
+    from supernet.progress import shown
+
+    name, root = ("folder", args.folder) if args.folder else (args.data, args.data_root)
+    if args.folder and args.data:
+        raise UserError(f"{args.folder} and --data {args.data}: give one of the two")
+    if name is None:
+        raise UserError("expected a folder with train/ and val/, or --data hf:NAME, hf:FOLDER or FILE.py:function")
+    progress, given = shown(not args.quiet), opening.drawing(args)
+    drawn = Draw(args.seed, given["val_fraction"], fold=given["fold"], few=few_of(name, args.val_fraction))
+    source = Source(name, root, args.resolution, args.workers, given["channels"], progress=progress)
+    began = time.monotonic()
+    opened = findings.open_all(source, drawn)
+    found = findings.read_all(opened, args.damaged == "skip", progress)
+    seconds = time.monotonic() - began
+    path = args.sheet or findings.default_sheet(name, root)
+    parts = {"training": opened.train, "test": opened.test}
+    files.write_bytes(path, sheet.draw({title: (part.images, part.classes) for title, part in parts.items()}))
+    if args.json:
+        print(json.dumps({"data": name, **found.to_json(), "sheet": str(path)}))
+    else:
+        show(found, str(root) if name == "folder" else name, seconds)
+        common.tell(f"→ {path}")
+    if found.problems:
+        sys.stdout.flush()
+        why = "damaged" if not opened.problems else None
+        raise UserError(f"training would stop: {'; '.join(found.problems)}", why)
+
+
+def show(found: Findings, name: str, seconds: float) -> None:
+    """Tables of the classes and of what the files are; lines on what a person should look at."""
+    from supernet.data.words import listed
+
+    counts = found.counts()
+    common.show(by_class(counts, name))
+    common.show(by_kind(found, seconds))
+    for line in found.opened.notes:
+        common.tell(line)
+    for why in list(found.errors.values())[:ROWS]:
+        common.warn(why)
+    for side, twins in found.twins.items():
+        if twins:
+            pairs = listed([f"{other} like {train}" for other, train, _ in twins], quote=False)
+            common.warn(f"{len(twins):,} {side} images are nearly the same as training images: {pairs}")
+    if found.contradictions:
+        pairs = listed([f"{a} and {b}" for a, b in found.contradictions], quote=False)
+        common.warn(f"{len(found.contradictions):,} training images look like one of another class: {pairs}")
+    if animated := found.names("animated"):
+        common.warn(f"{len(animated):,} images have several frames, of which the first counts: {listed(animated)}")
+    if found.noted["grey"].all() and not found.noted["grey_kind"].all():
+        common.warn("all images are grey, but not all files say so: --channels 1 trains on one channel")
+    sizes = {of: row["training"] for of, row in counts.items()}
+    for line in opening.uneven(sizes):
+        common.warn(line)
+
+
+def by_class(counts: dict[str, dict[str, int]], name: str) -> Table:
+    """Images of each class."""
+    from supernet.tables import Table
+
+    sides = ("training", "validation", "test")
+    rows = [(of, *(f"{row[side]:,}" for side in sides)) for of, row in counts.items()]
+    if len(rows) > ROWS:
+        rows = [*rows[:ROWS], (f"and {len(rows) - ROWS:,} more", "", "", "")]
+    totals = [sum(row[side] for row in counts.values()) for side in sides]
+    rows.append((f"all {len(counts):,}", *(f"{total:,}" for total in totals)))
+    return Table(("class", *sides), rows, title=name)
+
+
+def by_kind(found: Findings, seconds: float) -> Table:
+    """What the files are."""
+    from supernet.tables import Table
+
+    size, count = found.opened.train.images.size, sum(len(of.noted) for of in found.found.values())
+    kinds = ", ".join(f"{number:,} {kind}" for kind, number in found.kinds().items())
+
+    rows = [
+        ("files read", f"{count:,} in {seconds:.0f} s, {count / max(seconds, 1e-9):,.0f} a second"),
+        ("cannot be read", f"{len(found.errors):,}"),
+        *(
+            (side, "{:,} to {:,} pixels, median {:,}".format(*found.sides(side)))
+            for side in ("width", "height")
+            if len(found.noted)
+        ),
+        (f"smaller than {size}", f"{found.smaller():,}, which are enlarged"),
+        ("kinds", kinds),
+        ("turned by EXIF", f"{len(found.names('turned')):,}"),
+        ("transparent", f"{len(found.names('transparent')):,}, which are laid on white"),
+        ("grey", f"{len(found.names('grey')):,}"),
+        ("like an earlier training image", f"{found.again:,}"),
+    ]
+    return Table(("", ""), rows, text=2)
+
+
+main = common.entry(run, Args)

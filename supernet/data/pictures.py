@@ -1,0 +1,154 @@
+"""Pictures as they come, from files or code: upright, of eight bits, grey or in colour. Every source passes here.
+
+- EXIF's orientation is applied.
+- 16 bits become 8 over the whole range, 0 to 65,535; floats over 0 to 1. Other numbers are refused.
+- What is transparent lies on white.
+- Palettes, CMYK and the like become colours; colour profiles are not applied.
+- Of several frames or pages the first one counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+
+import numpy as np
+from PIL import ExifTags, Image
+from PIL.JpegImagePlugin import JpegImageFile
+
+from supernet.progress import Progress, silent
+
+Box = tuple[float, float, float, float]  # left, upper, right, lower
+TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
+GREY_MODES = ("1", "L", "LA", "La")
+WHITE = (255, 255, 255, 255)
+
+
+def lazily(image: Image.Image) -> Image.Image:
+    """As ``plain`` has it; but a JPEG file stays undecoded, so that ``resized_part`` may decode a reduced one."""
+    return image if isinstance(image, JpegImageFile) else plain(image)
+
+
+def plain(image: Image.Image) -> Image.Image:
+    """A picture upright, as ``L`` or ``RGB``.
+
+    Raises:
+        ValueError: numbers or colours that are not known how to show.
+    """
+    image.load()
+    turn = TURN.get(orientation(image))  # now: loading a TIFF file turns it
+    mode = "L" if is_grey(image) else "RGB"
+    if is_numbers(image):
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
+    elif image.has_transparency_data:
+        below = Image.new("RGBA", image.size, WHITE)
+        below.alpha_composite(image.convert("RGBA"))
+        image = below
+    if image.mode != mode:
+        image = image.convert(mode)
+    return image if turn is None else image.transpose(turn)
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF's, from 1, which is upright, to 8; 1 where the tag is missing or damaged."""
+    with contextlib.suppress(Exception):  # the bytes are anybody's, and the pixels may be fine
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return 1
+
+
+def size(image: Image.Image) -> tuple[int, int]:
+    """Across and down, upright: a JPEG file that was not decoded may still lie on its side."""
+    across, down = image.size
+    return (down, across) if isinstance(image, JpegImageFile) and orientation(image) in SIDEWAYS else (across, down)
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether a picture has shades of grey alone by its kind, or by its palette; its pixels are not looked at."""
+    if image.mode in ("P", "PA"):
+        colours = np.array(image.getpalette("RGB") or (), dtype=np.uint8).reshape(-1, 3)
+        return bool((colours == colours[:, :1]).all())
+    return image.mode in GREY_MODES or is_numbers(image)
+
+
+def channels(count: int, grey: Callable[[int], bool], progress: Progress = silent) -> int:
+    """1 where all of ``count`` pictures are grey, else 3; the first one in colour ends the search.
+
+    Args:
+        grey: ``is_grey`` of a picture by its number. Those of which it cannot tell do not count.
+    """
+    found = 0
+    order = np.random.default_rng(0).permutation(count).tolist()  # as those of a class lie together
+    with progress("looking for colours", count, unit="images") as bar:
+        for index in order:
+            with contextlib.suppress(Exception):
+                if not grey(index):
+                    return 3
+                found += 1
+            bar.advance()
+    return 1 if found else 3
+
+
+def is_numbers(image: Image.Image) -> bool:
+    """Whether the pixels have more than eight bits."""
+    return image.mode.startswith(("I", "F"))
+
+
+def is_animated(image: Image.Image) -> bool:
+    """Whether a file has several frames or pages. Pictures behind a photograph (MPO, of phones) do not count."""
+    return not isinstance(image, JpegImageFile) and getattr(image, "is_animated", False)
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    low, high = float(values.min()), float(values.max())
+    if values.dtype.kind == "f":
+        if not (low >= 0 and high <= 1):  # so written, NaN is refused, too
+            raise ValueError(f"its pixels are floats from {low:g} to {high:g}, expected 0 to 1; scale them")
+        return np.rint(values * 255).astype(np.uint8)
+    if low < 0 or high > 65535:
+        raise ValueError(f"its pixels are numbers from {low:.0f} to {high:.0f}, expected 0 to 65535; scale them")
+    return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+
+
+def resized_part(
+    image: Image.Image, box: Box, size: tuple[int, int], mode: str, resample: Image.Resampling
+) -> Image.Image:
+    """The part ``box`` of a picture, in pixels of the whole upright one, as ``mode`` and of ``size`` (across, down).
+
+    A JPEG file is decoded at a half, a quarter or an eighth of its size where the part keeps at least as many pixels
+    as it is resized to (libjpeg's scaling, by ``Image.draft``). Its pixels differ a little from those by way of the
+    full size; those of files that are not reduced are the same to the bit.
+    """
+    if isinstance(image, JpegImageFile):
+        image, box = _decoded(image, box, size)
+    left, upper = math.floor(box[0]), math.floor(box[1])
+    right, lower = min(math.ceil(box[2]), image.width), min(math.ceil(box[3]), image.height)
+    if (left, upper, right, lower) != (0, 0, *image.size):
+        image = image.crop((left, upper, right, lower))
+    if image.mode != mode:
+        image = image.convert(mode)
+    inner = (box[0] - left, box[1] - upper, min(box[2] - left, image.width), min(box[3] - upper, image.height))
+    return image.resize(size, resample, inner)
+
+
+def _decoded(image: JpegImageFile, box: Box, size: tuple[int, int]) -> tuple[Image.Image, Box]:
+    """A JPEG file no larger than needed, upright, and the box in its pixels."""
+    turned, whole = orientation(image), image.size
+    across, down = ((end - start) // wanted for start, end, wanted in zip(box[:2], box[2:], size, strict=True))
+    scale = max((scale for scale in (2, 4, 8) if scale <= min(across, down)), default=1)
+    drafted = image.draft(None, (whole[0] // scale, whole[1] // scale)) if scale > 1 else None
+    if drafted is not None:  # its second value says what the whole image has become
+        across, down = (end / before for end, before in zip(drafted[1][2:], whole, strict=True))
+        if turned in SIDEWAYS:
+            across, down = down, across
+        box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+    return (image.transpose(TURN[turned]) if turned in TURN else image), box
