@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from supernet.families.given.channels import FIXED, Along, Channels
-from supernet.families.given.trace import attribute
+from supernet.families.given.trace import BATCH, attribute
 
 
 def _names(text: str) -> frozenset[str]:
@@ -263,13 +263,16 @@ class _Walk:
             result = getattr(args[0], "reshape" if node.target == "view" else node.target)(*args[1:], **kwargs)
         else:
             result = node.target(*args, **kwargs)
-        if isinstance(result, Tensor):
-            return self.along(result)
-        return [self.along(one) for one in result] if isinstance(result, (tuple, list)) else None
+        if isinstance(result, (tuple, list)):
+            return [self.along(node, one) for one in result]
+        return self.along(node, result) if isinstance(result, Tensor) else None
 
-    def along(self, numbers: Tensor) -> Along | None:
+    def along(self, node: fx.Node, numbers: Tensor) -> Along | None:
         """The axis along which the numbers differ; if there are several, all but the longest are tied."""
         if numbers.dtype != torch.int32:
+            return None
+        if not numbers.ndim:
+            self.give_up(node, f"{node.name} takes a single one")
             return None
         varying, shape = [], numbers.shape
         for axis, size in enumerate(shape):
@@ -286,7 +289,10 @@ class _Walk:
             axis = next((axis for axis, size in enumerate(shape) if axis and size > 1), len(shape) - 1)
             return None if atom == FIXED else Along(axis, np.full(shape[axis], atom))
         longest = max(varying, key=lambda axis: numbers.shape[axis])
-        atoms = numbers.movedim(longest, 0).flatten(1).numpy()
+        if longest == 0 and shape[0] % BATCH == 0:
+            self.give_up(node, f"{node.name} moves them among the images")
+            return None
+        atoms = numbers.movedim(longest, 0).reshape(shape[longest], -1).numpy()
         self.channels.tie(atoms, atoms[:, :1])
         return Along(longest, atoms[:, 0].astype(np.int64))
 

@@ -32,6 +32,21 @@ class Unit:
     writes: tuple[str, ...]
     block: Block | None
 
+    @property
+    def begins(self) -> fx.Node:
+        """What its first operation gets, of several the largest: another may be the gate of a squeeze-excite."""
+        outside = (
+            [s for s in node.all_input_nodes if s.op != "get_attr" and s not in self.nodes and _image(s)]
+            for node in self.nodes
+        )
+        first = next(filter(None, outside), list(self.nodes[:1]))
+        return max(first, key=lambda node: node.meta["value"].numel())
+
+    @property
+    def ends(self) -> fx.Node:
+        """Its last operation that gives an image or vectors; sizes may be checked after it."""
+        return next(node for node in reversed(self.nodes) if _image(node))
+
 
 def cut(graph: fx.GraphModule, blocks: Sequence[Block]) -> tuple[list[Unit], dict[fx.Node, str]]:
     """The layers in order, and the name of what each node gives."""
@@ -66,6 +81,11 @@ def cut(graph: fx.GraphModule, blocks: Sequence[Block]) -> tuple[list[Unit], dic
         reads, writes = ([*dict.fromkeys(names[node] for node in live(place))] for place in (start, end))
         units.append(Unit(tuple(nodes[start:end]), tuple(reads), tuple(writes), member.get(nodes[start])))
     return units, names
+
+
+def _image(node: fx.Node) -> bool:
+    """Whether a node gives a tensor of several axes."""
+    return isinstance(node.meta["value"], Tensor) and node.meta["value"].ndim > 1
 
 
 def _is_product(graph: fx.GraphModule, node: fx.Node) -> bool:
