@@ -30,9 +30,9 @@ from supernet.norm import BatchNorm
 from supernet.space import Arch, Space
 
 Cut = dict[str, dict[int, frozenset[int]]]  # what goes: the places along each axis of a parameter or buffer
-IMAGES = 4  # with fewer, BN can have statistics of next to no variance, which make much of rounding
+IMAGES = 2
 SIDE = 64  # of the images, where a network takes them
-CLOSE = 1e-4  # logits, of the largest one
+CLOSE = 1e-9  # logits, of the largest one, in double precision
 ALIKE = """# Torch-Pruning {version} as an oracle
 
 `python -m experiments.pruning_oracle`: {rows} networks of `experiments.given_models`, with random weights.
@@ -40,7 +40,7 @@ Widths alone are cut, to the smallest and to random ones. Torch-Pruning says wha
 that we cut, and then cuts the network.
 
 For {alike} networks all groups are the same, and what is left is the same: parameters, multiply-adds, and logits
-within {close:g} of the largest.
+in double precision, to {close:g} of the largest.
 """
 DIFFERENT = """
 ## Where they differ
@@ -76,8 +76,9 @@ class Oracle:
         self.model, self.x = self.network.new(), torch.randn(IMAGES, space.channels, *space.input_size)
         self.zero()  # before BN's statistics are taken, which are then those of what is left
         verify.enliven(self.model, self.x)
+        self.model, self.x = self.model.double(), self.x.double()
         self.zero()
-        supernet = Supernet(space, affine=True, kernels="eager").eval()
+        supernet = Supernet(space, affine=True, kernels="eager").eval().double()
         family.load([supernet.stem, *supernet.layers, supernet.head], self.model.state_dict())
         with torch.no_grad():
             self.ours, self.zeros = supernet(self.x, arch), self.model(self.x)
