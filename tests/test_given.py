@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -271,6 +272,23 @@ def test_a_network_that_cannot_be_traced_names_the_line():
     message = refused(trace.trace, Branching(), 3, Size.of(8), "mine")
     assert "mine cannot be traced: test_given.py, line" in message
     assert "if x.mean() > 0" in message
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("torchvision:efficientnet_b0", "timm:efficientnet_b0"),  # stochastic depth is a function in torchvision
+        ("torchvision:convnext_tiny", "timm:convnext_tiny"),
+        ("timm:convnextv2_atto", "timm:convnext_atto"),  # a norm of whole responses
+    ],
+)
+def test_networks_alike_have_the_same_genes(one, other):
+    def counts(reference):
+        return Counter(
+            gene.choices for gene in made(reference, (3, Size.of(64), 10)).genes if gene.choices[0].op != "depth"
+        )
+
+    assert counts(one) == counts(other)
 
 
 def test_what_stays_whole_and_why():

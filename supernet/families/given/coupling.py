@@ -28,7 +28,8 @@ SPATIAL = _names("avg_pool2d max_pool2d adaptive_avg_pool2d adaptive_max_pool2d 
 ELEMENTWISE = _names(
     "add iadd sub isub mul imul truediv itruediv div pow neg maximum minimum where clamp relu relu6 leaky_relu silu "
     "gelu mish elu sigmoid hardtanh hardswish hardsigmoid tanh softplus exp log sqrt rsqrt abs square softmax "
-    "log_softmax dropout drop_path float type_as half normalize hard_swish hard_sigmoid hard_mish swish"
+    "addcmul log_softmax dropout drop_path stochastic_depth float type_as half "
+    "normalize hard_swish hard_sigmoid hard_mish swish"
 )
 MOVING_MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
 
