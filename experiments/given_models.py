@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments._common import main
+from experiments._common import alone, main
 from supernet import families, files, spaces
 from supernet.errors import UserError
 from supernet.families.given import source, verify
@@ -111,7 +111,7 @@ def run(args: Args) -> None:
     rows = files.read_json(args.output, "table of networks") if args.output.exists() else []
     for reference in (args.only or models())[: 3 if args.quick else None]:
         if reference not in {row["model"] for row in rows}:
-            rows.append(converted(reference))
+            rows.append(alone(converted, reference))
             print({key: value for key, value in rows[-1].items() if key != "whole"}, flush=True)
             files.write_json(args.output, rows)
     files.write_bytes(args.output.with_suffix(".md"), ("\n".join(page(rows)) + "\n").encode())

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -44,24 +45,43 @@ def space(request):
 
 
 def test_the_largest_architecture_is_the_network(space):
-    assert verify.difference(space) < 1e-5
+    assert verify.difference(space) < 1e-9
 
 
 def test_parameters_and_multiply_adds_are_the_networks(space):
     """Against the network's own parameters, and products counted by hooks while it runs."""
     layout = layout_of(space)
-    model, products = source.make(space.model, *space.images), []
+    model = source.make(space.model, *space.images)
+    assert families.params(space, layout.whole) == sum(p.numel() for p in model.parameters())
+    assert families.flops(space, layout.whole) == products(model, space)
+
+
+def products(model, space):
+    found = []
 
     def count(module, args, out):
-        products.append(out[0].numel() * module.weight[0].numel())
+        found.append(out[0].numel() * module.weight[0].numel())
 
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.register_forward_hook(count)
     with torch.no_grad():
         model(torch.randn(1, space.channels, *space.input_size))
-    assert families.params(space, layout.whole) == sum(p.numel() for p in model.parameters())
-    assert families.flops(space, layout.whole) == sum(products)
+    return sum(found)
+
+
+@pytest.mark.parametrize(
+    ("reference", "size"),
+    [
+        ("timm:ghostnetv2_100", 64),  # kernels of 1×5
+        ("timm:efficientvit_b0", 64),  # convolutions in modules that are not traced
+        ("timm:rdnet_tiny", 32),  # a layer that begins with a vector
+    ],
+)
+def test_multiply_adds_of_every_convolution(reference, size):
+    space = made(reference, (3, Size.of(size), 10))
+    model = source.make(space.model, *space.images)
+    assert families.flops(space, layout_of(space).whole) == products(model, space)
 
 
 def test_sub_networks_run_as_slices_and_alone(space):
@@ -74,6 +94,18 @@ def test_sub_networks_run_as_slices_and_alone(space):
         with torch.no_grad():
             torch.testing.assert_close(alone(x), supernet(x, arch), rtol=1e-4, atol=1e-5)
         assert sum(p.numel() for p in alone.parameters()) == families.params(space, arch)
+
+
+@pytest.mark.parametrize("reference", ["timm:resnet18", "timm:convnext_atto", "timm:mobilenetv3_small_050"])
+def test_all_of_a_network_matters_where_it_is_compared(reference):
+    """Logits depend on every parameter, though branches begin with scales of 0, or nearly."""
+    torch.manual_seed(0)
+    model, x = source.make(reference, *SMALL).double(), torch.randn(8, 3, 32, 32, dtype=torch.double)
+    verify.enliven(model, x)
+    assert not model.training
+    out = model(x)
+    gradients = torch.autograd.grad(out.square().mean(), list(model.parameters()))
+    assert all(gradient.abs().max() > 1e-6 for gradient in gradients)
 
 
 def test_parts_that_are_left_out_do_not_learn(space):
@@ -203,7 +235,7 @@ def test_a_gene_for_the_resolution():
 def test_images_that_are_not_square():
     space = made("timm:mobilenetv3_small_050", (3, Size(32, 48), 10))
     assert families.lower(space, sub_networks(space, 1)[0])[0].size == Size(32, 48)
-    assert verify.difference(space) < 1e-5
+    assert verify.difference(space) < 1e-9
 
 
 def test_a_space_is_read_from_a_file_without_code(tmp_path):
@@ -240,6 +272,23 @@ def test_a_network_that_cannot_be_traced_names_the_line():
     message = refused(trace.trace, Branching(), 3, Size.of(8), "mine")
     assert "mine cannot be traced: test_given.py, line" in message
     assert "if x.mean() > 0" in message
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("torchvision:efficientnet_b0", "timm:efficientnet_b0"),  # stochastic depth is a function in torchvision
+        ("torchvision:convnext_tiny", "timm:convnext_tiny"),
+        ("timm:convnextv2_atto", "timm:convnext_atto"),  # a norm of whole responses
+    ],
+)
+def test_networks_alike_have_the_same_genes(one, other):
+    def counts(reference):
+        return Counter(
+            gene.choices for gene in made(reference, (3, Size.of(64), 10)).genes if gene.choices[0].op != "depth"
+        )
+
+    assert counts(one) == counts(other)
 
 
 def test_what_stays_whole_and_why():

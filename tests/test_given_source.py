@@ -52,13 +52,13 @@ def test_a_function_gives_the_network(code):
     space = spaces.get(code("of_any"), *IMAGES)
     assert (space.model, space.name) == ("own_given.py:of_any", "own_given.py:of_any")
     assert [gene.name for gene in space.genes] == ["width body.0", "width body.3"]
-    assert verify.difference(space) < 1e-5
+    assert verify.difference(space) < 1e-9
 
 
 def test_the_layer_of_the_logits_is_replaced_for_other_classes(code):
     space = spaces.get(code("of_five"), *IMAGES)
     assert families.lower(space, tuple(open_[-1] for open_ in space.allowed))[-1].out_channels == 10
-    assert verify.difference(space) < 1e-5
+    assert verify.difference(space) < 1e-9
 
 
 def test_a_file_does_not_bring_its_code(code):

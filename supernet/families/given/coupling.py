@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from supernet.families.given.channels import FIXED, Along, Channels, along_of, numbers_of
-from supernet.families.given.trace import attribute, linear_arguments
+from supernet.families.given.trace import BATCH, attribute, linear_arguments
 
 
 def _names(text: str) -> frozenset[str]:
@@ -29,7 +29,8 @@ SPATIAL = _names("avg_pool2d max_pool2d adaptive_avg_pool2d adaptive_max_pool2d 
 ELEMENTWISE = _names(
     "add iadd sub isub mul imul truediv itruediv div pow neg maximum minimum where clamp relu relu6 leaky_relu silu "
     "gelu mish elu sigmoid hardtanh hardswish hardsigmoid tanh softplus exp log sqrt rsqrt abs square softmax "
-    "log_softmax dropout drop_path float type_as half normalize hard_swish hard_sigmoid hard_mish swish"
+    "addcmul log_softmax dropout drop_path stochastic_depth float type_as half "
+    "normalize hard_swish hard_sigmoid hard_mish swish"
 )
 BATCHED = _names("matmul bmm scaled_dot_product_attention")
 NORMS = (nn.BatchNorm2d, nn.PReLU, nn.LayerNorm, nn.GroupNorm)
@@ -343,9 +344,20 @@ class _Walk:
             result = getattr(args[0], "reshape" if node.target == "view" else node.target)(*args[1:], **kwargs)
         else:
             result = node.target(*args, **kwargs)
-        if isinstance(result, Tensor):
-            return along_of(result)
-        return [along_of(one) for one in result] if isinstance(result, (tuple, list)) else None
+        if isinstance(result, (tuple, list)):
+            return [self.along(node, one) for one in result]
+        return self.along(node, result) if isinstance(result, Tensor) else None
+
+    def along(self, node: fx.Node, numbers: Tensor) -> Along | None:
+        """The axes along which the numbers differ, if a layer can be cut along these."""
+        if numbers.dtype == torch.int32 and not numbers.ndim:
+            self.give_up(node, f"{node.name} takes a single one")
+            return None
+        of = along_of(numbers)
+        if of is not None and of.axes[0] == 0 and numbers.shape[0] % BATCH == 0:
+            self.give_up(node, f"{node.name} moves them among the images")
+            return None
+        return of
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

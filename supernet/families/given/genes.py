@@ -179,7 +179,8 @@ def whole(channels: Channels, labels: np.ndarray, chosen: Collection[Width]) -> 
             continue
         own = {*map(int, free[atoms])}
         fixed = (reason for reason, classes in reasons if not own.isdisjoint(classes))
-        few = f"{len(atoms)} channels are too few" if len(atoms) <= STEP else "its channels cannot be told apart"
+        small = len(atoms) == len(own) <= STEP
+        few = f"{len(own)} channels are too few" if small else "its channels cannot be told apart"
         found[name] = next(fixed, few)
     return found
 

@@ -144,9 +144,7 @@ class GivenLayout(Ascending):
     def _spec(self, place: int, counts: tuple[int, ...]) -> GivenSpec:
         unit = self.network.units[place]
         kept = self.kept(dict(zip(self.deciding[place], counts, strict=True)))
-        first, last = unit.nodes[0], unit.nodes[-1]
-        before = next((s for s in first.all_input_nodes if s.op != "get_attr"), first)
-        (cin, size), (cout, _) = self.image(before, kept), self.image(last, kept)
+        (cin, size), (cout, _) = self.image(unit.begins, kept), self.image(unit.ends, kept)
         convs = [(n, m) for n in unit.nodes if isinstance(m := self.module(n), nn.Conv2d)]
         stride, kernel = convs[0][1].stride[0] if convs else 1, 0
         if convs:

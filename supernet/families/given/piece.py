@@ -172,8 +172,8 @@ def _rewritten(node: fx.Node, kept: Kept) -> tuple[Any, tuple, dict]:
     before, after = (kept.channels.of.get(n) if n is not None else None for n in (source, node))
     if name in ("view", "reshape", "expand") and isinstance(node.meta["value"], Tensor):
         sizes: list[Any] = list(args[1]) if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
-        if isinstance(sizes[0], fx.Node) and isinstance(sizes[0].meta["value"], tuple):
-            return function, tuple(args), kwargs  # the shape of another tensor, which is cut alike
+        if isinstance(sizes[0], fx.Node) and isinstance(sizes[0].meta["value"], tuple):  # a shape that is computed
+            sizes = [-1, *node.meta["value"].shape[1:]]
         for axis, whole in enumerate(node.meta["value"].shape):
             if isinstance(after, Along) and axis == after.axis and sizes[axis] != -1:
                 sizes[axis] = kept.count(after)

@@ -20,6 +20,17 @@ from supernet.size import Size
 from supernet.spec import Conv, LayerSpec
 
 
+@dataclass(frozen=True)
+class Product(Conv):
+    """A convolution, of any kernel, or whatever multiplies with weights."""
+
+    products: int = 0
+
+    @property
+    def flops(self) -> int:
+        return self.products
+
+
 @dataclass(frozen=True, eq=False)
 class GivenSpec(LayerSpec):
     """A layer of a given network as it is built, counted and timed.
@@ -105,20 +116,27 @@ class GivenSpec(LayerSpec):
 
     @property
     def out_size(self) -> Size:
-        return self.layout.image(self.unit.nodes[-1], self.kept)[1]
+        return self.layout.image(self.unit.ends, self.kept)[1]
 
     @cached_property
     def convs(self) -> dict[str, Conv]:
-        found = {}
+        """Convolutions and linear layers by their names; those in a function, or in a module that is not traced, by the
+        name of the node.
+        """
+        found: dict[str, Conv] = {}
         for node in self.unit.nodes:
-            module = self.layout.module(node)
+            module, name = self.layout.module(node), str(node.target)
             if isinstance(module, units.PRODUCTS):
-                own = self.kept.narrow(module, str(node.target))
-                found[str(node.target)] = _conv(own, self.layout.image(node, self.kept)[1])
-            elif name := units.weight(self.layout.network.graph, node):
-                out, into = self.kept.sizes(name, trace.attribute(self.layout.network.graph, name))
-                bias = trace.linear_arguments(node)[2] is not None
-                found[name] = Conv(into, out, 1, self.layout.image(node, self.kept)[1], norm=False, bias=bias)
+                own, size = self.kept.narrow(module, name), self.layout.image(node, self.kept)[1]
+                each = math.prod(self.kept.sizes(f"{name}.weight", module.weight)[1:])
+                found[name] = _product(own, size, math.prod(self.kept.shape(node)) * each)
+            elif own_name := units.weight(self.layout.network.graph, node):
+                out, into = self.kept.sizes(own_name, trace.attribute(self.layout.network.graph, own_name))
+                bias, size = trace.linear_arguments(node)[2] is not None, self.layout.image(node, self.kept)[1]
+                products = math.prod(self.kept.shape(node)) * into
+                found[own_name] = Product(into, out, 1, size, norm=False, bias=bias, products=products)
+            elif products := node.meta[trace.PRODUCTS]:  # they have no rule, so that they are whole
+                found[node.name] = Product(1, 1, 1, Size.of(1), norm=False, products=products)
         return found
 
     @property
@@ -173,11 +191,11 @@ def _named(arguments: Any) -> Iterator[Named]:
             yield from _named(one)
 
 
-def _conv(module: nn.Module, size: Size) -> Conv:
+def _product(module: nn.Module, size: Size, products: int) -> Product:
     """A convolution or linear layer that gives images of this size."""
     assert isinstance(module, (nn.Conv2d, nn.Linear))
-    bias = module.bias is not None
+    options: dict[str, Any] = {"norm": False, "bias": module.bias is not None, "products": products}
     if isinstance(module, nn.Linear):
-        return Conv(module.in_features, module.out_features, 1, size, norm=False, bias=bias)
-    options: dict[str, Any] = {"stride": module.stride[0], "groups": module.groups, "norm": False, "bias": bias}
-    return Conv(module.in_channels, module.out_channels, module.kernel_size[0], size, **options)
+        return Product(module.in_features, module.out_features, 1, size, **options)
+    options |= {"stride": module.stride[0], "groups": module.groups}
+    return Product(module.in_channels, module.out_channels, module.kernel_size[0], size, **options)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import traceback
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from supernet.errors import UserError
 from supernet.families.given import attention
@@ -22,12 +25,16 @@ WHOLE = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 class Tracer(fx.Tracer):
     """Goes into modules, but not into those of torch and those that timm says cannot be traced."""
 
+    record_stack_traces = True
+
     def __init__(self) -> None:
         from timm.models import _features_fx as known
+        from timm.models.nfnet import NormFreeBlock
 
         functions = tuple(known.get_notrace_functions())
         super().__init__(autowrap_functions=functions)
-        self.opaque = tuple(known.get_notrace_modules())
+        # timm's reason against that one is what it does in place, which ``_out_of_place`` mends
+        self.opaque = tuple(module for module in known.get_notrace_modules() if module is not NormFreeBlock)
         self.opened: nn.Module | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -53,6 +60,7 @@ def trace(model: nn.Module, channels: int, size: Size, name: str) -> fx.GraphMod
             graph = fx.GraphModule(model, tracer.trace(model))
     except Exception as error:  # whatever its code does with a proxy
         raise UserError(f"{name} cannot be traced: {line(error)}") from error
+    _out_of_place(graph)
     graph.meta[MEMBERS] = {
         name: [f"{name}.{child}".lstrip(".") for child, _ in module.named_children()]
         for name, module in model.named_modules()
@@ -62,10 +70,22 @@ def trace(model: nn.Module, channels: int, size: Size, name: str) -> fx.GraphMod
     for name, value in graph.meta[CONSTANTS].items():
         setattr(graph, name, value.to("meta"))
     try:
-        Values(graph).run(torch.zeros(BATCH, channels, *size, device="meta"))
+        with torch.no_grad():  # what a module keeps for the next time can be copied
+            Values(graph).run(torch.zeros(BATCH, channels, *size, device="meta"))
     except Exception as error:
         raise UserError(f"{name} does not run on {channels}×{size} images: {line(error)}") from error
     return graph
+
+
+def _out_of_place(graph: fx.GraphModule) -> None:
+    """What a function changes in place is from there on what it gives, since layers run it on new memory."""
+    before: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        before.add(node)
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        called = node.op in ("call_function", "call_method") and isinstance(next(iter(node.args), None), fx.Node)
+        if called and ((name.endswith("_") and not name.endswith("__")) or node.kwargs.get("inplace") is True):
+            node.args[0].replace_all_uses_with(node, lambda user: user not in before)
 
 
 def _constants(graph: fx.GraphModule, model: nn.Module) -> dict[str, torch.Tensor]:
@@ -79,7 +99,13 @@ def _constants(graph: fx.GraphModule, model: nn.Module) -> dict[str, torch.Tenso
 def _images_alone(model: nn.Module) -> Iterator[None]:
     """Only the images are an argument of ``model``; others, such as a mask, have their defaults."""
     cls = type(model)
-    model.__class__ = type(cls.__name__, (cls,), {"forward": lambda self, x: cls.forward(self, x)})
+
+    def forward(self: nn.Module, x: Any) -> Any:
+        return cls.forward(self, x)
+
+    # A tracer looks for functions that are not traced among the globals of this function.
+    own = types.FunctionType(forward.__code__, cls.forward.__globals__, closure=forward.__closure__)
+    model.__class__ = type(cls.__name__, (cls,), {"forward": own})
     try:
         yield
     finally:
@@ -87,15 +113,19 @@ def _images_alone(model: nn.Module) -> Iterator[None]:
 
 
 BATCH = 17  # images: a size that this number divides may count them
-CONSTANTS = "constants"
+CONSTANTS, PRODUCTS = "constants", "products"
+COUNTED = (torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm)  # those of attention are no layer's
 MEMBERS = "members"  # the names of the modules in each module: a traced graph has only those that run
 
 
 class Values(fx.Interpreter):
-    """Runs a graph without data and keeps what each node gives."""
+    """Runs a graph without data and keeps what each node gives, and its multiply-adds for one image: ``PRODUCTS``."""
 
     def run_node(self, n: fx.Node) -> Any:
-        n.meta["value"] = super().run_node(n)
+        with FlopCounterMode(display=False) as counter:
+            n.meta["value"] = super().run_node(n)
+        counts = counter.get_flop_counts().get("Global", {})
+        n.meta[PRODUCTS] = sum(counts.get(operator, 0) for operator in COUNTED) // 2 // BATCH
         return n.meta["value"]
 
 
@@ -112,9 +142,10 @@ def linear_arguments(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None]:
 
 
 def line(error: Exception) -> str:
-    """What an error says, and the last line outside of torch that led to it."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
-    where = (
-        f"{frames[-1].filename.rpartition('/')[2]}, line {frames[-1].lineno} ({frames[-1].line}): " if frames else ""
-    )
-    return where + " ".join(str(error).split())[:200]
+    """What an error says, and the last line outside of torch that led to it, while tracing or in what is traced."""
+    message, _, traced = str(error).partition("\n\nWhile executing")
+    frames = [(f.filename, f.lineno, f.line) for f in traceback.extract_tb(error.__traceback__)]
+    frames += re.findall(r'File "(.+)", line (\d+), in .+\n\s+(.+)', traced)
+    frames = [frame for frame in frames if "/torch/" not in frame[0] and frame[0] != __file__]
+    where = "{}, line {} ({}): ".format(frames[-1][0].rpartition("/")[2], *frames[-1][1:]) if frames else ""
+    return where + " ".join(message.split())[:200]

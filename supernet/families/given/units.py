@@ -33,6 +33,21 @@ class Unit:
     writes: tuple[str, ...]
     block: Block | None
 
+    @property
+    def begins(self) -> fx.Node:
+        """What its first operation gets, of several the largest: another may be the gate of a squeeze-excite."""
+        outside = (
+            [s for s in node.all_input_nodes if s.op != "get_attr" and s not in self.nodes and _image(s)]
+            for node in self.nodes
+        )
+        first = next(filter(None, outside), list(self.nodes[:1]))
+        return max(first, key=lambda node: node.meta["value"].numel())
+
+    @property
+    def ends(self) -> fx.Node:
+        """Its last operation that gives an image or vectors; sizes may be checked after it."""
+        return next(node for node in reversed(self.nodes) if _image(node))
+
 
 def cut(graph: fx.GraphModule, blocks: Sequence[Block]) -> tuple[list[Unit], dict[fx.Node, str]]:
     """The layers in order, and the name of what each node gives."""
@@ -76,3 +91,8 @@ def weight(graph: fx.GraphModule, node: fx.Node) -> str | None:
     if node.target is nn.functional.linear and (own := linear_arguments(node)[1]).op == "get_attr":
         return str(own.target)
     return None
+
+
+def _image(node: fx.Node) -> bool:
+    """Whether a node gives a tensor of several axes."""
+    return isinstance(node.meta["value"], Tensor) and node.meta["value"].ndim > 1

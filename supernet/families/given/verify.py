@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 
 from supernet.families.given import family
 from supernet.families.given.layout import GivenLayout
@@ -11,30 +12,44 @@ from supernet.norm import BatchNorm
 from supernet.space import Space
 
 IMAGES = 2
-SMALL = 1e-3  # of a parameter: what begins so, such as the scales of layers
 
 
 @torch.no_grad()
 def difference(space: Space, seed: int = 0) -> float:
-    """The largest difference of the logits in eval mode, relative to the largest logit, on noise.
+    """The largest difference of the logits in eval mode, relative to the largest by which those of two images differ.
 
-    Both have the same random weights and BN statistics. The smallest architecture runs, too.
+    Both have the same random weights, those of ``enliven``, in double precision, so that nothing passes as rounding;
+    images are noise. The smallest architecture runs, too.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        supernet = Supernet(space, affine=True, kernels="eager").eval()
+        supernet = Supernet(space, affine=True, kernels="eager").eval().double()
         layout = supernet.layout
         assert isinstance(layout, GivenLayout)
-        model = layout.network.new().eval()
-        for norm in (module for module in model.modules() if isinstance(module, BatchNorm)):
-            norm.running_mean.normal_(0, 0.1)
-            norm.running_var.uniform_(0.5, 1.5)
-        for parameter in model.parameters():
-            if parameter.abs().max() < SMALL:  # hides what is multiplied by it
-                parameter.normal_(0, 0.1)
-        family.load(supernet.shared, model.state_dict())
         channels, size, _ = layout.network.images
-        x = torch.randn(IMAGES, channels, *size)
+        model, x = layout.network.new(), torch.randn(IMAGES, channels, *size)
+        enliven(model, x)
+        model, x = model.double(), x.double()
+        family.load(supernet.shared, model.state_dict())
         expected = model(x)
         supernet(x, tuple(open_[0] for open_ in space.allowed))
-        return float((supernet(x, layout.whole) - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+        spread = (expected - expected.flip(0)).abs().max()
+        return float((supernet(x, layout.whole) - expected).abs().max() / spread.clamp_min(1e-30))
+
+
+@torch.no_grad()
+def enliven(model: nn.Module, x: Tensor) -> None:
+    """Give a new network weights by which all of it matters to its logits.
+
+    Networks begin with branches that add nothing, by scales of 0 or nearly, and statistics that are not of images:
+    noise is added to each vector, and BN has the statistics of ``x`` [B, C, H, W]. It is in eval mode afterwards.
+    """
+    for parameter in model.parameters():
+        if parameter.numel() == max(parameter.shape, default=1):
+            parameter.add_(torch.empty_like(parameter).normal_(0, 0.1))
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    for norm in norms:
+        norm.momentum = 1.0
+    if norms:
+        model.train()(x)
+        model.eval()
