@@ -136,15 +136,17 @@ class _Walk:
             if isinstance(module, nn.LayerNorm) and len(x.axes) > 1 and module.normalized_shape == shape[-1:]:
                 return self.channels.only(x, x.without(len(shape) - 1))  # of each head
             x = self.channels.longest(x)
-        if isinstance(module, nn.Conv2d):
-            if x is None or x.axis == len(shape) - 3:
-                return self.convolution(node, module, x)
-        elif isinstance(module, nn.Linear):
-            if x is None or x.axis == len(shape) - 1:
-                return self.product(node, module, x, len(shape) - 1)
-        elif x is None:
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            axis = len(shape) - (3 if isinstance(module, nn.Conv2d) else 1)
+            if x is not None and x.axis != axis:
+                self.give_up(node, f"{node.target} gets them along another axis")
+                x = None
+            if isinstance(module, nn.Linear):
+                return self.product(node, module, x, axis)
+            return self.convolution(node, module, x)
+        if x is None:
             return None
-        elif isinstance(module, NORMS):
+        if isinstance(module, NORMS):
             if all(len(tensor) in (1, len(x.atoms)) for tensor in _tensors(module).values() if tensor.ndim):
                 return self.norm(node, module, x)
         elif isinstance(module, MOVING_MODULES):
