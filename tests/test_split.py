@@ -264,7 +264,9 @@ def test_a_class_without_images_on_a_side_is_refused(begun, tmp_path):
         (tmp_path / "images" / "train" / os.fsdecode(name)).unlink()
     assert "class 'b' has no validation image left that can be read: restore some" in refused(run.images)
     shutil.rmtree(tmp_path / "images" / "train" / "b")
-    assert "cannot read" in refused(run.images)
+    assert "images/train has other classes than the run began with: 'b' missing; restore" in refused(run.images)
+    shutil.rmtree(tmp_path / "images" / "val" / "b")
+    assert "images/val has other classes than the run began with: 'b' missing; restore" in refused(run.test_images)
 
 
 def test_folds_and_channels_are_those_that_the_run_began_with(drawn, tmp_path):

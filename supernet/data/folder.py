@@ -20,7 +20,7 @@ from supernet.data.decoding import DecodedImages
 from supernet.data.images import Transform
 from supernet.data.own import Channels
 from supernet.data.split import Files
-from supernet.data.words import listed
+from supernet.data.words import changed, listed
 from supernet.errors import UserError
 from supernet.size import Size
 
@@ -144,6 +144,10 @@ def scan(folder: Path, classes: Sequence[str] | None = None, old: bool = False) 
         there = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
         if classes is None:
             classes = [name for name in there if old or not is_hidden(name)]
+        elif not set(classes) <= set(there):
+            now = [name for name in there if not is_hidden(name)]
+            told = f"{folder} has other classes than the run began with: {changed(classes, now)}"
+            raise UserError(f"{told}; restore them, or start over")
         hidden += [name for name in there if name not in classes]
         for label, name in enumerate(classes):
             for where, passed, files in sorted(_walk(os.path.join(folder, name), old)):

@@ -24,7 +24,7 @@ from supernet.data.decoding import DecodedImages
 from supernet.data.folder import RESOLUTION, FolderImages, open_folder, reopen_folder
 from supernet.data.images import ImageSet, MemoryImages
 from supernet.data.split import VAL_PER_CLASS, Draw, Files, Split, few_of
-from supernet.data.words import listed, without
+from supernet.data.words import changed, listed, without
 from supernet.errors import UserError
 from supernet.progress import Progress, silent
 from supernet.size import Size
@@ -201,7 +201,7 @@ def require_same(recorded: dict[str, Any], found: dict[str, Any], source: str, c
     if recorded.get("name") != found["name"]:
         different = f"the data set {recorded.get('name')}, not {found['name']}"
     elif recorded.get("classes") != found["classes"]:
-        different = f"other classes: {_changed_classes(recorded.get('classes', []), found['classes'])}"
+        different = f"other classes: {changed(recorded.get('classes', []), found['classes'])}"
     elif classes_alone:
         return
     elif recorded.get("images") != found["images"]:
@@ -211,17 +211,6 @@ def require_same(recorded: dict[str, Any], found: dict[str, Any], source: str, c
     else:
         different = "other images of the same number (labels, names or sizes of files differ)"
     raise UserError(f"{source} was made with {different}; restore the data, or start over with these")
-
-
-def _changed_classes(before: list[str], after: list[str]) -> str:
-    missing = [name for name in before if name not in after]
-    added = [name for name in after if name not in before]
-    if len(missing) == len(added) == 1:
-        return f"{missing[0]!r} is called {added[0]!r} now"
-    changes = [
-        f"{', '.join(map(repr, names))} {what}" for names, what in ((missing, "missing"), (added, "added")) if names
-    ]
-    return "; ".join(changes) or "their order"
 
 
 def open_test(
