@@ -111,8 +111,9 @@ class Network(nn.Module):
     def plain(self) -> fx.GraphModule:
         """This eager network as modules of ``torch.nn`` alone, with copies of the weights.
 
-        A given network's parameters have the names that they had there, others' those that they have here. It takes
-        images of any size that its layers take, and resizes none.
+        A given network's parameters have the names that they had there, others' those that they have here. Tables that
+        it computes once, such as those of relative positions, are buffers. It takes images of any size that its layers
+        take, and resizes none.
 
         Raises:
             UserError: what it runs cannot be written with torch alone.

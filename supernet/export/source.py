@@ -139,7 +139,8 @@ def _place(name: str) -> str:
 
 def _made(module: nn.Module, name: str) -> str:
     """A call that makes a module of torch's: its arguments are among its attributes."""
-    cls, arguments = type(module), []
+    cls = next(base for base in type(module).__mro__ if getattr(nn, base.__name__, None) is base)  # some have no name
+    arguments = []
     for key, parameter in inspect.signature(cls.__init__).parameters.items():
         if key in ("self", "device", "dtype", "args", "kwargs"):
             continue
