@@ -26,7 +26,9 @@ CONVERT = [
 ]
 FIXED = ("vi", "swin", "inception", "hybrid", "edgenext", "eva", "halonet")  # need images of their usual size
 
-BRANCH = ("timm:vgg11", "timm:vgg16_bn", "torchvision:swin_t")  # on the size of their images
+# They branch on the size of their images, which a trace for any size cannot follow.
+BRANCH = ("timm:vgg11", "timm:vgg16_bn", "timm:efficientvit_m0", "timm:tiny_vit_5m_224", "timm:crossvit_tiny_240")
+BRANCH += ("timm:vit_tiny_r_s16_p8_224", "torchvision:swin_t")
 
 
 def size(reference):

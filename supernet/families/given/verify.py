@@ -47,9 +47,10 @@ def enliven(model: nn.Module, x: Tensor) -> None:
     for parameter in model.parameters():
         if parameter.numel() == max(parameter.shape, default=1):
             parameter.add_(torch.empty_like(parameter).normal_(0, 0.1))
-    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    norms = [module for module in model.eval().modules() if isinstance(module, BatchNorm)]
     for norm in norms:
         norm.momentum = 1.0
+        norm.train()  # alone, as heads that only training has may want larger images
     if norms:
-        model.train()(x)
+        model(x)
         model.eval()
