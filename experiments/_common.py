@@ -55,6 +55,20 @@ def program() -> str:
 
 
 @dataclass(frozen=True)
+class OnImages:
+    """Options of experiments on images."""
+
+    data: str = "fashion-mnist"
+    """Images."""
+    data_root: Path = Path("data")
+    """Dataset directory."""
+    redraw: bool = False
+    """Only the tables and pictures again, from the results that are there."""
+    quiet: bool = False
+    """No progress."""
+
+
+@dataclass(frozen=True)
 class Images:
     """How the training part of a data set is cut; the test part stays closed."""
 

@@ -34,7 +34,7 @@ SANDWICH = 4  # paths of a step: the largest network, two random ones, the small
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(_common.OnImages):
     run: Path = Path("runs/experiments")
     """Folder of the trainings that are finished; shared by the experiments."""
     output: Path = Path("docs/results/elastic.json")
@@ -47,20 +47,12 @@ class Args:
     """Passes over the training images in sandwich steps."""
     train: int = 10_000
     """Training images, stratified."""
-    data: str = "fashion-mnist"
-    """Images."""
-    data_root: Path = Path("data")
-    """Dataset directory."""
     jobs: int = machine.cores()
     """Networks trained in parallel, one thread each."""
     longer: bool = True
     """Also train alone, and by the rules of LONGER, with three times as many image passes."""
     quick: bool = False
     """Four networks, one epoch on few images: shows that it works, tells nothing."""
-    redraw: bool = False
-    """Only the tables and the picture again, from the results that are there."""
-    quiet: bool = False
-    """No progress."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +170,7 @@ def run(args: Args) -> None:
     found = _common.results("elastic", args, clock, archs=[list(arch) for arch in archs])
     found["flops"] = [families.flops(space, arch) for arch in archs]
     found["mobile-small truth"] = table["accuracies"][:: 16 if args.quick else 1]
-    made = _common.Kept(args.output, found, clock, ("seeds",))
+    made = _common.Kept(args.output, found, clock)
     for seed in range(args.seeds):
         supernets(made, study, arms(space), seed)
         supernets(made, other, arms(known), seed)

@@ -38,7 +38,7 @@ RANK = 9  # architectures up to this nondomination rank are counted, as PAD-NAS 
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(_common.OnImages):
     run: Path = Path("runs/experiments")
     """Folder of the supernet and of the finished searches."""
     output: Path = Path("docs/results/evolution.json")
@@ -59,20 +59,12 @@ class Args:
     """Epochs of the supernet."""
     train: int = 10_000
     """Training images, stratified."""
-    data: str = "fashion-mnist"
-    """Images."""
-    data_root: Path = Path("data")
-    """Dataset directory."""
     threshold: float = 0.01
     """Threshold of the operation distribution's sparsity."""
     workers: int = machine.cores()
     """Threads that score architectures in parallel."""
     quick: bool = False
     """A tiny run: shows that it works, tells nothing."""
-    redraw: bool = False
-    """Only the tables and the picture again, from the results that are there."""
-    quiet: bool = False
-    """No progress."""
 
 
 def run(args: Args) -> None:

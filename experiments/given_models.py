@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ mobilenet_v3_small mnasnet0_5 shufflenet_v2_x1_0 squeezenet1_1 efficientnet_b0 e
 regnet_y_400mf convnext_tiny vit_b_16 swin_t
 """
 SMALL = "atto pico femto nano tiny xxs xx_small _xs _s small _p0 _b0 _a0 18 26 _t0 _t1 _m0 s0 _0"  # in names, in order
+Row = dict[str, Any]
 GENES = ("width", "heads", "depth", "kernel")
 
 
@@ -107,14 +108,19 @@ def page(rows: Sequence[dict[str, Any]]) -> Iterable[str]:
             yield f"| `{row['model']}` | {row['reason'].removeprefix(row['model']).strip()} |"
 
 
-def run(args: Args) -> None:
+def collect(args: Args, row_of: Callable[[str], Row | None], page: Callable[[list[Row]], Iterable[str]]) -> None:
+    """Make the rows that are lacking, each kept at once, and write their page."""
     rows = files.read_json(args.output, "table of networks") if args.output.exists() else []
     for reference in (args.only or models())[: 3 if args.quick else None]:
-        if reference not in {row["model"] for row in rows}:
-            rows.append(alone(converted, reference))
-            print({key: value for key, value in rows[-1].items() if key != "whole"}, flush=True)
+        if reference not in {row["model"] for row in rows} and (row := row_of(reference)) is not None:
+            rows.append(row)
+            print({key: value for key, value in row.items() if key != "whole"}, flush=True)
             files.write_json(args.output, rows)
     files.write_bytes(args.output.with_suffix(".md"), ("\n".join(page(rows)) + "\n").encode())
+
+
+def run(args: Args) -> None:
+    collect(args, lambda reference: alone(converted, reference), page)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from experiments import _common
 from search import priced
@@ -33,7 +34,7 @@ from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.executor import Threads
-from supernet.families.given import weights
+from supernet.families.given import trace, weights
 from supernet.families.given.layer import SLASH
 from supernet.methods import spos
 from supernet.model import Network, Supernet
@@ -68,7 +69,7 @@ NETWORKS = {"mobilenetv2_050": mobilenetv2_050, "resnet18": resnet18}
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(_common.OnImages):
     run: Path = Path("runs/experiments")
     """Folder of what is under way."""
     output: Path = Path("docs/results/own_network.json")
@@ -89,16 +90,8 @@ class Args:
     """Parts that a search scores."""
     train: int = 30_000
     """Training images, stratified."""
-    data: str = "fashion-mnist"
-    """Images."""
-    data_root: Path = Path("data")
-    """Dataset directory."""
     quick: bool = False
     """One network, share and seed, one epoch on few images: shows that it works, tells nothing."""
-    redraw: bool = False
-    """Only the tables and the picture again, from the results that are there."""
-    quiet: bool = False
-    """No progress."""
 
 
 class Alone(nn.Module):
@@ -282,14 +275,10 @@ class Study:
 
 
 def counted(model: nn.Module, x: Tensor) -> int:
-    """Multiply-adds of convolutions and linear layers, by what they give."""
-    found: list[int] = []
-    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    hooks = [m.register_forward_hook(lambda m, _, y: found.append(m.weight.numel() * y[0, 0].numel())) for m in layers]
-    model(x)
-    for hook in hooks:
-        hook.remove()
-    return sum(found)
+    """Multiply-adds of a network on one image."""
+    with FlopCounterMode(display=False) as counter:
+        model(x)
+    return trace.multiply_adds(counter)
 
 
 def run(args: Args) -> None:

@@ -45,7 +45,7 @@ SHARE = 0.6  # the bound on multiply-adds, of the way from the smallest to the l
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(_common.OnImages):
     run: Path = Path("runs/experiments")
     """Folder of finished cells and trainings; truth.jsonl is shared by the experiments."""
     output: Path = Path("docs/results/pad_nas.json")
@@ -68,10 +68,6 @@ class Args:
     """Passes over the training images, for a network alone."""
     train: int = 4_000
     """Training images, stratified."""
-    data: str = "fashion-mnist"
-    """Images."""
-    data_root: Path = Path("data")
-    """Dataset directory."""
     population: int = 24
     """Architectures per iteration of CES."""
     iterations: int = 8
@@ -82,10 +78,6 @@ class Args:
     """Networks trained in parallel, one thread each."""
     quick: bool = False
     """A tiny run: shows that it works, tells nothing."""
-    redraw: bool = False
-    """Only the tables and the picture again, from the results that are there."""
-    quiet: bool = False
-    """No progress."""
 
 
 def run(args: Args) -> None:

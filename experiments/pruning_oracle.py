@@ -20,11 +20,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments import given_models
 from experiments._common import alone, main
-from supernet import families, files, spaces
+from supernet import families, spaces
 from supernet.errors import UserError
 from supernet.families.given import family, trace, verify
 from supernet.families.given.genes import Group, Width
 from supernet.families.given.layout import GivenLayout, layout_of
+from supernet.families.given.piece import tensors
 from supernet.model import Supernet
 from supernet.norm import BatchNorm
 from supernet.space import Arch, Space
@@ -51,15 +52,11 @@ logits of what is left (unless a norm is over the channels: —).
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(given_models.Args):
     output: Path = Path("docs/results/pruning_oracle.json")
     """File of the rows; those that are there are kept. The table is written beside it, as .md."""
-    only: tuple[str, ...] = ()
-    """Networks, such as timm:resnet18; defaults to those of experiments.given_models."""
     seconds: int = 120
     """For one network; some take Torch-Pruning for ever."""
-    quick: bool = False
-    """The first three, to see that it runs."""
 
 
 class Oracle:
@@ -129,7 +126,7 @@ class Oracle:
             module, out = dependency.target.module, dependency.handler.__name__ == "prune_out_channels"
             if isinstance(module, nn.Parameter):
                 add(parameters[id(module)], dependency.target.pruning_dim, places)
-            for key in tensors(module) if module in names else ():
+            for key in [name for name, value in tensors(module) if value.ndim] if module in names else ():
                 dense = isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and not depthwise(module))
                 if not dense or out or key == "weight":
                     add(f"{names[module]}.{key}", int(dense and not out), places)
@@ -146,8 +143,7 @@ class Oracle:
         """Of the network that Torch-Pruning leaves: parameters and multiply-adds beside ours, and its logits."""
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             logits = self.model(self.x)
-        counts = counter.get_flop_counts()["Global"]
-        macs = sum(counts.get(operator, 0) for operator in trace.COUNTED) // 2 // IMAGES
+        macs = trace.multiply_adds(counter) // IMAGES
         return {
             "params": [families.params(self.space, self.arch), sum(p.numel() for p in self.model.parameters())],
             "macs": [families.flops(self.space, self.arch), macs],
@@ -174,11 +170,6 @@ def tidy(found: dict[str, dict[int, Iterable[int]]]) -> Cut:
     cut = {name: {axis: frozenset(map(int, places)) for axis, places in axes.items()} for name, axes in found.items()}
     cut = {name: {axis: places for axis, places in axes.items() if places} for name, axes in cut.items()}
     return {name: axes for name, axes in cut.items() if axes}
-
-
-def tensors(module: nn.Module) -> list[str]:
-    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    return [name for name, value in own if value.ndim]
 
 
 def depthwise(module: nn.Conv2d) -> bool:
@@ -243,8 +234,9 @@ def row_of(reference: str, seconds: int) -> dict[str, Any] | None:
         return {"model": reference, "error": f"not done after {seconds} s"}
 
 
-def page(rows: Sequence[dict[str, Any]], version: str) -> Iterator[str]:
+def page(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """The tables, in Markdown."""
+    version = importlib.metadata.version("torch-pruning")
     kinds = ("smallest", "random")
     alike = [row for row in rows if "error" not in row and all(agrees(row[kind]) for kind in kinds)]
     yield ALIKE.format(version=version, rows=len(rows), alike=len(alike), close=CLOSE)
@@ -273,14 +265,8 @@ def verdict(row: dict[str, Any]) -> str:
 
 
 def run(args: Args) -> None:
-    version = importlib.metadata.version("torch-pruning")
-    rows = files.read_json(args.output, "table of networks") if args.output.exists() else []
-    for reference in (args.only or given_models.models())[: 3 if args.quick else None]:
-        if reference not in {row["model"] for row in rows} and (row := row_of(reference, args.seconds)) is not None:
-            rows.append(row)
-            print(row, flush=True)
-            files.write_json(args.output, rows)
-    files.write_bytes(args.output.with_suffix(".md"), ("\n".join(page(rows, version)) + "\n").encode())
+    importlib.metadata.version("torch-pruning")  # told at once where it is missing
+    given_models.collect(args, lambda reference: row_of(reference, args.seconds), page)
 
 
 if __name__ == "__main__":

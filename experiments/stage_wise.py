@@ -51,7 +51,7 @@ LEVEL = 0.05  # of the test
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(_common.OnImages):
     run: Path = Path("runs/experiments")
     """Folder of finished cells and trainings; truth.jsonl is shared by the experiments."""
     output: Path = Path("docs/results/stage_wise.json")
@@ -74,18 +74,10 @@ class Args:
     """Passes over the training images, for the networks that are compared."""
     train: int = 10_000
     """Training images, stratified."""
-    data: str = "fashion-mnist"
-    """Images."""
-    data_root: Path = Path("data")
-    """Dataset directory."""
     jobs: int = machine.cores()
     """Searches and trainings run in parallel, one thread each."""
     quick: bool = False
     """A tiny run: shows that it works, tells nothing."""
-    redraw: bool = False
-    """Only the tables and the pictures again, from the results that are there."""
-    quiet: bool = False
-    """No progress."""
 
 
 def run(args: Args) -> None:

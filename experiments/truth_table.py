@@ -22,7 +22,7 @@ KEEP = ((0, 1), (0, 3), (0, 1), (1, 3), (0, 3), (1, 2))
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(_common.OnImages):
     run: Path = Path("runs/experiments")
     """Folder of the trainings that are finished; shared by the experiments."""
     output: Path = Path("docs/results/truth_table.json")
@@ -33,18 +33,10 @@ class Args:
     """Passes over the training images."""
     train: int = 10_000
     """Training images, stratified."""
-    data: str = "fashion-mnist"
-    """Images."""
-    data_root: Path = Path("data")
-    """Dataset directory."""
     jobs: int = machine.cores()
     """Networks trained in parallel, one thread each."""
     quick: bool = False
     """Eight networks, one epoch on few images: shows that it works, tells nothing."""
-    redraw: bool = False
-    """Only the tables and the picture again, from the results that are there."""
-    quiet: bool = False
-    """No progress."""
 
 
 def truth_space(channels: int = 1, resolution: int = 28, classes: int = 10) -> Space:

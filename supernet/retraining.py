@@ -175,9 +175,10 @@ def train(
     each = max(1, machine.cores() // at_once), -(-workers // at_once)
     how = str(where), run.kernels(where, kernels, settings.sync_bn), data_root, *each
     jobs = {name: Job(run, name, arch, settings, *how) for name, arch in archs.items()}
-    _teacher(run, settings, where, how[1])
     if settings.epochs:  # before a folder is set aside for a training that cannot be
-        require_steps(run.images(data_root, settings.limit).train, settings.fit)
+        images = run.images(data_root, settings.limit)
+        require_steps(images.train, settings.fit)
+        _teacher(run, settings, where, how[1], images)
     if distributed.rank() == 0:
         for job in jobs.values():
             prepare(job, aside)
@@ -235,17 +236,19 @@ def train_alone(
         eps=supernet.options["eps"],
         label=job.name,
         progress=progress,
-        teacher=_teacher(run, job.settings, device, job.kernels),
+        teacher=_teacher(run, job.settings, device, job.kernels, images),
         drive=drive,
     )
 
 
-def _teacher(run: RunFolder, settings: Settings, device: torch.device, kernels: Kernels) -> torch.nn.Module | None:
-    """A UserError if there is no such teacher for the images of the run."""
+def _teacher(
+    run: RunFolder, settings: Settings, device: torch.device, kernels: Kernels, images: TrainVal
+) -> torch.nn.Module | None:
+    """A UserError if there is no such teacher for the images of the run. Arguments as in ``teachers.opened``."""
     if settings.teacher == "none" or not settings.epochs:
         return None
     file = None if settings.teacher_weights is None else Path(settings.teacher_weights)
-    return teachers.opened(run, settings.teacher, file, device, kernels)
+    return teachers.opened(run, settings.teacher, file, device, kernels, images)
 
 
 def write(run: RunFolder, rows: Mapping[str, dict], settings: Settings) -> None:

@@ -57,19 +57,8 @@ WRITTEN = (
     *("config.json", "space.json", "checkpoint*.pt", "metrics.jsonl", "failure.json", "validation-*", "lut*.json"),
     *("search.json", "population.jsonl", "scores.jsonl", "front.json", "front.png", "arch.json", "network.png"),
     *("candidate.json", "candidates*", "depths.png", "rank", "specialised", "report.html", "result.json"),
-    *(
-        "given*",
-        "split.json",
-        "damaged.json",
-        "probabilities.*",
-        "child",
-        "networks",
-        "network",
-        "final-*",
-        "seed-*",
-        "elite-*",
-        "supernet*",
-    ),
+    *("given*", "split.json", "damaged.json", "probabilities.*", "child", "networks", "network", "final-*", "seed-*"),
+    *("elite-*", "supernet*"),
     *("best*", "knee*", "front-*", "random-*", "config", "config-before-*", "converted", ".*.tmp"),
 )
 

@@ -81,8 +81,12 @@ class RunFolder(Found):
         skip_damaged: bool = False,
     ):
         super().__init__(path)
-        self.options = {"space_code": space_code, "data_code": data_code, "skip_damaged": skip_damaged}
         self.space_code, self.data_code, self.skip_damaged = space_code, data_code, skip_damaged
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What another folder of the same run is opened with."""
+        return {name: getattr(self, name) for name in ("space_code", "data_code", "skip_damaged")}
 
     # --- folders of networks
 

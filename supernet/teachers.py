@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from supernet import families, plugins
+from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.extremes import largest
 from supernet.families.given import family, source, weights
@@ -22,13 +23,21 @@ SUPERNET, GIVEN = "supernet", "given"
 RECALIBRATION = (16, 64)  # batches, images per batch
 
 
-def opened(run: RunFolder, name: str, file: Path | None, device: torch.device, kernels: Kernels) -> nn.Module:
+def opened(
+    run: RunFolder,
+    name: str,
+    file: Path | None,
+    device: torch.device,
+    kernels: Kernels,
+    images: TrainVal | None = None,
+) -> nn.Module:
     """The teacher that ``name`` names, for the images of a run, in eval mode and without gradients.
 
     Args:
         name: ``supernet``, its largest network; ``given``, the network that the space is of, as it was;
             ``timm:NAME`` or ``torchvision:NAME`` with the weights in ``file``; or the folder of a trained network.
         file: a state dict of the images' classes, .safetensors or what ``torch.save`` wrote of tensors.
+        images: of the run, where they are open; the statistics of the supernet's largest network are taken from them.
 
     Raises:
         UserError: there is none, or it is for other images or classes.
@@ -36,28 +45,26 @@ def opened(run: RunFolder, name: str, file: Path | None, device: torch.device, k
     if file is not None and not plugins.is_registered(name):
         raise UserError(f"weights {file} for the teacher {name}: only networks of timm and torchvision take a file")
     if name == SUPERNET:
-        found: nn.Module = _largest(run, device, kernels)
+        found: nn.Module = _largest(run, device, kernels, images)
     elif name == GIVEN:
         found = _given(run, kernels)
     elif plugins.is_registered(name):
         found = _registered(run, name, file)
     else:
         wanted = run.space()
-        network = load_network(Path(name), kernels, wanted.operations, wanted.make)
-        its = network.space
-        if (its.images, its.classes) != (wanted.images, wanted.classes):
-            told = (
-                f"{channels}×{size} and {classes} classes" for channels, size, classes in (its.images, wanted.images)
+        found = load_network(Path(name), kernels, wanted.operations, wanted.make)
+        if found.space.images != wanted.images:
+            its, runs = (
+                f"{c}×{size} and {classes} classes" for c, size, classes in (found.space.images, wanted.images)
             )
-            raise UserError("the teacher {} is for images of {}, the run for {}".format(name, *told))
-        found = network
+            raise UserError(f"the teacher {name} is for images of {its}, the run for {runs}")
     return found.to(device).eval().requires_grad_(False)
 
 
-def _largest(run: RunFolder, device: torch.device, kernels: Kernels) -> nn.Module:
+def _largest(run: RunFolder, device: torch.device, kernels: Kernels, images: TrainVal | None) -> nn.Module:
     space = run.space()
     model, arch = run.supernet(space, device, kernels), largest(space)
-    recalibrate_bn(model, spos.recalibration_images(run.images(), *RECALIBRATION), arch)
+    recalibrate_bn(model, spos.recalibration_images(images or run.images(), *RECALIBRATION), arch)
     return model.extract(arch, kernels)
 
 

@@ -17,9 +17,9 @@ IMAGES = (3, Size.of(16), 10)
 class Small(nn.Module):
     """Two convolutions, with something between them, and a head."""
 
-    def __init__(self, classes, channels=32):
+    def __init__(self, classes, width=32):
         super().__init__()
-        self.first, self.second = nn.Conv2d(3, channels, 3, padding=1), nn.Conv2d(channels, 32, 1)
+        self.first, self.second = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 32, 1)
         self.scale, self.head = nn.Parameter(torch.rand(4)), nn.Linear(32, classes)
 
     def between(self, x):
@@ -91,60 +91,32 @@ class Functional(Small):
         return nn.functional.linear(nn.functional.conv2d(x, self.filters, padding=(1, 0)), self.weight)
 
 
-def in_place(classes):
-    return InPlace(classes)
+def space_of(network):
+    return spaces.get(f"{__file__}:{network.__name__}", *IMAGES)
 
 
-def computed_shape(classes):
-    return ComputedShape(classes)
-
-
-def among_images(classes):
-    return AmongImages(classes)
-
-
-def one_of_some(classes):
-    return OneOfSome(classes)
-
-
-def checked_last(classes):
-    return CheckedLast(classes)
-
-
-def untraced(classes):
-    return Untraced(classes)
-
-
-def functional(classes):
-    return Functional(classes)
-
-
-def space_of(function):
-    return spaces.get(f"{__file__}:{function.__name__}", *IMAGES)
-
-
-@pytest.mark.parametrize("function", [in_place, computed_shape, one_of_some, checked_last])
-def test_the_network_is_what_its_code_does(function):
-    space = space_of(function)
+@pytest.mark.parametrize("network", [InPlace, ComputedShape, OneOfSome, CheckedLast])
+def test_the_network_is_what_its_code_does(network):
+    space = space_of(network)
     assert verify.difference(space) < 1e-12
     assert [gene.name for gene in space.genes] == ["width first", "width second"]
 
 
 def test_channels_among_the_images_stay_whole():
-    space = space_of(among_images)
+    space = space_of(AmongImages)
     assert verify.difference(space) < 1e-12
     assert "among the images" in layout_of(space).network.whole["first"]
 
 
 def test_functions_that_are_not_traced():
-    space = space_of(untraced)
+    space = space_of(Untraced)
     assert verify.difference(space) < 1e-12
     assert "fitted has no rule" in layout_of(space).network.whole["first"]
 
 
 def test_multiply_adds_of_functions():
     """By hand: 16×16 pixels."""
-    space = space_of(functional)
+    space = space_of(Functional)
     modules = 256 * (3 * 9 * 32 + 32 * 32) + 32 * 10
     assert families.flops(space, layout_of(space).whole) == modules + 256 * 32 * (32 * 3 + 16)
     assert verify.difference(space) < 1e-12

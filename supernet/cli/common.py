@@ -243,6 +243,11 @@ def open_run(args: Any) -> RunFolder:
     return RunFolder(args.run, **named, skip_damaged=getattr(args, "damaged", "stop") == "skip")
 
 
+def begun(args: Any, folder: RunFolder) -> dict[str, Any]:
+    """The settings of the run that the folder holds, if the command continues it."""
+    return {} if getattr(args, "restart", False) or not folder.config_path.exists() else folder.config()
+
+
 def entry(run: Callable[[Args], None], args: Any, *, torchrun: bool = False) -> Callable[[], None]:
     """What starts a command: ``main`` of its ``run`` and its options."""
     return functools.partial(main, run, args, torchrun=torchrun)

@@ -86,8 +86,8 @@ def open_faces(args: Args, folder: RunFolder) -> Faces:
     from supernet.data import faces
     from supernet.data.damaged import Damaged
 
-    begun = folder.config_path.exists() and not args.restart
-    given: dict[str, Any] = {"seed": args.seed, "workers": args.workers}
+    begun = common.begun(args, folder)
+    given: dict[str, Any] = {"seed": args.seed, "workers": args.workers, "damaged": Damaged(args.damaged == "skip")}
     given |= {name: value for name, value in folder.opening().items() if name != "old"} if begun else {}
     opened = faces.open_train(args.faces, args.pairs, args.resolution, **given)
     for note in opened.notes:
@@ -97,9 +97,8 @@ def open_faces(args: Args, folder: RunFolder) -> Faces:
     paths = {name for pair in (*opened.pairs, *faces.open_test(args.faces, args.pairs)) for name in pair[:2]}
     others = faces.images(args.faces, {"": sorted(paths)}, args.resolution, args.workers)
     errors = opening.found_damaged((opened.train, others), args)
-    damaged = Damaged(args.damaged == "skip")
-    damaged.known |= errors
-    return faces.open_train(args.faces, args.pairs, args.resolution, **given, damaged=damaged)
+    given["damaged"].known |= errors
+    return faces.open_train(args.faces, args.pairs, args.resolution, **given) if errors else opened
 
 
 main = common.entry(run, Args)

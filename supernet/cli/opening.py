@@ -84,9 +84,9 @@ def open_images(args: Any) -> tuple[str, str, TrainVal]:
     name, reason = (args.data, "") if args.data else sets.default_name(args.data_root)
     given = {"seed": args.seed, "resolution": args.resolution, "limit": args.limit, "workers": args.workers}
     folder, plan = common.open_run(args), getattr(args, "plan", False)
-    if folder.config_path.exists() and not getattr(args, "restart", False):
+    if begun := common.begun(args, folder):
         # Where the settings are others, which data_root is not, they are refused later on.
-        given |= folder.opening() if folder.setting("data") == name else drawing(args)
+        given |= folder.opening() if begun.get("data") == name else drawing(args)
         images = sets.open_train(name, args.data_root, **given)
     else:
         given |= drawing(args)

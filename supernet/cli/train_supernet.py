@@ -41,7 +41,7 @@ def run(args: Args) -> None:
     wanted = args.space or ("mobile-small" if images.size.pixels < 96**2 else "mobile")
     space = args.sized(spaces.get(wanted, images.channels, images.size, images.classes))
     folder = common.open_run(args)
-    begun = {} if args.restart or not folder.config_path.exists() else folder.config()
+    begun = common.begun(args, folder)
     args = args.settled(space, begun)
     assert args.epochs is not None
     augment = begun.get("augment") if args.augment is None else args.augment  # as the first epochs of a run that grows

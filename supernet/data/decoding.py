@@ -231,7 +231,7 @@ class Loaders:
             batch_sampler=cast(Any, plan),  # what it gives goes to ``__getitems__`` as it is
             num_workers=self.workers,
             persistent_workers=True,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             generator=torch.Generator(),  # else it draws from the global one
         )
         return plan, loader
@@ -256,7 +256,7 @@ class _Decoding(Dataset):
         return self.images.decode(draw)
 
 
-def _as_it_is(batch: Any) -> Any:
+def as_it_is(batch: Any) -> Any:
     return batch
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from supernet.data import HUB, duplicates, folder
+from supernet.data import HUB, duplicates, folder, own
 from supernet.data.decoding import DecodedImages
 from supernet.data.inspection import Inspected, inspect, refusal
 from supernet.data.sets import Source
@@ -66,7 +66,7 @@ def open_all(source: Source, draw: Draw) -> Opened:
         told(folder.require_same_classes, *listings)
         for listing in listings:
             told(folder.require_images, listing)
-        size = Size.of(source.resolution or folder.RESOLUTION)
+        size = Size.of(source.resolution or own.RESOLUTION)
         both = [
             Part(folder.listing_images(listing, size, source.workers, source.channels or 3), listing.classes)
             for listing in listings

@@ -24,7 +24,6 @@ from supernet.data.words import changed, listed
 from supernet.errors import UserError
 from supernet.size import Size
 
-RESOLUTION = 224  # unless one is given
 # What version 0.1 read, in which a run of it goes on; and what was added.
 OLD_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 SUFFIXES = (*OLD_SUFFIXES, ".apng", ".avif", ".gif", ".jfif", ".jp2", ".jpe", ".pbm", ".pnm")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from supernet.data import pictures
-from supernet.data.decoding import DecodedImages, tensor
+from supernet.data.decoding import DecodedImages, as_it_is, tensor
 from supernet.data.duplicates import BYTES, SIDE, fingerprint
 from supernet.data.images import ImageSet
 from supernet.data.transforms import Squeezed
@@ -111,7 +111,7 @@ def _read(images: DecodedImages) -> Iterator[Found]:
         reader,
         batch_sampler=cast(Any, chunks),
         num_workers=images.workers,
-        collate_fn=_as_it_is,
+        collate_fn=as_it_is,
         generator=torch.Generator(),
     )
     try:
@@ -138,10 +138,6 @@ class _Reading(Dataset):
             except UserError as error:
                 failures[index] = error
         return rows, failures
-
-
-def _as_it_is(found: Any) -> Any:
-    return found
 
 
 def _noted(image: Image.Image | Tensor, images: DecodedImages) -> np.ndarray:

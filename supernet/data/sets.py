@@ -21,7 +21,7 @@ from supernet import plugins
 from supernet.data import HUB, NAMES, READERS, hub, own, pictures, sources
 from supernet.data.damaged import Damaged
 from supernet.data.decoding import DecodedImages
-from supernet.data.folder import RESOLUTION, FolderImages, open_folder, reopen_folder
+from supernet.data.folder import FolderImages, open_folder, reopen_folder
 from supernet.data.images import ImageSet, MemoryImages
 from supernet.data.split import VAL_PER_CLASS, Draw, Files, Split, few_of
 from supernet.data.words import changed, listed, without
@@ -263,7 +263,7 @@ class Source:
     def _open(self, part: str, size: Size | None) -> tuple[ImageSet, tuple[str, ...], list[str]]:
         name, root = self.name, self.root
         if name == "folder":
-            where = root, part, size or Size.of(RESOLUTION), self.workers
+            where = root, part, size or Size.of(own.RESOLUTION), self.workers
             if self.split is None:
                 return open_folder(*where, self._channels, self.old)
             if (files := self.split.files) is None:

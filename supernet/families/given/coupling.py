@@ -169,10 +169,7 @@ class _Walk:
 
     def product(self, node: fx.Node, module: nn.Conv2d | nn.Linear, x: Along | None, axis: int) -> Along:
         """A dense layer makes new channels of all that it has."""
-        name = str(node.target)
-        if name not in self.channels.made:
-            self.channels.made[name] = self.channels.fresh(len(module.weight))
-        out = self.channels.made[name]
+        out = self.made(str(node.target), len(module.weight))
         self.assign(node, module, {0: out} if x is None else {0: out, 1: x.atoms})
         return Along((axis,), out)
 
@@ -185,13 +182,17 @@ class _Walk:
             return None
         self.channels.tie(own.atoms, np.array(FIXED) if x is None else x.atoms)
         name = str(weight.target)
-        if name not in self.channels.made:
-            self.channels.made[name] = self.channels.fresh(len(weight.meta["value"]))
-        out = self.channels.weights[name][0] = self.channels.made[name]
+        out = self.channels.weights[name][0] = self.made(name, len(weight.meta["value"]))
         if bias is not None:
             along = self.channels.of[bias]
             self.channels.tie(out, np.array(FIXED) if along is None else along.atoms)
         return Along((axis,), out)
+
+    def made(self, name: str, count: int) -> np.ndarray:
+        """The channels that a layer makes, the same each time that it runs."""
+        if name not in self.channels.made:
+            self.channels.made[name] = self.channels.fresh(count)
+        return self.channels.made[name]
 
     def norm(self, node: fx.Node, module: nn.Module, x: Along) -> Along:
         groups = module.num_groups if isinstance(module, nn.GroupNorm) else 1

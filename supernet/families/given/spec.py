@@ -125,16 +125,15 @@ class GivenSpec(LayerSpec):
         """
         found: dict[str, Conv] = {}
         for node in self.unit.nodes:
-            module, name = self.layout.module(node), str(node.target)
-            if isinstance(module, units.PRODUCTS):
-                own, size = self.kept.narrow(module, name), self.layout.image(node, self.kept)[1]
-                each = math.prod(self.kept.sizes(f"{name}.weight", module.weight)[1:])
-                found[name] = _product(own, size, math.prod(self.kept.shape(node)) * each)
-            elif own_name := units.weight(self.layout.network.graph, node):
-                out, into = self.kept.sizes(own_name, trace.attribute(self.layout.network.graph, own_name))
-                bias, size = trace.linear_arguments(node)[2] is not None, self.layout.image(node, self.kept)[1]
-                products = math.prod(self.kept.shape(node)) * into
-                found[own_name] = Product(into, out, 1, size, norm=False, bias=bias, products=products)
+            module, name, graph = self.layout.module(node), str(node.target), self.layout.network.graph
+            if weight := units.weight(graph, node):
+                out, *each = self.kept.sizes(weight, trace.attribute(graph, weight))
+                size, products = self.layout.image(node, self.kept)[1], math.prod((*self.kept.shape(node), *each))
+                if module is not None:
+                    found[name] = _product(self.kept.narrow(module, name), size, products)
+                else:
+                    bias = trace.linear_arguments(node)[2] is not None
+                    found[weight] = Product(each[0], out, 1, size, norm=False, bias=bias, products=products)
             elif products := node.meta[trace.PRODUCTS]:  # they have no rule, so that they are whole
                 found[node.name] = Product(1, 1, 1, Size.of(1), norm=False, products=products)
         return found

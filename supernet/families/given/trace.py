@@ -124,9 +124,14 @@ class Values(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         with FlopCounterMode(display=False) as counter:
             n.meta["value"] = super().run_node(n)
-        counts = counter.get_flop_counts().get("Global", {})
-        n.meta[PRODUCTS] = sum(counts.get(operator, 0) for operator in COUNTED) // 2 // BATCH
+        n.meta[PRODUCTS] = multiply_adds(counter) // BATCH
         return n.meta["value"]
+
+
+def multiply_adds(counter: FlopCounterMode) -> int:
+    """Of all convolutions and linear layers that ran."""
+    counts = counter.get_flop_counts().get("Global", {})
+    return sum(counts.get(operator, 0) for operator in COUNTED) // 2
 
 
 def attribute(graph: nn.Module, name: str) -> Any:
