@@ -189,6 +189,7 @@ class Kept:
         )
         if before and same == there:
             self.found |= {name: rows for name, rows in before.items() if name not in found}
+            clock.before = max(clock.before, before["machine"]["cpu_minutes"])  # those of another machine
         elif before:
             raise UserError(f"{path} has results of other settings: {there}, now {same}; move it away, or --output")
 

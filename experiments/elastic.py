@@ -72,6 +72,7 @@ class Arm:
 def arms(space: Space) -> list[Arm]:
     """The rules, and what else belongs to them."""
     sandwich, taught = {"rule": "sandwich"}, {"rule": "sandwich", "distil": "inplace"}
+    zero = Arm("sandwich + distillation, zero γ", {**taught, "zero_gamma": True}, SANDWICH)
     return [
         Arm("uniform", {}, 1),
         Arm("fair", {"rule": "fair"}, max(map(len, space.allowed))),
@@ -81,6 +82,7 @@ def arms(space: Space) -> list[Arm]:
         Arm("sandwich + α-divergence", {**sandwich, "distil": "alpha"}, SANDWICH),
         Arm("sandwich + distillation, best of 3", {**taught, "draw": "best"}, SANDWICH + 2 * CANDIDATES),
         Arm("sandwich + distillation, worst of 3", {**taught, "draw": "worst"}, SANDWICH + 2 * CANDIDATES),
+        *([zero] if spos.affine(space) else []),
     ]
 
 

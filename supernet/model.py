@@ -166,6 +166,15 @@ def batch_norms(path: list[nn.Module]) -> Iterator[BatchNorm]:
 
 
 @torch.no_grad()
+def zero_gamma(model: nn.Module) -> None:
+    """Make every block that adds to its input the identity: γ of its last BN is 0 (Goyal et al. 2017, §5.1)."""
+    for block in model.modules():
+        if getattr(block, "adds", False):
+            *_, last = (norm for norm in block.modules() if isinstance(norm, BatchNorm))
+            last.weight.zero_()
+
+
+@torch.no_grad()
 def initialise(model: nn.Module, scheme: str) -> None:
     """Set the initial weights; those of convolutions become channels_last.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from supernet import model as model_module
 from supernet import spaces
 from supernet.data.sets import TrainVal
+from supernet.errors import UserError
 from supernet.extremes import largest, smallest
 from supernet.methods import ofa, spos
 from supernet.model import Supernet
@@ -159,7 +161,23 @@ def test_the_candidate_with_the_smallest_or_largest_loss_is_trained(worst):
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_with_zero_gamma_the_blocks_that_add_are_the_identity_at_first(tmp_path):
+    data = TrainVal(images(20), images(20, seed=1), 10, 1, 14, tuple("0123456789"))
+    cfg = spos.Config(FitConfig(0, batch_size=20), zero_gamma=True, probes=0, kernels="eager")
+    model = spos.run(elastic(), data, cfg, tmp_path, CPU)
+    adding = [module for module in model.path(largest(model.space)) if getattr(module, "adds", False)]
+    assert adding
+    for module in adding:
+        x = torch.randn(2, next(module.parameters()).shape[1], 7, 7)
+        torch.testing.assert_close(module(x), x, rtol=0, atol=0)
+    spos.run(elastic(), data, dataclasses.replace(cfg, fit=FitConfig(1, batch_size=20)), tmp_path / "trained", CPU)
+    for space in (tiny_space(), spaces.get("timm:test_byobnet", 1, 28, 10)):
+        with pytest.raises(UserError, match=r"zero gamma: .*expected an elastic space"):
+            spos.rule(Supernet(space), cfg)
+
+
 RULES = [
+    {"rule": "sandwich", "zero_gamma": True},
     {"rule": "sandwich", "distil": "inplace", "ema": 0.5},
     {"rule": "fair", "distil": "alpha"},
     {"rule": "sandwich", "draw": "best"},

@@ -179,6 +179,16 @@ def test_gradient_clipping_bounds_the_update(tmp_path):
     assert (after - before).norm() <= 1e-3 * 1.01
 
 
+def test_clipping_by_value_bounds_each_component_of_the_update(tmp_path):
+    network = Network(tiny_space(), (2, 2, 2), kernels="eager")
+    before = torch.cat([p.detach().flatten().clone() for p in network.parameters()])
+    cfg = FitConfig(epochs=1, batch_size=60, lr=1.0, momentum=0.0, weight_decay=0.0, clip_value=1e-3)
+    fit(network, images(60), lambda step: None, cfg, **options(tmp_path))
+    moved = (torch.cat([p.detach().flatten() for p in network.parameters()]) - before).abs()
+    assert moved.max() <= 1e-3 * 1.01
+    assert moved.norm() > 1e-3 * 1.01  # not the norm
+
+
 def test_a_set_smaller_than_a_batch_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"30.*batch"):
         fit(

@@ -49,6 +49,8 @@ class Args(planning.Planned, common.Devices, common.Training, common.Kernels, op
     """Epochs of linear warm-up."""
     clip: float = 0.0
     """Largest gradient norm; 0 turns clipping off."""
+    clip_value: float = 0.0
+    """Largest component of the gradient (BigNAS: 1); 0 turns it off."""
     augment: Annotated[bool | None, common.UNSET] = None
     """Random crops and flips; defaults to on from 30 epochs, since short trainings do better without."""
 
@@ -143,6 +145,8 @@ class Spos(Args):
     """Of three random paths of about the same cost train the one with the smallest or largest loss (AttentiveNAS)."""
     drop_path: float = 0.0
     """Probability to leave out the last block of the largest network, where it leads; grows from 0 at the first one."""
+    zero_gamma: bool = False
+    """Start each block that adds to its input as the identity: γ of its last BN is 0 (BigNAS)."""
     ema: float = 0.0
     """Decay of a moving average of the weights that is then scored (BigNAS: .9999, short trainings less); 0 is off."""
     sampling: Literal["uniform", "flops"] = "uniform"

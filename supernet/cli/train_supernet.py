@@ -51,6 +51,7 @@ def run(args: Args) -> None:
         defaults.learning_rate(args.batch_size, args.lr, learnt=args.learnt),
         warmup_epochs=args.warmup_epochs,
         clip=args.clip,
+        clip_value=args.clip_value,
         seed=args.seed,
         augment=defaults.augments(augment, args.epochs),
         accumulate=args.accumulate,

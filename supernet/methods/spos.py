@@ -23,7 +23,7 @@ from supernet.data.images import Batches, Inputs
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.families import elastic
-from supernet.model import Supernet
+from supernet.model import Supernet, zero_gamma
 from supernet.progress import Progress, silent
 from supernet.space import Arch, Space
 from supernet.training import paths, rules
@@ -46,6 +46,7 @@ class Config:
     distil: Distil = "none"  # what all but the largest network learn by
     draw: Literal["uniform", "best", "worst"] = "uniform"  # the one to be trained among paths of about one cost
     drop_path: float = 0.0  # of the largest network's last block, where it leads
+    zero_gamma: bool = False  # at first, of the last BN of each block that adds to its input (BigNAS, §3.2)
     ema: float = 0.0  # decay of the weights' exponential moving average, which is what is scored; 0 is off
     weights: str = "random"  # of a given network, as ``families.given.weights.read`` takes them
     importance: Literal["l1", "taylor", "none"] = "l1"  # by which its channels are sorted
@@ -92,6 +93,9 @@ def rule(model: Supernet, cfg: Config, teacher: nn.Module | None = None) -> Rule
         "fair": lambda: paths.fair_paths(space, seed),
         "sandwich": lambda: rules.sandwich(space, pick, cfg.paths),
     }
+    if cfg.zero_gamma and (space.model or not affine(space)):
+        begun = "begins with a network's weights" if space.model else "has BN without γ"
+        raise UserError(f"zero gamma: the supernet of {space.name} {begun}; expected an elastic space")
     return Together(
         model,
         draws[cfg.rule](),
@@ -173,6 +177,8 @@ def run(
     """
     torch.manual_seed(cfg.fit.seed)
     model = Supernet(space, affine=affine(space), kernels=cfg.kernels).to(device)
+    if cfg.zero_gamma:
+        zero_gamma(model)
     if inherit is not None:
         weights = inherit.state_dict()
         model.load_state_dict({name: weights[name] for name in model.state_dict()})

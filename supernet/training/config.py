@@ -32,6 +32,7 @@ class FitConfig:
     weight_decay: float = 4e-5  # on weights with more than one dimension only
     label_smoothing: float = 0.1
     clip: float = 0.0  # gradient norm; 0 is off
+    clip_value: float = 0.0  # each component of the gradient; 0 is off
     augment: bool = True
     seed: int = 0
     checkpoint_minutes: float = 10.0  # besides the one after every epoch
@@ -47,6 +48,7 @@ class FitConfig:
             ("lr", 0 < self.lr <= 1e30, "a number above 0, at most 1e30"),
             ("warmup_epochs", 0 <= self.warmup_epochs < math.inf, "at least 0"),
             ("clip", 0 <= self.clip < math.inf, "at least 0"),
+            ("clip_value", 0 <= self.clip_value < math.inf, "at least 0"),
             ("seed", 0 <= self.seed < 2**63, "a number from 0 to 2**63 - 1"),
         ):
             if not fine:

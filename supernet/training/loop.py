@@ -386,9 +386,13 @@ class Training:
             self.hits += (logits.detach().argmax(1) == parts[part][1]).sum()
         self.reducer.finish()
         scale = self.precision.scale
-        if cfg.clip:
+        if cfg.clip or cfg.clip_value:
             self.precision.unscale(self.optimizer)
-            nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None], cfg.clip)
+            moving = [p for p in self.model.parameters() if p.grad is not None]
+            if cfg.clip_value:
+                nn.utils.clip_grad_value_(moving, cfg.clip_value)
+            if cfg.clip:
+                nn.utils.clip_grad_norm_(moving, cfg.clip)
         self.precision.step(self.optimizer)
         self.search.update(self.step, scale)
         self.step += 1

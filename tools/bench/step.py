@@ -152,8 +152,9 @@ def largest_of(space: Space) -> Arch:
 def against_the_network_alone(shape: Shape, rounds: int) -> float:
     """A step of the largest network as slices of the supernet over one of the network alone, both on our operators."""
     space, times = space_of(shape), []
-    x, y = images(space, shape)
     models = FORMS["ours"](space), Network(space, largest_of(space), affine=False, kernels="fused")
+    _, y = images(space, shape)
+    x = torch.randn(len(y), *models[1].input_shape)  # of its own resolution, which need not be that of the space
     steps = [stepper(model, x, y, False) for model in models]
     for i in range(-2, rounds):
         seconds = [timed(step, LARGEST, shape) for step in (steps if i % 2 else steps[::-1])]
