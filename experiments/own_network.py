@@ -2,9 +2,9 @@
 
 mobilenetv2_050 and resnet18, made for 28² images, are trained once for each seed. At shares of their multiply-adds
 stand: what a search finds among their parts, after a short training of these or without; a random part; what
-Torch-Pruning leaves (by magnitude, uniform and global); and the part that was found, from scratch. All but the last
-begin with the trained weights, and all are then trained as long, with the trained network as teacher. Each finished
-network is kept in the results, so the command can be stopped and continued, on another machine too.
+Torch-Pruning (by magnitude, uniform and global) and NVIDIA's FastNAS leave; and the part that was found, from scratch.
+All but the last begin with the trained weights, and all are then trained as long, with the trained network as teacher.
+Each finished network is kept in the results, so the command can be stopped and continued, on another machine too.
 """
 
 from __future__ import annotations
@@ -21,15 +21,19 @@ from typing import Any
 
 import numpy as np
 import torch
+import torchvision
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments import _common
-from search import priced
+from latency import agent, build, measure, runtimes
+from latency.measure import Protocol
+from latency.table import LatencyTable
+from search import priced, spread
 from search.guided import GuidedConfig, GuidedSearch
 from search.run import Scoring
-from supernet import families, files, spaces
+from supernet import families, files, progress, spaces
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
@@ -48,24 +52,21 @@ SIZE = 28
 
 
 def mobilenetv2_050(channels: int = 1, classes: int = 10) -> nn.Module:
-    """timm's, with a first convolution of stride 1."""
-    import timm
-
-    model: Any = timm.create_model("mobilenetv2_050", in_chans=channels, num_classes=classes)
-    model.conv_stem.stride = (1, 1)
+    """torchvision's at half the width, with a first convolution of stride 1."""
+    model: Any = torchvision.models.mobilenet_v2(width_mult=0.5, num_classes=classes)
+    model.features[0][0] = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
     return model
 
 
 def resnet18(channels: int = 1, classes: int = 10) -> nn.Module:
-    """timm's, with a first convolution of 3×3."""
-    import timm
-
-    model: Any = timm.create_model("resnet18", in_chans=channels, num_classes=classes)
+    """torchvision's, with a first convolution of 3×3."""
+    model: Any = torchvision.models.resnet18(num_classes=classes)
     model.conv1 = nn.Conv2d(channels, 64, 3, 2, 1, bias=False)
     return model
 
 
 NETWORKS = {"mobilenetv2_050": mobilenetv2_050, "resnet18": resnet18}
+FASTNAS = "modelopt is missing: pip install nvidia-modelopt==0.47.0 torchprofile==0.0.4 requests, or --no-fastnas"
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Args(_common.OnImages):
     """Of their multiply-adds."""
     seeds: int = 3
     """Trainings of each given network, and of all that follows: seeds 0, 1, …"""
-    epochs: int = 8
+    epochs: int = 12
     """Of the given network."""
     supernet_epochs: int = 2
     """Of its parts together: four in each step."""
@@ -88,8 +89,12 @@ class Args(_common.OnImages):
     """Of each network at last."""
     evaluations: int = 120
     """Parts that a search scores."""
-    train: int = 30_000
+    train: int = 40_000
     """Training images, stratified."""
+    fastnas: bool = True
+    """NVIDIA's FastNAS, too."""
+    latency: bool = True
+    """Also search by latency, in tables that are built in --run; wants a quiet machine."""
     quick: bool = False
     """One network, share and seed, one epoch on few images: shows that it works, tells nothing."""
 
@@ -177,22 +182,34 @@ class Study:
         self.memory[epochs] = spos.run(self.space, self.images, cfg, self.folder / f"parts-{epochs}", _common.CPU)
         return self.memory[epochs]
 
-    def found(self, epochs: int, share: float) -> Arch:
-        """The part that scores best within the share of the multiply-adds."""
-        if (epochs, share) in self.memory:
-            return self.memory[epochs, share]
-        bounds = {"flops": (0.0, share * self.whole)}
+    @functools.cached_property
+    def table(self) -> LatencyTable:
+        """Latencies of the layers of all parts, by onnxruntime; the same for all seeds."""
+        path = self.args.run / f"own-{self.name}.lut.json"
+        if not path.exists():
+            archs = spread.calibration_archs(self.space, build.FIT_ARCHS, 8, 0)
+            runtime = runtimes.get("onnxruntime", cache=path.parent / "converted")
+            table = build.Build(self.space, runtime, Protocol(), archs, progress=progress.shown(True)).here(path)
+            files.write_json(path, table.to_json())
+        return LatencyTable.load(path, self.space)
+
+    def found(self, epochs: int, share: float, by: str = "flops") -> Arch:
+        """The part that scores best within the share of the multiply-adds, or of the latency that the table gives."""
+        if (epochs, share, by) in self.memory:
+            return self.memory[epochs, share, by]
+        cost = priced.costs(self.space, {"latency": self.table.price} if by == "latency" else {})[by]
+        bounds = {by: (0.0, share * cost(self.layout.whole))}
         budget = GuidedConfig(population=48, iterations=1, seed=self.seed)
         budget = dataclasses.replace(budget, iterations=1 + (self.args.evaluations - 48) // budget.size(1))
-        search = GuidedSearch(self.space, {"flops": priced.costs(self.space, {})["flops"]}, bounds, ["flops"], budget)
+        search = GuidedSearch(self.space, {by: cost}, bounds, [by], budget)
         evaluator = Scoring(recalibration=(4, 128), executor=Threads(1)).evaluator(self.supernet(epochs), self.images)
         scores: dict[Arch, float] = {}
         while not search.done:
             archs = search.ask()
             scores |= dict(zip(archs, evaluator(archs), strict=True))
             search.tell(archs, [scores[arch] for arch in archs])
-        self.memory[epochs, share] = max(scores, key=lambda arch: scores[arch])
-        return self.memory[epochs, share]
+        self.memory[epochs, share, by] = max(scores, key=lambda arch: scores[arch])
+        return self.memory[epochs, share, by]
 
     def random(self, share: float) -> Arch:
         """A part within 5 % below the share."""
@@ -222,6 +239,7 @@ class Study:
             model: Any = copy.deepcopy(self.given.network).requires_grad_(True).train()
             heads = [m for m in model.modules() if isinstance(m, nn.Linear)]
             options = {"pruning_ratio": ratio, "ignored_layers": heads, "global_pruning": everywhere}
+            options["round_to"] = 8  # odd numbers of channels are slow in runtimes
             tp.pruner.BasePruner(model, x, importance=tp.importance.GroupMagnitudeImportance(p=2), **options).step()
             return Alone(model), counted(model.eval(), x)
 
@@ -231,8 +249,39 @@ class Study:
             low, high = (ratio, high) if at(ratio)[1] > share * self.whole else (low, ratio)
         return at(high)
 
+    def fastnas(self, share: float) -> Made:
+        """By NVIDIA's FastNAS, which scores by the validation images, too."""
+        try:
+            import modelopt.torch.prune as mtp
+        except ImportError as error:
+            raise UserError(FASTNAS) from error
+        model: Any = copy.deepcopy(self.given.network).requires_grad_(True)
+        x = torch.zeros(1, self.images.channels, SIZE, SIZE)
+        config = {
+            "data_loader": spos.recalibration_images(self.images, 4, 128),
+            "collect_func": lambda x: x,
+            "score_func": lambda network: evaluate(Alone(network).eval(), self.images.val.plain_batches(512)),
+            "checkpoint": None,
+            "verbose": False,
+        }
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of its own pieces
+            options = {"mode": "fastnas", "constraints": {"flops": f"{100 * share:g}%"}}
+            model, _ = mtp.prune(model, dummy_input=x, config=config, **options)
+        return Alone(model), counted(model.eval(), x)
+
+    def milliseconds(self, path: Path) -> tuple[float, float]:
+        """What onnxruntime takes for the network in ``path`` and for the given one, in turns on one thread."""
+        given = self.folder / "given.onnx"
+        if not given.exists():
+            self.write(self.given, given)
+        calls = {name: agent.LOADERS["onnxruntime"](file.read_bytes(), 1) for name, file in (("a", path), ("b", given))}
+        timers = {name: measure.stopwatch(call, agent.clock(1)) for name, call in calls.items()}
+        samples = measure.measure(timers, Protocol())
+        return samples["a"].median_ms, samples["b"].median_ms
+
     def write(self, model: nn.Module, path: Path) -> None:
-        """For a latency that is measured when the machine is quiet."""
+        """As ONNX."""
         if isinstance(model, Network):
             fused, model = model, Network(self.space, model.arch, kernels="eager").eval()
             model.load_state_dict(fused.state_dict())
@@ -244,6 +293,11 @@ class Study:
     def arms(self, share: float) -> dict[str, Callable[[], Made]]:
         """What is compared, before it is trained at last."""
         epochs = self.args.supernet_epochs
+        others: dict[str, Callable[[], Made]] = {}
+        if self.args.latency:
+            others["ours, by latency"] = lambda: self.part(epochs, self.found(epochs, share, "latency"))
+        if self.args.fastnas:
+            others["FastNAS"] = lambda: self.fastnas(share)
         return {
             "ours": lambda: self.part(epochs, self.found(epochs, share)),
             "ours, parts not trained": lambda: self.part(0, self.found(0, share)),
@@ -251,6 +305,7 @@ class Study:
             "Torch-Pruning, uniform": lambda: self.pruned(share, False),
             "Torch-Pruning, global": lambda: self.pruned(share, True),
             "from scratch": lambda: self.scratch(self.found(epochs, share)),
+            **others,
         }
 
     def tuned(self, name: str, share: float, make: Callable[[], Made]) -> dict[str, float]:
@@ -265,10 +320,13 @@ class Study:
         fit(model.train(), self.images.train, rule, cfg, folder, meta={})
         accuracy = evaluate(model.eval(), self.judging.plain_batches(512))
         self.write(model, folder / "network.onnx")
+        ms, given = self.milliseconds(folder / "network.onnx")
         return {
             "before": before,
             "accuracy": accuracy,
             "share": flops / self.whole,
+            "ms": ms,
+            "latency": ms / given,
             "minutes": (time.process_time() - start) / 60,
             "minutes before": prepared / 60,
         }
@@ -292,13 +350,13 @@ def run(args: Args) -> None:
     if args.quick:
         source = _common.Images(args.data, str(args.data_root), 640, 200, 400)
         args = dataclasses.replace(args, networks=args.networks[:1], shares=(0.5,), seeds=1, epochs=1)
-        args = dataclasses.replace(args, supernet_epochs=1, tuning_epochs=1, evaluations=60)
+        args = dataclasses.replace(args, supernet_epochs=1, tuning_epochs=1, evaluations=60, latency=False)
     images, judging = _common.open_images(source)
     kept = _common.Kept(
         args.output, _common.results("own_network", args, clock), clock, ("seeds", "networks", "shares")
     )
-    for name in args.networks:
-        for seed in range(args.seeds):
+    for seed in range(args.seeds):
+        for name in args.networks:
             study = Study(name, seed, images, judging, args)
             kept.add(name, "given", seed, lambda s=study: {"accuracy": evaluate(s.given, judging.plain_batches(512))})
             for share in args.shares:
@@ -318,11 +376,12 @@ def finish(args: Args, result: dict) -> None:
                 found = {heading: [one[field] for one in made] for heading, field in HEADINGS.items()}
                 rows[key] = {h: _common.mean_sd(v, 100 if "%" in h else 1) for h, v in found.items()}
         tables[name] = rows
-    _common.report(args.output, result, tables, draw, (5.5 * len(tables), 4.0))
+    _common.report(args.output, result, tables, draw, (11.0, 4.0 * len(tables)))
 
 
 HEADINGS = {
     "multiply-adds, %": "share",
+    "latency, %": "latency",
     "before, %": "before",
     "accuracy, %": "accuracy",
     "minutes": "minutes",
@@ -330,24 +389,26 @@ HEADINGS = {
 
 
 def draw(figure: Figure, result: dict) -> None:
-    """Accuracy over multiply-adds, a line for each way."""
+    """Accuracy over multiply-adds, and over latency, a line for each way."""
     names = [name for name in result["settings"]["networks"] if name in result]
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+    rows = figure.subplots(len(names), 2, squeeze=False, sharey="row")
+    for name, pair in zip(names, rows, strict=True):
         given = 100 * np.mean([one["accuracy"] for one in result[name]["given"]])
-        axes.axhline(given, color="0.5", linestyle=":", linewidth=1, label="the given network")
-        lines: dict[str, list[tuple[float, float, float]]] = {}
-        for key, made in result[name].items():
-            if key != "given":
-                values = 100 * np.array([one["accuracy"] for one in made])
-                spread = values.std(ddof=1) if len(values) > 1 else 0.0
-                share = 100 * float(np.mean([one["share"] for one in made]))
-                lines.setdefault(key.rpartition(",")[0], []).append((share, values.mean(), spread))
-        for arm, points in lines.items():
-            x, y, spread = np.array(points).T
-            axes.errorbar(x, y, spread, marker="o", markersize=4, linewidth=1, capsize=2, label=arm)
-        axes.set(xlabel="multiply-adds, % of the given network's", ylabel="accuracy, %", title=name)
-        axes.grid(alpha=0.2)
-        axes.legend(fontsize=7)
+        for axes, cost, what in zip(pair, ("share", "latency"), ("multiply-adds", "latency"), strict=True):
+            axes.axhline(given, color="0.5", linestyle=":", linewidth=1, label="the given network")
+            lines: dict[str, list[tuple[float, float, float]]] = {}
+            for key, made in result[name].items():
+                if key != "given":
+                    values = 100 * np.array([one["accuracy"] for one in made])
+                    spread = values.std(ddof=1) if len(values) > 1 else 0.0
+                    share = 100 * float(np.mean([one[cost] for one in made]))
+                    lines.setdefault(key.rpartition(",")[0], []).append((share, values.mean(), spread))
+            for arm, points in lines.items():
+                x, y, spread = np.array(points).T
+                axes.errorbar(x, y, spread, marker="o", markersize=4, linewidth=1, capsize=2, label=arm)
+            axes.set(xlabel=f"{what}, % of the given network's", ylabel="accuracy, %", title=name)
+            axes.grid(alpha=0.2)
+        pair[0].legend(fontsize=7)
 
 
 if __name__ == "__main__":
