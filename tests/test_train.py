@@ -16,7 +16,6 @@ from torch import nn
 from supernet.data.images import MemoryImages
 from supernet.data.sets import TrainVal
 from supernet.errors import CheckpointError, UserError
-from supernet.families import layerwise
 from supernet.methods import spos
 from supernet.model import Network, Supernet
 from supernet.training import checkpoint, faults, paths, standalone
@@ -244,26 +243,6 @@ def test_uniform_paths_are_a_function_of_seed_and_step():
     assert [a(i) for i in range(20)] != [paths.uniform_path(space, 2)(i) for i in range(20)]
     counts = np.unique([a(i) for i in range(600)], axis=0).shape[0]
     assert counts == space.size
-
-
-def test_binned_paths_fill_every_bin_alike():
-    from supernet import families
-
-    space = layerwise.shufflenet(3, 224, 1000)
-    pick = paths.flops_binned_path(space, 0, (290e6, 360e6, 10e6))
-    n = 350
-    bins = np.array([families.flops(space, pick(step)) // 10e6 for step in range(n)])
-    counts = [(bins == b).sum() for b in range(29, 36)]
-    assert sum(counts) > 0.98 * n
-    assert min(counts) > 50 * 0.5
-    assert max(counts) < 50 * 1.6
-
-
-def test_impossible_bins_say_what_is_there():
-    with pytest.raises(UserError, match=r"multiply-adds \(they have .* to .*\)"):
-        paths.flops_binned_path(tiny_space(), 0, (1e12, 2e12, 1e11))
-    with pytest.raises(UserError, match="0 < step"):
-        paths.flops_binned_path(tiny_space(), 0, (2e6, 1e6, 1e5))
 
 
 @pytest.mark.chain

@@ -26,7 +26,7 @@ from supernet.families import elastic
 from supernet.model import Supernet, zero_gamma
 from supernet.progress import Progress, silent
 from supernet.space import Arch, Space
-from supernet.training import paths, rules
+from supernet.training import binned, paths, rules
 from supernet.training.average import MovingAverage
 from supernet.training.bn import recalibrate_bn
 from supernet.training.evaluation import BATCH, validate
@@ -85,7 +85,7 @@ def rule(model: Supernet, cfg: Config, teacher: nn.Module | None = None) -> Rule
     if cfg.draw != "uniform":
         pick = paths.attentive_path(space, seed)
     elif cfg.sampling == "flops":
-        pick = paths.flops_binned_path(space, seed, cfg.flops_bins)
+        pick = binned.flops_binned_path(space, seed, cfg.flops_bins)
     else:
         pick = paths.uniform_path(space, seed)
     draws: dict[str, Callable[[], Draw]] = {

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from supernet.errors import UserError
 from supernet.families import layout
 from supernet.space import Arch, Space
 
@@ -25,38 +24,6 @@ class Candidates(NamedTuple):
 def uniform_path(space: Space, seed: int) -> Pick:
     """Every open choice with the same probability."""
     return lambda n: space.sample(np.random.default_rng([seed, n]))
-
-
-def flops_binned_path(space: Space, seed: int, bins: tuple[float, float, float], tries: int = 200) -> Pick:
-    """SPOS's code: a FLOPs bin drawn uniformly, a path in it by rejection, any path if ``tries`` find none.
-
-    Raises:
-        UserError: none of 2,000 uniform paths lies in any of the bins.
-    """
-    low, high, width = bins
-    if not 0 < width <= high - low:
-        raise UserError(f"FLOPs bins from {low:g} to {high:g} in steps of {width:g}: expected 0 < step ≤ to − from")
-    specs = layout(space)
-
-    def flops(arch: Arch) -> int:
-        return sum(spec.flops for spec in specs.pick(arch))
-
-    rng = np.random.default_rng(seed)
-    sample = [flops(space.sample(rng)) for _ in range(2000)]
-    if not any(low <= cost < high for cost in sample):
-        raise UserError(
-            f"no path of {space.name} has between {low:g} and {high:g} multiply-adds (they have {min(sample):.3g} to "
-            f"{max(sample):.3g}): set other bins, or sample uniformly"
-        )
-    count = round((high - low) / width)
-
-    def pick(n: int) -> Arch:
-        rng = np.random.default_rng([seed, n])
-        start = low + width * int(rng.integers(count))
-        arch = space.sample_where(rng, lambda arch: start <= flops(arch) < start + width, tries)
-        return arch if arch is not None else space.sample(rng)
-
-    return pick
 
 
 def fair_paths(space: Space, seed: int) -> Callable[[int], list[Arch]]:
@@ -93,13 +60,20 @@ def attentive_path(space: Space, seed: int) -> Callable[[int], Candidates]:
 
 
 @functools.lru_cache(maxsize=2)
-def _pool(space: Space, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Uniform paths ``[N, genes]`` by bins of multiply-adds, ascending, and where each bin that has any ends."""
+def sampled(space: Space, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """100,000 uniform paths ``[N, genes]`` and their multiply-adds."""
     rng = np.random.default_rng([seed, 2**33])
     pool = np.stack([rng.choice(open_, POOL) for open_ in space.allowed], 1)
-    tables, _, genes = layout(space).priced(lambda spec: spec.flops)
+    tables, base, genes = layout(space).priced(lambda spec: spec.flops)
     by_gene: Sequence[tuple[int, ...]] = genes or [(i,) for i in range(len(tables))]
-    costs = sum(np.asarray(table)[tuple(pool[:, own].T)] for table, own in zip(tables, by_gene, strict=True))
+    costs = (np.asarray(table)[tuple(pool[:, own].T)] for table, own in zip(tables, by_gene, strict=True))
+    return pool, sum(costs, np.full(POOL, base))
+
+
+@functools.lru_cache(maxsize=2)
+def _pool(space: Space, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Uniform paths ``[N, genes]`` by bins of multiply-adds, ascending, and where each bin that has any ends."""
+    pool, costs = sampled(space, seed)
     edges = np.linspace(costs.min(), costs.max(), BINS + 1)[1:-1]
     bins = np.digitize(costs, edges)
     counts = np.bincount(bins)
