@@ -9,7 +9,6 @@ Each finished network is kept in the results, so the command can be stopped and 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import time
@@ -24,9 +23,9 @@ import torch
 import torchvision
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from experiments import _common
+from experiments import _pruners as pruners
 from latency import agent, build, measure, runtimes
 from latency.measure import Protocol
 from latency.table import LatencyTable
@@ -36,9 +35,8 @@ from search.run import Scoring
 from supernet import families, files, progress, spaces
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
-from supernet.errors import UserError
 from supernet.executor import Threads
-from supernet.families.given import trace, weights
+from supernet.families.given import weights
 from supernet.families.given.layer import SLASH
 from supernet.methods import spos
 from supernet.model import Network, Supernet
@@ -66,7 +64,6 @@ def resnet18(channels: int = 1, classes: int = 10) -> nn.Module:
 
 
 NETWORKS = {"mobilenetv2_050": mobilenetv2_050, "resnet18": resnet18}
-FASTNAS = "modelopt is missing: pip install nvidia-modelopt==0.47.0 torchprofile==0.0.4 requests, or --no-fastnas"
 
 
 @dataclass(frozen=True)
@@ -227,48 +224,15 @@ class Study:
         torch.manual_seed(self.seed)
         return Network(self.space, arch, kernels="fused"), self.flops(arch)
 
-    def pruned(self, share: float, everywhere: bool) -> Made:
-        """By Torch-Pruning, by the L2 norm of groups: the same share of each, or the least of all."""
-        try:
-            import torch_pruning as tp
-        except ImportError as error:
-            raise UserError("Torch-Pruning is missing: pip install torch-pruning==1.6.1") from error
+    def pruned(self, prune: Callable[..., nn.Module], *args: Any) -> Made:
+        """What a pruning leaves of the given network."""
         x = torch.zeros(1, self.images.channels, SIZE, SIZE)
+        model = prune(self.given.network, x, *args)
+        return Alone(model.eval()), pruners.multiply_adds(model, x)
 
-        def at(ratio: float) -> Made:
-            model: Any = copy.deepcopy(self.given.network).requires_grad_(True).train()
-            heads = [m for m in model.modules() if isinstance(m, nn.Linear)]
-            options = {"pruning_ratio": ratio, "ignored_layers": heads, "global_pruning": everywhere}
-            options["round_to"] = 8  # odd numbers of channels are slow in runtimes
-            tp.pruner.BasePruner(model, x, importance=tp.importance.GroupMagnitudeImportance(p=2), **options).step()
-            return Alone(model), counted(model.eval(), x)
-
-        low, high = 0.0, 0.98
-        for _ in range(12):
-            ratio = (low + high) / 2
-            low, high = (ratio, high) if at(ratio)[1] > share * self.whole else (low, ratio)
-        return at(high)
-
-    def fastnas(self, share: float) -> Made:
-        """By NVIDIA's FastNAS, which scores by the validation images, too."""
-        try:
-            import modelopt.torch.prune as mtp
-        except ImportError as error:
-            raise UserError(FASTNAS) from error
-        model: Any = copy.deepcopy(self.given.network).requires_grad_(True)
-        x = torch.zeros(1, self.images.channels, SIZE, SIZE)
-        config = {
-            "data_loader": spos.recalibration_images(self.images, 4, 128),
-            "collect_func": lambda x: x,
-            "score_func": lambda network: evaluate(Alone(network).eval(), self.images.val.plain_batches(512)),
-            "checkpoint": None,
-            "verbose": False,
-        }
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of its own pieces
-            options = {"mode": "fastnas", "constraints": {"flops": f"{100 * share:g}%"}}
-            model, _ = mtp.prune(model, dummy_input=x, config=config, **options)
-        return Alone(model), counted(model.eval(), x)
+    def score(self, network: nn.Module) -> float:
+        """Accuracy on the validation images."""
+        return evaluate(Alone(network).eval(), self.images.val.plain_batches(512))
 
     def milliseconds(self, path: Path) -> tuple[float, float]:
         """What onnxruntime takes for the network in ``path`` and for the given one, in turns on one thread."""
@@ -297,13 +261,14 @@ class Study:
         if self.args.latency:
             others["ours, by latency"] = lambda: self.part(epochs, self.found(epochs, share, "latency"))
         if self.args.fastnas:
-            others["FastNAS"] = lambda: self.fastnas(share)
+            recalibration = spos.recalibration_images(self.images, 4, 128)
+            others["FastNAS"] = lambda: self.pruned(pruners.fastnas, share, recalibration, self.score)
         return {
             "ours": lambda: self.part(epochs, self.found(epochs, share)),
             "ours, parts not trained": lambda: self.part(0, self.found(0, share)),
             "random part": lambda: self.part(epochs, self.random(share)),
-            "Torch-Pruning, uniform": lambda: self.pruned(share, False),
-            "Torch-Pruning, global": lambda: self.pruned(share, True),
+            "Torch-Pruning, uniform": lambda: self.pruned(pruners.torch_pruning, share, False),
+            "Torch-Pruning, global": lambda: self.pruned(pruners.torch_pruning, share, True),
             "from scratch": lambda: self.scratch(self.found(epochs, share)),
             **others,
         }
@@ -330,13 +295,6 @@ class Study:
             "minutes": (time.process_time() - start) / 60,
             "minutes before": prepared / 60,
         }
-
-
-def counted(model: nn.Module, x: Tensor) -> int:
-    """Multiply-adds of a network on one image."""
-    with FlopCounterMode(display=False) as counter:
-        model(x)
-    return trace.multiply_adds(counter)
 
 
 def run(args: Args) -> None:

@@ -387,12 +387,7 @@ class Training:
         self.reducer.finish()
         scale = self.precision.scale
         if cfg.clip or cfg.clip_value:
-            self.precision.unscale(self.optimizer)
-            moving = [p for p in self.model.parameters() if p.grad is not None]
-            if cfg.clip_value:
-                nn.utils.clip_grad_value_(moving, cfg.clip_value)
-            if cfg.clip:
-                nn.utils.clip_grad_norm_(moving, cfg.clip)
+            self.precision.clip(self.optimizer, cfg.clip, cfg.clip_value)
         self.precision.step(self.optimizer)
         self.search.update(self.step, scale)
         self.step += 1

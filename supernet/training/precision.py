@@ -6,7 +6,7 @@ import contextlib
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from supernet.errors import UserError
 
@@ -72,10 +72,15 @@ class Precision:
         """Gradients of the loss, scaled."""
         (self.scaler.scale(loss) if self.scaler else loss).backward()
 
-    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
-        """Gradients as they are, to be clipped."""
+    def clip(self, optimizer: torch.optim.Optimizer, norm: float, value: float) -> None:
+        """Bound each component of the gradients and their common norm, where these are above 0."""
         if self.scaler:
             self.scaler.unscale_(optimizer)
+        moving = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if value:
+            nn.utils.clip_grad_value_(moving, value)
+        if norm:
+            nn.utils.clip_grad_norm_(moving, norm)
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """The optimizer's step; in fp16 none where a gradient has overflowed, and a lower scale from then on."""
