@@ -264,8 +264,15 @@ def finish(args: Args, result: dict) -> None:
         return mean_of([row["tau"] for row in rows if row is not None])
 
     def percent(part: str, name: str) -> str:
-        values = [v for seed in seeds if name in seed[part] for v in np.atleast_1d(seed[part][name])]
-        return _common.mean_sd(values, 100) if values else ""
+        """Means over the networks of each seed; the full space has the same ones in every seed, so no spread."""
+        values = [float(np.mean(seed[part][name])) for seed in seeds if name in seed[part]]
+        same = len(values) > 1 and len({repr(seed[part][name]) for seed in seeds}) == 1
+        return _common.mean_sd(values[:1] if same else values, 100) if values else ""
+
+    def gap(name: str) -> str:
+        return _common.mean_sd([seed["common_set"][name]["gap"] for seed in seeds], 100) if name in ranked_too else ""
+
+    ranked_too = [name for name, row in seeds[0]["common_set"].items() if row["gap"] is not None and name != "ceiling"]
 
     spaces_ = list(seeds[0]["space_size"])
     ranked = {"common set": "common_set", "beyond multiply-adds": "common_set_beyond_multiply_adds"}
@@ -286,6 +293,7 @@ def finish(args: Args, result: dict) -> None:
             name: {
                 "networks, per seed": ", ".join(f"{seed['space_size'][name]:,}" for seed in seeds),
                 "random networks alone, %": percent("random_networks_alone", name),
+                "alone minus one-shot on the common set, points": gap(name),
                 "one-shot, %": percent("random_networks_one_shot", name),
                 "most accurate of the front alone, %": percent("best_of_front_alone", name),
             }
