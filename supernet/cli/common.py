@@ -55,6 +55,7 @@ COMMANDS = {
     "face_nas": "face-nas",
     "count": "count",
     "check_data": "data",
+    "doctor": "doctor",
 }
 # Which command makes what an error says is missing.
 MAKERS = {"supernet": "train_supernet", "lut": "build_lut", "front": "evolve", "network": "retrain"}
@@ -371,11 +372,12 @@ def show(table: Table) -> None:
     from rich.table import Table as Grid
 
     grid = Grid(show_header=bool(table.headings), title=table.title)
-    for i, heading in enumerate(table.headings):
+    for i in range(len(table.rows[0]) if table.rows else len(table.headings)):
+        heading = escape(table.headings[i]) if table.headings else ""
         whole = table.wraps is not None and i != table.wraps
         grid.add_column(heading, justify="left" if i < table.text else "right", no_wrap=whole)
     for row in table.rows:
-        grid.add_row(*row)
+        grid.add_row(*map(escape, row))
     say(grid)
 
 

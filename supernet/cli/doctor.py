@@ -1,0 +1,122 @@
+"""What is built, what is installed, what is missing and how to get it; every operator against PyTorch, in seconds."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import supernet
+from supernet import machine
+from supernet.cli import common
+from supernet.errors import UserError
+
+EXTRA = re.compile(r"^([A-Za-z0-9._-]+).*extra *== *['\"](\w+)['\"]")
+FOR_DEVELOPERS = ("test", "lint")
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Args:
+    json: bool = False
+    """Print JSON."""
+
+
+def run(args: Args) -> None:
+    found: dict[str, Any] = {"machine": of_machine(), "build": None, "operators": [], "extras": list(extras())}
+    missing = None
+    try:
+        from supernet import ops, selftest
+    except ImportError as error:  # says how to build them
+        missing = UserError(str(error))
+    else:
+        found["build"] = ops.build_info()
+        found["operators"] = [outcome._asdict() for outcome in selftest.run(selftest.devices())]
+    if args.json:
+        print(json.dumps(found, indent=1))
+    else:
+        show(found)
+    if missing:
+        raise missing
+    if wrong := [f"{row['name']} on {row['device']}" for row in found["operators"] if not row["fine"]]:
+        raise UserError(
+            f"{len(wrong)} of {len(found['operators'])} operators differ from PyTorch's: {', '.join(wrong)}; build "
+            "them again (pip install --no-build-isolation -e .); if that does not help, report it with what --json says"
+        )
+    if not args.json:
+        common.tell("every operator gives what PyTorch gives", style="green")
+
+
+def show(found: dict[str, Any]) -> None:
+    """What was found, as tables; what to do about it on the lines between."""
+    from supernet.tables import Table
+
+    here, build = found["machine"], found["build"]
+    rows = [(name.replace("_", " "), str(value)) for name, value in here.items() if name != "gpus"]
+    rows.append(("GPUs", ", ".join(here["gpus"]) or "none that PyTorch sees"))
+    if build:
+        rows.append(("operators", f"compiled by {build['compiler']} for torch {build['torch']}"))
+        rows.append(("CPU kernels", build["cpu_capability"]))
+        cuda = f"{build['cuda']} for {' '.join(build['cuda_archs'])}" if build["cuda"] else "none"
+        rows.append(("CUDA kernels", cuda))
+    common.show(Table((), rows, text=2))
+    if here["gpus"] and build and not build["cuda"]:
+        common.warn("a GPU is here and the operators were built without CUDA: SUPERNET_CUDA=1 pip install … says why")
+    common.show(
+        Table(
+            ("operator", "device", "difference", "ms", ""),
+            [
+                (row["name"], row["device"], f"{row['difference']:.1e}", f"{1e3 * row['seconds']:.0f}", verdict(row))
+                for row in found["operators"]
+            ],
+            text=2,
+        )
+    )
+    others = [(row["extra"], row["package"], row["version"] or row["command"]) for row in found["extras"]]
+    common.show(Table(("extra", "package", "version, or how to get it"), others, text=3))
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """Whether an operator is right."""
+    return "right" if row["fine"] else row["error"] or "wrong"
+
+
+def of_machine() -> dict[str, Any]:
+    """Versions, cores, memory and GPUs of this machine."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return {
+        "supernet": supernet.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "cores": machine.cores(),
+        "free_memory_gib": round(machine.free_memory() / GIB, 1),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(count)],
+    }
+
+
+def extras() -> Iterator[dict[str, Any]]:
+    """Packages that something needs and the core does not: version where installed, else the command that gets it."""
+    try:
+        required = metadata.requires("supernet") or []
+    except metadata.PackageNotFoundError:
+        return
+    for text in required:
+        match = EXTRA.match(text)
+        if not match or match[2] in FOR_DEVELOPERS:
+            continue
+        package, extra = match.groups()
+        try:
+            row = {"version": metadata.version(package), "command": None}
+        except metadata.PackageNotFoundError:
+            row = {"version": None, "command": f"pip install 'supernet[{extra}]'"}
+        yield {"extra": extra, "package": package, **row}
+
+
+main = common.entry(run, Args)
