@@ -1,0 +1,51 @@
+"""The files around the project say what is there: versions, tests, targets."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import supernet
+
+yaml = pytest.importorskip("yaml")
+ROOT = Path(__file__).parents[1]
+GITHUB = ROOT / ".github"
+
+
+def test_the_workflow_runs_what_is_there():
+    jobs = yaml.safe_load((GITHUB / "workflows" / "ci.yml").read_text())["jobs"]
+    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert ".ci/run" in commands
+    tests = re.findall(r"tests/test_\w+\.py", " ".join(commands))
+    assert len(tests) >= 5
+    assert all((ROOT / test).exists() for test in tests)
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert supernet.__version__.split(".dev")[0] == citation["version"]
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+
+
+def test_forms_for_issues_have_what_github_asks_for():
+    forms = [yaml.safe_load(path.read_text()) for path in (GITHUB / "ISSUE_TEMPLATE").glob("[!c]*.yml")]
+    assert len(forms) == 2
+    for form in forms:
+        assert {"name", "description", "body"} <= form.keys()
+        assert all({"type", "id", "attributes"} <= field.keys() for field in form["body"])
+
+
+def test_the_image_has_the_tested_versions():
+    pinned = set(re.findall(r"torch(?:vision)?==[\d.]+", (ROOT / "Dockerfile").read_text()))
+    tested = set(re.findall(r"^torch(?:vision)?==[\d.]+", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    assert pinned == tested
+
+
+def test_the_container_for_developers_builds_what_make_builds():
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    target = re.search(r"make (\S+)$", container["onCreateCommand"])[1]
+    assert target == ".venv/built"
+    assert re.search(r"^\$\(VENV\)/built:", (ROOT / "Makefile").read_text(), re.MULTILINE)
