@@ -1,14 +1,16 @@
-"""Top-1 accuracy of a path."""
+"""What a path answers to images, and how often that is right."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from supernet.answers import Answers
 from supernet.data.images import ImageSet
-from supernet.errors import UserError
+from supernet.metrics import TOP1, Metric
 from supernet.model import Network, Supernet
 from supernet.space import Arch
 from supernet.training import distributed
@@ -18,37 +20,42 @@ BATCH = 512  # images of a forward pass, where memory allows
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
-def evaluate(model: Model, batches: Batches, arch: Arch | None = None) -> float:
-    """Top-1 accuracy in [0, 1] in eval mode."""
-    return _accuracy(*_hits(model, batches, arch))
-
-
 @torch.inference_mode()
-def _hits(model: Model, batches: Batches, arch: Arch | None) -> tuple[int, int]:
-    """How many images were classified rightly, of how many."""
-    training, device = model.training, next(model.parameters()).device
+def answers(model: Model, batches: Batches, arch: Arch | None = None) -> Answers:
+    """What the model answers to images and labels, in eval mode."""
+    training, device, classes = model.training, next(model.parameters()).device, model.space.classes
+    labels, guesses = [torch.empty(0, dtype=torch.long)], [torch.empty(0, 1 + min(5, classes), dtype=torch.long)]
     model.eval()
-    hits = n = 0
     try:
         for x, y in batches:
-            hits += (model(x.to(device), arch).argmax(1) == y.to(device)).sum()
-            n += len(y)
+            logits = model(x.to(device), arch)
+            # of equal logits argmax takes the first, topk any
+            guesses.append(torch.cat([logits.argmax(1, keepdim=True), logits.topk(min(5, classes)).indices], 1))
+            labels.append(y)
     finally:
         model.train(training)
-    return int(hits), n
+    return Answers(torch.cat(labels).numpy(), torch.cat([part.cpu() for part in guesses]).numpy(), classes)
 
 
-def validate(model: Model, images: ImageSet, arch: Arch | None = None, batch: int = BATCH) -> float:
-    """Top-1 accuracy in [0, 1] on all images, in eval mode; under torchrun every rank computes its share of them.
+def shared_answers(model: Model, images: ImageSet, arch: Arch | None = None, batch: int = BATCH) -> Answers:
+    """What the model answers to all images of a set; under torchrun every rank computes its share of them.
 
     Args:
         batch: the most images at once; more than ``BATCH`` are not taken.
     """
     mine = images.plain_batches(min(batch, BATCH), distributed.rank(), distributed.world())
-    return _accuracy(*distributed.total(*_hits(model, mine, arch), device=next(model.parameters()).device))
+    parts = distributed.gathered(answers(model, mine, arch))
+    labels, guesses = (np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "guesses"))
+    return Answers(labels, guesses, parts[0].classes)
 
 
-def _accuracy(hits: float, n: float) -> float:
-    if n == 0:
-        raise UserError("nothing to evaluate on: the split is empty")
-    return hits / n
+def evaluate(model: Model, batches: Batches, arch: Arch | None = None, metric: Metric = TOP1) -> float:
+    """The metric in [0, 1], in eval mode; a UserError where there are no images."""
+    return answers(model, batches, arch).share(metric)
+
+
+def validate(
+    model: Model, images: ImageSet, arch: Arch | None = None, batch: int = BATCH, metric: Metric = TOP1
+) -> float:
+    """The metric in [0, 1] on all images, as ``shared_answers`` computes them."""
+    return shared_answers(model, images, arch, batch).share(metric)

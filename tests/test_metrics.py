@@ -1,0 +1,110 @@
+"""Metrics against scikit-learn's, intervals against how often they hold the truth."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
+
+from supernet import files, metrics
+from supernet.answers import FILE, Answers
+from tests.conftest import refused
+
+
+def uneven(classes: int = 7, images: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits that are often right, and labels of classes of different sizes."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(classes, images, p=np.arange(1, classes + 1) / (classes * (classes + 1) / 2))
+    logits = rng.normal(size=(images, classes))
+    logits[np.arange(images), labels] += rng.random(images) * np.linspace(0, 4, classes)[labels]
+    return logits, labels
+
+
+def test_shares_are_scikit_learns():
+    logits, labels = uneven()
+    answers = Answers.of(logits, labels)
+    assert answers.share() == pytest.approx(np.mean(logits.argmax(1) == labels), abs=0)
+    assert answers.share("balanced") == pytest.approx(balanced_accuracy_score(labels, logits.argmax(1)))
+    assert answers.share("top5") == pytest.approx(top_k_accuracy_score(labels, logits, k=5))
+    assert len({answers.share(metric) for metric in metrics.METRICS}) == 3
+
+
+def test_a_class_without_images_has_no_part():
+    assert metrics.share([3, 0, 1], [4, 0, 2], "balanced") == (3 / 4 + 1 / 2) / 2
+    low, high = metrics.interval([3, 0, 1], [4, 0, 2], "balanced")
+    assert 0 < low < 5 / 8 < high < 1
+
+
+def test_nothing_is_no_accuracy():
+    assert "empty" in refused(metrics.share, [0, 0], [0, 0])
+    assert "empty" in refused(metrics.interval, [0, 0], [0, 0], "balanced")
+
+
+def test_wilsons_interval_is_the_published_one():
+    """Newcombe, Statistics in Medicine 17 (1998), table I, method 3."""
+    for hits, images, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)):
+        assert metrics.interval([hits], [images]) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_the_interval_of_one_class_is_wilsons():
+    assert metrics.interval([17], [20], "balanced") == pytest.approx(metrics.interval([17], [20]))
+
+
+@pytest.mark.parametrize("metric", ["top1", "balanced"])
+def test_intervals_hold_the_truth_as_often_as_they_say(metric):
+    rng, images, recalls = np.random.default_rng(0), np.array([200, 30, 8]), np.array([0.95, 0.8, 0.6])
+    truth = recalls.mean() if metric == "balanced" else (images * recalls).sum() / images.sum()
+    held = 0
+    for _ in range(300):
+        low, high = metrics.interval(rng.binomial(images, recalls), images, metric)
+        held += low <= truth <= high
+    assert 0.91 <= held / 300 <= 0.99
+
+
+def test_a_perfect_class_leaves_a_doubt():
+    low, high = metrics.interval([5, 5], [5, 5], "balanced")
+    assert low < 0.9
+    assert high == 1
+
+
+def test_top5_of_five_classes_is_refused_and_not_told():
+    assert "5 classes" in refused(metrics.require, "top5", 5)
+    assert "top1, top5, balanced" in refused(metrics.require, "f1", 10)
+    metrics.require("top5", 6)
+    logits, labels = uneven(classes=5)
+    assert sorted(Answers.of(logits, labels).shares("val")) == ["val_accuracy", "val_balanced_accuracy"]
+
+
+def test_results_name_every_metric_with_its_interval_and_the_images():
+    logits, labels = uneven()
+    row = Answers.of(logits, labels).result("test")
+    assert row["test_images"] == 300
+    for metric in metrics.METRICS:
+        name = metrics.key("test", metric)
+        low, high = row[f"{name}_interval"]
+        assert low < row[name] < high
+    assert metrics.percent(row, "test").endswith("of 300 images")
+    assert metrics.percent({"test_accuracy": 0.5}, "test") == "50.00 %"
+
+
+def test_the_file_of_the_classes_and_its_picture(tmp_path):
+    logits, labels = uneven()
+    names = [f"class {i}" for i in range(7)]
+    Answers.of(logits, labels).write(tmp_path / "classes.json", tmp_path / "confusion.png", names)
+    read = files.read_json(tmp_path / "classes.json", "classes", expected=FILE)
+    assert read["confusion"] == confusion_matrix(labels, logits.argmax(1)).tolist()
+    for row, counts in zip(read["classes"], read["confusion"], strict=True):
+        place = names.index(row["name"])
+        assert row["images"] == sum(counts)
+        assert row["recall"] == pytest.approx(counts[place] / sum(counts))
+        assert row["precision"] == pytest.approx(counts[place] / sum(line[place] for line in read["confusion"]))
+    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    json.dumps(read, allow_nan=False)
+
+
+def test_a_picture_of_many_classes_names_none(tmp_path):
+    logits, labels = uneven(classes=60, images=200)
+    Answers.of(logits, labels).write(tmp_path / "a.json", tmp_path / "a.png", [str(i) for i in range(60)])
+    assert (tmp_path / "a.png").stat().st_size > 1000
