@@ -19,16 +19,18 @@ import torch
 from torch import Tensor, nn
 
 from search.costs import AdditiveCost, MaxCost
+from supernet import metrics
 from supernet.errors import UserError
 from supernet.executor import Executor, Threads, for_device, nothing
 from supernet.families import layout
 from supernet.families.base import peak
+from supernet.metrics import TOP1, Metric
 from supernet.model import Supernet, batch_norms, joined
 from supernet.norm import BatchNorm, PooledStatistics
 from supernet.progress import Track
 from supernet.space import Arch, Space
 from supernet.spec import LayerSpec
-from supernet.training import faults
+from supernet.training import evaluation, faults
 
 Mode = Literal["recalibrated", "batch", "inherited"]
 LARGEST_BATCH = 512  # more are not faster; also the batch whose statistics the mode ``batch`` normalises by
@@ -70,7 +72,7 @@ class Node:
     pools: list[PooledStatistics]  # of this prefix, one per BN
     children: dict[tuple[Layers, int], Node] = field(default_factory=dict)  # by the layers and their weights
     archs: list[Arch] = field(default_factory=list)  # of a head: those that end here; genes of what does not run differ
-    hits: int | Tensor = 0  # of a head
+    hits: int | Tensor = 0  # of a head, for each class: int64 [classes]
 
     @classmethod
     def of(cls, module: nn.Module) -> Node:
@@ -129,9 +131,10 @@ def _common(a: Arch, b: Arch) -> int:
 
 @dataclass(frozen=True)
 class Scored:
-    """Accuracies of some architectures, and what they took."""
+    """What some architectures have right, and what that took."""
 
-    accuracies: dict[Arch, float]
+    hits: dict[Arch, list[int]]  # by class
+    images: list[int]  # of each class
     runs: int  # of a layer on all images
     separate_runs: int  # how many there would be without sharing
     peak_bytes: int  # of the activations on the path
@@ -153,9 +156,10 @@ class Evaluator:
     Args:
         recalibration: batches of training images, not augmented; the same for every architecture.
         validation: batches of images and labels. Both are iterated over once per call and worker.
+        metric: what an accuracy is.
 
     Raises:
-        UserError: an unknown mode, or no batches.
+        UserError: an unknown mode, a metric that tells nothing about so many classes, or no batches.
     """
 
     def __init__(
@@ -165,13 +169,15 @@ class Evaluator:
         validation: Stream[tuple[Tensor, Tensor]],
         executor: Executor = Threads(),
         mode: Mode = "recalibrated",
+        metric: Metric = TOP1,
     ):
+        metrics.require(metric, supernet.space.classes)
         if mode not in get_args(Mode):
             raise UserError(f"unknown BN mode {mode!r}: expected one of {', '.join(get_args(Mode))}")
         if not len(validation) or (mode == "recalibrated" and not len(recalibration)):
             raise UserError("nothing to score with: expected validation batches, and images to recalibrate BN with")
-        self.scorer = Scorer(supernet, recalibration, validation, mode)
-        self.executor, self.mode = for_device(executor, self.scorer.device), mode
+        self.scorer = Scorer(supernet, recalibration, validation, mode, metric)
+        self.executor, self.mode, self.metric = for_device(executor, self.scorer.device), mode, metric
         self.scores: dict[Arch, float] = {}
         self.runs = self.separate_runs = self.peak_bytes = 0  # as ``Scored`` has them; the peak of one worker
 
@@ -183,7 +189,7 @@ class Evaluator:
                 for _, scored in ready:
                     self._keep(scored)
                     if bar is not None:
-                        bar.advance(len(scored.accuracies))
+                        bar.advance(len(scored.hits))
         return [self.scores[arch] for arch in archs]
 
     def tasks(self, archs: Sequence[Arch]) -> list[list[Arch]]:
@@ -193,10 +199,16 @@ class Evaluator:
         return sorted(parts, key=lambda part: work(space, part), reverse=True)
 
     def _keep(self, scored: Scored) -> None:
-        self.scores |= scored.accuracies
+        self.scores |= {arch: metrics.share(h, scored.images, self.metric) for arch, h in scored.hits.items()}
         self.runs += scored.runs
         self.separate_runs += scored.separate_runs
         self.peak_bytes = max(self.peak_bytes, scored.peak_bytes)
+
+    def doubt(self, arch: Arch) -> dict[str, Any]:
+        """The interval of an architecture's accuracy, and how many images it rests on, as results have them."""
+        scored = self.scorer([arch])
+        ends = metrics.interval(scored.hits[arch], scored.images, self.metric)
+        return {"one_shot_accuracy_interval": list(ends), "one_shot_images": sum(scored.images)}
 
     @property
     def summary(self) -> str:
@@ -219,9 +231,10 @@ class Scorer:
         recalibration: Stream[Tensor],
         validation: Stream[tuple[Tensor, Tensor]],
         mode: Mode,
+        metric: Metric = TOP1,
     ):
         self.supernet = copy.deepcopy(supernet).eval()
-        self.recalibration, self.validation, self.mode = recalibration, validation, mode
+        self.recalibration, self.validation, self.mode, self.metric = recalibration, validation, mode, metric
         self.device = next(supernet.parameters()).device
         self.idle: list[Supernet] = []  # copies that no thread is at
 
@@ -229,7 +242,7 @@ class Scorer:
     def __call__(self, archs: Sequence[Arch]) -> Scored:
         """The accuracies of distinct architectures; several threads may ask at once."""
         model = self.idle.pop() if self.idle else copy.deepcopy(self.supernet)
-        tree, walk = prefix_tree(model, archs), Walk()
+        tree, walk = prefix_tree(model, archs), Walk(self.metric)
         norms = list(batch_norms([model]))
         if self.mode == "recalibrated":
             for bn in norms:
@@ -240,22 +253,23 @@ class Scorer:
         for bn in norms:
             bn.train(self.mode == "batch")
         layer = _recalibrated if self.mode == "recalibrated" else _as_it_is
-        images = 0
+        images = torch.zeros(model.space.classes, dtype=torch.long)
         for x, y in self.validation:
             with faults.memory(walk.doing, x, LOWER):
                 walk(tree, _channels_last(x, self.device), layer, y.to(self.device))
-            images += len(y)
+            images += torch.bincount(y, minlength=len(images))
         nodes = list(tree)
-        accuracies = {arch: int(node.hits) / images for node in nodes for arch in node.archs}
+        hits = {arch: torch.as_tensor(node.hits).tolist() for node in nodes for arch in node.archs}
         separate = sum(len(list(joined(model.path(arch)))) for arch in archs)
         self.idle.append(model)
-        return Scored(accuracies, len(nodes) - 1, separate, walk.peak_bytes)  # the root runs nothing
+        return Scored(hits, images.tolist(), len(nodes) - 1, separate, walk.peak_bytes)  # the root runs nothing
 
 
 @dataclass
 class Walk:
     """Passes batches through a tree, depth first."""
 
+    metric: Metric = TOP1  # that hits are counted for
     peak_bytes: int = 0  # of the activations on a path
     node: Node | None = None  # that a batch passes
 
@@ -282,7 +296,7 @@ class Walk:
         live += _new_bytes(x, y)
         self.peak_bytes = max(self.peak_bytes, live)
         if labels is not None and node.archs:
-            node.hits += (y.argmax(1) == labels).sum()
+            node.hits = node.hits + evaluation.hits(y, labels, self.metric)
         for child in node.children.values():
             self(child, y, layer, labels, live)
 

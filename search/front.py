@@ -10,6 +10,7 @@ import numpy as np
 
 from search.ask_tell import Record
 from search.costs import Cost, Window
+from supernet.metrics import HEADINGS, NAMES, TOP1, Metric
 from supernet.space import Arch, Space
 from supernet.tables import Table, mean_and_deviation
 
@@ -66,12 +67,14 @@ def plot(
     bound: tuple[float, float],
     title: str,
     objectives: Sequence[str] = ("latency",),
+    metric: Metric = TOP1,
 ) -> None:
     """Draw accuracy over the first objective: all that was scored, random architectures within the bounds, the front.
 
     Args:
         random: architectures of the same window, drawn uniformly.
         bound: (lowest, highest) of the first objective.
+        metric: what an accuracy is.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -97,18 +100,18 @@ def plot(
     for end in bound:
         if 0 < end <= 1.1 * slowest:  # a bound far away would squeeze the rest
             axes.axvline(end, color="0.4", linestyle=":", linewidth=1)
-    axes.set(xlabel=LABELS.get(cost, f"{cost} (ms)"), ylabel="one-shot accuracy (%)", title=title)
+    axes.set(xlabel=LABELS.get(cost, f"{cost} (ms)"), ylabel=f"one-shot {NAMES[metric]} (%)", title=title)
     axes.margins(y=0.08)
     axes.grid(alpha=0.2)
     axes.legend(fontsize=8, loc="lower right")
     figure.savefig(file)
 
 
-def table(front: Sequence[Record], best: int, knee: int, latencies: Sequence[str]) -> Table:
+def table(front: Sequence[Record], best: int, knee: int, latencies: Sequence[str], metric: Metric = TOP1) -> Table:
     """About ten points of a front.
 
     Args:
-        best, knee: positions in the front. latencies: the names of the costs in ms.
+        best, knee: positions in the front. latencies: the names of the costs in ms. metric: what an accuracy is.
     """
     columns = [(name, "ms", 1.0) for name in latencies]
     columns += [("flops", "M", 1e-6), ("params", "k", 1e-3), ("activations", "k", 1e-3)]
@@ -117,7 +120,7 @@ def table(front: Sequence[Record], best: int, knee: int, latencies: Sequence[str
         name = " ".join([str(i)] + ["best"] * (i == best) + ["knee"] * (i == knee))
         values = [f"{front[i].costs[name] * scale:.4g}" for name, _, scale in columns]
         rows.append([name, *values, f"{100 * front[i].accuracy:.2f}"])
-    headings = ["", *(f"{name} {unit}" for name, unit, _ in columns), "one-shot %"]
+    headings = ["", *(f"{name} {unit}" for name, unit, _ in columns), f"one-shot {HEADINGS[metric]}%"]
     return Table(headings, rows, f"front: {len(front)} architectures")
 
 

@@ -20,6 +20,7 @@ from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.executor import Executor, Threads
 from supernet.methods import spos
+from supernet.metrics import TOP1, Metric
 from supernet.model import Supernet
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
@@ -38,6 +39,7 @@ class Scoring:
     seed: int = 0  # of the draw of these
     executor: Executor = Threads()
     memory: int | None = None  # bytes for images and activations; by default half of what is free
+    metric: Metric = TOP1  # what an accuracy is
 
     def evaluator(self, supernet: Supernet, data: TrainVal) -> Evaluator:
         """Fixed recalibration images, one fixed validation split, streamed."""
@@ -48,6 +50,7 @@ class Scoring:
             self.batches(supernet, val),
             self.executor,
             mode=self.bn,
+            metric=self.metric,
         )
 
     def batches(self, supernet: Supernet, images: ImageSet) -> Batches:
@@ -65,7 +68,7 @@ class Scoring:
         Args:
             checkpoint: ``RunFolder.identity``. data: ``TrainVal.identity``.
         """
-        fields = {name: getattr(self, name) for name in ("bn", "val_limit", "seed")}
+        fields = {name: getattr(self, name) for name in ("bn", "val_limit", "seed", "metric")}
         images = {} if data is None else {"data": data}
         return {"checkpoint": checkpoint, **fields, "recalibration": list(self.recalibration), **images}
 
@@ -134,7 +137,9 @@ class SearchRun:
         best, knee = fronts.best(front), fronts.knee(front, self.search.objectives[0])
         return {"best": front[best].arch} | ({"knee": front[knee].arch} if knee != best else {})
 
-    def write(self, random: Sequence[Record], tables: Mapping[str, Mapping[str, Any]]) -> tuple[list[Record], int, int]:
+    def write(
+        self, random: Sequence[Record], tables: Mapping[str, Mapping[str, Any]]
+    ) -> tuple[list[Record], int, int, dict]:
         """``front.json`` and ``front.png``: one-shot accuracies and costs, latencies in ms.
 
         Args:
@@ -142,18 +147,22 @@ class SearchRun:
             tables: which table gives a latency, by the name of the cost: table, device and runtime, in plain JSON.
 
         Returns:
-            The front, and the positions of its most accurate architecture and of its knee.
+            The front, the positions of its most accurate architecture and of its knee, and what the file has of the
+            former.
         """
         search, front, first = self.search, self.front(), self.search.objectives[0]
         best, knee = fronts.best(front), fronts.knee(front, first)
         found: dict[str, Any] = {"algorithm": search.config.algorithm, "objectives": list(search.objectives)}
+        found |= {"metric": self.evaluator.metric}
+        entries = [entry(record) for record in front]
+        entries[best] |= self.evaluator.doubt(front[best].arch)
         names = ("table", "device", "runtime")
         kept = (*names, "predicted_layers")  # the last only of tables that were not measured whole
         devices = [{"cost": cost, **{name: of[name] for name in kept if name in of}} for cost, of in tables.items()]
         found |= {name: devices[0][name] for name in names[1:]} if devices else {}
         self.folder.write_front(
             search.space,
-            [entry(record) for record in front],
+            entries,
             [entry(record) for record in random],
             search.window.bounds,
             best=best,
@@ -165,8 +174,8 @@ class SearchRun:
         title = f"{search.space.name}: {search.config.algorithm}, {len(search.records())} architectures scored"
         bound = search.window.bounds.get(first, (0.0, math.inf))
         path = self.folder.front_picture
-        fronts.plot(path, search.records(), front, random, bound, title, search.objectives)
-        return front, best, knee
+        fronts.plot(path, search.records(), front, random, bound, title, search.objectives, self.evaluator.metric)
+        return front, best, knee, entries[best]
 
 
 def entry(record: Record) -> dict:

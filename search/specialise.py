@@ -22,10 +22,11 @@ from search.evaluator import Stream
 from search.guided import GuidedConfig, GuidedSearch
 from search.run import entry
 from search.scores import Scores
-from supernet import files
+from supernet import files, metrics
 from supernet.data.images import ImageSet
 from supernet.errors import UserError
 from supernet.export import networks
+from supernet.metrics import TOP1, Metric
 from supernet.model import Supernet
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
@@ -131,6 +132,7 @@ def write(
     test: ImageSet,
     measure: Callable[[Target, Arch], float | None],
     progress: Progress = silent,
+    metric: Metric = TOP1,
 ) -> list[dict[str, Any]]:
     """The networks with the supernet's weights as files, ``networks.json`` and ``networks.png``, beside one another.
 
@@ -138,6 +140,7 @@ def write(
         suffixes: formats of the files by the names of the targets.
         recalibration: images that BN statistics are taken from. test: images that each network is tested on, once.
         measure: latency of a whole network on a device in ms; None where that cannot be done here.
+        metric: by which they were scored.
 
     Returns:
         What ``networks.json`` has of each network: name, bound and latencies in ms, accuracies in [0, 1], counts, file.
@@ -147,18 +150,19 @@ def write(
         for one in found:
             target, best = one.target, one.best
             made = networks.recalibrated(supernet, best.arch, recalibration)
-            tested = evaluation.validate(made.network, test)
-            made = made._replace(accuracy={"test": tested, "validation": best.accuracy})
+            tested = evaluation.shared_answers(made.network, test).result("test")
+            scored = best.accuracy if metric == TOP1 else None
+            made = made._replace(accuracy={"test": tested["test_accuracy"], "validation": scored})
             path, table = folder / f"{target.name}.{suffixes[target.name]}", target.table
             networks.write(run, target.space, made, path, target.batch, best.costs[LATENCY], table)
-            known = {"name": target.name, "bound_ms": target.bound, **entry(best), "test_accuracy": tested}
+            known = {"name": target.name, "bound_ms": target.bound, **entry(best), **tested}
             known |= {"layers": target.space.describe(best.arch), "file": path.name, **table}
             measured = measure(target, best.arch)
             rows.append(known | ({} if measured is None else {"measured_latency_ms": measured}))
             files.write_json(configuration(run, target.name), {"arch": list(best.arch)})
             bar.advance()
     kept = {"schema": 1, "space": {"name": supernet.space.name, "fingerprint": supernet.space.fingerprint}}
-    files.write_json(folder / "networks.json", {**kept, "made_from": run.origin(), "networks": rows})
+    files.write_json(folder / "networks.json", {**kept, "made_from": run.origin(), "metric": metric, "networks": rows})
     plot(folder / "networks.png", found)
     return rows
 
@@ -168,10 +172,10 @@ def configuration(run: RunFolder, name: str) -> Path:
     return run.specialised_path / f"{name}.arch.json"
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def table(rows: Sequence[Mapping[str, Any]], metric: Metric = TOP1) -> Table:
     """The networks side by side, for people."""
     times = ("bound_ms", "latency_ms", "measured_latency_ms")
-    accuracies = ("one_shot_accuracy", "test_accuracy")
+    accuracies = ("one_shot_accuracy", metrics.key("test", metric))
     cells = [
         [
             row["name"],
@@ -181,7 +185,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
         ]
         for row in rows
     ]
-    headings = ["", "bound ms", "predicted ms", "measured ms", "MFLOPs", "one-shot %", "test %"]
+    headings = ["", "bound ms", "predicted ms", "measured ms", "MFLOPs"]
+    headings += [f"{part} {metrics.HEADINGS[metric]}%" for part in ("one-shot", "test")]
     return Table(headings, cells, "specialised networks, as they are in the supernet")
 
 

@@ -6,10 +6,13 @@ A balanced accuracy is the mean of the accuracies on each class, so that a class
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from supernet.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Metric = Literal["top1", "top5", "balanced"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -17,6 +20,7 @@ TOP1: Metric = "top1"
 NAMES: dict[Metric, str] = {"top1": "accuracy", "top5": "top-5 accuracy", "balanced": "balanced accuracy"}
 HEADINGS: dict[Metric, str] = {"top1": "", "top5": "top-5 ", "balanced": "balanced "}  # before "test %"
 Interval = tuple[float, float]
+Counts: TypeAlias = "Sequence[int] | np.ndarray"  # of each class
 
 
 def key(part: str, metric: Metric) -> str:
@@ -41,7 +45,7 @@ def require(metric: Metric, classes: int) -> None:
         raise UserError(f"top5 of {classes} classes is right for every image: expected top1 or balanced")
 
 
-def share(hits: Sequence[int], images: Sequence[int], metric: Metric = TOP1) -> float:
+def share(hits: Counts, images: Counts, metric: Metric = TOP1) -> float:
     """The metric in [0, 1].
 
     Args:
@@ -58,7 +62,7 @@ def share(hits: Sequence[int], images: Sequence[int], metric: Metric = TOP1) -> 
     return math.fsum(recalls) / len(recalls)
 
 
-def interval(hits: Sequence[int], images: Sequence[int], metric: Metric = TOP1, level: float = 0.95) -> Interval:
+def interval(hits: Counts, images: Counts, metric: Metric = TOP1, level: float = 0.95) -> Interval:
     """Ends of the interval of ``share``, which has the same arguments: Wilson's (1927).
 
     Of a balanced accuracy it is put together of the classes' by the squares of their distances (Zou & Donner 2008), so
@@ -81,14 +85,19 @@ def _wilson(hits: int, images: int, level: float) -> Interval:
     return float(ends.low), float(ends.high)
 
 
-def _require_images(images: Sequence[int]) -> None:
+def _require_images(images: Counts) -> None:
     if not sum(images):
         raise UserError("nothing to evaluate on: the split is empty")
 
 
-def percent(row: dict[str, Any], part: str, metric: Metric = TOP1) -> str:
-    """A result in words, as much of it as a row has: ``91.18 % [90.61, 91.72] of 10,000 images``."""
-    name = key(part, metric)
-    ends, images = row.get(f"{name}_interval"), row.get(f"{part}_images")
+def percent(row: Mapping[str, Any], part: str, metric: Metric = TOP1) -> str:
+    """A result in words, as much of it as a row has: ``91.18 % [90.61, 91.72] of 10,000 images``.
+
+    The interval of a share of images follows from their number.
+    """
+    name, images = key(part, metric), row.get(f"{part}_images")
+    ends = row.get(f"{name}_interval")
+    if ends is None and images and metric != "balanced":
+        ends = interval([round(row[name] * images)], [images])
     told = f" [{100 * ends[0]:.2f}, {100 * ends[1]:.2f}]" if ends else ""
     return f"{100 * row[name]:.2f} %{told}" + (f" of {images:,} images" if images else "")

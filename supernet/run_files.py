@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from supernet import files
-from supernet.shape import COUNT, FINGERPRINT, POSITIVE, SHARE, Number
+from supernet import files, metrics
+from supernet.metrics import METRICS
+from supernet.shape import COUNT, FINGERPRINT, INTERVAL, POSITIVE, SHARE, Number
 from supernet.training.folder import TrainingFolder
 
 # Shapes of JSON files, and of the plain values in checkpoints; a field with ? may be missing.
@@ -24,7 +25,8 @@ CONFIG = {
     "made_with?": {"version?": str, "torch?": str, "device?": str, "space?": (None, str), "data?": IDENTITY},
 }
 COSTS = {"latency_ms?": COST, "flops?": COST, "params?": COST, "activations?": COST}
-ENTRY = {"arch": ARCH, "layers?": str, "one_shot_accuracy?": SHARE, **COSTS}
+ONE_SHOT = {"one_shot_accuracy?": SHARE, "one_shot_accuracy_interval?": INTERVAL, "one_shot_images?": POSITIVE}
+ENTRY = {"arch": ARCH, "layers?": str, **ONE_SHOT, **COSTS}
 FRONT = {
     "schema": 1,
     "space": FINGERPRINT,
@@ -32,16 +34,19 @@ FRONT = {
     "bounds": {str: [(None, float)]},
     "best": COUNT,
     "knee": COUNT,
+    "metric?": METRICS,
     "front": [ENTRY],
     "random": [ENTRY],
     "devices?": [{"cost": str, "table?": str, "device": dict, "runtime": dict}],
 }
 # Of a search that has told what it minimised: what its page and its picture need.
-SCORED = {"arch": ARCH, "layers": str, "one_shot_accuracy": SHARE, **COSTS}
+SCORED = {**ENTRY, "layers": str, "one_shot_accuracy": SHARE}
 SEARCHED = {**FRONT, "algorithm": str, "evaluated": COUNT, "objectives": [str], "front": [SCORED], "random": [SCORED]}
-ACCURACIES = {"val_accuracy?": SHARE, "test_accuracy?": SHARE, "test_images?": POSITIVE}
-RESULT = {"arch?": ARCH, "settings?": dict, "measured_latency_ms?": COST, "one_shot_accuracy?": SHARE}
-RESULT |= {**ACCURACIES, **COSTS}
+SHARES = {metrics.key(part, metric): SHARE for part in ("val", "test") for metric in metrics.METRICS}
+ACCURACIES = {f"{name}?": SHARE for name in SHARES} | {f"{name}_interval?": INTERVAL for name in SHARES}
+ACCURACIES |= {"val_images?": POSITIVE, "test_images?": POSITIVE}
+RESULT = {"arch?": ARCH, "settings?": dict, "measured_latency_ms?": COST, "metric?": METRICS}
+RESULT |= {**ONE_SHOT, **ACCURACIES, **COSTS}
 FOUND = {"schema?": 1, "space?": FINGERPRINT, "arch": ARCH, "layers?": str, "name?": str, **ACCURACIES, **COSTS}
 PROBABILITIES = {"schema": 1, "target": COST, "cost": COST, "argmax_cost": COST, "genes": [dict]}
 POPULATION = {"arch": ARCH, "accuracy": SHARE, "costs": {str: float}, "generation": COUNT}
@@ -155,6 +160,15 @@ class RunFiles(TrainingFolder):
     @property
     def result_path(self) -> Path:
         return self.path / "result.json"
+
+    @property
+    def classes_path(self) -> Path:
+        """How a trained network does on each class of the test images, in the shape of ``answers.FILE``."""
+        return self.path / "classes.json"
+
+    @property
+    def confusion_picture(self) -> Path:
+        return self.path / "confusion.png"
 
     @property
     def probabilities_path(self) -> Path:

@@ -6,7 +6,7 @@ A shape is
     None                           null; as the whole shape: anything
     {"a": shape, "b?": shape}      an object with these fields, of which ``b`` may be left out; others are free
     {str: shape}                   an object whose values all look like that
-    [shape]                        a list of them
+    [shape]                        a list of them; [shape, shape]: a list of two, the first like that, …
     (shape, shape)                 either; ("a", "b"): one of these texts
     Number(0, 1)                   a number in a range; ``Number(0, 9, whole=True)``
     any other value                that value
@@ -14,6 +14,7 @@ A shape is
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,7 @@ class Number:
 COUNT = Number(0, 2**53, whole=True)
 POSITIVE = Number(1, 2**53, whole=True)
 SHARE = Number(0, 1)
+INTERVAL = [SHARE, SHARE]
 FINGERPRINT = {"name": str, "fingerprint": str}  # of a space
 
 
@@ -78,8 +80,9 @@ def _require(data: Any, shape: Any, where: str) -> None:
                 raise ValueError(f"{where.lstrip('.') or 'it'} has no {name!r}")
     elif isinstance(shape, list):
         _expect(isinstance(data, list), data, "a list", where)
-        for place, value in enumerate(data):
-            _require(value, shape[0], f"{where}[{place}]")
+        _expect(len(shape) == 1 or len(data) == len(shape), data, f"a list of {len(shape)}", where)
+        for place, (value, inner) in enumerate(zip(data, itertools.cycle(shape), strict=False)):
+            _require(value, inner, f"{where}[{place}]")
     elif isinstance(shape, Number):
         _expect(_is_number(data, shape.whole) and shape.low <= data <= shape.high, data, str(shape), where)
     elif shape in (int, float):

@@ -18,9 +18,10 @@ from supernet.data.sets import TrainVal
 from supernet.errors import CheckpointError, UserError
 from supernet.methods import spos
 from supernet.model import Network, Supernet
-from supernet.training import checkpoint, faults, paths, standalone
+from supernet.training import checkpoint, faults, optimizers, paths, standalone
+from supernet.training.config import learning_rate
 from supernet.training.evaluation import evaluate
-from supernet.training.loop import FitConfig, fit, learning_rate, sgd
+from supernet.training.loop import FitConfig, fit
 from tests.conftest import refused, tiny_space
 
 
@@ -56,7 +57,7 @@ def test_schedules_follow_their_formulas():
 
 def test_only_weights_with_more_than_one_dimension_decay():
     network = Network(tiny_space(), (0, 1, 2), kernels="eager")
-    optimizer = sgd(network, FitConfig(1, weight_decay=0.1))
+    optimizer = optimizers.make(network, FitConfig(1, weight_decay=0.1))
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     for name, p in network.named_parameters():
         assert decay[id(p)] == (0.1 if p.dim() > 1 else 0.0), name
@@ -201,6 +202,8 @@ def test_a_set_smaller_than_a_batch_is_refused(tmp_path):
 
 def test_evaluate_counts_hits():
     class Fixed(nn.Module):
+        space = SimpleNamespace(classes=4)
+
         def __init__(self):
             super().__init__()
             self.p = nn.Parameter(torch.zeros(1))

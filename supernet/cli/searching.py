@@ -13,6 +13,7 @@ import tyro
 from supernet import machine
 from supernet.cli import common
 from supernet.errors import UserError
+from supernet.metrics import NAMES, Metric, percent
 
 if TYPE_CHECKING:
     from latency.table import LatencyTable
@@ -37,6 +38,8 @@ class Scored(common.Computing, common.Reading, common.Workers):
     """BN statistics for scoring: recalibrated on training images, of each validation batch, or the supernet's own."""
     recalibration: tuple[int, int] = (8, 128)
     """Batches and images per batch for recalibrating BN."""
+    metric: Metric = "top1"
+    """What is maximised: the accuracy, that among the first five answers, or the mean of the classes' accuracies."""
     val_limit: Annotated[int | None, common.UNSET] = None
     """Score on a stratified subset of this many validation images."""
     seed: int = 0
@@ -54,7 +57,7 @@ class Scored(common.Computing, common.Reading, common.Workers):
 
         workers = self.ray_or(Threads(self.workers))
         memory = None if self.memory is None else machine.memory_size(self.memory)
-        return Scoring(self.bn, self.recalibration, self.val_limit, self.seed, workers, memory)
+        return Scoring(self.bn, self.recalibration, self.val_limit, self.seed, workers, memory, self.metric)
 
 
 @dataclass(frozen=True)
@@ -158,11 +161,13 @@ def write(found: SearchRun, random: Sequence[Record], luts: Mapping[str, Latency
     from search import front as fronts
     from supernet import families
 
-    front, best, knee = found.write(random, {name: lut.named() for name, lut in luts.items()})
+    front, best, knee, told = found.write(random, {name: lut.named() for name, lut in luts.items()})
     for note in found.search.notes:
         common.tell(note, style="dim")
     common.tell(f"scored {found.evaluator.summary}")
-    common.show(fronts.table(front, best, knee, tuple(luts)))
+    metric = found.evaluator.metric
+    common.show(fronts.table(front, best, knee, tuple(luts), metric))
+    common.tell(f"best: one-shot {NAMES[metric]} {percent(told, 'one_shot')}, an interval of 95 %")
     for name, lut in luts.items():
         shares = [lut.guessed(families.lower(found.search.space, record.arch)) for record in front]
         if any(shares):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from supernet import metrics
 from supernet.cli import common, searching
 from supernet.errors import UserError
 
@@ -75,9 +76,10 @@ def run(args: Args) -> None:
         found = specialise.specialise(targets, searches, scores, args.progress)
         common.tell(f"scored {evaluator.summary}")
         tools = (supernet.cpu(), evaluator.scorer.recalibration, test)
-        rows = specialise.write(folder, found, suffixes, *tools, measure, args.progress)
-    common.show(specialise.table(rows))
+        rows = specialise.write(folder, found, suffixes, *tools, measure, args.progress, args.metric)
+    common.show(specialise.table(rows, args.metric))
     for row in rows:
+        common.tell(f"{row['name']}: {metrics.percent(row, 'test', args.metric)}, an interval of 95 %")
         common.tell(f"→ {folder.specialised_path / row['file']}")
     common.tell(f"→ {folder.specialised_path / 'networks.png'}")
     first = specialise.configuration(folder, rows[0]["name"])

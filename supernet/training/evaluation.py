@@ -20,6 +20,22 @@ BATCH = 512  # images of a forward pass, where memory allows
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
+def hits(logits: Tensor, labels: Tensor, metric: Metric = TOP1) -> Tensor:
+    """Of each class, the images that are right, as ``metrics.share`` takes them: int64 [classes].
+
+    Args:
+        logits: ``[B, classes]``. labels: int64 [B].
+    """
+    right = _guesses(logits) == labels[:, None]
+    found = torch.zeros(logits.shape[1], dtype=torch.long, device=logits.device)
+    return found.index_add_(0, labels, (right.any(1) if metric == "top5" else right[:, 0]).long())
+
+
+def _guesses(logits: Tensor) -> Tensor:
+    """Classes as ``Answers`` has them; of equal logits argmax takes the first, topk any."""
+    return torch.cat([logits.argmax(1, keepdim=True), logits.topk(min(5, logits.shape[1])).indices], 1)
+
+
 @torch.inference_mode()
 def answers(model: Model, batches: Batches, arch: Arch | None = None) -> Answers:
     """What the model answers to images and labels, in eval mode."""
@@ -28,9 +44,7 @@ def answers(model: Model, batches: Batches, arch: Arch | None = None) -> Answers
     model.eval()
     try:
         for x, y in batches:
-            logits = model(x.to(device), arch)
-            # of equal logits argmax takes the first, topk any
-            guesses.append(torch.cat([logits.argmax(1, keepdim=True), logits.topk(min(5, classes)).indices], 1))
+            guesses.append(_guesses(model(x.to(device), arch)))
             labels.append(y)
     finally:
         model.train(training)
