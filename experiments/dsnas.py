@@ -31,9 +31,9 @@ from supernet.methods import dsnas, soft_mixture, spos
 from supernet.model import Network, Supernet
 from supernet.runs import RunFolder
 from supernet.space import Arch, Choice, Gene, Space
-from supernet.training import defaults, paths
+from supernet.training import defaults, optimizers, paths
 from supernet.training.evaluation import evaluate
-from supernet.training.loop import FitConfig, fit, sgd
+from supernet.training.loop import FitConfig, fit
 
 CPU = torch.device("cpu")
 
@@ -135,7 +135,7 @@ def step_costs(rounds: int) -> dict:
 def single_path(space: Space, x: torch.Tensor, y: torch.Tensor) -> Callable[[int], None]:
     """SPOS with DSNAS's BN: the sub-network alone."""
     model = Supernet(space, affine=True).train()
-    optimizer, pick = sgd(model, FitConfig(1)), paths.uniform_path(space, 0)
+    optimizer, pick = optimizers.make(model, FitConfig(1)), paths.uniform_path(space, 0)
 
     def step(i: int) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -150,7 +150,7 @@ def dsnas_step(space: Space, x: torch.Tensor, y: torch.Tensor) -> Callable[[int]
         FitConfig(1), dsnas.Budget(*families.layout(space).priced(lambda spec: spec.flops)[:2]), search_epochs=1
     )
     model = dsnas.Parent(space, [torch.ones(()) for _ in space.genes]).train()
-    optimizer, search = sgd(model, cfg.fit), dsnas.Distribution(model, cfg, per_epoch=10**9)
+    optimizer, search = optimizers.make(model, cfg.fit), dsnas.Distribution(model, cfg, per_epoch=10**9)
 
     def step(i: int) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -164,7 +164,7 @@ def dsnas_step(space: Space, x: torch.Tensor, y: torch.Tensor) -> Callable[[int]
 def full_step(space: Space, x: torch.Tensor, y: torch.Tensor) -> Callable[[int], None]:
     model = Supernet(space, affine=True).train()
     alpha = [torch.ones(len(open_), requires_grad=True) for open_ in space.allowed]
-    optimizer, adam = sgd(model, FitConfig(1)), torch.optim.Adam(alpha, lr=1e-3, betas=(0.5, 0.999))
+    optimizer, adam = optimizers.make(model, FitConfig(1)), torch.optim.Adam(alpha, lr=1e-3, betas=(0.5, 0.999))
 
     def step(i: int) -> None:
         optimizer.zero_grad(set_to_none=True)

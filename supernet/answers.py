@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from supernet import files, metrics
+from supernet.errors import UserError
 from supernet.metrics import TOP1, Interval, Metric
 from supernet.shape import COUNT, SHARE
 
@@ -93,6 +95,19 @@ class Answers:
         files.write_atomically(picture, lambda file: draw(file, confusion, names))
 
 
+def read(path: Path) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """The classes and the confusion that ``Answers.write`` wrote.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    found = files.read_json(path, "file of classes", expected=FILE, missing="network")
+    classes, confusion = found["classes"], found["confusion"]
+    if not classes or {len(classes)} != {len(confusion), *map(len, confusion)}:
+        raise UserError(f"{path} is not a readable file of classes (confusion of other classes): delete it", "network")
+    return classes, np.array(confusion)
+
+
 def draw(file: BinaryIO, confusion: np.ndarray, names: Sequence[str]) -> None:
     """The confusion as a picture, each row as shares of its class.
 
@@ -103,6 +118,7 @@ def draw(file: BinaryIO, confusion: np.ndarray, names: Sequence[str]) -> None:
     from matplotlib.figure import Figure
     from sklearn.metrics import ConfusionMatrixDisplay
 
+    names = [name.replace("$", r"\$") for name in names]  # which would begin a formula
     few = len(names) <= SHOWN
     side = 2.2 + 0.38 * len(names) if few else 8.0
     figure = Figure(figsize=(side + 1.2, side), dpi=150, layout="constrained")
@@ -115,4 +131,6 @@ def draw(file: BinaryIO, confusion: np.ndarray, names: Sequence[str]) -> None:
     if not few:
         axes.set(xticks=[], yticks=[])
     axes.set(xlabel="taken for", ylabel="label", title="test images, % of each class")
-    figure.savefig(file)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # names in scripts that matplotlib has no font for
+        figure.savefig(file)

@@ -21,6 +21,7 @@ from supernet.training import checkpoint
 from supernet.training.folder import TrainingFolder
 
 NETWORK = {"model": dict, "meta": {"kind": str, "space": dict, "arch": [shape.COUNT], "eps?": shape.Number(0)}}
+NETWORK["search?"] = {f"{checkpoint.AVERAGE}?": dict}
 
 
 class Supernet(nn.Module):
@@ -101,6 +102,10 @@ class Network(nn.Module):
     def named_path(self) -> dict[str, nn.Module]:
         """The modules in order, by their names."""
         return {"stem": self.stem, **{f"layers.{i}": layer for i, layer in enumerate(self.layers)}, "head": self.head}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Which parameters make a layer, as timm asks its models for layer-wise decay; the head comes last."""
+        return {"stem": r"^stem", "blocks": r"^layers\.(\d+)"}
 
     def forward(self, x: Tensor, arch: Arch | None = None) -> Tensor:
         """Images ``[B, C, H, W]`` to logits ``[B, classes]``. Those of another resolution than the network's are
@@ -228,7 +233,7 @@ def load_network(
     space = Space.from_json(meta["space"], str(path), operations, make)
     network = Network(space, meta["arch"], eps=meta.get("eps", 1e-5), kernels=kernels)
     try:
-        network.load_state_dict(state["model"])
+        network.load_state_dict(checkpoint.weights(state))
     except RuntimeError as error:
         reason = str(error).split(":")[0]
         raise CheckpointError(f"{path} does not fit its architecture ({reason})", missing="network") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,25 +11,28 @@ from typing import Any, Literal
 import torch
 
 from supernet import executor as executors
-from supernet import files, machine, teachers
+from supernet import files, machine, metrics, teachers
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.executor import Executor, Processes
+from supernet.metrics import TOP1, Metric
 from supernet.model import Network
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
 from supernet.space import Arch
 from supernet.training import defaults, distributed, standalone
-from supernet.training.evaluation import validate
-from supernet.training.loop import Drive, FitConfig, require_steps
+from supernet.training.evaluation import shared_answers
+from supernet.training.loop import Drive, require_steps
 from supernet.training.measured import Kernels, Wish
+from supernet.training.recipes import Wishes
+from supernet.training.standalone import AloneConfig
 
 CONFIGURED = "config"  # the name of a network that the front did not choose
 Networks = Callable[[str], Mapping[str, Network]]  # by name, built with these kernels
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Wishes):
     """What shapes a trained network: another value is another training."""
 
     epochs: int = 12  # 0 with ``inherit`` tests the supernet's weights as they are
@@ -53,20 +57,27 @@ class Settings:
         _ = self.fit  # refuses what it cannot be
 
     @property
-    def fit(self) -> FitConfig:
+    def fit(self) -> AloneConfig:
         """How the network is trained."""
-        return FitConfig(
+        recipe = self.settled(self.epochs)
+        augment = True if self.augment is None and recipe["auto_augment"] != "none" else self.augment
+        return AloneConfig(
             self.epochs,
             self.batch_size,
-            defaults.learning_rate(self.batch_size, self.lr),
-            schedule="cosine",
+            defaults.learning_rate(self.batch_size, self.lr, optimizer=recipe["optimizer"]),
             clip=self.clip,
             seed=self.seed,
-            augment=defaults.augments(self.augment, self.epochs),
+            augment=defaults.augments(augment, self.epochs),
             accumulate=self.accumulate,
             precision=self.precision,
             sync_bn=self.sync_bn,
+            **recipe,
         )
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What files say of them: the recipe as it was taken, in full."""
+        return {**asdict(self), **self.settled(self.epochs)}
 
 
 @dataclass(frozen=True)
@@ -109,6 +120,7 @@ def found(
     settings: Settings,
     *,
     arch: Arch | None = None,
+    metric: Metric | None = None,
     predict: Callable[[Arch], float] | None = None,
     measure: Callable[[Networks], Mapping[str, float]] = lambda networks: {},
     **options: Any,
@@ -118,6 +130,7 @@ def found(
     Args:
         pick, controls: as ``picked`` has them.
         arch: trained instead of them, as ``CONFIGURED``; then there need be no front.
+        metric: what they are compared by; None: what the search maximised.
         predict: latency of an architecture, ms. measure: latencies of networks, ms, by name; those that it can.
         options: of ``train``.
 
@@ -125,7 +138,10 @@ def found(
         ``result.json`` of each, by the name of its folder.
     """
     space = run.space()
-    entries = picked(run.front(space), pick, controls) if arch is None else {CONFIGURED: {"arch": list(arch)}}
+    front = run.front(space) if arch is None else {}
+    entries = picked(front, pick, controls) if arch is None else {CONFIGURED: {"arch": list(arch)}}
+    metric = metric or front.get("metric", TOP1)
+    metrics.require(metric, space.classes)
     archs = {name: space.check(entry["arch"]) for name, entry in entries.items()}
     if predict is not None:
         entries = {name: {"latency_ms": predict(archs[name]), **entry} for name, entry in entries.items()}
@@ -135,7 +151,7 @@ def found(
         if not leader:
             return trained
         measured = measure(lambda kernels: {name: run.network(name).trained(space, kernels) for name in archs})
-        rows = {name: {**entries[name], **trained[name]} for name in archs}
+        rows = {name: {"metric": metric, **entries[name], **trained[name]} for name in archs}
         for name, ms in measured.items():
             rows[name]["measured_latency_ms"] = ms
         write(run, rows, settings)
@@ -167,7 +183,7 @@ def train(
         one: what is done with each ``Job``; by default ``train_one``.
 
     Returns:
-        What ``one`` gave, by name: ``val_accuracy`` and ``test_accuracy`` in [0, 1] and ``test_images``.
+        What ``one`` gave, by name.
     """
     one, where = one or train_one, defaults.device(device)
     executor = executors.for_device(executor, where) if distributed.world() == 1 else Processes()
@@ -178,6 +194,9 @@ def train(
     if settings.epochs:  # before a folder is set aside for a training that cannot be
         images = run.images(data_root, settings.limit)
         require_steps(images.train, settings.fit)
+        wanted = dataclasses.replace(settings.fit, drop_path=settings.drop_path or 0.0)  # a recipe drops where it can
+        for arch in archs.values():
+            standalone.require(run.space(), arch, wanted)
         _teacher(run, settings, where, how[1], images)
     if distributed.rank() == 0:
         for job in jobs.values():
@@ -197,21 +216,24 @@ def train(
 
 def prepare(job: Job, aside: Callable[[Path, Path], None]) -> None:
     """An empty folder, or one that holds the same training; an older one of other settings is set aside."""
-    folder, wanted = job.run.network(job.name), {**asdict(job.settings), "arch": list(job.arch)}
+    folder, wanted = job.run.network(job.name), {**job.settings.recorded, "arch": list(job.arch)}
     try:
-        folder.begin(wanted, defaults=asdict(Settings()))
+        folder.begin(wanted, defaults={**Settings().recorded, "schedule": "cosine"})  # which was the only one
     except UserError:
         aside(folder.path, folder.set_aside())
         folder.begin(wanted)
 
 
 def train_one(job: Job, progress: Progress = silent) -> dict:
-    """Train and test one network."""
+    """Train and test one network: what ``Answers.result`` has of both parts; its classes go to files."""
     images = job.run.images(job.data_root, job.settings.limit, job.workers)
     network, last = train_alone(job, images, progress)
     test = job.run.test_images(job.data_root, job.workers)
-    accuracy = validate(network, test, batch=job.settings.fit.validation_batch)
-    return {"val_accuracy": last["val_accuracy"], "test_accuracy": accuracy, "test_images": len(test)}
+    tested = shared_answers(network, test, batch=job.settings.fit.validation_batch)
+    if distributed.rank() == 0:
+        own = job.run.network(job.name)
+        tested.write(own.classes_path, own.confusion_picture, images.class_names)
+    return {name: last[name] for name in last if name.startswith("val_")} | tested.result("test")
 
 
 def train_alone(
@@ -255,7 +277,7 @@ def write(run: RunFolder, rows: Mapping[str, dict], settings: Settings) -> None:
     """``result.json`` of each network: the settings, the supernet that its search was scored on, what was found."""
     made_from = {"checkpoint": run.identity}
     for name, row in rows.items():
-        result = {"settings": asdict(settings), "made_from": made_from, **row}
+        result = {"settings": settings.recorded, "made_from": made_from, **row}
         files.write_json(run.network(name).result_path, result)
 
 

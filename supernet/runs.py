@@ -43,7 +43,7 @@ from supernet.progress import Progress, silent
 from supernet.run_files import BEGUN, CONFIG, FOUND, PROBABILITIES, SPACES, SUPERNET, WEIGHTS, WRITTEN
 from supernet.run_fronts import Found
 from supernet.space import Arch, Space
-from supernet.training import average, checkpoint, defaults, distributed
+from supernet.training import checkpoint, defaults, distributed
 from supernet.training.measured import Kernels, Wish
 
 RECORD = "made_with"  # in config.json, beside the settings: what a later command compares, not what shapes a run
@@ -290,7 +290,7 @@ class RunFolder(Found):
             raise CheckpointError(f"the supernet in {self.path} {reason}", missing="supernet")
         model = Supernet(space, affine=meta["affine"], eps=meta.get("eps", 1e-5), kernels=kernels)
         try:
-            model.load_state_dict({**state["model"], **state.get("search", {}).get(average.KEY, {})})
+            model.load_state_dict(checkpoint.weights(state))
         except RuntimeError as error:
             reason = str(error).split(":")[0]
             raise CheckpointError(f"{self.checkpoint} does not fit its space ({reason})", missing="supernet") from error

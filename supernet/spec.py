@@ -81,11 +81,13 @@ class Block:
         op: its name in a ``Choice`` and in latency keys.
         runs: whether it computes anything; an Identity does not, and is no layer of the network.
         adds: whether its output is its input plus what it computes, so that the latter can be dropped in training.
+        added: the submodule that gives what is added, of a block whose output is not that sum itself.
     """
 
     op: ClassVar[str]
     runs: ClassVar[bool] = True
     adds: bool = False
+    added: ClassVar[str] = ""
 
     @staticmethod
     def convs(spec: LayerSpec) -> dict[str, Conv]:

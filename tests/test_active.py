@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from supernet import active, modules
 from supernet.families import elastic_sharing, residual, slices
 from supernet.model import Supernet
-from supernet.training.config import FitConfig, sgd
+from supernet.training.config import FitConfig
+from supernet.training.optimizers import make
 
 SPACES = {**TINY, "residual": small}
 CFG = FitConfig(1, lr=0.1, momentum=0.9, weight_decay=0.01)
@@ -83,7 +84,7 @@ def stepped(model, optimizer, archs):
 def test_nothing_outside_of_the_active_parts_moves(supernet, n):
     """Nor does its momentum, which steps of the largest network made; inside, the update is PyTorch's bit for bit."""
     twin = copy.deepcopy(supernet)
-    optimizer = sgd(supernet, CFG)
+    optimizer = make(supernet, CFG)
     groups = [[p for p in twin.parameters() if (p.dim() > 1) == decays] for decays in (True, False)]
     decay, plain = {"params": groups[0], "weight_decay": CFG.weight_decay}, {"params": groups[1], "weight_decay": 0.0}
     other = torch.optim.SGD([decay, plain], CFG.lr, CFG.momentum)
@@ -110,8 +111,8 @@ def require_equal(found, expected):
 
 def test_the_state_of_pytorch_s_optimiser_is_taken_over():
     supernet = Supernet(small(), kernels="eager").train()
-    twin, optimizer, largest = copy.deepcopy(supernet), sgd(supernet, CFG), [ends(supernet.space)[1]]
-    plain = torch.optim.SGD(sgd(twin, CFG).param_groups, CFG.lr, CFG.momentum)
+    twin, optimizer, largest = copy.deepcopy(supernet), make(supernet, CFG), [ends(supernet.space)[1]]
+    plain = torch.optim.SGD(make(twin, CFG).param_groups, CFG.lr, CFG.momentum)
     stepped(twin, plain, largest)
     supernet.load_state_dict(twin.state_dict())
     optimizer.load_state_dict(copy.deepcopy(plain.state_dict()))

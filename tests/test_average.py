@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from supernet.training.average import KEY, MovingAverage
+from supernet.training.average import MovingAverage
+from supernet.training.checkpoint import AVERAGE
 from tests.conftest import refused
 
 
@@ -40,7 +41,7 @@ def test_state_comes_back_exactly():
     average, again = MovingAverage(model, 0.5), MovingAverage(other, 0.5)
     moved(model, average, 3)
     again.load_state_dict(average.state_dict())
-    assert all(torch.equal(average.state_dict()[KEY][name], value) for name, value in again.averages.items())
+    assert all(torch.equal(average.state_dict()[AVERAGE][name], value) for name, value in again.averages.items())
     with pytest.raises(ValueError, match="other weights"):
         MovingAverage(nn.Linear(2, 2, bias=False), 0.5).load_state_dict(average.state_dict())
 

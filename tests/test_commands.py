@@ -110,6 +110,11 @@ def test_outputs_do_not_replace_files_of_a_run(run):
         (("--batch-size", 10**12), "expected at most 2,147,483,647"),
         (("--epochs", 10**20), "expected at most 2,147,483,647"),
         (("--limit", 1), "needs a set of at least as many"),
+        (("--warmup-epochs", 2), "2 epochs of warm-up in 1"),
+        (("--batch-size", 9, "--cutmix", 1), "9 images at once"),
+        (("--train-resolution", 28), "below the run's, 28"),
+        (("--finetune-epochs", 1), "need a smaller training resolution"),
+        (("--auto-augment", "rand", "--no-augment"), "without augmentation"),
     ],
 )
 def test_nothing_is_set_aside_for_a_training_that_cannot_be(words, expected, run):
@@ -124,6 +129,36 @@ def test_a_run_that_grows_keeps_its_augmentation_and_kernels(tmp_path, space_fil
     ok(*at, "--plan", "--epochs", 40)  # from 30 epochs on a new run is augmented, on the CPU it is fused
     assert "augment: False → True" in refused(*at, "--epochs", 40, "--augment")
     assert "kernels: eager → fused" in refused(*at, "--epochs", 40, "--kernels", "fused")
+
+
+@pytest.mark.chain
+def test_a_search_by_balanced_accuracy_and_its_winner_by_the_modern_recipe(run):
+    """The metric goes from the search to what comes after it; the recipe is recorded in full."""
+    assert "scores by the metric top1, not balanced" in refused("evolve", "--run", run, *SEARCH, "--metric", "balanced")
+    (run / "scores.jsonl").unlink()
+    printed = ok("evolve", "--run", run, *SEARCH, "--metric", "balanced")
+    assert "one-shot balanced accuracy" in printed
+    assert " images, an interval of 95 %" in printed
+    front = json.loads((run / "front.json").read_text())
+    low, high = front["front"][front["best"]]["one_shot_accuracy_interval"]
+    assert low < front["front"][front["best"]]["one_shot_accuracy"] < high
+    recipe = ("--recipe", "modern", "--mixup", 0.2, "--optimizer", "lamb", "--auto-augment", "trivial")
+    printed = ok("retrain", "--run", run, *ALONE, "--controls", 1, *recipe)
+    assert "points of test balanced accuracy" in printed
+    result = json.loads((run / "best/result.json").read_text())
+    assert result["metric"] == "balanced"
+    for name, value in {"recipe": "modern", "optimizer": "lamb", "mixup": 0.2, "schedule": "cosine"}.items():
+        assert result["settings"][name] == value
+        assert json.loads((run / "best/config.json").read_text())[name] == value
+    assert result["test_balanced_accuracy_interval"][0] < result["test_balanced_accuracy"]
+    assert "The classes" in ok_page(run)
+    assert "other settings" not in ok("retrain", "--run", run, *ALONE, "--controls", 1, *recipe)  # it is finished
+    assert "held another training" in ok("retrain", "--run", run, *ALONE, "--controls", 0, "--recipe", "paper")
+
+
+def ok_page(run: Path) -> str:
+    ok("report", "--run", run)
+    return (run / "report.html").read_text()
 
 
 def test_a_single_control_is_in_the_table(run):

@@ -22,8 +22,11 @@ from supernet.methods import dsnas, nss, ofa, spos
 from supernet.model import Network, Supernet
 from supernet.norm import BatchNorm
 from supernet.space import Arch, Space
-from supernet.training import distributed, paths
-from supernet.training.loop import FitConfig, fit, learning_rate, sgd
+from supernet.training import distributed, paths, standalone
+from supernet.training.config import learning_rate
+from supernet.training.loop import FitConfig, fit
+from supernet.training.optimizers import make
+from supernet.training.standalone import AloneConfig
 from tests.conftest import refused, tiny_space
 
 CPU = torch.device("cpu")
@@ -61,6 +64,13 @@ def train(method: str, folder: Path, **more) -> dict:
     if method == "spos":
         model = spos.run(tiny_space(), sets(twins()), spos.Config(fit_config(**more), probes=2), folder, CPU)
         return model.state_dict()
+    if method == "alone":  # a recipe, but for what draws for each image
+        torch.manual_seed(0)
+        recipe = {"mixup": 0.2, "cutmix": 1.0, "ema": 0.9, "layer_decay": 0.9, "schedule": "cosine"}
+        smaller = {"train_resolution": 9, "finetune_epochs": 1}
+        cfg = AloneConfig(**vars(fit_config(**more)) | recipe | smaller)
+        network, _ = standalone.train(tiny_space(), PATH, sets(twins()), cfg, folder, CPU, kernels="eager")
+        return network.state_dict()
     if method == "sandwich":  # parameters on the path of the largest network alone, and a choice among candidates
         rule = {"rule": "sandwich", "distil": "inplace", "draw": "best", "ema": 0.9}
         cfg = spos.Config(replace(fit_config(**more), lr=0.01), probes=1, **rule)  # four gradients add up
@@ -85,7 +95,7 @@ def train(method: str, folder: Path, **more) -> dict:
     return state["model"] | {f"learnt {name}": value for name, value in learnt.items()}
 
 
-METHODS = ("spos", "sandwich", "ofa", "dsnas", "nss")
+METHODS = ("spos", "alone", "sandwich", "ofa", "dsnas", "nss")
 PATH, NARROW = (0, 1, 2), (1, 1, 0, 2, 1, 0)
 
 
@@ -177,7 +187,7 @@ def test_two_ranks_equal_the_mean_of_two_halves_written_out(two):
     torch.manual_seed(0)
     space, data, cfg = tiny_space(), images(80), fit_config()
     model = Supernet(space, kernels="eager").train()
-    optimizer, pick, per_epoch = sgd(model, cfg), paths.uniform_path(space, 0), 4
+    optimizer, pick, per_epoch = make(model, cfg), paths.uniform_path(space, 0), 4
     for step in range(8):
         optimizer.zero_grad()
         for rank in range(2):

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import top_k_accuracy_score
 
 from search import evaluator as evaluator_module
 from search.evaluator import LARGEST_BATCH, Evaluator, Walk, groups, images_at_once, prefix_tree, work
@@ -49,6 +50,27 @@ def test_a_generation_scores_as_one_by_one(small_space, kernels):
     for arch, score in zip(archs, scores, strict=True):
         recalibrate_bn(supernet, recalibration, arch)
         assert score == pytest.approx(evaluate(supernet, validation, arch), abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["top5", "balanced"])
+def test_scores_by_other_metrics_are_scikit_learns(metric):
+    """Of labels of uneven classes, two of which have no image."""
+    space, supernet, recalibration, validation = setup()
+    validation = [(x, y.clamp(max=7) // 2 * 2) for x, y in validation]
+    archs, labels = population(space), torch.cat([y for _, y in validation])
+    evaluator = Evaluator(supernet, recalibration, validation, metric=metric)
+    for arch, score in zip(archs, evaluator(archs), strict=True):
+        recalibrate_bn(supernet, recalibration, arch)
+        with torch.no_grad():
+            logits = torch.cat([supernet.eval()(x, arch) for x, _ in validation])
+        if metric == "top5":
+            assert score == pytest.approx(top_k_accuracy_score(labels, logits, k=5, labels=range(10)))
+        else:
+            recalls = [(logits[labels == c].argmax(1) == c).double().mean().item() for c in labels.unique()]
+            assert score == pytest.approx(np.mean(recalls))
+        doubt = evaluator.doubt(arch)
+        assert doubt["one_shot_images"] == len(labels)
+        assert doubt["one_shot_accuracy_interval"][0] <= score <= doubt["one_shot_accuracy_interval"][1]
 
 
 @pytest.mark.parametrize("workers", [1, 3])

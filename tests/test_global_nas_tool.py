@@ -81,7 +81,7 @@ def test_a_finished_run_trains_and_tests_nothing_again(finished, monkeypatch, ca
     monkeypatch.setattr(standalone, "train", None)
     monkeypatch.setattr(sets, "open_test", None)
     global_nas.run(arguments(finished))
-    assert "test images" in capsys.readouterr().out
+    assert "test accuracy" in capsys.readouterr().out
 
 
 def test_a_killed_search_continues_without_training_a_candidate_twice(finished, tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ from latency.table import LatencyTable
 from search import efficient_global, stage_wise
 from search.ces import CES, CESConfig
 from search.run import SearchRun
-from supernet import donors, files, retraining, shape, timm
+from supernet import answers, donors, files, retraining, shape, timm
 from supernet.errors import CheckpointError, UserError
 from supernet.report import page
 from supernet.runs import RunFolder
@@ -167,6 +167,11 @@ def parsers() -> dict[str, tuple[str, Any, Callable[[Path], Any]]]:
         "lut": (*found["lut.json"], lambda path: (LatencyTable.load(path), measure_protocol(path))),
         "front": (*found["front.json"], front),
         "result": ("best/result.json", read(run / "best/result.json"), lambda p: RunFolder(p.parents[1]).results()),
+        "classes": (
+            "classes.json",
+            {"schema": 1, "classes": [{"name": "a", "images": 3, "recall": 1, "precision": 0.5}], "confusion": [[3]]},
+            answers.read,
+        ),
         "found": ("arch.json", read(OLD / "global/arch.json"), lambda path: RunFolder(path.parent).found()),
         "architecture": ("arch.json", read(OLD / "global/arch.json"), timm.read_arch),
         "probabilities": (
@@ -386,6 +391,7 @@ def test_sizes_of_spaces_have_bounds():
         ((None, str), [None, "a"], [1, ["a"]]),
         (("a", "b"), ["a", "b"], ["c", 1, None, ["a"]]),
         ([int], [[], [1, 2]], [[1, "2"], {}, None]),
+        ([int, str], [[1, "a"]], [[1], [1, "a", "b"], ["a", 1]]),
         ({"a": int, "b?": str}, [{"a": 1}, {"a": 1, "b": "", "c": None}], [{}, {"a": 1, "b": 1}, {"b": ""}, []]),
         ({str: int}, [{}, {"x": 1}], [{"x": "1"}, [1]]),
         (1, [1], [True, 1.0, 2, "1"]),

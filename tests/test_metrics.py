@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 
-from supernet import files, metrics
+from supernet import answers, files, metrics
 from supernet.answers import FILE, Answers
 from tests.conftest import refused
 
@@ -24,11 +24,11 @@ def uneven(classes: int = 7, images: int = 300, seed: int = 0) -> tuple[np.ndarr
 
 def test_shares_are_scikit_learns():
     logits, labels = uneven()
-    answers = Answers.of(logits, labels)
-    assert answers.share() == pytest.approx(np.mean(logits.argmax(1) == labels), abs=0)
-    assert answers.share("balanced") == pytest.approx(balanced_accuracy_score(labels, logits.argmax(1)))
-    assert answers.share("top5") == pytest.approx(top_k_accuracy_score(labels, logits, k=5))
-    assert len({answers.share(metric) for metric in metrics.METRICS}) == 3
+    found = Answers.of(logits, labels)
+    assert found.share() == pytest.approx(np.mean(logits.argmax(1) == labels), abs=0)
+    assert found.share("balanced") == pytest.approx(balanced_accuracy_score(labels, logits.argmax(1)))
+    assert found.share("top5") == pytest.approx(top_k_accuracy_score(labels, logits, k=5))
+    assert len({found.share(metric) for metric in metrics.METRICS}) == 3
 
 
 def test_a_class_without_images_has_no_part():
@@ -87,11 +87,13 @@ def test_results_name_every_metric_with_its_interval_and_the_images():
         assert low < row[name] < high
     assert metrics.percent(row, "test").endswith("of 300 images")
     assert metrics.percent({"test_accuracy": 0.5}, "test") == "50.00 %"
+    alone = {name: row[name] for name in ("test_accuracy", "test_images")}
+    assert metrics.percent(alone, "test") == metrics.percent(row, "test")
 
 
 def test_the_file_of_the_classes_and_its_picture(tmp_path):
     logits, labels = uneven()
-    names = [f"class {i}" for i in range(7)]
+    names = [f"class {i}" for i in range(5)] + ["$a_{", "猫"]
     Answers.of(logits, labels).write(tmp_path / "classes.json", tmp_path / "confusion.png", names)
     read = files.read_json(tmp_path / "classes.json", "classes", expected=FILE)
     assert read["confusion"] == confusion_matrix(labels, logits.argmax(1)).tolist()
@@ -101,7 +103,10 @@ def test_the_file_of_the_classes_and_its_picture(tmp_path):
         assert row["recall"] == pytest.approx(counts[place] / sum(counts))
         assert row["precision"] == pytest.approx(counts[place] / sum(line[place] for line in read["confusion"]))
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
-    json.dumps(read, allow_nan=False)
+    classes, confusion = answers.read(tmp_path / "classes.json")
+    assert (classes, confusion.tolist()) == (read["classes"], read["confusion"])
+    (tmp_path / "classes.json").write_text(json.dumps({**read, "confusion": read["confusion"][:-1]}))
+    assert "delete it" in refused(answers.read, tmp_path / "classes.json")
 
 
 def test_a_picture_of_many_classes_names_none(tmp_path):

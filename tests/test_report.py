@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from supernet.answers import Answers
 from supernet.report import columns, page, pieces
 from supernet.runs import RunFolder
 
@@ -46,6 +47,34 @@ def test_networks_that_were_trained_alone():
     single = {"best": rows["best"], "random-0": rows["random-1"]}
     assert [row[0] for row in columns.alone(single, "title").rows] == ["best", "random-0"]
     assert columns.gain({"best": rows["best"]}) == ""
+
+
+def test_networks_are_compared_by_their_metric():
+    def row(accuracy: float, balanced: float) -> dict:
+        row = {"metric": "balanced", "test_accuracy": accuracy, "test_images": 100}
+        return row | {"test_balanced_accuracy": balanced, "test_balanced_accuracy_interval": [0.1, 0.9]}
+
+    rows = {"front-0": {**row(0.9, 0.6), "val_balanced_accuracy": 0.6}, "random-0": row(0.95, 0.5)}
+    assert list(columns.alone(rows, "").headings) == ["", "test %", "balanced test %"]
+    assert columns.gain(rows).startswith("front-0: +10.00 points of test balanced accuracy")
+    assert columns.told(rows) == [
+        "front-0: test balanced accuracy 60.00 % [10.00, 90.00] of 100 images, an interval of 95 %"
+    ]
+    several = {**rows, "front-1": {**row(0.5, 0.55), "val_balanced_accuracy": 0.7}}
+    assert columns.told(several)[-1] == "of these front-1 has the highest validation balanced accuracy, 70.00 %"
+
+
+def test_classes_are_on_the_page_the_worst_first(tmp_path):
+    shutil.copytree(OLD, tmp_path / "run")
+    labels = np.repeat([0, 1, 2], 10)
+    said = labels.copy()
+    said[[10, 20, 21, 22]] = 0  # a dog and three owls are taken for cats
+    folder = RunFolder(tmp_path / "run").network("best")
+    Answers(labels, said[:, None], 3).write(folder.classes_path, folder.confusion_picture, ["<cat>", "dog", "owl"])
+    shown = page.render(page.Run.load(RunFolder(tmp_path / "run")))
+    assert "&lt;cat&gt;" in shown
+    assert shown.index("owl") < shown.index("dog")
+    assert "what each class is taken for" in shown
 
 
 @pytest.mark.parametrize("lacking", ["lut.json", "population.jsonl", "front.json"])

@@ -14,17 +14,36 @@ from supernet.cli import evolve
 from supernet.data import sets
 from supernet.model import Supernet
 from supernet.progress import Bar
-from tests.conftest import tiny_space
+from tests.conftest import refused, tiny_space
 
 
-def make(folder, **budget):
+def make(folder, metric=None, **budget):
     torch.manual_seed(0)
     space = tiny_space()
     x, y = torch.randn(24, 1, 14, 14), torch.arange(24) % 10
-    evaluator = Evaluator(Supernet(space), [x[:12]], [(x, y)])
+    evaluator = Evaluator(Supernet(space), [x[:12]], [(x, y)], metric=metric or "top1")
     cost = AdditiveCost(*families.layout(space).priced(lambda spec: spec.flops))
     search = CES(space, {"flops": cost}, {}, ["flops"], CESConfig(**{"population": 6, "iterations": 3, **budget}))
-    return SearchRun(folder, search, evaluator, {"checkpoint": "random"})
+    return SearchRun(folder, search, evaluator, {"checkpoint": "random"} | ({"metric": metric} if metric else {}))
+
+
+def test_scores_by_another_metric_are_refused_and_stay(tmp_path):
+    make(tmp_path).run()
+    before = (tmp_path / "scores.jsonl").read_bytes()
+    assert "scores by the metric top1, not balanced" in refused(make, tmp_path, "balanced")
+    assert (tmp_path / "scores.jsonl").read_bytes() == before
+    assert make(tmp_path, "top1").search.done  # which was the only one when nothing was recorded
+
+
+def test_the_front_says_what_was_maximised(tmp_path):
+    found = make(tmp_path, "balanced")
+    found.run()
+    (tmp_path / "checkpoint.pt").write_bytes(b"")
+    front, best, _, told = found.write([], {})
+    written = files.read_json(tmp_path / "front.json", "front")
+    assert written["metric"] == "balanced"
+    assert written["front"][best] == {**told, "layers": found.search.space.describe(front[best].arch)}
+    assert told["one_shot_images"] == 24
 
 
 def test_the_log_holds_all_that_was_told(tmp_path):

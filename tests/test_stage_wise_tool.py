@@ -28,7 +28,7 @@ from supernet.families import module_stages
 from supernet.model import Network, load_network
 from supernet.runs import RunFolder
 from supernet.training import energy, standalone
-from supernet.training.loop import FitConfig, learning_rate
+from supernet.training.config import FitConfig, learning_rate
 from tests.conftest import whole
 from tests.test_cli import ROOT, command, kill_when, ok, refused
 from tests.test_train import images

@@ -50,7 +50,7 @@ def test_a_finished_global_search_trains_nothing_again(tmp_path):
     run = copied("global", tmp_path)
     bounds = ("--depth", 3, 4, "--width", 4, 8, "--epochs", 1, "--final-epochs", 1)
     told = ok("global_nas", "--run", run.path, "--data", "digits", "--limit", 320, "--quiet", *bounds)
-    assert "test images" in told
+    assert "test accuracy" in told
     for name in ("search.json", "arch.json", "space.json", "final-1/result.json", "final-1/metrics.jsonl"):
         assert (run.path / name).read_bytes() == (OLD / "global" / name).read_bytes(), name
     assert not run.candidate(0).checkpoint.exists()

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from supernet.cli import common, opening
 from supernet.errors import UserError
+from supernet.metrics import percent
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,9 @@ def run(args: Args) -> None:
             if args.macro_width and controller.macro is not None:
                 found = dataclasses.replace(found, width=controller.macro.width)
             row = job.final(found, args.final_epochs, final, lambda: folder.test_images(args.data_root, args.workers))
+            told = f"[bold]{common.escape(percent(row, 'test'))}[/bold], {row['params'] / 1e3:.1f} k parameters"
             common.say(
-                f"{found.describe()} after {args.final_epochs} epochs: [bold]{100 * row['test_accuracy']:.2f} %[/bold] "
-                f"of {row['test_images']:,} test images, {row['params'] / 1e3:.1f} k parameters → "
+                f"{found.describe()} after {args.final_epochs} epochs, test accuracy: {told} → "
                 f"{common.escape(str(final.path))}"
             )
     if args.final_epochs < 600:

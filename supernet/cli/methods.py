@@ -15,6 +15,7 @@ import tyro
 from supernet import files
 from supernet.cli import common, opening, planning
 from supernet.errors import UserError
+from supernet.metrics import percent
 
 if TYPE_CHECKING:
     import torch
@@ -116,8 +117,9 @@ class Args(planning.Planned, common.Devices, common.Training, common.Kernels, op
     def report(self, space: Space, cfg: Any, run: RunFolder) -> None:
         """Tell what came out and the next command."""
         lines = run.metrics.read()
-        accuracy = lines[-1].get("val_accuracy") if lines else None
-        told = "" if accuracy is None else f", one-shot accuracy of random architectures {100 * accuracy:.1f} %"
+        last = lines[-1] if lines else {}
+        accuracy, on = last.get("val_accuracy"), f" on {last['val_images']:,} images" if "val_images" in last else ""
+        told = "" if accuracy is None else f", one-shot accuracy of random architectures {100 * accuracy:.1f} %{on}"
         done = f"trained: loss {lines[-1]['loss']:.3f}{told}" if lines else "not trained: the weights as they are"
         common.say(f"{done} → {common.escape(str(run.checkpoint))}")
         common.next_command("build_lut", self)
@@ -275,10 +277,10 @@ class Dsnas(Args):
         if self.lut is not None and not run.lut_path.exists():
             files.write_bytes(run.lut_path, Path(self.lut).read_bytes())
         front.write_single(run, space, tuple(found["arch"]), self.costs(space), {name: (0.0, limit)}, self.seed)
-        accuracy = 100 * found["val_accuracy"]
+        accuracy, judged = 100 * found["val_accuracy"], common.escape(percent(found, "val"))
         common.say(
             f"child: {found['layers']}; {name} {found['cost']:.6g} (at most {limit:g}); validation accuracy "
-            f"{accuracy:.2f} % with the weights of the search → {common.escape(str(run.child.path))}"
+            f"{judged} with the weights of the search → {common.escape(str(run.child.path))}"
         )
         if self.retrain:
             scratch = 100 * run.network("retrained").metrics.read()[-1]["val_accuracy"]

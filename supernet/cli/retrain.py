@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from supernet.cli import common, planning
+from supernet.cli import common, planning, recipe
+from supernet.metrics import Metric
 
 if TYPE_CHECKING:
     from supernet.executor import Executor
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args(planning.Planned, common.Devices, common.Alone):
+class Args(planning.Planned, common.Devices, recipe.Recipe, common.Alone):
     pick: str = "best"
     """Architecture to train: best, knee, all, or its number in the front."""
     controls: int = 4
@@ -38,6 +39,8 @@ class Args(planning.Planned, common.Devices, common.Alone):
     """State dict of the teacher, .safetensors or .pt."""
     augment: Annotated[bool | None, common.UNSET] = None
     """Random crops and flips; defaults to on from 30 epochs, since short trainings do better without."""
+    metric: Annotated[Metric | None, common.UNSET] = None
+    """What networks are compared by; defaults to what the search maximised."""
     seed: int = 0
     """Random seed of the weights and the augmentation."""
 
@@ -46,7 +49,7 @@ def run(args: Args) -> None:
     from supernet import configurations, rehearsed
     from supernet.executor import Processes
     from supernet.retraining import CONFIGURED, Settings
-    from supernet.training import defaults, distributed, precision
+    from supernet.training import defaults, distributed, precision, recipes
 
     device = defaults.device(args.device)
     distributed.start(device)
@@ -54,7 +57,8 @@ def run(args: Args) -> None:
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
     folder, file = args.folder, args.arch_config
     if args.inherit and folder.space().model:
-        given["lr"] = defaults.learning_rate(args.batch_size, args.lr, learnt=True)
+        optimizer = recipes.of(args.recipe, args.optimizer, args.epochs)["optimizer"]
+        given["lr"] = defaults.learning_rate(args.batch_size, args.lr, True, optimizer)
     weights = None if args.teacher_weights is None else str(args.teacher_weights)
     settings = Settings(**given | {"precision": number_format, "teacher_weights": weights})
     arch = None if file is None else configurations.read(folder.space(), file)
@@ -102,6 +106,7 @@ def train(
         controls,
         settings,
         arch=arch,
+        metric=args.metric,
         predict=None if lut is None else functools.partial(lut.predict_arch, space),
         measure=measure,
         device=args.device,
@@ -117,6 +122,8 @@ def train(
     common.show(
         columns.alone(rows, f"{'trained alone' if settings.epochs else 'weights of the supernet'}, tested once")
     )
+    for line in columns.told(rows):
+        common.tell(line)
     if gain := columns.gain(rows):
         common.say(gain)
     common.tell(f"→ {folder.network(next(iter(rows))).path}")

@@ -13,6 +13,7 @@ from search.stage_wise import plot
 from supernet import machine
 from supernet.cli import common, opening
 from supernet.errors import UserError
+from supernet.metrics import percent
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,13 @@ def run(args: Args) -> None:
     common.show(stage_wise_run.table(results, tested, args.criterion, noise, args.noise + 1, args.carbon))
     if search.converged:
         common.say("ended early: no stage wanted to grow, or none could")
+    test, together = (
+        percent({"test_accuracy": accuracy, "test_images": tested["test_images"]}, "test")
+        for accuracy in (tested["test_accuracy"][best["name"]], tested["ensemble_test_accuracy"])
+    )
     common.say(
         f"best on validation: [bold]{stage_wise_run.modules_and_importance(best)[0]}[/bold], test "
-        f"{100 * tested['test_accuracy'][best['name']]:.2f} %; ensemble of all candidates "
-        f"{100 * tested['ensemble_test_accuracy']:.2f} % → "
+        f"{common.escape(test)}; ensemble of all candidates {common.escape(together)} → "
         f"{common.escape(f'{folder.arch_path}, {folder.depths_picture}')}"
     )
     network = folder.stage_network(best["name"]).path.relative_to(folder.path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import random
 from abc import abstractmethod
 from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
@@ -20,9 +19,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from supernet.data import pictures
+from supernet.data import pictures, policies, seeding
 from supernet.data.damaged import Damaged
-from supernet.data.images import AUGMENT, ImageSet, Step, Transform, stream_key
+from supernet.data.images import AUGMENT, ImageSet, Step, stream_key
+from supernet.data.policies import AutoAugment, Then, Transform
 from supernet.errors import UserError
 from supernet.size import Size
 
@@ -100,6 +100,15 @@ class DecodedImages(ImageSet):
         with self.opened(index) as image:
             return image if isinstance(image, Tensor) else tensor(transform(self.upright(image)))
 
+    def with_auto_augment(self, policy: AutoAugment) -> ImageSet:
+        """The same set; processes of its own decode it. Float images are served as they are."""
+        other = super().with_auto_augment(policy)
+        if other is not self and isinstance(other, DecodedImages):
+            plain, augmenting = self.transforms
+            other.transforms = plain, Then(augmenting, policies.transform(policy, self.channels))
+            other._loaders = Loaders(other, self.workers) if self.workers else None
+        return other
+
     def name(self, index: int) -> str:
         """Of an image, by its index in the part, within the data set."""
         return f"{self.part}/{index}"
@@ -115,10 +124,10 @@ class DecodedImages(ImageSet):
     def decode(self, draw: Draw) -> Decoded:
         """A batch in this process."""
         rows, failures = [], {}
-        with _kept_generators() if draw.stream else contextlib.nullcontext():
+        with seeding.kept() if draw.stream else contextlib.nullcontext():
             for place, (index, instead_of) in enumerate(draw.items()):
                 if draw.stream:
-                    _seed(stream_key(AUGMENT, *draw.stream, instead_of))
+                    seeding.seed(stream_key(AUGMENT, *draw.stream, instead_of))
                 try:
                     rows.append(self.pixels(index, self.transforms[draw.stream is not None]))
                 except UserError as error:
@@ -284,22 +293,3 @@ def normalise(rows: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tens
     for to, part in zip(x.flatten(1).split(images), rows.flatten(1).split(images), strict=True):
         to.copy_(part).div_(255).sub_(means).div_(stds)  # the same operations as torchvision's, hence the same bits
     return x.permute(0, 3, 1, 2)
-
-
-def _seed(seed: int) -> None:
-    """Seed the global generators, from which transforms draw."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
-
-
-@contextlib.contextmanager
-def _kept_generators() -> Iterator[None]:
-    """Put the global generators back afterwards."""
-    saved = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(saved[0])
-        np.random.set_state(saved[1])  # noqa: NPY002
-        torch.default_generator.set_state(saved[2])

@@ -17,8 +17,8 @@ from PIL import Image, UnidentifiedImageError
 
 from supernet.data import pictures, transforms
 from supernet.data.decoding import DecodedImages
-from supernet.data.images import Transform
 from supernet.data.own import Channels
+from supernet.data.policies import Transform
 from supernet.data.split import Files
 from supernet.data.words import changed, listed
 from supernet.errors import UserError

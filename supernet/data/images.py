@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,11 +19,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from supernet.data import policies, seeding
+from supernet.data.policies import AutoAugment
 from supernet.errors import UserError
 from supernet.size import Size
 
-SPLIT, SUBSET, ORDER, AUGMENT, CUTOUT = range(5)  # what a random stream is for: the first part of its key
-Transform = Callable[[Image.Image], Image.Image]
+# What a random stream is for: the first part of its key.
+SPLIT, SUBSET, ORDER, AUGMENT, CUTOUT, MIXING, OPERATIONS = range(7)
 Balance = Literal["none", "loss", "sampling"]
 Step = tuple[int, np.ndarray]  # the number of a global batch and the positions of its images
 
@@ -34,7 +36,7 @@ def stream_key(*key: int) -> int:
 
 
 def generator(*key: int) -> torch.Generator:
-    """The random stream of a key: integers >= 0, the first one of SPLIT, SUBSET, ORDER, AUGMENT, CUTOUT."""
+    """The random stream of a key: integers >= 0, the first one of those above."""
     return torch.Generator().manual_seed(stream_key(*key))
 
 
@@ -96,9 +98,11 @@ class ImageSet(ABC):
         mean, std: what normalises each channel, for pixels in [0, 1].
         balance: how training makes up for classes of few images: by weights in its loss, by drawing them more often in
             an epoch, or not.
+        auto_augment: random operations that end the augmentation.
     """
 
     balance: Balance = "none"
+    auto_augment: AutoAugment = "none"
 
     def __init__(self, labels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...], size: Size):
         self.labels, self.mean, self.std, self.size = labels, mean, std, size
@@ -158,6 +162,14 @@ class ImageSet(ABC):
         """
         other = copy.copy(self)
         other.cutout = side
+        return other
+
+    def with_auto_augment(self, policy: AutoAugment) -> ImageSet:
+        """The same set whose augmentation ends with the random operations of a policy; itself where it has that."""
+        if policy == self.auto_augment:
+            return self
+        other = copy.copy(self)
+        other.auto_augment = policy
         return other
 
     def steps(self, batch_size: int, drop_last: bool, world: int = 1) -> int:
@@ -322,6 +334,17 @@ class MemoryImages(ImageSet):
                 # Choosing among both versions copies whole images: four times faster than torch.where.
                 choice = torch.arange(len(images)) + len(images) * mirrored
                 images = torch.cat([images, images.flip(2)]).index_select(0, choice)
+            if augment and self.auto_augment != "none":
+                images = self._operated_on(images, [(seed, epoch, int(place)) for place in positions])
             x = images.float()
             x.view(-1, len(self._mean)).sub_(self._mean).div_(self._std)
             yield x.permute(0, 3, 1, 2), torch.from_numpy(self.labels[positions])
+
+    def _operated_on(self, images: Tensor, keys: list[tuple[int, int, int]]) -> Tensor:
+        """The images after the random operations of their policy, each by its own key: uint8 [B, H, W, channels]."""
+        operate, done = policies.transform(self.auto_augment, self.channels), []
+        with seeding.kept():
+            for image, key in zip(images.numpy(), keys, strict=True):
+                seeding.seed(stream_key(OPERATIONS, *key))
+                done.append(np.asarray(operate(Image.fromarray(image.squeeze(2) if self.channels == 1 else image))))
+        return torch.from_numpy(np.stack(done)).reshape(images.shape)

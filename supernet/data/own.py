@@ -15,7 +15,7 @@ from torch import Tensor
 
 from supernet.data import pictures, transforms
 from supernet.data.decoding import DecodedImages
-from supernet.data.images import Transform
+from supernet.data.policies import Transform
 from supernet.data.words import without
 from supernet.errors import UserError
 from supernet.plugins import Plugin, reason

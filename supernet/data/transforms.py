@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from supernet.data import pictures
-from supernet.data.images import Transform
 from supernet.data.pictures import resized_part
+from supernet.data.policies import Transform
 from supernet.size import Size
 
 Values = tuple[float, ...]  # one per channel

@@ -109,7 +109,7 @@ class ResNetD(Block, nn.Module):
     The shortcut keeps the shape, or averages over the stride and is a 1×1 convolution and BN (ResNet-D).
     """
 
-    op = "resnet_d"
+    op, added = "resnet_d", "expand"
     kept = staticmethod(kept_for_sum)
 
     @staticmethod

@@ -92,7 +92,7 @@ class IRStem(Block, nn.Module):
 class IRBlock(Block, nn.Module):
     """BN, conv, BN, PReLU, conv with the stride, BN; plus the input, through 1×1 conv and BN if the width changes."""
 
-    op = "ir"
+    op, added = "ir", "conv2"
 
     @staticmethod
     def convs(spec: LayerSpec) -> dict[str, Conv]:

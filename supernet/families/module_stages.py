@@ -34,7 +34,7 @@ class Basic(Block, nn.Module):
     Convolutions have biases; where the shape changes, the input goes through a 1×1 convolution without BN.
     """
 
-    op = "basic"
+    op, added = "basic", "second"
     kept = staticmethod(kept_for_sum)
 
     @staticmethod
@@ -65,7 +65,7 @@ class Basic(Block, nn.Module):
 class Bottleneck(Block, nn.Module):
     """ResNet-50's module as in torchvision and timm: 1×1, 3×3 with the stride, 1×1 to four times the channels."""
 
-    op = "bottleneck"
+    op, added = "bottleneck", "expand"
     kept = staticmethod(kept_for_sum)
 
     @staticmethod

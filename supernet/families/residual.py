@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Residual(Block, nn.Module):
     """Basic block of He et al.: conv–BN–ReLU–conv–BN, plus the input, ReLU."""
 
-    op = "residual"
+    op, added = "residual", "second"
 
     @staticmethod
     def convs(spec: LayerSpec) -> dict[str, Conv]:

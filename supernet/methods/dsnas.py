@@ -295,7 +295,7 @@ def run(
             accuracy = score(parent, recalibration, data, child, cfg.fit.validation_batch)
         else:
             accuracy = validate(parent, data.val, child, cfg.fit.validation_batch)
-        return {"val_accuracy": accuracy, "arch": list(child)}
+        return {"val_accuracy": accuracy, "val_images": len(data.val), "arch": list(child)}
 
     log = fit(
         parent,
@@ -326,7 +326,8 @@ def run(
         state = {"model": child.state_dict(), "finished": True, "meta": network_meta(space, arch)}
         checkpoint.save(folder / "child" / "checkpoint.pt", state)
         result = {"arch": list(arch), "layers": space.describe(arch), "cost": cfg.budget.cost(arch)}
-        files.write_json(folder / "arch.json", {**result, "val_accuracy": log[-1]["val_accuracy"]})
+        judged = {name: value for name, value in log[-1].items() if name.startswith("val_")}
+        files.write_json(folder / "arch.json", {**result, **judged})
     return child
 
 

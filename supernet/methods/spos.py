@@ -145,7 +145,7 @@ class Probes:
     def _score(self, model: Supernet, average: MovingAverage | None) -> dict:
         with average.applied() if average else contextlib.nullcontext():
             scores = [score(model, self.images, self.data, arch, self.batch) for arch in self.arches]
-        return {"val_accuracy": float(np.mean(scores)), "val_probes": scores}
+        return {"val_accuracy": float(np.mean(scores)), "val_probes": scores, "val_images": len(self.data.val)}
 
 
 def meta(space: Space, kernels: str) -> dict:

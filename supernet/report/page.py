@@ -15,13 +15,15 @@ from latency.table import Calibration, LatencyTable
 from search import drawing
 from search import front as fronts
 from search.ask_tell import Record
-from supernet import families
+from supernet import answers, families, metrics
 from supernet.families import layerwise
 from supernet.report import columns
 from supernet.report.pieces import axes_of, image, page, paragraph, section, table
 from supernet.runs import RunFolder
 from supernet.space import Space
 from supernet.spec import LayerSpec
+
+CLASSES = 30  # that have a row each
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Run:
     scored: list[dict[str, Any]]
     results: dict[str, dict[str, Any]]  # of networks trained alone, by folder: the picked ones first
     earlier: list[str] = field(default_factory=list)  # networks that were trained for an earlier search
+    classes: tuple[list[dict[str, Any]], np.ndarray] | None = None  # of the first network's test, and their confusion
 
     @classmethod
     def load(cls, folder: RunFolder) -> Run:
@@ -48,6 +51,7 @@ class Run:
             results = {name: {"arch": folder.found()["arch"], **row} for name, row in results.items()}
         results = {name: row for name, row in results.items() if "arch" in row}
         earlier = [name for name, row in results.items() if folder.stale(name, tuple(row["arch"]), front)]
+        told = next((folder.network(name).classes_path for name in results if name not in earlier), None)
         return cls(
             folder,
             config,
@@ -58,6 +62,7 @@ class Run:
             folder.population.read(),
             {name: row for name, row in results.items() if name not in earlier},
             earlier,
+            answers.read(told) if told is not None and told.exists() else None,
         )
 
     @property
@@ -79,7 +84,8 @@ def render(run: Run, commands: Iterable[str] = ()) -> str:
     Args:
         commands: command lines to show, on what to do with the network.
     """
-    parts = [heading(run), network(run), tested(run), search(run), device(run), supernet(run), settings(run, commands)]
+    found = [network(run), tested(run), classes(run), search(run)]
+    parts = [heading(run), *found, device(run), supernet(run), settings(run, commands)]
     return page(f"{run.space.name}, {run.config['data']}", parts)
 
 
@@ -163,7 +169,26 @@ def tested(run: Run) -> str:
 
     headings = ["trained alone", *(c[0] for c in shown)]
     picture = image(plot, "test accuracy over cost") if cost and len(results) > 1 else ""
-    return section("Trained alone, tested once", table(headings, rows, picked), note, picture)
+    sure = "; ".join(columns.told(results))
+    return section("Trained alone, tested once", table(headings, rows, picked), paragraph(sure), note, picture)
+
+
+def classes(run: Run) -> str:
+    """How the first network does on each class, the worst first, and what it takes them for."""
+    if run.classes is None:
+        return ""
+    rows, confusion = run.classes
+    worst = sorted((row for row in rows if row["images"]), key=lambda row: row["recall"])
+    cells = []
+    for row in worst[:CLASSES]:
+        low, high = metrics.interval([round(row["recall"] * row["images"])], [row["images"]])
+        recall = f"{100 * row['recall']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        cells.append([row["name"], f"{row['images']:,}", recall, f"{100 * row['precision']:.1f}"])
+    shown = table(["class", "images", "found, %", "right where it is said, %"], cells)
+    left = paragraph(f"The {CLASSES} worst of {len(rows)} classes.") if len(rows) > CLASSES else ""
+    names = [row["name"] for row in rows]
+    picture = image(lambda file: answers.draw(file, confusion, names), "what each class is taken for")
+    return section("The classes", shown, left, picture)
 
 
 def search(run: Run) -> str:
@@ -179,10 +204,11 @@ def search(run: Run) -> str:
     told = [line for line in run.scored if line["costs"].keys() >= set(objectives)]
     scored = [Record(tuple(s["arch"]), s["accuracy"], s["costs"], s["generation"], 0) for s in told]
     low, high = front["bounds"].get(objectives[0], [0.0, None])
+    metric = front.get("metric", metrics.TOP1)
     bound = (low or 0.0, math.inf if high is None else high)
     title = f"{front['algorithm']}, {front['evaluated']} architectures scored"
     picture = image(
-        lambda file: fronts.plot(file, scored, found, random, bound, title, objectives), "accuracy over cost"
+        lambda file: fronts.plot(file, scored, found, random, bound, title, objectives, metric), "accuracy over cost"
     )
     shown = columns.shared(front["front"])
     rows = [

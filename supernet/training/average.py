@@ -9,26 +9,28 @@ import torch
 from torch import Tensor, nn
 
 from supernet.errors import UserError
+from supernet.training.checkpoint import AVERAGE
 from supernet.training.loop import Search
-
-KEY = "average"  # of the averages in ``Search.state_dict``
 
 
 class MovingAverage(Search):
     """Exponential moving average: after step t, average ← d · average + (1 − d) · weights.
 
     d is ``decay``, less in the first steps: (1 + t) / (10 + t), so that the first weights do not last (TensorFlow's
-    ``ExponentialMovingAverage``). BN statistics are not averaged: they are recalibrated.
+    ``ExponentialMovingAverage``). BN statistics of a supernet are recalibrated for each path.
 
     Args:
         decay: in (0, 1), such as .9999 (BigNAS) in long trainings.
+        statistics: average BN statistics, too, as those of a network alone need.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
+    def __init__(self, model: nn.Module, decay: float, statistics: bool = False):
         if not 0 < decay < 1:
             raise UserError(f"a decay of the average of {decay}: expected a number between 0 and 1")
         self.decay = decay
-        self.weights = dict(model.named_parameters())
+        self.weights: dict[str, Tensor] = dict(model.named_parameters())
+        if statistics:
+            self.weights |= {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
         self.averages = {name: weight.detach().clone() for name, weight in self.weights.items()}
 
     @torch.no_grad()
@@ -53,10 +55,10 @@ class MovingAverage(Search):
             weight.copy_(values[name])
 
     def state_dict(self) -> dict:
-        return {KEY: self.averages}
+        return {AVERAGE: self.averages}
 
     def load_state_dict(self, state: dict) -> None:
-        averages = state[KEY]
+        averages = state[AVERAGE]
         if averages.keys() != self.averages.keys():
             raise ValueError("other weights are averaged")
         for name, average in self.averages.items():

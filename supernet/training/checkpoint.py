@@ -14,6 +14,7 @@ import shutil
 import sys
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -27,6 +28,7 @@ DELETE = ": delete it"
 SCHEMA = 1
 LABEL = b"\nsha256 "
 TRAILER = len(LABEL) + 64
+AVERAGE = "average"  # of what is learnt besides the weights: their moving average
 END = b"PK\5\6"  # begins the last 22 bytes of a zip archive
 
 
@@ -127,6 +129,11 @@ def require(state: dict, expected: Any, path: Path, *, missing: str | None = Non
                 raise ValueError(f"model.{name} has values that are not finite")
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged ({error}){_advice(missing)}", missing) from error
+
+
+def weights(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model is loaded with: the weights, or their average where one was kept."""
+    return {**state["model"], **state.get("search", {}).get(AVERAGE, {})}
 
 
 def _advice(missing: str | None) -> str:

@@ -1,22 +1,22 @@
-"""How weights are trained: the settings, the learning rate of a step, the optimiser."""
+"""How weights are trained: the settings, and the learning rate of a step."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, get_args
 
-import torch
-from torch import nn
-from torch.optim.sgd import sgd as update
-
-from supernet import active
+from supernet.data.policies import AutoAugment
 from supernet.errors import UserError
+
+Schedule = Literal["linear", "cosine", "step"]
+Optimizer = Literal["sgd", "adamw", "lamb"]
+CHOICES = {"schedule": get_args(Schedule), "optimizer": get_args(Optimizer), "auto_augment": get_args(AutoAugment)}
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How weights are trained: SGD with momentum, one schedule from ``lr`` over all steps.
+    """How weights are trained: by default SGD with momentum, one schedule from ``lr`` over all steps.
 
     ``linear`` and ``cosine`` go to 0; ``step`` divides by 10 at a half and again at three quarters of the steps. A
     training that is continued with more epochs goes on at the rate that the longer schedule has at its step.
@@ -25,7 +25,7 @@ class FitConfig:
     epochs: int
     batch_size: int = 64  # images of a step, over all processes and parts
     lr: float = 0.1
-    schedule: Literal["linear", "cosine", "step"] = "linear"
+    schedule: Schedule = "linear"
     warmup_epochs: float = 0.0
     momentum: float = 0.9
     nesterov: bool = False
@@ -40,6 +40,11 @@ class FitConfig:
     accumulate: int = 1  # parts that a process computes its share of a batch in, one after another
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of forward and backward; weights and statistics stay fp32
     sync_bn: bool = False  # under torchrun, batch statistics over the batches of all processes
+    optimizer: Optimizer = "sgd"  # sgd has ``momentum``
+    layer_decay: float = 1.0  # the rate of each layer is that of the next one times this
+    mixup: float = 0.0  # α of the images' mixture; 0 is off
+    cutmix: float = 0.0  # α of the part that another image takes; 0 is off
+    auto_augment: AutoAugment = "none"  # random operations on each image, with ``augment``
 
     def __post_init__(self) -> None:
         for name, fine, expected in (
@@ -50,63 +55,24 @@ class FitConfig:
             ("clip", 0 <= self.clip < math.inf, "at least 0"),
             ("clip_value", 0 <= self.clip_value < math.inf, "at least 0"),
             ("seed", 0 <= self.seed < 2**63, "a number from 0 to 2**63 - 1"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0, below 1"),
+            ("layer_decay", 0 < self.layer_decay <= 1, "above 0, at most 1"),
+            ("mixup", 0 <= self.mixup < math.inf, "at least 0"),
+            ("cutmix", 0 <= self.cutmix < math.inf, "at least 0"),
+            *((name, getattr(self, name) in known, ", ".join(known)) for name, known in CHOICES.items()),
         ):
             if not fine:
                 raise UserError(f"{name.replace('_', ' ')} {getattr(self, name)}: expected {expected}")
+        if self.warmup_epochs > self.epochs > 0:
+            raise UserError(f"{self.warmup_epochs:g} epochs of warm-up in {self.epochs}: expected at most as many")
+        if self.auto_augment != "none" and not self.augment:
+            raise UserError(f"auto augment {self.auto_augment} without augmentation: expected both or neither")
 
     @property
     def validation_batch(self) -> int:
         """The most images at once in validation, which keeps nothing for backward: 8 times those of a part."""
         return 8 * self.batch_size // self.accumulate
-
-
-OPTIONS = ("weight_decay", "momentum", "lr", "dampening", "nesterov", "maximize", "foreach", "fused")
-
-
-class SGD(torch.optim.SGD):
-    """PyTorch's, for parameters of which parts learn: what is outside keeps its value and its momentum, 0 at first.
-
-    Gradients are to be dropped by its ``zero_grad``, which starts the parts anew.
-    """
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """One update, after ``closure`` where that is given, whose loss is returned."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            moving = [p for p in group["params"] if p.grad is not None]
-            if group["momentum"]:
-                for p in moving:
-                    if self.state[p].get("momentum_buffer") is None:
-                        self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-            pieces = [(p, box) for p in moving for box in active.moved(p)]
-            buffers = [(self.state[p]["momentum_buffer"], box) for p, box in pieces if group["momentum"]]
-            update(
-                [active.part(p, box) for p, box in pieces],
-                [active.part(p.grad, box) for p, box in pieces],
-                [active.part(buffer, box) for buffer, box in buffers],
-                **{name: group[name] for name in OPTIONS},
-            )
-        return loss
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop the gradients, and what is known of their parts."""
-        super().zero_grad(set_to_none)
-        for group in self.param_groups:
-            active.forget(group["params"])
-
-
-def sgd(model: nn.Module, cfg: FitConfig) -> SGD:
-    """SGD that decays matrices and kernels, not biases and BN. Parameters without a gradient are left alone."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": cfg.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return SGD(groups, lr=cfg.lr, momentum=cfg.momentum, nesterov=cfg.nesterov)
 
 
 def learning_rate(cfg: FitConfig, step: int, steps_per_epoch: int) -> float:

@@ -10,6 +10,7 @@ import torch
 
 from supernet.errors import UserError
 from supernet.training import measured
+from supernet.training.config import Optimizer
 from supernet.training.measured import Kernels, Wish
 
 
@@ -68,12 +69,18 @@ def kernels(device: torch.device, wish: Wish = "auto", sync_bn: bool = False) ->
     return "fused" if device.type == "cpu" else measured.kernels(torch.cuda.get_device_name(device))
 
 
-def learning_rate(batch_size: int, wish: float | None = None, learnt: bool = False) -> float:
+PEAKS = {"sgd": (0.2, 0.5), "adamw": (0.008, 0.02), "lamb": (0.016, 0.04)}  # learning rates at batch 64, at most
+
+
+def learning_rate(
+    batch_size: int, wish: float | None = None, learnt: bool = False, optimizer: Optimizer = "sgd"
+) -> float:
     """``wish``, else SPOS's 0.5 at batch 1024, by the square root of the batch, as short runs on small ones want it.
 
-    Of weights that have ``learnt`` elsewhere a tenth of it.
+    Of other optimisers likewise. Of weights that have ``learnt`` elsewhere a tenth of it.
     """
-    return min(0.5, 0.2 * (batch_size / 64) ** 0.5) * (0.1 if learnt else 1) if wish is None else wish
+    usual, most = PEAKS[optimizer]
+    return min(most, usual * (batch_size / 64) ** 0.5) * (0.1 if learnt else 1) if wish is None else wish
 
 
 def augments(wish: bool | None, epochs: int) -> bool:

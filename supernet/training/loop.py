@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -20,10 +20,11 @@ from supernet.data.images import ImageSet
 from supernet.errors import CheckpointError, UserError
 from supernet.progress import Progress, Track, silent
 from supernet.space import Arch
-from supernet.training import checkpoint, distributed, faults
-from supernet.training.config import FitConfig, learning_rate, sgd
+from supernet.training import checkpoint, distributed, faults, mixing, optimizers
+from supernet.training.config import FitConfig, learning_rate
 from supernet.training.folder import TrainingFolder
 from supernet.training.log import Log
+from supernet.training.mixing import Mixing
 from supernet.training.precision import Precision
 from supernet.training.rules import Forward, Rule
 
@@ -148,8 +149,8 @@ def _advise() -> None:
 
 
 def require_steps(train: ImageSet, cfg: FitConfig) -> int:
-    """Steps of an epoch; a UserError where there are none, or a batch cannot be shared evenly."""
-    distributed.share(cfg.batch_size, cfg.accumulate)
+    """Steps of an epoch; a UserError where there are none, or a batch cannot be shared or mixed as it is to be."""
+    mixing.require(train, cfg, distributed.share(cfg.batch_size, cfg.accumulate))
     if (steps := train.steps(cfg.batch_size, drop_last=True)) == 0:
         raise UserError(f"{len(train)} training images do not fill one batch of {cfg.batch_size}: lower the batch size")
     return steps
@@ -170,9 +171,10 @@ class Training:
         epochs: tuple[int, int],
         steps_per_epoch: int | None,
     ):
-        self.model, self.train, self.cfg, self.meta, self.search = model, train, cfg, meta, search
+        self.model, self.cfg, self.meta, self.search = model, cfg, meta, search
+        self.train = train.with_auto_augment(cfg.auto_augment)
         self.folder, self.path, self.rule = folder, folder.checkpoint, rule
-        self.optimizer = sgd(model, cfg)
+        self.optimizer, self.mixing = optimizers.make(model, cfg), Mixing.of(cfg, model)
         self.device = next(model.parameters()).device
         self.leader, self.world = distributed.rank() == 0, distributed.world()
         self.log = Log(folder, writes=self.leader)
@@ -221,7 +223,8 @@ class Training:
 
     def _require_same(self, state: dict) -> None:
         """Refuse weights of other settings. Version 0.1 did not keep them with the weights."""
-        there, step = state.get("fit", self.setup), state["step"]
+        usual = {field.name: field.default for field in fields(self.cfg)}  # before there was such a setting
+        there, step = {**usual, **state.get("fit", self.setup)}, state["step"]
         changed = [f"{k}: {there[k]} → {here}" for k, here in self.setup.items() if there.get(k, here) != here]
         if step > self.end:
             changed.append(f"epochs: {step / self.per_epoch:g} → {self.end / self.per_epoch:g}")
@@ -366,11 +369,10 @@ class Training:
         """One step of the weights, and of what else is learnt."""
         cfg = self.cfg
         self.search.before_step(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(cfg, self.step, self.per_epoch)
+        optimizers.set_rate(self.optimizer, cfg, self.step, self.per_epoch)
         torch.manual_seed(hash((cfg.seed, self.step)) % 2**63)  # dropout
         self.optimizer.zero_grad(set_to_none=True)  # what is not on the path keeps grad None, and its weights
-        parts = list(distributed.parts(x, y, cfg.accumulate))
+        parts = [self.mixing(self.step, *part) for part in distributed.parts(x, y, cfg.accumulate)]
         with self.precision.autocast():
             paths = self.rule.paths(self.step, parts)
         self.passes, total = len(paths), torch.zeros((), dtype=torch.double, device=self.device)
@@ -383,7 +385,7 @@ class Training:
             loss = loss / cfg.accumulate
             self.precision.backward(loss)
             total += loss.detach() / self.passes
-            self.hits += (logits.detach().argmax(1) == parts[part][1]).sum()
+            self.hits += mixing.hits(logits.detach(), parts[part][1])
         self.reducer.finish()
         scale = self.precision.scale
         if cfg.clip or cfg.clip_value:

@@ -58,7 +58,7 @@ class Rule:
         return logits, self.loss(logits, y)
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Cross-entropy with the labels ``[B]``, weighted by their classes."""
+        """Cross-entropy with the labels ``[B]``, weighted by their classes, or with shares of them ``[B, classes]``."""
         if self.weights is None:
             return F.cross_entropy(whole(logits), y, label_smoothing=self.smoothing)
         each = F.cross_entropy(whole(logits), y, label_smoothing=self.smoothing, reduction="none")
@@ -72,8 +72,8 @@ class Taught(Rule):
         teacher: in eval mode; its weights do not change.
     """
 
-    def __init__(self, model: nn.Module, teacher: nn.Module, smoothing: float = 0.0):
-        super().__init__(model, lambda step: None, smoothing)
+    def __init__(self, model: nn.Module, teacher: nn.Module, smoothing: float = 0.0, forward: Forward | None = None):
+        super().__init__(model, lambda step: None, smoothing, forward)
         self.teacher = teacher
 
     def learn(self, step: int, place: int, arch: Arch | None, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

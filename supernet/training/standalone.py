@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from supernet.data.sets import TrainVal
+from supernet.errors import UserError
+from supernet.families.resolutions import resized
 from supernet.model import Network, Supernet
 from supernet.progress import Progress, silent
+from supernet.size import Size
 from supernet.space import Arch, Space
-from supernet.training import checkpoint, distributed, evaluation
-from supernet.training.loop import Drive, FitConfig, fit
-from supernet.training.rules import Taught
+from supernet.training import checkpoint, distributed, drop_path, evaluation
+from supernet.training.average import MovingAverage
+from supernet.training.loop import Drive, FitConfig, fit, require_steps
+from supernet.training.rules import Forward, Rule, Taught
+
+
+@dataclass(frozen=True)
+class AloneConfig(FitConfig):
+    """How a network alone is trained."""
+
+    ema: float = 0.0  # decay of the weights' moving average, which is what is kept; 0 is off
+    drop_path: float = 0.0  # of the last block
+    train_resolution: int = 0  # height of the images of all but the last epochs, below that of the run; 0: the run's
+    finetune_epochs: int = 0  # the last ones
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.ema < 1 or not 0 <= self.drop_path < 1:
+            raise UserError(f"ema {self.ema:g}, drop path {self.drop_path:g}: expected numbers from 0 to below 1")
+        if self.finetune_epochs and not self.train_resolution:
+            raise UserError(f"{self.finetune_epochs} fine-tuning epochs need a smaller training resolution before them")
+        if self.train_resolution and not 0 < self.finetune_epochs <= self.epochs:
+            raise UserError(f"{self.finetune_epochs} fine-tuning epochs: expected 1 to all {self.epochs}")
 
 
 def train(
@@ -42,8 +67,8 @@ def train(
         supernet: start from its weights instead of from scratch.
         start: called with the fresh network, to give it weights from elsewhere.
         eps: of the BN layers.
-        validate: called after each epoch; its numbers are logged. By default ``val_accuracy``, on the validation
-            split.
+        validate: called after each epoch; its numbers are logged. By default every metric on the validation split, as
+            ``Answers.result`` has them.
         teacher: what it learns from besides the labels (``rules.Taught``).
         drive: as ``fit`` has it.
 
@@ -51,31 +76,88 @@ def train(
         The network, and the last line of its log: epoch, loss, accuracy, and what ``validate`` gave.
     """
     torch.manual_seed(cfg.seed)
+    how = cfg if isinstance(cfg, AloneConfig) else AloneConfig(**vars(cfg))
+    if space.model and how.drop_path:
+        kernels = "eager"  # our operators run over the places where a given network drops
     network = Network(space, arch, eps=eps, kernels=kernels).to(device)
     if supernet is not None:
         network.inherit(supernet)
     if start is not None:
         start(network)
 
-    def val_accuracy(network: Network) -> dict:
-        return {"val_accuracy": evaluation.validate(network, data.val, batch=cfg.validation_batch)}
+    def result(network: Network) -> dict:
+        return evaluation.shared_answers(network, data.val, batch=cfg.validation_batch).result("val")
 
-    check = validate or val_accuracy
+    check = validate or result
     meta = {"kind": "network", "space": space.to_json(), "arch": list(arch), "eps": eps}
     if cfg.epochs == 0:
         if distributed.rank() == 0:
             checkpoint.save(folder / "checkpoint.pt", {"model": network.state_dict(), "finished": True, "meta": meta})
         return network, check(network)
-    log = fit(
-        network,
-        data.train,
-        (lambda step: None) if teacher is None else Taught(network, teacher, cfg.label_smoothing),
-        cfg,
-        folder,
-        meta=meta,
-        validate=lambda: check(network),
-        label=label,
-        progress=progress,
-        drive=drive,
-    )
+    average = MovingAverage(network, how.ema, statistics=True) if how.ema else None
+    forward = _first_smaller(network, how, data)
+
+    def judged() -> dict:
+        with average.applied() if average else contextlib.nullcontext():
+            return check(network)
+
+    with drop_path.dropping(network, how.drop_path):
+        log = fit(
+            network,
+            data.train,
+            Taught(network, teacher, cfg.label_smoothing, forward)
+            if teacher
+            else Rule(network, lambda step: None, cfg.label_smoothing, forward),
+            how,
+            folder,
+            meta=meta,
+            search=average,
+            validate=judged,
+            label=label,
+            progress=progress,
+            drive=drive,
+        )
+    if average:
+        average.copy(average.averages)
     return network, log[-1]
+
+
+def require(space: Space, arch: Arch, cfg: AloneConfig) -> None:
+    """A UserError where a network cannot be trained so: it has nothing to drop, or takes no smaller images."""
+    if not (cfg.drop_path or cfg.train_resolution):
+        return
+    network = Network(space, arch, kernels="eager").eval()
+    if cfg.drop_path:
+        drop_path.require(network)
+    if not cfg.train_resolution:
+        return
+    size = space.input_size
+    if cfg.train_resolution >= size.height:
+        raise UserError(f"training resolution {cfg.train_resolution}: expected one below the run's, {size.plain}")
+    if network.size is not None:
+        raise UserError(f"{space.name} has a gene for the resolution: a network's own is that of all its epochs")
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, space.channels, *_smaller(size, cfg.train_resolution)))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"training resolution {cfg.train_resolution}: {space.name} does not take it ({reason})"
+        ) from error
+
+
+def _smaller(size: Size, height: int) -> Size:
+    return Size(height, max(1, round(height * size.width / size.height)))
+
+
+def _first_smaller(network: Network, cfg: AloneConfig, data: TrainVal) -> Forward | None:
+    """The logits of a step, by smaller images before the fine-tuning (Touvron et al. 2019)."""
+    if not cfg.train_resolution:
+        return None
+    until = (cfg.epochs - cfg.finetune_epochs) * require_steps(data.train, cfg)
+    size = _smaller(network.space.input_size, cfg.train_resolution)
+
+    def forward(step: int, x: Tensor, y: Tensor) -> Tensor:
+        return network(resized(x, size) if step < until else x)
+
+    return forward

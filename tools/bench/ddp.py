@@ -24,7 +24,8 @@ from supernet import spaces
 from supernet.model import Supernet
 from supernet.space import Arch
 from supernet.training import defaults, distributed
-from supernet.training.loop import FitConfig, sgd
+from supernet.training.config import FitConfig
+from supernet.training.optimizers import make
 
 
 def run(space: str, resolution: int, classes: int, batch: int, rounds: int, processes: int) -> dict[str, Any]:
@@ -88,7 +89,7 @@ Step = Callable[[Tensor, Tensor, Arch], int]
 
 def path_step(model: Supernet) -> Step:
     """Ours: a step, which returns the bytes of its all-reduces."""
-    optimizer, reducer = sgd(model.train(), FitConfig(1, lr=0.01)), distributed.PathReducer(model)
+    optimizer, reducer = make(model.train(), FitConfig(1, lr=0.01)), distributed.PathReducer(model)
 
     def step(x: Tensor, y: Tensor, arch: Arch) -> int:
         reducer.sent = 0
@@ -105,7 +106,7 @@ def path_step(model: Supernet) -> Step:
 
 def ddp_step(model: Supernet) -> Step:
     """PyTorch's: the same step in DistributedDataParallel, whose bytes a copy with a communication hook has counted."""
-    optimizer, bytes_of_all = sgd(model.train(), FitConfig(1, lr=0.01)), counted(copy.deepcopy(model))
+    optimizer, bytes_of_all = make(model.train(), FitConfig(1, lr=0.01)), counted(copy.deepcopy(model))
     wrapped = DistributedDataParallel(model, find_unused_parameters=True)
 
     def step(x: Tensor, y: Tensor, arch: Arch) -> int:

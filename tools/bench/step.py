@@ -27,7 +27,8 @@ from supernet.model import Network, Supernet, run_path
 from supernet.progress import Bar
 from supernet.space import Arch, Space
 from supernet.training import defaults
-from supernet.training.loop import FitConfig, sgd
+from supernet.training.config import FitConfig
+from supernet.training.optimizers import make
 
 # A supernet and whether its images are NCHW, by the name of the form.
 FORMS: dict[str, Callable[[Space], Supernet]] = {
@@ -116,7 +117,7 @@ def slices_of_pytorch() -> Iterator[None]:
 
 def stepper(model: Supernet | Network, x: torch.Tensor, y: torch.Tensor, nchw: bool) -> Callable[[int], None]:
     """Forward, backward and SGD on the path of a seed; of eager forms with PyTorch's own slices and optimiser."""
-    optimizer, space = sgd(model.train(), FitConfig(epochs=1)), model.space
+    optimizer, space = make(model.train(), FitConfig(epochs=1)), model.space
     eager = isinstance(model, Supernet) and model.options["kernels"] == "eager"
     if eager:
         optimizer = torch.optim.SGD(optimizer.param_groups, optimizer.defaults["lr"])
