@@ -72,7 +72,8 @@ def test_regret_on_a_truth_table(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "flag"), [("pad_nas", "--jobs"), ("evolution", "--workers"), ("stage_wise", "--jobs")]
+    ("name", "flag"),
+    [("pad_nas", "--jobs"), ("evolution", "--workers"), ("stage_wise", "--jobs"), ("recipes", "--jobs")],
 )
 def test_runs_and_is_repeatable(tmp_path, name, flag):
     output = tmp_path / f"{name}.json"
