@@ -26,9 +26,9 @@ def hits(logits: Tensor, labels: Tensor, metric: Metric = TOP1) -> Tensor:
     Args:
         logits: ``[B, classes]``. labels: int64 [B].
     """
-    right = _guesses(logits) == labels[:, None]
-    found = torch.zeros(logits.shape[1], dtype=torch.long, device=logits.device)
-    return found.index_add_(0, labels, (right.any(1) if metric == "top5" else right[:, 0]).long())
+    top5 = metric == "top5"
+    right = (_guesses(logits) == labels[:, None]).any(1) if top5 else logits.argmax(1) == labels
+    return torch.zeros(logits.shape[1], dtype=torch.long, device=logits.device).index_add_(0, labels, right.long())
 
 
 def _guesses(logits: Tensor) -> Tensor:
