@@ -97,7 +97,7 @@ def heading(run: Run) -> str:
     if run.winner:
         name, row = run.winner
         if "test_accuracy" in row:
-            facts = [f"{100 * row['test_accuracy']:.2f} % on the test images"]
+            facts = [f"{metrics.percent(row, 'test')} in the test"]
         else:  # DSNAS scores no path
             facts = [f"{100 * row['one_shot_accuracy']:.2f} % one-shot" if "one_shot_accuracy" in row else "found"]
         ms = row.get("measured_latency_ms", row.get("latency_ms"))
