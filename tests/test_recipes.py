@@ -33,7 +33,7 @@ def test_wishes_come_before_the_recipe():
     assert fit.weight_decay == recipes.DECAY["lamb"]
     assert Settings(3, auto_augment="trivial").fit.augment
     assert "without augmentation" in refused(Settings, 3, auto_augment="trivial", augment=False)
-    assert Settings(20, train_resolution=20).fit.finetune_epochs == 2
+    assert Settings(20, train_resolution=20).fit.finetune_epochs == 6
 
 
 def test_what_is_recorded_is_the_recipe_in_full():

@@ -43,4 +43,4 @@ class Recipe:
     train_resolution: Annotated[int | None, UNSET] = None
     """Height of the images before the fine-tuning, which is at the run's resolution; 0 trains at that throughout."""
     finetune_epochs: Annotated[int | None, UNSET] = None
-    """Last epochs, at the run's resolution, with --train-resolution; defaults to a tenth."""
+    """Last epochs, at the run's resolution, with --train-resolution; defaults to a third."""

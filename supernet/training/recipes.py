@@ -38,7 +38,7 @@ class Wishes:
         wished = {name: value for name in names if (value := getattr(self, name)) is not None}
         found = {**OFF, **of(self.recipe, wished.get("optimizer"), epochs), **wished}
         if found["train_resolution"] and not self.finetune_epochs:
-            found["finetune_epochs"] = max(1, epochs // 10)
+            found["finetune_epochs"] = max(1, epochs // 3)
         return found
 
 
