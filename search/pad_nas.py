@@ -52,6 +52,18 @@ def space_for(name: str, images: TrainVal) -> Space:
     return space
 
 
+PAPER_EVALUATIONS = 2560  # population 64, 40 iterations
+
+
+def usual_threshold(evaluations: int) -> float:
+    """P_th where so many are scored: as many occurrences as 1 % of the paper's 2,560 are, from 1 % to 10 %.
+
+    >>> usual_threshold(2560), round(usual_threshold(384), 3), usual_threshold(24)
+    (0.01, 0.067, 0.1)
+    """
+    return max(0.01, min(0.1, 0.01 * PAPER_EVALUATIONS / evaluations))
+
+
 @dataclass(frozen=True)
 class Config:
     """The paper: M = 4, (120, 80, 40) epochs at lr (.5, .1, .1), P_th = 1 %, ranks below 10."""

@@ -342,6 +342,8 @@ def test_bounds_out_of_reach_and_bounds_that_do_not_bind(copy):
     assert "ms" in message
     assert "no latency lies between" in refused("evolve", "--run", copy, *SEARCH, "--lat-min", 1e4, "--lat-max", 2e4)
     assert "cannot be met" in refused("evolve", "--run", copy, *SEARCH, "--flops-max", 10)
+    assert "--eta: random search has no such" in refused("evolve", "--run", copy, "--algorithm", "random", "--eta", 2)
+    assert "crossover" in refused("evolve", "--run", copy, *SEARCH, "--crossover", 2)
     assert (copy / "front.json").read_bytes() == before
     assert "does not bind" in ok("evolve", "--run", copy, *SEARCH, "--lat-max", 70)
 

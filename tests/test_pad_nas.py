@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import subprocess
@@ -173,6 +174,10 @@ def test_impossible_settings():
     ):
         with pytest.raises(UserError, match=message):
             pad_nas.Config(FitConfig(1), **change)
+
+
+def test_the_usual_threshold():
+    assert doctest.testmod(pad_nas).failed == 0
 
 
 # --- the command

@@ -34,8 +34,7 @@ def run(args: Args) -> None:
     device = defaults.device(args.device)
     supernet = folder.supernet(space, device, folder.kernels(device, args.kernels))
     algorithm, config = ALGORITHMS["guided" if args.predictor else args.algorithm]
-    budget = config(population=args.population, iterations=args.iterations, seed=args.seed)
-    search = algorithm(space, problem.costs, problem.bounds, problem.objectives, budget)
+    search = algorithm(space, problem.costs, problem.bounds, problem.objectives, args.budget(config))
 
     images, scoring = folder.images(args.data_root, workers=args.workers, progress=args.progress), args.scoring
     with folder.lock():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
 
@@ -17,11 +18,12 @@ from supernet.metrics import NAMES, Metric, percent
 
 if TYPE_CHECKING:
     from latency.table import LatencyTable
-    from search.ask_tell import Record
+    from search.ask_tell import Budget, Record
     from search.costs import TableCost
     from search.run import Scoring, SearchRun
     from supernet.space import Space
 
+B = TypeVar("B", bound="Budget")
 Bounds = dict[str, tuple[float, float]]
 Objective = Literal["latency", "flops", "params", "activations"]
 
@@ -104,6 +106,21 @@ class SearchArgs(Scored, Window):
 
     random: int = 32
     """Random architectures of the same window to compare with."""
+    eta: Annotated[float | None, common.UNSET] = None
+    """Of CES's polynomial mutation: larger means smaller steps; defaults to 3."""
+    mutation: Annotated[float | None, common.UNSET] = None
+    """Probability that a gene mutates; defaults to 1 of the number of genes (CES), 0.1 (SPOS)."""
+    crossover: Annotated[float | None, common.UNSET] = None
+    """Probability that two parents of CES are crossed; defaults to 0.9."""
+
+    def budget(self, config: type[B]) -> B:
+        """The settings of a search; refuses what it does not have."""
+        given = {name: getattr(self, name) for name in ("eta", "mutation", "crossover")}
+        given = {name: value for name, value in given.items() if value is not None}
+        known = {field.name for field in dataclasses.fields(config)}
+        if foreign := [f"--{name}" for name in given if name not in known]:
+            raise UserError(f"{', '.join(foreign)}: {config.algorithm} has no such setting; CES has")
+        return config(population=self.population, iterations=self.iterations, seed=self.seed, **given)
 
 
 @dataclass(frozen=True)
