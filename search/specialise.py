@@ -7,7 +7,7 @@ take as well: an accuracy does not depend on the device.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +26,7 @@ from supernet import files, metrics
 from supernet.data.images import ImageSet
 from supernet.errors import UserError
 from supernet.export import networks
+from supernet.export.card import Accuracy
 from supernet.metrics import TOP1, Metric
 from supernet.model import Supernet
 from supernet.progress import Progress, silent
@@ -152,9 +153,10 @@ def write(
             made = networks.recalibrated(supernet, best.arch, recalibration)
             tested = evaluation.shared_answers(made.network, test).result("test")
             scored = best.accuracy if metric == TOP1 else None
-            made = made._replace(accuracy={"test": tested["test_accuracy"], "validation": scored})
+            made = made._replace(accuracy=Accuracy(tested["test_accuracy"], scored, tested["test_images"]))
             path, table = folder / f"{target.name}.{suffixes[target.name]}", target.table
-            networks.write(run, target.space, made, path, target.batch, best.costs[LATENCY], table)
+            card = networks.card(run, target.space, made, test.preparation, best.costs[LATENCY], table)
+            networks.write(made, path, replace(card, batch=target.batch))
             known = {"name": target.name, "bound_ms": target.bound, **entry(best), **tested}
             known |= {"layers": target.space.describe(best.arch), "file": path.name, **table}
             measured = measure(target, best.arch)

@@ -148,7 +148,7 @@ class RunFolder(Found):
         """
         if restart and self.path.exists():
             self.delete()
-        made_with = {**({} if images is None else {"data": images.identity}), **(made_with or {})}
+        made_with = {**({} if images is None else images.record), **(made_with or {})}
         if self.config_path.exists():
             self._require_run()
             old = self.require_settings(settings, grows, defaults or {})

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from supernet.data import sets, transforms
+from supernet.data import pictures, sets, transforms
 from supernet.data.decoding import normalise, tensor
 from supernet.data.folder import FolderImages
 from supernet.errors import UserError
@@ -57,7 +57,7 @@ def test_images_that_are_not_reduced_are_those_of_timm(size, augment):
 
 @pytest.mark.parametrize(("size", "factor"), [((125, 94), 1), ((251, 189), 2), ((500, 375), 4), ((1000, 750), 8)])
 def test_a_jpeg_file_is_decoded_no_larger_than_needed(size, factor):
-    image, middle = waves(*size), transforms.Middle(Size.of(56), Size.of(64))
+    image, middle = waves(*size), pictures.Fit((56, 56), (64, 64))
     whole = jpeg(image)
     x = np.asarray(middle(whole), dtype=float)
     assert whole.size == tuple(-(-side // factor) for side in size)
@@ -82,7 +82,7 @@ def test_random_parts_of_reduced_files_lie_where_they_should():
 def test_the_part_keeps_as_many_pixels_as_it_is_resized_to():
     for side in (224, 225, 226):
         file = jpeg(waves(451, 460))
-        transforms.Squeezed(Size.of(side))(file)
+        pictures.Fit((side, side), interpolation="bilinear")(file)
         assert file.size == ((226, 230) if side <= 225 else (451, 460))
 
 

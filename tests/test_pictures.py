@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 def read(folder, name, mode="RGB"):
     """A file as training reads it, at its own size: uint8 [h, w, c]."""
     path = folder.root / name
-    both = transforms.Squeezed(SIZE, mode), transforms.Squeezed(SIZE, mode)
+    both = (pictures.Fit(SIZE, mode=mode),) * 2
     names = np.array([path.name.encode()])
     images = FolderImages(path.parent, names, np.zeros(1, np.int64), *transforms.IMAGENET, SIZE, both, 0)
     return next(images.rows(1))[0].numpy()
@@ -50,7 +50,7 @@ def test_every_orientation_counts(folder):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("transform", [transforms.Squeezed, transforms.RandomPart])
+@pytest.mark.parametrize("transform", [pictures.Fit, transforms.RandomPart])
 def test_a_turned_photograph_is_decoded_small_and_upright(orientation, transform):
     """As the upright picture with the same draws; and no larger than needed."""
     y, x = np.mgrid[:480, :640]

@@ -293,7 +293,7 @@ def test_onnxruntime_runs_what_the_network_runs(tmp_path):
     files = runtime.convert(jobs)
     for job in jobs:
         x = torch.randn(2, *job.shape)
-        got = torch.from_numpy(onnx.run(files[job.key].read_bytes(), x.numpy()))
+        got = torch.from_numpy(onnx.FORMAT.run(files[job.key].read_bytes(), x.numpy()))
         with torch.inference_mode():
             torch.testing.assert_close(got, job.module(x), rtol=1e-4, atol=1e-5)
     samples = time_modules(runtime, jobs[:2], Protocol(rounds=2, visit_ms=0.1, warmup_runs=1, warmup_ms=0, attempts=0))

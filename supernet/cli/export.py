@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -53,7 +53,9 @@ def run(args: Args) -> None:
         else:
             found = networks.trained(folder, space, args.pick)
         promised = lut.predict_arch(space, found.arch) if lut else None
-        difference = networks.write(folder, space, found, path, args.batch, promised, lut.named() if lut else None)
+        prepared = networks.preparation(folder, args.data_root)
+        card = networks.card(folder, space, found, prepared, promised, lut.named() if lut else None)
+        difference = networks.write(found, path, replace(card, batch=args.batch))
     common.say(
         f"{common.escape(str(path))}: {path.stat().st_size / 1e6:.1f} MB, logits within {difference:.1e} of the "
         f"largest (tolerance {formats.TOLERANCE:g})"

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from supernet.data import pictures, policies, seeding
 from supernet.data.damaged import Damaged
 from supernet.data.images import AUGMENT, ImageSet, Step, stream_key
+from supernet.data.pictures import Fit
 from supernet.data.policies import AutoAugment, Then, Transform
 from supernet.errors import UserError
 from supernet.size import Size
@@ -80,6 +81,11 @@ class DecodedImages(ImageSet):
         self.transforms, self.damaged, self.bad = transforms, Damaged(), set[int]()
         self.workers = workers
         self._loaders = Loaders(self, workers) if workers else None
+
+    @property
+    def fit(self) -> Fit | None:
+        plain = self.transforms[0]
+        return plain if isinstance(plain, Fit) else None
 
     @abstractmethod
     def opened(self, index: int) -> contextlib.AbstractContextManager[Image.Image | Tensor]:

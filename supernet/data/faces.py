@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from supernet.data.damaged import Damaged
-from supernet.data.folder import FolderImages, is_hidden
+from supernet.data.folder import FolderImages
 from supernet.data.images import SPLIT, generator
+from supernet.data.pictures import is_hidden
 from supernet.data.split import Files, Split
 from supernet.data.transforms import face
 from supernet.data.words import listed

@@ -18,17 +18,12 @@ from PIL import Image, UnidentifiedImageError
 from supernet.data import pictures, transforms
 from supernet.data.decoding import DecodedImages
 from supernet.data.own import Channels
+from supernet.data.pictures import OLD_SUFFIXES, SUFFIXES, is_hidden
 from supernet.data.policies import Transform
 from supernet.data.split import Files
 from supernet.data.words import changed, listed
 from supernet.errors import UserError
 from supernet.size import Size
-
-# What version 0.1 read, in which a run of it goes on; and what was added.
-OLD_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-SUFFIXES = (*OLD_SUFFIXES, ".apng", ".avif", ".gif", ".jfif", ".jp2", ".jpe", ".pbm", ".pnm")
-# Of archivers, servers and systems, besides all whose names begin with a dot.
-SYSTEM = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini")
 
 
 class FolderImages(DecodedImages):
@@ -177,11 +172,6 @@ def _walk(folder: str, old: bool) -> Iterator[tuple[str, list[str], list[str]]]:
         hidden = [] if old else list(filter(is_hidden, folders))
         folders[:] = [name for name in folders if name not in hidden]
         yield where, hidden, [name for name in files if old or not is_hidden(name)]
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is a system's or a tool's own, not a person's."""
-    return name.startswith(".") or name.lower() in SYSTEM
 
 
 def require_images(listing: Listing) -> None:

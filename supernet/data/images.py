@@ -20,7 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from supernet.data import policies, seeding
+from supernet.data.pictures import Fit
 from supernet.data.policies import AutoAugment
+from supernet.data.preparation import Preparation
 from supernet.errors import UserError
 from supernet.size import Size
 
@@ -110,6 +112,16 @@ class ImageSet(ABC):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def fit(self) -> Fit | None:
+        """How the plain images come from pictures; None where they do not."""
+        return Fit(self.size, self.size, "L" if self.channels == 1 else "RGB")
+
+    @property
+    def preparation(self) -> Preparation:
+        """From pictures to the values that are served."""
+        return Preparation(self.fit, self.mean, self.std)
 
     def take(self, positions: np.ndarray) -> ImageSet:
         """The set of these of this set's images; the image data are shared, not copied."""

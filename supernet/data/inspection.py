@@ -17,13 +17,12 @@ from supernet.data import pictures
 from supernet.data.decoding import DecodedImages, as_it_is, tensor
 from supernet.data.duplicates import BYTES, SIDE, fingerprint
 from supernet.data.images import ImageSet
-from supernet.data.transforms import Squeezed
 from supernet.data.words import listed
 from supernet.errors import UserError, dead_loader
 from supernet.progress import Progress, silent
-from supernet.size import Size
 
 CHUNK = 32  # images that a process reads before it tells what it found
+SMALL = pictures.Fit((SIDE, SIDE), interpolation="bilinear")  # what prints are taken from
 # What is noted of an image. Of float tensors the size alone is known.
 NOTED = np.dtype(
     [
@@ -152,6 +151,6 @@ def _noted(image: Image.Image | Tensor, images: DecodedImages) -> np.ndarray:
     row["transparent"], row["grey_kind"] = image.has_transparency_data, pictures.is_grey(image)
     upright = images.upright(image)
     row["width"], row["height"] = pictures.size(upright)
-    pixels = tensor(Squeezed(Size.of(SIDE))(upright)).numpy()  # decodes all of it, a JPEG file at an eighth of its size
+    pixels = tensor(SMALL(upright)).numpy()  # decodes all of it, a JPEG file at an eighth of its size
     row["grey"], row["print"] = (pixels == pixels[:, :, :1]).all(), fingerprint(pixels)
     return row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from supernet.data import pictures, transforms
 from supernet.data.decoding import DecodedImages
+from supernet.data.pictures import Fit
 from supernet.data.policies import Transform
 from supernet.data.words import without
 from supernet.errors import UserError
@@ -57,6 +58,10 @@ class OwnImages(DecodedImages):
         self.dataset, self.source, self.file, self.floats = dataset, source, file, transforms is None
         self._known = labels  # of all items, also in a set of some of them
         super().__init__(labels, mean, std, size, transforms or (AsItIs(), AsItIs()), workers)
+
+    @property
+    def fit(self) -> Fit | None:
+        return (found := super().fit) and replace(found, reduced=False)
 
     @contextlib.contextmanager
     def opened(self, index: int) -> Iterator[Image.Image | Tensor]:

@@ -1,4 +1,6 @@
-"""Pictures as they come, from files or code: upright, of eight bits, grey or in colour. Every source passes here.
+"""Pictures as they come, from files or code: upright, of eight bits, grey or in colour, and of a network's size.
+
+Every source passes here. It needs NumPy and Pillow alone: a copy of this file goes with exported networks.
 
 - EXIF's orientation is applied.
 - 16 bits become 8 over the whole range, 0 to 65,535; floats over 0 to 1. Other numbers are refused.
@@ -11,14 +13,20 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from supernet.progress import Progress, silent
-
+# What version 0.1 read, in which a run of it goes on; and what was added.
+OLD_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+SUFFIXES = (*OLD_SUFFIXES, ".apng", ".avif", ".gif", ".jfif", ".jp2", ".jpe", ".pbm", ".pnm")
+# Of archivers, servers and systems, besides all whose names begin with a dot.
+SYSTEM = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini")
 Box = tuple[float, float, float, float]  # left, upper, right, lower
 TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -32,6 +40,64 @@ TURN = {
 SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
 GREY_MODES = ("1", "L", "LA", "La")
 WHITE = (255, 255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a picture becomes the pixels that a network takes: resized, then the middle of it.
+
+    Args:
+        size: height and width of what the network takes.
+        cover: height and width that the picture is resized to just cover; None squeezes the whole picture to ``size``.
+        mode: ``RGB``, or ``L`` for grey.
+        interpolation: ``bicubic`` or ``bilinear``.
+        reduced: a JPEG file may be decoded at a part of its size (``resized_part``).
+    """
+
+    size: tuple[int, int]
+    cover: tuple[int, int] | None = None
+    mode: str = "RGB"
+    interpolation: str = "bicubic"
+    reduced: bool = True
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Of a picture as ``lazily`` or ``plain`` has it."""
+        (across, down), (height, width) = size(image), self.size
+        whole, resample = (0, 0, across, down), Image.Resampling[self.interpolation.upper()]
+        if self.cover is None:
+            return resized_part(image, whole, (width, height), self.mode, resample)
+        lowest, narrowest = self.cover
+        if narrowest * down >= lowest * across:  # the width decides: the height is left over
+            resized = narrowest, int(narrowest * down / across)
+        else:
+            resized = int(lowest * across / down), lowest
+        image = resized_part(image, whole, resized, self.mode, resample)
+        left, upper = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
+        return image.crop((left, upper, left + width, upper + height))
+
+    def pixels(self, path: str | Path) -> np.ndarray:
+        """Of the picture in a file: uint8 [height, width, channels]."""
+        with Image.open(path) as image:
+            pixels = np.asarray(self(lazily(image) if self.reduced else plain(image)))
+        return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def found(paths: Iterable[str | Path]) -> Iterator[Path]:
+    """The files that are named, and the pictures in folders and below them, in order; hidden ones are passed over."""
+    for path in map(Path, paths):
+        if not path.is_dir():
+            yield path
+            continue
+        for where, folders, names in os.walk(path, followlinks=True):
+            folders[:] = sorted(name for name in folders if not is_hidden(name))
+            for name in sorted(names):
+                if os.path.splitext(name)[1].lower() in SUFFIXES and not is_hidden(name):
+                    yield Path(where, name)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is a system's or a tool's own, not a person's."""
+    return name.startswith(".") or name.lower() in SYSTEM
 
 
 def lazily(image: Image.Image) -> Image.Image:
@@ -78,24 +144,6 @@ def is_grey(image: Image.Image) -> bool:
         colours = np.array(image.getpalette("RGB") or (), dtype=np.uint8).reshape(-1, 3)
         return bool((colours == colours[:, :1]).all())
     return image.mode in GREY_MODES or is_numbers(image)
-
-
-def channels(count: int, grey: Callable[[int], bool], progress: Progress = silent) -> int:
-    """1 where all of ``count`` pictures are grey, else 3; the first one in colour ends the search.
-
-    Args:
-        grey: ``is_grey`` of a picture by its number. Those of which it cannot tell do not count.
-    """
-    found = 0
-    order = np.random.default_rng(0).permutation(count).tolist()  # as those of a class lie together
-    with progress("looking for colours", count, unit="images") as bar:
-        for index in order:
-            with contextlib.suppress(Exception):
-                if not grey(index):
-                    return 3
-                found += 1
-            bar.advance()
-    return 1 if found else 3
 
 
 def is_numbers(image: Image.Image) -> bool:

@@ -6,6 +6,7 @@ which images these are, and opens them by that. Only ``open_test`` reads the tes
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from supernet import plugins
-from supernet.data import HUB, NAMES, READERS, hub, own, pictures, sources
+from supernet.data import HUB, NAMES, READERS, hub, own, sources
 from supernet.data.damaged import Damaged
 from supernet.data.decoding import DecodedImages
 from supernet.data.folder import FolderImages, open_folder, reopen_folder
@@ -64,6 +65,11 @@ class TrainVal:
     def damaged(self) -> dict[str, str]:
         """Images that are left out, as they cannot be read: why, by name."""
         return self.train.damaged.known if isinstance(self.train, DecodedImages) else {}
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a run notes of them, in plain JSON: which they are, and how they are prepared."""
+        return {"data": self.identity, "preparation": self.train.preparation.to_json()}
 
     @property
     def size(self) -> Size:
@@ -288,7 +294,25 @@ class Source:
             return self.split.channels
         if self.channels is not None or (self.old and self.name == "folder"):
             return self.channels or 3
-        return pictures.channels(min(count, 1) if self.old else count, grey, self.progress)
+        return _channels(min(count, 1) if self.old else count, grey, self.progress)
+
+
+def _channels(count: int, grey: Callable[[int], bool], progress: Progress) -> int:
+    """1 where all of ``count`` pictures are grey, else 3; the first one in colour ends the search.
+
+    Args:
+        grey: ``pictures.is_grey`` of a picture by its number. Those of which it cannot tell do not count.
+    """
+    found = 0
+    order = np.random.default_rng(0).permutation(count).tolist()  # as those of a class lie together
+    with progress("looking for colours", count, unit="images") as bar:
+        for index in order:
+            with contextlib.suppress(Exception):
+                if not grey(index):
+                    return 3
+                found += 1
+            bar.advance()
+    return 1 if found else 3
 
 
 def _read(name: str, root: Path, train: bool) -> sources.Raw:

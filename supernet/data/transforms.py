@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from supernet.data import pictures
-from supernet.data.pictures import resized_part
+from supernet.data.pictures import Fit, resized_part
 from supernet.data.policies import Transform
 from supernet.size import Size
 
@@ -21,37 +21,6 @@ Values = tuple[float, ...]  # one per channel
 IMAGENET: tuple[Values, Values] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation
 GREY: tuple[Values, Values] = (0.449,), (0.226,)  # those of its channels together
 BICUBIC, BILINEAR = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR
-
-
-@dataclass(frozen=True)
-class Middle:
-    """Resized so that it just covers ``resized``, then the middle of ``size``."""
-
-    size: Size
-    resized: Size
-    mode: str = "RGB"
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        width, height = pictures.size(image)
-        if self.resized.width * height >= self.resized.height * width:  # the width decides: the height is left over
-            size = self.resized.width, int(self.resized.width * height / width)
-        else:
-            size = int(self.resized.height * width / height), self.resized.height
-        image = resized_part(image, (0, 0, width, height), size, self.mode, BICUBIC)
-        left, upper = round((size[0] - self.size.width) / 2), round((size[1] - self.size.height) / 2)
-        return image.crop((left, upper, left + self.size.width, upper + self.size.height))
-
-
-@dataclass(frozen=True)
-class Squeezed:
-    """The whole image, resized to ``size``, whatever its shape."""
-
-    size: Size
-    mode: str = "RGB"
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        whole = (0, 0, *pictures.size(image))
-        return resized_part(image, whole, (self.size.width, self.size.height), self.mode, BILINEAR)
 
 
 @dataclass(frozen=True)
@@ -82,14 +51,14 @@ def photograph(size: Size, mode: str = "RGB", mirror: bool = True) -> tuple[Tran
 
     flip = t.RandomHorizontalFlip(0.5 if mirror else 0.0)
     augmenting = t.Compose([RandomPart(size, mode), flip, t.ColorJitter(0.4, 0.4, 0.4)])
-    return Middle(size, Size(*(math.floor(side / 0.875) for side in size)), mode), augmenting
+    return Fit(size, Size(*(math.floor(side / 0.875) for side in size)), mode), augmenting
 
 
 def picture(size: Size, mode: str, mirror: bool) -> tuple[Transform, Transform]:
     """Resized if need be; shifted by up to 2 pixels, 4 from 32 on, over a black margin."""
     from torchvision import transforms as t
 
-    plain = Middle(size, size, mode)
+    plain = Fit(size, size, mode)
     crop = [t.RandomCrop(size, padding=4 if min(size) >= 32 else 2)]
     flip = [t.RandomHorizontalFlip()] if mirror else []
     return plain, t.Compose([plain, *crop, *flip])
@@ -99,5 +68,5 @@ def face(size: Size) -> tuple[Transform, Transform]:
     """The whole image; or that mirrored at random."""
     from torchvision import transforms as t
 
-    plain = Squeezed(size)
+    plain = Fit(size, interpolation="bilinear")
     return plain, t.Compose([plain, t.RandomHorizontalFlip()])

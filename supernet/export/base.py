@@ -1,10 +1,9 @@
-"""What a file format is: how a network becomes a file, how the file is run, where its metadata go."""
+"""What a file format is: how a network becomes a file, how the file is run, whether metadata lie in it."""
 
 from __future__ import annotations
 
 import importlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -16,40 +15,66 @@ from torch import Tensor, nn
 from supernet import files
 from supernet.errors import UserError
 
-METADATA_KEY = "supernet"
-
 Shape = tuple[int, int, int]  # of one image or feature map: channels, height, width
+Run = Callable[[np.ndarray], np.ndarray]
 
 
-def write_beside(path: Path, file: bytes, network: nn.Module, metadata: dict[str, Any]) -> None:
-    """Write the file, and its metadata as a ``.json`` of the same name: for formats that have no place for them."""
-    files.write_json(path.with_suffix(".json"), metadata)
+class Pixels(NamedTuple):
+    """In place of a ``Shape``: images as files have them, uint8 ``[B, height, width, channels]``."""
+
+    height: int
+    width: int
+    channels: int
+
+
+class Options(NamedTuple):
+    """What a file may be besides; not every format can."""
+
+    any_batch: bool = False
+    """It takes any number of images."""
+    opset: int | None = None
+    """Of ONNX; None: the exporter's own."""
+
+
+PLAIN = Options()
+
+
+def write_plain(path: Path, file: bytes, network: nn.Module, metadata: dict[str, Any]) -> None:
+    """Write the file alone: for formats that have no place for metadata."""
     files.write_bytes(path, file)
-
-
-def read_beside(path: Path) -> dict[str, Any]:
-    """The metadata beside a file."""
-    return json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
 
 
 class Format(NamedTuple):
     """A format. One file each in ``supernet/export``, one line each in ``FORMATS``."""
 
-    convert: Callable[[Sequence[nn.Module], Sequence[Shape], int], list[bytes]]
-    """Eager modules, the shape of one input of each, images in one run: a file of each."""
-    run: Callable[[bytes, np.ndarray], np.ndarray]
-    """Logits ``[B, classes]`` of images ``[B, C, H, W]`` by a file."""
+    convert: Callable[..., list[bytes]]
+    """Eager modules, the shape of one input of each, images in one run, ``Options``: a file of each."""
+    load: Callable[[bytes], Run]
+    """A file as a function from inputs as its modules had them, but NumPy's, to outputs."""
     packages: tuple[str, ...] = ()
     """Packages of its extra whose versions the file depends on."""
-    write: Callable[[Path, bytes, nn.Module, dict[str, Any]], None] = write_beside
-    """Writes the file of a network with its metadata, plain JSON values."""
-    read: Callable[[Path], dict[str, Any]] = read_beside
-    """The metadata; of a foreign file it raises whatever its library does."""
+    write: Callable[[Path, bytes, nn.Module, dict[str, Any]], None] = write_plain
+    """Writes the file of a network, with metadata inside where it has a place for them: plain JSON values."""
+    read: Callable[[Path], bytes] = Path.read_bytes
+    """What was written, as ``load`` takes it."""
+    inside: Callable[[Path], dict[str, Any]] | None = None
+    """Reads metadata that lie in the file; of a foreign file it raises whatever its library does."""
+    options: frozenset[str] = frozenset()
+    """Which of ``Options`` it can."""
+    layout: str = "NCHW"
+    """Of the images that a file of floats takes: ``NHWC`` where the runtime has no other."""
+
+    def run(self, file: bytes, x: np.ndarray) -> np.ndarray:
+        """What a file gives for an input."""
+        return self.load(file)(x)
 
 
 def sample_input(shape: Shape, batch: int = 1) -> Tensor:
-    """The same normal noise ``[batch, *shape]`` every time."""
-    return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
+    """The same noise ``[batch, *shape]`` every time: normal floats, or uniform ``Pixels``."""
+    drawn = torch.Generator().manual_seed(0)
+    if isinstance(shape, Pixels):
+        return torch.randint(256, (batch, *shape), generator=drawn, dtype=torch.uint8)
+    return torch.randn(batch, *shape, generator=drawn)
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""Run by the converter's own environment: every ``N.pt2`` in a folder to ``N.tflite``, channels_last in and out."""
+"""Run by the converter's own environment: every ``N.pt2`` in a folder to ``N.tflite``, images channels_last."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,9 @@ if __name__ == "__main__":
         program = torch.export.load(path)
         (x,), _ = program.example_inputs
         module = program.module()
-        images_out = module(x).dim() == 4
-        module = litert_torch.to_channel_last_io(module, args=[0], outputs=[0] if images_out else [])
-        model = litert_torch.convert(module, (x.permute(0, 2, 3, 1).contiguous(),))
+        if x.is_floating_point():  # others are pixels, channels_last as they are
+            images_out = module(x).dim() == 4
+            module = litert_torch.to_channel_last_io(module, args=[0], outputs=[0] if images_out else [])
+            x = x.permute(0, 2, 3, 1).contiguous()
+        model = litert_torch.convert(module, (x,))
         model.export(str(path.with_suffix(".tflite")))

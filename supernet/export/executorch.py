@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from supernet.export.base import Format, Shape, require, sample_input
+from supernet.export.base import PLAIN, Format, Options, Run, Shape, require, sample_input
 
 
 class _PlainLayout(TorchFunctionMode):
@@ -25,7 +25,9 @@ class _PlainLayout(TorchFunctionMode):
 
 
 @torch.no_grad()
-def convert(modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 1) -> list[bytes]:
+def convert(
+    modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 1, options: Options = PLAIN
+) -> list[bytes]:
     """Eager modules to ExecuTorch programs whose operators are delegated to XNNPACK."""
     exir = require("executorch.exir", "executorch")
     partitioner = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
@@ -39,10 +41,15 @@ def convert(modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 
     return programs
 
 
-def run(file: bytes, x: np.ndarray) -> np.ndarray:
-    """Logits ``[B, classes]`` of images ``[B, C, H, W]``."""
-    runtime = require("executorch.runtime", "executorch").Runtime.get()
-    return runtime.load_program(file).load_method("forward").execute([torch.from_numpy(x)])[0].numpy()
+def load(file: bytes) -> Run:
+    """A program as a function."""
+    program = require("executorch.runtime", "executorch").Runtime.get().load_program(file)
+    method = program.load_method("forward")
+
+    def run(x: np.ndarray, program: Any = program) -> np.ndarray:  # the method lives in its program
+        return method.execute([torch.from_numpy(x)])[0].numpy().copy()  # its memory is taken again by the next run
+
+    return run
 
 
-FORMAT = Format(convert, run, ("executorch",))
+FORMAT = Format(convert, load, ("executorch",))

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from supernet import families, files
+from supernet.data.preparation import Preparation
 from supernet.errors import UserError
 from supernet.export import formats
+from supernet.export.base import PLAIN, Options, Pixels
+from supernet.export.card import Accuracy, Card
+from supernet.export.pixels import FromPixels
 from supernet.methods import spos
 from supernet.model import Network, Supernet
-from supernet.runs import RunFolder
+from supernet.runs import RECORD, RunFolder
 from supernet.space import Arch, Space
 from supernet.training.bn import recalibrate_bn
 
@@ -25,7 +31,7 @@ class Found(NamedTuple):
     arch: Arch
     network: Network  # eager, in eval mode
     reference: Callable[[Tensor], Tensor]  # what it was extracted from
-    accuracy: dict[str, float | None]  # test and validation, in [0, 1]; None where it was not measured
+    accuracy: Accuracy = Accuracy()
 
 
 def trained(run: RunFolder, space: Space, pick: str) -> Found:
@@ -42,7 +48,7 @@ def trained(run: RunFolder, space: Space, pick: str) -> Found:
             missing="network",
         )
     read = files.read_json(own.result_path, "result", missing="network") if own.result_path.exists() else {}
-    accuracy = {"test": read.get("test_accuracy"), "validation": read.get("val_accuracy")}
+    accuracy = Accuracy(read.get("test_accuracy"), read.get("val_accuracy"), read.get("test_images"))
     return Found(network.arch, network, network, accuracy)
 
 
@@ -69,27 +75,67 @@ def from_supernet(
 def recalibrated(supernet: Supernet, arch: Arch, images: Iterable[Tensor]) -> Found:
     """A path of a supernet, which is left with the BN statistics of these images; its accuracy is not known."""
     recalibrate_bn(supernet.eval(), images, arch)
-    return Found(arch, supernet.extract(arch), lambda x: supernet(x, arch), {"test": None, "validation": None})
+    return Found(arch, supernet.extract(arch), lambda x: supernet(x, arch))
 
 
-def write(
-    run: RunFolder, space: Space, found: Found, path: Path, batch: int, latency_ms: float | None, lut: Mapping | None
-) -> float:
-    """Write the network with what is known of it, as ``formats.export`` does; returns the difference of its logits.
+def preparation(run: RunFolder, data_root: Path | None = None) -> Preparation | None:
+    """Of the run's images: recorded, or, where it began with a version that did not, that of the images themselves.
+
+    None where there are none: of a run without images of classes, or images that are gone.
+    """
+    recorded = run.config().get(RECORD, {}).get("preparation")
+    if recorded is not None:
+        return Preparation.from_json(recorded)
+    try:
+        return run.images(data_root).train.preparation
+    except UserError as error:
+        logging.getLogger("supernet").warning("exported without what prepares images: %s", error)
+        return None
+
+
+def card(
+    run: RunFolder,
+    space: Space,
+    found: Found,
+    prepared: Preparation | None,
+    latency_ms: float | None = None,
+    lut: Mapping | None = None,
+) -> Card:
+    """What a file of the network carries, which takes one image as floats.
 
     Args:
         latency_ms: predicted. lut: which table predicted it, in plain JSON.
     """
-    shape = families.input_shape(space, found.arch)
-    metadata: dict[str, Any] = {
-        "schema": 1,
-        "space": {"name": space.name, "fingerprint": space.fingerprint},
-        "arch": list(found.arch),
-        "layers": space.describe(found.arch),
-        "input": [batch, *shape],
-        "accuracy": found.accuracy,
-        "latency_ms": latency_ms,
-        "lut": lut,
-        "made_from": run.origin(),
-    }
-    return formats.export(found.network, found.reference, path, shape, metadata, batch)
+    origin, shape = run.origin(), families.input_shape(space, found.arch)
+    return Card(
+        space={"name": space.name, "fingerprint": space.fingerprint},
+        arch=found.arch,
+        layers=space.describe(found.arch),
+        classes=origin.get("data", {}).get("classes") or [str(label) for label in range(space.classes)],
+        preparation=prepared and prepared.at(shape[1:]),
+        shape=shape,
+        accuracy=found.accuracy,
+        latency_ms=latency_ms,
+        lut=lut,
+        made_from=origin,
+    )
+
+
+def write(found: Found, path: Path, card: Card, options: Options = PLAIN) -> float:
+    """Write the network with its card, as ``formats.export`` does; returns the difference of its outputs.
+
+    Args:
+        card: says whether pixels or floats come in, how many images, and what is known.
+    """
+    form, (channels, height, width) = formats.able(path, options), card.shape
+    network: nn.Module = found.network
+    reference, shape = found.reference, card.shape
+    if card.pixels:
+        if card.preparation is None or card.preparation.fit is None:
+            raise UserError(f"{path}: the preparation of its images is not known: export it without")
+        network, reference = (FromPixels(inner, card.preparation) for inner in (network, reference))
+        shape = Pixels(height, width, channels)
+    card = dataclasses.replace(
+        card, layout="NHWC" if card.pixels else form.layout, batch=None if options.any_batch else card.batch
+    )
+    return formats.export(network, reference, path, shape, card.to_json(), card.batch or 1, options)

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from supernet import files
-from supernet.export.base import METADATA_KEY, Format, Shape, require, sample_input
+from supernet.errors import UserError
+from supernet.export import opset
+from supernet.export.base import PLAIN, Format, Options, Run, Shape, require, sample_input
+from supernet.export.card import KEY
 from supernet.modules import ConvBN
 
-OPSET = 18  # the exporter's own, so nothing is rewritten by a version converter
+OPSET = 18  # the exporter's own, so nothing is rewritten
 IR_VERSION = 10  # what runtimes since 2024 read
 
 
@@ -43,17 +45,25 @@ def _folded(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def convert(modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 1) -> list[bytes]:
+def convert(
+    modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 1, options: Options = PLAIN
+) -> list[bytes]:
     """Eager modules to ONNX models with the input ``x`` and the output ``y``. BN goes into the convolutions.
 
     Raises:
-        UserError: the extra is missing.
+        UserError: the extra is missing, or the opset is not to be had.
     """
     onnx = require("onnx", "onnx")
     require("onnxscript", "onnx")
     inputs = tuple(sample_input(shape, batch) for shape in shapes)
     together = _Together([_folded(module) for module in modules]).eval()
-    program = torch.onnx.export(together, inputs, dynamo=True, opset_version=OPSET, verbose=False)
+    sizes = (({0: torch.export.Dim("batch", min=1)},) * len(inputs),) if options.any_batch else None
+    wanted = options.opset or OPSET
+    newest = onnx.defs.onnx_opset_version()
+    if not opset.OLDEST <= wanted <= newest:
+        raise UserError(f"opset {wanted}: expected one from {opset.OLDEST} to {newest}")
+    settings: dict[str, Any] = {"opset_version": max(wanted, OPSET), "dynamic_shapes": sizes, "verbose": False}
+    program = torch.onnx.export(together, inputs, dynamo=True, **settings)
     assert program is not None  # as dynamo=True promises
     model = program.model_proto
     extractor = onnx.utils.Extractor(model)
@@ -65,28 +75,30 @@ def convert(modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 
             node.input[:] = ["x" if name == x.name else name for name in node.input]
             node.output[:] = ["y" if name == y.name else name for name in node.output]
         part.graph.input[0].name, part.graph.output[0].name = "x", "y"
+        if wanted < OPSET:
+            opset.lower(part, wanted)
         onnx.checker.check_model(part)
         models.append(part.SerializeToString())
     return models
 
 
-def run(file: bytes, x: np.ndarray) -> np.ndarray:
-    """Logits ``[B, classes]`` of images ``[B, C, H, W]``."""
-    runtime = require("onnxruntime", "onnx")
-    return runtime.InferenceSession(file, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+def load(file: bytes) -> Run:
+    """A model as a function."""
+    session = require("onnxruntime", "onnx").InferenceSession(file, providers=["CPUExecutionProvider"])
+    return lambda x: session.run(None, {"x": x})[0]
 
 
 def write(path: Path, file: bytes, network: nn.Module, metadata: dict[str, Any]) -> None:
     """The model, with the metadata among its properties."""
     model = require("onnx", "onnx").ModelProto.FromString(file)
-    model.metadata_props.add(key=METADATA_KEY, value=json.dumps(metadata))
+    model.metadata_props.add(key=KEY, value=json.dumps(metadata))
     files.write_bytes(path, model.SerializeToString())
 
 
-def read(path: Path) -> dict[str, Any]:
+def inside(path: Path) -> dict[str, Any]:
     """The metadata of a model."""
     model = require("onnx", "onnx").load(path)
-    return json.loads({entry.key: entry.value for entry in model.metadata_props}[METADATA_KEY])
+    return files.parse({entry.key: entry.value for entry in model.metadata_props}[KEY])
 
 
-FORMAT = Format(convert, run, ("onnx", "onnxscript"), write, read)
+FORMAT = Format(convert, load, ("onnx", "onnxscript"), write, inside=inside, options=frozenset({"any_batch", "opset"}))

@@ -15,15 +15,20 @@ import torch
 from torch import nn
 
 from supernet import files
-from supernet.export.base import METADATA_KEY, Format, Shape, sample_input
+from supernet.export.base import PLAIN, Format, Options, Run, Shape, sample_input
+from supernet.export.card import KEY
 
 
 @torch.no_grad()
-def convert(modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 1) -> list[bytes]:
+def convert(
+    modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 1, options: Options = PLAIN
+) -> list[bytes]:
     """Eager modules to torch.export's archives; ``torch.export.load(file).module()(x)`` runs one."""
     archives = []
+    sizes = {0: torch.export.Dim("batch", min=1)} if options.any_batch else None
     for module, shape in zip(modules, shapes, strict=True):
-        archives.append(_save(torch.export.export(module.eval(), (sample_input(shape, batch),))))
+        x = sample_input(shape, batch)
+        archives.append(_save(torch.export.export(module.eval(), (x,), dynamic_shapes=sizes and (sizes,))))
     return archives
 
 
@@ -36,30 +41,39 @@ def _save(program: torch.export.ExportedProgram, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def run(file: bytes, x: np.ndarray) -> np.ndarray:
-    """Logits ``[B, classes]`` of images ``[B, C, H, W]``."""
-    with torch.inference_mode():
-        return torch.export.load(io.BytesIO(file)).module()(torch.from_numpy(x)).numpy()
+def load(file: bytes) -> Run:
+    """An archive as a function."""
+    return called(torch.export.load(io.BytesIO(file)).module())
+
+
+def called(module: nn.Module) -> Run:
+    """A module as a function of NumPy's arrays."""
+
+    @torch.inference_mode()
+    def run(x: np.ndarray) -> np.ndarray:
+        return module(torch.from_numpy(x)).numpy()
+
+    return run
 
 
 def write(path: Path, file: bytes, network: nn.Module, metadata: dict[str, Any]) -> None:
     """The archive, and the network's weights as ``.safetensors``; both hold the metadata."""
     text = json.dumps(metadata)
     weights = {key: value.contiguous() for key, value in network.state_dict().items()}
-    saved = safetensors.torch.save(weights, metadata={METADATA_KEY: text})
-    archive = _save(torch.export.load(io.BytesIO(file)), extra_files={METADATA_KEY: text})
+    saved = safetensors.torch.save(weights, metadata={KEY: text})
+    archive = _save(torch.export.load(io.BytesIO(file)), extra_files={KEY: text})
     files.write_bytes(path.with_suffix(".safetensors"), saved)
     files.write_bytes(path, archive)
 
 
-def read(path: Path) -> dict[str, Any]:
+def inside(path: Path) -> dict[str, Any]:
     """The metadata of an archive, or of the weights beside it."""
     if path.suffix == ".safetensors":
         with safetensors.safe_open(path, "pt") as file:
-            return json.loads(file.metadata()[METADATA_KEY])
-    extra = {METADATA_KEY: ""}
+            return files.parse(file.metadata()[KEY])
+    extra = {KEY: ""}
     torch.export.load(path, extra_files=extra)
-    return json.loads(extra[METADATA_KEY])
+    return files.parse(extra[KEY])
 
 
-FORMAT = Format(convert, run, (), write, read)
+FORMAT = Format(convert, load, (), write, inside=inside, options=frozenset({"any_batch"}))

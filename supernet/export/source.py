@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
 from supernet import files
 from supernet.errors import UserError
-from supernet.export.base import Format, Shape, write_beside
+from supernet.export.base import PLAIN, Format, Options, Run, Shape
+from supernet.export.pt2 import called
 from supernet.model import Network
 from supernet.plain import plain
 
@@ -61,7 +61,9 @@ def load(weights=Path(__file__).with_suffix(".pt")):
 '''
 
 
-def convert(modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 1) -> list[bytes]:
+def convert(
+    modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 1, options: Options = PLAIN
+) -> list[bytes]:
     """Eager modules to archives of a source and its weights; the batch may be any.
 
     Raises:
@@ -74,11 +76,16 @@ def convert(modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 
 
 
 def _archive(module: fx.GraphModule, shape: Shape) -> bytes:
-    weights, file = io.BytesIO(), io.BytesIO()
+    weights = io.BytesIO()
     torch.save({name: value.detach().clone().contiguous() for name, value in module.state_dict().items()}, weights)
+    return _packed(written(module, shape), weights.getvalue())
+
+
+def _packed(source: str, weights: bytes) -> bytes:
+    file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("py", written(module, shape))
-        archive.writestr("pt", weights.getvalue())
+        archive.writestr("py", source)
+        archive.writestr("pt", weights)
     return file.getvalue()
 
 
@@ -88,22 +95,26 @@ def unpacked(file: bytes) -> tuple[str, bytes]:
         return archive.read("py").decode(), archive.read("pt")
 
 
-def run(file: bytes, x: np.ndarray) -> np.ndarray:
-    """Logits ``[B, classes]`` of images ``[B, C, H, W]`` by a file that this process has made."""
+def load(file: bytes) -> Run:
+    """The network as a function. It is code, which is run: of this process, or of a file that a person has named."""
     source, weights = unpacked(file)
     made: dict[str, Any] = {"__name__": "network", "__file__": "network.py"}
     exec(compile(source, "network.py", "exec"), made)
-    with torch.inference_mode():
-        return made["load"](io.BytesIO(weights))(torch.from_numpy(x)).numpy()
+    return called(made["load"](io.BytesIO(weights)))
 
 
 def write(path: Path, file: bytes, network: nn.Module, metadata: dict[str, Any]) -> None:
-    """The source, its weights as ``.pt`` and its metadata as ``.json``; a UserError if the source is somebody's."""
+    """The source, and its weights as ``.pt``; a UserError if the source is somebody's."""
     if path.exists() and not path.read_bytes().startswith(BEGIN.encode()):
         raise UserError(f"{path} is not written over: it was not exported here")
     source, weights = unpacked(file)
     files.write_bytes(path.with_suffix(".pt"), weights)
-    write_beside(path, source.encode(), network, metadata)
+    files.write_bytes(path, source.encode())
+
+
+def read(path: Path) -> bytes:
+    """The source and its weights as one archive again."""
+    return _packed(path.read_text(encoding="utf-8"), path.with_suffix(".pt").read_bytes())
 
 
 def written(module: fx.GraphModule, shape: Shape) -> str:
@@ -245,4 +256,4 @@ def _expression(text: str) -> ast.expr:
     return ast.parse(text, mode="eval").body
 
 
-FORMAT = Format(convert, run, (), write)
+FORMAT = Format(convert, load, (), write, read, options=frozenset({"any_batch"}))

@@ -12,12 +12,14 @@ from torch import nn
 
 from supernet.errors import UserError
 from supernet.export import pt2
-from supernet.export.base import Format, Shape, require
+from supernet.export.base import PLAIN, Format, Options, Run, Shape, require
 
 LITERT_PYTHON = Path(__file__).resolve().parents[2] / ".venv-litert/bin/python"  # made by `make litert`
 
 
-def convert(modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 1) -> list[bytes]:
+def convert(
+    modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 1, options: Options = PLAIN
+) -> list[bytes]:
     """Eager modules to TFLite models with channels_last inputs and outputs.
 
     The converter pins older packages, so it lives in an environment of its own (``make litert``) and is run there
@@ -38,13 +40,18 @@ def convert(modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 
         return [Path(folder, f"{i}.tflite").read_bytes() for i in range(len(modules))]
 
 
-def run(file: bytes, x: np.ndarray) -> np.ndarray:
-    """Logits ``[B, classes]`` of images ``[B, C, H, W]``."""
+def load(file: bytes) -> Run:
+    """A model as a function; floats ``[B, C, H, W]`` are turned to channels_last, as pixels are."""
     interpreter = require("ai_edge_litert.interpreter", "litert").Interpreter(model_content=file, num_threads=1)
     interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x.transpose(0, 2, 3, 1).copy())
-    interpreter.invoke()
-    return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def run(x: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(taken["index"], x if x.dtype == np.uint8 else x.transpose(0, 2, 3, 1).copy())
+        interpreter.invoke()
+        return interpreter.get_tensor(given["index"])
+
+    return run
 
 
-FORMAT = Format(convert, run)
+FORMAT = Format(convert, load, layout="NHWC")

@@ -1,0 +1,63 @@
+"""How evaluation prepares images, for whoever is to do the same elsewhere. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from supernet import files, shape
+from supernet.data.pictures import Fit
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """From pictures to the values that a network was trained on.
+
+    Args:
+        fit: to pixels; None where images of one's own come as floats.
+        mean, std: of each channel, for pixels in [0, 1]: what normalises them.
+    """
+
+    fit: Fit | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def at(self, size: tuple[int, int]) -> Preparation:
+        """For a network that takes another height and width than its images have."""
+        if self.fit is None or size == tuple(self.fit.size):
+            return self
+        cover = self.fit.cover
+        if cover is not None:
+            (height, width), (before, across) = size, self.fit.size
+            cover = cover[0] * height // before, cover[1] * width // across
+        return dataclasses.replace(self, fit=dataclasses.replace(self.fit, size=size, cover=cover))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return files.plain(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, data: Any) -> Preparation:
+        """From plain values; a ValueError where they are none of a preparation."""
+        shape.require(data, PREPARATION)
+        if any(len(data["fit"][side] or (1, 1)) != 2 for side in ("size", "cover") if data["fit"]):
+            raise ValueError("expected heights and widths as pairs")
+        if len(data["mean"]) != len(data["std"]):
+            raise ValueError("expected as many means as deviations")
+        fit = {name: _tuples(value) for name, value in (data["fit"] or {}).items() if name in FIT}
+        return cls(Fit(**fit) if fit else None, tuple(data["mean"]), tuple(data["std"]))
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+FIT = {
+    "size": [shape.POSITIVE],
+    "cover": (None, [shape.POSITIVE]),
+    "mode": ("L", "RGB"),
+    "interpolation": ("bicubic", "bilinear"),
+    "reduced": bool,
+}
+PREPARATION = {"fit": (None, FIT), "mean": [float], "std": [float]}
