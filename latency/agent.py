@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
+import io
 import json
 import os
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -81,16 +83,30 @@ def open_executorch(model: bytes, threads: int, **options: Any) -> tuple[Any, Ca
     return program, call
 
 
+def load_openvino(model: bytes, threads: int) -> Callable[[], Any]:
+    """A function that runs ``model``, an archive of xml and bin, once, on noise; on the CPU in float32."""
+    core = require("openvino").Core()
+    with zipfile.ZipFile(io.BytesIO(model)) as archive:
+        read = core.read_model(archive.read("xml"), archive.read("bin"))
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    request = core.compile_model(read, "CPU", settings).create_infer_request()
+    for i, x in enumerate(read.inputs):
+        request.get_input_tensor(i).data[:] = noise(x.shape)
+    return request.infer
+
+
 LOADERS: dict[str, Callable[[bytes, int], Callable[[], Any]]] = {
     "onnxruntime": load_onnxruntime,
     "litert": load_litert,
     "executorch": load_executorch,
+    "openvino": load_openvino,
 }
 # The module to import, the package that has it, what it delegates to.
 RUNTIMES = {
     "onnxruntime": ("onnxruntime", "onnxruntime", "CPUExecutionProvider"),
     "litert": ("ai_edge_litert.interpreter", "ai-edge-litert", "XNNPACK"),
     "executorch": ("executorch.runtime", "executorch", "XNNPACK"),
+    "openvino": ("openvino", "openvino", "CPU, float32"),
 }
 
 

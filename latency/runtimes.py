@@ -22,7 +22,7 @@ from latency.table import LatencyTable
 from supernet import files, lock, plugins
 from supernet.errors import UserError
 from supernet.export.base import Shape, sample_input
-from supernet.export.formats import FORMATS
+from supernet.export.formats import FORMATS, of
 from supernet.export.onnx import OPSET
 from supernet.model import Network
 from supernet.progress import Progress, Track, counted, silent
@@ -169,7 +169,7 @@ class Converter:
     The same converters as of ``supernet.export``: what a table says holds for the exported network.
 
     Args:
-        name: onnxruntime, litert or executorch.
+        name: onnxruntime, litert, executorch or openvino.
         cache: folder that keeps converted layers; without one they last for a ``session``.
     """
 
@@ -187,7 +187,7 @@ class Converter:
         """How files come to be: all that their content depends on besides the layer."""
         packages = {name: importlib.metadata.version(name) for name in FORMATS[self.suffix].packages}
         versions = ", ".join(f"{name} {version}" for name, version in packages.items())
-        opset = f"opset {OPSET}, " if self.suffix == "onnx" else ""
+        opset = f"opset {OPSET}, " if "onnx" in packages else ""
         return f".{self.suffix} by torch {torch.__version__}, {opset}{versions or 'channels_last'}, BN folded"
 
     def path(self, layer: Layer) -> Path:
@@ -227,7 +227,7 @@ class Converter:
 
 
 class FileRuntime(Converter):
-    """A runtime that executes converted files on this machine's CPU: onnxruntime, litert or executorch.
+    """A runtime that executes converted files on this machine's CPU: a name among ``SUFFIXES``.
 
     The same loaders as of ``latency.agent``: what a table says is comparable with a device's.
     """
@@ -260,8 +260,8 @@ class FileRuntime(Converter):
         return measure.stopwatch(artefact, agent.clock(self.threads))
 
 
-SUFFIXES = {"onnxruntime": "onnx", "litert": "tflite", "executorch": "pte"}
-EXTRAS = {"onnxruntime": "onnx", "litert": "litert", "executorch": "executorch"}
+SUFFIXES = {"onnxruntime": "onnx", "litert": "tflite", "executorch": "pte", "openvino": "xml"}
+EXTRAS = {"onnxruntime": "onnx", "litert": "litert", "executorch": "executorch", "openvino": "openvino"}
 PARTS = ("name", "kernels", "batch", "threads", "describe", "prepare", "timer", "session")  # of a Runtime
 RUNTIMES: dict[str, Callable[..., Runtime]] = {
     "torch": TorchRuntime,
@@ -354,7 +354,7 @@ def measure_networks(
 
 def measure_file(path: Path, table: LatencyTable) -> Samples:
     """Time an exported file on this machine with the runtime, the threads and the protocol of ``table``."""
-    call = agent.LOADERS[table.runtime["name"]](path.read_bytes(), table.threads)
+    call = agent.LOADERS[table.runtime["name"]](of(path).read(path), table.threads)
     with lock.awaited("measures"), measure.pin_core() if table.threads == 1 else nullcontext():
         timers = {"file": measure.stopwatch(call, agent.clock(table.threads))}
         return measure.measure(timers, measure.Protocol(**table.protocol))["file"]

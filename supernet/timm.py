@@ -4,43 +4,72 @@
 >>> timm.create_model("supernet_mobile", arch="runs/default/best/result.json").num_classes
 1000
 
+What the file of an architecture knows of images is in the model's ``pretrained_cfg``: their size, mean, deviation,
+interpolation, and classes. ``supernet_network`` is for networks of any space, as ``supernet.export.hub`` writes them.
 With ``features_only=True`` and ``out_indices`` they give feature maps, and have a ``feature_info``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import register_model
+from timm.models import load_pretrained, register_model
 from torch import nn
 
 from supernet import files, spaces
 from supernet.backbone import Backbone, backbone
+from supernet.data import transforms
+from supernet.data.pictures import Fit
+from supernet.data.preparation import Preparation, timm_config
 from supernet.errors import UserError
+from supernet.export import formats, networks
+from supernet.export.hub import ARCHITECTURE
 from supernet.model import Network
+from supernet.runs import RunFolder
 from supernet.size import Size
 from supernet.space import Arch, Space
 
+# Of timm's models that ours do not have.
+UNUSED = ("pretrained_cfg_overlay", "cache_dir", "global_pool", "drop_block_rate", "pretrained_model_args")
+
+
+class Known(NamedTuple):
+    """What a file says of the images that its network was trained on; nothing where it is a list of indices."""
+
+    preparation: Preparation | None = None
+    classes: tuple[str, ...] = ()
+    images: tuple[int, int, int] | None = None  # channels, height, width
+
+
+NOTHING = Known()
+
 
 class TimmNetwork(Network):
-    """A ``Network`` with the attributes and methods that timm's scripts use; its weights have the same names."""
+    """A ``Network`` with the attributes and methods that timm's scripts use; its weights have the same names.
 
-    def __init__(self, space: Space, arch: Arch, **options: Any):
+    Args:
+        known: how images are prepared, and their classes; else what is usual.
+    """
+
+    def __init__(self, space: Space, arch: Arch, known: Known = NOTHING, **options: Any):
         super().__init__(space, arch, kernels="eager", **options)
         self.num_classes, self.num_features = space.classes, space.head_channels
+        channels, *sides = self.input_shape
+        size, grey = Size(*sides), channels == 1
+        usual = Preparation(
+            Fit(size, size, "L" if grey else "RGB"), *(transforms.GREY if grey else transforms.IMAGENET)
+        )
         self.default_cfg = self.pretrained_cfg = {
             "url": "",
             "num_classes": space.classes,
+            "label_names": known.classes if len(known.classes) == space.classes else None,
             "input_size": self.input_shape,
             "pool_size": None,
-            "crop_pct": 0.875,
-            "interpolation": "bilinear",
-            "mean": IMAGENET_DEFAULT_MEAN if space.channels == 3 else (0.5,) * space.channels,
-            "std": IMAGENET_DEFAULT_STD if space.channels == 3 else (0.5,) * space.channels,
+            **timm_config((known.preparation or usual).at(size)),
             "first_conv": "stem.conv",
             "classifier": "head.classifier",
         }
@@ -57,16 +86,37 @@ class TimmNetwork(Network):
         self.head.classifier, self.num_classes = new, num_classes
 
 
-def read_arch(arch: str | Path | Sequence[int]) -> Sequence[int]:
-    """Indices as given, or read from a JSON file: a list, or an object with ``arch`` such as a ``result.json``."""
+def read_arch(arch: str | Path | Sequence[int]) -> tuple[Sequence[int], Known]:
+    """Indices as given, or read from a file, with what that knows.
+
+    Args:
+        arch: a list; an exported file, or the ``.json`` beside it; a ``result.json``, whose run knows its images;
+            another JSON file that holds a list, or an object with ``arch``.
+    """
     if not isinstance(arch, str | Path):
-        return arch
+        return arch, NOTHING
     path = Path(arch)
-    data = files.read_json(path, "architecture", "export or retrain one")
-    found = data.get("arch") if isinstance(data, dict) else data
-    if not isinstance(found, list) or not all(type(i) is int for i in found):
-        raise UserError(f'{path}: expected a JSON list of indices, or an object with "arch"')
-    return found
+    if path.suffix == ".json":
+        data = files.read_json(path, "architecture", "export or retrain one")
+        found = data.get("arch") if isinstance(data, dict) else data
+        if not isinstance(found, list) or not all(type(i) is int for i in found):
+            raise UserError(f'{path}: expected a JSON list of indices, or an object with "arch"')
+        if not isinstance(data, dict) or "preparation" not in data:
+            return found, _of_run(path)
+        path = path.with_suffix("")
+    card = formats.read_card(path)
+    size = card.accuracy.size or card.shape[1:]
+    return card.arch, Known(card.preparation, tuple(card.classes), (card.shape[0], *size))
+
+
+def _of_run(result: Path) -> Known:
+    """What a run knows of its images, by the result of one of its networks."""
+    run = RunFolder(result.absolute().parents[1])
+    if result.name != "result.json" or not run.config_path.exists():
+        return NOTHING
+    classes = run.origin().get("data", {}).get("classes", ())
+    space = run.space()
+    return Known(networks.preparation(run), tuple(classes), (space.channels, *space.input_size))
 
 
 def create(
@@ -75,20 +125,38 @@ def create(
     num_classes: int | None = None,
     in_chans: int | None = None,
     img_size: int | tuple[int, int] | None = None,
-    drop_rate: float | None = None,
-    bn_eps: float = 1e-5,
-    bn_momentum: float | None = None,
+    **options: Any,
 ) -> TimmNetwork:
-    """The network of ``arch`` in the space ``name``, by default for ImageNet; in a small space for Fashion-MNIST.
+    """The network of ``arch`` in the space ``name``, for the images that its file tells of; where it does not, for
+    ImageNet, in a small space for Fashion-MNIST.
+
+    Args:
+        options: of ``built``.
 
     Raises:
         UserError: unknown space, or an architecture that it does not allow.
     """
+    indices, known = read_arch(arch)
     channels, resolution, classes = spaces.usual_images(name)
-    space = spaces.get(name, in_chans or channels, Size.of(img_size or resolution), num_classes or classes)
+    if known.images is not None:
+        channels, resolution = known.images[0], Size(*known.images[1:])
+    size = Size.of(img_size or resolution)
+    space = spaces.get(name, in_chans or channels, size, num_classes or len(known.classes) or classes)
+    return built(space, indices, known, **options)
+
+
+def built(
+    space: Space,
+    arch: Sequence[int],
+    known: Known = NOTHING,
+    drop_rate: float | None = None,
+    bn_eps: float = 1e-5,
+    bn_momentum: float | None = None,
+) -> TimmNetwork:
+    """The network of an architecture; a UserError where the space does not allow it."""
     if drop_rate is not None:
         space = dataclasses.replace(space, dropout=drop_rate)
-    network = TimmNetwork(space, space.check(read_arch(arch)), eps=bn_eps)
+    network = TimmNetwork(space, space.check(arch), known, eps=bn_eps)
     if bn_momentum is not None:
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -96,25 +164,39 @@ def create(
     return network
 
 
-def _register(name: str) -> None:
+def of_json(
+    space: Mapping[str, Any], arch: Sequence[int], num_classes: int | None = None, **options: Any
+) -> TimmNetwork:
+    """A network of any space, for as many classes as that has."""
+    network = built(Space.from_json(space, "the space of the model"), arch, **options)
+    if num_classes not in (None, network.num_classes):
+        network.reset_classifier(num_classes)
+    return network
+
+
+def _register(name: str, make: Callable[..., TimmNetwork]) -> None:
     def entry(
         pretrained: bool = False,
-        arch: Any = None,
+        pretrained_cfg: Any = None,
         features_only: bool = False,
         out_indices: int | Sequence[int] | None = None,
         **options: Any,
     ) -> TimmNetwork | Backbone:
-        if arch is None:
-            raise UserError(f'timm.create_model({entry.__name__!r}, arch="….json") needs the architecture')
+        if options.get("arch") is None:
+            raise UserError(f'timm.create_model({name!r}, arch="….json") needs the architecture')
+        given = pretrained_cfg if isinstance(pretrained_cfg, Mapping) else {}
+        if pretrained and not given:
+            raise UserError(f"{name} has no weights to download: give checkpoint_path=….safetensors")
+        network = make(**{key: value for key, value in options.items() if key not in UNUSED})
+        network.default_cfg.update(given)
         if pretrained:
-            raise UserError(f"{entry.__name__} has no weights to download: give checkpoint_path=….safetensors")
-        unused = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "global_pool", "drop_block_rate")
-        network = create(name, arch, **{key: value for key, value in options.items() if key not in unused})
+            load_pretrained(network, network.default_cfg, network.num_classes, network.space.channels)
         return backbone(network, out_indices) if features_only else network
 
-    entry.__name__ = entry.__qualname__ = f"supernet_{name.replace('-', '_')}"
+    entry.__name__ = entry.__qualname__ = name
     register_model(entry)
 
 
 for _name in spaces.presets():
-    _register(_name)
+    _register(f"supernet_{_name.replace('-', '_')}", functools.partial(create, _name))
+_register(ARCHITECTURE, of_json)

@@ -37,7 +37,7 @@ class Args:
     output: Annotated[Path | None, common.UNSET] = None
     """Output table; defaults to RUN/lut.json."""
     runtime: Annotated[str | None, common.UNSET] = None
-    """torch, onnxruntime, litert, executorch or an installed one; defaults to onnxruntime if available, else torch."""
+    """torch, onnxruntime, litert, executorch, openvino or yours; defaults to onnxruntime if available, else torch."""
     kernels: Literal["eager", "fused"] = "eager"
     """With torch: plain PyTorch, as a saved network runs anywhere, or the project's operators."""
     device: str = "cpu"

@@ -47,6 +47,7 @@ COMMANDS = {
     "specialise": "specialise",
     "retrain": "retrain",
     "export": "export",
+    "predict": "predict",
     "report": "report",
     "rank": "rank",
     "pad_nas": "pad-nas",

@@ -22,6 +22,14 @@ class Args(common.Decoding, common.OnRun):
     """The same, of the architecture in this JSON file, as count.py takes it."""
     batch: int = 1
     """Batch size; the file takes no other."""
+    dynamic_batch: bool = False
+    """The file takes any number of images: .onnx, .xml, .pt2 and .py."""
+    with_preprocessing: bool = False
+    """The file takes uint8 pixels, channels_last and of its size, and gives probabilities."""
+    opset: Annotated[int | None, common.UNSET] = None
+    """Opset of an .onnx file, from 13 on; defaults to 18."""
+    hub_folder: Annotated[Path | None, common.UNSET] = None
+    """Folder for config.json and model.safetensors, which timm loads: by local-dir:DIR, or from the hub."""
     recalibration: tuple[int, int] = (8, 128)
     """With --arch or --arch-config: batches and images per batch for recalibrating BN."""
     timed: bool = True
@@ -34,7 +42,8 @@ def run(args: Args) -> None:
     from latency import profile, runtimes
     from latency.table import LatencyTable
     from supernet import configurations
-    from supernet.export import formats, networks
+    from supernet.export import companions, formats, hub, networks
+    from supernet.export.base import Options
 
     if args.batch < 1:
         raise UserError(f"--batch {args.batch}: expected at least 1")
@@ -43,24 +52,36 @@ def run(args: Args) -> None:
     arch = args.arch if args.arch_config is None else configurations.read(space, args.arch_config)
     path = args.output or args.run / f"{'supernet' if arch else args.pick}.onnx"
     runtime = next((name for name, suffix in runtimes.SUFFIXES.items() if path.suffix == f".{suffix}"), path.name)
+    options = Options(args.dynamic_batch, args.opset)
+    formats.able(path, options)  # refuses before anything is loaded, as the next ones do
+    if args.hub_folder:
+        hub.require(args.hub_folder, space)
     if args.profile:
-        profile.profiler(runtime)  # refuses before anything is written
+        profile.profiler(runtime)
     lut = LatencyTable.find(folder.lut_path, space)
     with folder.lock(path):
         if arch:
-            options = (arch, args.recalibration, args.data_root, args.workers)
-            found = networks.from_supernet(folder, space, *options)
+            how = (arch, args.recalibration, args.data_root, args.workers)
+            found = networks.from_supernet(folder, space, *how)
         else:
             found = networks.trained(folder, space, args.pick)
         promised = lut.predict_arch(space, found.arch) if lut else None
         prepared = networks.preparation(folder, args.data_root)
         card = networks.card(folder, space, found, prepared, promised, lut.named() if lut else None)
-        difference = networks.write(found, path, replace(card, batch=args.batch))
+        card = replace(card, batch=args.batch, pixels=args.with_preprocessing)
+        difference = networks.write(found, path, card, options)
+        theirs = companions.write(path, formats.read_card(path))
+        if args.hub_folder:
+            hub.write(args.hub_folder, found.network, card)
     common.say(
         f"{common.escape(str(path))}: {path.stat().st_size / 1e6:.1f} MB, logits within {difference:.1e} of the "
         f"largest (tolerance {formats.TOLERANCE:g})"
     )
-    if args.timed and lut and promised and runtime == lut.runtime["name"] and args.batch == lut.batch:
+    common.tell(f"what it is, and how pictures are prepared for it: {path.name}.json, README.md; deploy.py runs it")
+    for file in theirs:
+        common.warn(f"{file} is somebody's and stays: none was written for {path.name}")
+    plain = not (args.dynamic_batch or args.with_preprocessing)
+    if args.timed and plain and lut and promised and runtime == lut.runtime["name"] and args.batch == lut.batch:
         sample = runtimes.measure_file(path, lut)
         common.say(
             f"{runtime} takes {sample.median_ms:.4g} ms here{' (noisy)' if sample.noisy else ''}, the table promised "

@@ -82,17 +82,21 @@ class Fit:
         return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
-def found(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """The files that are named, and the pictures in folders and below them, in order; hidden ones are passed over."""
+def found(paths: Iterable[str | Path]) -> Iterator[tuple[Path, str | None]]:
+    """The files that are named, and the pictures in folders and below them, in order; hidden ones are passed over.
+
+    Each comes with the folder within the named one that it lies in, which is its class where folders are classes.
+    """
     for path in map(Path, paths):
         if not path.is_dir():
-            yield path
+            yield path, None
             continue
         for where, folders, names in os.walk(path, followlinks=True):
             folders[:] = sorted(name for name in folders if not is_hidden(name))
+            within = Path(where).relative_to(path).parts
             for name in sorted(names):
                 if os.path.splitext(name)[1].lower() in SUFFIXES and not is_hidden(name):
-                    yield Path(where, name)
+                    yield Path(where, name), within[0] if within else None
 
 
 def is_hidden(name: str) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +49,22 @@ class Preparation:
             raise ValueError("expected as many means as deviations")
         fit = {name: _tuples(value) for name, value in (data["fit"] or {}).items() if name in FIT}
         return cls(Fit(**fit) if fit else None, tuple(data["mean"]), tuple(data["std"]))
+
+
+def timm_config(prepared: Preparation) -> dict[str, Any]:
+    """The same as timm's data configuration has it."""
+    known: dict[str, Any] = {"mean": prepared.mean, "std": prepared.std}
+    if (fit := prepared.fit) is None:
+        return known
+    crop = 1.0 if fit.cover is None else next(_crops(fit.size[0], fit.cover[0]))
+    mode = "squash" if fit.cover is None else "center"
+    return {**known, "interpolation": fit.interpolation, "crop_pct": crop, "crop_mode": mode}
+
+
+def _crops(side: int, cover: int) -> Iterator[float]:
+    """Shares by which timm resizes to ``cover``: it rounds ``side`` by them down."""
+    shares = (1.0, 0.875, side / (cover + 0.5))
+    return (share for share in shares if math.floor(side / share) == cover)
 
 
 def _tuples(value: Any) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -39,6 +41,18 @@ class Options(NamedTuple):
 PLAIN = Options()
 
 
+class Script(NamedTuple):
+    """How a file is run without this library, in lines of Python: what is different in each ``deploy.py``."""
+
+    package: str
+    """What is installed for it."""
+    imports: str
+    open: str
+    """From ``FILE``, its path."""
+    run: str
+    """From ``x``, its input as the file takes it, to ``y``, its output."""
+
+
 def write_plain(path: Path, file: bytes, network: nn.Module, metadata: dict[str, Any]) -> None:
     """Write the file alone: for formats that have no place for metadata."""
     files.write_bytes(path, file)
@@ -51,6 +65,7 @@ class Format(NamedTuple):
     """Eager modules, the shape of one input of each, images in one run, ``Options``: a file of each."""
     load: Callable[[bytes], Run]
     """A file as a function from inputs as its modules had them, but NumPy's, to outputs."""
+    script: Script
     packages: tuple[str, ...] = ()
     """Packages of its extra whose versions the file depends on."""
     write: Callable[[Path, bytes, nn.Module, dict[str, Any]], None] = write_plain
@@ -67,6 +82,21 @@ class Format(NamedTuple):
     def run(self, file: bytes, x: np.ndarray) -> np.ndarray:
         """What a file gives for an input."""
         return self.load(file)(x)
+
+
+def pack(**parts: bytes) -> bytes:
+    """Files that belong together as one archive: for formats of several."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def unpack(file: bytes, *names: str) -> list[bytes]:
+    """The parts of an archive."""
+    with zipfile.ZipFile(io.BytesIO(file)) as archive:
+        return [archive.read(name) for name in names]
 
 
 def sample_input(shape: Shape, batch: int = 1) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 
 from supernet import files, shape
 from supernet.data.preparation import PREPARATION, Preparation
+from supernet.size import Size
 
 SCHEMA = 2  # 1 had neither classes nor the preparation of images
 KEY = "supernet"  # of formats that hold texts by name
@@ -24,12 +25,14 @@ class Accuracy:
     """Top-1 in [0, 1]; None where it was not measured.
 
     Args:
-        images: that it was tested on.
+        images: that it was tested on. size: their height and width, if the network was given others than it takes: then
+            it resized them itself, which a file does not.
     """
 
     test: float | None = None
     validation: float | None = None
     images: int | None = None
+    size: tuple[int, int] | None = None
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -40,6 +43,17 @@ class Accuracy:
 
         low, high = binomtest(round(self.test * self.images), self.images).proportion_ci(method="wilson")
         return float(low), float(high)
+
+    @property
+    def told(self) -> str:
+        """In words, with the interval and the number of images."""
+        if self.test is None:
+            return "not tested" + (f", {100 * self.validation:.2f} % in validation" if self.validation else "")
+        told = f"top-1 {100 * self.test:.2f} %"
+        if self.interval is not None:
+            low, high = self.interval
+            told += f" [{100 * low:.2f}, {100 * high:.2f}] of {self.images:,} images"
+        return told if self.size is None else f"{told} of {Size(*self.size)} pixels, which the network resized itself"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -102,7 +116,7 @@ class Card:
         """From plain values; a ValueError where they are none of a card."""
         shape.require(data, EXPECTED)
         known = {one.name: data[one.name] for one in dataclasses.fields(cls)}
-        given = {name: data["accuracy"][name] for name in ("test", "validation", "images")}
+        given = {one.name: data["accuracy"][one.name] for one in dataclasses.fields(Accuracy)}
         made = {
             "accuracy": Accuracy(**given),
             "preparation": data["preparation"] and Preparation.from_json(data["preparation"]),
@@ -124,7 +138,7 @@ EXPECTED = {
     "pixels": bool,
     "layout": ("NCHW", "NHWC"),
     "precision": str,
-    "accuracy": {"test": NUMBER, "validation": NUMBER, "images": (None, shape.COUNT)},
+    "accuracy": {"test": NUMBER, "validation": NUMBER, "images": (None, shape.COUNT), "size": (None, [shape.POSITIVE])},
     "latency_ms": (None, float),
     "lut": (None, dict),
     "made_from": dict,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from supernet.export.base import PLAIN, Format, Options, Run, Shape, require, sample_input
+from supernet.export.base import PLAIN, Format, Options, Run, Script, Shape, require, sample_input
 
 
 class _PlainLayout(TorchFunctionMode):
@@ -52,4 +52,10 @@ def load(file: bytes) -> Run:
     return run
 
 
-FORMAT = Format(convert, load, ("executorch",))
+SCRIPT = Script(
+    "executorch",
+    "import torch\nfrom executorch.runtime import Runtime",
+    'program = Runtime.get().load_program(FILE)\nmethod = program.load_method("forward")',
+    "y = method.execute([torch.from_numpy(np.ascontiguousarray(x))])[0].numpy()",
+)
+FORMAT = Format(convert, load, SCRIPT, ("executorch",))

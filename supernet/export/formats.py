@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from supernet import files
 from supernet.errors import UserError
-from supernet.export import card, executorch, onnx, pt2, source, tflite
+from supernet.export import card, executorch, onnx, openvino, pt2, source, tflite
 from supernet.export.base import PLAIN, Format, Options, Run, Shape, sample_input
 from supernet.export.card import Card
 
@@ -25,6 +25,7 @@ FORMATS: dict[str, Format] = {  # by the suffix of their files
     "onnx": onnx.FORMAT,
     "tflite": tflite.FORMAT,
     "pte": executorch.FORMAT,
+    "xml": openvino.FORMAT,
     "py": source.FORMAT,
 }
 OPTIONS = {"any_batch": "free number of images", "opset": "opset"}  # in words

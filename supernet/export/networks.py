@@ -107,6 +107,7 @@ def card(
         latency_ms: predicted. lut: which table predicted it, in plain JSON.
     """
     origin, shape = run.origin(), families.input_shape(space, found.arch)
+    other = None if shape[1:] == space.input_size else space.input_size
     return Card(
         space={"name": space.name, "fingerprint": space.fingerprint},
         arch=found.arch,
@@ -114,7 +115,7 @@ def card(
         classes=origin.get("data", {}).get("classes") or [str(label) for label in range(space.classes)],
         preparation=prepared and prepared.at(shape[1:]),
         shape=shape,
-        accuracy=found.accuracy,
+        accuracy=dataclasses.replace(found.accuracy, size=other),
         latency_ms=latency_ms,
         lut=lut,
         made_from=origin,

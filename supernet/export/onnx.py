@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from supernet import files
 from supernet.errors import UserError
 from supernet.export import opset
-from supernet.export.base import PLAIN, Format, Options, Run, Shape, require, sample_input
+from supernet.export.base import PLAIN, Format, Options, Run, Script, Shape, require, sample_input
 from supernet.export.card import KEY
 from supernet.modules import ConvBN
 
@@ -101,4 +101,11 @@ def inside(path: Path) -> dict[str, Any]:
     return files.parse({entry.key: entry.value for entry in model.metadata_props}[KEY])
 
 
-FORMAT = Format(convert, load, ("onnx", "onnxscript"), write, inside=inside, options=frozenset({"any_batch", "opset"}))
+SCRIPT = Script(
+    "onnxruntime",
+    "import onnxruntime",
+    'session = onnxruntime.InferenceSession(FILE, providers=["CPUExecutionProvider"])',
+    'y = session.run(None, {"x": x})[0]',
+)
+OPTIONS = frozenset({"any_batch", "opset"})
+FORMAT = Format(convert, load, SCRIPT, ("onnx", "onnxscript"), write, inside=inside, options=OPTIONS)

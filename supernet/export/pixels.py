@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ class FromPixels(nn.Module):
         prepared: what normalises them. Resizing and cropping come before, as they take files of any size.
     """
 
+    network: Any
     mean: Tensor
     std: Tensor
 

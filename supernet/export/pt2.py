@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from supernet import files
-from supernet.export.base import PLAIN, Format, Options, Run, Shape, sample_input
+from supernet.export.base import PLAIN, Format, Options, Run, Script, Shape, sample_input
 from supernet.export.card import KEY
+from supernet.export.pixels import FromPixels
 
 
 @torch.no_grad()
@@ -59,11 +60,17 @@ def called(module: nn.Module) -> Run:
 def write(path: Path, file: bytes, network: nn.Module, metadata: dict[str, Any]) -> None:
     """The archive, and the network's weights as ``.safetensors``; both hold the metadata."""
     text = json.dumps(metadata)
-    weights = {key: value.contiguous() for key, value in network.state_dict().items()}
-    saved = safetensors.torch.save(weights, metadata={KEY: text})
+    own = network.network if isinstance(network, FromPixels) else network
+    saved = weights(own, {KEY: text})
     archive = _save(torch.export.load(io.BytesIO(file)), extra_files={KEY: text})
     files.write_bytes(path.with_suffix(".safetensors"), saved)
     files.write_bytes(path, archive)
+
+
+def weights(network: nn.Module, metadata: dict[str, str]) -> bytes:
+    """A file of the weights, ``.safetensors``."""
+    values = {key: value.contiguous() for key, value in network.state_dict().items()}
+    return safetensors.torch.save(values, metadata=metadata)
 
 
 def inside(path: Path) -> dict[str, Any]:
@@ -76,4 +83,10 @@ def inside(path: Path) -> dict[str, Any]:
     return files.parse(extra[KEY])
 
 
-FORMAT = Format(convert, load, (), write, inside=inside, options=frozenset({"any_batch"}))
+SCRIPT = Script(
+    "torch",
+    "import torch",
+    "model = torch.export.load(FILE).module()",
+    "y = model(torch.from_numpy(x)).detach().numpy()",
+)
+FORMAT = Format(convert, load, SCRIPT, (), write, inside=inside, options=frozenset({"any_batch"}))

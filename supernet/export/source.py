@@ -6,7 +6,6 @@ import ast
 import inspect
 import io
 import itertools
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 
 from supernet import files
 from supernet.errors import UserError
-from supernet.export.base import PLAIN, Format, Options, Run, Shape
+from supernet.export.base import PLAIN, Format, Options, Run, Script, Shape, pack, unpack
 from supernet.export.pt2 import called
 from supernet.model import Network
 from supernet.plain import plain
@@ -78,21 +77,13 @@ def convert(
 def _archive(module: fx.GraphModule, shape: Shape) -> bytes:
     weights = io.BytesIO()
     torch.save({name: value.detach().clone().contiguous() for name, value in module.state_dict().items()}, weights)
-    return _packed(written(module, shape), weights.getvalue())
-
-
-def _packed(source: str, weights: bytes) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("py", source)
-        archive.writestr("pt", weights)
-    return file.getvalue()
+    return pack(py=written(module, shape).encode(), pt=weights.getvalue())
 
 
 def unpacked(file: bytes) -> tuple[str, bytes]:
     """The source and the weights in an archive."""
-    with zipfile.ZipFile(io.BytesIO(file)) as archive:
-        return archive.read("py").decode(), archive.read("pt")
+    source, weights = unpack(file, "py", "pt")
+    return source.decode(), weights
 
 
 def load(file: bytes) -> Run:
@@ -114,7 +105,7 @@ def write(path: Path, file: bytes, network: nn.Module, metadata: dict[str, Any])
 
 def read(path: Path) -> bytes:
     """The source and its weights as one archive again."""
-    return _packed(path.read_text(encoding="utf-8"), path.with_suffix(".pt").read_bytes())
+    return pack(py=path.read_bytes(), pt=path.with_suffix(".pt").read_bytes())
 
 
 def written(module: fx.GraphModule, shape: Shape) -> str:
@@ -256,4 +247,10 @@ def _expression(text: str) -> ast.expr:
     return ast.parse(text, mode="eval").body
 
 
-FORMAT = Format(convert, load, (), write, read, options=frozenset({"any_batch"}))
+SCRIPT = Script(
+    "torch",
+    "import runpy\nimport torch",
+    'model = runpy.run_path(str(FILE))["load"]()',
+    "y = model(torch.from_numpy(x)).detach().numpy()",
+)
+FORMAT = Format(convert, load, SCRIPT, (), write, read, options=frozenset({"any_batch"}))

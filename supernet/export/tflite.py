@@ -12,7 +12,7 @@ from torch import nn
 
 from supernet.errors import UserError
 from supernet.export import pt2
-from supernet.export.base import PLAIN, Format, Options, Run, Shape, require
+from supernet.export.base import PLAIN, Format, Options, Run, Script, Shape, require
 
 LITERT_PYTHON = Path(__file__).resolve().parents[2] / ".venv-litert/bin/python"  # made by `make litert`
 
@@ -54,4 +54,11 @@ def load(file: bytes) -> Run:
     return run
 
 
-FORMAT = Format(convert, load, layout="NHWC")
+SCRIPT = Script(
+    "ai-edge-litert",
+    "from ai_edge_litert.interpreter import Interpreter",
+    "model = Interpreter(str(FILE))\nmodel.allocate_tensors()\n"
+    'taken, given = (ends[0]["index"] for ends in (model.get_input_details(), model.get_output_details()))',
+    "model.set_tensor(taken, x)\nmodel.invoke()\ny = model.get_tensor(given)",
+)
+FORMAT = Format(convert, load, SCRIPT, layout="NHWC")

@@ -1,0 +1,73 @@
+"""Classify pictures by an exported file, in its own runtime."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from supernet.cli import common
+from supernet.errors import UserError
+from supernet.progress import shown
+
+if TYPE_CHECKING:
+    from supernet.export.prediction import Predicted
+
+
+@dataclass(frozen=True)
+class Args:
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    """What export.py wrote: .onnx, .tflite, .pte, .xml, .pt2, or .py, which is run as the code that it is."""
+    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE")]
+    """Pictures, and folders of them; of a folder with a folder for each class the accuracy is told."""
+    top: int = 1
+    """Classes to name for each picture, the most probable first."""
+    json: bool = False
+    """Print JSON."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+def run(args: Args) -> None:
+    from supernet.export import prediction
+
+    if args.top < 1:
+        raise UserError(f"--top {args.top}: expected at least 1")
+    found = prediction.found(args.images)
+    classifier = prediction.Classifier(args.file)
+    names = classifier.card.classes
+    with shown(not args.quiet)("classifying", len(found), unit="images") as bar:
+        predicted = []
+        for one in classifier.predict(found):
+            predicted.append(one)
+            bar.advance()
+    tested = accuracy(predicted, names)
+    rows: list[dict[str, Any]] = [
+        {"file": str(one.path), "classes": [[names[i], float(one.probabilities[i])] for i in one.top(args.top)]}
+        for one in predicted
+    ]
+    if args.json:
+        print(json.dumps({"images": rows, "accuracy": tested}))
+        return
+    for row in rows:
+        told = ", ".join(f"{name} {100 * share:.1f} %" for name, share in row["classes"])
+        common.tell(f"{row['file']}: {told}")
+    if tested is not None:
+        common.tell(tested["told"])
+
+
+def accuracy(predicted: list[Predicted], names: Any) -> dict[str, Any] | None:
+    """Of the pictures whose folders are classes; None where there are none."""
+    from supernet.export.card import Accuracy
+
+    hits = [names[one.top(1)[0]] == one.folder for one in predicted if one.folder in names]
+    if not hits:
+        return None
+    found = Accuracy(sum(hits) / len(hits), images=len(hits))
+    return {**found.to_json(), "told": found.told}
+
+
+main = common.entry(run, Args)

@@ -1,0 +1,54 @@
+"""A folder as Hugging Face's hub has one for a model of timm: ``config.json``, ``model.safetensors``, ``README.md``.
+
+``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads it once ``supernet.timm`` is imported; uploaded, so
+does ``hf-hub:NAME``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from supernet import families, files
+from supernet.data.preparation import timm_config
+from supernet.errors import UserError
+from supernet.export import companions, pt2
+from supernet.export.card import Card
+from supernet.model import Network
+from supernet.space import Space
+
+ARCHITECTURE = "supernet_network"  # as ``supernet.timm`` registers it, for networks of any space
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+USE = """```python
+import timm, supernet.timm  # registers the architecture
+
+model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()  # or hf-hub:NAME
+transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
+```"""
+
+
+def require(folder: Path, space: Space) -> None:
+    """Refuse a folder of something else, and a space with code of one's own, which no configuration can hold."""
+    path = folder / CONFIG
+    if path.exists() and ARCHITECTURE not in path.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(f"{path} is something else's: expected a new folder for the hub")
+    families.layout(Space.from_json(space.to_json(), "a folder for the hub"))
+
+
+def write(folder: Path, network: Network, card: Card) -> None:
+    """Write the folder; a UserError as of ``require``."""
+    require(folder, network.space)
+    eps = next((m.eps for m in network.modules() if isinstance(m, nn.BatchNorm2d)), 1e-5)
+    config = {
+        "architecture": ARCHITECTURE,
+        "num_classes": len(card.classes),
+        "num_features": network.space.head_channels,
+        "label_names": card.classes,
+        "pretrained_cfg": {"input_size": card.shape, **(timm_config(card.preparation) if card.preparation else {})},
+        "model_args": {"space": network.space.to_json(), "arch": network.arch, "bn_eps": eps},
+    }
+    files.write_bytes(folder / WEIGHTS, pt2.weights(network, {"format": "pt"}))
+    files.write_json(folder / CONFIG, config)
+    text = companions.readme(folder / WEIGHTS, card, library="timm", use=USE)
+    files.write_bytes(folder / "README.md", text.encode())
