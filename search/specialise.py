@@ -146,7 +146,7 @@ def write(
     Returns:
         What ``networks.json`` has of each network: name, bound and latencies in ms, accuracies in [0, 1], counts, file.
     """
-    folder, rows = run.specialised_path, []
+    folder, rows, images = run.specialised_path, [], networks.images_of(run)
     with progress("networks", len(found), unit="networks") as bar:
         for one in found:
             target, best = one.target, one.best
@@ -155,7 +155,7 @@ def write(
             scored = best.accuracy if metric == TOP1 else None
             made = made._replace(accuracy=Accuracy(tested["test_accuracy"], scored, tested["test_images"]))
             path, table = folder / f"{target.name}.{suffixes[target.name]}", target.table
-            card = networks.card(run, target.space, made, test.preparation, best.costs[LATENCY], table)
+            card = networks.card(run, target.space, made, images, best.costs[LATENCY], table)
             networks.write(made, path, replace(card, batch=target.batch))
             known = {"name": target.name, "bound_ms": target.bound, **entry(best), **tested}
             known |= {"layers": target.space.describe(best.arch), "file": path.name, **table}

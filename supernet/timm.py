@@ -26,8 +26,9 @@ from supernet.data import transforms
 from supernet.data.pictures import Fit
 from supernet.data.preparation import Preparation, timm_config
 from supernet.errors import UserError
-from supernet.export import formats, networks
+from supernet.export import formats
 from supernet.export.hub import ARCHITECTURE
+from supernet.export.networks import Images, images_of
 from supernet.model import Network
 from supernet.runs import RunFolder
 from supernet.size import Size
@@ -40,9 +41,8 @@ UNUSED = ("pretrained_cfg_overlay", "cache_dir", "global_pool", "drop_block_rate
 class Known(NamedTuple):
     """What a file says of the images that its network was trained on; nothing where it is a list of indices."""
 
-    preparation: Preparation | None = None
-    classes: tuple[str, ...] = ()
-    images: tuple[int, int, int] | None = None  # channels, height, width
+    images: Images = Images()
+    shape: tuple[int, int, int] | None = None  # of an image: channels, height, width
 
 
 NOTHING = Known()
@@ -66,10 +66,10 @@ class TimmNetwork(Network):
         self.default_cfg = self.pretrained_cfg = {
             "url": "",
             "num_classes": space.classes,
-            "label_names": known.classes if len(known.classes) == space.classes else None,
+            "label_names": known.images.classes if len(known.images.classes) == space.classes else None,
             "input_size": self.input_shape,
             "pool_size": None,
-            **timm_config((known.preparation or usual).at(size)),
+            **timm_config((known.images.preparation or usual).at(size)),
             "first_conv": "stem.conv",
             "classifier": "head.classifier",
         }
@@ -106,7 +106,7 @@ def read_arch(arch: str | Path | Sequence[int]) -> tuple[Sequence[int], Known]:
         path = path.with_suffix("")
     card = formats.read_card(path)
     size = card.accuracy.size or card.shape[1:]
-    return card.arch, Known(card.preparation, tuple(card.classes), (card.shape[0], *size))
+    return card.arch, Known(Images(card.preparation, tuple(card.classes)), (card.shape[0], *size))
 
 
 def _of_run(result: Path) -> Known:
@@ -114,9 +114,8 @@ def _of_run(result: Path) -> Known:
     run = RunFolder(result.absolute().parents[1])
     if result.name != "result.json" or not run.config_path.exists():
         return NOTHING
-    classes = run.origin().get("data", {}).get("classes", ())
     space = run.space()
-    return Known(networks.preparation(run), tuple(classes), (space.channels, *space.input_size))
+    return Known(images_of(run), (space.channels, *space.input_size))
 
 
 def create(
@@ -138,10 +137,10 @@ def create(
     """
     indices, known = read_arch(arch)
     channels, resolution, classes = spaces.usual_images(name)
-    if known.images is not None:
-        channels, resolution = known.images[0], Size(*known.images[1:])
+    if known.shape is not None:
+        channels, resolution = known.shape[0], Size(*known.shape[1:])
     size = Size.of(img_size or resolution)
-    space = spaces.get(name, in_chans or channels, size, num_classes or len(known.classes) or classes)
+    space = spaces.get(name, in_chans or channels, size, num_classes or len(known.images.classes) or classes)
     return built(space, indices, known, **options)
 
 

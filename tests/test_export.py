@@ -26,6 +26,7 @@ NEEDS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "pte": ("executorch",),
     "tflite": ("ai_edge_litert",),
+    "xml": ("onnx", "onnxscript", "openvino"),
     "py": (),
 }
 

@@ -25,7 +25,10 @@ ALLOWED = {
 }
 TORCH_FREE = (
     "supernet.data",
+    "supernet.data.pictures",
+    "supernet.data.preparation",
     "supernet.errors",
+    "supernet.export.card",
     "supernet.files",
     "supernet.plugins",
     "supernet.progress",

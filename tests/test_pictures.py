@@ -41,6 +41,17 @@ def test_every_file_is_read_as_it_was_drawn(folder):
             assert off.max() <= (1 if name.rpartition("/")[2] in KINDS else 0), name
 
 
+def test_a_file_alone_is_read_as_a_set_reads_it(folder):
+    """What goes with exported networks: every kind of file, squeezed or the middle, grey or in colour."""
+    for name in folder.shown:
+        for mode in ("L", "RGB"):
+            found = pictures.Fit(SIZE, mode=mode).pixels(folder.root / name)
+            assert np.array_equal(found, read(folder, name, mode)), name
+    fit, path = pictures.Fit((32, 32), (36, 36)), folder.root / "val/cat/100.png"
+    assert fit.pixels(path).shape == (32, 32, 3)
+    assert np.array_equal(fit.pixels(path), np.asarray(fit(Image.open(path))))
+
+
 def test_every_orientation_counts(folder):
     """A picture that lies otherwise differs by far more than JPEG does."""
     for orientation in range(2, 9):

@@ -66,8 +66,8 @@ def run(args: Args) -> None:
         else:
             found = networks.trained(folder, space, args.pick)
         promised = lut.predict_arch(space, found.arch) if lut else None
-        prepared = networks.preparation(folder, args.data_root)
-        card = networks.card(folder, space, found, prepared, promised, lut.named() if lut else None)
+        images = networks.images_of(folder, args.data_root)
+        card = networks.card(folder, space, found, images, promised, lut.named() if lut else None)
         card = replace(card, batch=args.batch, pixels=args.with_preprocessing)
         difference = networks.write(found, path, card, options)
         theirs = companions.write(path, formats.read_card(path))

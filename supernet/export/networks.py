@@ -78,26 +78,34 @@ def recalibrated(supernet: Supernet, arch: Arch, images: Iterable[Tensor]) -> Fo
     return Found(arch, supernet.extract(arch), lambda x: supernet(x, arch))
 
 
-def preparation(run: RunFolder, data_root: Path | None = None) -> Preparation | None:
-    """Of the run's images: recorded, or, where it began with a version that did not, that of the images themselves.
+class Images(NamedTuple):
+    """What is known of the images of a run."""
 
-    None where there are none: of a run without images of classes, or images that are gone.
+    preparation: Preparation | None = None
+    classes: tuple[str, ...] = ()
+
+
+def images_of(run: RunFolder, data_root: Path | None = None) -> Images:
+    """As the run recorded it, or, where it began with a version that did not, of the images themselves.
+
+    Nothing where there are none: of a run without images of classes, or images that are gone.
     """
-    recorded = run.config().get(RECORD, {}).get("preparation")
-    if recorded is not None:
-        return Preparation.from_json(recorded)
+    record = run.config().get(RECORD, {})
+    if "preparation" in record:
+        return Images(Preparation.from_json(record["preparation"]), tuple(record["data"]["classes"]))
     try:
-        return run.images(data_root).train.preparation
+        images = run.images(data_root)
     except UserError as error:
-        logging.getLogger("supernet").warning("exported without what prepares images: %s", error)
-        return None
+        logging.getLogger("supernet").warning("how images are prepared is not known: %s", error)
+        return Images()
+    return Images(images.train.preparation, images.class_names)
 
 
 def card(
     run: RunFolder,
     space: Space,
     found: Found,
-    prepared: Preparation | None,
+    images: Images,
     latency_ms: float | None = None,
     lut: Mapping | None = None,
 ) -> Card:
@@ -106,19 +114,19 @@ def card(
     Args:
         latency_ms: predicted. lut: which table predicted it, in plain JSON.
     """
-    origin, shape = run.origin(), families.input_shape(space, found.arch)
+    shape = families.input_shape(space, found.arch)
     other = None if shape[1:] == space.input_size else space.input_size
     return Card(
         space={"name": space.name, "fingerprint": space.fingerprint},
         arch=found.arch,
         layers=space.describe(found.arch),
-        classes=origin.get("data", {}).get("classes") or [str(label) for label in range(space.classes)],
-        preparation=prepared and prepared.at(shape[1:]),
+        classes=images.classes or [str(label) for label in range(space.classes)],
+        preparation=images.preparation and images.preparation.at(shape[1:]),
         shape=shape,
         accuracy=dataclasses.replace(found.accuracy, size=other),
         latency_ms=latency_ms,
         lut=lut,
-        made_from=origin,
+        made_from=run.origin(),
     )
 
 

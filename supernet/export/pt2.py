@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,8 @@ def inside(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         with safetensors.safe_open(path, "pt") as file:
             return files.parse(file.metadata()[KEY])
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is no archive")  # before torch tells what it tried
     extra = {KEY: ""}
     torch.export.load(path, extra_files=extra)
     return files.parse(extra[KEY])
