@@ -96,7 +96,7 @@ def test_the_script_beside_a_file_gives_the_test_accuracy(pets, tmp_path, suffix
     hits = round(result["test_accuracy"] * result["test_images"])
     assert last == [f"accuracy {100 * result['test_accuracy']:.2f} %, {hits} of {result['test_images']}"]
     code = (tmp_path / "deploy.py").read_text().partition("import pictures")[2].splitlines()[1:]
-    assert len([line for line in code if line]) <= 20
+    assert len([line for line in code if line]) <= (18 if suffix == "tflite" else 16)
     told = json.loads(ok("predict", file, test, "--json", "--quiet", "--top", 3))
     assert (told["accuracy"]["test"], told["accuracy"]["images"]) == (result["test_accuracy"], result["test_images"])
     for row in told["images"]:
@@ -222,7 +222,10 @@ def test_predictions_that_cannot_be_made(pets, tmp_path, monkeypatch):
     file = tmp_path / "pets.pt2"
     ok("export", "--run", pets / "run", "--pick", "config", "--output", file)
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    assert "expected a picture in" in refused("predict", file, tmp_path / "bad.png", "--quiet")
+    line = refused("predict", file, tmp_path / "bad.png", "--quiet")
+    assert "expected a picture in" in line
+    assert line.endswith("; or leave out what is damaged: --damaged skip")
+    assert ok("predict", file, tmp_path / "bad.png", "--quiet", "--damaged", "skip") == ""
     assert "no picture or folder at" in refused("predict", file, tmp_path / "none.png")
     (tmp_path / "empty").mkdir()
     assert "expected pictures (.jpg, .png, …) in" in refused("predict", file, tmp_path / "empty")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -27,6 +28,8 @@ class Args:
     """Classes to name for each picture, the most probable first."""
     json: bool = False
     """Print JSON."""
+    damaged: Literal["stop", "skip"] = "stop"
+    """Stop at pictures that cannot be read, or leave them out."""
     quiet: bool = False
     """Show no progress."""
 
@@ -41,7 +44,7 @@ def run(args: Args) -> None:
     names = classifier.card.classes
     with shown(not args.quiet)("classifying", len(found), unit="images") as bar:
         predicted = []
-        for one in classifier.predict(found):
+        for one in classifier.predict(found, warned if args.damaged == "skip" else None):
             predicted.append(one)
             bar.advance()
     tested = accuracy(predicted, names)
@@ -57,6 +60,11 @@ def run(args: Args) -> None:
         common.tell(f"{row['file']}: {told}")
     if tested is not None:
         common.tell(tested["told"])
+
+
+def warned(error: UserError) -> None:
+    """A picture that is left out."""
+    print(f"left out: {error}", file=sys.stderr)
 
 
 def accuracy(predicted: list[Predicted], names: Any) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ Every source passes here. It needs NumPy and Pillow alone: a copy of this file g
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -80,6 +81,16 @@ class Fit:
         with Image.open(path) as image:
             pixels = np.asarray(self(lazily(image) if self.reduced else plain(image)))
         return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+    def each(self, paths: Iterable[str | Path]) -> Iterator[tuple[Path, str | None, np.ndarray]]:
+        """The pixels of what is ``found``; pictures that cannot be read are left out, and told."""
+        for path, folder in found(paths):
+            try:
+                pixels = self.pixels(path)
+            except Exception as error:  # the decoders raise whatever damaged bytes lead to
+                logging.warning("%s cannot be read: %s", path, error)
+                continue
+            yield path, folder, pixels
 
 
 def found(paths: Iterable[str | Path]) -> Iterator[tuple[Path, str | None]]:

@@ -26,10 +26,9 @@ import pictures  # beside this file: pixels as they were in training and in its 
 
 FILE = Path(__file__).with_name({name!r})
 card = json.loads(Path(f"{{FILE}}.json").read_text(encoding="utf-8"))
-fit = pictures.Fit(**card["preparation"]["fit"])
 {open}
 hits = []
-for path, folder in pictures.found(sys.argv[1:]):
+for path, folder, pixels in pictures.Fit(**card["preparation"]["fit"]).each(sys.argv[1:]):
     {body}
     hits += [folder == name] if folder in card["classes"] else []
     print(path, name, f"{{p.max():.4f}}", sep="\\t")
@@ -86,11 +85,11 @@ def write(path: Path, card: Card) -> list[Path]:
 def script(path: Path, card: Card) -> str:
     """``deploy.py``: for this file, its runtime and its input alone."""
     form = formats.of(path).script
-    opened, lines = form.open, ["x = fit.pixels(path)[None]"]
+    opened, lines = form.open, ["x = pixels[None]"]
     if not card.pixels:
         opened = 'mean, std = (np.array(card["preparation"][of], np.float32) for of in ("mean", "std"))\n' + opened
         turned = ".transpose(0, 3, 1, 2)" if card.layout == "NCHW" else ""
-        lines = [f"x = ((fit.pixels(path)[None].astype(np.float32) / 255 - mean) / std){turned}"]
+        lines = [f"x = ((pixels[None].astype(np.float32) / 255 - mean) / std){turned}"]
     if (card.batch or 1) > 1:
         lines.append(f"x = x.repeat({card.batch}, 0)  # the file takes no other number")
     lines += [*form.run.splitlines(), "p = y[0]" if card.pixels else "p = np.exp(y[0] - y[0].max())"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,18 +69,32 @@ class Classifier:
         """The most pictures in one run."""
         return self.card.batch or AT_ONCE
 
-    def predict(self, found: Sequence[tuple[Path, str | None]]) -> Iterator[Predicted]:
-        """What ``pictures.found`` gives, classified in order; a UserError names a picture that cannot be read."""
+    def predict(
+        self, found: Sequence[tuple[Path, str | None]], skip: Callable[[UserError], object] | None = None
+    ) -> Iterator[Predicted]:
+        """What ``pictures.found`` gives, classified in order.
+
+        Args:
+            skip: told of a picture that cannot be read, which is left out; None: its UserError is raised.
+        """
         for i in range(0, len(found), self.at_once):
-            some = found[i : i + self.at_once]
-            pixels = np.stack([self._pixels(path) for path, _ in some])
-            yield from (Predicted(*one, row) for one, row in zip(some, self(pixels), strict=True))
+            some, rows = [], []
+            for one in found[i : i + self.at_once]:
+                try:
+                    rows.append(self._pixels(one[0]))
+                    some.append(one)
+                except UserError as error:
+                    if skip is None:
+                        raise
+                    skip(error)
+            if some:
+                yield from (Predicted(*one, row) for one, row in zip(some, self(np.stack(rows)), strict=True))
 
     def _pixels(self, path: Path) -> np.ndarray:
         try:
             return self.fit.pixels(path)
         except Exception as error:  # the decoders raise whatever damaged bytes lead to
-            raise UserError(f"expected a picture in {path}, but it cannot be read ({error})") from error
+            raise UserError(f"expected a picture in {path}, but it cannot be read ({error})", "damaged") from error
 
 
 def found(paths: Iterable[Path]) -> list[tuple[Path, str | None]]:
