@@ -107,6 +107,11 @@ def sample_input(shape: Shape, batch: int = 1) -> Tensor:
     return torch.randn(batch, *shape, generator=drawn)
 
 
+def line(error: Exception) -> str:
+    """What an error says, in one line of no more than 200 characters."""
+    return f"{' '.join(str(error).split()):.200}"
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import ``module``, or a UserError that names the extra that brings it."""
     try:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from supernet import files
 from supernet.errors import UserError
 from supernet.export import card, executorch, onnx, openvino, pt2, source, tflite
-from supernet.export.base import PLAIN, Format, Options, Run, Shape, sample_input
+from supernet.export.base import PLAIN, Format, Options, Run, Shape, line, sample_input
 from supernet.export.card import Card
 
 TOLERANCE = 1e-4  # largest difference of a logit, of the largest logit; float32, BN folded into convolutions
@@ -127,7 +127,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:  # each library has its own way to say that a file is none of its own
-        raise UserError(f"{path} is no network that was exported here ({error})") from error
+        raise UserError(f"{path} is no network that was exported here ({line(error)})") from error
 
 
 def read_card(path: Path) -> Card:

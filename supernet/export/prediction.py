@@ -11,6 +11,7 @@ import numpy as np
 from supernet.data import pictures
 from supernet.errors import UserError
 from supernet.export import formats
+from supernet.export.base import line
 
 AT_ONCE = 32  # pictures in one run of a file that takes any number
 
@@ -50,7 +51,7 @@ class Classifier:
         except UserError:
             raise
         except Exception as error:  # each runtime has its own way to say that a file is damaged
-            raise UserError(f"{form.script.package} cannot load {file} ({error}): export it again") from error
+            raise UserError(f"{form.script.package} cannot load {file} ({line(error)}): export it again") from error
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Probabilities float32 [N, classes] of pixels uint8 [N, height, width, channels], N at most ``at_once``."""
