@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from latency import measure
+from latency import measure, trtexec
 from supernet.errors import UserError
 
 SCHEMA = 1
+TENSORRT = "tensorrt"
 
 
 def load_onnxruntime(model: bytes, threads: int) -> Callable[[], Any]:
@@ -110,6 +111,15 @@ RUNTIMES = {
 }
 
 
+def timer(name: str, model: bytes, threads: int) -> measure.Timer:
+    """What times ``model``: of a runtime that is a program, the program itself."""
+    if name == TENSORRT:
+        return trtexec.timer(model)
+    call = LOADERS[name](model, threads)
+    call()  # what cannot run fails here, not under the clock
+    return measure.stopwatch(call, clock(threads))
+
+
 def require(name: str) -> Any:
     """The module of the runtime ``name``; a UserError if it is not installed."""
     module, package, _ = RUNTIMES[name]
@@ -121,6 +131,9 @@ def require(name: str) -> Any:
 
 def describe(name: str) -> dict[str, Any]:
     """The installed runtime ``name``, as in the header of a table."""
+    if name == TENSORRT:
+        about = {"version": trtexec.version(), "delegate": "GPU, float32, TF32 where the GPU has it"}
+        return {"name": name, "options": {}, **about}
     require(name)
     from importlib.metadata import version
 
@@ -157,7 +170,7 @@ def read_bundle(folder: Path) -> dict[str, Any]:
                 raise UserError(f"{path} is damaged: {advice}")
         header = manifest["header"]
         manifest["protocol"] = measure.Protocol(**header["protocol"])
-        if header["runtime"]["name"] not in LOADERS or int(header["threads"]) < 1:
+        if header["runtime"]["name"] not in (*LOADERS, TENSORRT) or int(header["threads"]) < 1:
             raise ValueError("unknown runtime")
         if not set(manifest["layers"].values()) | set(manifest["networks"].values()) <= set(manifest["files"]):
             raise ValueError("it names files that are not in it")
@@ -186,8 +199,7 @@ def run(folder: Path, cores: set[int] | None, output: Path, quiet: bool = False)
         for part in ("layers", "networks"):
             timers = {}
             for key, name in manifest[part].items():
-                call = LOADERS[runtime["name"]]((folder / Path(name).name).read_bytes(), threads)
-                timers[key] = measure.stopwatch(call, clock(threads))
+                timers[key] = timer(runtime["name"], (folder / Path(name).name).read_bytes(), threads)
 
             def progress(label: str, total: int, done: int, part: str = part) -> Lines:
                 return Lines(f"{part}: {label}", total, done, quiet)

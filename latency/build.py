@@ -158,13 +158,13 @@ class Build:
         """Convert layers and whole networks, and pack them with the agent and a ``readme`` for its user."""
         runtime = self.runtime
         if not isinstance(runtime, Converter):
-            raise UserError(
-                f"runtime {runtime.name} cannot leave this machine: expected onnxruntime, litert or executorch"
-            )
+            known = ", ".join(runtimes.SUFFIXES)
+            raise UserError(f"runtime {runtime.name} cannot leave this machine: expected one of {known}")
         header = {**self.settings(), "runtime": {"name": runtime.name, "form": runtime.form}}
         layers = runtime.convert(list(self.layers(self.first(1.0))), self.progress)  # a device cannot ask for more
         networks = runtime.convert(list(self.networks()), self.progress)
-        readme = readme.format(package=agent.RUNTIMES[runtime.name][1])
+        package = "tensorrt" if runtime.name == agent.TENSORRT else agent.RUNTIMES[runtime.name][1]
+        readme = readme.format(package=package)
         files.write_atomically(target, lambda file: bundle.write(file, header, layers, networks, readme))
 
     def check(self, table: LatencyTable) -> list[Check]:
@@ -241,15 +241,16 @@ def runtime_for(
     return runtimes.get(name, kernels=kernels, device=where, batch=batch, threads=threads, **converted)
 
 
-def protocol_for(device: str, rounds: int) -> Protocol:
-    """How to time on a device: a visit over adb is one call, since benchmark_model warms up and takes the mean itself.
+def protocol_for(device: str, rounds: int, name: str | None = None) -> Protocol:
+    """How to time on a device: a visit over adb, or by trtexec, is one call, since the program warms up and takes the
+    mean itself.
 
     Raises:
         UserError: fewer than 10 rounds.
     """
     if rounds < 10:
         raise UserError(f"rounds {rounds}: expected at least 10, fewer do not tell noise from latency")
-    return Protocol(rounds=rounds, chunks=1) if device == "adb" else Protocol(rounds=rounds)
+    return Protocol(rounds=rounds, chunks=1) if device == "adb" or name == agent.TENSORRT else Protocol(rounds=rounds)
 
 
 def write_default(

@@ -26,6 +26,7 @@ AGENT = {  # name in the bundle: file here
     "agent.py": "latency/agent.py",
     "latency/__init__.py": "latency/__init__.py",
     "latency/measure.py": "latency/measure.py",
+    "latency/trtexec.py": "latency/trtexec.py",
     "supernet/__init__.py": "supernet/__init__.py",
     "supernet/errors.py": "supernet/errors.py",
 }

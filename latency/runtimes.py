@@ -249,6 +249,8 @@ class FileRuntime(Converter):
         try:
             return {**agent.describe(self.name), "form": self.form}
         except (UserError, importlib.metadata.PackageNotFoundError) as error:
+            if self.name not in EXTRAS:
+                raise
             raise UserError(f"{self.name} is not installed: pip install 'supernet[{EXTRAS[self.name]}]'") from error
 
     def prepare(self, layer: Layer) -> Callable[[], Any]:
@@ -260,12 +262,22 @@ class FileRuntime(Converter):
         return measure.stopwatch(artefact, agent.clock(self.threads))
 
 
-SUFFIXES = {"onnxruntime": "onnx", "litert": "tflite", "executorch": "pte", "openvino": "xml"}
+class TensorRT(FileRuntime):
+    """ONNX files on an NVIDIA GPU by TensorRT's ``trtexec``, a program that times them itself."""
+
+    def prepare(self, layer: Layer) -> Timer:  # type: ignore[override]  # what it makes goes to ``timer`` alone
+        return agent.timer(self.name, self.convert([layer])[layer.key].read_bytes(), self.threads)
+
+    def timer(self, artefact: Timer) -> Timer:  # type: ignore[override]
+        return artefact
+
+
+SUFFIXES = {"onnxruntime": "onnx", "litert": "tflite", "executorch": "pte", "openvino": "xml", agent.TENSORRT: "onnx"}
 EXTRAS = {"onnxruntime": "onnx", "litert": "litert", "executorch": "executorch", "openvino": "openvino"}
 PARTS = ("name", "kernels", "batch", "threads", "describe", "prepare", "timer", "session")  # of a Runtime
 RUNTIMES: dict[str, Callable[..., Runtime]] = {
     "torch": TorchRuntime,
-    **{name: partial(FileRuntime, name) for name in SUFFIXES},
+    **{name: partial(TensorRT if name == agent.TENSORRT else FileRuntime, name) for name in SUFFIXES},
 }
 
 
@@ -354,10 +366,9 @@ def measure_networks(
 
 def measure_file(path: Path, table: LatencyTable) -> Samples:
     """Time an exported file on this machine with the runtime, the threads and the protocol of ``table``."""
-    call = agent.LOADERS[table.runtime["name"]](of(path).read(path), table.threads)
+    timer = agent.timer(table.runtime["name"], of(path).read(path), table.threads)
     with lock.awaited("measures"), measure.pin_core() if table.threads == 1 else nullcontext():
-        timers = {"file": measure.stopwatch(call, agent.clock(table.threads))}
-        return measure.measure(timers, measure.Protocol(**table.protocol))["file"]
+        return measure.measure({"file": timer}, measure.Protocol(**table.protocol))["file"]
 
 
 def time_modules(

@@ -37,7 +37,8 @@ class Args:
     output: Annotated[Path | None, common.UNSET] = None
     """Output table; defaults to RUN/lut.json."""
     runtime: Annotated[str | None, common.UNSET] = None
-    """torch, onnxruntime, litert, executorch, openvino or yours; defaults to onnxruntime if available, else torch."""
+    """torch, onnxruntime, litert, executorch, openvino, tensorrt (trtexec on PATH) or yours; defaults to onnxruntime
+    if available, else torch."""
     kernels: Literal["eager", "fused"] = "eager"
     """With torch: plain PyTorch, as a saved network runs anywhere, or the project's operators."""
     device: str = "cpu"
@@ -75,7 +76,7 @@ def run(args: Args) -> None:
     from latency.table import LatencyTable
     from supernet.runs import RunFolder
 
-    build.protocol_for(args.device, args.rounds)  # refuses too few
+    build.protocol_for(args.device, args.rounds, args.runtime)  # refuses too few
     if args.check_archs < 2:
         raise UserError(f"--check-archs {args.check_archs}: expected at least 2")
     if args.layers is not None and args.layers < 1:
@@ -144,7 +145,7 @@ def prepare(args: Args, space: Space, output: Path, table: LatencyTable | None =
         runtime = build.runtime_for(args.device, args.runtime, *options, cache=output.parent / "converted")
     else:
         runtime = runtimes.of_table(table)
-    protocol, pinned = build.protocol_for(args.device, args.rounds), (args.cores, args.pin)
+    protocol, pinned = build.protocol_for(args.device, args.rounds, args.runtime), (args.cores, args.pin)
     told = (shown(not args.quiet), common.warn)
     return build.Build(
         space, runtime, protocol, archs, args.seed, *pinned, *told, sampling=None if table else sampling(args, space)

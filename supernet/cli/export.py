@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from supernet.cli import common
 from supernet.errors import UserError
+
+if TYPE_CHECKING:
+    from latency.table import LatencyTable
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,15 @@ def run(args: Args) -> None:
     space = folder.space()
     arch = args.arch if args.arch_config is None else configurations.read(space, args.arch_config)
     path = args.output or args.run / f"{'supernet' if arch else args.pick}.onnx"
-    runtime = next((name for name, suffix in runtimes.SUFFIXES.items() if path.suffix == f".{suffix}"), path.name)
     options = Options(args.dynamic_batch, args.opset)
     formats.able(path, options)  # refuses before anything is loaded, as the next ones do
     if args.hub_folder:
         hub.require(args.hub_folder, space)
+    lut = LatencyTable.find(folder.lut_path, space)
+    able = [name for name, suffix in runtimes.SUFFIXES.items() if path.suffix == f".{suffix}"] or [path.name]
+    runtime = lut.runtime["name"] if lut and lut.runtime["name"] in able else able[0]
     if args.profile:
         profile.profiler(runtime)
-    lut = LatencyTable.find(folder.lut_path, space)
     with folder.lock(path):
         if arch:
             how = (arch, args.recalibration, args.data_root, args.workers)
@@ -82,14 +86,25 @@ def run(args: Args) -> None:
         common.warn(f"{file} is somebody's and stays: none was written for {path.name}")
     plain = not (args.dynamic_batch or args.with_preprocessing)
     if args.timed and plain and lut and promised and runtime == lut.runtime["name"] and args.batch == lut.batch:
-        sample = runtimes.measure_file(path, lut)
-        common.say(
-            f"{runtime} takes {sample.median_ms:.4g} ms here{' (noisy)' if sample.noisy else ''}, the table promised "
-            f"{promised:.4g} ms on {lut.device['cpu']} ({100 * (promised / sample.median_ms - 1):+.1f} %)"
-        )
+        timed(path, lut, promised)
     if args.profile:
         operators = profile.profile(runtime, path.read_bytes(), lut.threads if lut else 1)
         common.show(profile.table(operators, runtime))
+
+
+def timed(path: Path, lut: LatencyTable, promised: float) -> None:
+    """What the file takes here, beside what was promised; or why that is not known."""
+    from latency import runtimes
+
+    try:
+        sample = runtimes.measure_file(path, lut)
+    except UserError as error:
+        common.warn(f"not timed: {error}")
+        return
+    common.say(
+        f"{lut.runtime['name']} takes {sample.median_ms:.4g} ms here{' (noisy)' if sample.noisy else ''}, the table "
+        f"promised {promised:.4g} ms on {lut.device['cpu']} ({100 * (promised / sample.median_ms - 1):+.1f} %)"
+    )
 
 
 main = common.entry(run, Args)
