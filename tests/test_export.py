@@ -66,7 +66,8 @@ def test_round_trip(supernet, tmp_path, suffix):
     if suffix == "py":
         got = runpy.run_path(str(path))["load"]()(x).detach().numpy()
     else:
-        got = formats.FORMATS[suffix].run(path.read_bytes(), x.numpy())
+        form = formats.of(path)
+        got = form.run(form.read(path), x.numpy())
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     assert formats.read_metadata(path) == METADATA
     if suffix == "pt2":
@@ -116,7 +117,11 @@ def test_unknown_formats(supernet, tmp_path):
 
 @pytest.mark.parametrize(
     ("suffix", "module", "says"),
-    [("onnx", "onnx", r"supernet\[onnx\]"), ("pte", "executorch.exir", r"supernet\[executorch\]")],
+    [
+        ("onnx", "onnx", r"supernet\[onnx\]"),
+        ("pte", "executorch.exir", r"supernet\[executorch\]"),
+        ("xml", "openvino", r"supernet\[openvino\]"),
+    ],
 )
 def test_a_missing_extra_is_named(supernet, tmp_path, monkeypatch, suffix, module, says):
     monkeypatch.setitem(sys.modules, module, None)
