@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from supernet import files, shape
+from supernet import files, metrics, shape
 from supernet.data.preparation import PREPARATION, Preparation
 from supernet.size import Size
 
@@ -36,23 +36,17 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Wilson's 95 % interval of the test accuracy (Wilson, JASA 1927)."""
+        """Of the test accuracy, 95 %."""
         if self.test is None or not self.images:
             return None
-        from scipy.stats import binomtest  # a second
-
-        low, high = binomtest(round(self.test * self.images), self.images).proportion_ci(method="wilson")
-        return float(low), float(high)
+        return metrics.interval([round(self.test * self.images)], [self.images])
 
     @property
     def told(self) -> str:
         """In words, with the interval and the number of images."""
         if self.test is None:
             return "not tested" + (f", {100 * self.validation:.2f} % in validation" if self.validation else "")
-        told = f"top-1 {100 * self.test:.2f} %"
-        if self.interval is not None:
-            low, high = self.interval
-            told += f" [{100 * low:.2f}, {100 * high:.2f}] of {self.images:,} images"
+        told = "top-1 " + metrics.percent({"test_accuracy": self.test, "test_images": self.images}, "test")
         return told if self.size is None else f"{told} of {Size(*self.size)} pixels, which the network resized itself"
 
     def to_json(self) -> dict[str, Any]:
