@@ -50,7 +50,7 @@ def pets(tmp_path_factory) -> Path:
     (root / "arch.json").write_text(json.dumps({"arch": [0, 3, 2]}))
     run = ("--run", root / "run")
     ok("train_supernet", *run, "--data-root", folder, "--space", root / "space.json", *SMALL, "--epochs", 1)
-    alone = ("--epochs", 6, "--batch-size", 8, "--quiet", "--workers", 1)
+    alone = ("--epochs", 20, "--batch-size", 8, "--quiet", "--workers", 1)
     ok("retrain", *run, "--arch-config", root / "arch.json", *alone)
     return root
 
