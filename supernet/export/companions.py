@@ -88,8 +88,8 @@ def script(path: Path, card: Card) -> str:
     opened, lines = form.open, ["x = pixels[None]"]
     if not card.pixels:
         opened = 'mean, std = (np.array(card["preparation"][of], np.float32) for of in ("mean", "std"))\n' + opened
-        turned = ".transpose(0, 3, 1, 2)" if card.layout == "NCHW" else ""
-        lines = [f"x = ((pixels[None].astype(np.float32) / 255 - mean) / std){turned}"]
+        values = "(pixels[None].astype(np.float32) / 255 - mean) / std"
+        lines = [f"x = ({values}).transpose(0, 3, 1, 2)" if card.layout == "NCHW" else f"x = {values}"]
     if (card.batch or 1) > 1:
         lines.append(f"x = x.repeat({card.batch}, 0)  # the file takes no other number")
     lines += [*form.run.splitlines(), "p = y[0]" if card.pixels else "p = np.exp(y[0] - y[0].max())"]
