@@ -31,6 +31,10 @@ SCHEMA = 1
 TENSORRT = "tensorrt"
 
 
+SCALARS = {1: "int8", 6: "float32"}  # as PyTorch numbers them
+TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}  # as onnxruntime names them
+
+
 def load_onnxruntime(model: bytes, threads: int) -> Callable[[], Any]:
     """A function that runs ``model`` once, on noise, into outputs allocated before."""
     return open_onnxruntime(model, threads)[1]
@@ -47,9 +51,11 @@ def open_onnxruntime(model: bytes, threads: int, **options: Any) -> tuple[Any, C
     session = ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
     binding = session.io_binding()
     for x in session.get_inputs():
-        binding.bind_ortvalue_input(x.name, ort.OrtValue.ortvalue_from_numpy(noise(x.shape)))
+        binding.bind_ortvalue_input(x.name, ort.OrtValue.ortvalue_from_numpy(noise(x.shape, TYPES[x.type])))
     for y in session.get_outputs():
-        binding.bind_ortvalue_output(y.name, ort.OrtValue.ortvalue_from_shape_and_type(y.shape, np.float32))
+        binding.bind_ortvalue_output(
+            y.name, ort.OrtValue.ortvalue_from_shape_and_type(y.shape, np.dtype(TYPES[y.type]).type)
+        )
     return session, lambda: session.run_with_iobinding(binding)
 
 
@@ -58,7 +64,7 @@ def load_litert(model: bytes, threads: int) -> Callable[[], Any]:
     interpreter = require("litert").Interpreter(model_content=model, num_threads=threads)
     interpreter.allocate_tensors()
     for x in interpreter.get_input_details():
-        interpreter.set_tensor(x["index"], noise(x["shape"]))
+        interpreter.set_tensor(x["index"], noise(x["shape"], x["dtype"]))
     return interpreter.invoke
 
 
@@ -75,8 +81,8 @@ def open_executorch(model: bytes, threads: int, **options: Any) -> tuple[Any, Ca
     importlib.import_module("executorch.extension.pybindings.portable_lib")._unsafe_reset_threadpool(threads)
     program = runtime.load_program(model, **options)
     method = program.load_method("forward")
-    sizes = [method.metadata.input_tensor_meta(i).sizes() for i in range(method.metadata.num_inputs())]
-    inputs = [torch.from_numpy(noise(size)) for size in sizes]
+    metas = [method.metadata.input_tensor_meta(i) for i in range(method.metadata.num_inputs())]
+    inputs = [torch.from_numpy(noise(meta.sizes(), SCALARS[meta.dtype()])) for meta in metas]
 
     def call(program: Any = program) -> Any:  # the method lives in its program, which nothing else keeps
         return method.execute(inputs)
@@ -141,9 +147,12 @@ def describe(name: str) -> dict[str, Any]:
     return {"name": name, "options": {}, "version": version(package), "delegate": delegate}
 
 
-def noise(shape: Sequence[int]) -> np.ndarray:
-    """float32 noise ``[*shape]``, the same every time."""
-    return np.random.default_rng(0).standard_normal([int(n) for n in shape], dtype=np.float32)
+def noise(shape: Sequence[int], dtype: Any = "float32") -> np.ndarray:
+    """Noise ``[*shape]``, the same every time: normal floats, or integers of all values."""
+    rng, size, dtype = np.random.default_rng(0), [int(n) for n in shape], np.dtype(dtype)
+    if dtype.kind == "f":
+        return rng.standard_normal(size, dtype=dtype)
+    return rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, size, dtype, endpoint=True)
 
 
 def clock(threads: int) -> measure.Clock:
@@ -188,7 +197,7 @@ def run(folder: Path, cores: set[int] | None, output: Path, quiet: bool = False)
     threads = header["threads"]
     with measure.pin_core(cores) if threads == 1 or cores else nullcontext() as core:
         header["device"] = dict(measure.host(), core=core)
-        header["runtime"] = dict(runtime, **describe(runtime["name"]))
+        header["runtime"] = dict(describe(runtime["name"]), **runtime)
         samples = {"schema": SCHEMA, "finished": False, "header": header, "layers": {}, "networks": {}}
         samples = continued(output, samples)
 

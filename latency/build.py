@@ -16,13 +16,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from latency import agent, bundle, regression, remote, runtimes, sample
+from latency.converter import Converter, Layer
 from latency.measure import Protocol, Samples, chained, company, host, parse_cores, pin_core, summarise
 from latency.partial import Partial, Visits, partial_path
-from latency.runtimes import Converter, Layer, Runtime
+from latency.runtimes import Runtime
 from latency.table import Check, LatencyTable, error_in_words, report
 from supernet import files
 from supernet.errors import UserError
 from supernet.families import layout, lower
+from supernet.footprint import Precision
 from supernet.progress import Progress, counted, silent
 from supernet.space import Arch, Space
 from supernet.spec import LayerSpec
@@ -160,7 +162,8 @@ class Build:
         if not isinstance(runtime, Converter):
             known = ", ".join(runtimes.SUFFIXES)
             raise UserError(f"runtime {runtime.name} cannot leave this machine: expected one of {known}")
-        header = {**self.settings(), "runtime": {"name": runtime.name, "form": runtime.form}}
+        about = {"name": runtime.name, "options": runtime.options, "form": runtime.form}
+        header = {**self.settings(), "runtime": about}
         layers = runtime.convert(list(self.layers(self.first(1.0))), self.progress)  # a device cannot ask for more
         networks = runtime.convert(list(self.networks()), self.progress)
         package = "tensorrt" if runtime.name == agent.TENSORRT else agent.RUNTIMES[runtime.name][1]
@@ -183,7 +186,8 @@ class Build:
     def layers(self, specs: Iterable[LayerSpec]) -> Iterator[Layer]:
         """Layers to be measured alone."""
         for spec in specs:
-            yield Layer(spec.key, spec.measured(self.runtime.kernels), spec.input_shape)
+            inner = spec.in_channels != self.space.channels  # the others take images
+            yield Layer(spec.key, spec.measured(self.runtime.kernels), spec.input_shape, inner)
 
     def networks(self) -> Iterator[Layer]:
         """Networks to be measured whole, interleaved with one another."""
@@ -215,7 +219,15 @@ class Build:
 
 
 def runtime_for(
-    device: str, name: str | None, kernels: str, batch: int, threads: int, cores: str | None, *, cache: Path
+    device: str,
+    name: str | None,
+    kernels: str,
+    batch: int,
+    threads: int,
+    cores: str | None,
+    *,
+    cache: Path,
+    precision: Precision = "float32",
 ) -> Runtime:
     """What runs the layers on a device.
 
@@ -232,11 +244,12 @@ def runtime_for(
     if device == "adb":
         if name not in (None, "litert"):
             raise UserError(f"device adb runs litert's benchmark_model, not {name}: name no other runtime")
-        return remote.AdbRuntime(batch, threads, cores, cache)
+        return remote.AdbRuntime(batch, threads, cores, cache, precision)
     plain = kernels == "eager" and not device.startswith("cuda")
     name = name or (runtimes.default() if plain else "torch")
     # Ours that run files convert, and those of other packages may.
-    converted = {"cache": cache} if name in runtimes.SUFFIXES or name not in runtimes.RUNTIMES else {}
+    converted: dict[str, Any] = {"cache": cache} if name in runtimes.SUFFIXES or name not in runtimes.RUNTIMES else {}
+    converted |= {} if precision == "float32" else {"precision": precision}
     where = "cpu" if device.startswith("ssh://") else device
     return runtimes.get(name, kernels=kernels, device=where, batch=batch, threads=threads, **converted)
 

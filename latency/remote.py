@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from latency.converter import Converter, Layer
 from latency.measure import Timer, parse_cores
-from latency.runtimes import Converter, Layer
 from supernet.errors import UserError
+from supernet.footprint import Precision
 
 REMOTE = ".supernet"  # folder in the home of the remote user; venv/bin/python there is used where it exists
 PHONE = "/data/local/tmp/supernet"  # on an Android device; benchmark_model lies one folder up
@@ -81,8 +82,15 @@ class AdbRuntime(Converter):
     A visit is one call of the binary, which prints the mean of its runs. Its CPU time cannot be told.
     """
 
-    def __init__(self, batch: int = 1, threads: int = 1, cores: str | None = None, cache: Path | None = None):
-        super().__init__("litert", batch, threads, cache)
+    def __init__(
+        self,
+        batch: int = 1,
+        threads: int = 1,
+        cores: str | None = None,
+        cache: Path | None = None,
+        precision: Precision = "float32",
+    ):
+        super().__init__("litert", batch, threads, cache, precision)
         self.mask = f"{sum(1 << core for core in parse_cores(cores)):x}" if cores else None
         self.cores = cores
 
@@ -104,7 +112,7 @@ class AdbRuntime(Converter):
             raise UserError(f"no benchmark_model in {PHONE.rpartition('/')[0]} on the device: see docs/devices.md")
         return {
             "name": "litert",
-            "options": {},
+            "options": self.options,
             "version": f"benchmark_model {found[0][:12]}",
             "delegate": "XNNPACK",
             "form": self.form,

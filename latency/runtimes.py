@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import importlib.metadata
 import importlib.util
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from latency import agent, measure
+from latency.converter import SUFFIXES, Converter, Layer, require_precision
 from latency.measure import Clock, Samples, Timer
 from latency.table import LatencyTable
-from supernet import files, lock, plugins
+from supernet import lock, plugins
 from supernet.errors import UserError
 from supernet.export.base import Shape, sample_input
-from supernet.export.formats import FORMATS, of
-from supernet.export.onnx import OPSET
+from supernet.export.formats import of
+from supernet.footprint import Precision
 from supernet.model import Network
 from supernet.progress import Progress, Track, counted, silent
 from supernet.space import Arch, Space
 from supernet.training.bn import recalibrate_bn
-
-CONVERTED_AT_ONCE = 12  # layers in one call of a converter: a kill loses one call, and each has a fixed cost
-
-
-class Layer(NamedTuple):
-    """What is timed under ``key``: a module of one layer or of a whole network, in eval mode."""
-
-    key: str
-    module: nn.Module
-    shape: Shape
 
 
 class Runtime(Protocol):
@@ -163,69 +152,6 @@ def cuda_timer(call: Callable[[], Any], least: int = 50) -> Timer:
     return timer
 
 
-class Converter:
-    """Converts layers to files: what the runtimes that execute files share.
-
-    The same converters as of ``supernet.export``: what a table says holds for the exported network.
-
-    Args:
-        name: onnxruntime, litert, executorch or openvino.
-        cache: folder that keeps converted layers; without one they last for a ``session``.
-    """
-
-    kernels = "eager"
-
-    def __init__(self, name: str, batch: int = 1, threads: int = 1, cache: Path | None = None):
-        if batch < 1 or threads < 1:
-            raise UserError(f"expected at least 1 image and 1 thread, got batch {batch} and threads {threads}")
-        self.name, self.batch, self.threads = name, batch, threads
-        self.suffix = SUFFIXES[name]
-        self.cache = cache
-
-    @property
-    def form(self) -> str:
-        """How files come to be: all that their content depends on besides the layer."""
-        packages = {name: importlib.metadata.version(name) for name in FORMATS[self.suffix].packages}
-        versions = ", ".join(f"{name} {version}" for name, version in packages.items())
-        opset = f"opset {OPSET}, " if "onnx" in packages else ""
-        return f".{self.suffix} by torch {torch.__version__}, {opset}{versions or 'channels_last'}, BN folded"
-
-    def path(self, layer: Layer) -> Path:
-        """Where the converted layer lies. The name stands for everything but the values of the weights."""
-        if self.cache is None:
-            raise ValueError("expected a cache, or to be within a session: converted layers have no place else")
-        weights = [(name, tuple(weight.shape)) for name, weight in layer.module.state_dict().items()]
-        content = repr((layer.key, layer.shape, self.batch, self.form, str(layer.module), weights))
-        folder = self.cache / "networks" if isinstance(layer.module, Network) else self.cache
-        return folder / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.{self.suffix}"
-
-    def convert(self, layers: Sequence[Layer], progress: Progress = silent) -> dict[str, Path]:
-        """The files of the layers by key; those that are not there yet are made, several at once."""
-        paths = {layer.key: self.path(layer) for layer in layers}
-        missing = [layer for layer in layers if not paths[layer.key].exists()]
-        with progress("converting", len(layers), done=len(layers) - len(missing), unit="layers") as bar:
-            at_once = 1 if any(isinstance(layer.module, Network) for layer in missing) else CONVERTED_AT_ONCE
-            for i in range(0, len(missing), at_once):
-                part = missing[i : i + at_once]
-                modules, shapes = [layer.module for layer in part], [layer.shape for layer in part]
-                for layer, file in zip(part, FORMATS[self.suffix].convert(modules, shapes, self.batch), strict=True):
-                    files.write_bytes(paths[layer.key], file)
-                bar.advance(len(part))
-        return paths
-
-    @contextmanager
-    def session(self) -> Iterator[None]:
-        if self.cache is not None:
-            yield
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            self.cache = Path(folder)
-            try:
-                yield
-            finally:
-                self.cache = None
-
-
 class FileRuntime(Converter):
     """A runtime that executes converted files on this machine's CPU: a name among ``SUFFIXES``.
 
@@ -240,14 +166,15 @@ class FileRuntime(Converter):
         batch: int = 1,
         threads: int = 1,
         cache: Path | None = None,
+        precision: Precision = "float32",
     ):
         if (kernels, device) != ("eager", "cpu"):
             raise UserError(f"{name} runs on the CPU with kernels of its own: torch runs {kernels} modules on {device}")
-        super().__init__(name, batch, threads, cache)
+        super().__init__(name, batch, threads, cache, precision)
 
     def describe(self) -> dict[str, Any]:
         try:
-            return {**agent.describe(self.name), "form": self.form}
+            return {**agent.describe(self.name), "options": self.options, "form": self.form}
         except (UserError, importlib.metadata.PackageNotFoundError) as error:
             if self.name not in EXTRAS:
                 raise
@@ -272,7 +199,6 @@ class TensorRT(FileRuntime):
         return artefact
 
 
-SUFFIXES = {"onnxruntime": "onnx", "litert": "tflite", "executorch": "pte", "openvino": "xml", agent.TENSORRT: "onnx"}
 EXTRAS = {"onnxruntime": "onnx", "litert": "litert", "executorch": "executorch", "openvino": "openvino"}
 PARTS = ("name", "kernels", "batch", "threads", "describe", "prepare", "timer", "session")  # of a Runtime
 RUNTIMES: dict[str, Callable[..., Runtime]] = {
@@ -294,11 +220,12 @@ def get(name: str, **options: Any) -> Runtime:
     a file is not looked for: tables name their runtime, and what a file names is never imported.
 
     Args:
-        options: of kernels, device, batch, threads, cache.
+        options: of kernels, device, batch, threads, cache, precision.
 
     Raises:
         UserError: there is none of that name, or it cannot run here.
     """
+    require_precision(name, options.get("precision", "float32"))
     if name in RUNTIMES:
         return RUNTIMES[name](**options)
     plugin = None if plugins.is_reference(name) else plugins.find(name, plugins.RUNTIMES)
@@ -373,7 +300,7 @@ def measure_file(path: Path, table: LatencyTable) -> Samples:
 
 def time_modules(
     runtime: Runtime,
-    modules: Iterable[tuple[str, nn.Module, Shape]],
+    modules: Iterable[Layer | tuple[str, nn.Module, Shape]],
     protocol: measure.Protocol,
     progress: Progress = silent,
     what: str = "latency",

@@ -18,6 +18,7 @@ from supernet.errors import SpaceMismatch, UserError
 from supernet.space import Arch, Space
 
 if TYPE_CHECKING:
+    from supernet.footprint import Precision
     from supernet.spec import LayerSpec
 
 SCHEMA = 2  # 2: Calibration.overhead_ms
@@ -27,7 +28,7 @@ STATISTICS = ("median_ms", "p10", "p90", "min", "aa")
 TABLE = {
     "space": shape.FINGERPRINT,
     "device": dict,
-    "runtime": dict,
+    "runtime": {"options?": dict},
     "batch": shape.POSITIVE,
     "threads": shape.POSITIVE,
     "input": [shape.POSITIVE],
@@ -111,6 +112,11 @@ class LatencyTable:
             "share_cpu_clock": sum(s.source == "cpu" for s in samples) / len(samples),
             "median_aa": statistics.median(s.aa for s in samples),
         }
+
+    @property
+    def precision(self) -> Precision:
+        """Of the layers that it was measured on."""
+        return self.runtime.get("options", {}).get("precision", "float32")
 
     @property
     def identity(self) -> str:

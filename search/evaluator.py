@@ -31,6 +31,7 @@ from supernet.progress import Track
 from supernet.space import Arch, Space
 from supernet.spec import LayerSpec
 from supernet.training import evaluation, faults
+from supernet.training.fake_int8 import FakeInt8
 
 Mode = Literal["recalibrated", "batch", "inherited"]
 LARGEST_BATCH = 512  # more are not faster; also the batch whose statistics the mode ``batch`` normalises by
@@ -157,9 +158,11 @@ class Evaluator:
         recalibration: batches of training images, not augmented; the same for every architecture.
         validation: batches of images and labels. Both are iterated over once per call and worker.
         metric: what an accuracy is.
+        int8: validate by fake quantisation, with ranges of each batch, BN as it is for floats.
 
     Raises:
-        UserError: an unknown mode, a metric that tells nothing about so many classes, or no batches.
+        UserError: an unknown mode, a metric that tells nothing about so many classes, or no batches; fake quantisation
+            by other modules than plain PyTorch's.
     """
 
     def __init__(
@@ -170,13 +173,16 @@ class Evaluator:
         executor: Executor = Threads(),
         mode: Mode = "recalibrated",
         metric: Metric = TOP1,
+        int8: bool = False,
     ):
         metrics.require(metric, supernet.space.classes)
+        if int8 and supernet.options["kernels"] != "eager":
+            raise UserError("fake quantisation is of plain PyTorch: expected eager kernels")
         if mode not in get_args(Mode):
             raise UserError(f"unknown BN mode {mode!r}: expected one of {', '.join(get_args(Mode))}")
         if not len(validation) or (mode == "recalibrated" and not len(recalibration)):
             raise UserError("nothing to score with: expected validation batches, and images to recalibrate BN with")
-        self.scorer = Scorer(supernet, recalibration, validation, mode, metric)
+        self.scorer = Scorer(supernet, recalibration, validation, mode, metric, int8)
         self.executor, self.mode, self.metric = for_device(executor, self.scorer.device), mode, metric
         self.scores: dict[Arch, float] = {}
         self.runs = self.separate_runs = self.peak_bytes = 0  # as ``Scored`` has them; the peak of one worker
@@ -232,7 +238,9 @@ class Scorer:
         validation: Stream[tuple[Tensor, Tensor]],
         mode: Mode,
         metric: Metric = TOP1,
+        int8: bool = False,
     ):
+        self.int8 = int8
         self.supernet = copy.deepcopy(supernet).eval()
         self.recalibration, self.validation, self.mode, self.metric = recalibration, validation, mode, metric
         self.device = next(supernet.parameters()).device
@@ -255,7 +263,7 @@ class Scorer:
         layer = _recalibrated if self.mode == "recalibrated" else _as_it_is
         images = torch.zeros(model.space.classes, dtype=torch.long)
         for x, y in self.validation:
-            with faults.memory(walk.doing, x, LOWER):
+            with faults.memory(walk.doing, x, LOWER), FakeInt8() if self.int8 else contextlib.nullcontext():
                 walk(tree, _channels_last(x, self.device), layer, y.to(self.device))
             images += torch.bincount(y, minlength=len(images))
         nodes = list(tree)

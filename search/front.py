@@ -22,6 +22,8 @@ LABELS = {
     "flops": "multiply-adds",
     "params": "parameters",
     "activations": "values alive at the peak",
+    "flash": "bytes of flash",
+    "ram": "bytes of working memory",
 }
 
 
@@ -115,6 +117,7 @@ def table(front: Sequence[Record], best: int, knee: int, latencies: Sequence[str
     """
     columns = [(name, "ms", 1.0) for name in latencies]
     columns += [("flops", "M", 1e-6), ("params", "k", 1e-3), ("activations", "k", 1e-3)]
+    columns += [(name, "KiB", 1 / 1024) for name in ("flash", "ram") if name in front[0].costs]
     rows, last = [], len(front) - 1
     for i in sorted({0, best, knee, last, *(i * last // 7 for i in range(8))}):
         name = " ".join([str(i)] + ["best"] * (i == best) + ["knee"] * (i == knee))

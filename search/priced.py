@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from search.costs import AdditiveCost, MaxCost, TableCost
-from supernet import families
+from supernet import families, footprint
 from supernet.errors import UserError
 from supernet.families.base import peak
 from supernet.space import Space
@@ -34,6 +34,15 @@ def costs(space: Space, latencies: Mapping[str, Price]) -> dict[str, TableCost]:
         "flops": additive(space, lambda spec: spec.flops),
         "params": additive(space, lambda spec: spec.params),
         "activations": MaxCost(*families.layout(space).priced(lambda spec: spec.activations if spec.runs else 0, peak)),
+    }
+
+
+def memory(space: Space, precision: footprint.Precision) -> dict[str, TableCost]:
+    """Bytes of a network's file, ``flash``, and of its working memory, ``ram``, by ``supernet.footprint``."""
+    ram = footprint.ram_of((space.channels, *space.input_size), precision)
+    return {
+        "flash": additive(space, lambda spec: footprint.flash(spec, precision)),
+        "ram": MaxCost(*families.layout(space).priced(ram, peak)),
     }
 
 

@@ -40,6 +40,7 @@ class Scoring:
     executor: Executor = Threads()
     memory: int | None = None  # bytes for images and activations; by default half of what is free
     metric: Metric = TOP1  # what an accuracy is
+    int8: bool = False  # by fake quantisation
 
     def evaluator(self, supernet: Supernet, data: TrainVal) -> Evaluator:
         """Fixed recalibration images, one fixed validation split, streamed."""
@@ -51,11 +52,12 @@ class Scoring:
             self.executor,
             mode=self.bn,
             metric=self.metric,
+            int8=self.int8,
         )
 
     def batches(self, supernet: Supernet, images: ImageSet) -> Batches:
         """The images in batches that there is memory for; of one size where the score depends on it."""
-        if self.bn == "batch":
+        if self.bn == "batch" or self.int8:
             return Batches(images, LARGEST_BATCH)
         device = next(supernet.parameters()).device
         on_gpu = device.type == "cuda"
@@ -69,6 +71,8 @@ class Scoring:
             checkpoint: ``RunFolder.identity``. data: ``TrainVal.identity``.
         """
         fields = {name: getattr(self, name) for name in ("bn", "val_limit", "seed", "metric")}
+        if self.int8:
+            fields["bn"] += ", int8"  # in a field that there always was: older scores are of floats
         images = {} if data is None else {"data": data}
         return {"checkpoint": checkpoint, **fields, "recalibration": list(self.recalibration), **images}
 

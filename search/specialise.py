@@ -7,7 +7,7 @@ take as well: an accuracy does not depend on the device.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +27,7 @@ from supernet.data.images import ImageSet
 from supernet.errors import UserError
 from supernet.export import networks
 from supernet.export.card import Accuracy
+from supernet.footprint import Precision
 from supernet.metrics import TOP1, Metric
 from supernet.model import Supernet
 from supernet.progress import Progress, silent
@@ -47,6 +48,7 @@ class Target:
         price: latency of a layer, in ms. table: where it is from, in plain JSON.
         batch: images of one run.
         wanted: bound in ms; None: ``priced.default_bound``.
+        limits: on ``flash`` and ``ram`` in bytes of ``precision``, where there are any.
     """
 
     name: str
@@ -55,11 +57,14 @@ class Target:
     table: Mapping[str, Any]
     batch: int = 1
     wanted: float | None = None
+    limits: Mapping[Any, float] = field(default_factory=dict)
+    precision: Precision = "float32"
 
     @cached_property
     def costs(self) -> dict[str, TableCost]:
         """Every cost by name, ``latency`` in ms on this device."""
-        return priced.costs(self.space, {LATENCY: self.price})
+        memory = priced.memory(self.space, self.precision) if self.limits else {}
+        return {**priced.costs(self.space, {LATENCY: self.price}), **memory}
 
     @cached_property
     def bound(self) -> float:
@@ -71,7 +76,12 @@ class Target:
 
     def search(self, budget: GuidedConfig) -> Search:
         """The search for this device; a UserError where nothing meets the bound."""
-        return GuidedSearch(self.space, self.costs, {LATENCY: (0.0, self.bound)}, [LATENCY], budget)
+        bounds = {name: (0.0, bound) for name, bound in {LATENCY: self.bound, **self.limits}.items()}
+        return GuidedSearch(self.space, self.costs, bounds, [LATENCY], budget)
+
+    def allows(self, record: Record) -> bool:
+        """Whether a network is within all bounds."""
+        return all(record.costs[name] <= bound for name, bound in {LATENCY: self.bound, **self.limits}.items())
 
     def record(self, arch: Arch, accuracy: float) -> Record:
         """An architecture with what it costs here."""
@@ -92,7 +102,7 @@ class Specialised:
     @cached_property
     def front(self) -> list[Record]:
         """What is within the bound and not dominated in accuracy and latency, the fastest first."""
-        within = [record for record in self.scored if record.costs[LATENCY] <= self.target.bound]
+        within = [record for record in self.scored if self.target.allows(record)]
         values = np.array([[-record.accuracy, record.costs[LATENCY]] for record in within])
         ranks = nsga2.fast_non_dominated_sort(values)
         first = [record for record, rank in zip(within, ranks, strict=True) if rank == 1]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from supernet import families, files
+from supernet import families, files, footprint
 from supernet.errors import UserError
 from supernet.families import elastic, elastic_blocks, resolutions
 from supernet.families.elastic_presets import RESNET_WIDTHS, resnet_middles
@@ -100,9 +100,11 @@ def counts(space: Space, arch: Arch) -> dict[str, Any]:
 
     Returns:
         ``macs`` (multiply-adds of convolutions and linear layers for one image of the ``resolution``), ``params``, of
-        which ``unused_params`` are in the authors' network only, ``arch``, and ``layers`` with the same for each.
+        which ``unused_params`` are in the authors' network only, ``arch``, and ``layers`` with the same for each;
+        ``flash`` and ``ram``, bytes of its file and of working memory at the peak, by precision.
     """
     specs = families.lower(space, arch)
+    prices = {precision: footprint.ram_of(specs[0].input_shape, precision) for precision in footprint.VALUE}
     layers = [{"key": spec.key, "macs": spec.flops, "params": spec.params + unused(spec)} for spec in specs]
     return {
         "space": space.name,
@@ -110,6 +112,8 @@ def counts(space: Space, arch: Arch) -> dict[str, Any]:
         "macs": sum(layer["macs"] for layer in layers),
         "params": sum(layer["params"] for layer in layers),
         "unused_params": sum(map(unused, specs)),
+        "flash": {precision: sum(footprint.flash(spec, precision) for spec in specs) for precision in prices},
+        "ram": {precision: max(map(price, specs)) for precision, price in prices.items()},
         "arch": list(arch),
         "layers": layers,
     }

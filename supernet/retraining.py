@@ -18,6 +18,7 @@ from supernet.executor import Executor, Processes
 from supernet.metrics import TOP1, Metric
 from supernet.model import Network
 from supernet.progress import Progress, silent
+from supernet.run_files import INT8
 from supernet.runs import RunFolder
 from supernet.space import Arch
 from supernet.training import defaults, distributed, standalone
@@ -48,10 +49,15 @@ class Settings(Wishes):
     sync_bn: bool = False
     teacher: str = "none"  # what it learns from besides the labels, as ``teachers.opened`` names it
     teacher_weights: str | None = None
+    qat: bool = False  # fine-tune what was trained so before, by fake quantisation
 
     def __post_init__(self) -> None:
         if self.epochs == 0 and not self.inherit:
             raise UserError("0 epochs train nothing: expected inherited weights with them, or at least one epoch")
+        if self.qat and (self.inherit or not self.epochs or self.precision != "fp32"):
+            raise UserError(
+                "qat fine-tunes a trained network in fp32, for some epochs: it inherits no supernet's weights"
+            )
         if self.teacher_weights is not None and self.teacher == "none":
             raise UserError(f"weights {self.teacher_weights} of no teacher: expected its name with them")
         _ = self.fit  # refuses what it cannot be
@@ -64,12 +70,13 @@ class Settings(Wishes):
         return AloneConfig(
             self.epochs,
             self.batch_size,
-            defaults.learning_rate(self.batch_size, self.lr, optimizer=recipe["optimizer"]),
+            defaults.learning_rate(self.batch_size, self.lr, learnt=self.qat, optimizer=recipe["optimizer"]),
             clip=self.clip,
             seed=self.seed,
             augment=defaults.augments(augment, self.epochs),
             accumulate=self.accumulate,
             precision=self.precision,
+            qat=self.qat,
             sync_bn=self.sync_bn,
             **recipe,
         )
@@ -142,6 +149,8 @@ def found(
     entries = picked(front, pick, controls) if arch is None else {CONFIGURED: {"arch": list(arch)}}
     metric = metric or front.get("metric", TOP1)
     metrics.require(metric, space.classes)
+    if settings.qat:
+        entries = {name + INT8: entry for name, entry in entries.items()}
     archs = {name: space.check(entry["arch"]) for name, entry in entries.items()}
     if predict is not None:
         entries = {name: {"latency_ms": predict(archs[name]), **entry} for name, entry in entries.items()}
@@ -189,6 +198,10 @@ def train(
     executor = executors.for_device(executor, where) if distributed.world() == 1 else Processes()
     at_once = min(executor.at_once, len(archs))
     each = max(1, machine.cores() // at_once), -(-workers // at_once)
+    if settings.qat:
+        kernels = plain_kernels(kernels)
+        for name, arch in archs.items():
+            trained_before(run, name, arch)  # refused before a folder is set aside, as below
     how = str(where), run.kernels(where, kernels, settings.sync_bn), data_root, *each
     jobs = {name: Job(run, name, arch, settings, *how) for name, arch in archs.items()}
     if settings.epochs:  # before a folder is set aside for a training that cannot be
@@ -212,6 +225,26 @@ def train(
         progress("retrain", settings.epochs * len(jobs), unit="epochs"),
         lambda: sum(len(log.read()) for log in logs),
     )
+
+
+def plain_kernels(wish: Wish) -> Wish:
+    """Those that fake quantisation is of."""
+    if wish == "fused":
+        raise UserError("qat computes by plain PyTorch: leave fused kernels away")
+    return "eager"
+
+
+def trained_before(run: RunFolder, name: str, arch: Arch) -> Network:
+    """The network that ``name`` is to be fine-tuned from; a UserError where it was not trained, or for another search.
+
+    Args:
+        name: with ``INT8`` at its end.
+    """
+    before = run.network(name.removesuffix(INT8))
+    network = before.trained(run.space())
+    if network.arch != arch:
+        raise UserError(f"{before.path} was trained for an earlier search, now there is another network", "network")
+    return network
 
 
 def prepare(job: Job, aside: Callable[[Path, Path], None]) -> None:
@@ -246,6 +279,10 @@ def train_alone(
         torch.set_num_threads(job.threads)
     space = run.space()
     supernet = run.supernet(space, device, job.kernels)
+
+    def begin(network: Network) -> None:
+        network.load_state_dict(trained_before(run, job.name, job.arch).state_dict())
+
     return standalone.train(
         space,
         job.arch,
@@ -255,6 +292,7 @@ def train_alone(
         device,
         kernels=job.kernels,
         supernet=supernet if job.settings.inherit else None,
+        start=begin if job.settings.qat else None,
         eps=supernet.options["eps"],
         label=job.name,
         progress=progress,

@@ -25,6 +25,7 @@ CONFIG = {
     "made_with?": {"version?": str, "torch?": str, "device?": str, "space?": (None, str), "data?": IDENTITY},
 }
 COSTS = {"latency_ms?": COST, "flops?": COST, "params?": COST, "activations?": COST}
+COSTS |= {"flash?": COST, "ram?": COST}
 ONE_SHOT = {"one_shot_accuracy?": SHARE, "one_shot_accuracy_interval?": INTERVAL, "one_shot_images?": POSITIVE}
 ENTRY = {"arch": ARCH, "layers?": str, **ONE_SHOT, **COSTS}
 FRONT = {
@@ -50,6 +51,7 @@ RESULT |= {**ONE_SHOT, **ACCURACIES, **COSTS}
 FOUND = {"schema?": 1, "space?": FINGERPRINT, "arch": ARCH, "layers?": str, "name?": str, **ACCURACIES, **COSTS}
 PROBABILITIES = {"schema": 1, "target": COST, "cost": COST, "argmax_cost": COST, "genes": [dict]}
 POPULATION = {"arch": ARCH, "accuracy": SHARE, "costs": {str: float}, "generation": COUNT}
+INT8 = "-int8"  # ends the name of a network that was fine-tuned by fake quantisation, after that of the one before
 SPACES = "network space search"  # the kind of weights that NSS trains
 META = {"kind": str, "space": {"fingerprint": str}}
 WEIGHTS = {"finished": bool, "model": dict, "meta": META}
@@ -64,7 +66,7 @@ WRITTEN = (
     *("candidate.json", "candidates*", "depths.png", "rank", "specialised", "report.html", "result.json"),
     *("given*", "split.json", "damaged.json", "probabilities.*", "child", "networks", "network", "final-*", "seed-*"),
     *("elite-*", "supernet*"),
-    *("best*", "knee*", "front-*", "random-*", "config", "config-before-*", "converted", ".*.tmp"),
+    *("best*", "knee*", "front-*", "random-*", "config", "config-before-*", "config-int8*", "converted", ".*.tmp"),
 )
 
 

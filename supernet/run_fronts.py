@@ -9,7 +9,7 @@ from typing import Any
 
 from supernet import files, shape
 from supernet.errors import CheckpointError, UserError
-from supernet.run_files import FRONT, RESULT, SEARCHED, RunFiles
+from supernet.run_files import FRONT, INT8, RESULT, SEARCHED, RunFiles
 from supernet.space import Arch, Space
 from supernet.training import checkpoint
 
@@ -111,6 +111,7 @@ class Found(RunFiles):
 
     def stale(self, name: str, arch: Arch, front: Mapping[str, Any] | None) -> bool:
         """Whether the network ``name`` was trained for an earlier search: the front now has another one there."""
+        name = name.removesuffix(INT8)
         if front is None or not (name in ("best", "knee") or name.startswith(("front-", "random-"))):
             return False
         entry = self.picked(name, front)

@@ -44,13 +44,17 @@ class Conv:
     @property
     def flops(self) -> int:
         """Multiply-adds for one image."""
-        return self.size.pixels * self.out_channels * (self.in_channels // self.groups) * self.kernel**2
+        return self.size.pixels * self.weights
+
+    @property
+    def weights(self) -> int:
+        """Weights of the kernel."""
+        return self.out_channels * (self.in_channels // self.groups) * self.kernel**2
 
     @property
     def params(self) -> int:
         """Weights, bias, the BN's scale and shift, and ``extra``."""
-        weights = self.out_channels * (self.in_channels // self.groups) * self.kernel**2
-        return weights + self.out_channels * (self.bias + 2 * self.norm) + self.extra
+        return self.weights + self.out_channels * (self.bias + 2 * self.norm) + self.extra
 
 
 class BuildOptions(TypedDict):

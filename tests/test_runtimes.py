@@ -14,7 +14,7 @@ from latency import runtimes
 from latency.measure import Clock, Protocol
 from latency.runtimes import FileRuntime, Layer, TorchRuntime, time_modules
 from supernet.errors import UserError
-from supernet.export import onnx
+from supernet.export import formats, onnx
 from supernet.families import layout, lower
 from supernet.model import Network
 
@@ -202,7 +202,7 @@ class Conversions:
 @pytest.fixture
 def conversions(monkeypatch) -> Conversions:
     stand_in = Conversions()
-    monkeypatch.setitem(runtimes.FORMATS, "onnx", stand_in)
+    monkeypatch.setitem(formats.FORMATS, "onnx", stand_in)
     monkeypatch.setattr(runtimes.agent, "LOADERS", {"onnxruntime": lambda file, threads: lambda: (file, threads)})
     return stand_in
 

@@ -8,7 +8,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from supernet.cli import common, numbers
 from supernet.errors import UserError
@@ -39,6 +39,8 @@ class Args:
     runtime: Annotated[str | None, common.UNSET] = None
     """torch, onnxruntime, litert, executorch, openvino, tensorrt (trtexec on PATH) or yours; defaults to onnxruntime
     if available, else torch."""
+    precision: Literal["float32", "int8"] = "float32"
+    """int8 measures quantised layers: what `export.py --int8` writes. For onnxruntime, litert and executorch."""
     kernels: Literal["eager", "fused"] = "eager"
     """With torch: plain PyTorch, as a saved network runs anywhere, or the project's operators."""
     device: str = "cpu"
@@ -90,6 +92,8 @@ def run(args: Args) -> None:
     output = args.output or folder.lut_path
     if args.check:
         known = LatencyTable.load(args.check, space)
+        if args.precision == "int8" != known.precision:
+            raise UserError(f"--precision int8: {args.check} is of {known.precision} layers, its networks are, too")
         if args.device.startswith("ssh://"):
             raise UserError("a table is checked over ssh when it is built: run the same command without --check")
         checks = prepare(args, space, args.check, known).check(known)
@@ -142,7 +146,8 @@ def prepare(args: Args, space: Space, output: Path, table: LatencyTable | None =
     runtime: Runtime
     if table is None or args.device == "adb":
         options = (args.kernels, args.batch, args.threads, args.cores)
-        runtime = build.runtime_for(args.device, args.runtime, *options, cache=output.parent / "converted")
+        more: dict[str, Any] = {"cache": output.parent / "converted", "precision": (table or args).precision}
+        runtime = build.runtime_for(args.device, args.runtime, *options, **more)
     else:
         runtime = runtimes.of_table(table)
     protocol, pinned = build.protocol_for(args.device, args.rounds, args.runtime), (args.cores, args.pin)

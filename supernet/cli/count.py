@@ -62,6 +62,11 @@ def run(args: Args) -> None:
         f"{space.name} at {Size.of(counts['resolution'])}: {counts['macs']:,} multiply-adds, "
         f"{counts['params']:,} parameters"
     )
+    for precision, flash in counts["flash"].items():
+        ram = counts["ram"][precision]
+        common.tell(
+            f"in {precision}: {flash / 1024:,.0f} KiB of flash, {ram / 1024:,.0f} KiB of working memory at the peak"
+        )
     if counts["unused_params"]:
         common.tell(
             f"{counts['unused_params']:,} of these parameters the authors' network has without using them; "

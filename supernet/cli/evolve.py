@@ -32,7 +32,7 @@ def run(args: Args) -> None:
     space = folder.space()
     problem = searching.problem(args, folder.lut_path, space)
     device = defaults.device(args.device)
-    supernet = folder.supernet(space, device, folder.kernels(device, args.kernels))
+    supernet = folder.supernet(space, device, folder.kernels(device, args.wish(args.kernels)))
     algorithm, config = ALGORITHMS["guided" if args.predictor else args.algorithm]
     search = algorithm(space, problem.costs, problem.bounds, problem.objectives, args.budget(config))
 

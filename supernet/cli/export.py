@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from supernet.cli import common
 from supernet.errors import UserError
+from supernet.progress import shown
 
 if TYPE_CHECKING:
     from latency.table import LatencyTable
@@ -35,6 +36,14 @@ class Args(common.Decoding, common.OnRun):
     """Folder for config.json and model.safetensors, which timm loads: by local-dir:DIR, or from the hub."""
     recalibration: tuple[int, int] = (8, 128)
     """With --arch or --arch-config: batches and images per batch for recalibrating BN."""
+    int8: bool = False
+    """Quantise to 8 bits by the tools of the runtime, and run the file there on the validation images."""
+    calibration: int = 256
+    """With --int8: training images that the ranges of activations are taken from."""
+    max_drop: float = 1.0
+    """With --int8: write the file only if it loses at most so many points of validation accuracy."""
+    mixed: bool = False
+    """With --int8: keep the layers that hurt most as floats, as few as needed."""
     timed: bool = True
     """Measure the file where the table's runtime executes it."""
     profile: bool = False
@@ -45,7 +54,7 @@ def run(args: Args) -> None:
     from latency import profile, runtimes
     from latency.table import LatencyTable
     from supernet import configurations
-    from supernet.export import companions, formats, hub, networks
+    from supernet.export import companions, formats, hub, int8, networks
     from supernet.export.base import Options
 
     if args.batch < 1:
@@ -58,11 +67,18 @@ def run(args: Args) -> None:
     formats.able(path, options)  # refuses before anything is loaded, as the next ones do
     if args.hub_folder:
         hub.require(args.hub_folder, space)
-    lut = LatencyTable.find(folder.lut_path, space)
+    lut = usable(LatencyTable.find(folder.lut_path, space), args.int8)
     able = [name for name, suffix in runtimes.SUFFIXES.items() if path.suffix == f".{suffix}"] or [path.name]
     runtime = lut.runtime["name"] if lut and lut.runtime["name"] in able else able[0]
     if args.profile:
         profile.profiler(runtime)
+    settings = int8.Settings(args.calibration, args.max_drop, args.mixed)
+    if args.int8:
+        int8.of(path)
+        if args.dynamic_batch or args.with_preprocessing or args.opset:
+            raise UserError("--int8: expected it without --dynamic-batch, --with-preprocessing and --opset")
+    elif args.mixed:
+        raise UserError("--mixed keeps layers of an int8 network as floats: give it with --int8")
     with folder.lock(path):
         if arch:
             how = (arch, args.recalibration, args.data_root, args.workers)
@@ -73,14 +89,16 @@ def run(args: Args) -> None:
         images = networks.images_of(folder, args.data_root)
         card = networks.card(folder, space, found, images, promised, lut.named() if lut else None)
         card = replace(card, batch=args.batch, pixels=args.with_preprocessing)
-        difference = networks.write(found, path, card, options)
+        if args.int8:
+            data = folder.images(args.data_root, workers=args.workers)
+            told = networks.write_int8(found, path, card, data, settings, shown(True)).describe(len(data.val))
+        else:
+            difference = networks.write(found, path, card, options)
+            told = f"logits within {difference:.1e} of the largest (tolerance {formats.TOLERANCE:g})"
         theirs = companions.write(path, formats.read_card(path))
         if args.hub_folder:
             hub.write(args.hub_folder, found.network, card)
-    common.say(
-        f"{common.escape(str(path))}: {path.stat().st_size / 1e6:.1f} MB, logits within {difference:.1e} of the "
-        f"largest (tolerance {formats.TOLERANCE:g})"
-    )
+    common.tell(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {told}")
     common.tell(f"what it is, and how pictures are prepared for it: {path.name}.json, README.md; deploy.py runs it")
     for file in theirs:
         common.warn(f"{file} is somebody's and stays: none was written for {path.name}")
@@ -105,6 +123,15 @@ def timed(path: Path, lut: LatencyTable, promised: float) -> None:
         f"{lut.runtime['name']} takes {sample.median_ms:.4g} ms here{' (noisy)' if sample.noisy else ''}, the table "
         f"promised {promised:.4g} ms on {lut.device['cpu']} ({100 * (promised / sample.median_ms - 1):+.1f} %)"
     )
+
+
+def usable(lut: LatencyTable | None, int8: bool) -> LatencyTable | None:
+    """The table if it is of layers of the file's precision; else it promises nothing for the file."""
+    precision = "int8" if int8 else "float32"
+    if lut is None or lut.precision == precision:
+        return lut
+    common.warn(f"{lut.source} is of {lut.precision} layers: no latency is promised for a file of {precision}")
+    return None
 
 
 main = common.entry(run, Args)

@@ -72,7 +72,7 @@ def run(args: Args) -> None:
         ces=ces,
         scoring=args.scoring,
         random=args.random,
-        kernels=defaults.kernels(device, args.kernels),
+        kernels=defaults.kernels(device, args.wish(args.kernels)),
     )
     settings = {
         "data": name,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from supernet.cli import common, planning, recipe
 from supernet.metrics import Metric
+from supernet.run_files import INT8
 
 if TYPE_CHECKING:
     from supernet.executor import Executor
@@ -32,6 +33,8 @@ class Args(planning.Planned, common.Devices, recipe.Recipe, common.Alone):
     """Largest gradient norm; 0 turns clipping off."""
     inherit: bool = False
     """Start from the supernet's weights instead of from scratch."""
+    qat: bool = False
+    """Fine-tune the network in RUN/PICK by fake quantisation, for export.py --int8, into RUN/PICK-int8."""
     teacher: str = "none"
     """What it learns from besides the labels: supernet (its largest network), given (the network of --space as it
     was), timm:NAME or torchvision:NAME with --teacher-weights, or the folder of a trained network."""
@@ -68,7 +71,9 @@ def run(args: Args) -> None:
             making.retrain(making.folder, chosen, settings, args, Processes(args.jobs))
     else:
         train(folder, settings, args.pick, args.controls, args, args.ray_or(Processes(args.jobs)), arch)
-        if distributed.rank() == 0:
+        if distributed.rank() == 0 and settings.qat:
+            common.next_command("export", args, "--pick", f"{args.pick}{INT8}", "--int8")
+        elif distributed.rank() == 0:
             common.next_command("report", args)
     distributed.stop()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
@@ -15,17 +15,20 @@ from supernet import machine
 from supernet.cli import common
 from supernet.errors import UserError
 from supernet.metrics import NAMES, Metric, percent
+from supernet.training.measured import Wish
 
 if TYPE_CHECKING:
     from latency.table import LatencyTable
     from search.ask_tell import Budget, Record
     from search.costs import TableCost
     from search.run import Scoring, SearchRun
+    from supernet.footprint import Precision
     from supernet.space import Space
 
 B = TypeVar("B", bound="Budget")
 Bounds = dict[str, tuple[float, float]]
-Objective = Literal["latency", "flops", "params", "activations"]
+Objective = Literal["latency", "flops", "params", "activations", "flash", "ram"]
+MEMORY: tuple[Objective, ...] = ("flash", "ram")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ class Scored(common.Computing, common.Reading, common.Workers):
     """Random seed of the search."""
     workers: int = machine.cores()
     """Threads that score in parallel, on the CPU, and processes that decode files; defaults to the usable cores."""
+    score: Literal["float32", "int8"] = "float32"
+    """Numbers that scores are computed by; int8 rounds weights and activations as quantisation would, by plain
+    PyTorch."""
     memory: Annotated[str | None, common.UNSET] = None
     """Memory for the images and activations of all threads, such as 4G; defaults to half of what is free."""
 
@@ -59,11 +65,45 @@ class Scored(common.Computing, common.Reading, common.Workers):
 
         workers = self.ray_or(Threads(self.workers))
         memory = None if self.memory is None else machine.memory_size(self.memory)
-        return Scoring(self.bn, self.recalibration, self.val_limit, self.seed, workers, memory, self.metric)
+        int8 = self.score == "int8"
+        return Scoring(self.bn, self.recalibration, self.val_limit, self.seed, workers, memory, self.metric, int8)
+
+    def wish(self, kernels: Wish) -> Wish:
+        """The kernels that scores are computed by; a UserError where they cannot be."""
+        if self.score == "int8" and kernels == "fused":
+            raise UserError("--score int8 runs plain PyTorch: leave --kernels fused away")
+        return "eager" if self.score == "int8" else kernels
 
 
 @dataclass(frozen=True)
-class Window:
+class Small:
+    """Options of networks for small devices."""
+
+    flash_max: Annotated[str | None, common.UNSET] = None
+    """Bound on the bytes of the network's file, such as 256K."""
+    ram_max: Annotated[str | None, common.UNSET] = None
+    """Bound on the bytes of working memory at the peak, the image included, such as 64K."""
+    precision: Annotated[Literal["float32", "int8"] | None, common.UNSET] = None
+    """Precision of the file that these are of; defaults to that of the latency tables, else float32."""
+
+    @property
+    def limits(self) -> dict[Objective, float]:
+        """The bounds in bytes that there are."""
+        given = zip(MEMORY, (self.flash_max, self.ram_max), strict=True)
+        return {name: machine.memory_size(text) for name, text in given if text is not None}
+
+    def file_precision(self, luts: Iterable[LatencyTable]) -> Precision:
+        """The precision of the file; a UserError where tables are of several, or of another than is wanted."""
+        kinds: dict[Precision, str] = {lut.precision: f"{lut.source} is of {lut.precision} layers" for lut in luts}
+        if self.precision is not None:
+            kinds.setdefault(self.precision, f"--precision {self.precision}")
+        if len(kinds) > 1:
+            raise UserError(f"{', '.join(kinds.values())}: expected one precision, as a network is written in one")
+        return next(iter(kinds), "float32")
+
+
+@dataclass(frozen=True)
+class Window(Small):
     """Options of what a search may find, and of what it minimises."""
 
     lat_max: Annotated[tuple[float, ...], tyro.conf.UseAppendAction] = ()
@@ -84,7 +124,8 @@ class Window:
     @property
     def counts(self) -> dict[Objective, float]:
         """The bounds on what is counted, not measured."""
-        return {"flops": self.flops_max, "params": self.params_max, "activations": self.activations_max}
+        counted: dict[Objective, float] = {"flops": self.flops_max, "params": self.params_max}
+        return {**counted, "activations": self.activations_max, **self.limits}
 
     @property
     def wanted(self) -> tuple[Objective, ...]:
@@ -145,7 +186,9 @@ def problem(args: SearchArgs, default: Path, space: Space) -> Problem:
     paths = args.lut or ((default,) if args.needs_latency or default.exists() else ())
     names = ["latency", *(f"latency-{i}" for i in range(2, len(paths) + 1))]
     luts = {name: LatencyTable.load(path, space) for name, path in zip(names, paths, strict=False)}
+    precision = args.file_precision(luts.values())
     costs = priced.costs(space, {name: lut.price for name, lut in luts.items()})
+    costs |= priced.memory(space, precision) if {*MEMORY} & {*args.counts, *args.wanted} else {}
     for flag, values in (("--lat-max", args.lat_max), ("--lat-min", args.lat_min)):
         if len(values) not in (0, len(luts)):
             known = f"{len(luts)} latency tables; expected one for each"
@@ -166,7 +209,8 @@ def latency_window(
     given = args.lat_max[i] if args.lat_max else None
     low, high, reason = priced.window(space, latency, args.lat_min[i] if args.lat_min else 0.0, given)
     fastest, slowest = latency.bounds(space)
-    device = f"{space.name} attains {fastest:.4g} to {slowest:.4g} ms on {lut.device.get('cpu', 'this')} ({lut.source})"
+    source = lut.source if lut.precision == "float32" else f"{lut.source}, {lut.precision}"
+    device = f"{space.name} attains {fastest:.4g} to {slowest:.4g} ms on {lut.device.get('cpu', 'this')} ({source})"
     common.say(f"latency ≤ [bold]{high:.4g} ms[/bold] ({reason}); {common.escape(device)}")
     if doubt := lut.doubt(min(high, slowest)):
         common.warn(f"the prediction is uncertain here: {doubt}")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args(searching.Scored, common.Kernels, common.OnRun):
+class Args(searching.Small, searching.Scored, common.Kernels, common.OnRun):
     lut: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Latency table of a device and its bound in ms, such as phone.json:70; repeat for each device. Defaults to
     RUN/lut.json, and the bound to 40 % of the way from the fastest to the slowest network."""
@@ -47,8 +47,10 @@ def run(args: Args) -> None:
     devices = named(args.lut or (str(folder.lut_path),))
     tables = {name: LatencyTable.load(path, space) for name, (path, _) in devices.items()}
     targets = [
-        specialise.Target(name, space, table.price, table.named(), table.batch, devices[name][1])
-        for name, table in tables.items()
+        specialise.Target(
+            name, space, lut.price, lut.named(), lut.batch, devices[name][1], args.limits, args.file_precision([lut])
+        )
+        for name, lut in tables.items()
     ]
     budget = GuidedConfig(population=args.population, iterations=args.iterations, seed=args.seed)
     searches = [target.search(budget) for target in targets]
@@ -56,7 +58,7 @@ def run(args: Args) -> None:
     for suffix in sorted(set(suffixes.values())):
         formats.require(suffix)
     device = defaults.device(args.device)
-    supernet = folder.supernet(space, device, folder.kernels(device, args.kernels))
+    supernet = folder.supernet(space, device, folder.kernels(device, args.wish(args.kernels)))
     images = folder.images(args.data_root, workers=args.workers, progress=args.progress)
     test = folder.test_images(args.data_root, args.workers)
     scoring = args.scoring
@@ -82,6 +84,8 @@ def run(args: Args) -> None:
         common.tell(f"{row['name']}: {metrics.percent(row, 'test', args.metric)}, an interval of 95 %")
         common.tell(f"→ {folder.specialised_path / row['file']}")
     common.tell(f"→ {folder.specialised_path / 'networks.png'}")
+    if any(target.precision == "int8" for target in targets):
+        common.warn("the files are of float32, for which int8 tables promise nothing: export.py --arch-config … --int8")
     first = specialise.configuration(folder, rows[0]["name"])
     common.next_command("retrain", args, "--inherit", after=("--arch-config", first), note="trains one of them further")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -99,12 +99,32 @@ def unpack(file: bytes, *names: str) -> list[bytes]:
         return [archive.read(name) for name in names]
 
 
+Quantiser = Callable[[Collection[str]], bytes]
+"""The file of a network on 8-bit values, but for the layers of these names, which stay floats."""
+
+
+class Int8(NamedTuple):
+    """Static quantisation to 8 bits by a runtime's own tools. One file each, one line each in ``int8.FORMATS``."""
+
+    quantiser: Callable[[nn.Module, Shape, Sequence[np.ndarray]], Quantiser]
+    """A network, the shape of an image, and batches of images that the ranges of activations are taken from."""
+    layers: Callable[[Sequence[nn.Module], Sequence[Shape], int, Sequence[bool]], list[bytes]]
+    """As ``Format.convert``, by ranges of noise; and of each whether its input is 8-bit, as within a network."""
+    packages: tuple[str, ...] = ()
+    """Further packages whose versions the file depends on."""
+
+
 def sample_input(shape: Shape, batch: int = 1) -> Tensor:
     """The same noise ``[batch, *shape]`` every time: normal floats, or uniform ``Pixels``."""
     drawn = torch.Generator().manual_seed(0)
     if isinstance(shape, Pixels):
         return torch.randint(256, (batch, *shape), generator=drawn, dtype=torch.uint8)
     return torch.randn(batch, *shape, generator=drawn)
+
+
+def noise_batches(shape: Shape, batch: int) -> list[np.ndarray]:
+    """Noise to take ranges from where there are no images: latency does not depend on them."""
+    return [sample_input(shape, batch).numpy()]
 
 
 def line(error: Exception) -> str:

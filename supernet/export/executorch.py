@@ -24,21 +24,28 @@ class _PlainLayout(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-@torch.no_grad()
 def convert(
     modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int = 1, options: Options = PLAIN
 ) -> list[bytes]:
     """Eager modules to ExecuTorch programs whose operators are delegated to XNNPACK."""
+    require("executorch.exir", "executorch")
+    return [lowered(exported(module, shape, batch)) for module, shape in zip(modules, shapes, strict=True)]
+
+
+@torch.no_grad()
+def exported(module: nn.Module, shape: Shape, batch: int) -> torch.export.ExportedProgram:
+    """The graph of an eager module."""
+    module = copy.deepcopy(module).eval().to(memory_format=torch.contiguous_format)
+    with _PlainLayout():
+        return torch.export.export(module, (sample_input(shape, batch),))
+
+
+def lowered(program: torch.export.ExportedProgram) -> bytes:
+    """The program of a graph."""
     exir = require("executorch.exir", "executorch")
     partitioner = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
-    programs = []
-    for module, shape in zip(modules, shapes, strict=True):
-        module = copy.deepcopy(module).eval().to(memory_format=torch.contiguous_format)
-        with _PlainLayout():
-            exported = torch.export.export(module, (sample_input(shape, batch),))
-        lowered = exir.to_edge_transform_and_lower(exported, partitioner=[partitioner.XnnpackPartitioner()])
-        programs.append(bytes(lowered.to_executorch().buffer))
-    return programs
+    edge = exir.to_edge_transform_and_lower(program, partitioner=[partitioner.XnnpackPartitioner()])
+    return bytes(edge.to_executorch().buffer)
 
 
 def load(file: bytes) -> Run:

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from supernet import families, files
 from supernet.data.preparation import Preparation
+from supernet.data.sets import TrainVal
 from supernet.errors import UserError
-from supernet.export import formats
+from supernet.export import formats, int8
 from supernet.export.base import PLAIN, Options, Pixels
 from supernet.export.card import Accuracy, Card
 from supernet.export.pixels import FromPixels
 from supernet.methods import spos
 from supernet.model import Network, Supernet
+from supernet.progress import Progress, silent
 from supernet.runs import RECORD, RunFolder
 from supernet.space import Arch, Space
 from supernet.training.bn import recalibrate_bn
@@ -148,3 +150,14 @@ def write(found: Found, path: Path, card: Card, options: Options = PLAIN) -> flo
         card, layout="NHWC" if card.pixels else form.layout, batch=None if options.any_batch else card.batch
     )
     return formats.export(network, reference, path, shape, card.to_json(), card.batch or 1, options)
+
+
+def write_int8(
+    found: Found, path: Path, card: Card, images: TrainVal, settings: int8.Settings, progress: Progress = silent
+) -> int8.Quantised:
+    """Write the network on 8-bit values with its card, unless it loses too much: see ``int8.quantise``."""
+    made = int8.quantise(found.network, path, images, settings, card.batch or 1, progress)
+    known = Accuracy(validation=made.accuracy)
+    card = dataclasses.replace(card, precision=made.precision, accuracy=known, layout=formats.of(path).layout)
+    formats.write(path, made.file, found.network, card.to_json())
+    return made

@@ -25,19 +25,27 @@ def convert(
     The converter pins older packages, so it lives in an environment of its own (``make litert``) and is run there
     on torch.export's archives.
     """
-    if not LITERT_PYTHON.exists():
-        raise UserError(f"the TFLite converter is missing ({LITERT_PYTHON}): make it with `make litert`")
     with tempfile.TemporaryDirectory() as folder:
         for i, file in enumerate(pt2.convert(modules, shapes, batch)):
             Path(folder, f"{i}.pt2").write_bytes(file)
-        # As text and from that folder: beside the script lie modules named like packages of the converter's.
-        script = Path(__file__).with_name("convert_tflite.py").read_text()
-        command = [str(LITERT_PYTHON), "-c", script, folder]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        if done.returncode:
-            reason = (done.stderr.strip() or "no message").splitlines()[-1]
-            raise UserError(f"the TFLite converter failed ({reason}): make it again with `make litert`")
+        in_converter("convert_tflite.py", folder)
         return [Path(folder, f"{i}.tflite").read_bytes() for i in range(len(modules))]
+
+
+def in_converter(script: str, folder: str) -> None:
+    """Run a script of this folder in the converter's environment, on the files in ``folder``.
+
+    Raises:
+        UserError: there is no such environment, or the script fails.
+    """
+    if not LITERT_PYTHON.exists():
+        raise UserError(f"the TFLite converter is missing ({LITERT_PYTHON}): make it with `make litert`")
+    # As text and from that folder: beside the script lie modules named like packages of the converter's.
+    command = [str(LITERT_PYTHON), "-c", Path(__file__).with_name(script).read_text(), folder]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise UserError(f"the TFLite converter failed ({reason}): make it again with `make litert`")
 
 
 def load(file: bytes) -> Run:

@@ -39,6 +39,7 @@ class FitConfig:
     lr_min: float = 0.0  # what the schedule ends at instead of 0
     accumulate: int = 1  # parts that a process computes its share of a batch in, one after another
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of forward and backward; weights and statistics stay fp32
+    qat: bool = False  # by fake quantisation, of plain PyTorch
     sync_bn: bool = False  # under torchrun, batch statistics over the batches of all processes
     optimizer: Optimizer = "sgd"  # sgd has ``momentum``
     layer_decay: float = 1.0  # the rate of each layer is that of the next one times this

@@ -181,7 +181,7 @@ class Training:
         self.mine = distributed.share(cfg.batch_size, cfg.accumulate)
         if (weights := train.class_weights()) is not None:
             rule.weights = weights.to(self.device)
-        self.precision = search.precision = Precision(cfg.precision, self.device)
+        self.precision = search.precision = Precision("int8" if cfg.qat else cfg.precision, self.device)
         self.reducer = distributed.PathReducer(model)
         for norm in self.reducer.norms:
             norm.sync = cfg.sync_bn

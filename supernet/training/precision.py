@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from supernet.errors import UserError
+from supernet.training.fake_int8 import FakeInt8
 
 Name = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Name, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -46,10 +47,10 @@ class Precision:
     """Autocast for a forward pass and, in fp16, the scale of the loss that keeps small gradients from vanishing.
 
     Args:
-        name: fp32, bf16 or fp16.
+        name: fp32, bf16, fp16; int8: fake quantisation, of plain PyTorch.
     """
 
-    def __init__(self, name: Name, device: torch.device):
+    def __init__(self, name: Name | Literal["int8"], device: torch.device):
         self.name, self.device = name, device
         self.scaler = torch.amp.GradScaler(device.type) if name == "fp16" else None
 
@@ -57,6 +58,8 @@ class Precision:
         """For a forward pass whose loss goes through ``backward``."""
         if self.name == "fp32":
             return contextlib.nullcontext()
+        if self.name == "int8":
+            return FakeInt8()
         return torch.autocast(self.device.type, DTYPES[self.name])
 
     def autocast_unscaled(self) -> contextlib.AbstractContextManager:

@@ -1,0 +1,199 @@
+"""A network on 8-bit values, judged in its runtime on real images before its file is written.
+
+Where it loses too much, the layers that hurt most are found and named, or kept as floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from supernet.data.images import ImageSet
+from supernet.data.sets import TrainVal
+from supernet.errors import UserError
+from supernet.export import formats, int8_executorch, int8_onnx, int8_tflite
+from supernet.export.base import Int8, Quantiser, Run
+from supernet.families import layout
+from supernet.model import Network
+from supernet.progress import Progress, silent
+from supernet.training.evaluation import validate
+
+FORMATS: dict[str, Int8] = {  # by the suffix of their files
+    "onnx": int8_onnx.INT8,
+    "tflite": int8_tflite.INT8,
+    "pte": int8_executorch.INT8,
+}
+NAMED = 3  # layers in a message
+JUDGED = 512  # images that layers are compared on
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network is quantised.
+
+    Args:
+        calibration: training images that the ranges of activations are taken from.
+        max_drop: percentage points of validation accuracy that it may lose. mixed: keep layers that hurt as floats.
+    """
+
+    calibration: int = 256
+    max_drop: float = 1.0
+    mixed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.calibration < 1:
+            raise UserError(f"calibration on {self.calibration} images: expected at least 1, such as 256")
+        if not 0 <= self.max_drop <= 100:
+            raise UserError(f"a drop of at most {self.max_drop:g} points: expected 0 to 100, such as 1")
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A network on 8-bit values.
+
+    Args:
+        accuracy: in the runtime, float_accuracy: as floats, both on all validation images, in [0, 1].
+        floats: layers that are not on 8-bit values.
+    """
+
+    file: bytes
+    accuracy: float
+    float_accuracy: float
+    floats: tuple[str, ...] = ()
+
+    @property
+    def lost(self) -> float:
+        """Percentage points of accuracy."""
+        return 100 * (self.float_accuracy - self.accuracy)
+
+    @property
+    def precision(self) -> str:
+        """As a file's card has it."""
+        return f"int8, float32 in {', '.join(self.floats)}" if self.floats else "int8"
+
+    def describe(self, images: int) -> str:
+        """What the quantisation cost, in words.
+
+        Args:
+            images: that it was judged on.
+        """
+        told = (
+            f"{100 * self.accuracy:.2f} % of {images:,} validation images, as floats {100 * self.float_accuracy:.2f} %"
+        )
+        return f"{self.precision}: {told}"
+
+
+def of(path: Path) -> Int8:
+    """What quantises for files of this name; a UserError where nothing does."""
+    suffix = path.suffix[1:]
+    if suffix not in FORMATS:
+        raise UserError(f"{path}: int8 files end in .{', .'.join(FORMATS)}")
+    return FORMATS[suffix]
+
+
+def quantise(
+    network: Network,
+    path: Path,
+    images: TrainVal,
+    settings: Settings,
+    batch: int = 1,
+    progress: Progress = silent,
+) -> Quantised:
+    """The network on 8-bit values, run in its runtime on all validation images. Nothing is written.
+
+    Args:
+        network: eager, in eval mode. path: of the file that it shall be; its suffix is the format.
+        images: of training, to calibrate on, and of validation. batch: in one run of the file.
+
+    Raises:
+        UserError: a missing extra, no images to calibrate on, or it loses more than ``settings.max_drop``.
+    """
+    ranges = batches_of(images.train, settings.calibration, batch)
+    quantiser = of(path).quantiser(network, network.input_shape, ranges)
+    load, reference = formats.of(path).load, validate(network, images.val)
+
+    def judged(floats: Sequence[str] = ()) -> Quantised:
+        file = quantiser(floats)
+        return Quantised(file, accuracy(load(file), images.val, batch), reference, tuple(floats))
+
+    found = judged()
+    if found.lost <= settings.max_drop:
+        return found
+    keys = _keys(network)
+    hurt = by_harm(quantiser, load, list(keys), ranges, progress)
+    if settings.mixed and (mixed := _fewest(judged, hurt, settings.max_drop)):
+        return mixed
+    worst = ", ".join(f"{name} ({keys[name]})" for name in hurt[:NAMED])
+    advice = "" if settings.mixed else "keep such layers as floats (mixed), "
+    lost = f"{found.lost:.2f} points of validation accuracy, {100 * reference:.2f} to {100 * found.accuracy:.2f} %"
+    raise UserError(
+        f"{path} is not written: int8 loses {lost}, at most {settings.max_drop:g} are allowed, and most is lost by "
+        f"{worst}: {advice}train the network with fake quantisation (qat), or allow more"
+    )
+
+
+def _keys(network: Network) -> dict[str, str]:
+    """What each layer is, by its name; those that compute nothing are left out."""
+    specs = layout(network.space).pick(network.arch)
+    return {name: spec.key for name, spec in zip(network.named_path(), specs, strict=True) if spec.runs}
+
+
+def _fewest(judged: Any, hurt: Sequence[str], max_drop: float) -> Quantised | None:
+    """With the fewest of the most harmful layers as floats that suffices, by bisection; None if none does."""
+    low, high, best = 0, len(hurt), None
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = judged(hurt[:middle])
+        if found.lost <= max_drop:
+            best, high = found, middle
+        else:
+            low = middle
+    return best
+
+
+def by_harm(
+    quantiser: Quantiser,
+    load: Callable[[bytes], Run],
+    layers: Collection[str],
+    images: Sequence[np.ndarray],
+    progress: Progress = silent,
+) -> list[str]:
+    """Layers by how far the logits are from those of floats where they alone are on 8-bit values, the worst first."""
+    some = images[: max(1, JUDGED // len(images[0]))]
+
+    def logits(floats: Collection[str]) -> np.ndarray:
+        run = load(quantiser(floats))
+        return np.concatenate([run(x) for x in some])
+
+    expected, harm = logits(layers), {}
+    with progress("which layers hurt", len(layers), unit="layers") as bar:
+        for layer in layers:
+            harm[layer] = float(np.square(logits([other for other in layers if other != layer]) - expected).mean())
+            bar.advance(1)
+    return sorted(harm, key=harm.__getitem__, reverse=True)
+
+
+def batches_of(images: ImageSet, n: int, batch: int) -> list[np.ndarray]:
+    """At most ``n`` images, stratified, in batches of exactly this size; the last one is filled up from the first.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not len(images):
+        raise UserError("the calibration set is empty: expected training images to take the ranges of int8 from")
+    drawn = np.concatenate([x.numpy() for x, _ in images.subset(n, seed=0).plain_batches(512)])
+    drawn = np.concatenate([drawn, np.resize(drawn, (-len(drawn) % batch, *drawn.shape[1:]))])
+    return np.split(np.ascontiguousarray(drawn), len(drawn) // batch)
+
+
+def accuracy(run: Run, images: ImageSet, batch: int) -> float:
+    """Top-1 accuracy in [0, 1] of a file that takes ``batch`` images at once."""
+    hits = 0
+    for x, y in images.plain_batches(batch):
+        filled = np.resize(x.numpy(), (batch, *x.shape[1:]))
+        hits += int((run(filled)[: len(y)].argmax(1) == y.numpy()).sum())
+    return hits / len(images)
