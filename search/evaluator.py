@@ -31,7 +31,7 @@ from supernet.progress import Track
 from supernet.space import Arch, Space
 from supernet.spec import LayerSpec
 from supernet.training import evaluation, faults
-from supernet.training.fake_int8 import FakeInt8
+from supernet.training.fake_int8 import faking
 
 Mode = Literal["recalibrated", "batch", "inherited"]
 LARGEST_BATCH = 512  # more are not faster; also the batch whose statistics the mode ``batch`` normalises by
@@ -263,7 +263,7 @@ class Scorer:
         layer = _recalibrated if self.mode == "recalibrated" else _as_it_is
         images = torch.zeros(model.space.classes, dtype=torch.long)
         for x, y in self.validation:
-            with faults.memory(walk.doing, x, LOWER), FakeInt8() if self.int8 else contextlib.nullcontext():
+            with faults.memory(walk.doing, x, LOWER), faking(self.int8):
                 walk(tree, _channels_last(x, self.device), layer, y.to(self.device))
             images += torch.bincount(y, minlength=len(images))
         nodes = list(tree)

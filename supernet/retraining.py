@@ -23,6 +23,7 @@ from supernet.runs import RunFolder
 from supernet.space import Arch
 from supernet.training import defaults, distributed, standalone
 from supernet.training.evaluation import shared_answers
+from supernet.training.fake_int8 import faking
 from supernet.training.loop import Drive, require_steps
 from supernet.training.measured import Kernels, Wish
 from supernet.training.recipes import Wishes
@@ -262,7 +263,8 @@ def train_one(job: Job, progress: Progress = silent) -> dict:
     images = job.run.images(job.data_root, job.settings.limit, job.workers)
     network, last = train_alone(job, images, progress)
     test = job.run.test_images(job.data_root, job.workers)
-    tested = shared_answers(network, test, batch=job.settings.fit.validation_batch)
+    with faking(job.settings.qat):  # as floats it is another network than the one that was trained
+        tested = shared_answers(network, test, batch=job.settings.fit.validation_batch)
     if distributed.rank() == 0:
         own = job.run.network(job.name)
         tested.write(own.classes_path, own.confusion_picture, images.class_names)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from supernet.cli import common
 from supernet.errors import UserError
 from supernet.progress import shown
+from supernet.run_files import INT8
 
 if TYPE_CHECKING:
     from latency.table import LatencyTable
@@ -72,7 +73,10 @@ def run(args: Args) -> None:
     runtime = lut.runtime["name"] if lut and lut.runtime["name"] in able else able[0]
     if args.profile:
         profile.profiler(runtime)
-    settings = int8.Settings(args.calibration, args.max_drop, args.mixed)
+    reference = None
+    if args.int8 and not arch and args.pick.endswith(INT8):
+        reference = networks.trained(folder, space, args.pick.removesuffix(INT8)).accuracy.validation
+    settings = int8.Settings(args.calibration, args.max_drop, args.mixed, reference)
     if args.int8:
         int8.of(path)
         if args.dynamic_batch or args.with_preprocessing or args.opset:

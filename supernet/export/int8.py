@@ -38,11 +38,14 @@ class Settings:
     Args:
         calibration: training images that the ranges of activations are taken from.
         max_drop: percentage points of validation accuracy that it may lose. mixed: keep layers that hurt as floats.
+        reference: the accuracy that it may lose them of, in [0, 1]; None: the network's own as floats, which tells
+            nothing of one that was trained by fake quantisation.
     """
 
     calibration: int = 256
     max_drop: float = 1.0
     mixed: bool = False
+    reference: float | None = None
 
     def __post_init__(self) -> None:
         if self.calibration < 1:
@@ -114,7 +117,9 @@ def quantise(
     """
     ranges = batches_of(images.train, settings.calibration, batch)
     quantiser = of(path).quantiser(network, network.input_shape, ranges)
-    load, reference = formats.of(path).load, validate(network, images.val)
+    load, reference = formats.of(path).load, settings.reference
+    if reference is None:
+        reference = validate(network, images.val)
 
     def judged(floats: Sequence[str] = ()) -> Quantised:
         file = quantiser(floats)

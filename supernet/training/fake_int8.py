@@ -8,6 +8,7 @@ its weights round alike.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -26,6 +27,11 @@ class FakeInt8(TorchFunctionMode):
             x, weight, *others = args
             args = (activations(x), weights(weight), *others)
         return func(*args, **(kwargs or {}))
+
+
+def faking(wanted: bool) -> AbstractContextManager:
+    """``FakeInt8`` where it is wanted."""
+    return FakeInt8() if wanted else nullcontext()
 
 
 def activations(x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from supernet.size import Size
 from supernet.space import Arch, Space
 from supernet.training import checkpoint, distributed, drop_path, evaluation
 from supernet.training.average import MovingAverage
+from supernet.training.fake_int8 import faking
 from supernet.training.loop import Drive, FitConfig, fit, require_steps
 from supernet.training.rules import Forward, Rule, Taught
 
@@ -98,7 +99,7 @@ def train(
     forward = _first_smaller(network, how, data)
 
     def judged() -> dict:
-        with average.applied() if average else contextlib.nullcontext():
+        with average.applied() if average else contextlib.nullcontext(), faking(how.qat):
             return check(network)
 
     with drop_path.dropping(network, how.drop_path):
