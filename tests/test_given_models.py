@@ -59,7 +59,7 @@ def test_the_network_converts(reference):
         assert "cannot be written with torch alone" in refused(network.plain)
     else:
         (file,) = export.convert([network], [network.input_shape])
-        torch.testing.assert_close(torch.tensor(export.run(file, x.numpy())), expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(torch.tensor(export.load(file)(x.numpy())), expected, rtol=1e-3, atol=1e-4)
     assert sum(p.numel() for p in network.parameters()) == families.params(space, arch)
 
 
