@@ -154,6 +154,15 @@ def test_foreign_files_have_no_metadata(tmp_path, suffix):
         formats.read_metadata(path)
 
 
+def test_what_a_file_says_is_read_without_loading_it(supernet, tmp_path, monkeypatch):
+    """PyTorch's loader of .pt2 unpickles what it cannot read otherwise."""
+    path = tmp_path / "net.pt2"
+    formats.export(supernet.extract(ARCH), lambda x: supernet(x, ARCH), path, (1, 14, 14), METADATA)
+    monkeypatch.setattr(torch.export, "load", None)
+    path.with_name("net.pt2.json").unlink()
+    assert formats.read_metadata(path) == METADATA
+
+
 def test_onnx_has_bn_in_its_convolutions(supernet):
     skip_without("onnx")
     import onnx as format_of_files

@@ -31,7 +31,7 @@ class Predicted(NamedTuple):
 class Classifier:
     """An exported file in its runtime.
 
-    A ``.py`` file is code, and is run: whoever names it trusts it.
+    A ``.py`` file is code, and is run, and ``torch.export.load`` may unpickle a ``.pt2``: whoever names it trusts it.
 
     Raises:
         UserError: no exported file, one that does not say how pictures are prepared, or its runtime is not installed.
