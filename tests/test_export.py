@@ -16,6 +16,7 @@ from torch import nn
 from supernet import spaces
 from supernet.errors import UserError
 from supernet.export import formats, tflite
+from supernet.export.base import Options
 from supernet.model import Network, Supernet, batch_norms
 
 SPACE = tiny_space(act="hard_swish", squeeze_excite=True)
@@ -108,6 +109,15 @@ def test_other_numbers_are_refused(supernet, tmp_path):
         with pytest.raises(UserError, match="is not written: its logits differ"):
             formats.export(supernet.extract(ARCH), reference, path, (1, 14, 14), METADATA)
     assert not list(tmp_path.iterdir())
+
+
+def test_no_number_of_images_may_be_wrong(supernet, tmp_path):
+    def reference(x):
+        return supernet(x, ARCH) * (float("nan") if len(x) == 3 else 1)
+
+    with pytest.raises(UserError, match="differ by nan"):
+        any_batch = Options(any_batch=True)
+        formats.export(supernet.extract(ARCH), reference, tmp_path / "net.pt2", (1, 14, 14), {}, options=any_batch)
 
 
 def test_unknown_formats(supernet, tmp_path):
