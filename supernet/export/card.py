@@ -109,6 +109,8 @@ class Card:
     def from_json(cls, data: Any) -> Card:
         """From plain values; a ValueError where they are none of a card."""
         shape.require(data, EXPECTED)
+        if len(data["shape"]) != 3 or len(data["accuracy"]["size"] or (1, 1)) != 2:
+            raise ValueError("expected channels, height and width, and sizes as pairs")
         known = {one.name: data[one.name] for one in dataclasses.fields(cls)}
         given = {one.name: data["accuracy"][one.name] for one in dataclasses.fields(Accuracy)}
         made = {
