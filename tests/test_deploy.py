@@ -247,7 +247,7 @@ def test_predictions_that_cannot_be_made(pets, tmp_path, monkeypatch):
         card.beside(file).write_text(json.dumps({**told, **wrong}))
         assert "cannot run" in refused("predict", file, tmp_path / "bad.png")
     card.beside(file).write_text(json.dumps({**told, "shape": [3]}))
-    assert "expected channels, height and width" in refused("predict", file, tmp_path / "bad.png")
+    assert "expected a list of 3" in refused("predict", file, tmp_path / "bad.png")
     card.beside(file).write_text(json.dumps({**told, "classes": "cat"}))
     assert "was exported without what is known of it (classes is" in refused("predict", file, tmp_path / "bad.png")
 
