@@ -71,7 +71,7 @@ def run(args: Args) -> None:
     data, _ = _common.open_images(images)
     space = spaces.get(args.space, data.channels, data.size, data.classes)
     archs = space.enumerate()[:: space.size // 16 if args.quick else 1]
-    folder = args.run / f"int8-{space.name}"
+    folder = args.run / f"int8-{space.name}-{args.train}x{args.epochs}{'-quick' if args.quick else ''}"
     tables = {precision: table(folder, space, precision, args.quiet) for precision in footprint.VALUE}
     latencies = {p: [lut.predict_arch(space, arch) for arch in archs] for p, lut in tables.items()}
     scores = {p: scored(args, folder, space, data, archs, p == "int8") for p in tables}

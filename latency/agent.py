@@ -29,8 +29,6 @@ from supernet.errors import UserError
 
 SCHEMA = 1
 TENSORRT = "tensorrt"
-
-
 SCALARS = {1: "int8", 6: "float32"}  # as PyTorch numbers them
 TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}  # as onnxruntime names them
 

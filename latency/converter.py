@@ -43,7 +43,7 @@ class Converter:
     The same converters as of ``supernet.export``: what a table says holds for the exported network.
 
     Args:
-        name: onnxruntime, litert, executorch or openvino.
+        name: one of ``SUFFIXES``.
         cache: folder that keeps converted layers; without one they last for a ``session``.
         precision: int8 quantises the layers, with ranges of noise.
     """

@@ -34,12 +34,6 @@ class Answers:
     guesses: np.ndarray
     classes: int
 
-    @classmethod
-    def of(cls, logits: np.ndarray, labels: np.ndarray) -> Answers:
-        """Those by logits ``[N, classes]``."""
-        likeliest = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-        return cls(labels, likeliest, logits.shape[1])
-
     def __len__(self) -> int:
         return len(self.labels)
 

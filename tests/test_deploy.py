@@ -172,6 +172,11 @@ def test_timm_prepares_images_as_training_did(pets, tmp_path):
     (tmp_path / "other/config.json").write_text("{}")
     line = refused("export", *run, "--output", tmp_path / "x.py", "--hub-folder", tmp_path / "other")
     assert "config.json is something else's: expected a new folder" in line
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project/README.md").write_text("mine")
+    line = refused("export", *run, "--output", tmp_path / "x.py", "--hub-folder", tmp_path / "project")
+    assert "README.md is something else's: expected a new folder" in line
+    assert (tmp_path / "project/README.md").read_text() == "mine"
     assert not (tmp_path / "x.py").exists()
 
 
@@ -238,6 +243,11 @@ def test_predictions_that_cannot_be_made(pets, tmp_path, monkeypatch):
     card.beside(tmp_path / "floats.pt2").write_text(json.dumps({**told, "preparation": None}))
     line = refused("predict", tmp_path / "floats.pt2", tmp_path / "bad.png")
     assert "does not say how pictures become its input" in line
+    for wrong in ({"classes": ["cat"]}, {"preparation": told["preparation"] | {"mean": [0, 0], "std": [1, 1]}}):
+        card.beside(file).write_text(json.dumps({**told, **wrong}))
+        assert "cannot run" in refused("predict", file, tmp_path / "bad.png")
+    card.beside(file).write_text(json.dumps({**told, "shape": [3]}))
+    assert "expected a list of 3" in refused("predict", file, tmp_path / "bad.png")
     card.beside(file).write_text(json.dumps({**told, "classes": "cat"}))
     assert "was exported without what is known of it (classes is" in refused("predict", file, tmp_path / "bad.png")
 

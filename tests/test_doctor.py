@@ -43,6 +43,12 @@ def test_an_operator_that_is_wrong_is_named(module, name, monkeypatch, capsys):
     assert [row["fine"] for row in json.loads(told.out)["operators"]].count(False) == 1
 
 
+def test_a_gradient_that_is_no_number_is_wrong(monkeypatch):
+    whole = ops.depthwise_conv2d
+    monkeypatch.setattr(ops, "depthwise_conv2d", lambda x, w, **how: whole(x, w, **how) + (0 * w).sum().sqrt())
+    assert [outcome.name for outcome in selftest.run([CPU]) if not outcome.fine] == ["depthwise_conv2d"]
+
+
 def test_an_operator_that_raises_does_not_hide_the_others(monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("no such kernel")

@@ -16,6 +16,7 @@ from torch import nn
 from supernet import spaces
 from supernet.errors import UserError
 from supernet.export import formats, tflite
+from supernet.export.base import Options
 from supernet.model import Network, Supernet, batch_norms
 
 SPACE = tiny_space(act="hard_swish", squeeze_excite=True)
@@ -110,6 +111,15 @@ def test_other_numbers_are_refused(supernet, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_no_number_of_images_may_be_wrong(supernet, tmp_path):
+    def reference(x):
+        return supernet(x, ARCH) * (float("nan") if len(x) == 3 else 1)
+
+    network, options = supernet.extract(ARCH), Options(any_batch=True)
+    with pytest.raises(UserError, match="differ by nan"):
+        formats.export(network, reference, tmp_path / "net.pt2", (1, 14, 14), {}, options=options)
+
+
 def test_unknown_formats(supernet, tmp_path):
     with pytest.raises(UserError, match=r"ends in \.pt2, \.onnx, \.tflite, \.pte"):
         formats.export(supernet.extract(ARCH), supernet, tmp_path / "net.h5", (1, 14, 14), METADATA)
@@ -152,6 +162,15 @@ def test_foreign_files_have_no_metadata(tmp_path, suffix):
     path.write_bytes(b"something else")
     with pytest.raises(UserError, match=r"no network that was exported here"):
         formats.read_metadata(path)
+
+
+def test_what_a_file_says_is_read_without_loading_it(supernet, tmp_path, monkeypatch):
+    """PyTorch's loader of .pt2 unpickles what it cannot read otherwise."""
+    path = tmp_path / "net.pt2"
+    formats.export(supernet.extract(ARCH), lambda x: supernet(x, ARCH), path, (1, 14, 14), METADATA)
+    monkeypatch.setattr(torch.export, "load", None)
+    path.with_name("net.pt2.json").unlink()
+    assert formats.read_metadata(path) == METADATA
 
 
 def test_onnx_has_bn_in_its_convolutions(supernet):

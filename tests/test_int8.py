@@ -108,6 +108,18 @@ def test_a_network_is_judged_in_its_runtime(network, tmp_path, batch):
     assert not list(tmp_path.iterdir())
 
 
+def test_images_are_resized_for_a_file_as_the_network_resizes_them(tmp_path):
+    space = SMALL_SPACES["tiny-resolutions"]()
+    torch.manual_seed(0)
+    network = Network(space, tuple(open_[0] for open_ in space.allowed), kernels="eager")
+    recalibrate_bn(network, [torch.randn(64, 1, 14, 14)])
+    torch.nn.init.normal_(network.head.classifier.weight)
+    assert network.eval().input_shape == (1, 9, 9)
+    made = int8.quantise(network, tmp_path / "net.onnx", data(network, 40, 100), int8.Settings(max_drop=20))
+    assert made.accuracy > 0.8
+    assert LOAD(made.file)(np.zeros((1, 1, 9, 9), np.float32)).shape == (1, 10)
+
+
 def test_layers_that_hurt_are_named_and_kept(spoilt, tmp_path):
     images = data(spoilt, 64, 300)
     says = refused(int8.quantise, spoilt, tmp_path / "net.onnx", images, int8.Settings(max_drop=10))

@@ -48,6 +48,8 @@ def test_the_page(tmp_path):
         card = formats.read_card(tmp_path / f"{name}.onnx")
         assert card.precision.startswith("int8")
         assert card.accuracy.validation > 0.5
+    tuned = next(text for command, text in told.items() if command.startswith("retrain") and "--qat" in command)
+    assert "--pick best-int8 --int8" in tuned
     assert "the table promised" in told["export --int8 --output best-int8.onnx"]
     front = json.loads((tmp_path / "runs" / "default" / "front.json").read_text())
     assert all(entry["flash"] <= 96 * 1024 and entry["ram"] <= 40 * 1024 for entry in front["front"])

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 
 from supernet import answers, files, metrics
 from supernet.answers import FILE, Answers
+from supernet.training import evaluation
 from tests.conftest import refused
+
+
+class Answering(torch.nn.Linear):
+    """A model whose images are its logits."""
+
+    def __init__(self, classes: int):
+        super().__init__(1, 1)
+        self.space = SimpleNamespace(classes=classes)
+
+    def forward(self, x, arch=None):
+        return x
+
+
+def answered(logits: np.ndarray, labels: np.ndarray) -> Answers:
+    """As evaluation has them, in batches."""
+    batches = zip(torch.from_numpy(logits).split(64), torch.from_numpy(labels).split(64), strict=True)
+    return evaluation.answers(Answering(logits.shape[1]), batches)
 
 
 def uneven(classes: int = 7, images: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +44,7 @@ def uneven(classes: int = 7, images: int = 300, seed: int = 0) -> tuple[np.ndarr
 
 def test_shares_are_scikit_learns():
     logits, labels = uneven()
-    found = Answers.of(logits, labels)
+    found = answered(logits, labels)
     assert found.share() == pytest.approx(np.mean(logits.argmax(1) == labels), abs=0)
     assert found.share("balanced") == pytest.approx(balanced_accuracy_score(labels, logits.argmax(1)))
     assert found.share("top5") == pytest.approx(top_k_accuracy_score(labels, logits, k=5))
@@ -74,12 +94,12 @@ def test_top5_of_five_classes_is_refused_and_not_told():
     assert "top1, top5, balanced" in refused(metrics.require, "f1", 10)
     metrics.require("top5", 6)
     logits, labels = uneven(classes=5)
-    assert sorted(Answers.of(logits, labels).shares("val")) == ["val_accuracy", "val_balanced_accuracy"]
+    assert sorted(answered(logits, labels).shares("val")) == ["val_accuracy", "val_balanced_accuracy"]
 
 
 def test_results_name_every_metric_with_its_interval_and_the_images():
     logits, labels = uneven()
-    row = Answers.of(logits, labels).result("test")
+    row = answered(logits, labels).result("test")
     assert row["test_images"] == 300
     for metric in metrics.METRICS:
         name = metrics.key("test", metric)
@@ -94,7 +114,7 @@ def test_results_name_every_metric_with_its_interval_and_the_images():
 def test_the_file_of_the_classes_and_its_picture(tmp_path):
     logits, labels = uneven()
     names = [f"class {i}" for i in range(5)] + ["$a_{", "猫"]
-    Answers.of(logits, labels).write(tmp_path / "classes.json", tmp_path / "confusion.png", names)
+    answered(logits, labels).write(tmp_path / "classes.json", tmp_path / "confusion.png", names)
     read = files.read_json(tmp_path / "classes.json", "classes", expected=FILE)
     assert read["confusion"] == confusion_matrix(labels, logits.argmax(1)).tolist()
     for row, counts in zip(read["classes"], read["confusion"], strict=True):
@@ -111,5 +131,5 @@ def test_the_file_of_the_classes_and_its_picture(tmp_path):
 
 def test_a_picture_of_many_classes_names_none(tmp_path):
     logits, labels = uneven(classes=60, images=200)
-    Answers.of(logits, labels).write(tmp_path / "a.json", tmp_path / "a.png", [str(i) for i in range(60)])
+    answered(logits, labels).write(tmp_path / "a.json", tmp_path / "a.png", [str(i) for i in range(60)])
     assert (tmp_path / "a.png").stat().st_size > 1000

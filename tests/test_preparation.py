@@ -25,7 +25,7 @@ def test_plain_values_and_back(prepared):
     ("change", "says"),
     [
         ({"mean": [0.5]}, "as many means as deviations"),
-        ({"fit": {**PHOTOGRAPH.to_json()["fit"], "size": [64]}}, "heights and widths as pairs"),
+        ({"fit": {**PHOTOGRAPH.to_json()["fit"], "size": [64]}}, "fit.size is .* expected a list of 2"),
         ({"fit": {**PHOTOGRAPH.to_json()["fit"], "mode": "CMYK"}}, "fit.mode is 'CMYK', expected 'L' or 'RGB'"),
     ],
 )

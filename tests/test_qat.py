@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F
 
+from supernet.export import networks
+from supernet.export.card import Accuracy
 from supernet.model import Network
 from supernet.retraining import Settings, plain_kernels, trained_before
 from supernet.runs import RunFolder
@@ -66,3 +71,12 @@ def test_learning_rates_are_those_of_given_weights():
     assert Settings(qat=True).fit.lr == pytest.approx(Settings().fit.lr / 10)
     assert Settings(qat=True).fit.qat
     assert not Settings().fit.qat
+
+
+def test_as_floats_it_is_not_tested(tmp_path):
+    """What its result has is by fake quantisation."""
+    shutil.copytree(Path(__file__).parent / "data/v0.1/spos", tmp_path / "run")
+    shutil.copytree(tmp_path / "run/best", tmp_path / "run/best-int8")
+    run = RunFolder(tmp_path / "run")
+    assert networks.trained(run, run.space(), "best").accuracy.test is not None
+    assert networks.trained(run, run.space(), "best-int8").accuracy == Accuracy()

@@ -47,6 +47,10 @@ def test_networks_that_were_trained_alone():
     single = {"best": rows["best"], "random-0": rows["random-1"]}
     assert [row[0] for row in columns.alone(single, "title").rows] == ["best", "random-0"]
     assert columns.gain({"best": rows["best"]}) == ""
+    assert columns.gain(random) == ""
+    tuned = {"best-int8": {"test_accuracy": 0.9}, "random-1-int8": {"test_accuracy": 0.1}}
+    assert columns.gain({**rows, **tuned}) == columns.gain(rows)
+    assert columns.gain({**tuned, **rows}).startswith("best-int8: +80.00 points")
 
 
 def test_networks_are_compared_by_their_metric():

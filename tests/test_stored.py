@@ -57,6 +57,7 @@ def decoded(monkeypatch):
 def test_batches_from_file_and_memory_are_those_decoded(folder, tmp_path, workers):
     images = opened(folder, workers=workers)
     for kept in (stored.in_file(images, tmp_path / "run"), stored.in_memory(images)):
+        assert kept.preparation == images.preparation
         assert same(kept.plain_batches(3), images.plain_batches(3))
         some = np.array([5, 1, 2])
         assert same([whole(kept.take(some))], [whole(images.take(some))])

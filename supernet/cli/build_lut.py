@@ -150,7 +150,7 @@ def prepare(args: Args, space: Space, output: Path, table: LatencyTable | None =
         runtime = build.runtime_for(args.device, args.runtime, *options, **more)
     else:
         runtime = runtimes.of_table(table)
-    protocol, pinned = build.protocol_for(args.device, args.rounds, args.runtime), (args.cores, args.pin)
+    protocol, pinned = build.protocol_for(args.device, args.rounds, runtime.name), (args.cores, args.pin)
     told = (shown(not args.quiet), common.warn)
     return build.Build(
         space, runtime, protocol, archs, args.seed, *pinned, *told, sampling=None if table else sampling(args, space)

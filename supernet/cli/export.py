@@ -1,4 +1,4 @@
-"""Write a found network as a file: .pt2 (torch.export), .onnx, .tflite, .pte (ExecuTorch), or Python code."""
+"""Write a found network as a file: .pt2 (torch.export), .onnx, .tflite, .pte (ExecuTorch), .xml (OpenVINO), or code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Args(common.Decoding, common.OnRun):
     output: Annotated[Path | None, common.UNSET] = None
-    """Output file; its suffix is the format (.pt2, .onnx, .tflite, .pte, .py). Defaults to RUN/PICK.onnx."""
+    """Output file; its suffix is the format (.pt2, .onnx, .tflite, .pte, .xml, .py). Defaults to RUN/PICK.onnx."""
     pick: str = "best"
     """Network that retrain.py trained: the name of its folder in RUN."""
     arch: Annotated[tuple[int, ...] | None, common.UNSET] = None

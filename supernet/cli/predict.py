@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Args:
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
-    """What export.py wrote: .onnx, .tflite, .pte, .xml, .pt2, or .py, which is run as the code that it is."""
+    """What export.py wrote: .onnx, .tflite, .pte, .xml; .pt2 and .py may run code: name only files that you trust."""
     images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE")]
     """Pictures, and folders of them; of a folder with a folder for each class the accuracy is told."""
     top: int = 1

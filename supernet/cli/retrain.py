@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from supernet.cli import common, planning, recipe
 from supernet.metrics import Metric
-from supernet.run_files import INT8
 
 if TYPE_CHECKING:
     from supernet.executor import Executor
@@ -70,9 +69,9 @@ def run(args: Args) -> None:
             chosen = {CONFIGURED: arch} if arch else rehearsed.picked(making.folder, args.pick, args.controls)
             making.retrain(making.folder, chosen, settings, args, Processes(args.jobs))
     else:
-        train(folder, settings, args.pick, args.controls, args, args.ray_or(Processes(args.jobs)), arch)
+        first = train(folder, settings, args.pick, args.controls, args, args.ray_or(Processes(args.jobs)), arch)
         if distributed.rank() == 0 and settings.qat:
-            common.next_command("export", args, "--pick", f"{args.pick}{INT8}", "--int8")
+            common.next_command("export", args, "--pick", first, "--int8")
         elif distributed.rank() == 0:
             common.next_command("report", args)
     distributed.stop()
@@ -86,11 +85,14 @@ def train(
     args: Any,
     executor: Executor,
     arch: Arch | None = None,
-) -> None:
+) -> str:
     """Train what ``pick`` names and random controls, and show how they do.
 
     Args:
         args: with device, kernels, workers, data_root and progress. executor: who trains. arch: to train instead.
+
+    Returns:
+        The folder of the first network, within the run.
     """
     from latency import runtimes
     from latency.table import LatencyTable
@@ -122,8 +124,9 @@ def train(
         progress=args.progress,
         aside=lambda old, new: common.tell(f"{old} held another training: moved to {new}"),
     )
+    first = next(iter(rows))
     if distributed.rank() > 0:
-        return
+        return first
     common.show(
         columns.alone(rows, f"{'trained alone' if settings.epochs else 'weights of the supernet'}, tested once")
     )
@@ -131,7 +134,8 @@ def train(
         common.tell(line)
     if gain := columns.gain(rows):
         common.say(gain)
-    common.tell(f"→ {folder.network(next(iter(rows))).path}")
+    common.tell(f"→ {folder.network(first).path}")
+    return first
 
 
 main = common.entry(run, Args, torchrun=True)

@@ -43,8 +43,6 @@ class Preparation:
     def from_json(cls, data: Any) -> Preparation:
         """From plain values; a ValueError where they are none of a preparation."""
         shape.require(data, PREPARATION)
-        if any(len(data["fit"][side] or (1, 1)) != 2 for side in ("size", "cover") if data["fit"]):
-            raise ValueError("expected heights and widths as pairs")
         if len(data["mean"]) != len(data["std"]):
             raise ValueError("expected as many means as deviations")
         fit = {name: _tuples(value) for name, value in (data["fit"] or {}).items() if name in FIT}
@@ -71,9 +69,10 @@ def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+SIDES = [shape.POSITIVE, shape.POSITIVE]  # height and width
 FIT = {
-    "size": [shape.POSITIVE],
-    "cover": (None, [shape.POSITIVE]),
+    "size": SIDES,
+    "cover": (None, SIDES),
     "mode": ("L", "RGB"),
     "interpolation": ("bicubic", "bilinear"),
     "reduced": bool,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from supernet.data.decoding import DecodedImages, Draw, normalise
 from supernet.data.images import ImageSet, Step
+from supernet.data.pictures import Fit
 from supernet.files import write_atomically
 from supernet.progress import Progress, silent
 
@@ -32,7 +33,11 @@ class StoredImages(ImageSet):
     def __init__(self, images: DecodedImages, rows: Callable[[np.ndarray], np.ndarray]):
         """rows: [B, …] as ``DecodedImages.pixels`` has them, of images by their places in ``images``."""
         super().__init__(images.labels, images.mean, images.std, images.size)
-        self.index, self._rows, self._places = images.index, rows, np.arange(len(images))
+        self.index, self._rows, self._places, self._fit = images.index, rows, np.arange(len(images)), images.fit
+
+    @property
+    def fit(self) -> Fit | None:
+        return self._fit
 
     def take(self, positions: np.ndarray) -> StoredImages:
         """The set of these of this set's images; the pixels are shared, not copied."""

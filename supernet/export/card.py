@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from supernet import files, metrics, shape
-from supernet.data.preparation import PREPARATION, Preparation
+from supernet.data.preparation import PREPARATION, SIDES, Preparation
 from supernet.size import Size
 
 SCHEMA = 2  # 1 had neither classes nor the preparation of images
@@ -127,12 +127,12 @@ EXPECTED = {
     "layers": str,
     "classes": [str],
     "preparation": (None, PREPARATION),
-    "shape": [shape.POSITIVE],
+    "shape": [shape.POSITIVE] * 3,
     "batch": (None, shape.POSITIVE),
     "pixels": bool,
     "layout": ("NCHW", "NHWC"),
     "precision": str,
-    "accuracy": {"test": NUMBER, "validation": NUMBER, "images": (None, shape.COUNT), "size": (None, [shape.POSITIVE])},
+    "accuracy": {"test": NUMBER, "validation": NUMBER, "images": (None, shape.COUNT), "size": (None, SIDES)},
     "latency_ms": (None, float),
     "lut": (None, dict),
     "made_from": dict,

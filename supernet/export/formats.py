@@ -78,7 +78,8 @@ def export(
     sample = max(batch, 2) if options.any_batch else batch  # one would be taken for fixed
     (file,) = form.convert([network], [shape], sample, options)
     run = form.load(file)
-    difference = max(_difference(run, reference, shape, n) for n in ((1, sample, 3) if options.any_batch else (batch,)))
+    batches = (1, sample, 3) if options.any_batch else (batch,)
+    difference = float(np.max([_difference(run, reference, shape, n) for n in batches]))  # NaN where one is
     if not difference <= TOLERANCE:  # NaN is refused too
         raise UserError(
             f"{path} is not written: its logits differ by {difference:.1e} of the largest, at most {TOLERANCE:g} is "

@@ -19,7 +19,7 @@ from supernet.model import Network
 from supernet.space import Space
 
 ARCHITECTURE = "supernet_network"  # as ``supernet.timm`` registers it, for networks of any space
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 USE = """```python
 import timm, supernet.timm  # registers the architecture
 
@@ -30,9 +30,11 @@ transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model
 
 def require(folder: Path, space: Space) -> None:
     """Refuse a folder of something else, and a space with code of one's own, which no configuration can hold."""
-    path = folder / CONFIG
-    if path.exists() and ARCHITECTURE not in path.read_text(encoding="utf-8", errors="replace"):
-        raise UserError(f"{path} is something else's: expected a new folder for the hub")
+    config = folder / CONFIG
+    ours = config.exists() and ARCHITECTURE in config.read_text(encoding="utf-8", errors="replace")
+    there = [folder / name for name in (CONFIG, WEIGHTS, CARD) if (folder / name).exists()]
+    if there and not ours:
+        raise UserError(f"{there[0]} is something else's: expected a new folder for the hub")
     families.layout(Space.from_json(space.to_json(), "a folder for the hub"))
 
 
@@ -48,7 +50,7 @@ def write(folder: Path, network: Network, card: Card) -> None:
         "pretrained_cfg": {"input_size": card.shape, **(timm_config(card.preparation) if card.preparation else {})},
         "model_args": {"space": network.space.to_json(), "arch": network.arch, "bn_eps": eps},
     }
+    files.write_json(folder / CONFIG, config)  # first: by it a folder is known as ours
     files.write_bytes(folder / WEIGHTS, pt2.weights(network, {"format": "pt"}))
-    files.write_json(folder / CONFIG, config)
     text = companions.readme(folder / WEIGHTS, card, library="timm", use=USE)
-    files.write_bytes(folder / "README.md", text.encode())
+    files.write_bytes(folder / CARD, text.encode())

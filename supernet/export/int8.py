@@ -5,12 +5,13 @@ Where it loses too much, the layers that hurt most are found and named, or kept 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
@@ -18,8 +19,10 @@ from supernet.errors import UserError
 from supernet.export import formats, int8_executorch, int8_onnx, int8_tflite
 from supernet.export.base import Int8, Quantiser, Run
 from supernet.families import layout
+from supernet.families.resolutions import resized
 from supernet.model import Network
 from supernet.progress import Progress, silent
+from supernet.size import Size
 from supernet.training.evaluation import validate
 
 FORMATS: dict[str, Int8] = {  # by the suffix of their files
@@ -115,7 +118,8 @@ def quantise(
     Raises:
         UserError: a missing extra, no images to calibrate on, or it loses more than ``settings.max_drop``.
     """
-    ranges = batches_of(images.train, settings.calibration, batch)
+    size = Size(*network.input_shape[1:])
+    ranges = batches_of(images.train, settings.calibration, batch, size)
     quantiser = of(path).quantiser(network, network.input_shape, ranges)
     load, reference = formats.of(path).load, settings.reference
     if reference is None:
@@ -123,7 +127,7 @@ def quantise(
 
     def judged(floats: Sequence[str] = ()) -> Quantised:
         file = quantiser(floats)
-        return Quantised(file, accuracy(load(file), images.val, batch), reference, tuple(floats))
+        return Quantised(file, accuracy(load(file), images.val, batch, size), reference, tuple(floats))
 
     found = judged()
     if found.lost <= settings.max_drop:
@@ -182,23 +186,28 @@ def by_harm(
     return sorted(harm, key=harm.__getitem__, reverse=True)
 
 
-def batches_of(images: ImageSet, n: int, batch: int) -> list[np.ndarray]:
-    """At most ``n`` images, stratified, in batches of exactly this size; the last one is filled up from the first.
+def batches_of(images: ImageSet, n: int, batch: int, size: Size) -> list[np.ndarray]:
+    """At most ``n`` images, stratified, in batches of exactly so many; the last one is filled up from the first.
 
     Raises:
         UserError: there are none.
     """
     if not len(images):
         raise UserError("the calibration set is empty: expected training images to take the ranges of int8 from")
-    drawn = np.concatenate([x.numpy() for x, _ in images.subset(n, seed=0).plain_batches(512)])
+    drawn = np.concatenate([x.numpy() for x, _ in _served(images.subset(n, seed=0), 512, size)])
     drawn = np.concatenate([drawn, np.resize(drawn, (-len(drawn) % batch, *drawn.shape[1:]))])
     return np.split(np.ascontiguousarray(drawn), len(drawn) // batch)
 
 
-def accuracy(run: Run, images: ImageSet, batch: int) -> float:
-    """Top-1 accuracy in [0, 1] of a file that takes ``batch`` images at once."""
+def accuracy(run: Run, images: ImageSet, batch: int, size: Size) -> float:
+    """Top-1 accuracy in [0, 1] of a file that takes ``batch`` images of ``size`` at once."""
     hits = 0
-    for x, y in images.plain_batches(batch):
+    for x, y in _served(images, batch, size):
         filled = np.resize(x.numpy(), (batch, *x.shape[1:]))
         hits += int((run(filled)[: len(y)].argmax(1) == y.numpy()).sum())
     return hits / len(images)
+
+
+def _served(images: ImageSet, batch: int, size: Size) -> Iterator[tuple[Tensor, Tensor]]:
+    """Plain batches, resized as a network does whose space has a gene for the resolution: its file does not."""
+    return ((resized(x, size), y) for x, y in images.plain_batches(batch))

@@ -22,6 +22,7 @@ from supernet.export.pixels import FromPixels
 from supernet.methods import spos
 from supernet.model import Network, Supernet
 from supernet.progress import Progress, silent
+from supernet.run_files import INT8
 from supernet.runs import RECORD, RunFolder
 from supernet.space import Arch, Space
 from supernet.training.bn import recalibrate_bn
@@ -37,7 +38,8 @@ class Found(NamedTuple):
 
 
 def trained(run: RunFolder, space: Space, pick: str) -> Found:
-    """The network in the folder ``pick`` of a run; one that the search trained, as DSNAS's child, is not tested.
+    """The network in the folder ``pick`` of a run; one that the search trained, as DSNAS's child, is not tested, nor is
+    one as floats that was fine-tuned by fake quantisation.
 
     Raises:
         UserError: there is none, or it was trained for an earlier search.
@@ -49,7 +51,8 @@ def trained(run: RunFolder, space: Space, pick: str) -> Found:
             f"{own.path} was trained for an earlier search, the front has another network for {pick} now",
             missing="network",
         )
-    read = files.read_json(own.result_path, "result", missing="network") if own.result_path.exists() else {}
+    known = own.result_path.exists() and not pick.endswith(INT8)
+    read = files.read_json(own.result_path, "result", missing="network") if known else {}
     accuracy = Accuracy(read.get("test_accuracy"), read.get("val_accuracy"), read.get("test_images"))
     return Found(network.arch, network, network, accuracy)
 
@@ -157,7 +160,7 @@ def write_int8(
 ) -> int8.Quantised:
     """Write the network on 8-bit values with its card, unless it loses too much: see ``int8.quantise``."""
     made = int8.quantise(found.network, path, images, settings, card.batch or 1, progress)
-    known = Accuracy(validation=made.accuracy)
+    known = Accuracy(validation=made.accuracy, size=card.accuracy.size)
     card = dataclasses.replace(card, precision=made.precision, accuracy=known, layout=formats.of(path).layout)
     formats.write(path, made.file, found.network, card.to_json())
     return made

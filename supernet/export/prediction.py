@@ -31,7 +31,7 @@ class Predicted(NamedTuple):
 class Classifier:
     """An exported file in its runtime.
 
-    A ``.py`` file is code, and is run: whoever names it trusts it.
+    A ``.py`` file is code, and is run, and ``torch.export.load`` may unpickle a ``.pt2``: whoever names it trusts it.
 
     Raises:
         UserError: no exported file, one that does not say how pictures are prepared, or its runtime is not installed.
@@ -48,10 +48,14 @@ class Classifier:
         self.mean, self.std = (np.array(values, np.float32) for values in (prepared.mean, prepared.std))
         try:
             self.run = form.load(form.read(file))
+            answers = self(np.zeros((1, *self.fit.size, 1 if self.fit.mode == "L" else 3), np.uint8))
+            if answers.shape != (1, len(self.card.classes)):
+                raise ValueError(f"it has {answers.shape[1:]} outputs, its card {len(self.card.classes)} classes")
         except UserError:
             raise
         except Exception as error:  # each runtime has its own way to say that a file is damaged
-            raise UserError(f"{form.script.package} cannot load {file} ({line(error)}): export it again") from error
+            told = f"{form.script.package} cannot run {file} as its card says ({line(error)})"
+            raise UserError(f"{told}: export it again") from error
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Probabilities float32 [N, classes] of pixels uint8 [N, height, width, channels], N at most ``at_once``."""

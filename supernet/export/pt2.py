@@ -20,6 +20,8 @@ from supernet.export.base import PLAIN, Format, Options, Run, Script, Shape, sam
 from supernet.export.card import KEY
 from supernet.export.pixels import FromPixels
 
+EXTRA = f"extra/{KEY}", f"extra_files/{KEY}"  # where archives have it: of today's torch, of that before 2.8
+
 
 @torch.no_grad()
 def convert(
@@ -75,15 +77,13 @@ def weights(network: nn.Module, metadata: dict[str, str]) -> bytes:
 
 
 def inside(path: Path) -> dict[str, Any]:
-    """The metadata of an archive, or of the weights beside it."""
+    """The metadata of an archive, or of the weights beside it; no network is loaded, which may unpickle."""
     if path.suffix == ".safetensors":
         with safetensors.safe_open(path, "pt") as file:
             return files.parse(file.metadata()[KEY])
-    if not zipfile.is_zipfile(path):
-        raise ValueError("it is no archive")  # before torch tells what it tried
-    extra = {KEY: ""}
-    torch.export.load(path, extra_files=extra)
-    return files.parse(extra[KEY])
+    with zipfile.ZipFile(path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(EXTRA))
+        return files.parse(archive.read(name))
 
 
 SCRIPT = Script(

@@ -1,4 +1,4 @@
-"""Run by the converter's own environment: every ``N.tflite`` in a folder to ``N.int8.tflite``, as ``N.json`` says.
+"""Run by the converter's own environment: every ``N.tflite`` in a folder to ``N.int8``, as ``N.json`` says.
 
 ``N.npy`` has the batches that ranges are taken from, ``[n, B, H, W, C]``. ``N.json``: ``inner``, whether the input is
 int8; ``weights``, the number of weights of each convolution and linear layer in order, and ``floats``, which of them

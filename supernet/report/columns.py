@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from supernet import metrics
 from supernet.metrics import HEADINGS, TOP1, Metric
 from supernet.retraining import controls
+from supernet.run_files import INT8
 from supernet.tables import Table, mean_and_deviation
 
 # Of networks, trained or on a front: heading, key of the result, factor, form. Not every run has all of them.
@@ -63,14 +64,18 @@ def told(rows: Mapping[str, dict]) -> list[str]:
 
 
 def gain(rows: Mapping[str, dict]) -> str:
-    """What the first network is better by than the controls, in points of the metric; empty without any."""
-    if not (random := controls(rows)):
-        return ""
-    metric = metric_of(rows)
+    """What the first network is better by than the controls, in points of the metric; empty without any.
+
+    Those that were fine-tuned by fake quantisation are no controls of one that was not, nor the other way round.
+    """
+    first, metric, random = next(iter(rows)), metric_of(rows), controls(rows)
     key = metrics.key("test", metric)
-    first, test = next(iter(rows)), [100 * rows[name][key] for name in random]
+    alike = (rows[name] for name in random if name.endswith(INT8) == first.endswith(INT8))
+    test = [100 * row[key] for row in alike if key in row]
+    if not test or first in random or key not in rows[first]:
+        return ""
     accuracy, against = 100 * rows[first][key], "a random architecture of the same window"
-    if len(random) > 1:
-        against = f"the mean of {len(random)} random architectures of the same window"
+    if len(test) > 1:
+        against = f"the mean of {len(test)} random architectures of the same window"
         against += f", {accuracy - max(test):+.2f} against the best of them"
     return f"{first}: {accuracy - sum(test) / len(test):+.2f} points of test {metrics.NAMES[metric]} against {against}"

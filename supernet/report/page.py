@@ -142,15 +142,6 @@ def tested(run: Run) -> str:
         return ""
     picked, shown = {name: row for name, row in results.items() if name in run.picked}, columns.shared(results.values())
     rows = [[name, *(form.format(scale * row[key]) for _, key, scale, form in shown)] for name, row in results.items()]
-    note = ""
-    chance = [100 * row["test_accuracy"] for name, row in results.items() if name not in picked]
-    if picked and len(chance) > 1:
-        first, row = next(iter(picked.items()))
-        gain = 100 * row["test_accuracy"]
-        note = paragraph(
-            f"{first} is {gain - np.mean(chance):+.2f} points from the mean of {len(chance)} random networks of the "
-            f"same window (standard deviation {np.std(chance, ddof=1):.2f}), {gain - max(chance):+.2f} from the best."
-        )
     known = set.intersection(*map(set, results.values()))
     cost = next((c for c in ("measured_latency_ms", "latency_ms", "flops", "params") if c in known), "")
 
@@ -169,8 +160,8 @@ def tested(run: Run) -> str:
 
     headings = ["trained alone", *(c[0] for c in shown)]
     picture = image(plot, "test accuracy over cost") if cost and len(results) > 1 else ""
-    sure = "; ".join(columns.told(results))
-    return section("Trained alone, tested once", table(headings, rows, picked), paragraph(sure), note, picture)
+    told = [paragraph(line) for line in ("; ".join(columns.told(results)), columns.gain(results)) if line]
+    return section("Trained alone, tested once", table(headings, rows, picked), *told, picture)
 
 
 def classes(run: Run) -> str:

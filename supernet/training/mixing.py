@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from supernet.data import seeding
 from supernet.data.images import MIXING, ImageSet, stream_key
 from supernet.errors import UserError
 from supernet.training.config import FitConfig
@@ -46,10 +46,11 @@ class Mixing:
         """
         if self.mixup is None:
             return x, y
-        np.random.seed(stream_key(MIXING, self.seed, step) % 2**32)  # noqa: NPY002
         # timm mixes the first with the last: the second half is turned, so that i meets i + B/2.
         order = torch.cat([torch.arange(len(x) // 2), torch.arange(len(x) // 2, len(x)).flip(0)]).to(x.device)
-        return self.mixup(x[order], y[order])
+        with seeding.kept():
+            seeding.seed(stream_key(MIXING, self.seed, step))
+            return self.mixup(x[order], y[order])
 
 
 def hits(logits: Tensor, y: Tensor) -> Tensor:
