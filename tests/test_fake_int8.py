@@ -11,7 +11,8 @@ from supernet.model import Network, Supernet
 from supernet.quantized import Quantisation
 from supernet.training.bn import recalibrate_bn
 from supernet.training.evaluation import evaluate
-from supernet.training.fake_int8 import FakeInt8, activations, weights
+from supernet.training.fake_int8 import FakeInt8, activations, exact, weights
+from supernet.training.rules import Taught
 from tests.conftest import refused, tiny_space
 from tests.test_evaluator import population, setup
 
@@ -93,3 +94,28 @@ def test_the_compiled_operators_have_none():
     space, _, recalibration, validation = setup()
     supernet = Supernet(space, kernels="fused")
     assert "expected eager kernels" in refused(Evaluator, supernet, recalibration, validation, int8=True)
+
+
+def test_a_teacher_computes_with_floats():
+    x, weight = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3)
+    plain = F.conv2d(x, weight)
+    with FakeInt8():
+        rounded = F.conv2d(x, weight)
+        with exact():
+            inside = F.conv2d(x, weight)
+        again = F.conv2d(x, weight)
+    assert torch.equal(inside, plain)
+    assert torch.equal(again, rounded)
+    assert not torch.equal(rounded, plain)
+
+
+def test_the_rule_of_distillation_asks_a_teacher_of_floats():
+    student = Network(tiny_space(), (0, 0, 0), kernels="eager")
+    teacher = Network(tiny_space(), (1, 1, 1), kernels="eager").eval()
+    seen = []
+    teacher.register_forward_hook(lambda module, args, out: seen.append(out))
+    x, y = torch.randn(4, *student.input_shape), torch.zeros(4, dtype=torch.long)
+    with FakeInt8():
+        Taught(student, teacher).learn(0, 0, None, x, y)
+    with torch.no_grad():
+        assert torch.equal(seen[0], teacher(x))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import supernet
 from supernet import machine
 from supernet.cli import common
 from supernet.errors import UserError
+
+if TYPE_CHECKING:
+    from supernet.selftest import Outcome
 
 EXTRA = re.compile(r"^([A-Za-z0-9._-]+).*extra *== *['\"](\w+)['\"]")
 FOR_DEVELOPERS = ("test", "lint")
@@ -35,7 +39,7 @@ def run(args: Args) -> None:
         missing = UserError(str(error))
     else:
         found["build"] = ops.build_info()
-        found["operators"] = [outcome._asdict() for outcome in selftest.run(selftest.devices())]
+        found["operators"] = [plain(outcome) for outcome in selftest.run(selftest.devices())]
     if args.json:
         print(json.dumps(found, indent=1))
     else:
@@ -49,6 +53,12 @@ def run(args: Args) -> None:
         )
     if not args.json:
         common.tell("every operator gives what PyTorch gives", style="green")
+
+
+def plain(outcome: Outcome) -> dict[str, Any]:
+    """As JSON, which has no NaN."""
+    known = math.isfinite(outcome.difference)
+    return {**outcome._asdict(), "difference": outcome.difference if known else None}
 
 
 def show(found: dict[str, Any]) -> None:
@@ -70,7 +80,13 @@ def show(found: dict[str, Any]) -> None:
         Table(
             ("operator", "device", "difference", "ms", ""),
             [
-                (row["name"], row["device"], f"{row['difference']:.1e}", f"{1e3 * row['seconds']:.0f}", verdict(row))
+                (
+                    row["name"],
+                    row["device"],
+                    "" if row["difference"] is None else f"{row['difference']:.1e}",
+                    f"{1e3 * row['seconds']:.0f}",
+                    verdict(row),
+                )
                 for row in found["operators"]
             ],
             text=2,

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Args(planning.Planned, common.Devices, recipe.Recipe, common.Alone):
     pick: str = "best"
     """Architecture to train: best, knee, all, or its number in the front."""
-    controls: int = 4
-    """Random architectures within the same bounds to train beside it."""
+    controls: Annotated[int | None, common.UNSET] = None
+    """Random architectures within the same bounds to train beside it; defaults to 4, with --qat to 0."""
     arch_config: Annotated[Path | None, common.UNSET] = None
     """Train the network of this JSON file alone instead, as count.py takes it, in RUN/config."""
     epochs: int = 12
@@ -58,6 +58,7 @@ def run(args: Args) -> None:
     number_format = precision.resolve(args.precision, device)
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
     folder, file = args.folder, args.arch_config
+    controls = args.controls if args.controls is not None else 0 if args.qat else 4
     if args.inherit and folder.space().model:
         optimizer = recipes.of(args.recipe, args.optimizer, args.epochs)["optimizer"]
         given["lr"] = defaults.learning_rate(args.batch_size, args.lr, True, optimizer)
@@ -66,10 +67,10 @@ def run(args: Args) -> None:
     arch = None if file is None else configurations.read(folder.space(), file)
     if args.plan:
         with planning.planning(args) as making:
-            chosen = {CONFIGURED: arch} if arch else rehearsed.picked(making.folder, args.pick, args.controls)
+            chosen = {CONFIGURED: arch} if arch else rehearsed.picked(making.folder, args.pick, controls)
             making.retrain(making.folder, chosen, settings, args, Processes(args.jobs))
     else:
-        first = train(folder, settings, args.pick, args.controls, args, args.ray_or(Processes(args.jobs)), arch)
+        first = train(folder, settings, args.pick, controls, args, args.ray_or(Processes(args.jobs)), arch)
         if distributed.rank() == 0 and settings.qat:
             common.next_command("export", args, "--pick", first, "--int8")
         elif distributed.rank() == 0:

@@ -7,8 +7,9 @@ its weights round alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -17,16 +18,27 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 LEAST = 1e-12  # of a scale: all may be 0
+_exact = ContextVar("exact", default=False)
 
 
 class FakeInt8(TorchFunctionMode):
     """A context in which plain PyTorch computes so; our compiled operators do not."""
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func in (F.conv2d, F.linear):
+        if func in (F.conv2d, F.linear) and not _exact.get():
             x, weight, *others = args
             args = (activations(x), weights(weight), *others)
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """Floats as they are, within ``FakeInt8`` too: for a teacher."""
+    before = _exact.set(True)
+    try:
+        yield
+    finally:
+        _exact.reset(before)
 
 
 def faking(wanted: bool) -> AbstractContextManager:

@@ -37,7 +37,7 @@ class Wishes:
         names = [field.name for field in fields(Wishes) if field.name != "recipe"]
         wished = {name: value for name in names if (value := getattr(self, name)) is not None}
         found = {**OFF, **of(self.recipe, wished.get("optimizer"), epochs), **wished}
-        if found["train_resolution"] and not self.finetune_epochs:
+        if found["train_resolution"] and self.finetune_epochs is None:
             found["finetune_epochs"] = max(1, epochs // 3)
         return found
 

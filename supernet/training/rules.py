@@ -17,6 +17,7 @@ from supernet.model import Supernet, run_path
 from supernet.space import Arch, Space
 from supernet.training import distributed
 from supernet.training.distillation import adaptive_alpha_divergence, kl_divergence
+from supernet.training.fake_int8 import exact
 from supernet.training.paths import Candidates
 from supernet.training.precision import whole
 
@@ -77,7 +78,7 @@ class Taught(Rule):
         self.teacher = teacher
 
     def learn(self, step: int, place: int, arch: Arch | None, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
+        with torch.no_grad(), exact():
             soft = self.teacher(x)
         logits, loss = super().learn(step, place, arch, x, y)
         return logits, (loss + kl_divergence(logits, soft)) / 2
