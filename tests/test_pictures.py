@@ -1,12 +1,15 @@
 """Images as they come: every kind of file is read as it was drawn, by every source, in one channel or three."""
 
 import io
+import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from supernet.data import folder as folders
 from supernet.data import pictures, sets, transforms
 from supernet.data.folder import FolderImages
 from supernet.size import Size
@@ -186,3 +189,31 @@ def test_a_set_of_a_known_depth_takes_no_other(tmp_path):
         sets.open_train, "digits", tmp_path, channels=3
     )
     assert "expected 1 or 3 channels, got 2" in refused(sets.open_train, "digits", tmp_path, channels=2)
+
+
+def test_links_in_a_circle_are_passed_over(tmp_path):
+    for name in ("train/a", "train/b", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "0.png")
+    (tmp_path / "train/a/up").symlink_to("..")
+    (tmp_path / "train/a/self").symlink_to(".")
+    (tmp_path / "train/b/more").symlink_to(tmp_path / "elsewhere")  # no circle in itself
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "train/b")
+    there = {"a/0.png", "b/0.png", "b/more/0.png"}
+    listing = folders.scan(tmp_path / "train")
+    assert sorted(listing.names) == sorted(there)
+    assert set(listing.hidden) == {"a/up", "a/self", "b/more/back"}
+    found = [path for path, _ in pictures.found([tmp_path / "train"])]
+    assert sorted(found) == sorted(tmp_path / "train" / name for name in there)
+
+
+def test_a_single_class_is_told_and_names_that_are_no_text_are_refused(tmp_path):
+    for part in ("train", "val"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        for number in range(2):
+            Image.new("L", (4, 4), number).save(tmp_path / part / "a" / f"{number}.png")
+    told = f"{tmp_path / 'train'}: 'a' is the only class, so that every answer is right"
+    assert told in sets.open_train("folder", tmp_path).notes
+    for part in ("train", "val"):
+        shutil.copytree(tmp_path / part / "a", tmp_path / part / os.fsdecode(b"\xff"))
+    assert "names are not UTF-8: '\\udcff'; rename them" in refused(sets.open_train, "folder", tmp_path)

@@ -64,6 +64,7 @@ def open_all(source: Source, draw: Draw) -> Opened:
     if source.name == "folder":
         listings = folder.scan_both(source.root)
         told(folder.require_same_classes, *listings)
+        told(folder.require_names, listings[0])
         for listing in listings:
             told(folder.require_images, listing)
         size = Size.of(source.resolution or own.RESOLUTION)

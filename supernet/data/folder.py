@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from supernet.data import pictures, transforms
 from supernet.data.decoding import DecodedImages
 from supernet.data.own import Channels
-from supernet.data.pictures import OLD_SUFFIXES, SUFFIXES, is_hidden
+from supernet.data.pictures import OLD_SUFFIXES, SUFFIXES, is_circular, is_hidden
 from supernet.data.policies import Transform
 from supernet.data.split import Files
 from supernet.data.words import changed, listed
@@ -99,7 +99,7 @@ class Listing:
     Attributes:
         names: of the image files, relative to the folder, class by class: text.
         labels: their places in ``classes``, int64 [N].
-        hidden: folders that were passed over: those of tools and systems, or of no class of these.
+        hidden: folders that were passed over: those of tools and systems, links in a circle, or of no class of these.
         others: numbers of files that are no images, by their suffixes.
     """
 
@@ -112,13 +112,15 @@ class Listing:
 
     @property
     def notes(self) -> list[str]:
-        """What a person should know was passed over."""
+        """What a person should know: what was passed over, and that there is nothing to tell apart."""
         found = []
         if self.hidden:
             found.append(f"{self.folder}: folders passed over: {listed(self.hidden)}")
         if self.others:
             counts = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in sorted(self.others.items())]
             found.append(f"{self.folder}: files passed over, as they are no images: {listed(counts, quote=False)}")
+        if len(self.classes) == 1:
+            found.append(f"{self.folder}: {self.classes[0]!r} is the only class, so that every answer is right")
         return found
 
 
@@ -163,15 +165,21 @@ def scan(folder: Path, classes: Sequence[str] | None = None, old: bool = False) 
 
 
 def _walk(folder: str, old: bool) -> Iterator[tuple[str, list[str], list[str]]]:
-    """A folder and those below it, in any order: where, hidden folders in it, files in it."""
+    """A folder and those below it, in any order: where, folders in it that are passed over, files in it."""
 
     def refuse(error: OSError) -> None:
         raise error
 
     for where, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        hidden = [] if old else list(filter(is_hidden, folders))
-        folders[:] = [name for name in folders if name not in hidden]
-        yield where, hidden, [name for name in files if old or not is_hidden(name)]
+        passed = [name for name in folders if is_circular(where, name) or (not old and is_hidden(name))]
+        folders[:] = [name for name in folders if name not in passed]
+        yield where, passed, [name for name in files if old or not is_hidden(name)]
+
+
+def require_names(listing: Listing) -> None:
+    """Refuse names of classes that no file of text can hold."""
+    if odd := [name for name in listing.classes if name != name.encode(errors="ignore").decode()]:
+        raise UserError(f"{listing.folder} has class folders whose names are not UTF-8: {listed(odd)}; rename them")
 
 
 def require_images(listing: Listing) -> None:
@@ -225,6 +233,7 @@ def open_folder(
     """
     train, test = scan_both(root, old)
     require_same_classes(train, test)  # whichever part is asked for: now, not after days of search
+    require_names(train)
     require_images(train)
     require_images(test)
 
@@ -265,7 +274,7 @@ def reopen_folder(
     }
     since = f"{listing.folder}: since the run began"
     notes = [f"{since} {len(names):,} images {what}: {listed(names)}" for what, names in changes.items() if names]
-    if classes := [name for name in listing.hidden if not is_hidden(os.path.basename(name))]:
+    if classes := [name for name in listing.hidden if os.path.dirname(name) == "" and not is_hidden(name)]:
         notes.append(f"{since} classes have been added and are not used: {listed(classes)}")
     return images, notes
 

@@ -103,7 +103,7 @@ def found(paths: Iterable[str | Path]) -> Iterator[tuple[Path, str | None]]:
             yield path, None
             continue
         for where, folders, names in os.walk(path, followlinks=True):
-            folders[:] = sorted(name for name in folders if not is_hidden(name))
+            folders[:] = sorted(name for name in folders if not (is_hidden(name) or is_circular(where, name)))
             within = Path(where).relative_to(path).parts
             for name in sorted(names):
                 if os.path.splitext(name)[1].lower() in SUFFIXES and not is_hidden(name):
@@ -113,6 +113,15 @@ def found(paths: Iterable[str | Path]) -> Iterator[tuple[Path, str | None]]:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is a system's or a tool's own, not a person's."""
     return name.startswith(".") or name.lower() in SYSTEM
+
+
+def is_circular(where: str, name: str) -> bool:
+    """Whether a folder is a link to one that it was reached by, so that a walk through it would not end."""
+    path = os.path.join(os.path.abspath(where), name)
+    if not os.path.islink(path):
+        return False
+    target = Path(os.path.realpath(path))
+    return any(Path(os.path.realpath(above)).is_relative_to(target) for above in Path(path).parents)
 
 
 def lazily(image: Image.Image) -> Image.Image:
