@@ -24,7 +24,7 @@ from supernet.model import load_network
 from supernet.runs import RunFolder
 from tests import untidy
 from tests.conftest import tiny_space
-from tests.test_cli import ok, refused
+from tests.test_cli import ok, refused, run
 from tests.test_export import skip_without
 
 SMALL = ("--data", "folder", "--resolution", 16, "--batch-size", 16, "--quiet", "--workers", 1, "--channels", 3)
@@ -102,6 +102,17 @@ def test_the_script_beside_a_file_gives_the_test_accuracy(pets, tmp_path, suffix
     for row in told["images"]:
         assert dict(row["classes"]) == pytest.approx(expected[str(Path(row["file"]).relative_to(test))], abs=1e-5)
         assert row["classes"] == sorted(row["classes"], key=lambda one: -one[1])
+
+
+def test_classes_of_other_names_are_told(pets, tmp_path):
+    """Of a folder that was renamed no picture counts, and the accuracy is not taken for that of all."""
+    ok("export", "--run", pets / "run", "--pick", "config", "--output", tmp_path / "pets.pt2")
+    shutil.copytree(pets / "images" / "val", tmp_path / "val")
+    (tmp_path / "val" / "owl").rename(tmp_path / "val" / "Eule")
+    done = run("predict", tmp_path / "pets.pt2", tmp_path / "val", "--json", "--quiet")
+    told = json.loads(done.stdout)
+    assert told["accuracy"]["images"] == len(told["images"]) - len(list((tmp_path / "val" / "Eule").iterdir()))
+    assert done.stderr == "not counted, as the file knows no such classes: pictures in 'Eule'\n"
 
 
 def test_what_a_file_carries(pets, tmp_path):

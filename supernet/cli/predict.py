@@ -35,6 +35,7 @@ class Args:
 
 
 def run(args: Args) -> None:
+    from supernet.data.words import listed
     from supernet.export import prediction
 
     if args.top < 1:
@@ -48,6 +49,9 @@ def run(args: Args) -> None:
             predicted.append(one)
             bar.advance()
     tested = accuracy(predicted, names)
+    strange = sorted({one.folder for one in predicted if one.folder is not None} - set(names))
+    if tested is not None and strange:
+        print(f"not counted, as the file knows no such classes: pictures in {listed(strange)}", file=sys.stderr)
     rows: list[dict[str, Any]] = [
         {"file": str(one.path), "classes": [[names[i], float(one.probabilities[i])] for i in one.top(args.top)]}
         for one in predicted
