@@ -65,5 +65,8 @@ def test_a_card_and_back():
     assert CARD.to_json()["input"] == [1, 3, 64, 96]
     assert CARD.accuracy.told == "not tested"
     assert Accuracy(validation=0.5).told == "not tested, 50.00 % in validation"
+    judged = Accuracy(validation=0.5, images=20)  # Wilson's interval, by its formula
+    assert judged.told == "not tested, 50.00 % [29.93, 70.07] of 20 images in validation"
+    assert judged.interval == pytest.approx((0.2993, 0.7007), abs=1e-4)
     resized = Accuracy(0.9, images=10, size=(28, 28)).told
     assert resized.endswith("of 10 images of 28² pixels, which the network resized itself")

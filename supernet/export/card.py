@@ -25,7 +25,7 @@ class Accuracy:
     """Top-1 in [0, 1]; None where it was not measured.
 
     Args:
-        images: that it was tested on. size: their height and width, if the network was given others than it takes: then
+        images: that it was tested on, or, if it was not tested, validated on. size: their height and width, if the network was given others than it takes: then
             it resized them itself, which a file does not.
     """
 
@@ -36,16 +36,20 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Of the test accuracy, 95 %."""
-        if self.test is None or not self.images:
+        """Of the test accuracy, else of that in validation, 95 %."""
+        share = self.validation if self.test is None else self.test
+        if share is None or not self.images:
             return None
-        return metrics.interval([round(self.test * self.images)], [self.images])
+        return metrics.interval([round(share * self.images)], [self.images])
 
     @property
     def told(self) -> str:
         """In words, with the interval and the number of images."""
         if self.test is None:
-            return "not tested" + (f", {100 * self.validation:.2f} % in validation" if self.validation else "")
+            if self.validation is None:
+                return "not tested"
+            known = {"val_accuracy": self.validation, "val_images": self.images}
+            return f"not tested, {metrics.percent(known, 'val')} in validation"
         told = "top-1 " + metrics.percent({"test_accuracy": self.test, "test_images": self.images}, "test")
         return told if self.size is None else f"{told} of {Size(*self.size)} pixels, which the network resized itself"
 

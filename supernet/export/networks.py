@@ -160,7 +160,7 @@ def write_int8(
 ) -> int8.Quantised:
     """Write the network on 8-bit values with its card, unless it loses too much: see ``int8.quantise``."""
     made = int8.quantise(found.network, path, images, settings, card.batch or 1, progress)
-    known = Accuracy(validation=made.accuracy, size=card.accuracy.size)
+    known = Accuracy(validation=made.accuracy, images=len(images.val), size=card.accuracy.size)
     card = dataclasses.replace(card, precision=made.precision, accuracy=known, layout=formats.of(path).layout)
     formats.write(path, made.file, found.network, card.to_json())
     return made
