@@ -25,8 +25,9 @@ class Accuracy:
     """Top-1 in [0, 1]; None where it was not measured.
 
     Args:
-        images: that it was tested on, or, if it was not tested, validated on. size: their height and width, if the network was given others than it takes: then
-            it resized them itself, which a file does not.
+        images: that it was tested on, or, if it was not tested, validated on.
+        size: their height and width, if the network was given others than it takes: then it resized them itself, which a
+            file does not.
     """
 
     test: float | None = None
