@@ -188,6 +188,8 @@ def test_timm_prepares_images_as_training_did(pets, tmp_path):
     line = refused("export", *run, "--output", tmp_path / "x.py", "--hub-folder", tmp_path / "project")
     assert "README.md is something else's: expected a new folder" in line
     assert (tmp_path / "project/README.md").read_text() == "mine"
+    line = refused("export", *run, "--output", tmp_path / "x.py", "--hub-folder", tmp_path / "other/config.json")
+    assert "config.json is a file: expected a new folder" in line
     assert not (tmp_path / "x.py").exists()
 
 
@@ -229,6 +231,8 @@ def test_what_a_format_cannot_is_one_line(pets, tmp_path):
     line = refused("export", *run, tmp_path / "a.tflite", "--dynamic-batch")
     assert "a.tflite: .tflite files have no free number of images: expected one of .pt2, .onnx, .xml, .py" in line
     assert ".py files have no opset: expected one of .onnx" in refused("export", *run, tmp_path / "a.py", "--opset", 15)
+    for option in (("--mixed",), ("--max-drop", 0.5), ("--calibration", 64)):  # a file of floats would come of it
+        assert "give them with --int8" in refused("export", *run, tmp_path / "a.py", *option)
     if formats.FORMATS["onnx"].packages:
         assert "opset 9: expected one from 13 to" in refused("export", *run, tmp_path / "a.onnx", "--opset", 9)
     assert not list(tmp_path.iterdir())

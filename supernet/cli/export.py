@@ -68,11 +68,6 @@ def run(args: Args) -> None:
     formats.able(path, options)  # refuses before anything is loaded, as the next ones do
     if args.hub_folder:
         hub.require(args.hub_folder, space)
-    lut = usable(LatencyTable.find(folder.lut_path, space), args.int8)
-    able = [name for name, suffix in runtimes.SUFFIXES.items() if path.suffix == f".{suffix}"] or [path.name]
-    runtime = lut.runtime["name"] if lut and lut.runtime["name"] in able else able[0]
-    if args.profile:
-        profile.profiler(runtime)
     reference = None
     if args.int8 and not arch and args.pick.endswith(INT8):
         reference = networks.trained(folder, space, args.pick.removesuffix(INT8)).accuracy.validation
@@ -81,8 +76,13 @@ def run(args: Args) -> None:
         int8.of(path)
         if args.dynamic_batch or args.with_preprocessing or args.opset:
             raise UserError("--int8: expected it without --dynamic-batch, --with-preprocessing and --opset")
-    elif args.mixed:
-        raise UserError("--mixed keeps layers of an int8 network as floats: give it with --int8")
+    elif (args.calibration, args.max_drop, args.mixed) != (Args.calibration, Args.max_drop, Args.mixed):
+        raise UserError("--calibration, --max-drop and --mixed are about int8 networks: give them with --int8")
+    lut = usable(LatencyTable.find(folder.lut_path, space), args.int8)
+    able = [name for name, suffix in runtimes.SUFFIXES.items() if path.suffix == f".{suffix}"] or [path.name]
+    runtime = lut.runtime["name"] if lut and lut.runtime["name"] in able else able[0]
+    if args.profile:
+        profile.profiler(runtime)
     with folder.lock(path):
         if arch:
             how = (arch, args.recalibration, args.data_root, args.workers)

@@ -30,6 +30,8 @@ transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model
 
 def require(folder: Path, space: Space) -> None:
     """Refuse a folder of something else, and a space with code of one's own, which no configuration can hold."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: expected a new folder for the hub")
     config = folder / CONFIG
     ours = config.exists() and ARCHITECTURE in config.read_text(encoding="utf-8", errors="replace")
     there = [folder / name for name in (CONFIG, WEIGHTS, CARD) if (folder / name).exists()]
