@@ -141,6 +141,14 @@ def test_what_a_file_carries(pets, tmp_path):
     assert "resized to just cover 18², then the middle, 16², bicubic" in page
 
 
+def test_an_accuracy_by_fake_quantisation_is_none_of_floats(pets, tmp_path):
+    shutil.copytree(pets / "run", tmp_path / "run")
+    (tmp_path / "run" / "config").rename(tmp_path / "run" / "config-int8")
+    ok("export", "--run", tmp_path / "run", "--pick", "config-int8", "--output", tmp_path / "pets.pt2")
+    told = formats.read_card(tmp_path / "pets.pt2").accuracy
+    assert (told.test, told.validation, told.told) == (None, None, "not tested")
+
+
 def test_files_of_others_stay(pets, tmp_path):
     for name in ("README.md", "deploy.py"):
         (tmp_path / name).write_text("mine")
