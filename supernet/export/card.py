@@ -26,8 +26,8 @@ class Accuracy:
 
     Args:
         images: that it was tested on, or, if it was not tested, validated on.
-        size: their height and width, if the network was given others than it takes: then it resized them itself, which a
-            file does not.
+        size: their height and width, if the network was given others than it takes: then it resized them itself, which
+            a file does not.
     """
 
     test: float | None = None
