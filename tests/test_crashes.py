@@ -263,7 +263,8 @@ def test_a_kill_costs_nothing(server, whole, name):
 def test_a_restart_finds_all_that_a_tool_writes(server, whole, name):
     whole(name)
     run = RunFolder(shutil.copytree(server.folder / name, server.folder / "run"))
-    own = {"best.pt2", "best.safetensors"} if name == "export" else set()  # its --output is the user's
+    # The output of an export is the user's, with what lies beside it.
+    own = {"best.pt2", "best.safetensors", "deploy.py", "pictures.py", "README.md"} if name == "export" else set()
     run.delete()
     assert {path.name for path in run.path.iterdir()} <= own | {".lock"}
     shutil.rmtree(run.path)
