@@ -12,7 +12,7 @@ quickstart: $(VENV)/built
 	$(BIN)/python tools/train_supernet.py --run $(RUN) --epochs 3
 	$(BIN)/python tools/build_lut.py --run $(RUN) --runtime torch
 	$(BIN)/python tools/evolve.py --run $(RUN) --population 24 --iterations 10 --random 24
-	$(BIN)/python tools/retrain.py --run $(RUN) --pick best --recipe modern --epochs 8 --controls 1
+	$(BIN)/python tools/retrain.py --run $(RUN) --pick best --recipe modern --epochs 7 --controls 1
 	$(BIN)/python tools/report.py --run $(RUN)
 
 # A file of tests in one process each, on every core.
