@@ -25,7 +25,7 @@ TO_FIRST, TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)  # the channels
 
 
 class Quantiser:
-    """Quantises one model; its ranges are measured once.
+    """Quantises one model, which is prepared and whose ranges are measured once.
 
     Args:
         model: float, as ``onnx.convert`` makes it. layers: the layer of each node that belongs to one, by its name.
@@ -33,17 +33,21 @@ class Quantiser:
     """
 
     def __init__(self, model: Any, layers: Mapping[str, str], batches: Sequence[np.ndarray]):
-        self.model, self.layers, self.batches = model, layers, batches
-        self.ranges: bytes | None = None
+        self.layers, self.batches, self.ranges = layers, batches, b""
+        quantization = require("onnxruntime.quantization", "onnx")
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "float.onnx")
+            quantization.quant_pre_process(model, source, skip_optimization=True, skip_symbolic_shape=True)
+            self.source = source.read_bytes()
 
     def __call__(self, floats: Collection[str] = ()) -> bytes:
         """The model on 8-bit values, but for the layers ``floats``."""
         quantization = require("onnxruntime.quantization", "onnx")
         with tempfile.TemporaryDirectory() as folder:
             ranges, source, target = (Path(folder, name) for name in ("ranges.json", "float.onnx", "int8.onnx"))
-            if self.ranges is not None:
+            source.write_bytes(self.source)
+            if self.ranges:
                 ranges.write_bytes(self.ranges)
-            quantization.quant_pre_process(self.model, source, skip_optimization=True, skip_symbolic_shape=True)
             quantization.quantize_static(
                 source,
                 target,

@@ -51,11 +51,10 @@ def trained(run: RunFolder, space: Space, pick: str) -> Found:
             f"{own.path} was trained for an earlier search, the front has another network for {pick} now",
             missing="network",
         )
+    # One of fake quantisation was judged by that, which a file of floats does not do.
     known = own.result_path.exists() and not pick.endswith(INT8)
     read = files.read_json(own.result_path, "result", missing="network") if known else {}
     accuracy = Accuracy(read.get("test_accuracy"), read.get("val_accuracy"), read.get("test_images"))
-    if pick.endswith(INT8):  # judged by fake quantisation, which a file of floats does not do
-        accuracy = Accuracy()
     return Found(network.arch, network, network, accuracy)
 
 
