@@ -127,10 +127,9 @@ class Study:
     def supernet(self, arm: Arm, seed: int, folder: Path) -> dict:
         """Train by a rule; the networks' accuracies on the search and on the truth images, as they are."""
         settings, per_epoch = self.fit_config(arm.forwards, seed)
-        torch.manual_seed(seed)
-        model = Supernet(self.space, affine=spos.affine(self.space))
-        rule = spos.rule(model, spos.Config(settings, **arm.options))
-        fit(model, self.images.train, rule, settings, folder, meta={}, steps_per_epoch=per_epoch)
+        cfg = spos.Config(settings, **arm.options)
+        model = spos.untrained(self.space, cfg)
+        fit(model, self.images.train, spos.rule(model, cfg), settings, folder, meta={}, steps_per_epoch=per_epoch)
         return self.scores(model, arm.forwards * per_epoch * settings.epochs)
 
     def shrunk(self, sort: bool, seed: int, folder: Path) -> dict:

@@ -15,7 +15,7 @@ from tests.conftest import tiny_space
 from tests.forks import forks
 
 DOCS = Path(__file__).parents[1] / "docs" / "deploy.md"
-PLACES = ("pets", "runs/", "onnx/", "camera/", "openvino/", "weights/", "hub")
+PLACES = ("pets", "runs/", "onnx/", "camera/", "openvino/", "int8/", "weights/", "hub")
 SHORT = {
     "check_data": ("--resolution", 16, "--workers", 1, "--quiet"),
     "train_supernet": ("--resolution", 16, "--epochs", 2, "--batch-size", 16, "--workers", 1, "--quiet"),
@@ -47,12 +47,15 @@ def test_the_page(tmp_path):
             extra += ("--sheet", tmp_path / "sheet.png") if tool == "check_data" else ()
             done = forks().run(tool, *arguments, *SHORT[tool], *extra)
         assert done.returncode == 0, (words, done.stderr)
-        found.setdefault(tool, done.stdout)
+        found.setdefault(f"{tool} int8" if "int8" in words[1] else tool, done.stdout)
     result = json.loads((tmp_path / "runs/pets/best/result.json").read_text())
     accuracy = f"{100 * result['test_accuracy']:.2f} %"
     assert f"accuracy {accuracy}, " in found["deploy"]
     assert f"top-1 {accuracy} [" in found["predict"]
-    assert set(SHORT) | {"deploy"} == set(found)
+    assert set(SHORT) | {"deploy", "deploy int8"} == set(found)
+    stated = json.loads((tmp_path / "int8/best.onnx.json").read_text())["accuracy"]
+    assert stated["images"] == result["test_images"]
+    assert f"accuracy {100 * stated['test']:.2f} %, " in found["deploy int8"]
     assert folder.damaged
     table = json.loads((tmp_path / "openvino/lut.json").read_text())
     assert table["runtime"]["name"] == "openvino"

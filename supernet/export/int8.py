@@ -127,7 +127,7 @@ def quantise(
 
     def judged(floats: Sequence[str] = ()) -> Quantised:
         file = quantiser(floats)
-        return Quantised(file, accuracy(load(file), images.val, batch, size), reference, tuple(floats))
+        return Quantised(file, accuracy(load(file), images.val, batch, size, progress), reference, tuple(floats))
 
     found = judged()
     if found.lost <= settings.max_drop:
@@ -199,12 +199,14 @@ def batches_of(images: ImageSet, n: int, batch: int, size: Size) -> list[np.ndar
     return np.split(np.ascontiguousarray(drawn), len(drawn) // batch)
 
 
-def accuracy(run: Run, images: ImageSet, batch: int, size: Size) -> float:
+def accuracy(run: Run, images: ImageSet, batch: int, size: Size, progress: Progress = silent) -> float:
     """Top-1 accuracy in [0, 1] of a file that takes ``batch`` images of ``size`` at once."""
     hits = 0
-    for x, y in _served(images, batch, size):
-        filled = np.resize(x.numpy(), (batch, *x.shape[1:]))
-        hits += int((run(filled)[: len(y)].argmax(1) == y.numpy()).sum())
+    with progress("8-bit values", len(images), unit="images") as bar:
+        for x, y in _served(images, batch, size):
+            filled = np.resize(x.numpy(), (batch, *x.shape[1:]))
+            hits += int((run(filled)[: len(y)].argmax(1) == y.numpy()).sum())
+            bar.advance(len(y))
     return hits / len(images)
 
 

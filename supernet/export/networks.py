@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from supernet import families, files
+from supernet.data.images import ImageSet
 from supernet.data.preparation import Preparation
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
@@ -24,6 +25,7 @@ from supernet.model import Network, Supernet
 from supernet.progress import Progress, silent
 from supernet.run_files import INT8
 from supernet.runs import RECORD, RunFolder
+from supernet.size import Size
 from supernet.space import Arch, Space
 from supernet.training.bn import recalibrate_bn
 
@@ -157,11 +159,25 @@ def write(found: Found, path: Path, card: Card, options: Options = PLAIN) -> flo
 
 
 def write_int8(
-    found: Found, path: Path, card: Card, images: TrainVal, settings: int8.Settings, progress: Progress = silent
+    found: Found,
+    path: Path,
+    card: Card,
+    images: TrainVal,
+    settings: int8.Settings,
+    progress: Progress = silent,
+    test: ImageSet | None = None,
 ) -> int8.Quantised:
-    """Write the network on 8-bit values with its card, unless it loses too much: see ``int8.quantise``."""
-    made = int8.quantise(found.network, path, images, settings, card.batch or 1, progress)
+    """Write the network on 8-bit values with its card, unless it loses too much: see ``int8.quantise``.
+
+    Args:
+        test: images that the file is run on, once it is decided, for its card.
+    """
+    batch, form = card.batch or 1, formats.of(path)
+    made = int8.quantise(found.network, path, images, settings, batch, progress)
     known = Accuracy(validation=made.accuracy, images=len(images.val), size=card.accuracy.size)
-    card = dataclasses.replace(card, precision=made.precision, accuracy=known, layout=formats.of(path).layout)
+    if test is not None:
+        share = int8.accuracy(form.load(made.file), test, batch, Size(*card.shape[1:]), progress)
+        known = dataclasses.replace(known, test=share, images=len(test))
+    card = dataclasses.replace(card, precision=made.precision, accuracy=known, layout=form.layout)
     formats.write(path, made.file, found.network, card.to_json())
     return made

@@ -159,6 +159,15 @@ def meta(space: Space, kernels: str) -> dict:
     }
 
 
+def untrained(space: Space, cfg: Config) -> Supernet:
+    """The supernet before its first step; the seed is ``cfg``'s."""
+    torch.manual_seed(cfg.fit.seed)
+    model = Supernet(space, affine=affine(space), kernels=cfg.kernels)
+    if cfg.zero_gamma:
+        zero_gamma(model)
+    return model
+
+
 def run(
     space: Space,
     data: TrainVal,
@@ -175,10 +184,7 @@ def run(
         inherit: a supernet of the same space with more open choices, whose weights it starts from.
         drive: as ``fit`` has it.
     """
-    torch.manual_seed(cfg.fit.seed)
-    model = Supernet(space, affine=affine(space), kernels=cfg.kernels).to(device)
-    if cfg.zero_gamma:
-        zero_gamma(model)
+    model = untrained(space, cfg).to(device)
     if inherit is not None:
         weights = inherit.state_dict()
         model.load_state_dict({name: weights[name] for name in model.state_dict()})
