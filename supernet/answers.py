@@ -34,6 +34,11 @@ class Answers:
     guesses: np.ndarray
     classes: int
 
+    @classmethod
+    def of(cls, logits: np.ndarray, labels: np.ndarray) -> Answers:
+        """From logits, or probabilities, [N, classes]; of equal ones the first class counts."""
+        return cls(labels, np.argsort(-logits, axis=1, kind="stable")[:, :5], logits.shape[1])
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import sys
 
 import numpy as np
@@ -17,6 +18,7 @@ from supernet.data.images import MemoryImages
 from supernet.data.sets import TrainVal
 from supernet.export import formats, int8, int8_onnx
 from supernet.families import lower
+from supernet.metrics import METRICS
 from supernet.model import Network
 from supernet.training.bn import recalibrate_bn
 
@@ -106,6 +108,26 @@ def test_a_network_is_judged_in_its_runtime(network, tmp_path, batch):
     assert made.accuracy == hits / 200 > 0.9
     assert made.floats == ()
     assert not list(tmp_path.iterdir())
+
+
+def test_what_it_loses_is_of_the_metric_that_counts(spoilt, tmp_path):
+    """Of few images of a class, which an accuracy on all images hardly notices."""
+    images = data(spoilt, 64, 300)
+    classes, often = np.unique(images.val.labels), np.bincount(images.val.labels).argmax()
+    some = np.concatenate([np.flatnonzero(images.val.labels == c)[: None if c == often else 3] for c in classes])
+    images = dataclasses.replace(images, val=images.val.take(some))
+    file, all_of = tmp_path / "n.onnx", functools.partial(int8.Settings, max_drop=100)
+    made = {metric: int8.quantise(spoilt, file, images, all_of(metric=metric)) for metric in METRICS}
+    right = LOAD(made["top1"].file)
+    hits = np.array([right(x.numpy())[0].argmax() == int(y) for x, y in images.val.in_order(1)])
+    labels = np.array([int(y) for _, y in images.val.in_order(1)])
+    assert made["top1"].accuracy == hits.mean()
+    assert made["balanced"].accuracy == pytest.approx(np.mean([hits[labels == c].mean() for c in classes]))
+    assert made["balanced"].accuracy != made["top1"].accuracy
+    assert "balanced accuracy on" in made["balanced"].describe()
+    assert "points of balanced accuracy in validation" in refused(
+        int8.quantise, spoilt, file, images, int8.Settings(max_drop=1, metric="balanced")
+    )
 
 
 def test_images_are_resized_for_a_file_as_the_network_resizes_them(tmp_path):

@@ -42,6 +42,19 @@ def uneven(classes: int = 7, images: int = 300, seed: int = 0) -> tuple[np.ndarr
     return logits, labels
 
 
+@pytest.mark.parametrize("classes", [3, 7])
+def test_answers_of_a_runtime_are_those_of_evaluation(classes):
+    logits, labels = uneven(classes)
+    logits[::5] = np.round(logits[::5])  # some are equal
+    of, by = Answers.of(logits, labels), answered(logits, labels)
+    assert np.array_equal(of.guesses[:, 0], by.guesses[:, 0])
+    assert np.array_equal(of.hits(), by.hits())
+    assert of.share("balanced") == by.share("balanced")
+    clear = np.arange(len(labels)) % 5 > 0
+    some = Answers.of(logits[clear], labels[clear]), answered(logits[clear], labels[clear])
+    assert some[0].share("top5") == some[1].share("top5")
+
+
 def test_shares_are_scikit_learns():
     logits, labels = uneven()
     found = answered(logits, labels)

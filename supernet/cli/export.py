@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from supernet.cli import common
 from supernet.errors import UserError
+from supernet.metrics import TOP1
 from supernet.progress import shown
 from supernet.run_files import INT8
 
@@ -44,7 +45,7 @@ class Args(common.Decoding, common.OnRun):
     calibration: int = 256
     """With --int8: training images that the ranges of activations are taken from."""
     max_drop: float = 1.0
-    """With --int8: write the file only if it loses at most so many points of validation accuracy."""
+    """With --int8: write the file only if it loses at most so many points in validation, of the network's metric."""
     mixed: bool = False
     """With --int8: keep the layers that hurt most as floats, as few as needed."""
     tested: bool = True
@@ -72,10 +73,9 @@ def run(args: Args) -> None:
     formats.able(path, options)  # refuses before anything is loaded, as the next ones do
     if args.hub_folder:
         hub.require(args.hub_folder, space)
-    reference = None
-    if args.int8 and not arch and args.pick.endswith(INT8):
-        reference = networks.trained(folder, space, args.pick.removesuffix(INT8)).accuracy.validation
-    settings = int8.Settings(args.calibration, args.max_drop, args.mixed, reference)
+    metric, reference = (TOP1, None) if arch else networks.judged(folder, args.pick.removesuffix(INT8))
+    reference = reference if args.pick.endswith(INT8) else None
+    settings = int8.Settings(args.calibration, args.max_drop, args.mixed, metric, reference)
     if args.int8:
         int8.of(path)
         if args.dynamic_batch or args.with_preprocessing or args.opset:
@@ -102,7 +102,7 @@ def run(args: Args) -> None:
             data = folder.images(args.data_root, workers=args.workers)
             # Only what was trained and judged by itself is tested, as retrain.py does it.
             test = folder.test_images(args.data_root, args.workers) if args.tested and not arch else None
-            told = networks.write_int8(found, path, card, data, settings, shown(True), test).describe(len(data.val))
+            told = networks.write_int8(found, path, card, data, settings, shown(True), test).describe()
             told += f"; {formats.read_card(path).accuracy.told}" if test is not None else ""
         else:
             difference = networks.write(found, path, card, options)

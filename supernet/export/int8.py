@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from supernet import metrics
+from supernet.answers import Answers
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
@@ -20,6 +22,7 @@ from supernet.export import formats, int8_executorch, int8_onnx, int8_tflite
 from supernet.export.base import Int8, Quantiser, Run
 from supernet.families import layout
 from supernet.families.resolutions import resized
+from supernet.metrics import TOP1, Metric
 from supernet.model import Network
 from supernet.progress import Progress, silent
 from supernet.size import Size
@@ -41,6 +44,7 @@ class Settings:
     Args:
         calibration: training images that the ranges of activations are taken from.
         max_drop: percentage points of validation accuracy that it may lose. mixed: keep layers that hurt as floats.
+        metric: of that accuracy.
         reference: the accuracy that it may lose them of, in [0, 1]; None: the network's own as floats, which tells
             nothing of one that was trained by fake quantisation.
     """
@@ -48,6 +52,7 @@ class Settings:
     calibration: int = 256
     max_drop: float = 1.0
     mixed: bool = False
+    metric: Metric = TOP1
     reference: float | None = None
 
     def __post_init__(self) -> None:
@@ -62,14 +67,21 @@ class Quantised:
     """A network on 8-bit values.
 
     Args:
-        accuracy: in the runtime, float_accuracy: as floats, both on all validation images, in [0, 1].
+        answers: to all validation images, in the runtime. metric: that it was judged by.
+        float_accuracy: by that metric as floats, in [0, 1].
         floats: layers that are not on 8-bit values.
     """
 
     file: bytes
-    accuracy: float
+    answers: Answers
     float_accuracy: float
+    metric: Metric = TOP1
     floats: tuple[str, ...] = ()
+
+    @property
+    def accuracy(self) -> float:
+        """By the metric, in [0, 1]."""
+        return self.answers.share(self.metric)
 
     @property
     def lost(self) -> float:
@@ -81,16 +93,10 @@ class Quantised:
         """As a file's card has it."""
         return f"int8, float32 in {', '.join(self.floats)}" if self.floats else "int8"
 
-    def describe(self, images: int) -> str:
-        """What the quantisation cost, in words.
-
-        Args:
-            images: that it was judged on.
-        """
-        told = (
-            f"{100 * self.accuracy:.2f} % of {images:,} validation images, as floats {100 * self.float_accuracy:.2f} %"
-        )
-        return f"{self.precision}: {told}"
+    def describe(self) -> str:
+        """What the quantisation cost, in words."""
+        on = f"{metrics.NAMES[self.metric]} on {len(self.answers):,} validation images"
+        return f"{self.precision}: {100 * self.accuracy:.2f} % {on}, as floats {100 * self.float_accuracy:.2f} %"
 
 
 def of(path: Path) -> Int8:
@@ -123,11 +129,12 @@ def quantise(
     quantiser = of(path).quantiser(network, network.input_shape, ranges)
     load, reference = formats.of(path).load, settings.reference
     if reference is None:
-        reference = validate(network, images.val)
+        reference = validate(network, images.val, metric=settings.metric)
 
     def judged(floats: Sequence[str] = ()) -> Quantised:
         file = quantiser(floats)
-        return Quantised(file, accuracy(load(file), images.val, batch, size, progress), reference, tuple(floats))
+        found = answers(load(file), images.val, batch, size, progress)
+        return Quantised(file, found, reference, settings.metric, tuple(floats))
 
     found = judged()
     if found.lost <= settings.max_drop:
@@ -138,7 +145,8 @@ def quantise(
         return mixed
     worst = ", ".join(f"{name} ({keys[name]})" for name in hurt[:NAMED])
     advice = "" if settings.mixed else "keep such layers as floats (mixed), "
-    lost = f"{found.lost:.2f} points of validation accuracy, {100 * reference:.2f} to {100 * found.accuracy:.2f} %"
+    name = metrics.NAMES[settings.metric]
+    lost = f"{found.lost:.2f} points of {name} in validation, {100 * reference:.2f} to {100 * found.accuracy:.2f} %"
     raise UserError(
         f"{path} is not written: int8 loses {lost}, at most {settings.max_drop:g} are allowed, and most is lost by "
         f"{worst}: {advice}train the network with fake quantisation (qat), or allow more"
@@ -199,15 +207,15 @@ def batches_of(images: ImageSet, n: int, batch: int, size: Size) -> list[np.ndar
     return np.split(np.ascontiguousarray(drawn), len(drawn) // batch)
 
 
-def accuracy(run: Run, images: ImageSet, batch: int, size: Size, progress: Progress = silent) -> float:
-    """Top-1 accuracy in [0, 1] of a file that takes ``batch`` images of ``size`` at once."""
-    hits = 0
+def answers(run: Run, images: ImageSet, batch: int, size: Size, progress: Progress = silent) -> Answers:
+    """What a file that takes ``batch`` images of ``size`` at once answers to all images."""
+    labels, logits = [], []
     with progress("8-bit values", len(images), unit="images") as bar:
         for x, y in _served(images, batch, size):
-            filled = np.resize(x.numpy(), (batch, *x.shape[1:]))
-            hits += int((run(filled)[: len(y)].argmax(1) == y.numpy()).sum())
+            logits.append(run(np.resize(x.numpy(), (batch, *x.shape[1:])))[: len(y)])
+            labels.append(y.numpy())
             bar.advance(len(y))
-    return hits / len(images)
+    return Answers.of(np.concatenate(logits), np.concatenate(labels))
 
 
 def _served(images: ImageSet, batch: int, size: Size) -> Iterator[tuple[Tensor, Tensor]]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from supernet import families, files
+from supernet import families, files, metrics
 from supernet.data.images import ImageSet
 from supernet.data.preparation import Preparation
 from supernet.data.sets import TrainVal
@@ -21,9 +21,10 @@ from supernet.export.base import PLAIN, Options, Pixels
 from supernet.export.card import Accuracy, Card
 from supernet.export.pixels import FromPixels
 from supernet.methods import spos
+from supernet.metrics import TOP1, Metric
 from supernet.model import Network, Supernet
 from supernet.progress import Progress, silent
-from supernet.run_files import INT8
+from supernet.run_files import INT8, RESULT
 from supernet.runs import RECORD, RunFolder
 from supernet.size import Size
 from supernet.space import Arch, Space
@@ -55,9 +56,20 @@ def trained(run: RunFolder, space: Space, pick: str) -> Found:
         )
     # One of fake quantisation was judged by that, which a file of floats does not do.
     known = own.result_path.exists() and not pick.endswith(INT8)
-    read = files.read_json(own.result_path, "result", missing="network") if known else {}
+    read = files.read_json(own.result_path, "result", expected=RESULT, missing="network") if known else {}
     accuracy = Accuracy(read.get("test_accuracy"), read.get("val_accuracy"), read.get("test_images"))
     return Found(network.arch, network, network, accuracy)
+
+
+def judged(run: RunFolder, pick: str) -> tuple[Metric, float | None]:
+    """By what retrain.py compared the network in the folder ``pick`` of a run, and its value in validation.
+
+    Top-1 and None where it did not train it.
+    """
+    path = run.network(pick).result_path
+    read = files.read_json(path, "result", expected=RESULT, missing="network") if path.exists() else {}
+    metric = read.get("metric", TOP1)
+    return metric, read.get(metrics.key("val", metric))
 
 
 def from_supernet(
@@ -174,10 +186,10 @@ def write_int8(
     """
     batch, form = card.batch or 1, formats.of(path)
     made = int8.quantise(found.network, path, images, settings, batch, progress)
-    known = Accuracy(validation=made.accuracy, images=len(images.val), size=card.accuracy.size)
+    known = Accuracy(validation=made.answers.share(), images=len(images.val), size=card.accuracy.size)
     if test is not None:
-        share = int8.accuracy(form.load(made.file), test, batch, Size(*card.shape[1:]), progress)
-        known = dataclasses.replace(known, test=share, images=len(test))
+        tested = int8.answers(form.load(made.file), test, batch, Size(*card.shape[1:]), progress)
+        known = dataclasses.replace(known, test=tested.share(), images=len(test))
     card = dataclasses.replace(card, precision=made.precision, accuracy=known, layout=form.layout)
     formats.write(path, made.file, found.network, card.to_json())
     return made
