@@ -30,6 +30,7 @@ from latency import agent, build, measure, runtimes
 from latency.measure import Protocol
 from latency.table import LatencyTable
 from search import priced, spread
+from search.costs import Window
 from search.guided import GuidedConfig, GuidedSearch
 from search.run import Scoring
 from supernet import families, files, progress, spaces
@@ -42,6 +43,7 @@ from supernet.methods import spos
 from supernet.model import Network, Supernet
 from supernet.space import Arch, Space
 from supernet.training import defaults, standalone
+from supernet.training.bn import recalibrate_bn
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig, fit
 from supernet.training.rules import Rule, Taught
@@ -97,11 +99,11 @@ class Args(_common.OnImages):
 
 
 class Alone(nn.Module):
-    """Any network as the training loop calls it."""
+    """Any network as training and evaluation call it."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, space: Space):
         super().__init__()
-        self.network = network
+        self.network, self.space = network, space
 
     def forward(self, x: Tensor, arch: Arch | None = None) -> Tensor:
         return self.network(x.contiguous(memory_format=torch.channels_last))
@@ -158,7 +160,7 @@ class Study:
         model = NETWORKS[self.name](self.images.channels, self.images.classes)
         model.load_state_dict(state)
         weights.save(self.folder / "given.safetensors", model.state_dict())
-        return Alone(model).eval().requires_grad_(False)
+        return Alone(model, self.space).eval().requires_grad_(False)
 
     def flops(self, arch: Arch) -> int:
         return families.flops(self.space, arch)
@@ -190,15 +192,20 @@ class Study:
             files.write_json(path, table.to_json())
         return LatencyTable.load(path, self.space)
 
+    def window(self, share: float, by: str = "flops") -> Window:
+        """The parts with ``share`` of all multiply-adds, or of the latency that the table gives, or up to 7 % less."""
+        cost = priced.costs(self.space, {"latency": self.table.price} if by == "latency" else {})[by]
+        most = share * cost(self.layout.whole)
+        return Window(self.space, {by: cost}, {by: (0.93 * most, most)})
+
     def found(self, epochs: int, share: float, by: str = "flops") -> Arch:
-        """The part that scores best within the share of the multiply-adds, or of the latency that the table gives."""
+        """The part in the window that scores best."""
         if (epochs, share, by) in self.memory:
             return self.memory[epochs, share, by]
-        cost = priced.costs(self.space, {"latency": self.table.price} if by == "latency" else {})[by]
-        bounds = {by: (0.0, share * cost(self.layout.whole))}
+        window = self.window(share, by)
         budget = GuidedConfig(population=48, iterations=1, seed=self.seed)
         budget = dataclasses.replace(budget, iterations=1 + (self.args.evaluations - 48) // budget.size(1))
-        search = GuidedSearch(self.space, {by: cost}, bounds, [by], budget)
+        search = GuidedSearch(self.space, window.costs, window.bounds, [by], budget)
         evaluator = Scoring(recalibration=(4, 128), executor=Threads(1)).evaluator(self.supernet(epochs), self.images)
         scores: dict[Arch, float] = {}
         while not search.done:
@@ -209,15 +216,15 @@ class Study:
         return self.memory[epochs, share, by]
 
     def random(self, share: float) -> Arch:
-        """A part within 5 % below the share."""
+        """Any part in the window."""
         rng = np.random.default_rng([self.seed, round(1000 * share)])
-        cost = priced.costs(self.space, {})["flops"]
-        window = 0.95 * share * self.whole, share * self.whole
-        return next(a for a in iter(lambda: self.space.sample(rng), None) if window[0] <= cost(a) <= window[1])
+        return self.window(share).sample(rng, 1, (), 2000)[0]
 
     def part(self, epochs: int, arch: Arch) -> Made:
-        """A part with the weights that it has in the supernet."""
-        return self.supernet(epochs).extract(arch, "fused"), self.flops(arch)
+        """A part with the weights that it has in the supernet, and statistics of BN of its own."""
+        network = self.supernet(epochs).extract(arch, "fused")
+        recalibrate_bn(network, spos.recalibration_images(self.images, 4, 128))
+        return network, self.flops(arch)
 
     def scratch(self, arch: Arch) -> Made:
         """A part with new weights."""
@@ -228,11 +235,11 @@ class Study:
         """What a pruning leaves of the given network."""
         x = torch.zeros(1, self.images.channels, SIZE, SIZE)
         model = prune(self.given.network, x, *args)
-        return Alone(model.eval()), pruners.multiply_adds(model, x)
+        return Alone(model.eval(), self.space), pruners.multiply_adds(model, x)
 
     def score(self, network: nn.Module) -> float:
         """Accuracy on the validation images."""
-        return evaluate(Alone(network).eval(), self.images.val.plain_batches(512))
+        return evaluate(Alone(network, self.space).eval(), self.images.val.plain_batches(512))
 
     def milliseconds(self, path: Path) -> tuple[float, float]:
         """What onnxruntime takes for the network in ``path`` and for the given one, in turns on one thread."""

@@ -109,7 +109,7 @@ class Search:
         self._rng = np.random.default_rng(config.seed)
         self._archive: dict[Arch, Record] = {}  # in the order told; its ranks are not kept up to date
         self._population: list[Arch] = []
-        self._batch = self.window.sample(self._rng, config.population, (), config.max_draws)
+        self._batch = self._first()
         self._random = len(self._batch)  # how many of the batch are random draws, not offspring
         if not self._batch:
             raise self.window.empty(self._rng, config.max_draws)
@@ -219,6 +219,10 @@ class Search:
             raise UserError(f"the search state is damaged ({error!r}); delete it to start again") from error
         self._archive, self._population, self._batch, self._rng = archive, population, batch, rng
         self.generation, self._random, self.history, self.notes = generation, random, history, notes
+
+    def _first(self) -> list[Arch]:
+        """The first batch: random members of the window."""
+        return self.window.sample(self._rng, self.config.population, (), self.config.max_draws)
 
     def _select(self, merged: list[Arch]) -> list[Arch]:
         """The next population, from the old one and the batch just told."""

@@ -6,6 +6,7 @@ A cost is any ``Callable[[Arch], float]``. One with a method ``bounds(space)`` s
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -128,17 +129,17 @@ class Window:
             if limits is not None and not (low <= limits[1] and limits[0] <= high):
                 wish = _interval(name, -math.inf, high) if high < limits[0] else _interval(name, low, math.inf)
                 raise UserError(f"{wish} cannot be met: space {space.name} attains {limits[0]:.9g} to {limits[1]:.9g}")
-        self._costs = {name: costs[name] for name in self.bounds}
+        self.costs = {name: costs[name] for name in self.bounds}
         self._listed: list[Arch] | None = None
 
     def __contains__(self, arch: Arch) -> bool:
-        return all(low <= measure(name, self._costs[name], arch) <= high for name, (low, high) in self.bounds.items())
+        return all(low <= measure(name, self.costs[name], arch) <= high for name, (low, high) in self.bounds.items())
 
     def violation(self, arch: Arch) -> float:
         """How far outside ``arch`` is: Σ over costs of the distance to the bound, relative to it."""
         total = 0.0
         for name, (low, high) in self.bounds.items():
-            value = measure(name, self._costs[name], arch)
+            value = measure(name, self.costs[name], arch)
             if value < low:
                 total += (low - value) / (abs(low) or 1.0)
             elif value > high:
@@ -183,6 +184,29 @@ class Window:
             found.append(arch)
         return found
 
+    def spread(
+        self,
+        rng: np.random.Generator,
+        n: int,
+        name: str,
+        cost: TableCost,
+        known: Collection[Arch] = (),
+        tries: int = 100,
+    ) -> list[Arch]:
+        """Up to n distinct members that are not in ``known``, a random one of each of n equal intervals of a cost.
+
+        Uniform draws gather in the middle of what a space attains. Where an interval is empty another one gives two.
+
+        Args:
+            name: of the cost, in the bounds too. tries: as ``sample`` has it.
+        """
+        limits, given = cost.bounds(self.space), self.bounds.get(name, (-math.inf, math.inf))
+        costs, found = {**self.costs, name: cost}, list[Arch]()
+        for ends in itertools.pairwise(np.linspace(max(limits[0], given[0]), min(limits[1], given[1]), n + 1)):
+            part = Window(self.space, costs, {**self.bounds, name: ends})
+            found += part.sample(rng, 1, {*known, *found}, tries)
+        return found + self.sample(rng, n - len(found), {*known, *found}, tries)
+
     def beyond(self, members: Collection[Arch]) -> str:
         """The nearest costs outside each bound, as a hint how far to widen the window; empty if there are none.
 
@@ -203,7 +227,7 @@ class Window:
         below: dict[str, float] = {}
         above: dict[str, float] = {}
         for arch in around:
-            values = {name: measure(name, cost, arch) for name, cost in self._costs.items()}
+            values = {name: measure(name, cost, arch) for name, cost in self.costs.items()}
             broken = [name for name, (low, high) in self.bounds.items() if not low <= values[name] <= high]
             if len(broken) == 1:
                 name, value = broken[0], values[broken[0]]
@@ -230,7 +254,7 @@ class Window:
             nearest = min(walks, key=self.violation)
             tried = f" found in {tries} draws and as many steps of walks towards it"
         window = " and ".join(_interval(name, *ends) for name, ends in self.bounds.items())
-        values = ", ".join(f"{name} {cost(nearest):.9g}" for name, cost in self._costs.items())
+        values = ", ".join(f"{name} {cost(nearest):.9g}" for name, cost in self.costs.items())
         return UserError(
             f"no architecture of space {self.space.name} with {window}{tried}; the nearest has {values}: "
             "widen the window"

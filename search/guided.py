@@ -18,7 +18,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 from search import nsga2
 from search.ces import CES, CESConfig
-from search.costs import ENUMERABLE, measure
+from search.costs import ENUMERABLE, TableCost, measure
 from supernet.space import Arch, Space
 
 FITTED = 1500  # architectures that the model is fitted on at most, the latest ones: its time grows with their cube
@@ -70,13 +70,22 @@ class GuidedConfig(CESConfig):
 class GuidedSearch(CES):
     """CES that scores only what a predictor takes for promising or is unsure of.
 
-    In each generation the model is fitted on everything scored. Of a window that can be listed all members are
-    predicted, else those that some generations of CES on predictions come by. Taken is, one after the other, what
-    would add most to the front's hypervolume if its accuracy were the predicted one plus its deviation; what is taken
-    counts with its predicted accuracy from then on. Arguments and errors are those of ``Search``.
+    The first generation is spread over the costs of the window. In each other one the model is fitted on everything
+    scored. Of a window that can be listed all members are predicted, else those that some generations of CES on
+    predictions come by. Taken is, one after the other, what would add most to the front's hypervolume if its accuracy
+    were the predicted one plus its deviation; what is taken counts with its predicted accuracy from then on. Arguments
+    and errors are those of ``Search``.
     """
 
     config: GuidedConfig
+
+    def _first(self) -> list[Arch]:
+        """From the cheap end of a large window to the dear one: a front does not grow beyond what it knows."""
+        name = self.objectives[0]
+        cost = self.costs[name]
+        if self.space.size <= ENUMERABLE or not isinstance(cost, TableCost):
+            return super()._first()
+        return self.window.spread(self._rng, self.config.population, name, cost)
 
     def _breed(self, batch: dict[Arch, None]) -> None:
         records = list(self._archive.values())[-FITTED:]

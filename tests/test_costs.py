@@ -114,6 +114,23 @@ def test_several_narrow_windows_at_once():
     assert all(low <= measured[name](arch) <= high for arch in found for name, (low, high) in bounds.items())
 
 
+def test_members_from_one_end_of_a_window_to_the_other():
+    """One in each interval of a cost, within the other bounds too; what is known is left out."""
+    space, cost, other = toy_space(20, 5), random_cost(20, 5, 3), random_cost(20, 5, 4)
+    low, high = cost.bounds(space)
+    ends, limit = (low, low + 0.9 * (high - low)), 0.8 * other.bounds(space)[1]
+    window = Window(space, {"cost": cost, "other": other}, {"cost": ends, "other": (0, limit)})
+    found = window.spread(np.random.default_rng(0), 10, "cost", cost)
+    edges = np.linspace(*ends, 11)
+    places = np.searchsorted(edges, [cost(arch) for arch in found]) - 1
+    assert sorted(places) == list(range(10))
+    assert all(other(arch) <= limit for arch in found)
+    again = window.spread(np.random.default_rng(0), 10, "cost", cost, known=found)
+    assert len({*found, *again}) == 20
+    drawn = np.searchsorted(edges, [cost(arch) for arch in window.sample(np.random.default_rng(0), 500, (), 100)]) - 1
+    assert not {0, 9} & set(drawn)  # uniform draws do not come there
+
+
 def test_a_bound_that_the_table_rules_out():
     space, cost = toy_space(2, 2), AdditiveCost([[0.1, 0.3], [0.2, 0.6]])
     for bounds, message in (

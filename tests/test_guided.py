@@ -50,6 +50,18 @@ def volume(records, reference):
     return nsga2.hypervolume(values[nsga2.fast_non_dominated_sort(values) == 1], reference)
 
 
+def test_it_begins_at_both_ends_of_the_window():
+    """Uniform draws of a large space do not come there, and a front does not grow beyond what it knows."""
+    space, costs, bounds, _ = problem("mobile", 0)
+    ends = costs["flops"].bounds(space)[0], bounds["flops"][1]
+    given = space, costs, {"flops": (0, ends[1])}, ["flops"]
+    first = [costs["flops"](arch) for arch in GuidedSearch(*given, GuidedConfig(32, 2)).ask()]
+    step = (ends[1] - ends[0]) / 32
+    assert min(first) <= ends[0] + step
+    assert max(first) >= ends[1] - step
+    assert max(map(costs["flops"], CES(*given, CESConfig(32, 2)).ask())) < ends[1] - step
+
+
 @pytest.mark.parametrize(
     "name", ["elastic-small", *(pytest.param(name, marks=pytest.mark.chain) for name in ("mobile-small", "mobile"))]
 )
