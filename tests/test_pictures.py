@@ -3,6 +3,9 @@
 import io
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,6 +192,34 @@ def test_a_set_of_a_known_depth_takes_no_other(tmp_path):
         sets.open_train, "digits", tmp_path, channels=3
     )
     assert "expected 1 or 3 channels, got 2" in refused(sets.open_train, "digits", tmp_path, channels=2)
+
+
+def test_nobody_waits_for_a_pipe(tmp_path):
+    """It is damaged; in a process of its own, as a test that waits does not end."""
+    for part in ("train", "val"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        for number in range(3):
+            Image.new("L", (4, 4), number).save(tmp_path / part / "a" / f"{number}.png")
+    os.mkfifo(tmp_path / "train" / "a" / "pipe.jpg")
+    code = """
+import sys
+from pathlib import Path
+from supernet.data import pictures, sets
+folder = Path(sys.argv[1])
+read = [path.name for path, *_ in pictures.Fit((4, 4)).each([folder / "train"])]
+images = sets.open_train("folder", folder, resolution=4, val_fraction=0.25)
+whole = len(images.train) + len(images.val)
+try:
+    list(images.train.in_order(1)), list(images.val.in_order(1))
+except Exception as error:
+    print(read, whole, error)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("['0.png', '1.png', '2.png'] 4 expected an image in ")
+    assert "pipe.jpg, but it cannot be read" in done.stdout
+    assert "pipe.jpg cannot be read" in done.stderr
 
 
 def test_links_in_a_circle_are_passed_over(tmp_path):

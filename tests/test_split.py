@@ -269,6 +269,14 @@ def test_a_class_without_images_on_a_side_is_refused(begun, tmp_path):
     assert "images/val has other classes than the run began with: 'b' missing; restore" in refused(run.test_images)
 
 
+def test_a_test_set_that_has_gone_is_told_before_a_search(begun, tmp_path, caplog):
+    run, before = begun
+    shutil.rmtree(tmp_path / "images" / "val" / "b")
+    assert len(run.images().val) == len(before.val)
+    assert "val has other classes than the run began with: 'b' missing" in caplog.text
+    assert "a network cannot be tested until then" in caplog.text
+
+
 def test_folds_and_channels_are_those_that_the_run_began_with(drawn, tmp_path):
     shutil.copytree(drawn, tmp_path / "images")
     run, images = begin(tmp_path, fold=(1, 4), channels=1)

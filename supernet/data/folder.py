@@ -75,7 +75,7 @@ class FolderImages(DecodedImages):
     def opened(self, index: int) -> Iterator[Image.Image]:
         path = self.folder / os.fsdecode(self._names[index])
         try:
-            with path.open("rb") as file:
+            with pictures.opened(path) as file:
                 yield Image.open(file)
         except Exception as error:  # the decoders raise whatever damaged bytes lead to, and every one has its own ways
             unknown = isinstance(error, UnidentifiedImageError)
@@ -238,8 +238,8 @@ def open_folder(
     require_images(test)
 
     def is_grey(index: int) -> bool:
-        with Image.open(train.folder / train.names[index]) as file:
-            return pictures.is_grey(file)
+        with pictures.opened(train.folder / train.names[index]) as file, Image.open(file) as image:
+            return pictures.is_grey(image)
 
     wanted, listing = channels(len(train.names), is_grey), train if part == "train" else test
     images = listing_images(listing, size, workers, wanted)
@@ -274,6 +274,10 @@ def reopen_folder(
     }
     since = f"{listing.folder}: since the run began"
     notes = [f"{since} {len(names):,} images {what}: {listed(names)}" for what, names in changes.items() if names]
+    try:  # now, not after days of search
+        require_images(scan(root / "val", files.classes))
+    except UserError as error:
+        notes.append(f"{error}: a network cannot be tested until then")
     if classes := [name for name in listing.hidden if os.path.dirname(name) == "" and not is_hidden(name)]:
         notes.append(f"{since} classes have been added and are not used: {listed(classes)}")
     return images, notes

@@ -18,6 +18,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -78,7 +79,7 @@ class Fit:
 
     def pixels(self, path: str | Path) -> np.ndarray:
         """Of the picture in a file: uint8 [height, width, channels]."""
-        with Image.open(path) as image:
+        with opened(path) as file, Image.open(file) as image:
             pixels = np.asarray(self(lazily(image) if self.reduced else plain(image)))
         return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
@@ -108,6 +109,11 @@ def found(paths: Iterable[str | Path]) -> Iterator[tuple[Path, str | None]]:
             for name in sorted(names):
                 if os.path.splitext(name)[1].lower() in SUFFIXES and not is_hidden(name):
                     yield Path(where, name), within[0] if within else None
+
+
+def opened(path: str | Path) -> BinaryIO:
+    """A file to be read. What is no file, such as a pipe, is empty, and nobody waits for who writes to it."""
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
 
 
 def is_hidden(name: str) -> bool:
