@@ -28,7 +28,7 @@ STATISTICS = ("median_ms", "p10", "p90", "min", "aa")
 TABLE = {
     "space": shape.FINGERPRINT,
     "device": dict,
-    "runtime": {"options?": dict},
+    "runtime": {"options?": {"precision?": ("float32", "int8")}},
     "batch": shape.POSITIVE,
     "threads": shape.POSITIVE,
     "input": [shape.POSITIVE],

@@ -201,7 +201,8 @@ class Window:
             name: of the cost, in the bounds too. tries: as ``sample`` has it.
         """
         limits, given = cost.bounds(self.space), self.bounds.get(name, (-math.inf, math.inf))
-        costs, found = {**self.costs, name: cost}, list[Arch]()
+        costs: dict[str, Cost] = {**self.costs, name: cost}
+        found: list[Arch] = []
         for ends in itertools.pairwise(np.linspace(max(limits[0], given[0]), min(limits[1], given[1]), n + 1)):
             part = Window(self.space, costs, {**self.bounds, name: ends})
             found += part.sample(rng, 1, {*known, *found}, tries)

@@ -24,8 +24,9 @@ from search.run import entry
 from search.scores import Scores
 from supernet import files, metrics
 from supernet.data.images import ImageSet
+from supernet.data.sets import TrainVal
 from supernet.errors import UserError
-from supernet.export import networks
+from supernet.export import int8, networks
 from supernet.export.card import Accuracy
 from supernet.footprint import Precision
 from supernet.metrics import TOP1, Metric
@@ -38,6 +39,7 @@ from supernet.tables import Table
 from supernet.training import evaluation
 
 LATENCY = "latency"
+INT8 = int8.Settings()
 
 
 @dataclass(frozen=True)
@@ -140,33 +142,42 @@ def write(
     suffixes: Mapping[str, str],
     supernet: Supernet,
     recalibration: Stream[Tensor],
+    data: TrainVal,
     test: ImageSet,
     measure: Callable[[Target, Arch], float | None],
     progress: Progress = silent,
-    metric: Metric = TOP1,
+    settings: int8.Settings = INT8,
 ) -> list[dict[str, Any]]:
     """The networks with the supernet's weights as files, ``networks.json`` and ``networks.png``, beside one another.
 
     Args:
         suffixes: formats of the files by the names of the targets.
-        recalibration: images that BN statistics are taken from. test: images that each network is tested on, once.
+        recalibration: images that BN statistics are taken from. data: those of training and validation.
+        test: images that each file is tested on, once.
         measure: latency of a whole network on a device in ms; None where that cannot be done here.
-        metric: by which they were scored.
+        settings: of files on 8-bit values, and the metric by which the networks were scored.
 
     Returns:
         What ``networks.json`` has of each network: name, bound and latencies in ms, accuracies in [0, 1], counts, file.
     """
-    folder, rows, images = run.specialised_path, [], networks.images_of(run)
+    folder, rows, metric = run.specialised_path, [], settings.metric
+    images = networks.Images(data.train.preparation, data.class_names)
     with progress("networks", len(found), unit="networks") as bar:
         for one in found:
             target, best = one.target, one.best
             made = networks.recalibrated(supernet, best.arch, recalibration)
-            tested = evaluation.shared_answers(made.network, test).result("test")
-            scored = best.accuracy if metric == TOP1 else None
-            made = made._replace(accuracy=Accuracy(tested["test_accuracy"], scored, tested["test_images"]))
             path, table = folder / f"{target.name}.{suffixes[target.name]}", target.table
             card = networks.card(run, target.space, made, images, best.costs[LATENCY], table)
-            networks.write(made, path, replace(card, batch=target.batch))
+            card = replace(card, batch=target.batch)
+            if target.precision == "int8":
+                answers = networks.write_int8(made, path, card, data, settings, test=test).tested
+                assert answers is not None  # as there are test images
+                tested = answers.result("test")
+            else:
+                tested = evaluation.shared_answers(made.network, test).result("test")
+                scored = best.accuracy if metric == TOP1 else None
+                accuracy = Accuracy(tested["test_accuracy"], scored, tested["test_images"], card.accuracy.size)
+                networks.write(made, path, replace(card, accuracy=accuracy))
             known = {"name": target.name, "bound_ms": target.bound, **entry(best), **tested}
             known |= {"layers": target.space.describe(best.arch), "file": path.name, **table}
             measured = measure(target, best.arch)

@@ -14,10 +14,12 @@ from search import priced
 from supernet.cli import specialise
 from supernet.data import sets
 from supernet.errors import UserError
+from supernet.export import formats
 from supernet.export.formats import read_metadata
 from supernet.space import Space
 from tests.test_cli import ok, refused
 
+onnx = pytest.importorskip("onnx", reason="needs the extra [onnx]")
 OLD = Path(__file__).parent / "data" / "v0.1" / "spos"
 BUDGET = ("--population", 8, "--iterations", 3, "--recalibration", 2, 64, "--quiet")
 
@@ -72,6 +74,29 @@ def test_each_device_has_the_best_network_within_its_bound(run):
     before = (run / "scores.jsonl").read_bytes()
     ok("specialise", "--run", run, *given, "--export", "pt2", *BUDGET)
     assert (run / "scores.jsonl").read_bytes() == before  # everything was known
+
+
+def test_tables_of_int8_layers_have_files_on_8_bit_values(run):
+    """What the row and the card have is what the file answers in its runtime."""
+    pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
+    path = run.parent / "phone.json"
+    table = json.loads(path.read_text())
+    table["runtime"] = {"name": "onnxruntime", "version": "1", "options": {"precision": "int8"}}
+    path.write_text(json.dumps(table))
+    told = refused("specialise", "--run", run, "--lut", path, "--export", "pt2", *BUDGET)
+    assert "phone.pt2: int8 files end in .onnx" in told
+    ok("specialise", "--run", run, "--lut", path, "--max-drop", 10, *BUDGET)
+    (row,) = json.loads((run / "specialised/networks.json").read_text())["networks"]
+    file = run / "specialised" / row["file"]
+    card = formats.read_card(file)
+    assert card.precision == "int8"
+    assert card.accuracy.test == row["test_accuracy"]
+    answers = formats.FORMATS["onnx"].load(file.read_bytes())
+    test = sets.open_test("digits", Path("data"))
+    hits = [int(answers(x.numpy())[0].argmax() == int(y)) for x, y in test.plain_batches(1)]
+    assert sum(hits) / len(test) == card.accuracy.test
+    bits = [tensor.data_type for tensor in onnx.load(file).graph.initializer]
+    assert onnx.TensorProto.INT8 in bits
 
 
 def test_several_bounds_of_one_table(run):

@@ -31,6 +31,10 @@ class Args(searching.Small, searching.Scored, common.Kernels, common.OnRun):
     """Random architectures that each search begins with; a quarter as many in each further iteration."""
     iterations: int = 12
     """Iterations of each search, including the random first one."""
+    max_drop: float = 1.0
+    """For tables of int8 layers: write a file only if it loses at most so many points in validation."""
+    mixed: bool = False
+    """For tables of int8 layers: keep the layers that hurt most as floats, as few as needed."""
 
 
 def run(args: Args) -> None:
@@ -39,7 +43,7 @@ def run(args: Args) -> None:
     from search import specialise
     from search.guided import GuidedConfig
     from search.scores import Scores
-    from supernet.export import formats
+    from supernet.export import formats, int8
     from supernet.training import defaults
 
     folder = args.folder
@@ -57,6 +61,10 @@ def run(args: Args) -> None:
     suffixes = {name: args.export or runtimes.SUFFIXES.get(t.runtime["name"], "pt2") for name, t in tables.items()}
     for suffix in sorted(set(suffixes.values())):
         formats.require(suffix)
+    for target in targets:
+        if target.precision == "int8":
+            int8.of(folder.specialised_path / f"{target.name}.{suffixes[target.name]}")
+    settings = int8.Settings(max_drop=args.max_drop, mixed=args.mixed, metric=args.metric)
     device = defaults.device(args.device)
     supernet = folder.supernet(space, device, folder.kernels(device, args.wish(args.kernels)))
     images = folder.images(args.data_root, workers=args.workers, progress=args.progress)
@@ -77,15 +85,13 @@ def run(args: Args) -> None:
         scores = Scores(evaluator, folder.scores, scoring.identity(folder.identity, images.identity), space)
         found = specialise.specialise(targets, searches, scores, args.progress)
         common.tell(f"scored {evaluator.summary}")
-        tools = (supernet.cpu(), evaluator.scorer.recalibration, test)
-        rows = specialise.write(folder, found, suffixes, *tools, measure, args.progress, args.metric)
+        tools = (supernet.cpu(), evaluator.scorer.recalibration, images, test)
+        rows = specialise.write(folder, found, suffixes, *tools, measure, args.progress, settings)
     common.show(specialise.table(rows, args.metric))
     for row in rows:
         common.tell(f"{row['name']}: {metrics.percent(row, 'test', args.metric)}, an interval of 95 %")
         common.tell(f"→ {folder.specialised_path / row['file']}")
     common.tell(f"→ {folder.specialised_path / 'networks.png'}")
-    if any(target.precision == "int8" for target in targets):
-        common.warn("the files are of float32, for which int8 tables promise nothing: export.py --arch-config … --int8")
     first = specialise.configuration(folder, rows[0]["name"])
     common.next_command("retrain", args, "--inherit", after=("--arch-config", first), note="trains one of them further")
 

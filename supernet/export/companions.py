@@ -28,7 +28,7 @@ FILE = Path(__file__).with_name({name!r})
 card = json.loads(Path(f"{{FILE}}.json").read_text(encoding="utf-8"))
 {open}
 hits = []
-for path, folder, pixels in pictures.Fit(**card["preparation"]["fit"]).each(sys.argv[1:]):
+for path, folder, pixels in pictures.Fit(**card["preparation"]["fit"]).each(sys.argv[1:] or sys.exit(__doc__)):
     {body}
     hits += [folder == name] if folder in card["classes"] else []
     print(path, name, f"{{p.max():.4f}}", sep="\\t")

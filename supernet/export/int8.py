@@ -70,6 +70,7 @@ class Quantised:
         answers: to all validation images, in the runtime. metric: that it was judged by.
         float_accuracy: by that metric as floats, in [0, 1].
         floats: layers that are not on 8-bit values.
+        tested: answers to the test images, where it was run on them.
     """
 
     file: bytes
@@ -77,6 +78,7 @@ class Quantised:
     float_accuracy: float
     metric: Metric = TOP1
     floats: tuple[str, ...] = ()
+    tested: Answers | None = None
 
     @property
     def accuracy(self) -> float:

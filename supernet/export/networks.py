@@ -189,6 +189,7 @@ def write_int8(
     known = Accuracy(validation=made.answers.share(), images=len(images.val), size=card.accuracy.size)
     if test is not None:
         tested = int8.answers(form.load(made.file), test, batch, Size(*card.shape[1:]), progress)
+        made = dataclasses.replace(made, tested=tested)
         known = dataclasses.replace(known, test=tested.share(), images=len(test))
     card = dataclasses.replace(card, precision=made.precision, accuracy=known, layout=form.layout)
     formats.write(path, made.file, found.network, card.to_json())
