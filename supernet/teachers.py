@@ -50,6 +50,9 @@ def opened(
         found = _given(run, kernels)
     elif plugins.is_registered(name):
         found = _registered(run, name, file)
+    elif not Path(name).is_dir():
+        kinds = f"{SUPERNET}, {GIVEN}, timm:NAME, torchvision:NAME, or the folder of a trained network"
+        raise UserError(f"no teacher {name}: expected {kinds}")
     else:
         wanted = run.space()
         found = load_network(Path(name), kernels, wanted.operations, wanted.make)

@@ -71,6 +71,12 @@ def test_a_network_of_a_registry_with_weights(mine, tmp_path):
     assert "has 7×1024 for classifier.weight" in refused(opened, run, "timm:mobilenetv3_small_050", tmp_path / "w.pt")
 
 
+def test_a_teacher_that_is_nowhere(mine, tmp_path):
+    run, *_ = mine
+    told = refused(opened, run, str(tmp_path / "nowhere"))
+    assert told.startswith(f"no teacher {tmp_path / 'nowhere'}: expected supernet, given, timm:NAME")
+
+
 def test_half_of_the_loss_is_the_divergence():
     student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
     x, y = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
