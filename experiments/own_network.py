@@ -84,7 +84,7 @@ class Args(_common.OnImages):
     """Of the given network."""
     supernet_epochs: int = 2
     """Of its parts together: four in each step."""
-    tuning_epochs: int = 2
+    tuning_epochs: int = 1
     """Of each network at last."""
     evaluations: int = 120
     """Parts that a search scores."""
