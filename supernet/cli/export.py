@@ -1,4 +1,5 @@
-"""Write a found network as a file: .pt2 (torch.export), .onnx, .tflite, .pte (ExecuTorch), .xml (OpenVINO), or code."""
+"""Write a found network as a file: .pt2 (torch.export), .onnx, .tflite, .pte (ExecuTorch), .xml (OpenVINO),
+.mlpackage (CoreML), or code."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Args(common.Decoding, common.OnRun):
     output: Annotated[Path | None, common.UNSET] = None
-    """Output file; its suffix is the format (.pt2, .onnx, .tflite, .pte, .xml, .py). Defaults to RUN/PICK.onnx."""
+    """Output file; its suffix is the format: .pt2, .onnx, .tflite, .pte, .xml, .mlpackage or .py. Defaults to
+    RUN/PICK.onnx."""
     pick: str = "best"
     """Network that retrain.py trained: the name of its folder in RUN."""
     arch: Annotated[tuple[int, ...] | None, common.UNSET] = None
@@ -106,11 +108,14 @@ def run(args: Args) -> None:
             told += f"; {formats.read_card(path).accuracy.told}" if test is not None else ""
         else:
             difference = networks.write(found, path, card, options)
-            told = f"logits within {difference:.1e} of the largest (tolerance {formats.TOLERANCE:g})"
+            told = f"not compared with PyTorch: {formats.of(path).absent()}"
+            if difference is not None:
+                told = f"logits within {difference:.1e} of the largest (tolerance {formats.TOLERANCE:g})"
         theirs = companions.write(path, formats.read_card(path))
         if args.hub_folder:
             hub.write(args.hub_folder, found.network, card)
-    common.tell(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {told}")
+    size = sum(part.stat().st_size for part in (path, *path.rglob("*")) if part.is_file())
+    common.tell(f"{path}: {size / 1e6:.1f} MB, {told}")
     common.tell(f"what it is, and how pictures are prepared for it: {path.name}.json, README.md; deploy.py runs it")
     for file in theirs:
         common.warn(f"{file} is somebody's and stays: none was written for {path.name}")

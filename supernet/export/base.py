@@ -76,6 +76,8 @@ class Format(NamedTuple):
     """Reads metadata that lie in the file; of a foreign file it raises whatever its library does."""
     options: frozenset[str] = frozenset()
     """Which of ``Options`` it can."""
+    absent: Callable[[], str | None] = lambda: None
+    """Why no file can run on this machine, if so: then none is compared before it is written."""
     layout: str = "NCHW"
     """Of the images that a file of floats takes: ``NHWC`` where the runtime has no other."""
 

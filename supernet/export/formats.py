@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from supernet import files
 from supernet.errors import UserError
-from supernet.export import card, executorch, onnx, openvino, pt2, source, tflite
+from supernet.export import card, coreml, executorch, onnx, openvino, pt2, source, tflite
 from supernet.export.base import PLAIN, Format, Options, Run, Shape, line, sample_input
 from supernet.export.card import Card
 
@@ -26,6 +26,7 @@ FORMATS: dict[str, Format] = {  # by the suffix of their files
     "tflite": tflite.FORMAT,
     "pte": executorch.FORMAT,
     "xml": openvino.FORMAT,
+    "mlpackage": coreml.FORMAT,
     "py": source.FORMAT,
 }
 OPTIONS = {"any_batch": "free number of images", "opset": "opset"}  # in words
@@ -55,7 +56,7 @@ def export(
     metadata: dict[str, Any],
     batch: int = 1,
     options: Options = PLAIN,
-) -> float:
+) -> float | None:
     """Write ``network`` in the format that the suffix of ``path`` names, with its metadata.
 
     ``.pt2`` comes with the weights as ``.safetensors``, ``.py`` with them as ``.pt``. Metadata lie beside every file,
@@ -68,7 +69,7 @@ def export(
         batch: images in one run; the files take no other number, unless ``options`` say so.
 
     Returns:
-        The largest difference of an output, relative to the largest output.
+        The largest difference of an output, relative to the largest output; None if no such file runs here.
 
     Raises:
         UserError: unknown format, missing extra, or results that differ by more than ``TOLERANCE``: nothing is
@@ -77,6 +78,9 @@ def export(
     form = able(path, options)
     sample = max(batch, 2) if options.any_batch else batch  # one would be taken for fixed
     (file,) = form.convert([network], [shape], sample, options)
+    if form.absent():
+        write(path, file, network, metadata)
+        return None
     run = form.load(file)
     batches = (1, sample, 3) if options.any_batch else (batch,)
     difference = float(np.max([_difference(run, reference, shape, n) for n in batches]))  # NaN where one is

@@ -150,8 +150,8 @@ def card(
     )
 
 
-def write(found: Found, path: Path, card: Card, options: Options = PLAIN) -> float:
-    """Write the network with its card, as ``formats.export`` does; returns the difference of its outputs.
+def write(found: Found, path: Path, card: Card, options: Options = PLAIN) -> float | None:
+    """Write the network with its card, as ``formats.export`` does; returns what that does.
 
     Args:
         card: says whether pixels or floats come in, how many images, and what is known.

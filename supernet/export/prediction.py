@@ -38,7 +38,7 @@ class Classifier:
     """
 
     def __init__(self, file: Path):
-        if not file.is_file():
+        if not file.exists():
             raise UserError(f"no file at {file}: expected one that export.py wrote")
         self.card, form = formats.read_card(file), formats.of(file)
         prepared = self.card.preparation
