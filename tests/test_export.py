@@ -28,11 +28,14 @@ NEEDS = {
     "pte": ("executorch",),
     "tflite": ("ai_edge_litert",),
     "xml": ("onnx", "onnxscript", "openvino"),
+    "mlpackage": (),
     "py": (),
 }
 
 
 def skip_without(suffix: str) -> None:
+    if reason := formats.FORMATS[suffix].absent():
+        pytest.skip(reason)
     for name in NEEDS[suffix]:
         pytest.importorskip(name, reason=f"needs {name}: an extra")
     if suffix == "tflite" and not tflite.LITERT_PYTHON.exists():
