@@ -81,7 +81,7 @@ class Args(planning.Planned, common.Devices, common.Training, common.Kernels, op
         from supernet import families
 
         try:
-            sizes = [int(size) for size in self.resolutions.split(",") if size]
+            sizes = [int(size) for size in self.resolutions.split(",")] if self.resolutions else []
         except ValueError as error:
             raise UserError(f"--resolutions {self.resolutions}: expected whole numbers with commas between") from error
         return families.with_resolutions(space, sizes)
@@ -170,6 +170,12 @@ class Spos(Args):
             distil = "inplace" if weights.read(layout.network, self.weights).new else "teacher"
         usual = "sandwich" if learnt else "uniform"
         return dataclasses.replace(super().settled(space, begun), rule=rule or usual, distil=distil or "none")
+
+    def config(self, space: Space, fit: FitConfig, kernels: Any) -> Any:
+        """SPOS's Config; refuses options that exclude each other or that the space is not for."""
+        cfg = super().config(space, fit, kernels)
+        self.library.require(space, cfg)
+        return cfg
 
 
 @dataclass(frozen=True)
