@@ -55,7 +55,7 @@ def arch(space: Space, configuration: object, source: str = "configuration") -> 
         try:
             return space.check(found)
         except UserError as error:
-            raise UserError(f"{source}: {error}") from error
+            raise error.of(source) from error
     slots = _slots(space)
     given = _parts(configuration, slots, source)
     genes = [len(gene.choices) - 1 for gene in space.genes]  # what has no slot has one choice

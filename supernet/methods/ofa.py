@@ -80,7 +80,7 @@ class Config:
                     dataclasses.replace(self.fit, epochs=phase.epochs, lr=phase.lr, seed=self.fit.seed + number)
                 )
             except UserError as error:
-                raise UserError(f"phase {phase.name}: {error}") from error
+                raise error.of(f"phase {phase.name}") from error
         return found
 
 
