@@ -101,6 +101,10 @@ class Args(planning.Planned, common.Devices, common.Training, common.Kernels, op
         """The method's ``Config``, of its own options; refuses what cannot be before anything is written."""
         return self.library.Config(fit, kernels=kernels, **self.own)
 
+    def contents(self, cfg: Any) -> dict[str, Any]:
+        """What a run records of files that shape it, in place of their names: one that changed is another run."""
+        return {}
+
     def train(
         self,
         space: Space,
@@ -199,6 +203,10 @@ class Ofa(Args):
         given = ofa.read_phases(self.phases, fit.lr) if self.phases else ofa.default_phases(fit.epochs, fit.lr)
         ofa.spaces(space, given)
         return ofa.Config(fit, given, kernels=kernels, sort=self.sort, probes=self.probes)
+
+    def contents(self, cfg: ofa.Config) -> dict[str, Any]:
+        """The phases of a file."""
+        return {"phases": [dataclasses.asdict(phase) for phase in cfg.phases]} if self.phases else {}
 
 
 @dataclass(frozen=True)
