@@ -74,7 +74,7 @@ class Target:
         try:
             return priced.window(self.space, self.costs[LATENCY], 0.0, self.wanted)[1]
         except UserError as error:
-            raise UserError(f"{self.name}: {error}") from error
+            raise error.of(self.name) from error
 
     def search(self, budget: GuidedConfig) -> Search:
         """The search for this device; a UserError where nothing meets the bound."""

@@ -26,7 +26,8 @@ NAMES = {  # of a part, the ones that are written first: those for stages, and t
     "kernel": ("kernel", "ks", "kernel_size"),
     "expand": ("expand", "e", "expand_ratio"),
 }
-BESIDE = {"tag", "name", "what", "macs", "params", "flops", "cfg"}  # what may stand beside a configuration
+# What may stand beside a configuration.
+BESIDE = {"tag", "name", "model", "net_id", "what", "macs", "params", "flops", "cfg"}
 
 
 class Slot(NamedTuple):
@@ -51,7 +52,10 @@ def arch(space: Space, configuration: object, source: str = "configuration") -> 
         found = configuration["arch"]
         if not isinstance(found, list) or not all(type(i) is int for i in found):
             raise UserError(f"{source}: arch is {found!r:.60}, expected a list of indices")
-        return space.check(found)
+        try:
+            return space.check(found)
+        except UserError as error:
+            raise error.of(source) from error
     slots = _slots(space)
     given = _parts(configuration, slots, source)
     genes = [len(gene.choices) - 1 for gene in space.genes]  # what has no slot has one choice
@@ -186,26 +190,28 @@ def _by_places(slots: dict[str, list[Slot]]) -> None:
 def _parts(configuration: object, wanted: Iterable[str], source: str) -> dict[str, Any]:
     """What a configuration gives for each part, by the names of ``NAMES``."""
     outer: Mapping = configuration if isinstance(configuration, dict) else {"cfg": configuration}
-    inner = outer.get("cfg", {})
+    inner, usual = outer.get("cfg", {}), {}
     if inner in ("min", "max"):
-        inner = dict.fromkeys(wanted, inner)
+        inner, usual = {}, dict.fromkeys(wanted, inner)
     if not isinstance(inner, dict):
         raise UserError(f"{source} is {inner!r:.60}, expected an object, min or max")
     parts = {alias: part for part, aliases in NAMES.items() for alias in aliases}
-    given = {}
-    for name, value in {**inner, **outer}.items():
+    given: dict[str, Any] = {}
+    for name, value in (*inner.items(), *outer.items()):
         if name in BESIDE or value is None:
             continue
         if name not in parts:
             raise UserError(f"{source} has the unknown field {name!r:.40}, expected {', '.join(parts)}")
-        given[parts[name]] = value
-    return given
+        part = parts[name]
+        if given.setdefault(part, value) != value:
+            raise UserError(f"{source} has two values for {part}: expected one")
+    return usual | given
 
 
 def _values(given: Mapping[str, Any], part: str, length: int, source: str) -> list[Any]:
     """The numbers of a part, as many as there are slots."""
     if part not in given:
-        raise UserError(f"{source} has no {part}: expected {length} numbers")
+        raise UserError(f"{source} has no {part}: expected {length} number{'s' * (length > 1)}")
     value = given[part]
     if not isinstance(value, list):
         return [value] * length

@@ -19,6 +19,10 @@ class UserError(Exception):
         super().__init__(message)
         self.missing = missing
 
+    def of(self, what: str) -> UserError:
+        """The same fault, said of ``what``: what is missing, and the advice that follows from it, stay."""
+        return type(self)(f"{what}: {self}", self.missing)
+
 
 def dead_loader(error: RuntimeError) -> UserError | None:
     """What PyTorch raises wherever a process is when one that decodes its images has died, in one line; else None."""

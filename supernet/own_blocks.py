@@ -83,6 +83,6 @@ def _saying(what: str, plugin: Plugin) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{what}: {error}") from error
+        raise error.of(what) from error
     except Exception as error:
         raise UserError(f"{what} raised {reason(error, plugin.module.__file__)}") from error

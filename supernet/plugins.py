@@ -46,7 +46,7 @@ class Plugin:
         try:
             return self.function(**arguments)
         except UserError as error:
-            raise UserError(f"{self.source}: {error}") from error
+            raise error.of(self.source) from error
         except (Exception, SystemExit) as error:  # whatever it does
             raise UserError(f"{self.source} raised {reason(error, self.module.__file__)}") from error
 

@@ -282,7 +282,7 @@ class Space:
         try:
             space = dataclasses.replace(_space(fields), make=make).with_operations(*operations)
         except UserError as error:
-            raise UserError(f"{source}: {error}") from error
+            raise error.of(source) from error
         if data.get("fingerprint", space.fingerprint) != space.fingerprint:
             raise UserError(
                 f"{source}: says fingerprint {data['fingerprint']} but its content gives {space.fingerprint}; "

@@ -63,7 +63,7 @@ def _get(name: str, channels: int, size: Size, classes: int) -> Space:
     try:
         space = space.with_operations(*plugin.operations)
     except UserError as error:
-        raise UserError(f"{plugin.source}: {error}") from error
+        raise error.of(plugin.source) from error
     own_blocks.check(space, plugin)
     return space
 
@@ -135,7 +135,7 @@ def _read(name: str, images: tuple[int, Size, int]) -> Space:
     try:
         families.layout(space)
     except UserError as error:
-        raise UserError(f"{name}: {error}") from error
+        raise error.of(name) from error
     return space
 
 

@@ -65,3 +65,6 @@ def test_impossible_bins_say_what_is_there(name):
         binned.flops_binned_path(space, 0, (1e12, 2e12, 1e11))
     with pytest.raises(UserError, match="0 < step"):
         binned.flops_binned_path(tiny_space(), 0, (2e6, 1e6, 1e5))
+    for endless in ((0, 1e12, 1e-6), (0, np.inf, 1e6), (0, np.inf, np.inf)):
+        with pytest.raises(UserError, match="at most 10,000 bins"):
+            binned.flops_binned_path(space, 0, endless)

@@ -60,6 +60,21 @@ def test_one_number_stands_for_all_and_the_images_resolution_is_the_default():
     assert arch == configurations.arch(space, {"ks": [7] * 20, "e": [6] * 20, "d": [4] * 5, "r": [224], "wid": None})
 
 
+def test_what_authors_write_beside_a_configuration_is_no_part_of_it():
+    space, row = spaces.usual("attentive-nas"), ROWS["attentive-nas a0"]
+    published = {  # of AttentiveNAS's configs/eval_attentive_nas_models.yml
+        "model": "attentive_nas_a0",
+        "resolution": 192,
+        "width": [16, 16, 24, 32, 64, 112, 192, 216, 1792],
+        "kernel_size": [3] * 7,
+        "expand_ratio": [1, 4, 4, 4, 4, 6, 6],
+        "depth": [1, 3, 3, 3, 3, 3, 1],
+    }
+    for beside in ({}, {"net_id": "a0"}):
+        counts = configurations.counts(space, configurations.arch(space, published | beside))
+        assert (counts["macs"], counts["params"]) == (row["macs"], row["params"])
+
+
 def test_widths_of_the_resnet_are_places():
     space = spaces.usual("ofa-resnet50")
     arch = configurations.arch(space, {"d": [2, 0, 1, 2, 0], "e": 0.25, "w": [1, 0, 0, 1, 2, 0]})
@@ -78,8 +93,11 @@ def test_widths_of_the_resnet_are_places():
         ({"ks": [7] * 19, "e": 6, "d": 4}, "has 19 numbers for kernel, expected 20"),
         ({"ks": 7, "e": 6, "d": 4, "width": 16}, "has width, but space ofa-mobilenetv3 has resolution, depth"),
         ({"ks": 7, "e": 6, "d": 4, "lr": 1}, "unknown field 'lr'"),
+        ({"ks": 7, "kernel": 5, "e": 6, "d": 4}, "two values for kernel"),
+        ({"cfg": {"ks": 7, "e": 6, "d": 4, "r": 224}, "resolution": 192}, "two values for resolution"),
+        ({"ks": 7, "e": 6, "d": 4, "r": [192, 224]}, "has 2 numbers for resolution, expected 1"),
         ({"arch": [0.5]}, "expected a list of indices"),
-        ({"arch": [0]}, "49 genes"),
+        ({"arch": [0]}, "configuration: space ofa-mobilenetv3 has 49 genes"),
     ],
 )
 def test_what_is_wrong_is_said(content, says):

@@ -122,9 +122,22 @@ def test_files_of_phases(tmp_path):
         ([{**one, "name": "../up"}], "letters"),
         ([one, one], "another name"),
         ([{**one, "epochs": 0}], "epochs"),
+        ([{**one, "path": 2}], "phase all has path: expected epochs, lr, name, open, paths"),
+        ([{**one, "paths": 1001}], "from 1 to 1000"),
         ([], "one phase"),
     ):
-        assert told in refused(ofa.read_phases, written(*bad), 0.3)
+        assert told in (message := refused(ofa.read_phases, written(*bad), 0.3))
+        assert "delete" not in message  # it is the user's
+
+
+def test_a_later_phase_that_cannot_train_is_refused_before_the_first_one_trains():
+    fine = ofa.Phase("largest", 9, 0.1)
+    for late, more, told in (
+        (ofa.Phase("late", 9, 0.0), {}, "phase late: lr 0.0: expected a number above 0"),
+        (ofa.Phase("late", 2, 0.1), {"warmup_epochs": 3}, "phase late: 3 epochs of warm-up in 2"),
+        (ofa.Phase("late", 9, 0.1), {"seed": 2**63 - 1}, "phase late: seed 9223372036854775808"),
+    ):
+        assert told in refused(ofa.Config, FitConfig(9, **more), (fine, late))
 
 
 def test_what_cannot_shrink_is_refused(tmp_path):

@@ -171,9 +171,10 @@ def test_with_zero_gamma_the_blocks_that_add_are_the_identity_at_first(tmp_path)
         x = torch.randn(2, next(module.parameters()).shape[1], 7, 7)
         torch.testing.assert_close(module(x), x, rtol=0, atol=0)
     spos.run(elastic(), data, dataclasses.replace(cfg, fit=FitConfig(1, batch_size=20)), tmp_path / "trained", CPU)
-    for space in (tiny_space(), spaces.get("timm:test_byobnet", 1, 28, 10)):
+    for space in (spaces.get("mobile-small", 1, 14, 10), spaces.get("timm:test_byobnet", 1, 28, 10)):
         with pytest.raises(UserError, match=r"zero gamma: .*expected an elastic space"):
-            spos.rule(Supernet(space), cfg)
+            spos.run(space, data, cfg, tmp_path / "none", CPU)
+    assert not (tmp_path / "none").exists()
 
 
 RULES = [
@@ -259,11 +260,18 @@ def test_every_family_trains_by_every_rule(name, tmp_path):
 
 
 def test_options_that_exclude_each_other_are_refused():
-    model = Supernet(tiny_space())
-    fit_config = FitConfig(1)
+    space, fit_config = tiny_space(), FitConfig(1)
     for options, told in (
         ({"rule": "fair", "draw": "best"}, "not fair"),
         ({"sampling": "flops", "draw": "worst"}, "sampling must be uniform"),
-        ({"rule": "sandwich", "paths": 0}, "at least 1"),
+        ({"drop_path": 0.2}, "of the largest network"),
+        ({"rule": "fair", "drop_path": 0.2}, "of the largest network"),
     ):
-        assert told in refused(spos.rule, model, spos.Config(fit_config, **options))
+        assert told in refused(spos.require, space, spos.Config(fit_config, **options))
+    spos.require(space, spos.Config(fit_config, drop_path=0.2, distil="alpha"))
+    for options, told in (
+        ({"paths": 0}, "0 random paths in a step: expected 1 to 1,000"),
+        ({"paths": 2**31 - 1}, "expected 1 to 1,000"),
+        *(({name: value}, "from 0 to below 1") for name in ("ema", "drop_path") for value in (-0.1, 1.0, 1.5)),
+    ):
+        assert told in refused(spos.Config, fit_config, **options)

@@ -130,6 +130,12 @@ def test_bad_bounds_are_refused_before_anything_is_scored(run):
     assert "phone: a latency of 0.01 ms is below" in told(f"{run.parent / 'chip.json'}:3", f"{table}:0.01")
     assert "expected a table and its bound in ms" in told(f"{table}:fast")
     assert "no latency table at" in told("none.json:3")
+    content = json.loads(table.read_text())
+    gone = content["operations"].popitem()[0]
+    (few := run.parent / "few.json").write_text(json.dumps(content))
+    message = told(f"{table}:3", f"{few}:3")
+    assert f"few.json has no latency of the layer {gone!r}" in message
+    assert f"run python tools/build_lut.py --run {run}" in message
     assert "two devices are called phone" in told(table, table)
     assert sorted(path.name for path in run.iterdir()) == before
 

@@ -81,7 +81,7 @@ class Args(planning.Planned, common.Devices, common.Training, common.Kernels, op
         from supernet import families
 
         try:
-            sizes = [int(size) for size in self.resolutions.split(",") if size]
+            sizes = [int(size) for size in self.resolutions.split(",")] if self.resolutions else []
         except ValueError as error:
             raise UserError(f"--resolutions {self.resolutions}: expected whole numbers with commas between") from error
         return families.with_resolutions(space, sizes)
@@ -100,6 +100,10 @@ class Args(planning.Planned, common.Devices, common.Training, common.Kernels, op
     def config(self, space: Space, fit: FitConfig, kernels: Any) -> Any:
         """The method's ``Config``, of its own options; refuses what cannot be before anything is written."""
         return self.library.Config(fit, kernels=kernels, **self.own)
+
+    def contents(self, cfg: Any) -> dict[str, Any]:
+        """What a run records of files that shape it, in place of their names: one that changed is another run."""
+        return {}
 
     def train(
         self,
@@ -171,6 +175,12 @@ class Spos(Args):
         usual = "sandwich" if learnt else "uniform"
         return dataclasses.replace(super().settled(space, begun), rule=rule or usual, distil=distil or "none")
 
+    def config(self, space: Space, fit: FitConfig, kernels: Any) -> Any:
+        """SPOS's Config; refuses options that exclude each other or that the space is not for."""
+        cfg = super().config(space, fit, kernels)
+        self.library.require(space, cfg)
+        return cfg
+
 
 @dataclass(frozen=True)
 class Ofa(Args):
@@ -193,6 +203,10 @@ class Ofa(Args):
         given = ofa.read_phases(self.phases, fit.lr) if self.phases else ofa.default_phases(fit.epochs, fit.lr)
         ofa.spaces(space, given)
         return ofa.Config(fit, given, kernels=kernels, sort=self.sort, probes=self.probes)
+
+    def contents(self, cfg: ofa.Config) -> dict[str, Any]:
+        """The phases of a file."""
+        return {"phases": [dataclasses.asdict(phase) for phase in cfg.phases]} if self.phases else {}
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def run(args: Args) -> None:
     leader = distributed.rank() == 0
     begin = functools.partial(
         RunFolder.begin,
-        settings={**common.settings(args), "space": space.name},  # which one says the space file
+        settings={**common.settings(args), **args.contents(cfg), "space": space.name},  # which one says the space file
         space=space,
         images=images,
         restart=args.restart,

@@ -31,11 +31,11 @@ from supernet.space import Arch, Gene, Space
 from supernet.training.config import FitConfig
 from supernet.training.distillation import kl_divergence
 from supernet.training.loop import Drive, fit
-from supernet.training.paths import uniform_path
+from supernet.training.paths import MOST, uniform_path
 from supernet.training.rules import Parts, Rule
 
 KINDS = ("resolution", "width", "kernel", "depth", "expand")  # of genes
-PHASE = {"name": str, "epochs": shape.POSITIVE, "lr?": shape.Number(0), "paths?": shape.POSITIVE}
+PHASE = {"name": str, "epochs": shape.POSITIVE, "lr?": shape.Number(0), "paths?": shape.Number(1, MOST, whole=True)}
 FILE = {"phases": [{**PHASE, "open?": {str: shape.POSITIVE}}]}
 
 
@@ -67,6 +67,21 @@ class Config:
     ratio: float = 1.0  # weight of the loss against the largest network
     probes: int = 4
     recalibration: tuple[int, int] = (8, 128)  # batches, images per batch
+
+    def __post_init__(self) -> None:
+        self.settings(self.phases)  # before the first phase trains, not when its own turn comes
+
+    def settings(self, phases: Sequence[Phase]) -> list[FitConfig]:
+        """How each phase trains; a UserError names the one that cannot."""
+        found = []
+        for number, phase in enumerate(phases):
+            try:
+                found.append(
+                    dataclasses.replace(self.fit, epochs=phase.epochs, lr=phase.lr, seed=self.fit.seed + number)
+                )
+            except UserError as error:
+                raise error.of(f"phase {phase.name}") from error
+        return found
 
 
 def default_phases(epochs: int, lr: float) -> tuple[Phase, ...]:
@@ -107,7 +122,13 @@ def read_phases(path: Path, lr: float) -> tuple[Phase, ...]:
     Raises:
         UserError: no such file, or it does not hold phases.
     """
-    found = files.read_json(path, "file of phases", expected=FILE)["phases"]
+    found = files.read_json(path, "file of phases", expected=FILE, damaged="phases")["phases"]
+    known = {field.name for field in dataclasses.fields(Phase)}
+    for phase in found:
+        if unknown := sorted(phase.keys() - known):
+            raise UserError(
+                f"{path}: phase {phase['name']} has {', '.join(unknown)}: expected {', '.join(sorted(known))}"
+            )
     phases = tuple(Phase(**{"lr": lr, **phase}) for phase in found)
     for phase in phases:
         if unknown := sorted(phase.open.keys() - set(KINDS)):
@@ -208,9 +229,8 @@ def run(
     own = RunFolder(folder)
     probes = spos.Probes(space, data, cfg.fit, cfg.probes, cfg.recalibration)
     meta = {**spos.meta(space, cfg.kernels), "method": "ofa", "config": asdict(cfg)}
-    for number, (phase, now) in enumerate(zip(phases, opened, strict=True)):
+    for number, (phase, now, settings) in enumerate(zip(phases, opened, cfg.settings(phases), strict=True)):
         last = number == len(phases) - 1
-        settings = dataclasses.replace(cfg.fit, epochs=phase.epochs, lr=phase.lr, seed=cfg.fit.seed + number)
         if cfg.sort and number and _expands(opened[number - 1]) < _expands(now):
             sort_channels(model, kept=opened[number - 1])
         fit(

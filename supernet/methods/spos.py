@@ -22,6 +22,7 @@ from supernet.data import stored
 from supernet.data.images import Batches, Inputs
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
+from supernet.extremes import largest
 from supernet.families import elastic
 from supernet.model import Supernet, zero_gamma
 from supernet.progress import Progress, silent
@@ -54,6 +55,17 @@ class Config:
     probes: int = 4  # fixed random architectures, scored after each epoch
     recalibration: tuple[int, int] = field(default=(8, 128))  # batches, images per batch
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.paths <= paths.MOST:
+            raise UserError(f"{self.paths} random paths in a step: expected 1 to {paths.MOST:,}")
+        if not 0 <= self.ema < 1 or not 0 <= self.drop_path < 1:
+            raise UserError(f"ema {self.ema:g}, drop path {self.drop_path:g}: expected numbers from 0 to below 1")
+
+    @property
+    def leads(self) -> bool:
+        """Whether the largest network trains in each step, before the others."""
+        return self.rule == "sandwich" or self.distil in ("inplace", "alpha")
+
 
 def affine(space: Space) -> bool:
     """Whether BN has a scale and a shift. SPOS, which compares architectures, has none; elastic ones serve as they are,
@@ -66,21 +78,38 @@ def affine(space: Space) -> bool:
     return bool(space.model) or families.of(space) is elastic.FAMILY
 
 
-def rule(model: Supernet, cfg: Config, teacher: nn.Module | None = None) -> Rule:
-    """What a step trains: ``cfg.rule`` on the paths that ``cfg.sampling`` and ``cfg.draw`` draw.
+def require(space: Space, cfg: Config) -> None:
+    """Refuse what cannot be trained.
 
     Raises:
-        UserError: the space has no largest network and the rule needs one, or two options exclude each other.
+        UserError: the space lacks what ``cfg`` needs, such as a largest network, or two options exclude each other.
     """
-    space, seed = model.space, cfg.fit.seed
     if cfg.draw != "uniform" and (cfg.rule == "fair" or cfg.sampling != "uniform"):
         raise UserError(
             f"draw {cfg.draw} chooses one of several random paths: sampling must be uniform and the rule not fair"
         )
     if cfg.distil == "teacher" and not space.model:
         raise UserError(f"space {space.name} is not of a given network, which the teacher is: expected another distil")
-    if cfg.rule == "sandwich" and cfg.paths < 1:
-        raise UserError(f"{cfg.paths} random paths in a step of the sandwich rule: expected at least 1")
+    if cfg.zero_gamma and (space.model or not affine(space)):
+        begun = "begins with a network's weights" if space.model else "has BN without γ"
+        raise UserError(f"zero gamma: the supernet of {space.name} {begun}; expected an elastic space")
+    if cfg.leads:
+        largest(space)
+    elif cfg.drop_path:
+        raise UserError(
+            f"drop path {cfg.drop_path:g}: it is of the largest network, which leads by the rule sandwich and by "
+            "distil inplace or alpha: expected one of these"
+        )
+
+
+def rule(model: Supernet, cfg: Config, teacher: nn.Module | None = None) -> Rule:
+    """What a step trains: ``cfg.rule`` on the paths that ``cfg.sampling`` and ``cfg.draw`` draw.
+
+    Raises:
+        UserError: as ``require``, or there is no path within the bins of multiply-adds.
+    """
+    space, seed = model.space, cfg.fit.seed
+    require(space, cfg)
     pick: Callable[[int], Arch | paths.Candidates]
     if cfg.draw != "uniform":
         pick = paths.attentive_path(space, seed)
@@ -93,9 +122,6 @@ def rule(model: Supernet, cfg: Config, teacher: nn.Module | None = None) -> Rule
         "fair": lambda: paths.fair_paths(space, seed),
         "sandwich": lambda: rules.sandwich(space, pick, cfg.paths),
     }
-    if cfg.zero_gamma and (space.model or not affine(space)):
-        begun = "begins with a network's weights" if space.model else "has BN without γ"
-        raise UserError(f"zero gamma: the supernet of {space.name} {begun}; expected an elastic space")
     return Together(
         model,
         draws[cfg.rule](),
@@ -184,6 +210,7 @@ def run(
         inherit: a supernet of the same space with more open choices, whose weights it starts from.
         drive: as ``fit`` has it.
     """
+    require(space, cfg)
     model = untrained(space, cfg).to(device)
     if inherit is not None:
         weights = inherit.state_dict()

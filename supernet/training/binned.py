@@ -22,6 +22,7 @@ from supernet.training.paths import Pick, sampled
 FINE = 4  # units of cost in a bin for each gene: 4 of 5 paths counted for a bin, or more, are in it
 MOST = 20_000  # units from the cheapest path to the dearest
 TRIES = 1000  # draws beside a bin after which it counts as empty
+MOST_BINS = 10_000
 
 
 class Bin(Protocol):
@@ -37,11 +38,14 @@ def flops_binned_path(space: Space, seed: int, bins: tuple[float, float, float])
         bins: of multiply-adds: from, to and width.
 
     Raises:
-        UserError: no bin has a path.
+        UserError: no bin has a path, or there are too many bins.
     """
     low, high, width = bins
+    told = f"FLOPs bins from {low:g} to {high:g} in steps of {width:g}"
     if not 0 < width <= high - low:
-        raise UserError(f"FLOPs bins from {low:g} to {high:g} in steps of {width:g}: expected 0 < step ≤ to − from")
+        raise UserError(f"{told}: expected 0 < step ≤ to − from")
+    if not (high - low) / width <= MOST_BINS:
+        raise UserError(f"{told}: expected at most {MOST_BINS:,} bins")
     starts = [low + width * i for i in range(round((high - low) / width))]
     tables, base, genes = layout(space).priced(lambda spec: spec.flops)
     made: Callable[[float], Bin]

@@ -13,6 +13,7 @@ from supernet.space import Arch, Space
 
 Pick = Callable[[int], Arch]  # path number n
 POOL, BINS, CANDIDATES = 100_000, 64, 3  # of attentive draws
+MOST = 1000  # random paths in a step
 
 
 class Candidates(NamedTuple):
