@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from supernet import families, plugins
+from supernet import families, plugins, state_dicts
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.extremes import largest
@@ -36,7 +36,7 @@ def opened(
     Args:
         name: ``supernet``, its largest network; ``given``, the network that the space is of, as it was;
             ``timm:NAME`` or ``torchvision:NAME`` with the weights in ``file``; or the folder of a trained network.
-        file: a state dict of the images' classes, .safetensors or what ``torch.save`` wrote of tensors.
+        file: a state dict of the images' classes, as ``state_dicts.read`` takes it.
         images: of the run, where they are open; the statistics of the supernet's largest network are taken from them.
 
     Raises:
@@ -85,7 +85,8 @@ def _registered(run: RunFolder, name: str, file: Path | None) -> nn.Module:
     if file is None:
         raise UserError(f"the teacher {name} needs weights that know the images: expected a file of them")
     model = source.make(name, *run.space().images)
-    state, own = weights.read_file(file), model.state_dict()
+    own = model.state_dict()
+    state = state_dicts.read(file, own)
     for key, value in own.items():
         if key not in state or state[key].shape != value.shape:
             had = "×".join(map(str, state[key].shape)) if key in state else "nothing"
