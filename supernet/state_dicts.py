@@ -25,7 +25,7 @@ def read(path: Path, names: Collection[str]) -> State:
         path: .safetensors, or what ``torch.save`` wrote: a state dict, or a checkpoint that has one under any key.
         names: of the network. Of several state dicts, such as that of an optimiser or of an average, the first one that
             has the most of them is meant. What stands before them in the file is taken off: ``module.`` of what trained
-            in parallel, ``_orig_mod.`` of what was compiled, ``model.`` of Lightning. Others there are not the network's.
+            in parallel, ``_orig_mod.`` of what was compiled, ``model.`` of Lightning. The others there are left.
 
     Raises:
         UserError: there is no such file, or it holds no weights, or some that are not finite.

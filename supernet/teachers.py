@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from supernet import families, plugins, state_dicts
+from supernet import plugins, state_dicts
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.extremes import largest
 from supernet.families.given import family, source, weights
-from supernet.families.given.layout import GivenLayout
+from supernet.families.given.layout import of_network
 from supernet.methods import given, spos
 from supernet.model import Supernet, load_network
 from supernet.runs import RunFolder
@@ -73,11 +73,10 @@ def _largest(run: RunFolder, device: torch.device, kernels: Kernels, images: Tra
 
 def _given(run: RunFolder, kernels: Kernels) -> nn.Module:
     space = run.space()
-    layout = families.layout(space)
-    if not isinstance(layout, GivenLayout) or not run.given_path.exists():
+    if not space.model or not run.given_path.exists():
         raise UserError(f"no network was given to {run.path}: expected the teacher {SUPERNET}, a network or a folder")
     model = Supernet(space, kernels=kernels)
-    family.load(model.shared, weights.read(layout.network, str(run.given_path)).state)
+    family.load(model.shared, weights.read(of_network(space).network, str(run.given_path)).state)
     return given.teacher(model)
 
 
