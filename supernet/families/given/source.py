@@ -48,8 +48,8 @@ def _own(plugin: plugins.Plugin, channels: int, size: Size, classes: int) -> nn.
         raise UserError(f"{plugin.source} returned {model!r:.80}, expected a torch.nn.Module")
     if "forward" in vars(model) or not inspect.isfunction(inspect.getattr_static(type(model), "forward")):
         raise UserError(
-            f"{plugin.source} gives a {type(model).__name__}, whose forward is not the code of its class: expected the "
-            "network itself, before torch.compile or torch.jit"
+            f"{plugin.source} gives a network of the class {type(model).__name__}, which is not where its forward is "
+            "written: expected the network itself, before torch.compile or torch.jit"
         )
     try:
         with torch.no_grad():
