@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from supernet import state_dicts
 from supernet.errors import UserError
 from supernet.families import module_stages
 from supernet.model import Network, load_network
@@ -43,7 +44,7 @@ def load(source: str) -> Network:
         return from_resnet(download(library, name), source)
     path = Path(source)
     if path.suffix in (".pth", ".pt", ".safetensors") and path.name != "checkpoint.pt":
-        return from_resnet(read_weights(path), source)
+        return from_resnet(state_dicts.read(path, [f"{name}.weight" for name in ENDS]), source)
     network = load_network(path.parent if path.name == "checkpoint.pt" else path)
     module_stages.require(network.space)
     return network
@@ -81,25 +82,6 @@ def from_resnet(weights: Mapping[str, Tensor], source: str) -> Network:
             f"({str(error).splitlines()[0]}): take a resnet50, resnet101 or resnet152"
         ) from error
     return network.eval()
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict, read without running any code in the file; UserError if it is none."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises whatever its bytes lead to
-        raise UserError(
-            f"cannot read the donor {path} ({str(error).splitlines()[0]}); give a file of weights"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} holds no weights by name; give a state dict of a ResNet")
-    if bad := [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
-        raise UserError(f"{path} is damaged: {bad[0]!s:.80} has values that are not finite")
-    return state
 
 
 def download(library: str, name: str) -> dict[str, Tensor]:

@@ -142,13 +142,22 @@ def run_path(path: list[nn.Module], x: Tensor, drop_path: float = 0.0) -> Tensor
     place = 0
     for module, layers in joined(path):
         place += layers
+        rate = drop_path * place / len(path)
+        if rate and getattr(module, "drops", False):
+            x = module(x, rate)
+            continue
         y = module(x)
-        if drop_path and getattr(module, "adds", False):
+        if rate and getattr(module, "adds", False):
             from torchvision.ops import stochastic_depth  # seconds to import
 
-            y = x + stochastic_depth(y - x, drop_path * place / len(path), "row")
+            y = x + stochastic_depth(y - x, rate, "row")
         x = y
     return x
+
+
+def adds(path: Sequence[nn.Module]) -> bool:
+    """Whether ``run_path`` can drop something: a block of the path adds to its input."""
+    return any(getattr(module, "adds", False) or getattr(module, "drops", False) for module in path)
 
 
 def joined(path: Sequence[nn.Module]) -> Iterator[tuple[nn.Module, int]]:

@@ -6,13 +6,14 @@ references: what a file of a run names is never imported. No torch.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path, PurePath
@@ -44,7 +45,8 @@ class Plugin:
     def __call__(self, **arguments: Any) -> Any:
         """Call the function; a UserError names it and the line where it failed."""
         try:
-            return self.function(**arguments)
+            with _aside():
+                return self.function(**arguments)
         except UserError as error:
             raise error.of(self.source) from error
         except (Exception, SystemExit) as error:  # whatever it does
@@ -199,9 +201,21 @@ def _installed(entry: EntryPoint) -> Plugin:
 
 def _imported(name: str, file: str | None, reference: str) -> ModuleType:
     try:
-        return importlib.import_module(name)
+        with _aside():
+            return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # whatever the code at its top does
         raise UserError(f"{reference}: importing {file or name} raised {reason(error, file)}") from error
+
+
+@contextlib.contextmanager
+def _aside() -> Iterator[None]:
+    """What code of one's own prints is no result of a command, and paths mean afterwards what they meant before."""
+    folder = os.getcwd()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.chdir(folder)
 
 
 def _function(module: ModuleType, name: str, source: str) -> Plugin:

@@ -173,6 +173,11 @@ class Space:
         return dataclasses.replace(self, resolution=size.height, width=size.width)
 
     @property
+    def whole(self) -> Arch:
+        """The last choice of every gene: the network itself, where one is given."""
+        return tuple(len(gene.choices) - 1 for gene in self.genes)
+
+    @property
     def size(self) -> int:
         """Number of architectures, exactly."""
         return math.prod(len(open_) for open_ in self.allowed)

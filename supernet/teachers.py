@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from supernet import families, plugins
+from supernet import plugins, state_dicts
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.extremes import largest
 from supernet.families.given import family, source, weights
-from supernet.families.given.layout import GivenLayout
+from supernet.families.given.layout import of_network
 from supernet.methods import given, spos
 from supernet.model import Supernet, load_network
 from supernet.runs import RunFolder
@@ -36,7 +36,7 @@ def opened(
     Args:
         name: ``supernet``, its largest network; ``given``, the network that the space is of, as it was;
             ``timm:NAME`` or ``torchvision:NAME`` with the weights in ``file``; or the folder of a trained network.
-        file: a state dict of the images' classes, .safetensors or what ``torch.save`` wrote of tensors.
+        file: a state dict of the images' classes, as ``state_dicts.read`` takes it.
         images: of the run, where they are open; the statistics of the supernet's largest network are taken from them.
 
     Raises:
@@ -73,11 +73,10 @@ def _largest(run: RunFolder, device: torch.device, kernels: Kernels, images: Tra
 
 def _given(run: RunFolder, kernels: Kernels) -> nn.Module:
     space = run.space()
-    layout = families.layout(space)
-    if not isinstance(layout, GivenLayout) or not run.given_path.exists():
+    if not space.model or not run.given_path.exists():
         raise UserError(f"no network was given to {run.path}: expected the teacher {SUPERNET}, a network or a folder")
     model = Supernet(space, kernels=kernels)
-    family.load(model.shared, weights.read(layout.network, str(run.given_path)).state)
+    family.load(model.shared, weights.read(of_network(space).network, str(run.given_path)).state)
     return given.teacher(model)
 
 
@@ -85,7 +84,8 @@ def _registered(run: RunFolder, name: str, file: Path | None) -> nn.Module:
     if file is None:
         raise UserError(f"the teacher {name} needs weights that know the images: expected a file of them")
     model = source.make(name, *run.space().images)
-    state, own = weights.read_file(file), model.state_dict()
+    own = model.state_dict()
+    state = state_dicts.read(file, own)
     for key, value in own.items():
         if key not in state or state[key].shape != value.shape:
             had = "×".join(map(str, state[key].shape)) if key in state else "nothing"

@@ -8,7 +8,8 @@ import torch
 
 from supernet import spaces
 from supernet.extremes import largest
-from supernet.model import Network
+from supernet.families.given import family, source
+from supernet.model import Network, Supernet, run_path
 from supernet.training import drop_path
 from tests.conftest import refused, tiny_space
 
@@ -61,7 +62,7 @@ def test_evaluation_drops_nothing_and_hooks_are_gone_afterwards(name):
 def test_what_is_kept_makes_up_for_what_is_dropped():
     """The mean over many draws is what is computed without."""
     model = network("mobile-small").eval()
-    block = next(part for part, _, whole in drop_path.places(model) if whole)
+    block = next(part for part, _, kind in drop_path.places(model) if kind == "sum")
     x = torch.randn(1, *_input(model, block)).repeat(3000, 1, 1, 1)
     with torch.no_grad():
         plain = block(x)
@@ -88,6 +89,67 @@ def test_a_given_network_drops_where_timm_would():
     x = torch.randn(4, 3, 32, 32)
     with drop_path.dropping(model, 0.9):
         assert not torch.equal(model(x), model(x))
+
+
+@pytest.fixture(params=["eager", "fused"])
+def given(request):
+    """The supernet of torchvision's ResNet-18, of MobileNetV2 by timm; and each network with the blocks left out whose
+    input has their shape.
+    """
+
+    def made(reference):
+        torch.manual_seed(0)
+        space = spaces.get(reference, 3, 64, 10)
+        supernet = Supernet(space, affine=True, kernels=request.param).eval()
+        short = source.make(reference, 3, space.input_size, 10)
+        family.load(supernet.shared, short.state_dict())
+        if "resnet" in reference:
+            short.layer1 = torch.nn.Identity()
+            for stage in (short.layer2, short.layer3, short.layer4):
+                del stage[1]
+        else:
+            for stage in short.blocks:
+                for block in [block for block in stage if getattr(block, "has_skip", False)]:
+                    del stage[list(stage).index(block)]
+        return supernet, short
+
+    return made
+
+
+@pytest.mark.parametrize("reference", ["torchvision:resnet18", "timm:mobilenetv2_050"])
+def test_sums_of_a_given_network_are_dropped_whole(given, reference, monkeypatch):
+    """With every branch left out it is the network without those blocks; with none, it is as it was."""
+    supernet, short = given(reference)
+    x, arch = torch.randn(2, 3, 64, 64), largest(supernet.space)
+    with torch.no_grad():
+        monkeypatch.setattr("torchvision.ops.stochastic_depth", lambda y, p, mode: 0 * y)
+        dropped = run_path(supernet.path(arch), x, 0.5)
+        torch.testing.assert_close(dropped, short(x), rtol=1e-4, atol=1e-5)
+        monkeypatch.setattr("torchvision.ops.stochastic_depth", lambda y, p, mode: y)
+        whole = supernet(x, arch)
+        torch.testing.assert_close(run_path(supernet.path(arch), x, 0.5), whole, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(dropped, whole, rtol=1e-3)
+
+
+def test_the_probability_grows_with_the_place(given, monkeypatch):
+    rates = []
+    monkeypatch.setattr("torchvision.ops.stochastic_depth", lambda y, p, mode: rates.append(p) or y)
+    supernet, _ = given("torchvision:resnet18")
+    path = supernet.path(largest(supernet.space))
+    run_path(path, torch.randn(2, 3, 64, 64), 0.5)
+    assert len(path) == 21  # the stem and 16 convolutions, three of shortcuts, the head
+    assert rates == pytest.approx([0.5 * place / 21 for place in (3, 5, 10, 15, 20)])
+
+
+def test_a_network_of_torchvisions_drops_alone(monkeypatch):
+    """It has no modules that mark where."""
+    space = spaces.get("torchvision:resnet18", 3, 32, 10)
+    model, x = Network(space, largest(space), kernels="eager").train(), torch.randn(4, 3, 32, 32)
+    assert len(drop_path.places(model)) == 5
+    with drop_path.dropping(model, 0.9):
+        assert not torch.equal(model(x), model(x))
+        model.eval()
+        assert torch.equal(model(x), model(x))
 
 
 def test_networks_without_such_blocks_are_refused():

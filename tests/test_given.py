@@ -137,6 +137,12 @@ def test_depth_leaves_out_the_last_blocks():
         torch.testing.assert_close(supernet(x, shallow), model(x), rtol=1e-4, atol=1e-5)
 
 
+def test_a_branch_of_a_block_is_no_block():
+    """The last part of ConViT's blocks gives what it gets in as many channels; what it got is added outside of it."""
+    depths = [gene for gene in made("timm:convit_tiny", (3, Size.of(224), 10)).genes if gene.choices[0].op == "depth"]
+    assert [(gene.name, len(gene.choices)) for gene in depths] == [("depth blocks.0", 10)]
+
+
 def test_narrow_is_the_network_without_the_last_channels():
     """A channel that nothing reads is one that is not there: timm's own network with zeros in the weights."""
     import timm
@@ -278,15 +284,14 @@ def test_a_network_that_cannot_be_traced_names_the_line():
     ("one", "other"),
     [
         ("torchvision:efficientnet_b0", "timm:efficientnet_b0"),  # stochastic depth is a function in torchvision
-        ("torchvision:convnext_tiny", "timm:convnext_tiny"),
+        ("torchvision:convnext_tiny", "timm:convnext_tiny"),  # timm's blocks are a module in that of their stage
+        ("torchvision:mobilenet_v2", "timm:mobilenetv2_100"),  # torchvision's are one sequence, timm's have stages
         ("timm:convnextv2_atto", "timm:convnext_atto"),  # a norm of whole responses
     ],
 )
 def test_networks_alike_have_the_same_genes(one, other):
     def counts(reference):
-        return Counter(
-            gene.choices for gene in made(reference, (3, Size.of(64), 10)).genes if gene.choices[0].op != "depth"
-        )
+        return Counter(gene.choices for gene in made(reference, (3, Size.of(64), 10)).genes)
 
     assert counts(one) == counts(other)
 

@@ -61,6 +61,14 @@ def test_what_does_not_fit_is_named(resnet, tmp_path):
         assert expected in refused(weights.read, resnet, str(path))
 
 
+def test_how_many_batches_a_norm_has_seen_need_not_be_told(resnet, tmp_path):
+    state = {name: value for name, value in network_of_classes(10).items() if "num_batches" not in name}
+    weights.save(tmp_path / "w.safetensors", state)
+    read = weights.read(resnet, str(tmp_path / "w.safetensors"))
+    assert read.state.keys() == resnet.new().state_dict().keys()
+    assert all(torch.equal(read.state[name], value) for name, value in state.items())
+
+
 def test_files_that_are_no_weights(resnet, tmp_path):
     (tmp_path / "w.pt").write_bytes(b"no weights")
     assert "holds no weights" in refused(weights.read, resnet, str(tmp_path / "w.pt"))

@@ -1,6 +1,7 @@
 """References to code: what is found, where worker processes find it again, and one line for all that goes wrong."""
 
 import multiprocessing
+import os
 import random
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -143,6 +144,26 @@ def test_a_function_that_raises_is_told_with_its_line(own_file):
     )
     assert refused(plugins.resolve(f"{path}:fails")) == f"{path}:fails raised IndexError in line 4: pop from empty list"
     assert refused(plugins.resolve(f"{path}:refuses")) == f"{path}:refuses: expected colour images"
+
+
+def test_code_prints_beside_the_results_and_leaves_the_folder(own_file, capsys):
+    path = own_file(
+        "my_chatty.py",
+        """        import os
+
+        print("imported")
+        os.chdir("/")
+
+        def seven():
+            print("called")
+            os.chdir("/")
+            return 7
+        """,
+    )
+    before = os.getcwd()
+    assert plugins.resolve(f"{path}:seven")() == 7
+    assert os.getcwd() == before != "/"
+    assert capsys.readouterr() == ("", "imported\ncalled\n")
 
 
 def test_code_is_the_same_wherever_its_file_lies():

@@ -275,3 +275,19 @@ def test_options_that_exclude_each_other_are_refused():
         *(({name: value}, "from 0 to below 1") for name in ("ema", "drop_path") for value in (-0.1, 1.0, 1.5)),
     ):
         assert told in refused(spos.Config, fit_config, **options)
+
+
+def test_drop_path_where_nothing_can_be_dropped_is_refused():
+    def rule(name, **options):
+        space = spaces.get(name, 1, 28, 10)
+        cfg = spos.Config(FitConfig(1), **options)
+        return spos.rule(spos.untrained(space, cfg), cfg)
+
+    assert rule("mobile-small", rule="sandwich", drop_path=0.2).drop_path == 0.2
+    assert rule("mobile-small", distil="inplace", drop_path=0.2).drop_path == 0.2
+    assert "the largest network, which leads" in refused(rule, "mobile-small", drop_path=0.2)
+    assert "no block of shufflenet-small that leads" in refused(
+        rule, "shufflenet-small", rule="sandwich", drop_path=0.2
+    )
+    for wrong in (-0.1, 1.0, float("nan")):
+        assert "from 0 to below 1" in refused(rule, "mobile-small", rule="sandwich", drop_path=wrong)

@@ -43,7 +43,7 @@ def run(args: Args) -> None:
     space = spaces.usual(args.space, args.resolution)
     if not space.model and args.config is None:
         raise UserError(f"space {space.name} has many networks: expected one of them as --config FILE")
-    arch = tuple(len(gene.choices) - 1 for gene in space.genes)
+    arch = space.whole
     if args.config is not None:
         arch = configurations.read(space, args.config)
     counts = configurations.counts(space, arch)
@@ -76,12 +76,10 @@ def run(args: Args) -> None:
 
 def given(space: Space) -> dict[str, Any]:
     """What of a given network can be chosen, what stays whole and why, and how the whole differs from the network."""
-    from supernet import families
-    from supernet.families.given import verify
+    from supernet.families.given import layout, verify
 
-    layout: Any = families.layout(space)
     chosen = [{"gene": gene.name, "counts": [choice.count for choice in gene.choices]} for gene in space.genes]
-    return {"genes": chosen, "whole": layout.network.whole, "difference": verify.difference(space)}
+    return {"genes": chosen, "whole": layout.of_network(space).network.whole, "difference": verify.require(space)}
 
 
 def show(space: Space, counts: Mapping[str, Any]) -> None:

@@ -164,15 +164,18 @@ class Spos(Args):
 
     def settled(self, space: Space, begun: Mapping[str, Any]) -> Spos:
         """Rule and distillation too."""
+        if self.learnt and not space.model:
+            raise UserError(
+                f"--weights {self.weights}: space {space.name} is not of a given network, which they are for: expected "
+                "--model timm:NAME, torchvision:NAME or FILE.py:function"
+            )
         rule, distil = self.rule or begun.get("rule"), self.distil or begun.get("distil")
-        learnt = self.learnt and bool(space.model)
-        if distil is None and learnt:
-            from supernet import families
-            from supernet.families.given import weights
+        if distil is None and self.learnt:
+            from supernet.families.given import layout, weights
 
-            layout: Any = families.layout(space)
-            distil = "inplace" if weights.read(layout.network, self.weights).new else "teacher"
-        usual = "sandwich" if learnt else "uniform"
+            network = layout.of_network(space).network
+            distil = "inplace" if weights.read(network, self.weights).new else "teacher"
+        usual = "sandwich" if self.learnt else "uniform"
         return dataclasses.replace(super().settled(space, begun), rule=rule or usual, distil=distil or "none")
 
     def config(self, space: Space, fit: FitConfig, kernels: Any) -> Any:

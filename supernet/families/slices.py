@@ -83,7 +83,7 @@ class Slice(nn.Module):
         for t in self.statistics:
             yield t, t.joined([part(getattr(t.theirs, t.key), box) for box in t.boxes])
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any, *how: Any) -> Any:
         for t, value in self.tensors():
             vars(t.mine)[t.key] = value
         for mine, theirs in self.pairs:
@@ -93,7 +93,7 @@ class Slice(nn.Module):
         for t in self.scattered:
             if isinstance(t.theirs, BatchNorm) and t.theirs.pool is not None and t.key == "running_mean":
                 t.mine.pool = Scattered(t.theirs, t.boxes)  # type: ignore[assignment]
-        y = self.run(x)
+        y = self.run(x, *how)
         for mine, theirs in self.norms:
             theirs.ran = mine.ran
         for t in self.scattered:

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from supernet.data import stored
 from supernet.data.images import Batches
 from supernet.data.sets import TrainVal
-from supernet.families.given import family, sorting, weights
-from supernet.families.given.layout import GivenLayout
+from supernet.families.given import family, sorting, verify, weights
+from supernet.families.given.layout import of_network
 from supernet.model import Supernet
 from supernet.runs import RunFolder
 from supernet.training import distributed
@@ -38,11 +38,12 @@ def begin(
         The layers that are new for these images.
 
     Raises:
-        UserError: as ``weights.read``.
+        UserError: as ``verify.require`` and ``weights.read``.
     """
-    layout = model.layout
-    assert isinstance(layout, GivenLayout)
+    layout = of_network(model.space)
     kept = RunFolder(folder).given_path
+    if not kept.exists():
+        verify.require(model.space)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         read = weights.read(layout.network, str(kept) if kept.exists() else source)
@@ -53,7 +54,7 @@ def begin(
     if importance == "l1":
         sorting.sort(model.shared, layout)
     elif importance == "taylor":
-        _gradients(model, layout, data)
+        _gradients(model, data)
         sorting.sort(model.shared, layout, sorting.taylor)
         model.zero_grad()
     return read.new
@@ -61,15 +62,14 @@ def begin(
 
 def teacher(model: Supernet) -> nn.Module:
     """The network with the weights that the supernet has now, in eval mode."""
-    assert isinstance(model.layout, GivenLayout)
-    return model.extract(model.layout.whole, model.options["kernels"]).eval().requires_grad_(False)
+    return model.extract(model.space.whole, model.options["kernels"]).eval().requires_grad_(False)
 
 
-def _gradients(model: Supernet, layout: GivenLayout, data: TrainVal) -> None:
+def _gradients(model: Supernet, data: TrainVal) -> None:
     """Those of the loss on some training images, the same on each rank."""
     device, training = next(model.parameters()).device, model.training
     model.eval()
-    count = min(IMAGES, len(data.train))
+    count, arch = min(IMAGES, len(data.train)), model.space.whole
     for x, y in Batches(stored.in_memory(data.train.subset(count, seed=0)), 64):
-        F.cross_entropy(whole(model(x.to(device), layout.whole)), y.to(device), reduction="sum").backward()
+        F.cross_entropy(whole(model(x.to(device), arch)), y.to(device), reduction="sum").backward()
     model.train(training)

@@ -65,6 +65,10 @@ class Together:
     parts: tuple[Part, ...]
     residual: bool
 
+    def branch(self, x: Tensor) -> Tensor:
+        """What it adds to its input."""
+        return replace(self, residual=False)(x)
+
     def __call__(self, x: Tensor) -> Tensor:
         first, *others = self.parts
         if not first.bn.training and torch.is_grad_enabled():  # for inference the operators have no gradient
@@ -124,7 +128,8 @@ def _longest(steps: Sequence[Step], place: int) -> tuple[Step, int]:
     covered = steps[place : end + 1]
     result = covered[-1].result
     drops = dict.fromkeys(name for step in covered for name in step.drops if name != result)
-    return Step(result, Together(parts, residual), covered[0].args, {}, tuple(drops)), end + 1
+    branch = covered[-1].branch if residual else ""
+    return Step(result, Together(parts, residual), covered[0].args, {}, tuple(drops), branch), end + 1
 
 
 def _alone(step: Step) -> Step:

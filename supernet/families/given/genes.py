@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from torch import fx, nn
@@ -91,15 +92,29 @@ class Block:
     source: fx.Node
     result: fx.Node
 
+    @cached_property
+    def added(self) -> dict[fx.Node, fx.Node]:
+        """What it adds to what it gets, and then to the sum, for each node that does so."""
+        found: dict[fx.Node, fx.Node] = {}
+        same = {self.source}
+        for node in self.nodes:
+            inputs = node.all_input_nodes
+            others = [one for one in inputs if one not in same]
+            if _sums(node) and len(inputs) == 2 and len(others) == 1:
+                (found[node],), same = others, {node}
+            elif not others and _does_nothing(node):
+                same.add(node)
+        return found
+
 
 @dataclass(frozen=True, eq=False)
 class Depth:
     """Blocks in a row of which the last ones can be left out.
 
     Attributes:
-        name: the module that they are in.
+        name: the module that they are in, or the first of them.
         blocks: in their order.
-        fixed: how many blocks of the module always run before them.
+        fixed: how many blocks are counted that always run before them.
     """
 
     name: str
@@ -186,27 +201,56 @@ def whole(channels: Channels, labels: np.ndarray, chosen: Collection[Width]) -> 
 
 
 def depths(graph: fx.GraphModule, channels: Channels, labels: np.ndarray) -> Iterator[Depth]:
-    """Runs of blocks that follow each other in a module, the outermost ones."""
+    """Runs of blocks that follow each other in a module, the outermost ones that are no runs of blocks themselves.
+
+    Those at the end of a module are its depth; others, as in one long sequence, are named by their first block, and
+    all of them add to what they get, which tells them from parts of a block.
+    """
+    members = graph.meta[MEMBERS]
     inside: list[str] = []
-    for name, members in graph.meta[MEMBERS].items():
-        if any(name.startswith(f"{outer}.") for outer in inside):
+    for name, paths in members.items():
+        if any(f"{name}.".startswith(f"{outer}.") for outer in inside):
             continue
-        blocks = [_block(graph, path, channels, labels) for path in members]
-        run: list[Block] = []
-        for block in reversed(blocks):
-            if block is None or (run and block.result is not run[0].source):
-                break
-            run.insert(0, block)
-        fixed = len(blocks) - len(run)
-        if run and len(blocks) > 1 and (not fixed or _within(run[0].source, members[fixed - 1])):
-            inside.append(name)
-            yield Depth(name, tuple(run), fixed)
+        blocks = [_block(graph, path, channels, labels) for path in paths]
+        for start, end in _runs(blocks):
+            run = [block for block in blocks[start:end] if block is not None]
+            follows = start > 0 and _within(run[0].source, paths[start - 1])
+            last = end == len(blocks)
+            if (start and not follows) or (not start and end < 2) or not (last or all(block.added for block in run)):
+                continue
+            if any(
+                _is_run(graph, path, block, channels, labels) for path, block in zip(paths[start:], run, strict=False)
+            ):
+                continue
+            inside += [name] if last else paths[start:end]
+            yield Depth(name, tuple(run), start) if last else Depth(paths[start], tuple(run), int(follows))
+
+
+def _runs(blocks: Sequence[Block | None]) -> Iterator[tuple[int, int]]:
+    """From where to where blocks follow each other, of which each gets what the one before gives."""
+    start = 0
+    for place, block in enumerate([*blocks, None]):
+        before = blocks[place - 1] if place > start else None
+        if block is None or (before is not None and before.result is not block.source):
+            if place > start:
+                yield start, place
+            start = place if block is not None else place + 1
+
+
+def _is_run(graph: fx.GraphModule, path: str, whole: Block, channels: Channels, labels: np.ndarray) -> bool:
+    """Whether a module is blocks that follow each other and nothing else."""
+    running = [part for part in graph.meta[MEMBERS][path] if any(_within(node, part) for node in whole.nodes)]
+    blocks = [_block(graph, part, channels, labels) for part in running]
+    if [*_runs(blocks)] != [(0, len(blocks))]:
+        return False
+    first, last = blocks[0], blocks[-1]
+    return first is not None and last is not None and (first.source, last.result) == (whole.source, whole.result)
 
 
 def _block(graph: fx.GraphModule, path: str, channels: Channels, labels: np.ndarray) -> Block | None:
     """The nodes of a module, if it gives what it gets in the same channels, and nothing else reads what it gets.
 
-    It makes channels within, since else it would be a part of a block.
+    It makes channels within and adds them to others, since else it would be a part of a block.
     """
     nodes = [node for node in graph.graph.nodes if node.op != "get_attr" and _within(node, path)]
     if not nodes:
@@ -216,6 +260,8 @@ def _block(graph: fx.GraphModule, path: str, channels: Channels, labels: np.ndar
     results = [node for node in nodes if any(user not in own for user in node.users)]
     if len(sources) != 1 or results != nodes[-1:] or not any(str(node.target) in channels.made for node in nodes):
         return None
+    if not any(map(_sums, nodes)):
+        return None
     (source,), (result,) = sources, results
     before, after = channels.of.get(source), channels.of.get(result)
     if not isinstance(before, Along) or not isinstance(after, Along) or any(user not in own for user in source.users):
@@ -224,6 +270,16 @@ def _block(graph: fx.GraphModule, path: str, channels: Channels, labels: np.ndar
     if not same or source.meta["value"].shape != result.meta["value"].shape:
         return None
     return Block(tuple(nodes), source, result)
+
+
+def _sums(node: fx.Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.op in ("call_function", "call_method") and name.strip("_") in ("add", "iadd", "sum") and not node.kwargs
+
+
+def _does_nothing(node: fx.Node) -> bool:
+    whole = node.graph.owning_module
+    return node.op == "call_module" and whole is not None and type(whole.get_submodule(str(node.target))) is nn.Identity
 
 
 def _within(node: fx.Node, path: str) -> bool:

@@ -52,8 +52,13 @@ class Layer(Block, nn.Module):
         for name, tensor in spec.raw():
             _set(self, name.replace(".", SLASH), kept.part(name, network.values[name]).clone(), tensor)
 
-    def forward(self, x: Any) -> Any:
-        return self.program()(x) if self.kernels == "eager" else self.join(())(x)
+    @property
+    def drops(self) -> bool:
+        """Whether a block adds to its input here, so that ``forward`` may be told to drop that."""
+        return any(step.branch for step in self.steps)
+
+    def forward(self, x: Any, drop_path: float = 0.0) -> Any:
+        return self.program()(x, drop_path) if self.kernels == "eager" else self.join(())(x, drop_path)
 
     def program(self) -> Program:
         """What it runs."""
@@ -121,9 +126,10 @@ class Chain(nn.Module):
         super().__init__()
         self.parts = nn.ModuleList(own)
         self.run = Program.joined([layer.program() for layer in own])
+        self.drops = self.run.drops
 
-    def forward(self, x: Any) -> Any:
-        return self.run(x)
+    def forward(self, x: Any, drop_path: float = 0.0) -> Any:
+        return self.run(x, drop_path)
 
 
 class GivenSlice(Slice):
@@ -156,6 +162,7 @@ class GivenSlice(Slice):
         run = Program.joined([program]) if shared.kernels == "fused" else program
         super().__init__(run, pairs, weights, statistics)
         self.whole, self.joins, self.program = nn.ModuleDict(whole), shared.joins, program
+        self.drops = run.drops
         self.chains: dict[tuple[GivenSlice, ...], SliceChain] = {}
 
     def join(self, others: Sequence[GivenSlice]) -> SliceChain:
@@ -178,7 +185,9 @@ class SliceChain(Slice):
         pairs, weights, statistics = (
             [*itertools.chain(*parts)] for parts in zip(*((s.pairs, s.weights, s.statistics) for s in own), strict=True)
         )
-        super().__init__(Program.joined([s.program for s in own]), pairs, weights, statistics)
+        run = Program.joined([s.program for s in own])
+        super().__init__(run, pairs, weights, statistics)
+        self.drops = run.drops
         self.whole = nn.ModuleList(s.whole for s in own)
 
 

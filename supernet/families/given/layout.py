@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from supernet import plugins
 from supernet.errors import UserError
+from supernet.families import resolutions
 from supernet.families.base import Ascending, Priced, Total
 from supernet.families.given.channels import Along
 from supernet.families.given.fusing import MOST, convolutions, resolved
@@ -37,6 +38,11 @@ def layout_of(space: Space) -> GivenLayout:
     network = opened(space.model, *space.images, space.make)
     require(space, network)
     return GivenLayout(space, network)
+
+
+def of_network(space: Space) -> GivenLayout:
+    """The units at the size of the images, where a gene for the resolution stands before those of the network, too."""
+    return layout_of(resolutions.without(space) if resolutions.varies(space) else space)
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,7 @@ class GivenLayout(Ascending):
     @cached_property
     def whole(self) -> Arch:
         """The given network."""
-        return tuple(len(gene.choices) - 1 for gene in self.space.genes)
+        return self.space.whole
 
     def pick(self, arch: Arch) -> list[LayerSpec]:
         """The units that run, in order."""

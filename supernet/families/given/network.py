@@ -73,6 +73,7 @@ def opened(reference: str, channels: int, size: Size, classes: int, make: Callab
         make: as ``source.make`` has it.
     """
     model = ours(source.make(reference, channels, size, classes, make))
+    _require_own_weights(model, reference)
     values = {name: value.detach() for name, value in [*model.named_parameters(), *model.named_buffers()]}
     graph = trace.trace(model, channels, size, reference)
     values |= graph.meta[trace.CONSTANTS]
@@ -85,15 +86,48 @@ def opened(reference: str, channels: int, size: Size, classes: int, make: Callab
     placed += [(order[gene.name], gene) for gene in genes.kernels(graph)]
     placed += [(nodes[gene.blocks[0].nodes[0]], gene) for gene in genes.depths(graph, found, labels)]
     chosen = tuple(gene for _, gene in sorted(placed, key=lambda item: item[0]))
-    return Network(reference, (channels, size, classes), graph, values, found, labels, chosen, make)
+    network = Network(reference, (channels, size, classes), graph, values, found, labels, chosen, make)
+    _require_once(network)
+    return network
 
 
+def _require_own_weights(model: nn.Module, reference: str) -> None:
+    """A UserError where a layer has no weights of its own: it has another one's, or computes them."""
+    owners: dict[Tensor, str] = {}
+    for name, value in model.named_parameters(remove_duplicate=False):
+        if (owner := owners.setdefault(value, name)) != name:
+            raise UserError(f"{reference} has one tensor as {owner} and as {name}: {SHARED}")
+    for name, module in model.named_modules():
+        if isinstance(module, units.PRODUCTS) and "weight" not in dict(module.named_parameters()):
+            raise UserError(
+                f"{name} of {reference} computes its weight from others, as weight_norm and spectral_norm do: expected "
+                "a network from which they were removed, by the function that torch.nn.utils has for each"
+            )
+
+
+def _require_once(network: Network) -> None:
+    """A UserError where several layers run the same weights, which each would have for itself."""
+    first: dict[str, Unit] = {}
+    for unit in network.units:
+        for name in unit.tensors(network.graph):
+            if first.setdefault(name, unit) is not unit:
+                raise UserError(f"{network.reference} runs {name} several times: {SHARED}")
+
+
+SHARED = "weights that are shared cannot be cut and trained here, expected each in one place"
 KINDS = {Width: "width", Heads: "heads", Depth: "depth", Kernel: "kernel"}
 
 
 def of(network: Network) -> Space:
-    """The space of a given network's parts; its largest architecture is the network."""
+    """The space of a given network's parts; its largest architecture is the network.
+
+    Raises:
+        UserError: nothing of it can be chosen.
+    """
     channels, size, classes = network.images
+    if not network.genes:
+        layer, reason = next(iter(network.whole.items()), ("it", "it has no convolution and no linear layer"))
+        raise UserError(f"{network.reference} has nothing to choose: {layer} stays whole, as {reason}")
     made: list[Gene] = []
     names: Counter[str] = Counter()
     for gene in network.genes:

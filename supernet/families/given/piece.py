@@ -111,13 +111,19 @@ def _runs(places: np.ndarray) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One operation: what ``function`` gives of its arguments gets the name ``result``."""
+    """One operation: what ``function`` gives of its arguments gets the name ``result``.
+
+    Attributes:
+        drops: values that are not needed any more.
+        branch: the name of what it adds to the input of a block; "" if it is no such sum.
+    """
 
     result: str
     function: Callable[..., Any]
     args: tuple
     kwargs: dict
-    drops: tuple[str, ...]  # values that are not needed any more
+    drops: tuple[str, ...]
+    branch: str = ""
 
 
 class Named(str):
@@ -148,7 +154,9 @@ def steps(unit: Any, names: Mapping[fx.Node, str], kept: Kept) -> Iterator[Step]
         args, kwargs = fx.node.map_arg((args, kwargs), lambda source: Named(_name(source, names)))
         result = names[node]
         drops = [name for name, end in last.items() if end == place and name not in (*unit.writes, result)]
-        yield Step(result, function, tuple(args), dict(kwargs), tuple(drops))
+        branch = unit.block.added.get(node) if unit.block else None
+        branch = "" if branch is None else _name(branch, names)
+        yield Step(result, function, tuple(args), dict(kwargs), tuple(drops), branch)
 
 
 def _name(node: fx.Node, names: Mapping[fx.Node, str]) -> str:
@@ -249,12 +257,36 @@ class _Method:
         return getattr(x, self.__name__)(*args, **kwargs)
 
 
-def run(steps: Sequence[Step], modules: Mapping[str, nn.Module], values: dict[str, Any], writes: Sequence[str]) -> Any:
-    """The values named ``writes``, alone if there is one."""
+def run(
+    steps: Sequence[Step],
+    modules: Mapping[str, nn.Module],
+    values: dict[str, Any],
+    writes: Sequence[str],
+    drop_path: float = 0.0,
+) -> Any:
+    """The values named ``writes``, alone if there is one.
+
+    Args:
+        drop_path: the probability, for each image, that a block adds nothing to its input.
+    """
     for step in steps:
         function = modules[step.function] if isinstance(step.function, str) else step.function
-        values[step.result] = function(*argument(step.args, values), **argument(step.kwargs, values))
+        if drop_path and step.branch:
+            values[step.result] = _dropped(step, function, values, drop_path)
+        else:
+            values[step.result] = function(*argument(step.args, values), **argument(step.kwargs, values))
         for name in step.drops:
             values.pop(name, None)
     found = tuple(values[name] for name in writes)
     return found if len(found) > 1 else found[0]
+
+
+def _dropped(step: Step, function: Any, values: Mapping[str, Any], rate: float) -> Any:
+    """A sum whose branch is nothing for some images."""
+    from torchvision.ops import stochastic_depth  # seconds to import
+
+    if step.branch in values:
+        values = {**values, step.branch: stochastic_depth(values[step.branch], rate, "row")}
+        return function(*argument(step.args, values), **argument(step.kwargs, values))
+    (x,) = argument(step.args, values)  # one operator makes the branch and adds it
+    return x + stochastic_depth(function.branch(x), rate, "row")

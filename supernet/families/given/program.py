@@ -28,11 +28,16 @@ class Program:
     modules: Mapping[str, nn.Module]
     raw: Sequence[tuple[str, nn.Module, str]]
 
-    def __call__(self, x: Any) -> Any:
+    @property
+    def drops(self) -> bool:
+        """Whether a block adds to its input here."""
+        return any(step.branch for step in self.steps)
+
+    def __call__(self, x: Any, drop_path: float = 0.0) -> Any:
         values = dict(zip(self.reads, x if isinstance(x, tuple) else (x,), strict=True))
         for name, holder, key in self.raw:
             values[name] = getattr(holder, key)
-        return run(self.steps, self.modules, values, self.writes)
+        return run(self.steps, self.modules, values, self.writes, drop_path)
 
     @classmethod
     def joined(cls, programs: Sequence[Program]) -> Program:

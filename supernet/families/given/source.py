@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -45,9 +46,14 @@ def _own(plugin: plugins.Plugin, channels: int, size: Size, classes: int) -> nn.
     model = plugin.offer(channels=channels, resolution=size.height, classes=classes)
     if not isinstance(model, nn.Module):
         raise UserError(f"{plugin.source} returned {model!r:.80}, expected a torch.nn.Module")
+    if "forward" in vars(model) or not inspect.isfunction(inspect.getattr_static(type(model), "forward")):
+        raise UserError(
+            f"{plugin.source} gives a network of the class {type(model).__name__}, which is not where its forward is "
+            "written: expected the network itself, before torch.compile or torch.jit"
+        )
     try:
         with torch.no_grad():
-            logits = model.eval()(torch.zeros(1, channels, *size))
+            logits = model.float().eval()(torch.zeros(1, channels, *size))
     except Exception as error:
         why = plugins.reason(error, plugin.module.__file__)
         raise UserError(f"{plugin.source} does not run on {channels}×{size} images: {why}") from error

@@ -5,13 +5,13 @@ What a layer hands on is a tensor, or several where others are still needed: a s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
 
 from supernet.families.given.genes import Block
-from supernet.families.given.trace import linear_arguments
+from supernet.families.given.trace import attribute, linear_arguments
 
 PRODUCTS = (nn.Conv2d, nn.Linear)
 
@@ -47,6 +47,15 @@ class Unit:
     def ends(self) -> fx.Node:
         """Its last operation that gives an image or vectors; sizes may be checked after it."""
         return next(node for node in reversed(self.nodes) if _image(node))
+
+    def tensors(self, graph: fx.GraphModule) -> Iterator[str]:
+        """The names of what it runs that has parameters or statistics, and of the parameters that its functions use."""
+        for node in self.nodes:
+            if node.op == "call_module":
+                module = graph.get_submodule(str(node.target))
+                yield from (str(node.target) for _ in [*module.parameters(), *module.buffers()][:1])
+            sources = (str(source.target) for source in node.all_input_nodes if source.op == "get_attr")
+            yield from (name for name in sources if isinstance(attribute(graph, name), nn.Parameter))
 
 
 def cut(graph: fx.GraphModule, blocks: Sequence[Block]) -> tuple[list[Unit], dict[fx.Node, str]]:

@@ -5,36 +5,64 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from supernet.errors import UserError
 from supernet.families.given import family
-from supernet.families.given.layout import GivenLayout
+from supernet.families.given.layout import of_network
 from supernet.model import Supernet
 from supernet.norm import BatchNorm
 from supernet.space import Space
 
 IMAGES = 2
+ROUNDING = 1e-3  # in float32, over many layers; another operation or channel is far above
 
 
-@torch.no_grad()
+def require(space: Space) -> float:
+    """The ``difference``; a UserError if it is more than rounding."""
+    if (found := difference(space)) > ROUNDING:
+        raise UserError(
+            f"the logits of {space.model} as it was traced differ by {found:.1e} of their range: expected a network "
+            "that gives the same each time in eval mode, by its modules and not by hooks on the whole of it"
+        )
+    return found
+
+
 def difference(space: Space, seed: int = 0) -> float:
     """The largest difference of the logits in eval mode, relative to the largest by which those of two images differ.
 
-    Both have the same random weights, those of ``enliven``, in double precision, so that nothing passes as rounding;
-    images are noise. The smallest architecture runs, too.
+    Both have the same random weights, those of ``enliven``, in double precision, so that nothing passes as rounding,
+    unless the network's code itself asks for less; images are noise. The smallest architecture runs, too.
     """
+    try:
+        return _difference(space, seed, torch.double)
+    except RuntimeError:
+        return _difference(space, seed, torch.float)
+
+
+@torch.no_grad()
+def _difference(space: Space, seed: int, precision: torch.dtype) -> float:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        supernet = Supernet(space, affine=True, kernels="eager").eval().double()
-        layout = supernet.layout
-        assert isinstance(layout, GivenLayout)
+        supernet = Supernet(space, affine=True, kernels="eager").eval().to(precision)
+        layout = of_network(space)
         channels, size, _ = layout.network.images
         model, x = layout.network.new(), torch.randn(IMAGES, channels, *size)
         enliven(model, x)
-        model, x = model.double(), x.double()
+        model, x = model.to(precision), x.to(precision)
         family.load(supernet.shared, model.state_dict())
-        expected = model(x)
+        expected = _computed(model, x, precision)
         supernet(x, tuple(open_[0] for open_ in space.allowed))
         spread = (expected - expected.flip(0)).abs().max()
-        return float((supernet(x, layout.whole) - expected).abs().max() / spread.clamp_min(1e-30))
+        return float((supernet(x, space.whole) - expected).abs().max() / spread.clamp_min(1e-30))
+
+
+def _computed(model: nn.Module, x: Tensor, precision: torch.dtype) -> Tensor:
+    """Its logits; constants that its code makes are of this precision, too."""
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(precision)
+        return model(x)
+    finally:
+        torch.set_default_dtype(before)
 
 
 @torch.no_grad()
