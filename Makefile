@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 export MAX_JOBS ?= $(shell nproc)
 
-.PHONY: quickstart test test-chains test-long test-kernels test-headers test-ray test-asan gpu lint types format bench litert package clean
+.PHONY: quickstart results-tiny test test-chains test-long test-kernels test-headers test-ray test-asan gpu lint types format bench litert package clean
 
 quickstart: $(VENV)/built
 	$(BIN)/python tools/train_supernet.py --run $(RUN) --epochs 3
@@ -14,6 +14,11 @@ quickstart: $(VENV)/built
 	$(BIN)/python tools/evolve.py --run $(RUN) --population 24 --iterations 10 --random 24
 	$(BIN)/python tools/retrain.py --run $(RUN) --pick best --recipe modern --epochs 7 --controls 1
 	$(BIN)/python tools/report.py --run $(RUN)
+
+# What docs/papers.md shows of ours, one command after the other; goes on where it was stopped.
+results-tiny: $(VENV)/built
+	$(BIN)/python -m experiments all all
+	$(BIN)/python -m experiments --write docs/papers.md
 
 # A file of tests in one process each, on every core.
 KERNELS := tests/test_ptxas.py tests/test_sass.py $(wildcard tests/test_simt*.py)

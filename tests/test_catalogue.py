@@ -1,0 +1,241 @@
+"""The catalogue of the papers: complete by their numbering, every command there is, every figure read from its file."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import tyro
+from scipy import stats
+
+from experiments import __main__ as door
+from experiments import catalogue
+from experiments.papers.item import SCALES, Command, Item, mean
+from supernet.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+# Counted in the papers' texts: numbered tables, numbered figures, and what the figures' numbers begin with.
+COUNTS = {
+    "global-nas": (7, 2, ""),
+    "nss": (1, 4, "s"),  # the supplement
+    "pad-nas": (9, 7, ""),
+    "stage-wise": (6, 4, ""),
+    "dsnas": (5, 3, ""),
+}
+ITEMS = catalogue.select(catalogue.ALL)
+COMMANDS = {
+    str(command): command
+    for _, item in ITEMS
+    for command in (item.tiny, item.gpu, item.paper)
+    if isinstance(command, Command)
+}
+SPENT = ("jobs", "workers")  # settings that no figure depends on
+named = pytest.mark.parametrize(("paper", "item"), [pytest.param(p, i, id=f"{p.name} {i.name}") for p, i in ITEMS])
+
+
+def options(command: Command) -> type:
+    """The dataclass of the options of an experiment or a tool."""
+    if command.program.startswith("experiments."):
+        return importlib.import_module(command.program).Args
+    module = importlib.import_module(f"supernet.cli.{Path(command.program).stem}")
+    return module.chosen(command.words[1:]) if hasattr(module, "chosen") else module.Args
+
+
+def parsed(command: Command):
+    """The options that a command has; SystemExit where it does not take its arguments."""
+    return tyro.cli(options(command), args=command.words[command.words.index(command.program) + 1 :])
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_no_table_and_no_figure_is_left_out(name):
+    tables, figures, prefix = COUNTS[name]
+    numbered = [item.name for item in catalogue.PAPERS[name].items if not item.name.startswith("text-")]
+    expected = [f"table-{i}" for i in range(1, tables + 1)] + [f"figure-{prefix}{i}" for i in range(1, figures + 1)]
+    assert sorted(numbered) == sorted(expected)
+    assert len(ITEMS) == len({(paper.name, item.name) for paper, item in ITEMS})
+    assert catalogue.PAPERS.keys() == COUNTS.keys()
+
+
+@named
+def test_what_is_not_done_says_why(paper, item):
+    assert item.name.startswith(("table-", "figure-", "text-"))
+    assert item.lacks or item.state == "wholly"
+    assert not item.verdict or item.ours, "a verdict needs a figure of ours"
+    for text in (item.shows, item.theirs, item.lacks, item.verdict):
+        assert "\n" not in text
+    for scale in SCALES:
+        found = item.at(scale)
+        assert isinstance(found, Command) or found
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_every_command_is_there_and_takes_its_arguments(command):
+    if command.program == "pytest":
+        files = [ROOT / word for word in command.words if word.endswith(".py")]
+        wanted = command.words[command.words.index("-k") + 1] if "-k" in command.words else ""
+        assert files
+        assert all(re.search(rf"^def test_\w*{wanted}", path.read_text(), re.MULTILINE) for path in files)
+        return
+    if command.program.endswith(".py"):
+        assert (ROOT / command.program).exists()
+    parsed(command)
+
+
+@named
+def test_our_figure_is_read_from_its_results(paper, item):
+    if item.ours is None:
+        assert item.found() == ""
+        return
+    assert item.tiny.results.exists()
+    assert re.search(r"\d", item.found())
+    assert item.minutes() > 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    {str(item.tiny): item.tiny for _, item in ITEMS if item.ours}.values(),
+    ids=lambda command: command.program,
+)
+def test_the_command_has_the_settings_that_the_results_were_made_with(command):
+    """What the file itself says; data that are not given are those that the machine has."""
+    made = command.result()["settings"]
+    args = json.loads(json.dumps(vars(parsed(command)), default=str))
+    compared = (args.keys() & made.keys()) - {*SPENT, *(["data"] if args.get("data") is None else [])}
+    assert len(compared) >= 5
+    assert {key: args[key] for key in compared} == {key: made[key] for key in compared}
+
+
+@pytest.mark.parametrize(
+    ("paper", "item", "figures"),
+    [
+        ("dsnas", "table-1", ["27.8 ± 0.7", "31.2 ± 1.2", "191.7 ± 2.2"]),
+        ("dsnas", "table-3", ["85.43 ± 1.44", "+2.40 ± 0.95"]),
+        ("dsnas", "figure-3", ["+0.16 ± 0.63", "+1.03 ± 1.08"]),
+        ("dsnas", "text-progressive-stop", ["−0.37 ± 2.73"]),
+        ("nss", "table-1", ["35.2", "16.8", "10.7"]),
+        ("nss", "figure-s3", ["+6.16", "+0.78 to +11.54"]),
+        ("pad-nas", "table-6", ["80.84", "14.37", "78.85", "15.44"]),
+        ("pad-nas", "table-7", ["78.47", "78.05", "78.57", "78.90"]),
+        ("pad-nas", "table-8", ["0.73", "0.38", "0.42", "0.17", "0.06", "0.13"]),
+        ("pad-nas", "figure-7", ["0.0117", "0.0132"]),
+        ("stage-wise", "table-2", ["86.46", "86.54", "86.36"]),
+        ("stage-wise", "table-3", ["+0.08", "+0.32"]),
+        ("stage-wise", "table-5", ["85.58"]),
+        ("global-nas", "table-3", ["84.21", "84.11", "13.3", "26.9"]),
+        ("global-nas", "text-dynamic", ["0.86", "0.17 to 0.64"]),
+        ("global-nas", "text-relative-improvement", ["+0.12"]),
+    ],
+)
+def test_our_figures_are_those_of_the_argued_page(paper, item, figures):
+    """docs/results.md was written by hand from what the experiments print themselves."""
+    argued = (ROOT / "docs" / "results.md").read_text()
+    found = catalogue.select(paper, item)[0][1].found()
+    for figure in figures:
+        assert figure in argued
+        assert figure in found
+
+
+def test_the_interval_is_students():
+    values = [0.81, 0.84, 0.86, 0.80]
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=sum(values) / len(values), scale=stats.sem(values))
+    assert mean(values, 100) == f"{50 * (low + high):.2f} ± {50 * (high - low):.2f}"
+    assert mean([0.5]) == "0.50"
+
+
+def test_the_page_is_up_to_date():
+    assert (ROOT / "docs" / "papers.md").read_text() == catalogue.markdown(), (
+        "python -m experiments --write docs/papers.md"
+    )
+
+
+def test_a_command_that_tries_several_items_runs_once():
+    found = [str(command) for _, command in catalogue.commands(catalogue.ALL, catalogue.ALL, "tiny")]
+    assert len(found) == len(set(found))
+    assert {str(item.tiny) for _, item in ITEMS if item.tiny} == set(found)
+
+
+def call(monkeypatch, *words: str, code: int = 0) -> list[list[str]]:
+    """What the door starts, which ends with ``code``."""
+    started: list[list[str]] = []
+
+    def run(command, **_):
+        started.append(command[1:])
+        return SimpleNamespace(returncode=code)
+
+    monkeypatch.setattr(door.subprocess, "run", run)
+    monkeypatch.setattr(sys, "argv", ["experiments", *words])
+    door.main()
+    return started
+
+
+def test_an_item_runs_with_what_follows(monkeypatch, capsys):
+    started = call(monkeypatch, "pad-nas", "table-8", "--", "--quick", "--jobs", "1")
+    given = ["--train", "3000", "--front", "6", "--random", "8"]
+    assert started == [["-m", "experiments.pad_nas", *given, "--quick", "--jobs", "1"]]
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "missing or other: at most 6 networks of each front" in told.err
+
+
+def test_a_failure_is_handed_on(monkeypatch):
+    with pytest.raises(SystemExit) as ended:
+        call(monkeypatch, "dsnas", "all", code=3)
+    assert ended.value.code == 3
+
+
+def test_a_plan_runs_nothing(monkeypatch, capsys):
+    assert call(monkeypatch, "dsnas", "table-3", "--scale", "paper", "--plan") == []
+    told = capsys.readouterr().out
+    assert "python tools/train_supernet.py --method dsnas" in told
+    assert "420 GPU-hours" in told
+    assert call(monkeypatch, "nss", "table-1", "--plan") == []
+    told = capsys.readouterr().out
+    assert "python -m experiments.nss\n" in told
+    assert "search_epochs 16" in told
+    assert "26 minutes" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["dsnass", "table-1"], "dsnas"),
+        (["dsnass"], "dsnas"),
+        (["pad-nas", "tabel-8"], "table-8"),
+        (["nss", "figure-1"], "figure-s1"),
+        (["dsnas", "table-2"], "ProxylessNAS"),
+        (["dsnas", "table-1", "--scale", "gpu"], "no --device"),
+        (["dsnas", "figure-1"], "a drawing of the idea"),
+        (["--write", "/dev/null/papers.md"], "/dev/null"),
+    ],
+)
+def test_what_is_not_there_is_told_in_one_line(monkeypatch, capsys, words, expected):
+    with pytest.raises(SystemExit) as ended:
+        call(monkeypatch, *words)
+    assert ended.value.code == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert re.fullmatch(rf"error: [^\n]*{expected}[^\n]*\n", told.err)
+
+
+def test_the_list_is_json_or_a_line_each(monkeypatch, capsys):
+    call(monkeypatch, "nss", "--json")
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["item"] for row in rows] == [item.name for item in catalogue.PAPERS["nss"].items]
+    assert all(row["commands"].keys() == set(SCALES) for row in rows)
+    assert call(monkeypatch, "nss", "table-1", "--json") == []
+    assert json.loads(capsys.readouterr().out) == rows[:1]
+    call(monkeypatch, "nss")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[1] for line in lines] == [row["item"] for row in rows]
+
+
+def test_all_stands_for_every_paper_and_item():
+    assert len(ITEMS) == sum(len(paper.items) for paper in catalogue.PAPERS.values())
+    with pytest.raises(UserError, match="expected table-1"):
+        catalogue.select("dsnas", "table-11")
+    assert isinstance(ITEMS[0][1], Item)
