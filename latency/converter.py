@@ -103,7 +103,7 @@ class Converter:
 
     def _converted(self, layers: Sequence[Layer]) -> list[bytes]:
         modules, shapes = [layer.module for layer in layers], [layer.shape for layer in layers]
-        if self.int8 is None:
+        if self.int8 is None or self.int8.layers is None:
             return FORMATS[self.suffix].convert(modules, shapes, self.batch)
         return self.int8.layers(modules, shapes, self.batch, [layer.inner for layer in layers])
 
@@ -122,6 +122,7 @@ class Converter:
 
 def require_precision(runtime: str, precision: Precision) -> None:
     """Refuse int8 layers where the runtime has none here."""
-    able = [name for name, suffix in SUFFIXES.items() if suffix in int8.FORMATS]
+    measured = [suffix for suffix, form in int8.FORMATS.items() if form.layers is not None]
+    able = [name for name, suffix in SUFFIXES.items() if suffix in measured]
     if precision == "int8" and runtime not in able:
         raise UserError(f"{runtime} runs layers of float32: int8 runs in {', '.join(able)}")

@@ -110,8 +110,9 @@ class Int8(NamedTuple):
 
     quantiser: Callable[[nn.Module, Shape, Sequence[np.ndarray]], Quantiser]
     """A network, the shape of an image, and batches of images that the ranges of activations are taken from."""
-    layers: Callable[[Sequence[nn.Module], Sequence[Shape], int, Sequence[bool]], list[bytes]]
-    """As ``Format.convert``, by ranges of noise; and of each whether its input is 8-bit, as within a network."""
+    layers: Callable[[Sequence[nn.Module], Sequence[Shape], int, Sequence[bool]], list[bytes]] | None
+    """As ``Format.convert``, by ranges of noise; and of each whether its input is 8-bit, as within a network. None: it
+    has no tables of layers."""
     packages: tuple[str, ...] = ()
     """Further packages whose versions the file depends on."""
 

@@ -18,7 +18,7 @@ from supernet.answers import Answers
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
-from supernet.export import formats, int8_executorch, int8_onnx, int8_tflite
+from supernet.export import formats, int8_executorch, int8_onnx, int8_openvino, int8_tflite
 from supernet.export.base import Int8, Quantiser, Run
 from supernet.families import layout
 from supernet.families.resolutions import resized
@@ -32,6 +32,7 @@ FORMATS: dict[str, Int8] = {  # by the suffix of their files
     "onnx": int8_onnx.INT8,
     "tflite": int8_tflite.INT8,
     "pte": int8_executorch.INT8,
+    "xml": int8_openvino.INT8,
 }
 NAMED = 3  # layers in a message
 JUDGED = 512  # images that layers are compared on

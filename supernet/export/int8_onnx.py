@@ -78,10 +78,10 @@ def quantiser(network: nn.Module, shape: Shape, batches: Sequence[np.ndarray]) -
     """What quantises a network for batches of this size; its layers have the names of ``Network.named_path``."""
     (file,) = onnx.convert([network], [shape], len(batches[0]))
     model = require("onnx", "onnx").ModelProto.FromString(file)
-    return Quantiser(model, dict(_layers(model, network)), batches)
+    return Quantiser(model, dict(layers_of(model, network)), batches)
 
 
-def _layers(model: Any, network: Any) -> Iterator[tuple[str, str]]:
+def layers_of(model: Any, network: Any) -> Iterator[tuple[str, str]]:
     """The name of each node that comes from a layer, and that of the layer."""
     names = network.named_path()
     for node in model.graph.node:

@@ -25,10 +25,11 @@ def convert(
     """Eager modules to archives of a representation and its weights, float32."""
     core = require("openvino", "openvino").Core()
     models = onnx.convert(modules, shapes, batch, options)
-    return [_archive(core.read_model(io.BytesIO(model))) for model in models]
+    return [archive(core.read_model(io.BytesIO(model))) for model in models]
 
 
-def _archive(model: Any) -> bytes:
+def archive(model: Any) -> bytes:
+    """A representation and its weights as one file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.xml")
         require("openvino", "openvino").save_model(model, path, compress_to_fp16=False)
@@ -46,7 +47,7 @@ def write(path: Path, file: bytes, network: nn.Module, metadata: dict[str, Any])
     """The representation with the metadata in its runtime information, and the weights."""
     model = require("openvino", "openvino").Core().read_model(*unpack(file, "xml", "bin"))
     model.set_rt_info(json.dumps(metadata), KEY)
-    xml, weights = unpack(_archive(model), "xml", "bin")
+    xml, weights = unpack(archive(model), "xml", "bin")
     files.write_bytes(path.with_suffix(".bin"), weights)
     files.write_bytes(path, xml)
 
