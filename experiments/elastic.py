@@ -248,11 +248,11 @@ def table(found: dict[str, list[dict]], truths: dict[str, np.ndarray]) -> dict[s
                 f"regret ({truth}), points": _common.mean_sd([regret(one, values.mean(1)) for one in scores.T], 100),
             }
     for truth, values in truths.items():
-        pairs = [(values[:, a], np.delete(values, a, 1).mean(1)) for a in range(values.shape[1])]
         rows[truth] = dict.fromkeys(next(iter(rows.values())), "") | {
             "as they are, %": _common.mean_sd(values.mean(0), 100)
         }
         if values.shape[1] > 1:  # one seed against the others: what a perfect rule is worth
+            pairs = [(values[:, a], np.delete(values, a, 1).mean(1)) for a in range(values.shape[1])]
             rows[truth] |= {
                 f"τ ({truth})": _common.mean_sd([ranking.kendall(one, others) for one, others in pairs]),
                 f"regret ({truth}), points": _common.mean_sd([regret(one, others) for one, others in pairs], 100),
