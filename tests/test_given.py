@@ -143,6 +143,30 @@ def test_a_branch_of_a_block_is_no_block():
     assert [(gene.name, len(gene.choices)) for gene in depths] == [("depth blocks.0", 10)]
 
 
+@pytest.mark.parametrize("module", [True, False])
+def test_a_softmax_over_channels_keeps_them_whole(tmp_path, module):
+    """What is left would sum to 1 again."""
+    shares = "self.shares(self.one(x))" if module else "torch.softmax(self.one(x), dim=1)"
+    file = tmp_path / f"shares_{module}.py"
+    file.write_text(f"""
+import torch
+from torch import nn
+
+class Shares(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.shares = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3), nn.Softmax(1)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.head(self.two({shares}).mean((2, 3)))
+
+def network(classes):
+    return Shares()
+""")
+    assert [gene.name for gene in made(f"{file}:network").genes] == ["width two"]
+
+
 def test_narrow_is_the_network_without_the_last_channels():
     """A channel that nothing reads is one that is not there: timm's own network with zeros in the weights."""
     import timm

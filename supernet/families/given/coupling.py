@@ -28,11 +28,13 @@ REDUCES = _names("mean sum amax amin norm vector_norm var std")
 SPATIAL = _names("avg_pool2d max_pool2d adaptive_avg_pool2d adaptive_max_pool2d interpolate pad boolean_dispatch")
 ELEMENTWISE = _names(
     "add iadd sub isub mul imul truediv itruediv div pow neg maximum minimum where clamp relu relu6 leaky_relu silu "
-    "gelu mish elu sigmoid hardtanh hardswish hardsigmoid tanh softplus exp log sqrt rsqrt abs square softmax "
-    "addcmul log_softmax dropout drop_path stochastic_depth float type_as half "
+    "gelu mish elu sigmoid hardtanh hardswish hardsigmoid tanh softplus exp log sqrt rsqrt abs square "
+    "addcmul dropout drop_path stochastic_depth float type_as half "
     "normalize hard_swish hard_sigmoid hard_mish swish"
 )
+SHARES = _names("softmax log_softmax")
 BATCHED = _names("matmul bmm scaled_dot_product_attention")
+SHARE_MODULES = (nn.Softmax, nn.LogSoftmax)
 NORMS = (nn.BatchNorm2d, nn.PReLU, nn.LayerNorm, nn.GroupNorm)
 MOVING_MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
 
@@ -146,6 +148,8 @@ class _Walk:
             return self.convolution(node, module, x)
         if x is None:
             return None
+        if isinstance(module, SHARE_MODULES):
+            return self.share(node, module.dim)
         if isinstance(module, NORMS):
             if all(len(tensor) in (1, len(x.atoms)) for tensor in _tensors(module).values() if tensor.ndim):
                 return self.norm(node, module, x)
@@ -216,6 +220,8 @@ class _Walk:
             return self.moved(node, None)
         if name in REDUCES:
             return self.reduced(node)
+        if name in SHARES:
+            return self.share(node, node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None))
         if name in ELEMENTWISE:
             return self.elementwise(node)
         if name in BATCHED:
@@ -240,6 +246,14 @@ class _Walk:
     def elementwise(self, node: fx.Node) -> Along | None:
         """Ties what is at the same place."""
         return self.tied(node, self.aligned(node))
+
+    def share(self, node: fx.Node, dim: Any) -> Along | None:
+        """A softmax: what lies along its axis sums to 1, so that none of it can go."""
+        x, ndim = self.channels.of[node.all_input_nodes[0]], node.meta["value"].ndim
+        if not isinstance(x, Along) or not isinstance(dim, int):
+            self.give_up(node, f"{node.name} takes shares of all of them")
+            return None
+        return self.channels.only(x, x.without(dim % ndim), f"{node.name} takes shares of all of them")
 
     def batched(self, node: fx.Node) -> Along | None:
         """A product of matrices for each head of attention: all that goes into one of them is cut together."""
