@@ -13,6 +13,7 @@ from supernet.training.folder import TrainingFolder
 ARCH = [COUNT]
 COST = Number(0)
 IDENTITY = {"name": str, "classes": [str], "images": {str: COUNT}, "digest": str}  # TrainVal.identity
+MADE_WITH = {"version?": str, "torch?": str, "device?": str, "space?": (None, str), "network?": str, "data?": IDENTITY}
 CONFIG = {
     "data?": str,
     "data_root?": str,
@@ -22,7 +23,7 @@ CONFIG = {
     "method?": str,
     "kernels?": ("fused", "eager"),
     "balance?": ("none", "loss", "sampling"),
-    "made_with?": {"version?": str, "torch?": str, "device?": str, "space?": (None, str), "data?": IDENTITY},
+    "made_with?": MADE_WITH,
 }
 COSTS = {"latency_ms?": COST, "flops?": COST, "params?": COST, "activations?": COST}
 COSTS |= {"flash?": COST, "ram?": COST}

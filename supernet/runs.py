@@ -32,7 +32,7 @@ from typing import Any
 import torch
 
 import supernet
-from supernet import families, files, lock, plugins
+from supernet import families, files, lock, plugins, run_code
 from supernet.data import sets, stored
 from supernet.data.damaged import Damaged, remember
 from supernet.data.images import ImageSet
@@ -168,7 +168,7 @@ class RunFolder(Found):
             self.write_space(space)
         if images is not None:
             self.write_images(images.split, images.damaged)
-        record = {"version": supernet.__version__, "torch": torch.__version__, **made_with}
+        record = {"version": supernet.__version__, "torch": torch.__version__, **made_with, **run_code.record(space)}
         files.write_json(self.config_path, {**settings, RECORD: record})  # last: with it the run has begun
         return True
 
@@ -242,9 +242,10 @@ class RunFolder(Found):
         """The space of the run, with its own operations where it has some."""
         read = files.read_json(self.space_path, "space of a run", missing="supernet", damaged="another run")
         space = Space.from_json(read, str(self.space_path))
+        recorded = self.config().get(RECORD, {}) if self.config_path.exists() else {}
         if self.space_code is not None:
-            return self._with_code(space, self.space_code)
-        made_by = self.config().get(RECORD, {}).get("space") if self.config_path.exists() else None
+            return run_code.with_code(space, self.space_code, recorded, self.path)
+        made_by = recorded.get("space")
         if made_by and ":" in made_by and not families.knows(space):
             raise UserError(f"the space of {self.path} comes from the code {made_by}, which was not named", "code")
         return space
@@ -256,13 +257,6 @@ class RunFolder(Found):
     def write_lut(self, table: Mapping[str, Any]) -> None:
         """``lut.json``: a latency table in plain JSON."""
         files.write_json(self.lut_path, table)
-
-    def _with_code(self, space: Space, code: str) -> Space:
-        from supernet import spaces
-
-        own = families.with_resolutions(spaces.get(code, *space.images), families.resolutions.of(space))
-        space.require(own.fingerprint, f"the space of {code}")
-        return dataclasses.replace(space, make=own.make).with_operations(*own.operations)
 
     def kernels(self, device: torch.device, wish: Wish = "auto", sync_bn: bool = False) -> Kernels:
         """``wish``; ``auto``: what the run was trained with on a device of this kind, else as `defaults.kernels` says.

@@ -280,7 +280,7 @@ class Excited(Bottleneck):
 
 
 class Scaled(nn.Module):
-    """Convolutions that can be left out, since they keep their channels, none of which can be cut."""
+    """Convolutions that can be left out, since they keep their channels, none of which can be cut, and end in a sum."""
 
     def __init__(self):
         super().__init__()
@@ -289,7 +289,8 @@ class Scaled(nn.Module):
         self.register_buffer("scale", torch.rand(16, 1, 1) + 0.5)
 
     def forward(self, x):
-        return self.conv(x) * self.scale
+        y = self.conv(x) * self.scale
+        return y + y.mean((2, 3), keepdim=True)
 
 
 class Shallow(nn.Module):

@@ -115,6 +115,12 @@ class Single(Small):
         return F.conv2d(x, torch.ones(32, 1, 3, 3, dtype=torch.float32) / 9, padding=1, groups=32)
 
 
+def of_the_batch(classes):
+    network = Small(classes)
+    network.second = nn.Sequential(network.second, nn.BatchNorm2d(32, track_running_stats=False))
+    return network
+
+
 def half(classes):
     return Small(classes).half()
 
@@ -139,6 +145,7 @@ def space_of(network):
         (compiled, "of the class OptimizedModule, which is not where its forward is written"),
         (scripted, "which is not where its forward is written"),
         (patched, "of the class Small, which is not where its forward is written"),
+        (of_the_batch, "second.1 of test_given_network.py:of_the_batch has no running statistics"),
         (Recurrent, "nothing to choose: first stays whole, as then is a LSTM, which has no rule"),
     ],
 )

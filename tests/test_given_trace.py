@@ -9,6 +9,7 @@ from torch import nn
 from supernet import families, spaces
 from supernet.families.given import trace, verify
 from supernet.families.given.layout import layout_of
+from supernet.families.given.modules import ours
 from supernet.size import Size
 
 IMAGES = (3, Size.of(16), 10)
@@ -134,3 +135,37 @@ def test_what_is_traced_names_its_line_where_it_does_not_run():
     message = refused(trace.trace, Wide(), 3, Size.of(8), "mine")
     assert "mine does not run on 3×8² images: test_given_trace.py, line" in message
     assert "(return self.conv(x).view(-1, 7)): " in message
+
+
+class Activated(Small):
+    """An activation between the convolutions, by a name of its own."""
+
+    def __init__(self, act, name="act", factor=1.0, **more):
+        super().__init__(10)
+        self.add_module(name, act)
+        self.name, self.factor = name, factor
+        for key, value in more.items():
+            setattr(self.second, key, value)
+
+    def between(self, x):
+        return self.get_submodule(self.name)(x) * self.factor
+
+
+def digest(network):
+    return trace.digest(trace.trace(network, *IMAGES[:2], "mine"))
+
+
+def test_the_digest_is_of_what_is_computed():
+    """Neither of weights, nor of names that no weights go by, nor of whose class does it."""
+    found = digest(Activated(nn.SiLU()))
+    assert found == digest(Activated(nn.SiLU(), "other")) == digest(ours(Activated(nn.SiLU())))
+    others = [
+        Activated(nn.ReLU()),
+        Activated(nn.SiLU(), factor=0.5),
+        Activated(nn.SiLU(), padding=(1, 1)),
+        Activated(nn.BatchNorm2d(32)),
+        Activated(nn.BatchNorm2d(32, eps=1e-3)),
+        Activated(nn.BatchNorm2d(32), "other"),
+        Activated(nn.Sequential(nn.SiLU(), nn.SiLU())),
+    ]
+    assert len({found, *map(digest, others)}) == 1 + len(others)

@@ -10,6 +10,8 @@ from test_train import images
 from torch.nn import functional as F
 
 from supernet import spaces
+from supernet.cli import train_supernet
+from supernet.cli.methods import Ofa
 from supernet.data.sets import TrainVal
 from supernet.extremes import largest
 from supernet.methods import ofa
@@ -145,3 +147,27 @@ def test_what_cannot_shrink_is_refused(tmp_path):
     assert "width" in refused(
         ofa.spaces, elastic(), (*PHASES[:2], ofa.Phase("rest", 1, 0.1, 1, {"depth": 9, "expand": 9, "width": 2}))
     )
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """Begins or continues a run by the command, without its training, with phases in a file of some name."""
+    monkeypatch.setattr(Ofa, "train", lambda *arguments: None)
+    monkeypatch.setattr(Ofa, "report", lambda *arguments: None)
+
+    def begin(name, *phases):
+        path = tmp_path / name
+        path.write_text(json.dumps({"phases": list(phases)}))
+        train_supernet.run(Ofa(run=tmp_path / "run", data="digits", phases=path))
+
+    return begin
+
+
+def test_a_run_is_of_the_content_of_its_phases_whatever_their_file_is_called(begun):
+    first = {"name": "largest", "epochs": 1}
+    rest = {"name": "rest", "epochs": 2, "open": {"kernel": 9, "depth": 9, "expand": 9, "width": 9}}
+    begun("one.json", first, rest)
+    begun("one.json", first, rest)
+    begun("another.json", first, rest)
+    told = refused(begun, "one.json", first, {**rest, "epochs": 3})
+    assert "holds a run with other settings (phases: " in told

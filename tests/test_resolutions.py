@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from search import priced
 from supernet import extremes, families, spaces
+from supernet.cli.methods import Spos
 from supernet.families import ir_resnet, resolutions
 from supernet.model import Supernet
 from supernet.space import Choice, Space
@@ -79,6 +80,13 @@ def test_a_gene_that_cannot_be():
         assert "expected ascending counts of at least 1" in refused(families.layout, wrong)
     alone = dataclasses.replace(sized, genes=sized.genes[:1], allowed=sized.allowed[:1])
     assert "for the resolution only" in refused(families.layout, alone)
+
+
+def test_resolutions_that_are_no_numbers():
+    for wrong in (",", "20,", "20,many"):
+        expected = f"--resolutions {wrong}: expected whole numbers with commas between"
+        assert refused(Spos(resolutions=wrong).sized, tiny_space()) == expected
+    assert resolutions.of(Spos(resolutions="9,14").sized(tiny_space())) == [9, 14]
 
 
 def test_weights_that_depend_on_the_size_cannot_be_shared():

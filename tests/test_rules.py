@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import test_given_trace
 import torch
 from test_train import images
 from torch import nn
@@ -277,17 +278,19 @@ def test_options_that_exclude_each_other_are_refused():
         assert told in refused(spos.Config, fit_config, **options)
 
 
-def test_drop_path_where_nothing_can_be_dropped_is_refused():
-    def rule(name, **options):
-        space = spaces.get(name, 1, 28, 10)
-        cfg = spos.Config(FitConfig(1), **options)
-        return spos.rule(spos.untrained(space, cfg), cfg)
+def test_drop_path_where_nothing_can_be_dropped_is_refused_before_a_supernet_is_made():
+    def require(name, **options):
+        channels = 3 if ":" in name else 1
+        spos.require(spaces.get(name, channels, 28, 10), spos.Config(FitConfig(1), drop_path=0.2, **options))
 
-    assert rule("mobile-small", rule="sandwich", drop_path=0.2).drop_path == 0.2
-    assert rule("mobile-small", distil="inplace", drop_path=0.2).drop_path == 0.2
-    assert "the largest network, which leads" in refused(rule, "mobile-small", drop_path=0.2)
-    assert "no block of shufflenet-small that leads" in refused(
-        rule, "shufflenet-small", rule="sandwich", drop_path=0.2
-    )
-    for wrong in (-0.1, 1.0, float("nan")):
-        assert "from 0 to below 1" in refused(rule, "mobile-small", rule="sandwich", drop_path=wrong)
+    require("mobile-small", rule="sandwich")
+    require("mobile-small", distil="inplace")
+    require("torchvision:resnet18", rule="sandwich")
+    assert "the largest network, which leads" in refused(require, "mobile-small")
+    for name in ("shufflenet-small", f"{test_given_trace.__file__}:Small"):
+        assert f"no block of {name.rpartition('/')[2]} that leads" in refused(require, name, rule="sandwich")
+
+
+def test_drop_path_is_that_of_the_rule():
+    cfg = spos.Config(FitConfig(1), rule="sandwich", drop_path=0.2)
+    assert spos.rule(spos.untrained(spaces.get("mobile-small", 1, 28, 10), cfg), cfg).drop_path == 0.2

@@ -24,7 +24,7 @@ from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.extremes import largest
 from supernet.families import elastic
-from supernet.model import Supernet, zero_gamma
+from supernet.model import Network, Supernet, adds, zero_gamma
 from supernet.progress import Progress, silent
 from supernet.space import Arch, Space
 from supernet.training import binned, paths, rules
@@ -94,7 +94,9 @@ def require(space: Space, cfg: Config) -> None:
         begun = "begins with a network's weights" if space.model else "has BN without γ"
         raise UserError(f"zero gamma: the supernet of {space.name} {begun}; expected an elastic space")
     if cfg.leads:
-        largest(space)
+        arch = largest(space)
+        if cfg.drop_path and not adds(Network(space, arch, kernels=cfg.kernels).path()):
+            raise UserError(f"drop path {cfg.drop_path:g}: no block of {space.name} that leads adds to its input")
     elif cfg.drop_path:
         raise UserError(
             f"drop path {cfg.drop_path:g}: it is of the largest network, which leads by the rule sandwich and by "

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from supernet.errors import UserError
 from supernet.extremes import largest, smallest
-from supernet.model import Supernet, adds, run_path
+from supernet.model import Supernet, run_path
 from supernet.space import Arch, Space
 from supernet.training import distributed
 from supernet.training.distillation import adaptive_alpha_divergence, kl_divergence
@@ -101,8 +100,7 @@ class Together(Rule):
         drop_path: probability that the last block of the largest network is left out; it grows from 0.
 
     Raises:
-        UserError: the largest network is to lead, and the space has none; or it is to drop blocks, and does not lead or
-            has none that add to their input.
+        UserError: the largest network is to lead, and the space has none.
     """
 
     def __init__(
@@ -122,8 +120,6 @@ class Together(Rule):
         self.draw, self.distil, self.worst, self.teacher = draw, distil, worst, teacher
         self.largest = largest(model.space) if leads or distil in ("inplace", "alpha") else None
         self.drop_path, self.soft = drop_path, torch.empty(0)
-        if drop_path and not (self.largest and adds(model.path(self.largest))):
-            raise UserError(f"drop path {drop_path:g}: no block of {model.space.name} that leads adds to its input")
         self.dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
 
     def paths(self, step: int, parts: Parts) -> list[Arch]:

@@ -54,7 +54,7 @@ def ours(model: nn.Module) -> nn.Module:
     }
     for module in model.modules():
         for name, child in module.named_children():
-            if type(child) in classes and getattr(child, "track_running_stats", True):
+            if type(child) in classes:
                 setattr(module, name, _as(classes[type(child)], child))
     return model
 

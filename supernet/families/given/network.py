@@ -56,6 +56,11 @@ class Network:
         """Why the channels of a layer all stay, for each layer of which no gene leaves out some."""
         return genes.whole(self.channels, self.labels, [gene for gene in self.genes if isinstance(gene, Width)])
 
+    @cached_property
+    def digest(self) -> str:
+        """That of what it computes, whatever its weights are."""
+        return trace.digest(self.graph)
+
     @property
     def units(self) -> list[Unit]:
         return self.cut[0]
@@ -74,6 +79,7 @@ def opened(reference: str, channels: int, size: Size, classes: int, make: Callab
     """
     model = ours(source.make(reference, channels, size, classes, make))
     _require_own_weights(model, reference)
+    _require_statistics(model, reference)
     values = {name: value.detach() for name, value in [*model.named_parameters(), *model.named_buffers()]}
     graph = trace.trace(model, channels, size, reference)
     values |= graph.meta[trace.CONSTANTS]
@@ -102,6 +108,16 @@ def _require_own_weights(model: nn.Module, reference: str) -> None:
             raise UserError(
                 f"{name} of {reference} computes its weight from others, as weight_norm and spectral_norm do: expected "
                 "a network from which they were removed, by the function that torch.nn.utils has for each"
+            )
+
+
+def _require_statistics(model: nn.Module, reference: str) -> None:
+    """A UserError where a BN has no running statistics: the logits of an image would depend on the others with it."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise UserError(
+                f"{name} of {reference} has no running statistics, so that the logits of an image depend on the others "
+                "of its batch: expected a BN with track_running_stats=True"
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import re
 import traceback
 import types
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.node import map_arg
 from torch.utils.flop_counter import FlopCounterMode
 
 from supernet.errors import UserError
@@ -144,6 +146,37 @@ def linear_arguments(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None]:
     """What ``functional.linear`` is called with: input, weight, bias."""
     given: Any = dict(zip(("input", "weight", "bias"), node.args, strict=False)) | node.kwargs
     return given["input"], given["weight"], given.get("bias")
+
+
+def digest(graph: fx.GraphModule) -> str:
+    """16 hex digits of what a traced network computes: its operations in order, their settings and arguments.
+
+    Values of weights and constants are no part of it, nor are the names of what has no weights.
+    """
+    places = {node: f"%{i}" for i, node in enumerate(graph.graph.nodes)}
+    lines = (
+        f"{_operation(graph, node)} {map_arg((node.args, node.kwargs), places.__getitem__)}"
+        for node in graph.graph.nodes
+    )
+    text = re.sub(r" at 0x[0-9a-f]+", "", "\n".join(lines))  # of functions among the arguments
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _operation(graph: fx.GraphModule, node: fx.Node) -> str:
+    """What a node runs, in words."""
+    if node.op == "get_attr":
+        return f"{node.target} {tuple(attribute(graph, str(node.target)).shape)}"
+    if node.op != "call_module":
+        return getattr(node.target, "__name__", str(node.target))
+    module = graph.get_submodule(str(node.target))
+    weighted = any(True for _ in (*module.parameters(), *module.buffers()))
+    parts = (f"{path} {_torchs(part)}({part.extra_repr()})" for path, part in module.named_modules())
+    return f"{node.target if weighted else ''} {'; '.join(parts)}"
+
+
+def _torchs(module: nn.Module) -> str:
+    """The name of its class, of ours that of the class that it stands for."""
+    return next(cls.__name__ for cls in type(module).__mro__ if not cls.__module__.startswith("supernet."))
 
 
 def line(error: Exception) -> str:

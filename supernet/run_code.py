@@ -1,0 +1,49 @@
+"""The code that the space of a run comes from: whether it still gives what the run began with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from supernet import families
+from supernet.errors import UserError
+from supernet.space import Space
+
+NETWORK = "network"  # in what a run records
+
+
+def record(space: Space | None) -> dict[str, str]:
+    """What a run keeps of a network of one's own, of which the space has only the genes."""
+    if space is None or space.make is None:
+        return {}
+    from supernet.families.given import network
+
+    return {NETWORK: network.opened(space.model, *space.images, space.make).digest}
+
+
+def require_same(space: Space, recorded: Mapping[str, Any], run: Path) -> None:
+    """A UserError if the network of a space is another one than that which the run has recorded.
+
+    Runs of before have recorded none.
+    """
+    if recorded.get(NETWORK) and space.make is not None and record(space)[NETWORK] != recorded[NETWORK]:
+        raise UserError(
+            f"{space.model} is another network than the one that {run} was begun with, of other operations or with "
+            "other settings: expected its code as it was then, or another run"
+        )
+
+
+def with_code(space: Space, code: str, recorded: Mapping[str, Any], run: Path) -> Space:
+    """The space of a run with the operations or the network that ``code``, a reference, gives.
+
+    Raises:
+        UserError: the code fails, or gives another space or another network now.
+    """
+    from supernet import spaces
+
+    own = families.with_resolutions(spaces.get(code, *space.images), families.resolutions.of(space))
+    space.require(own.fingerprint, f"the space of {code}")
+    require_same(own, recorded, run)
+    return dataclasses.replace(space, make=own.make).with_operations(*own.operations)
