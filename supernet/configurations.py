@@ -3,7 +3,7 @@
 Once-for-all: ``{"ks": […], "e": […], "d": […], "r": 224}``, a number for each block, of ``d`` for each stage. Its
 ResNet-50 has ``d`` and ``w`` as places in the lists of choices, ``d[0] = 2`` for the residual convolution of the stem.
 AttentiveNAS: ``{"resolution": 192, "width": […], "depth": […], "kernel": […], "expand": […]}``, for each stage.
-What stands there can also be ``"min"``, ``"max"``, or one number for all.
+What stands there can also be ``"min"``, ``"max"``, or one number for all. ``supernet.references`` has some by name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from supernet import families, files, footprint
+from supernet import families, files, footprint, references, spaces
 from supernet.errors import UserError
 from supernet.families import elastic, elastic_blocks, resolutions
 from supernet.families.elastic_presets import RESNET_WIDTHS, resnet_middles
@@ -42,7 +42,7 @@ def arch(space: Space, configuration: object, source: str = "configuration") -> 
 
     Args:
         configuration: plain JSON data in the form of the space's authors, or a row of a table that holds one under
-            ``cfg``; for spaces of any family also ``{"arch": [indices]}``.
+            ``cfg``; for spaces of any family also ``{"arch": [indices]}``; ``max`` for a given network itself.
         source: what messages call it.
 
     Raises:
@@ -56,6 +56,8 @@ def arch(space: Space, configuration: object, source: str = "configuration") -> 
             return space.check(found)
         except UserError as error:
             raise error.of(source) from error
+    if space.model and configuration == "max":
+        return space.check(space.whole)
     slots = _slots(space)
     given = _parts(configuration, slots, source)
     genes = [len(gene.choices) - 1 for gene in space.genes]  # what has no slot has one choice
@@ -89,14 +91,31 @@ def configuration(space: Space, arch: Arch) -> dict[str, Any]:
 
 
 def read(space: Space, path: Path) -> Arch:
-    """The architecture that a JSON file describes; a UserError names the file."""
+    """The architecture that a JSON file describes, or a name of ``references`` where there is no such file.
+
+    Raises:
+        UserError: names the file, or the space that the named network belongs to.
+    """
+    name = str(path)
+    if name in references.NETWORKS and not path.exists():
+        return _published(space, name)
     try:
         data = files.parse(path.read_bytes())
     except OSError as error:
-        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
+        names = f"; names are {', '.join(references.NETWORKS)}" if path.parent == Path() and not path.suffix else ""
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}{names}") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error})") from error
     return arch(space, data, str(path))
+
+
+def _published(space: Space, name: str) -> Arch:
+    """The architecture of a published network."""
+    own, written = references.NETWORKS[name]
+    same = space.model == own if space.model else space.genes == spaces.get(own, *space.images).genes
+    if not same:
+        raise UserError(f"{name} is a network of the space {own}, not of {space.name} as it is here")
+    return arch(space, written, name)
 
 
 def counts(space: Space, arch: Arch) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Args:
     timm:mobilenetv3_large_100 or torchvision:resnet18, a .json, or FILE.py:function."""
     config: Annotated[Path | None, common.UNSET] = None
     """JSON of one network: {"resolution", "width", "depth", "kernel", "expand"}, {"ks", "e", "d", "r"} or {"arch"};
-    defaults to the whole network where one is given."""
+    or the name of a published one, such as proxylessnas-mobile; defaults to the whole network where one is given."""
     resolution: Annotated[numbers.Pixels | None, common.UNSET] = None
     """Pixels of the images, of a square or HEIGHTxWIDTH; defaults to what a registry says of its network, 28 for a
     name that ends in -small, else 224."""
@@ -42,7 +42,7 @@ def run(args: Args) -> None:
 
     space = spaces.usual(args.space, args.resolution)
     if not space.model and args.config is None:
-        raise UserError(f"space {space.name} has many networks: expected one of them as --config FILE")
+        raise UserError(f"space {space.name} has many networks: expected one of them as --config FILE or NAME")
     arch = space.whole
     if args.config is not None:
         arch = configurations.read(space, args.config)

@@ -29,7 +29,7 @@ class Args(common.Decoding, common.OnRun):
     lut: Annotated[Path | None, common.UNSET] = None
     """Latency table that tells what the file will take; defaults to RUN/lut.json."""
     arch_config: Annotated[Path | None, common.UNSET] = None
-    """The same, of the architecture in this JSON file, as count.py takes it."""
+    """The same, of the architecture in this JSON file or of this name, as count.py takes it."""
     batch: int = 1
     """Batch size; the file takes no other."""
     dynamic_batch: bool = False

@@ -25,7 +25,7 @@ class Args(planning.Planned, common.Devices, recipe.Recipe, common.Alone):
     controls: Annotated[int | None, common.UNSET] = None
     """Random architectures within the same bounds to train beside it; defaults to 4, with --qat to 0."""
     arch_config: Annotated[Path | None, common.UNSET] = None
-    """Train the network of this JSON file alone instead, as count.py takes it, in RUN/config."""
+    """Train the network of this JSON file or of this name alone instead, as count.py takes it, in RUN/config."""
     epochs: int = 12
     """Epochs (SPOS on ImageNet: 240); 0 with --inherit tests the weights as they are."""
     clip: float = 0.0
