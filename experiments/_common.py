@@ -37,16 +37,18 @@ from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig
 
 CPU = torch.device("cpu")
+OLDER = {"device": "cpu"}  # of runs that were begun before it could be chosen
 console = Console(highlight=False, soft_wrap=True)
 
 
 def main(run: Callable[[Any], None], args: Any) -> None:
-    """Parse ``args`` and run; bad input ends in one line."""
+    """Parse ``args`` and run; bad input ends in one line and exit code 2."""
     given = tyro.cli(args, description=sys.modules[run.__module__].__doc__, prog=program())
     try:
         run(given)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def program() -> str:
@@ -66,6 +68,19 @@ class OnImages:
     """Only the tables and pictures again, from the results that are there."""
     quiet: bool = False
     """No progress."""
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """Option of experiments whose trainings may run on a GPU. The minutes that they tell are of the CPU alone."""
+
+    device: str = "cpu"
+    """Device of the trainings: cpu, cuda, …"""
+
+    @property
+    def marked(self) -> str:
+        """The end of a folder's name, so that what another device made is not continued."""
+        return "" if self.device == "cpu" else f"-{self.device}"
 
 
 @dataclass(frozen=True)
@@ -102,16 +117,16 @@ class Budget:
 class Truth(StandAlone):
     """Accuracies on the truth images, in ``truth.jsonl``; a folder shared by several experiments shares them."""
 
-    def __init__(self, folder: Path, space: Space, budget: Budget, jobs: int, quiet: bool):
-        identity = {"space": space.fingerprint, **asdict(budget)}
+    def __init__(self, folder: Path, space: Space, budget: Budget, jobs: int, quiet: bool, device: str = "cpu"):
+        identity = {"space": space.fingerprint, **asdict(budget), **({} if device == "cpu" else {"device": device})}
         identity["images"] = {name: value for name, value in identity["images"].items() if name != "root"}
-        train = functools.partial(train_alone, folder, space, budget)
+        train = functools.partial(train_alone, folder, space, budget, device)
         super().__init__(
             files.JsonLines(folder / "truth.jsonl"), identity, train, Processes(jobs), progress=shown(not quiet)
         )
 
 
-def train_alone(folder: Path, space: Space, budget: Budget, arch: Arch, seed: int) -> float:
+def train_alone(folder: Path, space: Space, budget: Budget, device: str, arch: Arch, seed: int) -> float:
     """Train one network on one thread; its accuracy on the truth images."""
     defaults.keep_memory()
     torch.set_num_threads(1)
@@ -119,7 +134,8 @@ def train_alone(folder: Path, space: Space, budget: Budget, arch: Arch, seed: in
     key = hashlib.sha256(repr((space.fingerprint, budget, arch, seed)).encode()).hexdigest()[:16]
     cfg = FitConfig(budget.epochs, budget.batch_size, budget.lr, schedule="cosine", augment=False, seed=seed)
     silent = {"validate": lambda network: {}}
-    network, _ = standalone.train(space, arch, images, cfg, folder / key, CPU, kernels="fused", **silent)
+    where = defaults.device(device)
+    network, _ = standalone.train(space, arch, images, cfg, folder / key, where, kernels="fused", **silent)
     accuracy = evaluate(network, judging.plain_batches(512))
     shutil.rmtree(folder / key)
     return accuracy

@@ -35,19 +35,17 @@ from supernet.training import defaults, optimizers, paths
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig, fit
 
-CPU = torch.device("cpu")
-
 
 @dataclass(frozen=True)
-class Args:
+class Args(_common.OnDevice):
     run: Path = Path("runs/experiment-dsnas")
     """Folder of the trainings and of the finished cells."""
     output: Path = Path("docs/results")
     """Where dsnas.json and dsnas.png go."""
     seeds: int = 3
     """Seeds 0, 1, …: of the split, the weights, the paths."""
-    data: str | None = None
-    """Images; defaults to fashion-mnist if available, else the bundled digits."""
+    data: str = "fashion-mnist"
+    """Images."""
     data_root: Path = Path("data")
     """Dataset directory."""
     limit: int = 5000
@@ -75,7 +73,9 @@ def run(args: Args) -> None:
     if args.quick:
         args = dataclasses.replace(args, seeds=2, data="digits", limit=320, epochs=2, candidates=3, rounds=2)
     config = {k: v for k, v in dataclasses.asdict(args).items() if k not in ("run", "output", "data_root", "seeds")}
-    RunFolder(args.run).begin(config)
+    defaults.device(args.device)
+    open_images(args, seed=0)  # what cannot be is refused before anything is written
+    RunFolder(args.run).begin(config, defaults=_common.OLDER)
     costs = cell(args.run / "step.json", lambda: step_costs(args.rounds))
     arms = [seed_cells(args, seed) for seed in range(args.seeds)]
     show(costs, arms)
@@ -193,10 +193,14 @@ def saved_bytes(step: Callable[[int], None], i: int) -> int:
 # --- accuracies
 
 
+def open_images(args: Args, seed: int) -> sets.TrainVal:
+    """The images by the split of a seed."""
+    return sets.open_train(args.data, args.data_root, seed=seed, limit=args.limit)
+
+
 def seed_cells(args: Args, seed: int) -> dict[str, dict]:
     """Every arm of one seed."""
-    name = args.data or sets.default_name(args.data_root)[0]
-    images = sets.open_train(name, args.data_root, seed=seed, limit=args.limit)
+    images, device = open_images(args, seed), defaults.device(args.device)
     order = np.random.default_rng(seed).permutation(len(images.val))
     select, report = (np.sort(half) for half in np.array_split(order, 2))
     reporting = dataclasses.replace(images, val=images.val.take(report))
@@ -211,7 +215,7 @@ def seed_cells(args: Args, seed: int) -> dict[str, dict]:
     def search(stop_gap: float, name: str) -> dict:
         budget = dsnas.Budget(flops.table, flops.base, args.flops_max)
         cfg = dsnas.Config(fit_cfg, budget, search_epochs, arch_lr=args.arch_lr, stop_gap=stop_gap)
-        network = dsnas.run(space, reporting, cfg, folder / name, CPU)
+        network = dsnas.run(space, reporting, cfg, folder / name, device)
         log = files.JsonLines(folder / name / "metrics.jsonl").read()
         chance = [math.log(len(open_)) for open_ in space.allowed]
         entropy = sum(log[search_epochs - 1]["entropy"]) / sum(chance)
@@ -221,17 +225,20 @@ def seed_cells(args: Args, seed: int) -> dict[str, dict]:
 
     def scratch(arch: Arch) -> dict:
         cfg = dsnas.Config(fit_cfg, dsnas.Budget(flops.table, flops.base), search_epochs)
-        return {"flops": flops(arch), "accuracy": dsnas.retrain(space, reporting, arch, cfg, folder / "scratch", CPU)}
+        return {
+            "flops": flops(arch),
+            "accuracy": dsnas.retrain(space, reporting, arch, cfg, folder / "scratch", device),
+        }
 
     def spos_tuned(low: float, high: float, name: str) -> dict:
         """The best of ``candidates`` by one-shot accuracy, fine-tuned with the supernet's weights."""
         cfg = spos.Config(dataclasses.replace(fit_cfg, epochs=search_epochs), probes=0)
-        supernet = spos.run(space, reporting, cfg, folder / "spos", CPU)
+        supernet = spos.run(space, reporting, cfg, folder / "spos", device)
         window = Window(space, {"flops": flops}, {"flops": (low, high)})
         archs = window.sample(np.random.default_rng(seed), args.candidates, (), 2000)
         recalibration = spos.recalibration_images(images, 4, 128)
         one_shot, best = max((spos.score(supernet, recalibration, selecting, arch), arch) for arch in archs)
-        network = Network(space, best)
+        network = Network(space, best).to(device)
         network.inherit(supernet)
         rest = dataclasses.replace(fit_cfg, epochs=max(1, args.epochs - search_epochs))
         meta = {"kind": "network", "space": space.to_json(), "arch": list(best)}

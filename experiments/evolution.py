@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from experiments import _common
@@ -31,14 +30,14 @@ from supernet.methods import spos
 from supernet.progress import shown
 from supernet.runs import RunFolder
 from supernet.space import Arch, Space
+from supernet.training import defaults
 from supernet.training.loop import FitConfig
 
-CPU = torch.device("cpu")
 RANK = 9  # architectures up to this nondomination rank are counted, as PAD-NAS does
 
 
 @dataclass(frozen=True)
-class Args(_common.OnImages):
+class Args(_common.OnImages, _common.OnDevice):
     run: Path = Path("runs/experiments")
     """Folder of the supernet and of the finished searches."""
     output: Path = Path("docs/results/evolution.json")
@@ -87,9 +86,9 @@ def run(args: Args) -> None:
 
 def supernet_of(args: Args, space: Space, data):
     """The supernet of ``space``, trained here or found finished."""
-    folder = args.run / f"evolution-{space.name}-{space.size}"
+    folder = args.run / f"evolution-{space.name}-{space.size}{args.marked}"
     cfg = spos.Config(FitConfig(args.epochs, lr=0.08, augment=False), probes=0)
-    return folder, spos.run(space, data, cfg, folder, CPU, shown(not args.quiet))
+    return folder, spos.run(space, data, cfg, folder, defaults.device(args.device), shown(not args.quiet))
 
 
 def on_supernet(args: Args, space: Space, data) -> dict:

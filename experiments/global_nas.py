@@ -34,17 +34,15 @@ from supernet.runs import RunFolder
 from supernet.training import checkpoint, defaults, standalone
 from supernet.training.evaluation import evaluate
 
-CPU = torch.device("cpu")
-
 
 @dataclass(frozen=True)
-class Args:
+class Args(_common.OnDevice):
     run: Path = Path("runs/experiment-global-nas")
     """Folder of the trainings."""
     output: Path = Path("docs/results")
     """Where global_nas.json, .md and .png go."""
-    data: str | None = None
-    """Images; defaults to fashion-mnist if available, else the bundled digits."""
+    data: str = "fashion-mnist"
+    """Images."""
     data_root: Path = Path("data")
     """Dataset directory."""
     limit: int = 3000
@@ -76,10 +74,11 @@ def run(args: Args) -> None:
     if args.quick:
         tiny = {"data": "digits", "limit": 192, "depth": (3, 4), "width": (2, 4), "epochs": 1, "final_epochs": 1}
         args = dataclasses.replace(args, **tiny, random=2, seeds=1, study=4, budgets=(1, 2))
-    args = dataclasses.replace(args, data=args.data or sets.default_name(args.data_root)[0])
     ignored = ("run", "output", "data_root", "jobs", "random", "seeds", "study", "quick")  # these only add trainings
     config = {k: v for k, v in dataclasses.asdict(args).items() if k not in ignored}
-    RunFolder(args.run).begin(config)
+    defaults.device(args.device)
+    images(args.data, args.data_root, args.limit)  # what cannot be is refused before anything is written
+    RunFolder(args.run).begin(config, defaults=_common.OLDER)
 
     arch = search(args)
     found, macro = (candidate(arch[name]) for name in ("found", "macro"))
@@ -112,7 +111,8 @@ def search(args: Args) -> dict[str, Any]:
     """Search to the end, or continue; what was found and what it took."""
     run, opened = RunFolder(args.run / "search"), images(args.data, args.data_root, args.limit)
     training = plain_run.Training(augment=None)
-    job = plain_run.PlainRun(run, opened, training, CPU, Bar, lambda line: _common.console.print(line, markup=False))
+    told = functools.partial(_common.console.print, markup=False)
+    job = plain_run.PlainRun(run, opened, training, defaults.device(args.device), Bar, told)
     job.search(plain_run.controller(config_of(args), job.image))
     return run.found()
 
@@ -192,7 +192,8 @@ def train_one(args: Args, name: str, job: Job) -> dict[str, Any]:
     cfg = plain_run.Training(augment=None, seed=job.seed).fit(job.candidate.epochs)
     folder = path(args, name).parent
     last_epoch_counts = {"validate": lambda network: {}}
-    network, _ = standalone.train(space, arch, opened, cfg, folder, CPU, kernels="fused", **last_epoch_counts)
+    device = defaults.device(args.device)
+    network, _ = standalone.train(space, arch, opened, cfg, folder, device, kernels="fused", **last_epoch_counts)
     result = {
         "candidate": dataclasses.asdict(job.candidate),
         "params": families.params(space, arch),

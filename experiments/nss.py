@@ -32,12 +32,11 @@ from supernet.training import checkpoint, defaults
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig, fit
 
-CPU = torch.device("cpu")
 DRAWS = 20_000  # of the expanded space, for its share of networks near a target
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(_common.OnDevice):
     run: Path = Path("runs/experiment-nss")
     """Folder of the searches and of the finished cells."""
     output: Path = Path("docs/results")
@@ -46,8 +45,8 @@ class Args:
     """Searches 0, 1, …: seeds of weights, spaces and split into halves."""
     targets: tuple[float, float, float] = (0.8e6, 1.6e6, 3.2e6)
     """Multiply-adds; 16 are compared with 16 at the middle one."""
-    data: str | None = None
-    """Images; defaults to fashion-mnist if available, else the bundled digits."""
+    data: str = "fashion-mnist"
+    """Images."""
     data_root: Path = Path("data")
     """Dataset directory."""
     limit: int = 3000
@@ -67,8 +66,8 @@ def run(args: Args) -> None:
     if args.quick:
         args = dataclasses.replace(args, data="digits", limit=320, search_epochs=3, epochs=1, compared=3)
     config = {k: v for k, v in dataclasses.asdict(args).items() if k not in ("run", "output", "data_root", "seeds")}
-    RunFolder(args.run).begin(config)
     study = Study(args)
+    RunFolder(args.run).begin(config, defaults=_common.OLDER)
     warm = [study.search(seed, args.targets, warmup=0.3) for seed in range(args.seeds)]
     cold = [study.search(seed, args.targets[1:2], warmup=0.0) for seed in range(args.seeds)]
     report = {
@@ -93,8 +92,8 @@ class Study:
 
     def __init__(self, args: Args):
         self.args = args
-        name = args.data or sets.default_name(args.data_root)[0]
-        images = sets.open_train(name, args.data_root, limit=args.limit)
+        self.device = defaults.device(args.device)
+        images = sets.open_train(args.data, args.data_root, limit=args.limit)
         self.space = spaces.get("residual-small", images.channels, images.size, images.classes)
         chosen_on = images.val.subset(len(images.val) // 2, seed=0)
         told_on = images.val.take(np.flatnonzero(~np.isin(images.val.index, chosen_on.index)))
@@ -129,7 +128,7 @@ class Study:
 
         def compute() -> dict:
             folder = self.args.run / name
-            nss.run(self.space, self.images, cfg, folder, CPU)
+            nss.run(self.space, self.images, cfg, folder, self.device)
             found = []
             for target in targets:
                 own = RunFolder(folder).elite(target)
@@ -186,7 +185,7 @@ class Study:
 
         def compute() -> dict:
             torch.manual_seed(0)
-            network = Network(self.space, arch)
+            network = Network(self.space, arch).to(self.device)
             settings = FitConfig(self.args.epochs, lr=defaults.learning_rate(64), augment=False)
             fit(
                 network,

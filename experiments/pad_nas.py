@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from experiments import _common
@@ -38,14 +37,14 @@ from supernet.methods import spos
 from supernet.model import Supernet
 from supernet.progress import shown
 from supernet.space import Arch, Space
+from supernet.training import defaults
 from supernet.training.loop import FitConfig
 
-CPU = torch.device("cpu")
 SHARE = 0.6  # the bound on multiply-adds, of the way from the smallest to the largest network
 
 
 @dataclass(frozen=True)
-class Args(_common.OnImages):
+class Args(_common.OnImages, _common.OnDevice):
     run: Path = Path("runs/experiments")
     """Folder of finished cells and trainings; truth.jsonl is shared by the experiments."""
     output: Path = Path("docs/results/pad_nas.json")
@@ -92,7 +91,7 @@ def run(args: Args) -> None:
         args = dataclasses.replace(args, **small, threshold=0.2)
     opened, _ = _common.open_images(images)
     space = spaces.get(args.space, opened.channels, opened.size, opened.classes)
-    truth = _common.Truth(args.run, space, _common.Budget(images, args.alone), args.jobs, args.quiet)
+    truth = _common.Truth(args.run, space, _common.Budget(images, args.alone), args.jobs, args.quiet, args.device)
     seeds: list[dict] = []
     for seed in range(args.seeds):
         seeds.append(one_seed(args, seed, space, opened, truth))
@@ -101,7 +100,7 @@ def run(args: Args) -> None:
 
 def one_seed(args: Args, seed: int, space: Space, data: TrainVal, truth: _common.Truth) -> dict:
     """Everything for one supernet seed."""
-    folder = args.run / f"pad_nas-{space.name}-{seed}"
+    folder = args.run / f"pad_nas-{space.name}-{seed}{args.marked}"
     first, second, third = args.epochs
     pad = train(args, space, data, folder / "PAD", (first, second, third), seed)
     p = train(args, space, data, folder / "P", (first, second + third), seed, start=folder / "PAD")
@@ -199,8 +198,8 @@ def train(
         probes=0,
     )
     bounds = {"flops": (0.0, low + SHARE * (high - low))}
-    stages = pad_nas.run(space, data, cfg, {"flops": flops}, bounds, ["flops"], folder, CPU, {}, shown(not args.quiet))
-    return list(stages)
+    where = folder, defaults.device(args.device)
+    return list(pad_nas.run(space, data, cfg, {"flops": flops}, bounds, ["flops"], *where, {}, shown(not args.quiet)))
 
 
 def at_random(stages: Sequence[Space], seed: int) -> list[Space]:
@@ -231,7 +230,8 @@ def pruned_alike(args: Args, nested: Sequence[Space], data: TrainVal, folder: Pa
     for number, (space, epochs) in enumerate(zip(nested, args.epochs, strict=True), start=1):
         here = pad / "supernet-1" if number == 1 else folder / f"supernet-{number}"
         fit = FitConfig(epochs, lr=0.08 if number == 1 else 0.016, seed=seed, augment=False)
-        model = spos.run(space, data, spos.Config(fit, probes=0), here, CPU, shown(not args.quiet), inherit=model)
+        how = spos.Config(fit, probes=0), here, defaults.device(args.device), shown(not args.quiet)
+        model = spos.run(space, data, *how, inherit=model)
     return model
 
 

@@ -7,7 +7,14 @@ from typing import Any
 
 from experiments.papers.item import Command, Item, Paper, mean
 
-TINY = Command("experiments.dsnas", limits="is for the CPU and mobile-small: no --device, no --space")
+TINY = Command("experiments.dsnas", limits="is for mobile-small, and times steps on the CPU: no --space")
+GPU = Command(
+    "experiments.dsnas",
+    "--device cuda --seeds 5 --limit 50000 --epochs 60 --batch-size 128 --run runs/papers/dsnas-arms "
+    "--output runs/papers/dsnas-arms",
+    "Fashion-MNIST and mobile-small, all training images; otherwise as for two cores",
+    "not measured yet",
+)
 SHUFFLENET = "tests/test_spaces.py -k shufflenet"
 RUN = "--method dsnas --epochs 240 --retrain --run runs/papers/dsnas"
 OWN_ROW = "DSNAS's own row with one seed, SPOS's and random search's are commands of their own (README)"
@@ -134,6 +141,7 @@ PAPER = Paper(
             "SPOS selects among 32 random networks, not by its evolution; curves over time; SPOS retrained",
             spos_too,
             "cannot be told at this size",
+            gpu=GPU,
         ),
         Item(
             "text-progressive-stop",
@@ -143,6 +151,7 @@ PAPER = Paper(
             "the arm with SPOS's evolution at half of the epochs",
             lambda result: f"never settling − DSNAS: {minus_direct(result, 'no stop')}",
             "cannot be told at this size",
+            gpu=GPU,
         ),
         Item(
             "text-entropy",
@@ -152,6 +161,7 @@ PAPER = Paper(
             "",
             lambda result: f"{mean([s['no stop']['entropy'] for s in result['seeds']])} of the largest, without stop",
             "",
+            gpu=GPU,
         ),
         Item(
             "text-spread",
@@ -161,6 +171,7 @@ PAPER = Paper(
             "three seeds tell no deviation; SPOS retrained",
             spreads,
             "",
+            gpu=GPU,
         ),
         Item(
             "text-hours",

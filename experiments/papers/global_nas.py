@@ -6,7 +6,14 @@ from typing import Any
 
 from experiments.papers.item import Command, Item, Paper, between, mean
 
-TINY = Command("experiments.global_nas", limits="is for the CPU, without augmentation: no --device, --augment")
+TINY = Command("experiments.global_nas", limits="is without augmentation: no --augment")
+GPU = Command(
+    "experiments.global_nas",
+    "--device cuda --data cifar10 --limit 45000 --depth 10 40 --width 8 32 --epochs 5 --final-epochs 100 --study 60 "
+    "--budgets 1 5 10 20 50 --jobs 4 --run runs/papers/global-nas-study --output runs/papers/global-nas-study",
+    "bounds below the paper's, fewer networks, no augmentation",
+    "not measured yet",
+)
 REPLAY = Command("pytest", "tests/test_efficient_global.py -k recorded -q")
 SECOND = "one preset and one set of images: the others are runs of their own"
 
@@ -175,6 +182,7 @@ PAPER = Paper(
             "10 networks in reduced bounds, 20 epochs of Fashion-MNIST",
             spread,
             "",
+            gpu=GPU,
         ),
         Item(
             "text-static",
@@ -184,6 +192,7 @@ PAPER = Paper(
             "40 networks, a schedule for each budget, 6 epochs at last instead of 50",
             static,
             "",
+            gpu=GPU,
         ),
         Item(
             "text-parameters",
@@ -193,6 +202,7 @@ PAPER = Paper(
             "as text-static",
             lambda result: f"ρ {result['study']['params']:.2f}",
             "does not show here: counting parameters ranks as well",
+            gpu=GPU,
         ),
         Item(
             "text-dynamic",
@@ -202,6 +212,7 @@ PAPER = Paper(
             "as text-static; 40 networks, not 50 of 240",
             dynamic,
             "does not show: like static training of the same total, not better",
+            gpu=GPU,
         ),
         Item(
             "text-dynamic-parameters",
@@ -217,6 +228,7 @@ PAPER = Paper(
             "one search, trained three times",
             lambda result: f"{mean(result['comparison']['ri'], sign='+')} % over its trainings",
             "does not show at this size: no more accurate than random ones, with fewer parameters",
+            gpu=GPU,
         ),
         Item(
             "text-operations",

@@ -6,7 +6,14 @@ from typing import Any
 
 from experiments.papers.item import Command, Item, Paper, between, mean
 
-TINY = Command("experiments.nss", limits="is for the CPU and residual-small: no --device, no --space")
+TINY = Command("experiments.nss", limits="is for residual-small: no --space")
+GPU = Command(
+    "experiments.nss",
+    "--device cuda --seeds 5 --limit 50000 --search-epochs 50 --epochs 30 --compared 32 --run runs/papers/nss-elite "
+    "--output runs/papers/nss-elite",
+    "Fashion-MNIST and residual-small, all training images; otherwise as for two cores",
+    "not measured yet",
+)
 SPACES_ONLY = "finds the elite spaces; networks are not drawn, trained and compared in them"
 REGIMES = "200e6,400e6,600e6,1.6e9,3.2e9,4e9,6.4e9,8e9,12e9,16e9,24e9,32e9"
 SEARCH = "--method nss --epochs 50 --batch-size 64 --run runs/papers/nss"
@@ -102,6 +109,7 @@ PAPER = Paper(
             "three targets in a smaller space",
             ratios,
             "",
+            gpu=GPU,
         ),
         Item(
             "text-warm-up",
@@ -111,6 +119,7 @@ PAPER = Paper(
             "the spaces that are found, at one target; the weights are not compared",
             lambda result: difference(result, ["elite", "elite without warm-up"]),
             "does not show: warm-up changes nothing here",
+            gpu=GPU,
         ),
         Item("text-space-size", "the size of the expanded space", "§A: (16 · 512)³, about 10¹²", SPACE),
         Item(

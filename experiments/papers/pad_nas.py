@@ -12,12 +12,27 @@ from experiments.papers.item import Command, Item, Paper, mean
 TINY = Command(
     "experiments.pad_nas",
     "--train 3000 --front 6 --random 8",
-    limits="is for the CPU, bounds multiply-adds and not latency: no --device, --lut, --batch-size, --lr",
+    limits="bounds multiply-adds and not latency, at its own rates: no --lut, --batch-size, --lr",
 )
 EVOLUTION = Command(
     "experiments.evolution",
     "--train 4000",
-    limits="is for the CPU, bounds multiply-adds and not latency: no --device, --lut",
+    limits="bounds multiply-adds and not latency: no --lut",
+)
+SMALL = "Fashion-MNIST and a small space, all training images; otherwise as for two cores"
+GPU = Command(
+    "experiments.pad_nas",
+    "--device cuda --seeds 5 --train 40000 --epochs 60 40 20 --alone 30 --population 64 --iterations 20 --front 30 "
+    "--run runs/papers/pad-nas-arms --output runs/papers/pad-nas-arms.json",
+    SMALL,
+    "not measured yet",
+)
+EVOLUTION_GPU = Command(
+    "experiments.evolution",
+    "--device cuda --runs 10 --train 40000 --epochs 60 --population 64 --iterations 20 "
+    "--run runs/papers/evolution --output runs/papers/evolution.json",
+    SMALL,
+    "not measured yet",
 )
 SPACES = Command("pytest", "tests/test_spaces.py -k mobile -q")
 SEARCH = "--epochs 120 80 40 --population 64 --iterations 40 --retrain 240 --run runs/papers/pad-nas"
@@ -150,6 +165,7 @@ PAPER = Paper(
             "networks that all supernets hold",
             gap,
             "does not show at this size: the gap grows",
+            gpu=GPU,
         ),
         Item(
             "table-7",
@@ -159,6 +175,7 @@ PAPER = Paper(
             "its random networks keep to no bound, those of the paper to the latency window; one space",
             random_networks,
             "does not show at this size: random pruning and keeping the largest are as good or better",
+            gpu=GPU,
         ),
         Item(
             "table-8",
@@ -168,6 +185,7 @@ PAPER = Paper(
             "at most 6 networks of each front; one space, so I-S is left out",
             ranking,
             "does not show at this size: on its own front the unpruned supernet ranks best",
+            gpu=GPU,
         ),
         Item(
             "table-9",
@@ -212,6 +230,7 @@ PAPER = Paper(
             "at most 6 networks of each front; the picture has τ, not the networks",
             lambda result: f"own fronts: {taus(result, 'own_front')}",
             "does not show at this size",
+            gpu=GPU,
         ),
         Item(
             "figure-7",
@@ -221,6 +240,7 @@ PAPER = Paper(
             "all layers, not the last one; SPOS's networks are counted by CES's ranks, not as its final population",
             operations,
             "does not show beyond the noise here",
+            gpu=EVOLUTION_GPU,
         ),
         Item(
             "text-evolution",
@@ -230,6 +250,7 @@ PAPER = Paper(
             "",
             against_random,
             "CES finds no more than random search; SPOS's evolution finds the highest, within the interval",
+            gpu=EVOLUTION_GPU,
         ),
         Item(
             "text-sizes",
@@ -239,6 +260,7 @@ PAPER = Paper(
             "a space of 147,456 networks; a threshold of 7 %",
             sizes,
             "",
+            gpu=GPU,
         ),
         Item(
             "text-threshold",

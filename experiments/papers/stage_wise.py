@@ -9,7 +9,9 @@ import numpy as np
 from experiments.papers.item import Command, Item, Paper, mean
 
 TINY = Command(
-    "experiments.stage_wise", "--train 5000 --random 1", limits="is for the CPU and plain stages: no --device, --module"
+    "experiments.stage_wise",
+    "--train 5000 --random 1",
+    limits="counts CPU seconds, of plain stages: no --device, --module",
 )
 CRITERIA = {"pls": "PLS-VIP", "inf-fs": "inf-FS", "il-fs": "il-FS"}
 
