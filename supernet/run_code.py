@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import supernet
 from supernet import families
 from supernet.errors import UserError
 from supernet.space import Space
@@ -15,20 +18,23 @@ NETWORK = "network"  # in what a run records
 
 
 def record(space: Space | None) -> dict[str, str]:
-    """What a run keeps of a network of one's own, of which the space has only the genes."""
+    """What a run keeps: versions and, of a network of one's own, of which the space has only the genes, its digest."""
+    versions = {"version": supernet.__version__, "torch": torch.__version__}
     if space is None or space.make is None:
-        return {}
+        return versions
     from supernet.families.given import network
 
-    return {NETWORK: network.opened(space.model, *space.images, space.make).digest}
+    return {**versions, NETWORK: network.opened(space.model, *space.images, space.make).digest}
 
 
 def require_same(space: Space, recorded: Mapping[str, Any], run: Path) -> None:
     """A UserError if the network of a space is another one than that which the run has recorded.
 
-    Runs of before have recorded none.
+    Runs of before have recorded none, and other versions may trace the same network otherwise.
     """
-    if recorded.get(NETWORK) and space.make is not None and record(space)[NETWORK] != recorded[NETWORK]:
+    now = record(space) if recorded.get(NETWORK) and space.make is not None else {}
+    alike = all(now.get(name) == recorded.get(name) for name in ("version", "torch"))
+    if now and alike and now[NETWORK] != recorded[NETWORK]:
         raise UserError(
             f"{space.model} is another network than the one that {run} was begun with, of other operations or with "
             "other settings: expected its code as it was then, or another run"

@@ -31,7 +31,6 @@ from typing import Any
 
 import torch
 
-import supernet
 from supernet import families, files, lock, plugins, run_code
 from supernet.data import sets, stored
 from supernet.data.damaged import Damaged, remember
@@ -168,7 +167,7 @@ class RunFolder(Found):
             self.write_space(space)
         if images is not None:
             self.write_images(images.split, images.damaged)
-        record = {"version": supernet.__version__, "torch": torch.__version__, **made_with, **run_code.record(space)}
+        record = {**made_with, **run_code.record(space)}
         files.write_json(self.config_path, {**settings, RECORD: record})  # last: with it the run has begun
         return True
 

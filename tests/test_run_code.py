@@ -48,6 +48,14 @@ def test_a_change_of_what_it_computes_is_refused(again, tmp_path):
     assert run.space() == space
 
 
+def test_another_version_may_trace_it_otherwise(again, tmp_path, monkeypatch):
+    space, run = again(CODE, tmp_path / "run")
+    assert run.begin({"seed": 0}, space=space)
+    _, run = again(CODE.replace("SiLU", "Hardswish"), run.path)
+    monkeypatch.setattr("supernet.__version__", "99.0")
+    assert run.space() == space
+
+
 def test_runs_of_before_have_no_record_of_it_and_open(again, tmp_path):
     space, run = again(CODE, tmp_path / "run")
     run.write_space(space)
