@@ -73,7 +73,7 @@ def test_the_halves_are_disjoint_and_cover_the_validation_split():
 
 
 def test_only_trainings_to_the_end_open_the_test_set():
-    """Retraining, what ends with networks to be used, an int8 file once it is decided; no search, ranking or pruning."""
+    """Retraining, what ends with networks to be used, int8 files that are decided; no search, ranking or pruning."""
     files = [file for package in ("supernet", "search", "latency") for file in (ROOT / package).rglob("*.py")]
     users = {file.stem for file in files if re.search(r"\b(open_test|test_images)\(", file.read_text())}
     opening = {"sets", "faces", "runs"}
