@@ -32,8 +32,9 @@ class Quantiser:
         """The model on 8-bit values, but for the layers ``floats``."""
         with _quiet() as nncf:
             model = require("openvino", "openvino").Core().read_model(io.BytesIO(self.file))
-            ignored = [name for name in _named(model) if self.layers.get(name.split("/")[0]) in floats]
-            if len(ignored) < len(_named(model)):
+            names = _named(model)
+            ignored = [name for name in names if self.layers.get(name.split("/")[0]) in floats]
+            if len(ignored) < len(names):
                 model = nncf.quantize(
                     model,
                     nncf.Dataset(self.batches),

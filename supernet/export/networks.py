@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,8 +55,7 @@ def trained(run: RunFolder, space: Space, pick: str) -> Found:
             missing="network",
         )
     # One of fake quantisation was judged by that, which a file of floats does not do.
-    known = own.result_path.exists() and not pick.endswith(INT8)
-    read = files.read_json(own.result_path, "result", expected=RESULT, missing="network") if known else {}
+    read = {} if pick.endswith(INT8) else _result(own)
     accuracy = Accuracy(read.get("test_accuracy"), read.get("val_accuracy"), read.get("test_images"))
     return Found(network.arch, network, network, accuracy)
 
@@ -66,10 +65,15 @@ def judged(run: RunFolder, pick: str) -> tuple[Metric, float | None]:
 
     Top-1 and None where it did not train it.
     """
-    path = run.network(pick).result_path
-    read = files.read_json(path, "result", expected=RESULT, missing="network") if path.exists() else {}
+    read = _result(run.network(pick))
     metric = read.get("metric", TOP1)
     return metric, read.get(metrics.key("val", metric))
+
+
+def _result(own: RunFolder) -> dict[str, Any]:
+    """What retrain.py found of a network; nothing where it did not train it."""
+    path = own.result_path
+    return files.read_json(path, "result", expected=RESULT, missing="network") if path.exists() else {}
 
 
 def from_supernet(
