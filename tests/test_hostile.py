@@ -28,7 +28,7 @@ from search.ces import CES, CESConfig
 from search.run import SearchRun
 from supernet import answers, donors, files, retraining, shape, timm
 from supernet.errors import CheckpointError, UserError
-from supernet.report import page
+from supernet.report import load, page
 from supernet.runs import RunFolder
 from supernet.space import Space
 from supernet.training import checkpoint
@@ -247,7 +247,7 @@ def test_a_page_is_made_of_changed_files_or_refused(file, tmp_path):
     def try_page(text: str) -> None:
         (run / file).write_bytes(text.encode("utf-8", "surrogatepass"))
         with contextlib.suppress(UserError):
-            page.render(page.Run.load(RunFolder(run)))
+            page.Page([load.Run.load(RunFolder(run))]).render()
 
     texts = (
         changed(read(run / file))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from supernet import families
 from supernet.answers import Answers
-from supernet.report import columns, page, pieces
+from supernet.cli import report
+from supernet.report import charts, columns, explorer, load, page, pieces
 from supernet.runs import RunFolder
 
 OLD = Path(__file__).parent / "data" / "v0.1" / "spos"
@@ -21,17 +26,22 @@ def test_what_is_shown_is_no_markup():
     assert "a &amp; b" in table
     assert '<tr class="picked"><td>c</td></tr>' in table
     assert pieces.section("x", "", "y") == "<h2>x</h2>\ny"
-    whole = pieces.page("<t>", ["", "here"])
+    assert pieces.section("x", "", "") == ""
+    whole = pieces.page("<t>", ["", "here"], {"name": "</script><b>"})
     assert "<title>&lt;t&gt;</title>" in whole
-    assert "here\n</body></html>" in whole
+    assert "\nhere\n" in whole
+    assert "</script><b>" not in whole
+    assert json.loads(whole.split('id="data">')[1].split("</script>")[0]) == {"name": "</script><b>"}
+    shares = pieces.matrix("<m>", ["<r>"], ["<c>", "d"], [[0.5, math.nan]], "{:.1f}")
+    assert all(f"&lt;{name}&gt;" in shares for name in "mrc")
+    assert "0.5</td><td></td>" in shares
 
 
 def test_commands_are_shown_where_there_is_a_network(tmp_path):
     shutil.copytree(OLD, tmp_path / "run")
-    run = page.Run.load(RunFolder(tmp_path / "run"))
+    run = load.Run.load(RunFolder(tmp_path / "run"))
     assert run.picked
-    assert "do this &lt;next&gt;" in page.render(run, ["do this <next>"])
-    assert "<img" in page.render(run)
+    assert "do this &lt;next&gt;" in page.Page([run], more=["do this <next>"]).render()
 
 
 def test_networks_that_were_trained_alone():
@@ -75,14 +85,107 @@ def test_classes_are_on_the_page_the_worst_first(tmp_path):
     said[[10, 20, 21, 22]] = 0  # a dog and three owls are taken for cats
     folder = RunFolder(tmp_path / "run").network("best")
     Answers(labels, said[:, None], 3).write(folder.classes_path, folder.confusion_picture, ["<cat>", "dog", "owl"])
-    shown = page.render(page.Run.load(RunFolder(tmp_path / "run")))
+    shown = page.Page([load.Run.load(RunFolder(tmp_path / "run"))]).render()
     assert "&lt;cat&gt;" in shown
     assert shown.index("owl") < shown.index("dog")
-    assert "what each class is taken for" in shown
+    assert "taken for that in the column" in shown
+    shares = re.findall(r'<td style="--v:[^"]*">(\d+)</td>', shown)
+    assert shares[:9] == ["100", "0", "0", "10", "90", "0", "30", "0", "70"]
 
 
 @pytest.mark.parametrize("lacking", ["lut.json", "population.jsonl", "front.json"])
 def test_a_run_that_has_not_come_so_far(tmp_path, lacking):
     shutil.copytree(OLD, tmp_path / "run")
     (tmp_path / "run" / lacking).unlink()
-    assert "<h1>" in page.render(page.Run.load(RunFolder(tmp_path / "run")))
+    assert "<h1>" in page.Page([load.Run.load(RunFolder(tmp_path / "run"))]).render()
+
+
+def test_an_architecture_is_one_point_with_all_that_is_known(tmp_path):
+    shutil.copytree(OLD, tmp_path / "run")
+    run = load.Run.load(RunFolder(tmp_path / "run"))
+    points = explorer.priced_points(run)
+    assert len({point.arch for point in points}) == len(points)
+    best = next(point for point in points if "trained as best" in point.name)
+    entry = run.front["front"][run.front["best"]]
+    assert best.arch == tuple(entry["arch"])
+    assert best.kind == "trained alone"
+    assert "front 0" in best.name
+    assert best.numbers["one_shot"] == entry["one_shot_accuracy"]
+    assert best.numbers["test top1"] == run.results["best"]["test_accuracy"]
+    assert best.numbers["measured"] == run.results["best"]["measured_latency_ms"]
+    assert best.numbers["flops"] == families.flops(run.space, best.arch)
+    assert best.numbers["latency"] == pytest.approx(run.lut.predict_arch(run.space, best.arch))
+
+
+def test_layers_of_architectures_add_up(tmp_path):
+    shutil.copytree(OLD, tmp_path / "run")
+    run = load.Run.load(RunFolder(tmp_path / "run"))
+    told = explorer.data([run], {})
+    flops = told["axes"].index("multiply-adds, M")
+    for point in told["points"]:
+        layers = [told["layers"][i] for i in point["layers"]]
+        assert sum(layer[4] for layer in layers) / 1e6 == pytest.approx(point["numbers"][flops], rel=1e-5)
+    bound = run.front["bounds"]["latency"]
+    assert told["windows"][told["x"]] == bound
+
+
+def test_two_runs_are_compared(tmp_path):
+    for name in ("one", "other"):
+        shutil.copytree(OLD, tmp_path / name)
+    settings = json.loads((tmp_path / "other" / "config.json").read_text()) | {"epochs": 99}
+    (tmp_path / "other" / "config.json").write_text(json.dumps(settings))
+    runs = [load.Run.load(RunFolder(tmp_path / name)) for name in ("one", "other")]
+    shown = page.Page(runs).render()
+    assert "The runs" in shown
+    assert "<td>epochs</td>" in shown
+    assert "<td>99</td>" in shown
+    assert "<td>batch_size</td>" not in shown
+    assert {point["run"] for point in explorer.data(runs, {})["points"]} == {run.name for run in runs}
+
+
+def test_points_that_are_no_numbers_are_left_out():
+    series = charts.Series("a", [1, 2, math.nan], [1, math.inf, 3], labels=["x", "y", "z"])
+    told = charts.Plot("t", "x", "y", [series]).to_json()["series"][0]
+    assert told == {"name": "a", "style": "points", "x": [1], "y": [1], "labels": ["x"], "error": []}
+
+
+def test_figures_are_written_as_svg_and_png(tmp_path):
+    from PIL import Image
+
+    plot = charts.Plot("t", "x", "y", [charts.Series("a", [1, 2], [3, 4], error=[0.1, 0.2])], True, (None, 1.5))
+    svg, png = charts.figures(tmp_path, {"one": plot})
+    assert "<svg" in svg.read_text()
+    with Image.open(png) as image:
+        assert image.size[0] > 600
+
+
+def test_the_page_follows_a_run(tmp_path, monkeypatch):
+    """--live writes it again and again, and the page reloads itself; Ctrl-C ends it."""
+    monkeypatch.chdir(shutil.copytree(OLD, tmp_path / "run"))
+    written, sleeps = [], []
+
+    def sleep(seconds: float) -> None:
+        written.append(Path("report.html").stat().st_mtime_ns)
+        sleeps.append(seconds)
+        if len(sleeps) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        report.run(report.Args(run=Path("."), live=7))
+    assert sleeps == [7, 7, 7]
+    assert len(set(written)) == 3
+    assert '"reload":7' in Path("report.html").read_text()
+    report.run(report.Args(run=Path(".")))
+    assert '"reload":null' in Path("report.html").read_text()
+
+
+def test_commands_on_the_page_name_the_run_and_its_code(tmp_path):
+    shutil.copytree(OLD, tmp_path / "my run")
+    args = report.Args(run=tmp_path / "my run", data="mine.py:images")
+    report.write(args, tmp_path / "page.html", figures=tmp_path / "figures")
+    data = json.loads((tmp_path / "page.html").read_text().split('id="data">')[1].split("</script>")[0])
+    retrain = next(line for line in data["explorer"]["commands"][str(args.run)] if "retrain" in line)
+    assert f"--run '{args.run}'" in retrain
+    assert "--data mine.py:images" in retrain
+    assert (tmp_path / "figures" / "loss.svg").exists()

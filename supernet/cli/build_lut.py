@@ -224,4 +224,4 @@ def rounded(ms: float) -> str:
     return f"{ms:.{max(0, 2 - math.floor(math.log10(ms)))}f}"
 
 
-main = common.entry(run, Args)
+main = common.entry(run, Args, page=True)

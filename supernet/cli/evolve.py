@@ -49,4 +49,4 @@ def run(args: Args) -> None:
     common.next_command("retrain", args, "--pick", "best")
 
 
-main = common.entry(run, Args)
+main = common.entry(run, Args, page=True)

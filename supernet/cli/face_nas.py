@@ -101,4 +101,4 @@ def open_faces(args: Args, folder: RunFolder) -> Faces:
     return faces.open_train(args.faces, args.pairs, args.resolution, **given) if errors else opened
 
 
-main = common.entry(run, Args)
+main = common.entry(run, Args, page=True)

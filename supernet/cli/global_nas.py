@@ -95,4 +95,4 @@ def run(args: Args) -> None:
         common.next_command("export", args, after=("--pick", final.path.name))
 
 
-main = common.entry(run, Args)
+main = common.entry(run, Args, page=True)

@@ -145,4 +145,4 @@ def plan(args: Args, cfg: Config, space: Space, images: TrainVal, device: torch.
             making.retrain(last, archs, settings, args, Processes(args.workers))
 
 
-main = common.entry(run, Args)
+main = common.entry(run, Args, page=True)

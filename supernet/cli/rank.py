@@ -53,4 +53,4 @@ def run(args: Args) -> None:
     common.tell(f"→ {folder / 'rank.json'}, {folder / (args.bn[0] + '.png')}")
 
 
-main = common.entry(run, Args)
+main = common.entry(run, Args, page=True)

@@ -1,37 +1,87 @@
-"""One page about a run, to look at in a browser: the network, its test, the search, the device, the supernet."""
+"""A page about a run, to look at in a browser: architectures, tests, the device, the supernet."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any
 
 from supernet.cli import common
 from supernet.errors import UserError
+
+if TYPE_CHECKING:
+    from supernet.report.load import Run
 
 
 @dataclass(frozen=True)
 class Args(common.OnRun):
     output: Annotated[Path | None, common.UNSET] = None
     """Output page; defaults to RUN/report.html."""
+    compare: tuple[Path, ...] = ()
+    """Run folders to show beside this one."""
+    figures: Annotated[Path | None, common.UNSET] = None
+    """Folder to write every plot into, as SVG and PNG."""
+    live: int = 0
+    """Write the page again every so many seconds, until Ctrl-C; it reloads itself."""
 
 
 def run(args: Args) -> None:
-    from supernet import files
-    from supernet.report import page
+    import time
 
     output = args.output or args.folder.report_path
     if output.suffix not in (".html", ".htm"):
         raise UserError(f"--output {output}: expected the name of a page, which ends in .html")
-    found = page.Run.load(args.folder)
-    # No lock: a run is looked at while others work on it, and the page is written whole.
-    export = [("--pick", name) for name in found.picked][:1]
-    files.write_bytes(output, page.render(found, [common.command("export", args, *words) for words in export]).encode())
+    if args.live < 0:
+        raise UserError(f"--live {args.live}: expected seconds, such as 10")
+    found = write(args, output, args.compare, args.live or None, args.figures)
     common.tell(f"report → {output}")
+    while args.live:
+        time.sleep(args.live)
+        found = write(args, output, args.compare, args.live, args.figures)
     for name in found.earlier:
         common.warn(f"{name} was trained for an earlier search: it is left out")
-    for words in export:
+    for words in picked(found):
         common.next_command("export", args, *words)
+
+
+def write(
+    args: Any, output: Path, others: Sequence[Path] = (), live: int | None = None, figures: Path | None = None
+) -> Run:
+    """The page of a run, with all that it holds now.
+
+    Args:
+        args: of a command, whose run and code it is. others: folders of runs to compare it with.
+        live: seconds after which the page reloads itself. figures: folder of the plots.
+    """
+    from supernet import files
+    from supernet.report import charts, load, page
+
+    # No lock: a run is looked at while others work on it, and the page is written whole.
+    opened = [SimpleNamespace(**{**vars(args), "run": path}) for path in (args.run, *others)]
+    runs = [load.Run.load(common.open_run(one)) for one in opened]
+    commands = {run.name: of_architecture(one) for run, one in zip(runs, opened, strict=True)}
+    more = [common.command("export", args, *words) for words in picked(runs[0])]
+    made = page.Page(runs, commands, more, live)
+    files.write_bytes(output, made.render().encode())
+    if figures:
+        charts.figures(figures, made.plots)
+    return runs[0]
+
+
+def picked(found: Run) -> list[tuple[str, str]]:
+    """How the first trained network is named to other tools."""
+    return [("--pick", name) for name in found.picked][:1]
+
+
+def of_architecture(args: Any) -> list[str]:
+    """How an architecture is trained alone and made a file of; ARCH stands for its indices."""
+    return [
+        """echo '{"arch": ARCH}' > network.json""",
+        common.command("retrain", args, after=("--arch-config", "network.json")),
+        common.command("export", args, after=("--pick", "config")),
+    ]
 
 
 main = common.entry(run, Args)

@@ -139,4 +139,4 @@ def train(
     return first
 
 
-main = common.entry(run, Args, torchrun=True)
+main = common.entry(run, Args, torchrun=True, page=True)

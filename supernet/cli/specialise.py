@@ -123,4 +123,4 @@ def table_and_bound(text: str) -> tuple[Path, float | None]:
     return Path(path), ms
 
 
-main = common.entry(run, Args)
+main = common.entry(run, Args, page=True)

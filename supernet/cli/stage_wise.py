@@ -134,4 +134,4 @@ def run(args: Args) -> None:
     common.next_command("export", args, after=("--pick", network))
 
 
-main = common.entry(run, Args)
+main = common.entry(run, Args, page=True)

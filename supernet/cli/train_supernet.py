@@ -113,4 +113,4 @@ def run(args: Args) -> None:
 
 def main() -> None:
     """The command line."""
-    common.main(run, chosen(sys.argv[1:]), torchrun=True)
+    common.main(run, chosen(sys.argv[1:]), torchrun=True, page=True)

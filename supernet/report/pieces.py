@@ -1,48 +1,68 @@
-"""Pieces of an HTML page that needs no other file: sections, tables, pictures."""
+"""Pieces of an HTML page that needs no other file: sections, tables, and places that ``report.js`` draws in."""
 
 from __future__ import annotations
 
-import base64
 import html
-import io
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
-img { max-width: 100%; display: block; margin: .5rem auto; }
-table { border-collapse: collapse; margin: .75rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #e2e5e9; }
-th { font-weight: 600; } th:first-child, td:first-child { text-align: left; }
-tr.picked td { font-weight: 600; } .scroll { overflow-x: auto; }
-pre { background: #f4f5f7; padding: .75rem; overflow-x: auto; border-radius: 4px; font-size: .85rem; }
-summary { cursor: pointer; } .note { color: #57606a; font-size: .9rem; }
-"""
+HERE = Path(__file__).parent
+# No page may ask for anything from anywhere.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
-def page(title: str, parts: Iterable[str]) -> str:
-    """The whole page; empty parts are left out."""
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n<body>\n'
-        + "\n".join(part for part in parts if part)
-        + "\n</body></html>\n"
+def page(title: str, parts: Iterable[str], data: dict[str, Any]) -> str:
+    """The whole page; empty parts are left out.
+
+    Args:
+        data: what ``report.js`` draws.
+    """
+    style, script = ((HERE / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    head = (
+        f'<meta charset="utf-8"><title>{html.escape(title)}</title>',
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        '<link rel="icon" href="data:,">',
+        f"<style>{style}</style>",
+    )
+    return "\n".join(
+        (
+            f'<!doctype html>\n<html lang="en"><head>{"".join(head)}</head>\n<body><main>',
+            "<noscript><p>The charts need JavaScript; the tables do not.</p></noscript>",
+            *(part for part in parts if part),
+            f'</main><script type="application/json" id="data">{embedded(data)}</script>',
+            f"<script>{script}</script></body></html>\n",
+        )
     )
 
 
+def embedded(data: Any) -> str:
+    """JSON that can stand in a script element."""
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+
+
 def section(title: str, *parts: str) -> str:
-    """A heading with what stands below it; empty parts are left out."""
-    return "\n".join([f"<h2>{html.escape(title)}</h2>", *(part for part in parts if part)])
+    """A heading with what stands below it; empty without anything to stand there."""
+    there = [part for part in parts if part]
+    return "\n".join([f"<h2>{html.escape(title)}</h2>", *there]) if there else ""
 
 
 def paragraph(text: str) -> str:
     """A remark."""
-    return f'<p class="note">{html.escape(text)}</p>'
+    return f'<p class="note">{html.escape(text)}</p>' if text else ""
+
+
+def details(summary: str, *parts: str) -> str:
+    """What is shown when it is asked for."""
+    return f"<details><summary>{html.escape(summary)}</summary>{''.join(parts)}</details>"
+
+
+def code(text: str) -> str:
+    """Lines to copy."""
+    return f'<pre tabindex="0">{html.escape(text)}</pre>'
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], picked: Iterable[str] = ()) -> str:
@@ -53,27 +73,37 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], picked: Iterab
         return row + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     body = (line(cells, "td", '<tr class="picked">' if cells[0] in picked else "<tr>") for cells in rows)
-    return f'<div class="scroll"><table>{line(headings, "th")}{"".join(body)}</table></div>'
+    return _scrolled(headings[0] or "table", f"<table><thead>{line(headings, 'th')}</thead>{''.join(body)}</table>")
 
 
-def image(draw: Callable[[BinaryIO], None], alt: str) -> str:
-    """What ``draw`` saves, as SVG inside the page."""
-    import matplotlib
+def matrix(title: str, rows: Sequence[str], columns: Sequence[str], values: Any, form: str = "{:.3g}") -> str:
+    """A table of numbers, darker the larger; NaN is left empty.
 
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"savefig.format": "svg"}):
-        draw(buffer)
-    code = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{code}">'
+    Args:
+        values: of each row, of each column.
+    """
+    largest = max((value for row in values for value in row if math.isfinite(value)), default=0) or 1
+
+    def cell(value: float) -> str:
+        if not math.isfinite(value):
+            return "<td></td>"
+        return f'<td style="--v:{max(0, value) / largest:.3f}">{html.escape(form.format(value))}</td>'
+
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in columns)
+    lines = (
+        f'<tr><th scope="row">{html.escape(name)}</th>{"".join(map(cell, row))}</tr>'
+        for name, row in zip(rows, values, strict=True)
+    )
+    caption = f'<caption class="note">{html.escape(title)}</caption>'
+    body = f'<table class="matrix">{caption}<thead><tr><td></td>{head}</tr></thead>{"".join(lines)}</table>'
+    return _scrolled(title, body)
 
 
-def axes_of(width: float, height: float) -> tuple[Figure, Any]:
-    """A figure of so many inches with one plot."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _scrolled(name: str, content: str) -> str:
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(name)}">{content}</div>'
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.grid(alpha=0.2)
-    return figure, axes
+
+def place(kind: str, name: str, caption: str = "") -> str:
+    """Where ``report.js`` draws the plot or the network of this name."""
+    told = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return f'<figure data-{kind}="{html.escape(name)}">{told}</figure>'
