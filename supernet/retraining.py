@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from supernet import executor as executors
-from supernet import files, machine, metrics, teachers
+from supernet import files, machine, metrics, mistakes, teachers
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.executor import Executor, Processes
@@ -265,9 +265,10 @@ def train_one(job: Job, progress: Progress = silent) -> dict:
     test = job.run.test_images(job.data_root, job.workers)
     with faking(job.settings.qat):  # as floats it is another network than the one that was trained
         tested = shared_answers(network, test, batch=job.settings.fit.validation_batch)
-    if distributed.rank() == 0:
-        own = job.run.network(job.name)
-        tested.write(own.classes_path, own.confusion_picture, images.class_names)
+        if distributed.rank() == 0:
+            own = job.run.network(job.name)
+            tested.write(own.classes_path, own.confusion_picture, images.class_names)
+            mistakes.write(own.mistakes_path, network, test, images.class_names)
     return {name: last[name] for name in last if name.startswith("val_")} | tested.result("test")
 
 

@@ -170,6 +170,11 @@ class RunFiles(TrainingFolder):
         return self.path / "classes.json"
 
     @property
+    def mistakes_path(self) -> Path:
+        """Test images that a trained network is surely wrong about, in the shape of ``mistakes.FILE``."""
+        return self.path / "mistakes.json"
+
+    @property
     def confusion_picture(self) -> Path:
         return self.path / "confusion.png"
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
+import functools
 import json
 import math
 import os
@@ -26,9 +28,9 @@ from latency.table import LatencyTable
 from search import efficient_global, stage_wise
 from search.ces import CES, CESConfig
 from search.run import SearchRun
-from supernet import answers, donors, files, retraining, shape, timm
+from supernet import answers, donors, files, mistakes, retraining, shape, timm
 from supernet.errors import CheckpointError, UserError
-from supernet.report import load, page
+from supernet.report import load, methods, page
 from supernet.runs import RunFolder
 from supernet.space import Space
 from supernet.training import checkpoint
@@ -157,6 +159,30 @@ def partial(path: Path) -> None:
     Partial(path, {"input": (1, 2, 3)}, lambda note: None)
 
 
+STAGE = {"stage": 1, "size": 9, "pruned_size": 3, "best": 0.5, "distribution": [{"a": 0.5, "b": 0.5}, {"a": 1.0}]}
+MODULES = {"role": "A", "iteration": 1, "name": "A 1", "modules": [2, 3], "val_accuracy": 0.5}
+RANK = {"archs": [[0, 0, 0], [0, 0, 1]], "one_shot": {"recalibrated": [0.5, 0.6]}, "trained_alone": [[0.7], [0.8]]}
+RANK |= {"rankings": {"one-shot": {"tau": 1.0}}}
+DEVICES = {"networks": [{"name": "a", "file": "a.onnx", "layers": "x", "bound_ms": 1.0, "latency_ms": 0.9}]}
+
+
+@functools.cache
+def whole_run() -> load.Run:
+    return load.Run.load(RunFolder(OLD / "spos"))
+
+
+def page_of(section: Callable[[page.Page], str], up: int = 0) -> Callable[[Path], None]:
+    """Draws a section of the page about a run that holds the file, so many folders further down."""
+
+    def draw(path: Path) -> None:
+        made = page.Page([dataclasses.replace(whole_run(), folder=RunFolder(path.parents[up]))])
+        section(made)
+        for plot in made.plots.values():
+            plot.to_json()
+
+    return draw
+
+
 def parsers() -> dict[str, tuple[str, Any, Callable[[Path], Any]]]:
     """By name: the file's name, good data, and what reads it from its path."""
     run = OLD / "spos"
@@ -172,6 +198,21 @@ def parsers() -> dict[str, tuple[str, Any, Callable[[Path], Any]]]:
             {"schema": 1, "classes": [{"name": "a", "images": 3, "recall": 1, "precision": 0.5}], "confusion": [[3]]},
             answers.read,
         ),
+        "mistakes": (
+            "mistakes.json",
+            {"schema": 1, "of": 9, "images": [{"class": "a", "taken_for": "b", "sure": 0.5, "png": "iVBO"}]},
+            mistakes.read,
+        ),
+        "stage": ("supernet-1/stage.json", STAGE, page_of(methods.pruning, 1)),
+        "ranges": (
+            "elite-340000/probabilities.json",
+            read(OLD / "nss/elite-340000/probabilities.json"),
+            page_of(methods.ranges, 1),
+        ),
+        "modules": ("networks/T/result.json", MODULES, page_of(methods.depths, 2)),
+        "candidates": ("search.json", read(OLD / "global/search.json"), page_of(methods.greedy)),
+        "ranking": ("rank/rank.json", RANK, page_of(methods.ranking, 1)),
+        "devices": ("specialised/networks.json", DEVICES, page_of(methods.specialised, 1)),
         "found": ("arch.json", read(OLD / "global/arch.json"), lambda path: RunFolder(path.parent).found()),
         "architecture": ("arch.json", read(OLD / "global/arch.json"), timm.read_arch),
         "probabilities": (
@@ -217,7 +258,7 @@ SETTINGS = settings(
 def test_good_files_are_read(name, tmp_path):
     file, data, parse = PARSERS[name]
     path = tmp_path / file
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text(json.dumps(data))
     parse(path)
 
@@ -226,7 +267,7 @@ def test_good_files_are_read(name, tmp_path):
 def test_changed_files_are_read_or_refused(name, tmp_path):
     file, data, parse = PARSERS[name]
     path = tmp_path / file
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True, parents=True)
 
     def try_text(text: str) -> None:
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
@@ -238,7 +279,6 @@ def test_changed_files_are_read_or_refused(name, tmp_path):
     SETTINGS(given(changed(data))(try_text))()
 
 
-@pytest.mark.chain  # a picture for each
 @pytest.mark.parametrize("file", ["front.json", "best/result.json", "metrics.jsonl", "population.jsonl"])
 def test_a_page_is_made_of_changed_files_or_refused(file, tmp_path):
     run = Path(shutil.copytree(OLD / "spos", tmp_path / "run"))

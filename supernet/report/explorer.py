@@ -55,11 +55,12 @@ class Point:
 
 
 def points(run: Run) -> list[Point]:
-    """All architectures that the run has scored, found or trained, those of the front last."""
+    """All architectures that the run has scored, found or trained, the trained ones last."""
     found: dict[Arch, Point] = {}
 
     def point(arch: Sequence[int]) -> Point:
-        return found.setdefault(tuple(arch), Point(tuple(arch)))
+        known = run.space.check(arch)
+        return found.setdefault(known, Point(known))
 
     for line in run.scored[-SHOWN:]:
         made = point(line["arch"])

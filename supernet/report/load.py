@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from latency.table import LatencyTable
-from supernet import answers
+from supernet import answers, mistakes
 from supernet.errors import UserError
 from supernet.runs import RunFolder
 from supernet.space import Space
@@ -35,6 +35,7 @@ class Run:
     results: dict[str, dict[str, Any]]  # of networks trained alone, by folder: the picked ones first
     earlier: list[str] = field(default_factory=list)  # networks that were trained for an earlier search
     classes: tuple[list[dict[str, Any]], np.ndarray] | None = None  # of the first network's test, and their confusion
+    mistakes: dict[str, Any] | None = None  # of the same network
 
     @classmethod
     def load(cls, folder: RunFolder) -> Run:
@@ -46,7 +47,7 @@ class Run:
             results = {name: {"arch": folder.found()["arch"], **row} for name, row in results.items()}
         results = {name: row for name, row in results.items() if "arch" in row}
         earlier = [name for name, row in results.items() if folder.stale(name, tuple(row["arch"]), front)]
-        told = next((folder.network(name).classes_path for name in results if name not in earlier), None)
+        first = next((folder.network(name) for name in results if name not in earlier), None)
         return cls(
             folder,
             config,
@@ -57,7 +58,8 @@ class Run:
             folder.population.read(),
             {name: row for name, row in results.items() if name not in earlier},
             earlier,
-            answers.read(told) if told is not None and told.exists() else None,
+            answers.read(first.classes_path) if first and first.classes_path.exists() else None,
+            mistakes.read(first.mistakes_path) if first and first.mistakes_path.exists() else None,
         )
 
     @property

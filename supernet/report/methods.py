@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supernet import files
+from supernet.errors import UserError
 from supernet.report.charts import Plot, Series
 from supernet.report.pieces import matrix, paragraph, section, table
 from supernet.run_files import ARCH, PROBABILITIES
@@ -29,6 +30,12 @@ DEVICES = {"networks": [{"name": str, "file": str, "layers": str, "bound_ms": Nu
 def read(path: Path, expected: Any) -> Any:
     """Plain values from a file of the run; a UserError where it is damaged."""
     return files.read_json(path, path.name, expected=expected)
+
+
+def require(path: Path, holds: bool) -> None:
+    """Refuse a file whose lists do not belong together."""
+    if not holds:
+        raise UserError(f"{path} is not a readable {path.name} (its lists do not belong together): delete it")
 
 
 def pruning(page: Page) -> str:
@@ -58,6 +65,9 @@ def ranges(page: Page) -> str:
     parts = []
     for path in sorted(page.run.folder.path.glob("elite-*/probabilities.json")):
         found = read(path, {**PROBABILITIES, "genes": [RANGES]})
+        for gene in found["genes"]:
+            options = gene["ranges"]
+            require(path, gene["elite"] < len(options) == len(gene["probabilities"]) and all(options))
         told = [f"{gene['gene']} {ends(gene['ranges'][gene['elite']])}" for gene in found["genes"]]
         parts.append(
             paragraph(f"For a target of {found['target']:.4g}, {found['cost']:.4g} on average: {'; '.join(told)}")
@@ -80,7 +90,7 @@ def depths(page: Page) -> str:
     if not trained:
         return ""
     iterations = [one["iteration"] for one in trained]
-    stages = range(max(len(one["modules"]) for one in trained))
+    stages = range(min(len(one["modules"]) for one in trained))
     series = [Series(f"stage {i + 1}", iterations, [one["modules"][i] for one in trained], "line") for i in stages]
     accuracies = [100 * one["val_accuracy"] for one in trained]
     accuracy = Series("candidate", iterations, accuracies, "line", labels=[one["name"] for one in trained])
@@ -125,8 +135,10 @@ def ranking(page: Page) -> str:
     if not path.exists():
         return ""
     found = read(path, RANK)
+    lists = (found["archs"], found["trained_alone"], *found["one_shot"].values())
+    require(path, len({len(one) for one in lists}) == 1 and all(found["trained_alone"]))
     alone = [100 * sum(seeds) / len(seeds) for seeds in found["trained_alone"]]
-    labels = [page.run.space.describe(tuple(arch)) for arch in found["archs"]]
+    labels = [page.run.space.describe(page.run.space.check(arch)) for arch in found["archs"]]
     series = [
         Series(f"BN {mode}", [100 * x for x in scores], alone, labels=labels)
         for mode, scores in found["one_shot"].items()

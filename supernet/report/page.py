@@ -14,7 +14,7 @@ from supernet.report import columns, explorer, methods
 from supernet.report.charts import Plot, Series
 from supernet.report.explorer import label
 from supernet.report.load import Run
-from supernet.report.pieces import code, details, matrix, page, paragraph, place, section, table
+from supernet.report.pieces import code, details, images, matrix, page, paragraph, place, section, table
 
 CLASSES = 30  # that have a row each
 COUNTS = 15  # classes whose confusion has its numbers
@@ -191,7 +191,19 @@ def classes(page: Page) -> str:
     shares = 100 * confusion / confusion.sum(1, keepdims=True).clip(1)
     title = "images of the class in a row that are taken for that in the column, %"
     form = "{:.0f}" if len(names) <= COUNTS else ""
-    return section("The classes", shown, left, matrix(title, names, names, shares.tolist(), form))
+    return section("The classes", shown, left, matrix(title, names, names, shares.tolist(), form), gallery(page.run))
+
+
+def gallery(run: Run) -> str:
+    """The test images that the first network is surely wrong about."""
+    if run.mistakes is None or not run.mistakes["images"]:
+        return ""
+    pictures = [
+        (row["png"], f"{row['class']}, taken for {row['taken_for']}, {row['sure']:.0%} sure")
+        for row in run.mistakes["images"]
+    ]
+    told = paragraph(f"The surest mistakes among {run.mistakes['of']:,} of the test images:")
+    return told + images(pictures)
 
 
 def device(page: Page) -> str:

@@ -99,6 +99,15 @@ def matrix(title: str, rows: Sequence[str], columns: Sequence[str], values: Any,
     return _scrolled(title, body)
 
 
+def images(pictures: Iterable[tuple[str, str]]) -> str:
+    """PNG files in base64, each with what it is."""
+    shown = (
+        f'<li><img alt="" src="data:image/png;base64,{html.escape(png)}"><br>{html.escape(told)}</li>'
+        for png, told in pictures
+    )
+    return f'<ul class="images">{"".join(shown)}</ul>'
+
+
 def _scrolled(name: str, content: str) -> str:
     return f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(name)}">{content}</div>'
 

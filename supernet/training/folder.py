@@ -6,7 +6,8 @@ from pathlib import Path
 
 from supernet import files, shape
 
-METRICS = {"epoch": shape.POSITIVE, "loss?": float, "val_accuracy?": shape.SHARE, "images_per_second?": shape.Number(0)}
+METRICS = {"epoch": shape.POSITIVE, "loss?": float, "val_accuracy?": shape.SHARE, "val_probes?": [shape.SHARE]}
+METRICS |= {"images_per_second?": shape.Number(0)}
 
 
 class TrainingFolder:
