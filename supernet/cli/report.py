@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ class Args(common.OnRun):
     """Run folders to show beside this one."""
     figures: Annotated[Path | None, common.UNSET] = None
     """Folder to write every plot into, as SVG and PNG."""
+    tensorboard: Annotated[Path | None, common.UNSET] = None
+    """Folder to write the logs into as events for TensorBoard, in place of those that are there."""
     live: int = 0
     """Write the page again every so many seconds, until Ctrl-C; it reloads itself."""
 
@@ -37,9 +40,19 @@ def run(args: Args) -> None:
         raise UserError(f"--live {args.live}: expected seconds, such as 10")
     found = write(args, output, args.compare, args.live or None, args.figures)
     common.tell(f"report → {output}")
-    while args.live:
-        time.sleep(args.live)
-        found = write(args, output, args.compare, args.live, args.figures)
+    with contextlib.ExitStack() as stack:
+        events = None
+        if args.tensorboard:
+            from supernet.report.tensorboard import Events
+
+            events = stack.enter_context(contextlib.closing(Events(args.folder, args.tensorboard)))
+            events.update()
+            common.tell(f"events → {args.tensorboard}: tensorboard --logdir {args.tensorboard}")
+        while args.live:
+            time.sleep(args.live)
+            found = write(args, output, args.compare, args.live, args.figures)
+            if events:
+                events.update()
     for name in found.earlier:
         common.warn(f"{name} was trained for an earlier search: it is left out")
     for words in picked(found):
