@@ -72,7 +72,8 @@ def write(
     from supernet.report import charts, load, page
 
     # No lock: a run is looked at while others work on it, and the page is written whole.
-    opened = [SimpleNamespace(**{**vars(args), "run": path}) for path in (args.run, *others)]
+    stages = sorted(path.parent for path in args.run.glob("supernet-*/front.json"))  # of PAD-NAS, each a run
+    opened = [SimpleNamespace(**{**vars(args), "run": path}) for path in (args.run, *stages, *others)]
     runs = [load.Run.load(common.open_run(one)) for one in opened]
     commands = {run.name: of_architecture(one) for run, one in zip(runs, opened, strict=True)}
     more = [common.command("export", args, *words) for words in picked(runs[0])]

@@ -180,8 +180,8 @@ def data(runs: Sequence[Run], commands: Mapping[str, Sequence[str]]) -> dict[str
         told.append(one | ({"layers": layers.of(run, point.arch)} if id(point) in listed else {}))
     return {
         "axes": [axis.name for axis in shown],
-        "x": _first(shown, (*(runs[0].front or {}).get("objectives", ()), LATENCY, "flops")),
-        "y": _first(shown, ("one_shot", "test top1", "val top1", "params")),
+        "x": _first(shown, made, (*(runs[0].front or {}).get("objectives", ()), LATENCY, "flops")),
+        "y": _first(shown, made, ("one_shot", "test top1", "val top1", "params")),
         "windows": [_window(runs, axis) for axis in shown],
         "kinds": [kind for kind in KINDS if any(one["kind"] == kind for one in told)],
         "points": told,
@@ -199,9 +199,12 @@ def _rounded(value: float | None, scale: float) -> float | None:
     return None if value is None else float(f"{value * scale:.6g}")
 
 
-def _first(shown: Sequence[Axis], wanted: Sequence[str]) -> int:
-    keys = [axis.key for axis in shown]
-    return next((keys.index(key) for key in wanted if key in keys), 0)
+def _first(shown: Sequence[Axis], made: Sequence[tuple[Run, Point]], wanted: Sequence[str]) -> int:
+    """The place of the first wanted axis that every run has values for."""
+    runs = {run.name for run, _ in made}
+    told = {key: {run.name for run, point in made if key in point.numbers} for key in wanted}
+    found = next((key for key in wanted if told[key] == runs), wanted[-1])
+    return next((place for place, axis in enumerate(shown) if axis.key == found), 0)
 
 
 def _window(runs: Sequence[Run], axis: Axis) -> list[float | None] | None:

@@ -6,6 +6,7 @@ import html
 import json
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from latency.table import LatencyTable
 from supernet import families, metrics
@@ -44,7 +45,7 @@ class Page:
         """All of it."""
         asked = explorer.data(self.runs, self.commands)
         parts = [
-            heading(self.run),
+            heading(next((run for run in (self.run, *reversed(self.runs)) if run.winner), self.run)),
             compared(self.runs),
             section("Architectures", "<div data-explorer></div>") if asked else "",
             *(each(self) for each in (front, network, tested, classes, *methods.SECTIONS, device, supernet)),
@@ -95,11 +96,16 @@ def compared(runs: Sequence[Run]) -> str:
         [run.name, *(form.format(scale * row[key]) if key in row else "" for _, key, scale, form in shown)]
         for run, row in zip(runs, best, strict=True)
     ]
-    plain = [{key: json.dumps(value) for key, value in run.config.items() if key != "made_with"} for run in runs]
-    keys = sorted(key for key in {key for one in plain for key in one} if len({one.get(key) for one in plain}) > 1)
+    plain = [{key: _plain(value) for key, value in run.config.items() if key != "made_with"} for run in runs]
+    shared = set.intersection(*map(set, plain))
+    keys = sorted(key for key in shared if len({one[key] for one in plain}) > 1)
     differ = [[key, *(one.get(key, "") for one in plain)] for key in keys]
     settings = table(["setting", *(run.name for run in runs)], differ) if differ else ""
     return section("The runs", table(["the best of", *(c[0] for c in shown)], rows), settings)
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def front(page: Page) -> str:
@@ -261,19 +267,18 @@ def supernet(page: Page) -> str:
         paragraph(f"{method}, {last['epoch']} epochs{speed}."),
         page.chart("loss", Plot("training", "epoch", "loss", [loss])),
     ]
-    told = [line for line in lines if "val_accuracy" in line]
-    if told:
-        mean = Series(
-            "mean of random architectures",
-            [line["epoch"] for line in told],
-            [100 * line["val_accuracy"] for line in told],
-            "line",
-        )
+    series = []
+    for run in page.runs:
+        told = [line for line in run.metrics if "val_accuracy" in line]
+        epochs, means = [line["epoch"] for line in told], [100 * line["val_accuracy"] for line in told]
         each = [(line["epoch"], 100 * probe) for line in told for probe in line.get("val_probes", ())]
-        probes = [Series("each", [x for x, _ in each], [y for _, y in each], "faint")] if each else []
-        parts.append(
-            page.chart("accuracy", Plot("one-shot accuracy", "epoch", "validation accuracy, %", [mean, *probes]))
-        )
+        name = "mean of random architectures" if len(page.runs) == 1 else run.name
+        series += [Series(name, epochs, means, "line")] if told else []
+        if each and len(page.runs) == 1:
+            series.append(Series("each", [x for x, _ in each], [y for _, y in each], "faint"))
+    if series:
+        plot = Plot("one-shot accuracy", "epoch", "validation accuracy, %", series)
+        parts.append(page.chart("accuracy", plot))
     return section("The supernet", *parts)
 
 

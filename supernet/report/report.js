@@ -169,17 +169,18 @@
     const all = data.explorer, runs = [...new Set(all.points.map((p) => p.run))], several = runs.length > 1;
     const layersOf = (point) => (point.layers ?? []).map((i) => { const [label, channels, height, width, flops, params, ms] = all.layers[i]; return { label, channels, height, width, flops, params, ms }; });
     const groups = runs.flatMap((run) => all.kinds.map((kind) => ({ run, kind, name: several ? `${run}: ${kind}` : kind })));
-    groups.forEach((group, i) => { group.colour = group.kind === "scored" && !several ? "var(--c5)" : colour(several ? runs.indexOf(group.run) * all.kinds.length + i : [0, 1, 0, 2][["scored", "random", "front", "trained alone"].indexOf(group.kind)]); });
+    const shades = { scored: "var(--c5)", random: colour(1), front: colour(0), "trained alone": colour(2) };
+    groups.forEach((group) => { group.colour = several ? colour(runs.indexOf(group.run)) : shades[group.kind]; });
     const state = read();
     function read() {
       const asked = new URLSearchParams(location.hash.slice(1)), axis = (name) => { const i = all.axes.indexOf(asked.get(name)); return i < 0 ? all[name] : i; };
-      return { x: axis("x"), y: axis("y"), hidden: new Set(asked.getAll("hide")), pins: asked.getAll("pin").map(Number).filter((i) => all.points[i]), words: asked.get("words") ?? "" };
+      return { x: axis("x"), y: axis("y"), hidden: new Set(asked.has("hide") ? asked.getAll("hide") : several ? groups.filter((group) => ["scored", "random"].includes(group.kind)).map((group) => group.name) : []), pins: asked.getAll("pin").map(Number).filter((i) => all.points[i]), words: asked.get("words") ?? "" };
     }
     function keep() {
       const asked = new URLSearchParams();
       if (state.x !== all.x) asked.set("x", all.axes[state.x]);
       if (state.y !== all.y) asked.set("y", all.axes[state.y]);
-      for (const name of state.hidden) asked.append("hide", name);
+      for (const name of state.hidden.size || !several ? state.hidden : [""]) asked.append("hide", name);
       for (const pin of state.pins) asked.append("pin", pin);
       if (state.words) asked.set("words", state.words);
       history.replaceState(null, "", asked.size ? `#${asked}` : location.pathname);
