@@ -213,3 +213,21 @@ def test_every_experiment_says_what_it_asks(name):
     module = importlib.import_module(f"experiments.{name}")
     assert "quick" in module.Args.__dataclass_fields__
     assert module.__doc__
+
+
+def test_quickstart_is_measured_by_its_own_commands(monkeypatch, tmp_path):
+    from experiments import quickstart
+
+    make = ["make", "-n", "quickstart", "RUN=here"]
+    recipe = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    ran = []
+    monkeypatch.setattr(quickstart.subprocess, "run", lambda words, **_: ran.append(words[1:]))
+    expected = [line.split("python ")[1] for line in recipe.splitlines() if "python tools/" in line]
+    for seed in (0, 1):
+        quickstart.one(tmp_path, seed, Path("data"))
+    told = [" ".join(words).replace(str(tmp_path), "here") for words in ran]
+    plain = [line.replace(" --seed 0", "").replace(" --seed 1", "").replace(" --data-root data", "") for line in told]
+    assert plain == expected * 2
+    assert ["--seed 1" in line for line in told[len(expected) :]] == [
+        any(tool in line for tool in quickstart.SEEDED) for line in expected
+    ]

@@ -23,7 +23,7 @@ from rich.markup import escape
 
 import supernet
 from supernet import machine
-from supernet.cli import numbers
+from supernet.cli import example, numbers
 from supernet.errors import UserError, dead_loader
 from supernet.plugins import is_reference
 from supernet.progress import Progress, shown
@@ -275,6 +275,8 @@ def main(run: Callable[[Args], None], args: Any, *, torchrun: bool = False, page
             args, description=sys.modules[run.__module__].__doc__, prog=program(), config=(tyro.conf.DisallowNone,)
         )
         numbers.check(given)
+        if not isinstance(given, Beginning) and example.unpack(getattr(given, "run", None) or Path()):
+            tell(f"the supernet that comes with the package → {example.FOLDER}")
         run(given)
         if page and os.environ.get("RANK", "0") == "0":
             leave_page(given)
