@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,18 @@ def main(run: Callable[[Any], None], args: Any) -> None:
     """Parse ``args`` and run; bad input ends in one line and exit code 2."""
     given = tyro.cli(args, description=sys.modules[run.__module__].__doc__, prog=program())
     try:
-        run(given)
+        run(aside(given))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def aside(args: Any) -> Any:
+    """``args``, whose results of a quick run do not take the place of true ones unless they are told to."""
+    usual = {field.name: field.default for field in fields(args)}
+    if not getattr(args, "quick", False) or args.output != usual["output"]:
+        return args
+    return replace(args, output=getattr(args, "run", Path("runs/experiments")) / f"quick-{args.output.name}")
 
 
 def program() -> str:

@@ -231,3 +231,11 @@ def test_quickstart_is_measured_by_its_own_commands(monkeypatch, tmp_path):
     assert ["--seed 1" in line for line in told[len(expected) :]] == [
         any(tool in line for tool in quickstart.SEEDED) for line in expected
     ]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_quick_run_leaves_the_results_alone(name):
+    args = importlib.import_module(f"experiments.{name}").Args
+    assert _common.aside(args(quick=True)).output != args().output
+    assert _common.aside(args()).output == args().output
+    assert _common.aside(args(quick=True, output=Path("mine.json"))).output == Path("mine.json")
