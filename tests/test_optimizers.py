@@ -51,6 +51,17 @@ def test_each_layer_has_its_share_of_the_rate(name):
             assert groups[id(p)]["weight_decay"] == (0.1 if p.dim() > 1 else 0)
 
 
+def test_all_weights_decay_where_that_is_asked_for():
+    """As torch.optim.SGD does with all parameters in one group."""
+    ours = Network(tiny_space(), (1, 2, 3), kernels="eager")
+    theirs = copy.deepcopy(ours)
+    cfg = FitConfig(1, lr=0.1, weight_decay=0.1, decay_all=True)
+    steps(ours, optimizers.make(ours, cfg))
+    steps(theirs, torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1))
+    for (key, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, msg=key)
+
+
 def test_state_comes_back():
     network = Network(tiny_space(), (1, 2, 3), kernels="eager")
     cfg = FitConfig(1, optimizer="lamb", layer_decay=0.9)

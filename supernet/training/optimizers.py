@@ -51,7 +51,7 @@ class SGD(torch.optim.SGD):
 
 
 def make(model: nn.Module, cfg: FitConfig) -> torch.optim.Optimizer:
-    """The optimiser ``cfg`` names. It decays matrices and kernels, not biases and BN.
+    """The optimiser ``cfg`` names. It decays matrices and kernels, not biases and BN unless ``cfg.decay_all``.
 
     Parameters without a gradient are left alone; where parts of a parameter learn, only SGD leaves the others alone.
     """
@@ -69,6 +69,8 @@ def groups(model: nn.Module, cfg: FitConfig) -> list[dict[str, Any]]:
 
         return param_groups_layer_decay(model, cfg.weight_decay, layer_decay=cfg.layer_decay)
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if cfg.decay_all:
+        return [{"params": parameters, "weight_decay": cfg.weight_decay}]
     return [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": cfg.weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
