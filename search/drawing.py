@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from supernet.size import Size
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,17 @@ def draw(file: Path | BinaryIO, networks: Mapping[str, Sequence[Block]]) -> None
     """Write a picture with a row for each network; the suffix of a path gives its format."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch, Rectangle
 
     figure = Figure(figsize=(10, 1.6 * len(networks) + 0.8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
+    draw_on(figure, networks)
+    figure.savefig(file)
+
+
+def draw_on(figure: Figure, networks: Mapping[str, Sequence[Block]]) -> None:
+    """The same on a figure."""
+    from matplotlib.patches import Patch, Rectangle
+
     rows = figure.subplots(len(networks), 1, squeeze=False)[:, 0]
     ops = sorted({block.op for blocks in networks.values() for block in blocks})
     colours = {op: f"C{i}" for i, op in enumerate(ops)}
@@ -54,4 +64,3 @@ def draw(file: Path | BinaryIO, networks: Mapping[str, Sequence[Block]]) -> None
     figure.legend(
         handles=[Patch(facecolor=colours[op], label=op) for op in ops], loc="outside lower center", ncols=4, fontsize=8
     )
-    figure.savefig(file)
