@@ -13,6 +13,7 @@ from supernet.errors import UserError
 from supernet.files import JsonLines
 from supernet.runs import RunFolder
 from supernet.training import checkpoint, defaults
+from supernet.training.config import Decays
 from supernet.training.loop import FitConfig
 
 
@@ -25,7 +26,7 @@ class Training:
     augment: bool | None = True  # None: from 30 epochs on
     seed: int = 0
     weight_decay: float = 3e-4
-    decay_all: bool = True
+    decays: Decays = "all"
 
     def fit(self, epochs: int) -> FitConfig:
         """A training of so many epochs."""
@@ -39,7 +40,7 @@ class Training:
             clip=5.0,
             augment=defaults.augments(self.augment, epochs),
             seed=self.seed,
-            decay_all=self.decay_all,
+            decays=self.decays,
         )
 
     def of_search(self, epochs: int) -> Training:
@@ -47,10 +48,10 @@ class Training:
         return replace(self, augment=defaults.augments(self.augment, epochs))
 
 
-OLDER_DECAY = "weights"  # of runs that do not say what they decay
+OLDER_DECAY: Decays = "weights"  # of runs that do not say what they decay
 
 
-def usual_decay(begun: Mapping[str, Any]) -> str:
+def usual_decay(begun: Mapping[str, Any]) -> Decays:
     """What weight decay is of where nothing is said: all, but a run that has begun stays as it is.
 
     Args:

@@ -28,6 +28,7 @@ from supernet.size import Size
 from supernet.space import Arch, Space
 from supernet.tables import Table
 from supernet.training import defaults, standalone
+from supernet.training.config import Decays
 from supernet.training.evaluation import evaluate
 from supernet.training.measured import Wish
 
@@ -43,10 +44,10 @@ def configure(preset: str, **given: Any) -> Config:
 
 
 def training(
-    preset: str, batch_size: int, lr: float, augment: bool | None, seed: int, decay_all: bool = True
+    preset: str, batch_size: int, lr: float, augment: bool | None, seed: int, decays: Decays = "all"
 ) -> Training:
     """How networks are trained (§4.1); those of the paper's presets are augmented unless ``augment`` says no."""
-    return Training(batch_size, lr, augment if preset == "small" else augment is not False, seed, decay_all=decay_all)
+    return Training(batch_size, lr, augment if preset == "small" else augment is not False, seed, decays=decays)
 
 
 def widest_cutout(images: TrainVal, side: int) -> int:

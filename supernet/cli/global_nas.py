@@ -79,7 +79,7 @@ def run(args: Args) -> None:
     settings = common.settings(args, "kernels", "final_epochs", "macro_width", "train_all")
     settings |= {"data": name, "limit": limit, "cutout": cutout, "decay": decay, **dataclasses.asdict(config)}
     opened = dataclasses.replace(folder.decoded(images, args.progress), train=images.train.with_cutout(cutout))
-    training = plain_run.training(args.preset, args.batch_size, args.lr, args.augment, args.seed, decay == "all")
+    training = plain_run.training(args.preset, args.batch_size, args.lr, args.augment, args.seed, decay)
     job = plain_run.PlainRun(folder, opened, training, device, args.progress, common.tell, args.kernels)
     bounds = (args.flops_max, args.params_max)
     # Refuses impossible bounds before anything is written.

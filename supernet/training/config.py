@@ -11,7 +11,13 @@ from supernet.errors import UserError
 
 Schedule = Literal["linear", "cosine", "step"]
 Optimizer = Literal["sgd", "adamw", "lamb"]
-CHOICES = {"schedule": get_args(Schedule), "optimizer": get_args(Optimizer), "auto_augment": get_args(AutoAugment)}
+Decays = Literal["weights", "all but BN", "all"]  # weights: those with more than one dimension
+CHOICES = {
+    "schedule": get_args(Schedule),
+    "optimizer": get_args(Optimizer),
+    "decays": get_args(Decays),
+    "auto_augment": get_args(AutoAugment),
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class FitConfig:
     warmup_epochs: float = 0.0
     momentum: float = 0.9
     nesterov: bool = False
-    weight_decay: float = 4e-5  # on weights with more than one dimension only, unless ``decay_all``
+    weight_decay: float = 4e-5  # of what ``decays``
     label_smoothing: float = 0.1
     clip: float = 0.0  # gradient norm; 0 is off
     clip_value: float = 0.0  # each component of the gradient; 0 is off
@@ -46,7 +52,7 @@ class FitConfig:
     mixup: float = 0.0  # α of the images' mixture; 0 is off
     cutmix: float = 0.0  # α of the part that another image takes; 0 is off
     auto_augment: AutoAugment = "none"  # random operations on each image, with ``augment``
-    decay_all: bool = False  # biases and BN decay, too
+    decays: Decays = "weights"  # what ``weight_decay`` is of
     milestones: tuple[float, ...] = (0.5, 0.75)  # shares of all steps after which ``step`` divides the rate by 10
 
     def __post_init__(self) -> None:
