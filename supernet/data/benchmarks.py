@@ -1,14 +1,15 @@
 """What face networks are tested on, each with images of its own: pairs, templates, and galleries with distractors.
 
-============================================  =====================================================================
-``NAME.bin``                                  pairs with their pictures in one file, as insightface packs LFW, CFP-FP,
-                                              CPLFW, AgeDB and CALFW (``pair_files``)
-``NAME/pairs.txt``, ``NAME/IDENTITY/*.jpg``    pairs in LFW's format (``faces``)
-``NAME/*_face_tid_mid.txt``,                  templates of IJB-B and IJB-C: lines ``image template medium``, and of pairs
-``*_template_pair_label.txt``, ``images/*``    ``template template 0|1``; the images are aligned
-``NAME/Probe``, ``Gallery_Match``,            identification as on TinyFace; a file's name begins with its identity, a
-``Gallery_Distractor``                        number before ``_``; the folder of distractors may be missing
-============================================  =====================================================================
+``NAME.bin``: pairs with their pictures in one file, as insightface packs LFW, CFP-FP, CPLFW, AgeDB, CALFW
+(``pair_files``).
+
+``NAME/pairs.txt`` and ``NAME/IDENTITY/*.jpg``: pairs in LFW's format (``faces``).
+
+``NAME/*_face_tid_mid.txt``, ``*_template_pair_label.txt`` and ``images/*``, aligned: templates as of IJB-B and IJB-C,
+by lines ``image template medium``, and their pairs, ``template template 0|1``.
+
+``NAME/Probe``, ``Gallery_Match`` and, if there is one, ``Gallery_Distractor``: identification as on TinyFace, where a
+file's name begins with its identity, a number before ``_``.
 """
 
 from __future__ import annotations

@@ -110,9 +110,14 @@ class DecodedImages(ImageSet):
         """The same set; processes of its own decode it. Float images are served as they are."""
         other = super().with_auto_augment(policy)
         if other is not self and isinstance(other, DecodedImages):
-            plain, augmenting = self.transforms
-            other.transforms = plain, Then(augmenting, policies.transform(policy, self.channels))
-            other._loaders = Loaders(other, self.workers) if self.workers else None
+            return other.augmented_by(Then(self.transforms[1], policies.transform(policy, self.channels)))
+        return other
+
+    def augmented_by(self, augmenting: Transform) -> DecodedImages:
+        """The same set with another augmentation; processes of its own decode it."""
+        other = copy.copy(self)
+        other.transforms = self.transforms[0], augmenting
+        other._loaders = Loaders(other, self.workers) if self.workers else None
         return other
 
     def name(self, index: int) -> str:
