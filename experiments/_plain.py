@@ -29,18 +29,23 @@ from supernet.training.evaluation import evaluate
 CUTOUT = 16
 
 
-class Args(Protocol):
-    """Options that the experiments share."""
+class Working(Protocol):
+    """Where and how an experiment works."""
 
     run: Path
+    device: str
+    jobs: int
+    quiet: bool
+
+
+class Args(Working, Protocol):
+    """Options of the experiments on images."""
+
     data: str
     data_root: Path
     limit: int
     augment: bool
     train_all: bool
-    device: str
-    jobs: int
-    quiet: bool
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ def search_one(args: Args, name: str, job: Search) -> dict[str, Any]:
     return run.found()
 
 
-def begun(args: Args, name: str) -> tuple[RunFolder, torch.device]:
+def begun(args: Working, name: str) -> tuple[RunFolder, torch.device]:
     """The folder and the device of a worker."""
     defaults.keep_memory()
     device = defaults.device(args.device)
@@ -183,7 +188,7 @@ def train_one(args: Args, name: str, job: Job) -> dict[str, Any]:
 
 
 def all_of(
-    args: Args, function: Callable[[Any, str, Any], dict], jobs: Mapping[str, Any], unit: str
+    args: Working, function: Callable[[Any, str, Any], dict], jobs: Mapping[str, Any], unit: str
 ) -> dict[str, dict]:
     """``search_one`` or ``train_one`` of every job by name, side by side where the device is the CPU."""
     done: list[str] = []

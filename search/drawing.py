@@ -50,14 +50,14 @@ def draw_on(figure: Figure, networks: Mapping[str, Sequence[Block]]) -> None:
         x = 0.0
         for before, block in zip((None, *blocks), blocks, strict=False):
             if before is None or before.size != block.size:
-                axes.text(x, largest * 1.06, f"{block.channels} @ {block.size}", fontsize=7, va="bottom")
+                axes.text(x, largest * 1.06, f"{block.channels} @ {block.size}", fontsize=7, va="bottom", rotation=20)
             corner = (x, (largest - block.size.height) / 2)
             colour = colours[block.op]
             axes.add_patch(
                 Rectangle(corner, block.channels, block.size.height, facecolor=colour, edgecolor="0.2", linewidth=0.4)
             )
             x += block.channels + gap
-        axes.set(xlim=(-gap, widest + gap * max(map(len, networks.values()))), ylim=(-0.02 * largest, largest * 1.3))
+        axes.set(xlim=(-gap, widest + gap * max(map(len, networks.values()))), ylim=(-0.02 * largest, largest * 1.5))
         axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)

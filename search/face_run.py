@@ -269,7 +269,7 @@ class FaceRun:
         return {**result, "benchmarks": self.on_benchmarks(folder)}
 
     def on_benchmarks(self, folder: RunFolder) -> dict[str, Any]:
-        """What the trained network gives on each benchmark, by name; ``benchmarks.json`` keeps it and takes new ones."""
+        """What the trained network gives on each benchmark, by name: ``benchmarks.json`` keeps it."""
         path = folder.path / "benchmarks.json"
         known = files.read_json(path, "benchmarks", expected={str: RESULT}) if path.exists() else {}
         todo = [benchmark for benchmark in self.benchmarks if benchmark.name not in known]
@@ -304,11 +304,10 @@ def judge(model: nn.Module, benchmark: Benchmark) -> dict[str, Any]:
         return {**found, "tar_at_far": verification.rates(scores, of.same)}
     scores = verification.pair_similarity(embeddings, of.first, of.second)
     mean, deviation = verification.accuracy(scores, of.same)
-    found = {"accuracy": mean, "accuracy_deviation": deviation, "pairs": len(scores)}
-    return {**found, "tar_at_far": verification.rates(scores, of.same)}
+    accuracies = {"accuracy": mean, "accuracy_deviation": deviation, "pairs": len(scores)}
+    return {**accuracies, "tar_at_far": verification.rates(scores, of.same)}
 
 
 def drawn(space: Space, arch: Arch) -> list[Block]:
-    """The stem and the blocks, to be drawn."""
-    specs = families.layout(space).pick(arch)[:-1]
-    return [Block(s.out_size, s.out_channels, "Stem" if s.op == "ir_stem" else "Block") for s in specs]
+    """The blocks, to be drawn."""
+    return [Block(s.out_size, s.out_channels, "IR block") for s in families.layout(space).pick(arch)[1:-1]]

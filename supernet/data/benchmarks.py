@@ -131,8 +131,9 @@ def _of_pairs(path: Path, resolution: int, workers: int) -> Benchmark:
     pairs = faces.open_test(path, path / "pairs.txt")
     names = sorted({name for pair in pairs for name in pair[:2]})
     place = {name: i for i, name in enumerate(names)}
-    first, second = (np.array([place[pair[side]] for pair in pairs]) for side in (0, 1))
-    same = np.array([pair[2] for pair in pairs])
+    first, second, same = (
+        np.array(column) for column in zip(*((place[a], place[b], c) for a, b, c in pairs), strict=True)
+    )
     return Benchmark(path.name, faces.images(path, {"": names}, resolution, workers), Pairs(first, second, same))
 
 

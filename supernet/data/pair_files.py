@@ -62,7 +62,7 @@ def _built(content: bytes) -> Any:
             takes what it has not.
     """
     stack: list[Any] = []
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
     for instruction, argument, position in pickletools.genops(content):
         name = instruction.name
         if name in CONSTANTS:

@@ -86,7 +86,7 @@ class Degraded:
             image = black
         if random.random() < self.probability:
             share, before = random.uniform(0.2, 1.0), image.size
-            smaller = tuple(max(1, int(share * side)) for side in before)
+            smaller = max(1, int(share * before[0])), max(1, int(share * before[1]))
             image = image.resize(smaller, random.choice(INTERPOLATIONS)).resize(before, random.choice(INTERPOLATIONS))
         if random.random() < self.probability:
             image = t.ColorJitter(0.5, 0.5, 0.5)(image)
