@@ -44,6 +44,7 @@ class Args(Working, Protocol):
     data: str
     data_root: Path
     limit: int
+    validation: int
     augment: bool
     train_all: bool
 
@@ -53,18 +54,20 @@ class Subset:
     """Which images a network is to know.
 
     Args:
-        limit: training images, stratified; 0: all. classes: of two or more only, which then have new numbers.
+        limit, validation: images that train and that validate, stratified; 0: all.
+        classes: two or more that there are alone, with new numbers.
     """
 
     data: str
     root: Path
     limit: int = 0
+    validation: int = 0
     classes: tuple[int, ...] = ()
 
 
-def subset_of(args: Args, classes: tuple[int, ...] = ()) -> Subset:
+def subset_of(args: Args) -> Subset:
     """The images of an experiment."""
-    return Subset(args.data, args.data_root, args.limit, classes)
+    return Subset(args.data, args.data_root, args.limit, args.validation)
 
 
 @functools.cache
@@ -83,6 +86,8 @@ def images(subset: Subset) -> TrainVal:
         opened = dataclasses.replace(opened, train=train, val=val, classes=len(names), class_names=names)
     if subset.limit:
         opened = dataclasses.replace(opened, train=opened.train.subset(subset.limit, 0))
+    if subset.validation:
+        opened = dataclasses.replace(opened, val=opened.val.subset(subset.validation, 0))
     return plain_run.with_cutout(opened, CUTOUT)
 
 

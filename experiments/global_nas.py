@@ -34,6 +34,8 @@ class Args(_common.OnImages, _common.OnDevice):
     """Results."""
     limit: int = 3000
     """Training images, stratified; 0: all."""
+    validation: int = 0
+    """Validation images, stratified; 0: all."""
     depth: tuple[int, int] = (5, 10)
     """Fewest and most layers (the paper: 10 to 100)."""
     width: tuple[int, int] = (4, 12)
@@ -71,8 +73,20 @@ def run(args: Args) -> None:
     if args.redraw:
         write(args, files.read_json(args.output, "results", "run it without --redraw"))
         return
-    names = ("data", "limit", "depth", "width", "epochs", "micro_epochs", "final_epochs", "macro_width", "train_all")
-    settings = {name: getattr(args, name) for name in (*names, "augment", "device")}
+    free = (
+        "run",
+        "output",
+        "data_root",
+        "beside",
+        "redraw",
+        "quiet",
+        "jobs",
+        "quick",
+        "searches",
+        "trainings",
+        "random",
+    )
+    settings = {name: value for name, value in dataclasses.asdict(args).items() if name not in free}
     defaults.device(args.device)
     subset = _plain.subset_of(args)
     opened = _plain.images(subset)  # what cannot be is refused before anything is written

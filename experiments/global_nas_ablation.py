@@ -46,6 +46,8 @@ class Args(_common.OnImages, _common.OnDevice):
     """Pairs of classes that starts are compared on (the paper: 10)."""
     pair_limit: int = 400
     """Training images of a pair, stratified; 0: all."""
+    validation: int = 2000
+    """Validation images, stratified; 0: all."""
     depth: tuple[int, int] = (5, 8)
     """Fewest and most layers (the paper: 10 to 100)."""
     width: tuple[int, int] = (6, 12)
@@ -115,7 +117,7 @@ def searches(args: Args, classes: int) -> dict[str, Search]:
     found = {}
     for name, (op, kernel) in STARTS.items():
         for number, place in enumerate(order[: args.pairs]):
-            subset = Subset(args.data, args.data_root, args.pair_limit, every[place])
+            subset = Subset(args.data, args.data_root, args.pair_limit, args.validation, every[place])
             start = dataclasses.replace(config, start_op=op, start_kernel=kernel)
             found[f"{name}/{number}"] = Search(start, 0, subset)
     for name in ("with", "without"):

@@ -38,6 +38,8 @@ class Args(_common.OnImages, _common.OnDevice):
     """Results."""
     limit: int = 2000
     """Training images, stratified; 0: all."""
+    validation: int = 3000
+    """Validation images, stratified; 0: all."""
     depth: tuple[int, int] = (5, 10)
     """Fewest and most layers (the paper: 5 to 100)."""
     width: tuple[int, int] = (4, 12)
@@ -68,9 +70,8 @@ def run(args: Args) -> None:
         return
     if args.networks < max(3, args.epochs):
         raise UserError(f"{args.networks} networks for {args.epochs} epochs: expected 3 or more, one for each epoch")
-    settings = {
-        name: getattr(args, name) for name in ("data", "limit", "depth", "width", "epochs", "augment", "device")
-    }
+    names = ("data", "limit", "validation", "depth", "width", "epochs", "augment", "device")
+    settings = {name: getattr(args, name) for name in names}
     defaults.device(args.device)
     _plain.images(_plain.subset_of(args))  # what cannot be is refused before anything is written
     RunFolder(args.run).begin(settings)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import _common, pad_nas, scaling, stage_wise, truth_table
+from experiments import _common, catalogue, pad_nas, scaling, stage_wise, truth_table
 from supernet import families, spaces
 from supernet.data import sources
 from supernet.errors import UserError
@@ -94,6 +94,8 @@ def test_runs_and_is_repeatable(tmp_path, name, flag):
     experiment(name, *arguments)
     assert timeless(output) == first
     redrawn(output, name)
+    if name.startswith("global_nas"):
+        read_by_the_catalogue(name, output)
 
 
 def timeless(path: Path) -> dict:
@@ -131,6 +133,33 @@ def test_global_nas_trains_nothing_twice(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in run.rglob("metrics.jsonl")} == logs
     assert timeless(output) == {**first, "command": timeless(output)["command"]}
     redrawn(output, "global_nas")
+    read_by_the_catalogue("global_nas", output)
+
+
+@pytest.mark.slow
+def test_faces_are_drawn_and_recognised(tmp_path):
+    output = tmp_path / "faces.json"
+    command = [sys.executable, "-m", "experiments.global_nas_faces", "--quick", "--jobs", "1", "--output", str(output)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for name in ("run", "nothing"):  # the second one has the results alone
+        more = ["--redraw"] if name == "nothing" else []
+        subprocess.run([*command, "--run", str(tmp_path / name), *more], cwd=ROOT, env=environment, check=True)
+    result = json.loads(output.read_text())
+    for row in (*result["found"], *result["reference"]):
+        assert row["benchmarks"].keys() == {"pairs", "templates", "gallery"}
+    assert result["images"] == "drawn people"
+    assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "nothing").exists()
+    read_by_the_catalogue("global_nas_faces", output)
+
+
+def read_by_the_catalogue(name: str, output: Path) -> None:
+    """What the catalogue says of these results, which need not be those that it has."""
+    read = [
+        item.ours for _, item in catalogue.select(catalogue.ALL) if item.ours and item.tiny.program.endswith(f".{name}")
+    ]
+    assert read
+    assert all(re.search(r"\d|undefined", ours(json.loads(output.read_text()))) for ours in read)
 
 
 def test_stage_wise_s_test_of_signs():

@@ -44,26 +44,27 @@ FASHION_GPU = searches("fashion-mnist", "the paper: .11 days of an RTX 8000 for 
 FASHION = searches("fashion-mnist", "the paper: .11 days of an RTX 8000 for each of five searches")
 RANKING_GPU = scaled(
     "global_nas_ranking",
-    "--data cifar10 --limit 0 --depth 5 40 --width 16 64 --networks 60 --epochs 20 --augment",
+    "--data cifar10 --limit 0 --validation 0 --depth 5 40 --width 16 64 --networks 60 --epochs 20 --augment",
     "ranking-60",
     "bounds and epochs below the paper's, 60 networks",
 )
 RANKING_PAPER = scaled(
     "global_nas_ranking",
-    "--data cifar10 --limit 0 --depth 5 100 --width 16 128 --networks 240 --epochs 50 --augment",
+    "--data cifar10 --limit 0 --validation 0 --depth 5 100 --width 16 128 --networks 240 --epochs 50 --augment",
     "ranking",
     cost="240 networks twice for 50 epochs",
 )
 ABLATION_GPU = scaled(
     "global_nas_ablation",
-    "--data cifar10 --limit 0 --pair-limit 0 --depth 10 40 --width 16 32 --epochs 5 --final-epochs 20 --augment",
+    "--data cifar10 --limit 0 --validation 0 --pair-limit 0 --depth 10 40 --width 16 32 --epochs 5 --final-epochs 20 "
+    "--augment",
     "ablation-3",
     "bounds below the paper's, four pairs of classes, three seeds",
 )
 ABLATION_PAPER = scaled(
     "global_nas_ablation",
-    "--data cifar10 --limit 0 --pairs 10 --pair-limit 0 --depth 10 100 --width 16 64 --epochs 10 --final-epochs 20 "
-    "--seeds 10 --augment --train-all",
+    "--data cifar10 --limit 0 --validation 0 --pairs 10 --pair-limit 0 --depth 10 100 --width 16 64 --epochs 10 "
+    "--final-epochs 20 --seeds 10 --augment --train-all",
     "ablation",
     "600 epochs at last are another run: --final-epochs 600",
 )
@@ -109,7 +110,7 @@ def rho(name: str) -> Callable[[dict[str, Any]], str]:
 
     def told(result: dict[str, Any]) -> str:
         found = result["rho"][name]
-        return f"ρ {between(found['rho'], found['interval'], sign='')}"
+        return "ρ " + ("undefined" if found["rho"] is None else between(found["rho"], found["interval"], sign=""))
 
     return told
 
@@ -127,6 +128,8 @@ def static(result: dict[str, Any]) -> str:
 def dynamic(result: dict[str, Any]) -> str:
     """ρ of dynamic training, its gain over as much static training, and the control."""
     s = result["study"]
+    if None in (s["permuted"], s["gain"]):
+        return rho("dynamic")(result)
     permuted = between(s["permuted"], s["permuted_interval"], sign="")
     gain = between(s["gain"], s["gain_interval"])
     told = f"{rho('dynamic')(result)}; minus static of the same total {gain}; permuted epochs {permuted}"
