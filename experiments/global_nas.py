@@ -34,7 +34,7 @@ class Args(_common.OnImages, _common.OnDevice):
     """Results."""
     limit: int = 3000
     """Training images, stratified; 0: all."""
-    validation: int = 0
+    validation: int = 3000
     """Validation images, stratified; 0: all."""
     depth: tuple[int, int] = (5, 10)
     """Fewest and most layers (the paper: 10 to 100)."""

@@ -22,11 +22,13 @@ def scaled(program: str, words: str, name: str, lacks: str = "", cost: str = "no
 
 def searches(data: str, cost: str, least: bool = False) -> Command:
     """Searches, final trainings and random networks with the paper's tiny settings; ``least``: hours of one GPU."""
-    words = f"--data {data} --limit 0 --depth 10 100 --width 16 64 --epochs 10 --macro-width --train-all --augment "
+    words = (
+        f"--data {data} --limit 0 --validation 0 --depth 10 100 --width 16 64 --epochs 10 --macro-width --train-all "
+    )
     if least:
-        words += "--final-epochs 100 --searches 1 --random 3"
+        words += "--augment --final-epochs 100 --searches 1 --random 3"
         return scaled("global_nas", words, f"{data}-100", "one search, 100 epochs at last, three random networks", cost)
-    words += "--final-epochs 600"
+    words += "--augment --final-epochs 600"
     return scaled("global_nas", words, data, "mobile networks are another run: --width 16 128", cost)
 
 
