@@ -42,15 +42,15 @@ class Args(_common.OnImages, _common.OnDevice):
     """Results."""
     limit: int = 1500
     """Training images of the searches with and without operations, stratified; 0: all."""
-    pairs: int = 4
+    pairs: int = 3
     """Pairs of classes that starts are compared on (the paper: 10)."""
     pair_limit: int = 400
     """Training images of a pair, stratified; 0: all."""
     validation: int = 2000
     """Validation images, stratified; 0: all."""
-    depth: tuple[int, int] = (5, 8)
+    depth: tuple[int, int] = (5, 7)
     """Fewest and most layers (the paper: 10 to 100)."""
-    width: tuple[int, int] = (6, 12)
+    width: tuple[int, int] = (6, 10)
     """Fewest and most channels at full resolution (the paper: 16 to 64)."""
     epochs: int = 2
     """Epochs of the first candidate of the macro search (the paper: 10)."""
@@ -84,15 +84,15 @@ def run(args: Args) -> None:
     RunFolder(args.run).begin(settings)
     clock = _common.Clock(args.run, "global_nas_ablation")
     wanted = searches(args, classes)
-    found = _plain.all_of(args, _plain.search_one, {f"search/{name}": job for name, job in wanted.items()}, "searches")
+    found = _plain.all_of(args, _plain.search_one, {folder("search", n): job for n, job in wanted.items()}, "searches")
     jobs = {
-        f"found/{name}": Job(last(args, found[f"search/{name}"]), job.seed, job.subset, test=True)
+        folder("found", name): Job(last(args, found[folder("search", name)]), job.seed, job.subset, test=True)
         for name, job in wanted.items()
     }
     tested = _plain.all_of(args, _plain.train_one, jobs, "trainings")
 
     def row(name: str) -> dict[str, Any]:
-        result, search = tested[f"found/{name}"], found[f"search/{name}"]
+        result, search = tested[folder("found", name)], found[folder("search", name)]
         return {
             "accuracy": 100 * result["test_accuracy"],
             "params": result["params"],
@@ -101,12 +101,15 @@ def run(args: Args) -> None:
             "classes": list(wanted[name].subset.classes),
         }
 
-    arms = {name.partition("/")[0]: [] for name in wanted}
-    for name in wanted:
-        arms[name.partition("/")[0]].append(row(name))
-    parts = {"starts": list(STARTS), "operations": ["with", "without"]}
-    rows = {part: {name: arms[name] for name in names if name in arms} for part, names in parts.items()}
-    write(args, _common.results("global_nas_ablation", args, clock, **rows))
+    starts = {name: [row(f"{name}/{i}") for i in range(args.pairs)] for name in STARTS}
+    operations = {name: [row(f"{name}/{i}") for i in range(args.seeds)] for name in ("with", "without")}
+    write(args, _common.results("global_nas_ablation", args, clock, starts=starts, operations=operations))
+
+
+def folder(part: str, name: str) -> str:
+    """Of a search or its final training."""
+    arm, _, number = name.partition("/")
+    return f"{part}/{arm.lower().replace(' ', '-').replace('×', 'x')}/{number}"
 
 
 def searches(args: Args, classes: int) -> dict[str, Search]:
