@@ -272,11 +272,11 @@ class FaceRun:
         """What the trained network gives on each benchmark, by name: ``benchmarks.json`` keeps it."""
         path = folder.path / "benchmarks.json"
         known = files.read_json(path, "benchmarks", expected={str: RESULT}) if path.exists() else {}
-        todo = [benchmark for benchmark in self.benchmarks if benchmark.name not in known]
+        todo = [test for test in self.benchmarks if known.get(test.name, {}).get("digest") != test.digest]
         if todo:
             model = load_network(folder.headless.path, "eager").to(self.device)
-            for benchmark in todo:
-                known[benchmark.name] = judge(model, benchmark)
+            for test in todo:
+                known[test.name] = {"digest": test.digest, **judge(model, test)}
                 files.write_json(path, known)
         return {benchmark.name: known[benchmark.name] for benchmark in self.benchmarks}
 

@@ -399,6 +399,11 @@ def test_the_final_training_is_adaface_s(drawn, tmp_path, monkeypatch, capsys):
     face_nas.run(dataclasses.replace(args, benchmarks=(own, other)))
     after = json.loads((folder / "benchmarks.json").read_text())
     assert after == {**before, "other": before["lfw"]}
+    (other / "pairs.txt").write_text("\n".join((own / "pairs.txt").read_text().splitlines()[:13]))
+    face_nas.run(dataclasses.replace(args, benchmarks=(own, other)))  # it asks something else now
+    changed = json.loads((folder / "benchmarks.json").read_text())
+    assert changed["lfw"] == before["lfw"]
+    assert (changed["other"]["pairs"], after["other"]["pairs"]) == (12, 20)
 
 
 def test_adaface_s_recipe_at_its_own_size():

@@ -15,6 +15,7 @@ file's name begins with its identity, a number before ``_``.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -76,6 +77,14 @@ class Benchmark:
     images: DecodedImages
     protocol: Pairs | Templates | Identification
 
+    @property
+    def digest(self) -> str:
+        """16 hex digits that name the images and what is asked about them."""
+        content = hashlib.sha256(self.images.digest().encode())
+        for name in sorted(vars(self.protocol)):
+            content.update(np.ascontiguousarray(getattr(self.protocol, name)).tobytes())
+        return content.hexdigest()[:16]
+
 
 class PictureBytes(DecodedImages):
     """Encoded pictures in memory."""
@@ -85,6 +94,13 @@ class PictureBytes(DecodedImages):
         grey = (0.5, 0.5, 0.5)
         super().__init__(np.zeros(len(pictures), np.int64), grey, grey, size, face(size), workers)
         self.part = "faces"
+
+    def digest(self) -> str:
+        """By the bytes of the pictures."""
+        content = hashlib.sha256()
+        for picture in self.pictures:
+            content.update(hashlib.sha256(picture).digest())
+        return content.hexdigest()[:16]
 
     @contextlib.contextmanager
     def opened(self, index: int) -> Iterator[Image.Image]:
