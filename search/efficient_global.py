@@ -46,15 +46,10 @@ class Candidate:
 
     def describe(self) -> str:
         """One line for people: depth, width, and the layers that are not Sep 3×3."""
-        told = {"Conv": [op == CONV for op in self.ops]}
-        told |= {f"{kernel}×{kernel}": [k == kernel for k in self.kernels] for kernel in (5, 7)}
-        parts = [f"L {self.depth}", f"C {self.width}"]
-        parts += [
-            f"{name} at {','.join(str(i) for i, is_so in enumerate(at) if is_so)}"
-            for name, at in told.items()
-            if any(at)
-        ]
-        return " ".join(parts)
+        at = {"Conv": [str(i) for i, op in enumerate(self.ops) if op == CONV]}
+        at |= {f"{k}×{k}": [str(i) for i, kernel in enumerate(self.kernels) if kernel == k] for k in (5, 7)}
+        others = (f"{name} at {','.join(layers)}" for name, layers in at.items() if layers)
+        return " ".join([f"L {self.depth}", f"C {self.width}", *others])
 
 
 @dataclass(frozen=True)
