@@ -49,14 +49,14 @@ class Args(_common.OnDevice):
     """Fewest and most layers, even (the paper: 10 to 100)."""
     width: tuple[int, int] = (4, 8)
     """Fewest and most channels of the first stage (the paper: 16 to 32, for medium networks to 64)."""
-    epochs: int = 2
+    epochs: int = 4
     """Epochs of the first candidate (the paper: 10)."""
     reference: Literal["r-18", "r-50"] = "r-18"
     """AdaFace's network, for the paper's small and medium ones."""
     reference_width: int = 16
     """Channels of its first stage (the paper: 64)."""
-    final_epochs: int = 12
-    """Epochs of both (AdaFace: 26)."""
+    final_epochs: int = 26
+    """Epochs of both, as AdaFace."""
     batch_size: int = 32
     """Images per step of the search (the paper: 64)."""
     final_batch_size: int = 32

@@ -75,7 +75,7 @@ IMAGES = "data/faces/casia --benchmarks " + " ".join(
 )
 OF_FACES = (
     f"--faces {IMAGES} data/faces/TinyFace --resolution 112 --depth 12 100 --epochs 10 --batch-size 64 "
-    "--reference-width 64 --final-epochs 26 --final-batch-size 512 --final-lr .1 --seeds 1"
+    "--reference-width 64 --final-batch-size 512 --final-lr .1 --seeds 1"
 )
 SMALL = scaled(
     "global_nas_faces",
