@@ -8,14 +8,15 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
+from experiments import _common
 from search import plain_run
 from search.efficient_global import Candidate, Config
-from supernet import executor, families, files
+from supernet import executor, families, files, machine
 from supernet.data import sets
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
@@ -29,24 +30,26 @@ from supernet.training.evaluation import evaluate
 CUTOUT = 16
 
 
-class Working(Protocol):
-    """Where and how an experiment works."""
-
-    run: Path
-    device: str
-    jobs: int
-    quiet: bool
-
-
-class Args(Working, Protocol):
+@dataclass(frozen=True)
+class Options(_common.OnImages, _common.OnDevice):
     """Options of the experiments on images."""
 
-    data: str
-    data_root: Path
-    limit: int
-    validation: int
-    augment: bool
-    train_all: bool
+    run: Path = Path("runs")
+    """Folder of the trainings."""
+    limit: int = 3000
+    """Training images, stratified; 0: all."""
+    validation: int = 3000
+    """Validation images, stratified; 0: all."""
+    depth: tuple[int, int] = (5, 10)
+    """Fewest and most layers (the paper: 10 to 100, of the networks that it ranks 5 to 100)."""
+    width: tuple[int, int] = (4, 12)
+    """Fewest and most channels at full resolution (the paper: 16 to 64, for mobile networks and ranking to 128)."""
+    augment: bool = False
+    """Crops, flips and cutout, as in the paper: they pay in long trainings only."""
+    jobs: int = machine.cores()
+    """Networks trained in parallel, one thread each."""
+    quick: bool = False
+    """Everything tiny, on digits: does it run at all?"""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Subset:
     classes: tuple[int, ...] = ()
 
 
-def subset_of(args: Args) -> Subset:
+def subset_of(args: Options) -> Subset:
     """The images of an experiment."""
     return Subset(args.data, args.data_root, args.limit, args.validation)
 
@@ -122,7 +125,7 @@ def candidate(saved: Mapping[str, Any]) -> Candidate:
     return Candidate(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
 
 
-def search_one(args: Args, name: str, job: Search) -> dict[str, Any]:
+def search_one(args: Options, name: str, job: Search) -> dict[str, Any]:
     """Search to the end, or continue; what was found and what it took, as ``arch.json`` has it."""
     run, device = begun(args, name)
     if not run.arch_path.exists():
@@ -132,7 +135,7 @@ def search_one(args: Args, name: str, job: Search) -> dict[str, Any]:
     return run.found()
 
 
-def begun(args: Working, name: str) -> tuple[RunFolder, torch.device]:
+def begun(args: Any, name: str) -> tuple[RunFolder, torch.device]:
     """The folder and the device of a worker."""
     defaults.keep_memory()
     device = defaults.device(args.device)
@@ -146,27 +149,32 @@ def begun(args: Working, name: str) -> tuple[RunFolder, torch.device]:
 
 @dataclass(frozen=True)
 class Job:
-    """One network to train for its ``epochs``; whether it is tested, and whether every epoch is validated."""
+    """One network to train for its ``epochs``.
+
+    Args:
+        test: it is tested. curve: every epoch is validated, not the last one alone.
+        train_all: the validation images are trained on, too.
+    """
 
     candidate: Candidate
     seed: int
     subset: Subset
     test: bool = False
     curve: bool = False
+    train_all: bool = False
 
 
-def train_one(args: Args, name: str, job: Job) -> dict[str, Any]:
+def train_one(args: Options, name: str, job: Job) -> dict[str, Any]:
     """Train one network as the search does, or read what it has; the last epoch counts, as nothing is selected here.
 
-    ``curve`` has the validation accuracy after each epoch. A network that is tested is trained on the validation
-    images, too, with ``train_all``.
+    ``curve`` has the validation accuracy after each epoch.
     """
     run, device = begun(args, name)
     if run.result_path.exists():
         return files.read_json(run.result_path, "result of a training")
     opened = images(job.subset)
     judging = opened.val
-    if whole := args.train_all and job.test:
+    if job.train_all:
         opened = dataclasses.replace(opened, train=opened.train.together(opened.val))
     space, arch = plain_run.network(job.candidate, (opened.channels, opened.size, opened.classes))
     cfg = plain_run.Training(augment=args.augment, seed=job.seed).fit(job.candidate.epochs)
@@ -183,7 +191,7 @@ def train_one(args: Args, name: str, job: Job) -> dict[str, Any]:
     }
     if job.curve:
         result["curve"] = [line["val_accuracy"] for line in run.metrics.read()]
-    elif not whole:
+    elif not job.train_all:
         result["val_accuracy"] = evaluate(network, judging.plain_batches(512))
     if job.test:
         result["test_accuracy"] = evaluate(network, test_images(job.subset).plain_batches(512))
@@ -192,9 +200,7 @@ def train_one(args: Args, name: str, job: Job) -> dict[str, Any]:
     return result
 
 
-def all_of(
-    args: Working, function: Callable[[Any, str, Any], dict], jobs: Mapping[str, Any], unit: str
-) -> dict[str, dict]:
+def all_of(args: Any, function: Callable[[Any, str, Any], dict], jobs: Mapping[str, Any], unit: str) -> dict[str, dict]:
     """``search_one`` or ``train_one`` of every job by name, side by side where the device is the CPU."""
     done: list[str] = []
     workers = executor.for_device(Processes(args.jobs), defaults.device(args.device))

@@ -20,26 +20,18 @@ from experiments._plain import Job, Search
 from search import plain_run
 from search.drawing import Block, draw_on
 from search.efficient_global import Candidate, Config, relative_improvement, sample
-from supernet import files, machine
+from supernet import files
 from supernet.runs import RunFolder
 from supernet.size import Size
 from supernet.training import defaults
 
 
 @dataclass(frozen=True)
-class Args(_common.OnImages, _common.OnDevice):
+class Args(_plain.Options):
     run: Path = Path("runs/experiment-global-nas")
     """Folder of the trainings."""
     output: Path = Path("docs/results/global_nas.json")
     """Results."""
-    limit: int = 3000
-    """Training images, stratified; 0: all."""
-    validation: int = 3000
-    """Validation images, stratified; 0: all."""
-    depth: tuple[int, int] = (5, 10)
-    """Fewest and most layers (the paper: 10 to 100)."""
-    width: tuple[int, int] = (4, 12)
-    """Fewest and most channels at full resolution (the paper: 16 to 64, for mobile networks to 128)."""
     epochs: int = 2
     """Epochs of the first candidate of the macro search (the paper: 10)."""
     micro_epochs: int = 2
@@ -56,14 +48,8 @@ class Args(_common.OnImages, _common.OnDevice):
     """Train the found networks at the width of the macro search, as the paper's reported ones."""
     train_all: bool = False
     """Train the networks that are tested on the validation images, too, as the paper does."""
-    augment: bool = False
-    """Crops, flips and cutout, as in the paper: they pay in long trainings only."""
     beside: tuple[Path, ...] = ()
     """Results of other images whose first search is drawn in the same picture (Figure 1)."""
-    jobs: int = machine.cores()
-    """Networks trained in parallel, one thread each."""
-    quick: bool = False
-    """Everything tiny, on digits: does it run at all?"""
 
 
 def run(args: Args) -> None:
@@ -129,9 +115,13 @@ def trainings(args: Args, config: Config, searches: Sequence[Mapping[str, Any]])
         if args.macro_width:
             found = dataclasses.replace(found, width=search["macro"]["width"])
         for again in range(args.trainings):
-            jobs[f"trainings/found-{number}-{again}"] = Job(found, number + 100 * again, subset, test=True)
+            jobs[f"trainings/found-{number}-{again}"] = Job(
+                found, number + 100 * again, subset, test=True, train_all=args.train_all
+            )
     for i in range(args.random):
-        jobs[f"trainings/random-{i}"] = Job(sample(rng, config, args.final_epochs), 0, subset, test=True)
+        jobs[f"trainings/random-{i}"] = Job(
+            sample(rng, config, args.final_epochs), 0, subset, test=True, train_all=args.train_all
+        )
     return jobs
 
 

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from experiments import _common, _plain
 from experiments._plain import Job, Search, Subset
 from search.efficient_global import CONV, SEP, Config
-from supernet import files, machine
+from supernet import files
 from supernet.runs import RunFolder
 from supernet.training import defaults
 
@@ -35,7 +35,7 @@ STARTS = {
 
 
 @dataclass(frozen=True)
-class Args(_common.OnImages, _common.OnDevice):
+class Args(_plain.Options):
     run: Path = Path("runs/experiment-global-nas-ablation")
     """Folder of the trainings."""
     output: Path = Path("docs/results/global_nas_ablation.json")
@@ -62,12 +62,6 @@ class Args(_common.OnImages, _common.OnDevice):
     """Searches with operations and without (the paper: 10)."""
     train_all: bool = False
     """Train the networks that are tested on the validation images, too, as the paper does."""
-    augment: bool = False
-    """Crops, flips and cutout, as in the paper: they pay in long trainings only."""
-    jobs: int = machine.cores()
-    """Networks trained in parallel, one thread each."""
-    quick: bool = False
-    """Everything tiny, on digits: does it run at all?"""
 
 
 def run(args: Args) -> None:
@@ -85,14 +79,15 @@ def run(args: Args) -> None:
     clock = _common.Clock(args.run, "global_nas_ablation")
     wanted = searches(args, classes)
     found = _plain.all_of(args, _plain.search_one, {folder("search", n): job for n, job in wanted.items()}, "searches")
+    tested = {"test": True, "train_all": args.train_all}
     jobs = {
-        folder("found", name): Job(last(args, found[folder("search", name)]), job.seed, job.subset, test=True)
+        folder("found", name): Job(last(args, found[folder("search", name)]), job.seed, job.subset, **tested)
         for name, job in wanted.items()
     }
-    tested = _plain.all_of(args, _plain.train_one, jobs, "trainings")
+    trained = _plain.all_of(args, _plain.train_one, jobs, "trainings")
 
     def row(name: str) -> dict[str, Any]:
-        result, search = tested[folder("found", name)], found[folder("search", name)]
+        result, search = trained[folder("found", name)], found[folder("search", name)]
         return {
             "accuracy": 100 * result["test_accuracy"],
             "params": result["params"],

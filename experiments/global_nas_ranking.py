@@ -24,26 +24,20 @@ from experiments._plain import Job
 from search.dynamic_ranking import schedule, study
 from search.efficient_global import Config, sample
 from search.ranking import rank, show, spearman
-from supernet import files, machine
+from supernet import files
 from supernet.errors import UserError
 from supernet.runs import RunFolder
 from supernet.training import defaults
 
 
 @dataclass(frozen=True)
-class Args(_common.OnImages, _common.OnDevice):
+class Args(_plain.Options):
     run: Path = Path("runs/experiment-global-nas-ranking")
     """Folder of the trainings."""
     output: Path = Path("docs/results/global_nas_ranking.json")
     """Results."""
     limit: int = 2000
     """Training images, stratified; 0: all."""
-    validation: int = 3000
-    """Validation images, stratified; 0: all."""
-    depth: tuple[int, int] = (5, 10)
-    """Fewest and most layers (the paper: 5 to 100)."""
-    width: tuple[int, int] = (4, 12)
-    """Fewest and most channels at full resolution (the paper: 16 to 128)."""
     networks: int = 40
     """Random networks (the paper: 240)."""
     epochs: int = 8
@@ -52,13 +46,6 @@ class Args(_common.OnImages, _common.OnDevice):
     """Draws of as many networks as epochs, whose mean dynamic ρ is told; the paper drew once."""
     again: bool = True
     """Train each network a second time, for a truth that does not share its noise with what is ranked."""
-    augment: bool = False
-    """Crops, flips and cutout, as in the paper: they pay in long trainings only."""
-    jobs: int = machine.cores()
-    """Networks trained in parallel, one thread each."""
-    quick: bool = False
-    """Everything tiny, on digits: does it run at all?"""
-    train_all = False
 
 
 def run(args: Args) -> None:
