@@ -21,6 +21,7 @@ SCHEMA = 1
 PERCENT = Number(0, 100)
 STATE = {"records": [{"candidate": dict, "train_accuracy": PERCENT, "val_accuracy": PERCENT}]}
 SEP, CONV = 0, 1  # the operations O
+NEWER = ("start_op", "start_kernel", "operations")  # of Config; version 0.1 did not have them
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Candidate:
     depth: int  # L, layers
     width: int  # C, channels at full resolution
     ops: tuple[int, ...]  # SEP or CONV
-    kernels: tuple[int, ...]  # 3 or 5
+    kernels: tuple[int, ...]  # 3 or 5; 7 where the search starts with it
     epochs: int  # E
 
     def at(self, layer: int, *, op: int | None = None, kernel: int | None = None) -> Candidate:
@@ -45,12 +46,10 @@ class Candidate:
 
     def describe(self) -> str:
         """One line for people: depth, width, and the layers that are not Sep 3×3."""
-        convs = [str(i) for i, op in enumerate(self.ops) if op == CONV]
-        fives = [str(i) for i, k in enumerate(self.kernels) if k == 5]
-        parts = [f"L {self.depth}", f"C {self.width}"]
-        parts += [f"Conv at {','.join(convs)}"] if convs else []
-        parts += [f"5×5 at {','.join(fives)}"] if fives else []
-        return " ".join(parts)
+        at = {"Conv": [str(i) for i, op in enumerate(self.ops) if op == CONV]}
+        at |= {f"{k}×{k}": [str(i) for i, kernel in enumerate(self.kernels) if kernel == k] for k in (5, 7)}
+        others = (f"{name} at {','.join(layers)}" for name, layers in at.items() if layers)
+        return " ".join([f"L {self.depth}", f"C {self.width}", *others])
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,15 @@ class Config:
     slack: int = 10_000  # how many more parameters than its base a micro candidate may have
     train_ceiling: float = 100.0  # no growth where accuracies reach these
     val_ceiling: float = 99.9
+    start_op: int = SEP  # of all layers of the macro search (Table 2)
+    start_kernel: int = 3  # likewise; 3 or 7
+    operations: bool = True  # whether the micro search tries operations (§4.1, ablation)
 
     def __post_init__(self) -> None:
+        if self.start_op not in (SEP, CONV) or self.start_kernel not in (3, 7):
+            raise UserError(
+                f"start with operation {self.start_op}, kernel {self.start_kernel}: expected 0 or 1, 3 or 7"
+            )
         for name, least in (("depth", 3), ("width", 1)):
             low, high = getattr(self, name)
             if not least <= low <= high:
@@ -81,6 +87,27 @@ class Config:
         for name in ("depth_step", "width_step", "epochs", "micro_epochs", "patience"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} {getattr(self, name)}: expected at least 1")
+
+    @property
+    def depths(self) -> range:
+        """All depths of the space."""
+        return range(self.depth[0], self.depth[1] + 1, self.depth_step)
+
+    @property
+    def widths(self) -> range:
+        """All widths of the space."""
+        return range(self.width[0], self.width[1] + 1, self.width_step)
+
+    def networks(self, depth: int | None = None) -> int:
+        """How many networks the space has, whose layers have one of two operations and one of two kernels.
+
+        Args:
+            depth: every depth is counted as if it had so many layers, which is eq. 1: (O · K)^D_f · D · W.
+
+        >>> f"{Config(depth=(5, 100), width=(16, 128)).networks(25):.2e}"
+        '6.16e+18'
+        """
+        return sum(4 ** (layers if depth is None else depth) for layers in self.depths) * len(self.widths)
 
 
 PRESETS = {
@@ -178,9 +205,11 @@ class EfficientGlobal:
         # 1. Retrain the macro architecture for E_min as the new baseline.
         best = yield replace(self.macro, phase="operation", epochs=cfg.micro_epochs)
         # 2. O_i ← Conv, 3. K_i ← 5 × 5: where the validation accuracy improves, fewer channels paying for it.
-        best = self.accepted["operations"] = yield from self._micro(
-            best, "operation", lambda network, i: network.at(i, op=CONV)
-        )
+        if cfg.operations:
+            other = CONV if cfg.start_op == SEP else SEP
+            best = self.accepted["operations"] = yield from self._micro(
+                best, "operation", lambda network, i: network.at(i, op=other)
+            )
         best = self.accepted["kernels"] = yield from self._micro(
             best, "kernel", lambda network, i: network.at(i, kernel=5)
         )
@@ -251,8 +280,9 @@ class EfficientGlobal:
     # --- Bounds. ------------------------------------------------------------------------------------------------
 
     def _plain(self, depth: int, width: int, epochs: int) -> Candidate:
-        """A candidate of the macro search: all layers Sep 3×3."""
-        return Candidate("depth", depth, width, (SEP,) * depth, (3,) * depth, epochs)
+        """A candidate of the macro search: all layers alike, Sep 3×3 unless the search starts with others."""
+        cfg = self.config
+        return Candidate("depth", depth, width, (cfg.start_op,) * depth, (cfg.start_kernel,) * depth, epochs)
 
     def _widest(self, depth: int, epochs: int) -> Candidate | None:
         """The network of this depth with the most channels within the bounds."""
@@ -302,10 +332,12 @@ class EfficientGlobal:
         """
         if not isinstance(state, dict) or state.get("schema") != SCHEMA:
             raise UserError(f"expected a search state of schema {SCHEMA}; delete it to start again")
+        newer = {name: plain(getattr(Config(), name)) for name in NEWER}
+        there = {**state, "config": {**newer, **state["config"]}} if isinstance(state.get("config"), dict) else state
         for name, here in (("config", plain(asdict(self.config))), ("bounds", self.bounds)):
-            if state.get(name) != here:
+            if there.get(name) != here:
                 raise UserError(
-                    f"the search state has {name} {state.get(name)}, this search {here}; use another folder"
+                    f"the search state has {name} {there.get(name)}, this search {here}; use another folder"
                 )
         try:
             require(state, STATE)
@@ -326,8 +358,7 @@ class EfficientGlobal:
 
 def sample(rng: np.random.Generator, config: Config, epochs: int) -> Candidate:
     """A random network: depth, width, and the operation and kernel of every layer drawn uniformly (§4.1, ablation)."""
-    depth = int(rng.choice(np.arange(config.depth[0], config.depth[1] + 1, config.depth_step)))
-    width = int(rng.choice(np.arange(config.width[0], config.width[1] + 1, config.width_step)))
+    depth, width = int(rng.choice(config.depths)), int(rng.choice(config.widths))
     ops, kernels = rng.integers(2, size=depth), 3 + 2 * rng.integers(2, size=depth)
     return Candidate("random", depth, width, tuple(map(int, ops)), tuple(map(int, kernels)), epochs)
 

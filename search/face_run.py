@@ -4,36 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from search import greedy_run, verification
+from search.drawing import Block, draw
 from search.efficient_global import Candidate, Config, EfficientGlobal
 from search.greedy_run import Training
 from supernet import families, files
-from supernet.data import faces
+from supernet.data import faces, transforms
+from supernet.data.benchmarks import Benchmark, Identification, Templates
 from supernet.families import ir_resnet
-from supernet.model import Network
+from supernet.model import Network, load_network
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
 from supernet.shape import COUNT, SHARE, Number
 from supernet.space import Arch, Space
 from supernet.training import checkpoint, defaults
-from supernet.training.loop import fit
+from supernet.training.config import Decays
+from supernet.training.loop import FitConfig, fit
 from supernet.training.measured import Wish
 
 RESULT = {
-    "accuracy": SHARE,
-    "accuracy_deviation": Number(0),
-    "pairs": COUNT,
-    "tar_at_far": {str: SHARE},
-    "rank": {str: SHARE},
+    "accuracy?": SHARE,
+    "accuracy_deviation?": Number(0),
+    "pairs?": COUNT,
+    "tar_at_far?": {str: SHARE},
+    "rank?": {str: SHARE},
 }
+Recipe = Literal["adaface", "search"]  # of the final training
+MILESTONES = (12 / 26, 20 / 26, 24 / 26)  # of AdaFace's epochs on CASIA-WebFace
+BATCH = 512  # AdaFace's
 WIDTHS = {"small": (16, 32), "medium": (16, 64)}  # fewest and most channels of the first stage
 
 
@@ -67,6 +74,8 @@ def controller(
     resolution: int,
     flops_max: float = math.inf,
     params_max: float = math.inf,
+    latency_max: float = math.inf,
+    latency: Callable[[Space, Arch], float] | None = None,
 ) -> EfficientGlobal:
     """The macro search; a step of depth is a block of two layers.
 
@@ -74,6 +83,7 @@ def controller(
         depth: fewest and most layers, even. width: fewest and most channels of the first stage.
         epochs: of the first candidate.
         flops_max, params_max: bounds on multiply-adds and parameters, the margin head left out.
+        latency_max: bound on ``latency``, ms; without that there is none.
 
     Raises:
         UserError: a depth that no IR-ResNet has, or bounds that exclude every candidate.
@@ -89,12 +99,50 @@ def controller(
         "multiply-adds": lambda c: families.flops(*network(c, resolution)),
         "parameters": params,
     }
-    return EfficientGlobal(config, params, costs, {"multiply-adds": flops_max, "parameters": params_max})
+    bounds = {"multiply-adds": flops_max, "parameters": params_max}
+    if latency is not None:
+        costs["latency in ms"] = lambda c: latency(*network(c, resolution))
+        bounds["latency in ms"] = latency_max
+    return EfficientGlobal(config, params, costs, bounds)
 
 
-def training(batch_size: int, lr: float, seed: int) -> Training:
-    """How networks are trained."""
-    return Training(batch_size, lr, seed=seed, weight_decay=5e-4)
+def corners(depth: int, width: tuple[int, int], resolution: int) -> list[tuple[Space, Arch]]:
+    """Small and large networks of the bounds, to calibrate latencies on."""
+    spaces = [
+        ir_resnet.space(ir_resnet.stages(layers), channels, 3, resolution)
+        for layers, channels in ((depth, width[0]), (depth, width[1]), (2 * depth, width[0]))
+    ]
+    return [(space, (0,) * len(space.genes)) for space in spaces]
+
+
+def training(batch_size: int, lr: float, seed: int, decays: Decays = "all") -> Training:
+    """How candidates are trained: as on images (§4.2); runs of 0.1 decay weights alone, by AdaFace's 5e-4."""
+    return Training(batch_size, lr, seed=seed, weight_decay=3e-4 if decays == "all" else 5e-4, decays=decays)
+
+
+def adaface(epochs: int, batch_size: int | None, lr: float | None, images: int, seed: int) -> FitConfig:
+    """AdaFace's recipe for CASIA-WebFace, which the final training follows (§4.2): SGD, a tenth thrice, decay 5e-4.
+
+    Args:
+        epochs: 26 there; the rate falls at the same shares of fewer.
+        batch_size: by default 512, halved until ``images`` give ten steps, but no further than 16.
+        lr: by default .1 for 512 images and in proportion for fewer.
+    """
+    if batch_size is None:
+        batch_size = BATCH
+        while batch_size > 16 and images < 10 * batch_size:
+            batch_size //= 2
+    return FitConfig(
+        epochs,
+        batch_size,
+        0.1 * batch_size / BATCH if lr is None else lr,
+        schedule="step",
+        milestones=MILESTONES,
+        weight_decay=5e-4,
+        decays="all but BN",
+        label_smoothing=0.0,
+        seed=seed,
+    )
 
 
 @dataclass(frozen=True)
@@ -102,20 +150,22 @@ class FaceRun:
     """A search in a run folder.
 
     Args:
-        root: a folder of images for each identity. pairs: the pairs file of the test.
+        root: a folder of images for each identity. pairs: the pairs file of the test, if there is one.
         opened: what the search may see of them.
+        benchmarks: what the final network is tested on besides.
         told: called with a line on each candidate.
     """
 
     run: RunFolder
     root: Path
-    pairs: Path
+    pairs: Path | None
     opened: faces.Faces
     training: Training
     device: torch.device
     progress: Progress = silent
     told: Callable[[str], None] = lambda line: None
     kernels: Wish = "auto"
+    benchmarks: Sequence[Benchmark] = ()
 
     @property
     def resolution(self) -> int:
@@ -125,7 +175,7 @@ class FaceRun:
         """Run to the end, or continue; leaves ``space.json`` and ``arch.json``."""
 
         def train(candidate: Candidate, folder: Path, label: str) -> None:
-            self.train(candidate, candidate.epochs, folder, label)
+            self.train(*network(candidate, self.resolution), self.training.fit(candidate.epochs), folder, label)
 
         found = greedy_run.search(controller, self.run, train, self.told)
         space, arch = network(found, self.resolution)
@@ -139,6 +189,7 @@ class FaceRun:
             trained=len(controller.records),
         )
         self.run.write_space(space)
+        draw(self.run.network_picture, {space.name: drawn(space, arch)})
         return found
 
     def describe(self, controller: EfficientGlobal, found: Candidate) -> str:
@@ -149,24 +200,32 @@ class FaceRun:
             f"{families.flops(space, arch) / 1e6:.4g} M multiply-adds, after {len(controller.records)} candidates"
         )
 
-    def train(self, candidate: Candidate, epochs: int, folder: Path, label: str) -> Recogniser:
-        """Train a network, or continue; the fitness is the 1:1 accuracy on the validation pairs."""
-        torch.manual_seed(self.training.seed)
-        space, arch = network(candidate, self.resolution)
-        identities = len(self.opened.identities)
+    def train(
+        self, space: Space, arch: Arch, cfg: FitConfig, folder: Path, label: str, opened: faces.Faces | None = None
+    ) -> Recogniser:
+        """Train a network, or continue; the fitness is the 1:1 accuracy on the validation pairs, if there are some.
+
+        Args:
+            opened: in place of what the search sees.
+        """
+        torch.manual_seed(cfg.seed)
+        opened = opened or self.opened
+        identities = len(opened.identities)
         kernels = defaults.kernels(self.device, self.kernels)
         model = Recogniser(Network(space, arch, kernels=kernels), identities).to(self.device)
 
         def validate() -> dict:
-            first, second, same = faces.pair_embeddings(model, self.root, self.opened.pairs, self.resolution)
+            if not opened.pairs:
+                return {}
+            first, second, same = faces.pair_embeddings(model, self.root, opened.pairs, self.resolution)
             accuracy, _ = verification.accuracy(verification.similarity(first, second), same)
             return {"val_accuracy": accuracy}
 
         fit(
             model,
-            self.opened.train,
+            opened.train,
             lambda step: None,
-            self.training.fit(epochs),
+            cfg,
             folder,
             meta={"kind": "recogniser", "space": space.to_json(), "arch": list(arch), "identities": identities},
             forward=lambda step, x, y: model.logits(x, y),
@@ -176,26 +235,79 @@ class FaceRun:
         )
         return model
 
-    def final(self, found: Candidate, epochs: int) -> Mapping[str, Any]:
-        """Train the found network in ``RUN/final-N``; the test pairs are embedded once, after its last epoch.
+    def final(
+        self,
+        space: Space,
+        arch: Arch,
+        cfg: FitConfig,
+        folder: RunFolder,
+        recipe: Recipe = "adaface",
+        train_all: bool = False,
+    ) -> Mapping[str, Any]:
+        """Train a network in ``folder``; what it is tested on is embedded once, after its last epoch.
 
-        ``final-N/network`` is the network without its margin head, for ``load_network``.
+        ``folder/network`` is the network without its margin head, for ``load_network``.
+
+        Args:
+            recipe: whose augmentation the images get.
+            train_all: the identities that validate are trained on, too.
+
+        Returns:
+            The test on the pairs file, if there is one, as ``verification.summary`` has it, and ``benchmarks`` by name.
         """
-        folder = self.run.final(epochs)
         if not folder.result_path.exists():
-            model = self.train(found, epochs, folder.path, folder.path.name)
-            space, arch = network(found, self.resolution)
+            opened = self.opened.whole() if train_all else self.opened
+            if recipe == "adaface":
+                augmented = opened.train.augmented_by(transforms.adaface(opened.train.size))
+                opened = dataclasses.replace(opened, train=augmented)
+            model = self.train(space, arch, cfg, folder.path, folder.path.name, opened)
             meta = {"kind": "network", "space": space.to_json(), "arch": list(arch)}
             state = {"model": model.network.state_dict(), "finished": True, "meta": meta}
             checkpoint.save(folder.headless.checkpoint, state)
-            files.write_json(folder.result_path, self.test(model))
-        return files.read_json(folder.result_path, "result", expected=RESULT)
+            files.write_json(folder.result_path, self.test(model) if self.pairs else {})
+        result = dict(files.read_json(folder.result_path, "result", expected=RESULT))
+        return {**result, "benchmarks": self.on_benchmarks(folder)}
+
+    def on_benchmarks(self, folder: RunFolder) -> dict[str, Any]:
+        """What the trained network gives on each benchmark, by name: ``benchmarks.json`` keeps it."""
+        path = folder.path / "benchmarks.json"
+        known = files.read_json(path, "benchmarks", expected={str: RESULT}) if path.exists() else {}
+        todo = [test for test in self.benchmarks if known.get(test.name, {}).get("digest") != test.digest]
+        if todo:
+            model = load_network(folder.headless.path, "eager").to(self.device)
+            for test in todo:
+                known[test.name] = {"digest": test.digest, **judge(model, test)}
+                files.write_json(path, known)
+        return {benchmark.name: known[benchmark.name] for benchmark in self.benchmarks}
 
     def test(self, model: Recogniser) -> dict[str, Any]:
         """The protocols of ``verification.summary`` on the pairs file."""
+        assert self.pairs is not None
         pairs = self.opened.readable(faces.open_test(self.root, self.pairs))
         first, second, same = faces.pair_embeddings(model, self.root, pairs, self.resolution)
         paths = sorted({path for pair in pairs for path in pair[:2]})
         embeddings = faces.embed(model, self.root, paths, self.resolution)
         identities = [path.partition("/")[0] for path in paths]
         return verification.summary(verification.similarity(first, second), same, embeddings, identities)
+
+
+def judge(model: nn.Module, benchmark: Benchmark) -> dict[str, Any]:
+    """What a benchmark's protocol says of the embeddings that a network gives its images."""
+    embeddings, of = faces.embeddings(model, benchmark.images), benchmark.protocol
+    if isinstance(of, Identification):
+        return verification.identification(embeddings, of.identity, of.gallery)
+    if isinstance(of, Templates):
+        numbers, pooled = verification.templates(embeddings, of.template, of.medium)
+        first, second = (np.searchsorted(numbers, template) for template in (of.first, of.second))
+        scores = verification.pair_similarity(pooled, first, second)
+        found = {"templates": len(numbers), "pairs": len(scores)}
+        return {**found, "tar_at_far": verification.rates(scores, of.same)}
+    scores = verification.pair_similarity(embeddings, of.first, of.second)
+    mean, deviation = verification.accuracy(scores, of.same)
+    accuracies = {"accuracy": mean, "accuracy_deviation": deviation, "pairs": len(scores)}
+    return {**accuracies, "tar_at_far": verification.rates(scores, of.same)}
+
+
+def drawn(space: Space, arch: Arch) -> list[Block]:
+    """The blocks, to be drawn."""
+    return [Block(s.out_size, s.out_channels, "IR block") for s in families.layout(space).pick(arch)[1:-1]]

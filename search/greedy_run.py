@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from search.efficient_global import Candidate, EfficientGlobal
 from supernet import files
@@ -12,18 +13,20 @@ from supernet.errors import UserError
 from supernet.files import JsonLines
 from supernet.runs import RunFolder
 from supernet.training import checkpoint, defaults
+from supernet.training.config import Decays
 from supernet.training.loop import FitConfig
 
 
 @dataclass(frozen=True)
 class Training:
-    """SGD, momentum .9, a cosine to 0 (§4.1); the authors' code clips gradients at 5."""
+    """SGD, momentum .9, a cosine to 0 (§4.1); the authors' code clips gradients at 5 and decays all weights."""
 
     batch_size: int = 64
     lr: float = 0.025
     augment: bool | None = True  # None: from 30 epochs on
     seed: int = 0
     weight_decay: float = 3e-4
+    decays: Decays = "all"
 
     def fit(self, epochs: int) -> FitConfig:
         """A training of so many epochs."""
@@ -37,7 +40,24 @@ class Training:
             clip=5.0,
             augment=defaults.augments(self.augment, epochs),
             seed=self.seed,
+            decays=self.decays,
         )
+
+    def of_search(self, epochs: int) -> Training:
+        """The same for all candidates of a search whose first one is trained for ``epochs``, augmented or none."""
+        return replace(self, augment=defaults.augments(self.augment, epochs))
+
+
+OLDER_DECAY: Decays = "weights"  # of runs that do not say what they decay
+
+
+def usual_decay(begun: Mapping[str, Any]) -> Decays:
+    """What weight decay is of where nothing is said: all, but a run that has begun stays as it is.
+
+    Args:
+        begun: the settings that it has; none where it is new.
+    """
+    return begun.get("decay", OLDER_DECAY) if begun else "all"
 
 
 Train = Callable[[Candidate, Path, str], None]  # candidate, folder, label: trains it, or goes on

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,23 +28,26 @@ from supernet.size import Size
 from supernet.space import Arch, Space
 from supernet.tables import Table
 from supernet.training import defaults, standalone
+from supernet.training.config import Decays
 from supernet.training.evaluation import evaluate
 from supernet.training.measured import Wish
 
-RESULT = {"params": COUNT, "val_accuracy": SHARE, "test_accuracy": SHARE, "test_images": COUNT}
+RESULT = {"params": COUNT, "val_accuracy?": SHARE, "test_accuracy": SHARE, "test_images": COUNT}
 Image = tuple[int, Size, int]  # channels, size, classes
 Latency = Callable[[Space, Arch], float]  # ms
 SMALL_LIMIT = 10_000  # images of the small preset, which would take hours on more
 
 
 def configure(preset: str, **given: Any) -> Config:
-    """A preset with what is not None of ``given``: depth, width, epochs, micro_epochs."""
+    """A preset with what is not None of ``given``, fields of ``Config``."""
     return dataclasses.replace(PRESETS[preset], **{k: v for k, v in given.items() if v is not None})
 
 
-def training(preset: str, batch_size: int, lr: float, augment: bool | None, seed: int) -> Training:
+def training(
+    preset: str, batch_size: int, lr: float, augment: bool | None, seed: int, decays: Decays = "all"
+) -> Training:
     """How networks are trained (§4.1); those of the paper's presets are augmented unless ``augment`` says no."""
-    return Training(batch_size, lr, augment if preset == "small" else augment is not False, seed)
+    return Training(batch_size, lr, augment if preset == "small" else augment is not False, seed, decays=decays)
 
 
 def widest_cutout(images: TrainVal, side: int) -> int:
@@ -59,12 +62,14 @@ def with_cutout(images: TrainVal, side: int) -> TrainVal:
 
 def network(candidate: Candidate, image: Image) -> tuple[Space, Arch]:
     """The candidate as the rest of the project knows networks."""
-    return _space(candidate.depth, candidate.width, image), sep_conv.arch(candidate.ops, candidate.kernels)
+    kernels = (*sep_conv.KERNELS, 7) if 7 in candidate.kernels else sep_conv.KERNELS
+    space = _space(candidate.depth, candidate.width, image, kernels)
+    return space, sep_conv.arch(candidate.ops, candidate.kernels, kernels)
 
 
-def _space(depth: int, width: int, image: Image) -> Space:
+def _space(depth: int, width: int, image: Image, kernels: Sequence[int] = sep_conv.KERNELS) -> Space:
     channels, size, classes = image
-    return sep_conv.space(depth, width, channels, size.height, classes).at(size)
+    return sep_conv.space(depth, width, channels, size.height, classes, kernels).at(size)
 
 
 def controller(
@@ -118,8 +123,11 @@ class PlainRun:
     def search(self, controller: EfficientGlobal) -> Candidate:
         """Run to the end, or continue; leaves ``space.json``, ``arch.json`` and a picture of the network."""
 
+        training = self.training.of_search(controller.config.epochs)
+        alike = dataclasses.replace(self, training=training)  # else augmentation would come in where epochs grow
+
         def train(candidate: Candidate, folder: Path, label: str) -> None:
-            self.train(candidate, candidate.epochs, folder, label)
+            alike.train(candidate, candidate.epochs, folder, label)
 
         found = greedy_run.search(controller, self.run, train, self.told)
         space, arch = network(found, self.image)
@@ -146,32 +154,50 @@ class PlainRun:
             f"{families.flops(*of) / 1e6:.2f} M multiply-adds, after {len(controller.records)} candidates"
         )
 
-    def train(self, candidate: Candidate, epochs: int, folder: Path, label: str) -> tuple[Network, dict]:
-        """Train one network alone."""
+    def train(
+        self, candidate: Candidate, epochs: int, folder: Path, label: str, train_all: bool = False
+    ) -> tuple[Network, dict]:
+        """Train one network alone; with ``train_all`` on the validation images, too, so that nothing is validated."""
+        images, validate = self.images, None
+        if train_all:
+            images = dataclasses.replace(images, train=images.train.together(images.val))
+            validate = no_validation
         return standalone.train(
             *network(candidate, self.image),
-            self.images,
+            images,
             self.training.fit(epochs),
             folder,
             self.device,
             kernels=defaults.kernels(self.device, self.kernels),
             label=label,
             progress=self.progress,
+            validate=validate,
         )
 
     def final(
-        self, found: Candidate, epochs: int, folder: RunFolder, test: Callable[[], ImageSet]
+        self,
+        found: Candidate,
+        epochs: int,
+        folder: RunFolder,
+        test: Callable[[], ImageSet],
+        train_all: bool = False,
     ) -> Mapping[str, Any]:
         """Train the found network from scratch in ``folder``; ``test`` is called once, after its last epoch."""
         if not folder.result_path.exists():
-            trained, last = self.train(found, epochs, folder.path, folder.path.name)
+            trained, last = self.train(found, epochs, folder.path, folder.path.name, train_all)
             images = test()
             accuracy = evaluate(trained, images.plain_batches(512))
             params = families.params(*network(found, self.image))
             row: dict[str, Any] = {"found": dataclasses.asdict(found), "params": params}
-            row |= {"val_accuracy": last["val_accuracy"], "test_accuracy": accuracy, "test_images": len(images)}
+            row |= {"val_accuracy": last["val_accuracy"]} if not train_all else {}
+            row |= {"test_accuracy": accuracy, "test_images": len(images)}
             files.write_json(folder.result_path, row)
         return files.read_json(folder.result_path, "result", expected=RESULT)
+
+
+def no_validation(network: Network) -> dict:
+    """Of a training on all images: its last epoch is taken as it is."""
+    return {}
 
 
 def drawn(space: Space, arch: Arch) -> list[Block]:

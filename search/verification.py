@@ -10,6 +10,7 @@ import numpy as np
 from supernet.errors import UserError
 
 FARS, RANKS = (1e-1, 1e-2, 1e-3, 1e-4), (1, 5, 20)
+BLOCK = 256  # rows that are compared with a gallery at once
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -93,8 +94,69 @@ def rank_k(probes: np.ndarray, of: np.ndarray, gallery: np.ndarray, identities: 
     """
     if not 1 <= k <= len(gallery):
         raise UserError(f"rank {k} in a gallery of {len(gallery)} images: expected 1 to {len(gallery)}")
-    closest = np.argsort(-(unit(probes) @ unit(gallery).T), axis=1, kind="stable")[:, :k]
-    return float(np.mean((identities[closest] == of[:, None]).any(1)))
+    return float(np.mean(ranks(probes, of, gallery, identities) <= k))
+
+
+def ranks(probes: np.ndarray, of: np.ndarray, gallery: np.ndarray, identities: np.ndarray) -> np.ndarray:
+    """The place of each probe's most similar gallery image of its own identity among all: int64 [P], from 1.
+
+    Of equally similar images the first one comes first. One whose identity is not in the gallery has the place G + 1.
+    """
+    probes, gallery, found = unit(probes), unit(gallery), []
+    for start in range(0, len(probes), BLOCK):
+        similar = probes[start : start + BLOCK] @ gallery.T
+        own = identities == of[start : start + BLOCK, None]
+        best = np.where(own, similar, -np.inf).argmax(1)  # the first of equals
+        value = similar[np.arange(len(similar)), best]
+        before = (similar > value[:, None]) | ((similar == value[:, None]) & (np.arange(len(gallery)) < best[:, None]))
+        found.append(np.where(own.any(1), 1 + before.sum(1), len(gallery) + 1))
+    return np.concatenate(found)
+
+
+def templates(embeddings: np.ndarray, template: np.ndarray, medium: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One embedding for each template, as on IJB: the sum over its media of the mean over a medium's images.
+
+    Args:
+        embeddings: [M, E], as long as the network gives them, so that clear images count for more. template, medium:
+            of each image, [M].
+
+    Returns:
+        The templates' numbers, ascending, [T], and their embeddings [T, E].
+    """
+    media, place, counts = np.unique(np.stack([template, medium]), axis=1, return_inverse=True, return_counts=True)
+    means = np.zeros((media.shape[1], embeddings.shape[1]))
+    np.add.at(means, place.reshape(-1), embeddings)
+    means /= counts[:, None]
+    numbers, place = np.unique(media[0], return_inverse=True)
+    sums = np.zeros((len(numbers), embeddings.shape[1]))
+    np.add.at(sums, place, means)
+    return numbers, sums
+
+
+def pair_similarity(embeddings: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Cosine similarity of pairs of rows, by their places: [N]. Millions of pairs do not fit in memory at once."""
+    rows = unit(embeddings)
+    blocks = (slice(start, start + BLOCK**2) for start in range(0, len(first), BLOCK**2))
+    return np.concatenate([(rows[first[block]] * rows[second[block]]).sum(1) for block in blocks])
+
+
+def rates(scores: np.ndarray, same: np.ndarray) -> dict[str, float]:
+    """TAR at each of ``FARS`` that the different pairs can show."""
+    different = int((~np.asarray(same, bool)).sum())
+    return {str(far): tar_at_far(scores, same, far) for far in FARS if far * different >= 1}
+
+
+def identification(embeddings: np.ndarray, identity: np.ndarray, gallery: np.ndarray) -> dict[str, Any]:
+    """Rank-k identification of probes in a gallery, as on TinyFace.
+
+    Args:
+        embeddings: [M, E]. identity: [M]; distractors have one that no probe has. gallery: bool [M]; others are probes.
+    """
+    within, probes = embeddings[gallery], embeddings[~gallery]
+    places = ranks(probes, identity[~gallery], within, identity[gallery])
+    counts = {"probes": len(probes), "gallery": len(within)}
+    counts["distractors"] = int((~np.isin(identity[gallery], identity[~gallery])).sum())
+    return {**counts, "rank": {str(k): float(np.mean(places <= k)) for k in RANKS if k < len(within)}}
 
 
 def summary(scores: np.ndarray, same: np.ndarray, embeddings: np.ndarray, identities: Sequence[str]) -> dict[str, Any]:
@@ -114,19 +176,20 @@ def summary(scores: np.ndarray, same: np.ndarray, embeddings: np.ndarray, identi
         "accuracy_deviation": deviation,
         "pairs": len(scores),
         "identities": len(names),
-        "tar_at_far": {
-            str(far): tar_at_far(scores, same, far) for far in FARS if far * (~np.asarray(same, bool)).sum() >= 1
-        },
+        "tar_at_far": rates(scores, same),
         "rank": {str(k): rank_k(*sets, k) for k in RANKS if len(probes) and k < len(gallery)},
     }
 
 
 def describe(row: Mapping[str, Any]) -> str:
-    """A ``summary`` in one line."""
-    rates = [f"TAR {100 * tar:.1f} % at FAR {float(far):g}" for far, tar in row["tar_at_far"].items()]
-    rates += [f"rank-{k} {100 * share:.1f} %" for k, share in row["rank"].items()]
-    accuracy = f"{100 * row['accuracy']:.2f} ± {100 * row['accuracy_deviation']:.2f} %"
-    return f"1:1 accuracy {accuracy} of {row['pairs']} pairs, {', '.join(rates)}"
+    """A ``summary``, or what a benchmark gave, in one line."""
+    told = []
+    if "accuracy" in row:
+        accuracy = f"{100 * row['accuracy']:.2f} ± {100 * row['accuracy_deviation']:.2f} %"
+        told.append(f"1:1 accuracy {accuracy} of {row['pairs']} pairs")
+    told += [f"TAR {100 * tar:.1f} % at FAR {float(far):g}" for far, tar in row.get("tar_at_far", {}).items()]
+    told += [f"rank-{k} {100 * share:.1f} %" for k, share in row.get("rank", {}).items()]
+    return ", ".join(told)
 
 
 def _checked(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -149,6 +149,17 @@ def test_subset_is_stratified(digits):
 # Batches
 
 
+def test_training_and_validation_are_together_the_training_part(digits, tmp_path):
+    """In its order, and with the augmentation of the first."""
+    whole = sets.open_train("digits", tmp_path, val_fraction=0).train
+    both = digits.train.with_cutout(3).together(digits.val)
+    assert both.cutout == 3
+    for (x, y), (expected, labels) in zip(both.in_order(512), whole.in_order(512), strict=True):
+        assert torch.equal(x, expected)
+        assert torch.equal(y, labels)
+    assert len(digits.train) < len(both) == len(whole)  # the parts stay as they are
+
+
 def test_batches_are_normalised_channels_last(digits):
     opened = digits
     assert (opened.classes, opened.channels, opened.resolution) == (10, 1, 28)

@@ -3,6 +3,7 @@
 import dataclasses
 import doctest
 import functools
+import itertools
 import json
 from pathlib import Path
 
@@ -144,6 +145,8 @@ def test_wrong_input_is_refused():
         Config(depth=(9, 8))
     with pytest.raises(UserError, match="width_step 0: expected at least 1"):
         Config(width_step=0)
+    with pytest.raises(UserError, match="start with operation 0, kernel 5: expected 0 or 1, 3 or 7"):
+        Config(start_kernel=5)
     with pytest.raises(UserError, match="schema"):
         search.load_state_dict({"schema": 7})
     state = search.state_dict()
@@ -168,6 +171,57 @@ def test_random_networks_cover_the_space_and_relative_improvement():
     assert {op for c in drawn for op in c.ops} == {SEP, CONV}
     assert {k for c in drawn for k in c.kernels} == {3, 5}
     assert relative_improvement(95.91, [93.0, 93.1]) == pytest.approx(100 * (95.91 / 93.05 - 1))
+
+
+@pytest.mark.parametrize(("op", "kernel"), [(SEP, 7), (CONV, 3), (CONV, 7)])
+def test_it_starts_with_other_layers(op, kernel):
+    """Table 2: all layers of the macro search are of the start; the micro search tries the other operation, then 5."""
+    config = Config(depth=(3, 4), width=(4, 6), epochs=1, start_op=op, start_kernel=kernel)
+    search = EfficientGlobal(config, params=lambda c: 0)
+    asked = []
+    while (candidate := search.ask()) is not None:
+        asked.append(candidate)
+        search.tell(candidate, 50.0, 50.0 + len(asked))  # every change is an improvement
+    macro = [c for c in asked if c.phase in ("depth", "width")]
+    assert all(set(c.ops) == {op} and set(c.kernels) == {kernel} for c in macro)
+    assert set(search.found.ops) == {1 - op}
+    assert set(search.found.kernels) == {5}
+    assert search.found.describe() == f"L 4 C 4 {'Conv at 0,1,2,3 ' if op == SEP else ''}5×5 at 0,1,2,3"
+    assert f"{kernel}×{kernel} at 0,1,2" in asked[0].describe() or kernel == 3
+
+
+def test_operations_can_be_left_out():
+    search = EfficientGlobal(Config(depth=(3, 3), width=(4, 4), operations=False), params=lambda c: 0)
+    phases = []
+    while (candidate := search.ask()) is not None:
+        phases.append(candidate.phase)
+        search.tell(candidate, 50.0, 50.0 + len(phases))
+    assert phases == ["depth", "operation", "kernel", "kernel", "kernel"]  # the second one is the baseline
+    assert set(search.found.ops) == {SEP}
+    assert list(search.accepted) == ["depth", "width", "kernels"]
+
+
+def test_a_search_of_version_0_1_goes_on():
+    """It did not say what it starts with."""
+    search = EfficientGlobal(Config(), params(1))
+    search.tell(search.ask(), 50.0, 50.0)
+    state = search.state_dict()
+    for name in efficient_global.NEWER:
+        del state["config"][name]
+    again = EfficientGlobal(Config(), params(1))
+    again.load_state_dict(state)
+    assert again.ask() == search.ask()
+    with pytest.raises(UserError, match="the search state has config"):
+        EfficientGlobal(Config(start_kernel=7), params(1)).load_state_dict(state)
+
+
+def test_the_size_of_the_space():
+    """By listing all networks of a small one; and eq. 1 with the paper's figures."""
+    config = Config(depth=(3, 5), width=(4, 8))
+    layers = list(itertools.product((SEP, CONV), (3, 5)))
+    listed = {(w, net) for w in (4, 6, 8) for d in (3, 4, 5) for net in itertools.product(layers, repeat=d)}
+    assert config.networks() == len(listed)
+    assert float(f"{Config(depth=(5, 100), width=(16, 128)).networks(25):.2e}") == 6.16e18
 
 
 def test_the_example_in_the_docstring():

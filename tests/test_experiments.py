@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import _common, pad_nas, scaling, stage_wise, truth_table
+from experiments import _common, catalogue, pad_nas, scaling, stage_wise, truth_table
 from supernet import families, spaces
 from supernet.data import sources
 from supernet.errors import UserError
@@ -77,7 +77,14 @@ def test_regret_on_a_truth_table(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "flag"),
-    [("pad_nas", "--jobs"), ("evolution", "--workers"), ("stage_wise", "--jobs"), ("recipes", "--jobs")],
+    [
+        ("pad_nas", "--jobs"),
+        ("evolution", "--workers"),
+        ("stage_wise", "--jobs"),
+        ("recipes", "--jobs"),
+        ("global_nas_ranking", "--jobs"),
+        ("global_nas_ablation", "--jobs"),
+    ],
 )
 def test_runs_and_is_repeatable(tmp_path, name, flag):
     output = tmp_path / f"{name}.json"
@@ -87,6 +94,8 @@ def test_runs_and_is_repeatable(tmp_path, name, flag):
     experiment(name, *arguments)
     assert timeless(output) == first
     redrawn(output, name)
+    if name.startswith("global_nas"):
+        read_by_the_catalogue(name, output)
 
 
 def timeless(path: Path) -> dict:
@@ -111,18 +120,46 @@ def redrawn(output: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_global_nas_writes_its_tables_from_finished_trainings_alone(tmp_path):
-    run, output = tmp_path / "run", tmp_path / "results"
+def test_global_nas_trains_nothing_twice(tmp_path):
+    run, output = tmp_path / "run", tmp_path / "global_nas.json"
     arguments = ("--run", run, "--output", output, "--jobs", 2)
     experiment("global_nas", *arguments)
-    first, logs = timeless(output / "global_nas.json"), {p: p.stat().st_mtime_ns for p in run.rglob("metrics.jsonl")}
-    assert (output / "global_nas.png").read_bytes().startswith(b"\x89PNG")
-    text = (output / "global_nas.md").read_text()
-    assert "python -m experiments.global_nas" in text
-    assert text.count("|---|---|---|") == 2
-    experiment("global_nas", *arguments)
+    first, logs = timeless(output), {p: p.stat().st_mtime_ns for p in run.rglob("metrics.jsonl")}
+    assert len(first["searches"]) == len(first["comparison"]["found"]) == len(first["comparison"]["ri"]) == 2
+    assert first["search"] == first["searches"][0]
+    beside = tmp_path / "others.json"
+    beside.write_text(output.read_text())
+    experiment("global_nas", *arguments, "--searches", 2, "--beside", beside)
     assert {p: p.stat().st_mtime_ns for p in run.rglob("metrics.jsonl")} == logs
-    assert timeless(output / "global_nas.json") == first
+    assert timeless(output) == {**first, "command": timeless(output)["command"]}
+    redrawn(output, "global_nas")
+    read_by_the_catalogue("global_nas", output)
+
+
+@pytest.mark.slow
+def test_faces_are_drawn_and_recognised(tmp_path):
+    output = tmp_path / "faces.json"
+    command = [sys.executable, "-m", "experiments.global_nas_faces", "--quick", "--jobs", "1", "--output", str(output)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for name in ("run", "nothing"):  # the second one has the results alone
+        more = ["--redraw"] if name == "nothing" else []
+        subprocess.run([*command, "--run", str(tmp_path / name), *more], cwd=ROOT, env=environment, check=True)
+    result = json.loads(output.read_text())
+    for row in (*result["found"], *result["reference"]):
+        assert row["benchmarks"].keys() == {"pairs", "templates", "gallery"}
+    assert result["images"] == "drawn people"
+    assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "nothing").exists()
+    read_by_the_catalogue("global_nas_faces", output)
+
+
+def read_by_the_catalogue(name: str, output: Path) -> None:
+    """What the catalogue says of these results, which need not be those that it has."""
+    read = [
+        item.ours for _, item in catalogue.select(catalogue.ALL) if item.ours and item.tiny.program.endswith(f".{name}")
+    ]
+    assert read
+    assert all(re.search(r"\d|undefined", ours(json.loads(output.read_text()))) for ours in read)
 
 
 def test_stage_wise_s_test_of_signs():
@@ -159,7 +196,7 @@ def told(capsys, monkeypatch, name: str, *args: object) -> str:
     return err
 
 
-ON_DEVICES = ["dsnas", "nss", "pad_nas", "global_nas", "evolution"]
+ON_DEVICES = ["dsnas", "nss", "pad_nas", "global_nas", "global_nas_ranking", "global_nas_ablation", "evolution"]
 
 
 @pytest.mark.parametrize("name", [*ON_DEVICES, "stage_wise"])

@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import random
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,11 +20,12 @@ from PIL import Image, ImageDraw
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from latency import on_demand
 from search import face_run
 from supernet import families
 from supernet.cli import face_nas
 from supernet.cli.face_nas import Args
-from supernet.data import faces
+from supernet.data import faces, transforms
 from supernet.data.damaged import Damaged
 from supernet.data.split import Split
 from supernet.errors import UserError
@@ -31,9 +33,11 @@ from supernet.families import ir_resnet
 from supernet.model import Network, load_network
 from supernet.spec import LayerSpec
 from supernet.training import checkpoint
+from supernet.training.config import learning_rate
 from tests.test_cli import ROOT, command, kill_when, ok
 
 TINY = {"depth": (12, 14), "width": (4, 6), "epochs": 1, "final_epochs": 1, "resolution": 16, "quiet": True}
+TINY |= {"final_recipe": "search"}
 
 
 # --- networks
@@ -283,7 +287,7 @@ def test_damaged_faces_are_refused_or_left_out(drawn, tmp_path, capsys):
 
 
 def arguments(data: tuple[Path, Path], run: Path, **options) -> Args:
-    return Args(faces=data[0], pairs=data[1], run=run, **{**TINY, "batch_size": 15, **options})
+    return Args(**{"faces": data[0], "pairs": data[1], "run": run, **TINY, "batch_size": 15, **options})
 
 
 @pytest.mark.parametrize("source", ["drawn", "real"])
@@ -316,7 +320,7 @@ def test_killed_and_continued(drawn, tmp_path):
     """By the command itself; the candidates that were finished are not trained again."""
     run = tmp_path / "run"
     flags = ("--faces", drawn[0], "--pairs", drawn[1], "--run", run, "--depth", 12, 14, "--width", 4, 6, "--epochs", 1)
-    flags += ("--final-epochs", 1, "--resolution", 16, "--batch-size", 15, "--quiet")
+    flags += ("--final-epochs", 1, "--final-recipe", "search", "--resolution", 16, "--batch-size", 15, "--quiet")
 
     def records() -> list[dict]:
         path = run / "search.json"
@@ -350,9 +354,88 @@ def test_killed_and_continued(drawn, tmp_path):
         ({"depth": (11, 20)}, "IR-ResNet of depth 11: expected an even number, at least 12"),
         ({"batch_size": 500}, "lower the batch size"),
         ({"final_epochs": -1}, "final-epochs -1"),
+        ({"pairs": None}, "nothing to test the found network on"),
+        ({"benchmarks": (Path("nothing"),)}, "nothing is no benchmark of faces"),
+        ({"final_recipe": "adaface", "final_batch_size": 500}, "lower the batch size"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(drawn, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         face_nas.run(arguments(drawn, tmp_path / "run", **options))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_final_training_is_adaface_s(drawn, tmp_path, monkeypatch, capsys):
+    """On the identities that validated, too, and with degraded images; benchmarks are added without training."""
+    root, pairs = drawn
+    own = tmp_path / "lfw"
+    shutil.copytree(root, own)
+    shutil.copy(pairs, own / "pairs.txt")
+    fits, fit = [], face_run.fit
+
+    def noting(model, train, paths, cfg, *args, **options):
+        fits.append((cfg, train))
+        return fit(model, train, paths, cfg, *args, **options)
+
+    monkeypatch.setattr(face_run, "fit", noting)
+    args = arguments((root, None), tmp_path / "run", final_recipe="adaface", benchmarks=(own,), train_all=True)
+    face_nas.run(args)
+    assert "lfw: 1:1 accuracy" in capsys.readouterr().out
+    cfg, train = fits[-1]
+    assert (cfg.batch_size, cfg.lr) == (16, pytest.approx(0.1 * 16 / 512))  # 14 identities of 6 images are few
+    assert (cfg.schedule, cfg.weight_decay, cfg.decays, cfg.augment) == ("step", 5e-4, "all but BN", True)
+    assert len(train) == 14 * 6 > len(fits[0][1])
+    assert [type(step).__name__ for step in train.transforms[1].transforms] == [
+        "Fit",
+        "Degraded",
+        "RandomHorizontalFlip",
+    ]
+    assert fits[0][0].weight_decay == 3e-4
+    folder = args.run / "final-1-adaface-all"
+    assert json.loads((folder / "result.json").read_text()) == {}
+    before = json.loads((folder / "benchmarks.json").read_text())
+    monkeypatch.setattr(face_run, "fit", None)
+    other = shutil.copytree(own, tmp_path / "other")
+    face_nas.run(dataclasses.replace(args, benchmarks=(own, other)))
+    after = json.loads((folder / "benchmarks.json").read_text())
+    assert after == {**before, "other": before["lfw"]}
+    (other / "pairs.txt").write_text("\n".join((own / "pairs.txt").read_text().splitlines()[:13]))
+    face_nas.run(dataclasses.replace(args, benchmarks=(own, other)))  # it asks something else now
+    changed = json.loads((folder / "benchmarks.json").read_text())
+    assert changed["lfw"] == before["lfw"]
+    assert (changed["other"]["pairs"], after["other"]["pairs"]) == (12, 20)
+
+
+def test_adaface_s_recipe_at_its_own_size():
+    """26 epochs of CASIA-WebFace: .1 for 512 images, a tenth from epochs 12, 20 and 24 on."""
+    cfg = face_run.adaface(26, None, None, 490_623, 0)
+    assert (cfg.batch_size, cfg.lr) == (512, 0.1)
+    rates = [learning_rate(cfg, 958 * epoch, 958) for epoch in (0, 11, 12, 20, 24, 25)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.001, 1e-4, 1e-4])
+    assert face_run.adaface(26, 128, 0.3, 100, 0).lr == 0.3
+
+
+def test_degraded_faces():
+    """Nothing at probability 0; at 1 a part of the image on black, of the same size and mode."""
+    image = Image.new("RGB", (32, 24), (200, 100, 50))
+    assert transforms.Degraded(0.0)(image) == image
+    random.seed(0)
+    torch.manual_seed(0)
+    black = [np.asarray(transforms.Degraded(1.0)(image)).max(2) < 40 for _ in range(50)]
+    shares = [b.mean() for b in black]
+    assert all(b.shape == (24, 32) for b in black)
+    assert 0 < np.mean(shares) < 0.8
+    assert np.std(shares) > 0.05
+
+
+@pytest.mark.chain
+def test_latencies_bound_the_search(drawn, tmp_path, monkeypatch):
+    quick = dataclasses.replace(on_demand.Protocol(), rounds=10)
+    monkeypatch.setattr(on_demand, "Protocol", lambda: quick)
+    args = arguments(drawn, tmp_path / "run", final_epochs=0)
+    with pytest.raises(UserError, match=r"exclude every candidate.*latency in ms ≤ 1e-06"):
+        face_nas.run(dataclasses.replace(args, latency_max=1e-6))
+    assert not (args.run / "candidates").exists()
+    face_nas.run(dataclasses.replace(args, latency_max=1e3, restart=True))
+    assert json.loads((args.run / "search.json").read_text())["bounds"]["latency in ms"] == 1e3
+    assert any(key.startswith("ir_k3") for key in json.loads((args.run / "lut.json").read_text())["operations"])

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import tyro
 
 from latency import on_demand
 from latency.measure import host, pin_core
-from search import plain_run
+from search import greedy_run, plain_run
 from search.drawing import Block, draw
 from supernet import families
 from supernet.cli import common, global_nas
@@ -156,6 +157,65 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, options, mess
     with pytest.raises(UserError, match=message):
         global_nas.run(arguments(tmp_path / "run", **options))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_validation_images_are_trained_on_at_the_end(finished, monkeypatch):
+    """Every image of the training part; what the search left is not touched, and nothing is validated."""
+    whole = sets.open_train("digits", Path("data"), val_fraction=0).train
+    seen, train = [], standalone.train
+
+    def noting(space, arch, images, *args, **options):
+        seen.append(images)
+        return train(space, arch, images, *args, **options)
+
+    monkeypatch.setattr(standalone, "train", noting)
+    global_nas.run(arguments(finished, train_all=True))
+    images = sets.open_train("digits", Path("data"), limit=192)
+    assert len(seen) == 1
+    assert len(seen[0].train) == len(images.train) + len(images.val)
+    assert set(seen[0].train.index) == set(images.train.index) | set(images.val.index) < set(whole.index)
+    result = json.loads((finished / "final-1-all" / "result.json").read_text())
+    assert "val_accuracy" not in result
+    assert 0 < result["test_accuracy"] <= 1
+    assert not any("val_accuracy" in line for line in (finished / "final-1-all" / "metrics.jsonl").read_text().split())
+
+
+def test_candidates_are_augmented_alike_however_long_they_train(tmp_path, monkeypatch):
+    """A search that begins below 30 epochs does not come to augment its later candidates."""
+    fits = []
+
+    def recorded(self, epochs):
+        fits.append((epochs, self.augment))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(greedy_run.Training, "fit", recorded)
+    for epochs, augmented in ((29, False), (30, True)):
+        with pytest.raises(KeyboardInterrupt):
+            global_nas.run(arguments(tmp_path / str(epochs), epochs=epochs))
+        assert fits.pop() == (epochs, augmented)
+
+
+@pytest.mark.parametrize("options", [{"start_op": "conv"}, {"start_kernel": 7}, {"operations": False}])
+def test_a_search_may_start_otherwise(options, tmp_path):
+    run = tmp_path / "run"
+    global_nas.run(arguments(run, **options, depth=(3, 3), width=(2, 2)))
+    asked = [record["candidate"] for record in records(run)]
+    assert set(asked[0]["ops"]) == {int(options.get("start_op") == "conv")}
+    assert set(asked[0]["kernels"]) == {options.get("start_kernel", 3)}
+    assert len(asked) == 1 + 1 + 3 * (1 + options.get("operations", True))
+    network = load_network(run / "final-1")
+    assert sum(p.numel() for p in network.parameters()) == json.loads((run / "arch.json").read_text())["params"]
+
+
+def test_what_decays_is_recorded_and_runs_that_do_not_say_keep_what_they_have(finished, tmp_path):
+    config = json.loads((finished / "config.json").read_text())
+    assert config["decay"] == "all"
+    run = shutil.copytree(finished, tmp_path / "old")
+    del config["decay"]
+    (run / "config.json").write_text(json.dumps(config))
+    global_nas.run(arguments(run))
+    with pytest.raises(UserError, match="decay: weights → all"):
+        global_nas.run(arguments(run, decay="all"))
 
 
 def test_another_search_does_not_continue_here(finished):

@@ -51,6 +51,23 @@ def test_each_layer_has_its_share_of_the_rate(name):
             assert groups[id(p)]["weight_decay"] == (0.1 if p.dim() > 1 else 0)
 
 
+@pytest.mark.parametrize("decays", ["all", "all but BN"])
+def test_what_decays_is_chosen(decays):
+    """As torch.optim.SGD does with all parameters in one group, or those of BN in another."""
+    ours = Network(tiny_space(), (1, 2, 3), kernels="eager")
+    theirs = copy.deepcopy(ours)
+    cfg = FitConfig(1, lr=0.1, weight_decay=0.1, decays=decays)
+    steps(ours, optimizers.make(ours, cfg))
+    spared = [p for name, p in theirs.named_parameters() if "bn" in name and decays != "all"]
+    others = [p for p in theirs.parameters() if not any(p is other for other in spared)]
+    assert bool(spared) == (decays != "all")
+    assert any(p.dim() == 1 for p in others)
+    groups = [{"params": others}, {"params": spared, "weight_decay": 0}]
+    steps(theirs, torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.1))
+    for (key, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, msg=key)
+
+
 def test_state_comes_back():
     network = Network(tiny_space(), (1, 2, 3), kernels="eager")
     cfg = FitConfig(1, optimizer="lamb", layer_decay=0.9)

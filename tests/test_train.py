@@ -53,6 +53,9 @@ def test_schedules_follow_their_formulas():
     cosine = FitConfig(epochs=4, lr=0.5, schedule="cosine", warmup_epochs=1)
     assert [learning_rate(cosine, step, 5) for step in range(5)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
     assert learning_rate(cosine, 5 + 7, 5) == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 15)) / 2)
+    step = FitConfig(epochs=26, lr=0.1, schedule="step", milestones=(12 / 26, 20 / 26, 24 / 26))
+    rates = [learning_rate(step, 7 * epoch, 7) for epoch in (0, 11, 12, 19, 20, 23, 24, 25)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001])
 
 
 def test_only_weights_with_more_than_one_dimension_decay():

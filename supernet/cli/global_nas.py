@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,27 +27,41 @@ class Args(common.Bounds, common.Kernels, opening.NewRun):
     """Epochs of the first candidate; each further layer adds 1, each step of width 2. Defaults to the preset's."""
     micro_epochs: Annotated[int | None, common.UNSET] = None
     """Epochs of candidates for operations and kernels; defaults to the preset's."""
+    start_op: Literal["sep", "conv"] = "sep"
+    """Operation of all layers of the macro search; the micro search tries the other one."""
+    start_kernel: Literal[3, 7] = 3
+    """Kernel of all layers of the macro search; the micro search tries 5."""
+    operations: bool = True
+    """Try operations in the micro search; else kernels alone."""
     latency_max: float = math.inf
     """Bound on the predicted latency in ms on this machine: layers are measured as they come up."""
     final_epochs: int = 30
     """Epochs of the found network (the paper: 600); 0 leaves its training out."""
     macro_width: bool = False
     """Train the found network at the width of the macro search, as the paper's reported networks."""
+    train_all: bool = False
+    """Train the found network on the validation images, too, as the paper does: nothing tells how good it is but the
+    test."""
     batch_size: int = 64
     """Images per step."""
     lr: float = 0.025
     """Peak learning rate."""
+    decay: Annotated[Literal["all", "weights"] | None, common.UNSET] = None
+    """What weight decay is of: all, as in the authors' code, or kernels and matrices alone; defaults to all, for runs
+    of version 0.1 to what they have."""
     cutout: Annotated[int | None, common.UNSET] = None
     """Side of the blanked square in pixels; defaults to 16, at most 4/7 of the image."""
     augment: Annotated[bool | None, common.UNSET] = None
-    """Random crops, flips (not of characters) and cutout; the small preset leaves them out below 30 epochs."""
+    """Random crops, flips (not of characters) and cutout; the small preset leaves them out of a search that begins with
+    fewer than 30 epochs, and of a final training of fewer."""
     limit: Annotated[int | None, common.UNSET] = None
     """Train on a stratified subset of this many images; the small preset defaults to 10000."""
 
 
 def run(args: Args) -> None:
     from latency.on_demand import OnDemandTable
-    from search import plain_run
+    from search import greedy_run, plain_run
+    from search.efficient_global import Config
     from supernet.training import defaults
 
     device = defaults.device(args.device)
@@ -56,20 +71,24 @@ def run(args: Args) -> None:
     name, reason, images = opening.open_images(dataclasses.replace(args, limit=limit))
     images.train.steps(args.batch_size, drop_last=True)
     cutout = plain_run.widest_cutout(images, 16) if args.cutout is None else args.cutout
-    names = ("depth", "width", "epochs", "micro_epochs")
-    config = plain_run.configure(args.preset, **{name: getattr(args, name) for name in names})
-    settings = common.settings(args, "kernels", "final_epochs", "macro_width")
-    settings |= {"data": name, "limit": limit, "cutout": cutout, **dataclasses.asdict(config)}
+    names = ("depth", "width", "epochs", "micro_epochs", "start_kernel", "operations")
+    given = {name: getattr(args, name) for name in names} | {"start_op": int(args.start_op == "conv")}
+    config = plain_run.configure(args.preset, **given)
     folder = common.open_run(args)
+    decay = args.decay or greedy_run.usual_decay(common.begun(args, folder))
+    settings = common.settings(args, "kernels", "final_epochs", "macro_width", "train_all")
+    settings |= {"data": name, "limit": limit, "cutout": cutout, "decay": decay, **dataclasses.asdict(config)}
     opened = dataclasses.replace(folder.decoded(images, args.progress), train=images.train.with_cutout(cutout))
-    training = plain_run.training(args.preset, args.batch_size, args.lr, args.augment, args.seed)
+    training = plain_run.training(args.preset, args.batch_size, args.lr, args.augment, args.seed, decay)
     job = plain_run.PlainRun(folder, opened, training, device, args.progress, common.tell, args.kernels)
     bounds = (args.flops_max, args.params_max)
     # Refuses impossible bounds before anything is written.
     controller = plain_run.controller(config, job.image, *bounds)
-    final = folder.final(args.final_epochs, "-macro-width" if args.macro_width else "")
+    kind = ("-macro-width" if args.macro_width else "") + ("-all" if args.train_all else "")
+    final = folder.final(args.final_epochs, kind)
+    older = {**common.defaults(args), "start_op": Config().start_op, "decay": greedy_run.OLDER_DECAY}
     with folder.lock():
-        folder.begin(settings, restart=args.restart, defaults=common.defaults(args), images=images)
+        folder.begin(settings, restart=args.restart, defaults=older, images=images)
         common.say(
             f"{config.depth[0]} to {config.depth[1]} layers, {config.width[0]} to {config.width[1]} channels; "
             f"{opening.in_words(images, name, reason)}; {common.escape(str(args.run))}"
@@ -83,7 +102,8 @@ def run(args: Args) -> None:
         if args.final_epochs:
             if args.macro_width and controller.macro is not None:
                 found = dataclasses.replace(found, width=controller.macro.width)
-            row = job.final(found, args.final_epochs, final, lambda: folder.test_images(args.data_root, args.workers))
+            test = partial(folder.test_images, args.data_root, args.workers)
+            row = job.final(found, args.final_epochs, final, test, args.train_all)
             told = f"[bold]{common.escape(percent(row, 'test'))}[/bold], {row['params'] / 1e3:.1f} k parameters"
             common.say(
                 f"{found.describe()} after {args.final_epochs} epochs, test accuracy: {told} → "

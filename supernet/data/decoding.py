@@ -11,7 +11,7 @@ import contextlib
 import copy
 from abc import abstractmethod
 from collections.abc import Container, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from supernet.data.pictures import Fit
 from supernet.data.policies import AutoAugment, Then, Transform
 from supernet.errors import UserError
 from supernet.size import Size
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 CHUNK = 2**18  # values that are normalised at once: they stay in the cache of a core
 
@@ -110,9 +113,14 @@ class DecodedImages(ImageSet):
         """The same set; processes of its own decode it. Float images are served as they are."""
         other = super().with_auto_augment(policy)
         if other is not self and isinstance(other, DecodedImages):
-            plain, augmenting = self.transforms
-            other.transforms = plain, Then(augmenting, policies.transform(policy, self.channels))
-            other._loaders = Loaders(other, self.workers) if self.workers else None
+            return other.augmented_by(Then(self.transforms[1], policies.transform(policy, self.channels)))
+        return other
+
+    def augmented_by(self, augmenting: Transform) -> Self:
+        """The same set with another augmentation; processes of its own decode it."""
+        other = copy.copy(self)
+        other.transforms = self.transforms[0], augmenting
+        other._loaders = Loaders(other, self.workers) if self.workers else None
         return other
 
     def name(self, index: int) -> str:

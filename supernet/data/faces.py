@@ -20,7 +20,7 @@ from torch import nn
 
 from supernet.data.damaged import Damaged
 from supernet.data.folder import FolderImages
-from supernet.data.images import SPLIT, generator
+from supernet.data.images import SPLIT, ImageSet, generator
 from supernet.data.pictures import is_hidden
 from supernet.data.split import Files, Split
 from supernet.data.transforms import face
@@ -48,10 +48,23 @@ class Faces:
         bad = self.train.damaged.known
         return tuple(pair for pair in pairs if not any(f"{PART}/{name}" in bad for name in pair[:2]))
 
+    def whole(self) -> Faces:
+        """The same with the identities that validate among those that train, so that nothing validates."""
+        assert self.split is not None
+        assert self.split.files is not None
+        files, by_identity = self.split.files, dict[str, list[str]]()
+        for name, label in zip(files.names, files.labels, strict=True):
+            by_identity.setdefault(files.classes[label], []).append(name)
+        train = images(self.train.folder, by_identity, self.train.size.height, self.train.workers)
+        train.damaged = self.train.damaged
+        there = {name for names in scan(self.train.folder).values() for name in names}
+        train.leave_out({f"{PART}/{name}" for name in files.names if name not in there} | train.damaged.known.keys())
+        return Faces(train, (), tuple(by_identity), self.split)
+
 
 def open_train(
     root: Path,
-    pairs: Path,
+    pairs: Path | None,
     resolution: int,
     seed: int = 0,
     val_fraction: float = 0.1,
@@ -59,7 +72,7 @@ def open_train(
     split: Split | None = None,
     damaged: Damaged | None = None,
 ) -> Faces:
-    """Training images and validation pairs; nothing of the identities in the pairs file.
+    """Training images and validation pairs; nothing of the identities in the pairs file, if there is one.
 
     Validation has at least four identities, and as many pairs of the same as of different ones, in turn.
 
@@ -90,15 +103,16 @@ def open_train(
     return dataclasses.replace(opened, pairs=opened.readable(drawn))
 
 
-def _split(root: Path, pairs: Path, files: dict[str, list[str]], seed: int, val_fraction: float) -> Split:
+def _split(root: Path, pairs: Path | None, files: dict[str, list[str]], seed: int, val_fraction: float) -> Split:
     """Identities drawn to validate, and all others that the pairs file does not name, with their files."""
-    tested = {name.partition("/")[0] for pair in open_test(root, pairs) for name in pair[:2]}
+    tested = {name.partition("/")[0] for pair in (open_test(root, pairs) if pairs else ()) for name in pair[:2]}
     rest = sorted(name for name, paths in files.items() if name not in tested and len(paths) > 1)
     held = max(4, round(val_fraction * len(rest)))
     if len(rest) < held + 2:
+        others = f" that {pairs} does not name" if pairs else ""
         raise UserError(
-            f"{root} has {len(rest)} identities with two images or more that {pairs} does not name: expected at least "
-            f"{held + 2}, of which {held} are held out"
+            f"{root} has {len(rest)} identities with two images or more{others}: expected at least {held + 2}, of "
+            f"which {held} are held out"
         )
     order = torch.randperm(len(rest), generator=generator(SPLIT, seed)).tolist()
     names = [name for identity in rest for name in files[identity]]
@@ -191,14 +205,19 @@ def images(root: Path, files: dict[str, list[str]], resolution: int, workers: in
     return found
 
 
+def embed(model: nn.Module, root: Path, paths: Sequence[str], resolution: int) -> np.ndarray:
+    """Embeddings ``[N, E]`` of files."""
+    return embeddings(model, images(root, {"": list(paths)}, resolution))
+
+
 @torch.inference_mode()
-def embed(model: nn.Module, root: Path, paths: Sequence[str], resolution: int, batch_size: int = 64) -> np.ndarray:
+def embeddings(model: nn.Module, pictures: ImageSet, batch_size: int = 64) -> np.ndarray:
     """Embeddings ``[N, E]`` in eval mode; an image and its mirror image are added, as the protocols of LFW do."""
     training, device = model.training, next(model.parameters()).device
     model.eval()
     rows = []
     try:
-        for x, _ in images(root, {"": list(paths)}, resolution).in_order(batch_size):
+        for x, _ in pictures.in_order(batch_size):
             x = x.to(device)
             rows.append((model(x) + model(x.flip(3))).cpu())
     finally:

@@ -129,6 +129,14 @@ class ImageSet(ABC):
         taken.labels, taken.index = self.labels[positions], self.index[positions]
         return taken
 
+    def together(self, other: ImageSet) -> ImageSet:
+        """This set and another one of the same images, in the order of these."""
+        both = copy.copy(self)
+        index, labels = (np.concatenate([getattr(s, name) for s in (self, other)]) for name in ("index", "labels"))
+        order = np.argsort(index, kind="stable")
+        both.index, both.labels = index[order], labels[order]
+        return both
+
     def digest(self) -> str:
         """16 hex digits that name the images by what is quick to read: here their labels, in order."""
         return hashlib.sha256(self.labels.astype("<i8").tobytes()).hexdigest()[:16]

@@ -19,17 +19,20 @@ from supernet.norm import BatchNorm
 from supernet.space import Arch, Choice, Gene, Space
 from supernet.spec import Block, Conv, LayerSpec
 
-# Choice 2·op + (k = 5) is operation op (0 Sep, 1 Conv) with kernel k.
-CHOICES = (Choice("sep", 3), Choice("sep", 5), Choice("conv", 3), Choice("conv", 5))
+OPS = ("sep", "conv")
+KERNELS = (3, 5)
 
 
-def space(depth: int, width: int, channels: int, resolution: int, classes: int) -> Space:
-    """The 4^depth networks of ``depth`` layers that begin with ``width`` channels."""
+def space(
+    depth: int, width: int, channels: int, resolution: int, classes: int, kernels: Sequence[int] = KERNELS
+) -> Space:
+    """The networks of ``depth`` layers that begin with ``width`` channels: 4^depth with the kernels 3 and 5."""
+    choices = tuple(Choice(op, kernel) for op in OPS for kernel in kernels)  # as ``arch`` counts them
     genes, cin, cout = [], 2 * width, width
     for i in range(depth):
         reduces = i in (depth // 3, 2 * depth // 3)
         cout = 2 * cout if reduces else cout
-        genes.append(Gene(f"layer{i}", CHOICES, cin, cout, 2 if reduces else 1))
+        genes.append(Gene(f"layer{i}", choices, cin, cout, 2 if reduces else 1))
         cin = cout
     return Space(
         name=f"plain-{depth}x{width}",
@@ -41,14 +44,14 @@ def space(depth: int, width: int, channels: int, resolution: int, classes: int) 
         head_channels=cin,
         act="relu",
         genes=tuple(genes),
-        allowed=(tuple(range(len(CHOICES))),) * depth,
+        allowed=(tuple(range(len(choices))),) * depth,
         init="pytorch",
     )
 
 
-def arch(ops: Sequence[int], kernels: Sequence[int]) -> Arch:
-    """The architecture with these operations (0 Sep, 1 Conv) and kernels (3 or 5)."""
-    return tuple(2 * op + (kernel == 5) for op, kernel in zip(ops, kernels, strict=True))
+def arch(ops: Sequence[int], kernels: Sequence[int], among: Sequence[int] = KERNELS) -> Arch:
+    """The architecture with these operations (0 Sep, 1 Conv) and kernels, of those that the space has."""
+    return tuple(len(among) * op + among.index(kernel) for op, kernel in zip(ops, kernels, strict=True))
 
 
 class PlainStem(Block, ConvBN):

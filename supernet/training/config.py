@@ -11,14 +11,20 @@ from supernet.errors import UserError
 
 Schedule = Literal["linear", "cosine", "step"]
 Optimizer = Literal["sgd", "adamw", "lamb"]
-CHOICES = {"schedule": get_args(Schedule), "optimizer": get_args(Optimizer), "auto_augment": get_args(AutoAugment)}
+Decays = Literal["weights", "all but BN", "all"]  # weights: those with more than one dimension
+CHOICES = {
+    "schedule": get_args(Schedule),
+    "optimizer": get_args(Optimizer),
+    "decays": get_args(Decays),
+    "auto_augment": get_args(AutoAugment),
+}
 
 
 @dataclass(frozen=True)
 class FitConfig:
     """How weights are trained: by default SGD with momentum, one schedule from ``lr`` over all steps.
 
-    ``linear`` and ``cosine`` go to 0; ``step`` divides by 10 at a half and again at three quarters of the steps. A
+    ``linear`` and ``cosine`` go to 0; ``step`` divides by 10 at each of its ``milestones``. A
     training that is continued with more epochs goes on at the rate that the longer schedule has at its step.
     """
 
@@ -29,7 +35,7 @@ class FitConfig:
     warmup_epochs: float = 0.0
     momentum: float = 0.9
     nesterov: bool = False
-    weight_decay: float = 4e-5  # on weights with more than one dimension only
+    weight_decay: float = 4e-5  # of what ``decays``
     label_smoothing: float = 0.1
     clip: float = 0.0  # gradient norm; 0 is off
     clip_value: float = 0.0  # each component of the gradient; 0 is off
@@ -46,6 +52,8 @@ class FitConfig:
     mixup: float = 0.0  # α of the images' mixture; 0 is off
     cutmix: float = 0.0  # α of the part that another image takes; 0 is off
     auto_augment: AutoAugment = "none"  # random operations on each image, with ``augment``
+    decays: Decays = "weights"  # what ``weight_decay`` is of
+    milestones: tuple[float, ...] = (0.5, 0.75)  # shares of all steps after which ``step`` divides the rate by 10
 
     def __post_init__(self) -> None:
         for name, fine, expected in (
@@ -61,6 +69,7 @@ class FitConfig:
             ("layer_decay", 0 < self.layer_decay <= 1, "above 0, at most 1"),
             ("mixup", 0 <= self.mixup < math.inf, "at least 0"),
             ("cutmix", 0 <= self.cutmix < math.inf, "at least 0"),
+            ("milestones", all(0 < share < 1 for share in self.milestones), "shares of the training, in (0, 1)"),
             *((name, getattr(self, name) in known, ", ".join(known)) for name, known in CHOICES.items()),
         ):
             if not fine:
@@ -88,5 +97,5 @@ def _to_zero(cfg: FitConfig, step: int, steps_per_epoch: int) -> float:
         return cfg.lr * (step + 1) / warmup
     t = (step - warmup) / max(total - warmup, 1)
     if cfg.schedule == "step":
-        return cfg.lr / 10 ** ((t >= 0.5) + (t >= 0.75))
+        return cfg.lr / 10 ** sum(t >= share for share in cfg.milestones)
     return cfg.lr * (1 - t if cfg.schedule == "linear" else (1 + math.cos(math.pi * t)) / 2)

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
 import torch
@@ -223,7 +223,9 @@ class Training:
 
     def _require_same(self, state: dict) -> None:
         """Refuse weights of other settings. Version 0.1 did not keep them with the weights."""
-        usual = {field.name: field.default for field in fields(self.cfg)}  # before there was such a setting
+        usual = files.plain(
+            {f.name: f.default for f in fields(self.cfg) if f.default is not MISSING}
+        )  # before it was one
         there, step = {**usual, **state.get("fit", self.setup)}, state["step"]
         changed = [f"{k}: {there[k]} → {here}" for k, here in self.setup.items() if there.get(k, here) != here]
         if step > self.end:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.sgd import sgd as update
 
 from supernet import active
@@ -51,7 +52,7 @@ class SGD(torch.optim.SGD):
 
 
 def make(model: nn.Module, cfg: FitConfig) -> torch.optim.Optimizer:
-    """The optimiser ``cfg`` names. It decays matrices and kernels, not biases and BN.
+    """The optimiser ``cfg`` names. It decays matrices and kernels, not biases and BN, unless ``cfg.decays`` says so.
 
     Parameters without a gradient are left alone; where parts of a parameter learn, only SGD leaves the others alone.
     """
@@ -69,9 +70,16 @@ def groups(model: nn.Module, cfg: FitConfig) -> list[dict[str, Any]]:
 
         return param_groups_layer_decay(model, cfg.weight_decay, layer_decay=cfg.layer_decay)
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if cfg.decays == "all":
+        return [{"params": parameters, "weight_decay": cfg.weight_decay}]
+    norms = {id(p) for module in model.modules() if isinstance(module, _BatchNorm) for p in module.parameters()}
+
+    def decays(p: nn.Parameter) -> bool:
+        return id(p) not in norms if cfg.decays == "all but BN" else p.dim() > 1
+
     return [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": cfg.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters if decays(p)], "weight_decay": cfg.weight_decay},
+        {"params": [p for p in parameters if not decays(p)], "weight_decay": 0.0},
     ]
 
 
