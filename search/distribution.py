@@ -31,15 +31,24 @@ def estimate(space: Space, archs: Sequence[Arch]) -> Distribution:
     return [(np.bincount(column, minlength=len(gene.choices)) / len(archs)).tolist() for gene, column in columns]
 
 
-def prune(space: Space, p: Distribution, threshold: float) -> Space:
+def prune(
+    space: Space, p: Distribution, threshold: float, redrawn: Sequence[Distribution] = (), sure: float = 0.0
+) -> Space:
     """``space`` without the operations whose probability is at most ``threshold`` (line 7 of Algorithm 1).
 
     A layer always keeps its most frequent operation.
+
+    Args:
+        redrawn: distributions that might have been found as well. What is not rare in a share of at least ``sure`` of
+            them stays, too.
     """
     keep = []
-    for open_, row in zip(space.allowed, p, strict=True):
+    for j, (open_, row) in enumerate(zip(space.allowed, p, strict=True)):
         most = max(open_, key=lambda i: row[i])  # the first of equals
-        keep.append([i for i in open_ if row[i] > threshold or i == most])
+        rare = {i for i in open_ if row[i] <= threshold and i != most}
+        if redrawn:
+            rare = {i for i in rare if np.mean([other[j][i] <= threshold for other in redrawn]) >= sure}
+        keep.append([i for i in open_ if i not in rare])
     return space.restrict(keep)
 
 

@@ -34,6 +34,15 @@ def test_no_layer_is_emptied_and_nothing_closed_is_opened():
     assert all(set(a) <= set(b) for a, b in zip(once.allowed, space.allowed, strict=True))
 
 
+def test_what_is_not_rare_in_enough_redraws_stays():
+    """An operation that one of four redraws has is rare in 75 % of them."""
+    space = tiny_space()
+    p = [[1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]]
+    once = [[0.5, 0.5, 0], [1, 0, 0, 0], [0.5, 0, 0, 0.5]]
+    assert distribution.prune(space, p, 0.1, [p, p, p, once], 0.75).allowed == ((0,), (0,), (0,))
+    assert distribution.prune(space, p, 0.1, [p, p, p, once], 0.8).allowed == ((0, 1), (0,), (0, 3))
+
+
 def test_the_heat_map(tmp_path):
     space = tiny_space()
     p = distribution.estimate(space, [(0, 1, 2), (1, 1, 2)])

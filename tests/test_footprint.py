@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from search import priced
-from supernet import families, footprint, spaces
+from supernet import families, footprint
 from supernet.modules import Head, InvertedBottleneck, MaxPool, Stem
 from supernet.spec import LayerSpec
 from tests.conftest import recorded_space

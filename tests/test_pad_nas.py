@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
+import itertools
 import json
 import os
 import subprocess
@@ -15,6 +17,7 @@ import torch
 
 from latency.table import SCHEMA, LatencyTable
 from search import pad_nas
+from search import run as search_run
 from search.ces import CESConfig
 from search.costs import AdditiveCost
 from search.evaluator import Evaluator
@@ -149,7 +152,44 @@ def test_stopped_between_stages_and_run_again_when_finished(whole, tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.json*")}
     same(whole[1], run(tmp_path))
     for path, content in before.items():
-        assert path.read_bytes() == content or path.name == "stage.json"
+        assert path.read_bytes() == content
+
+
+def test_what_a_stage_took_survives_a_kill(whole, tmp_path, monkeypatch):
+    """A clock that ticks with each look: a generation takes one tick, whichever process makes it."""
+    original, ticks, calls = Evaluator.__call__, itertools.count(), []
+
+    def failing(self, archs, bar=None):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, archs, bar)
+
+    monkeypatch.setattr(search_run.time, "monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr(Evaluator, "__call__", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stop=1)
+    found = run(tmp_path, stop=1)[0]
+    assert found.seconds["search"] == len(found.found.search.history) == 3
+    rates = [line["images_per_second"] for line in files.JsonLines(found.folder / "metrics.jsonl").read()]
+    assert found.seconds["training"] == pytest.approx(96 / rates[0] + 96 / rates[1])
+    assert json.loads((found.folder / "stage.json").read_text())["seconds"] == found.seconds
+
+
+def test_pruning_that_is_sure_keeps_what_cannot_be_told_apart(whole):
+    """Of endless images it is the paper's rule; of few, more stays, and all where nothing may be doubted."""
+    search = whole[1][0].found.search
+    plain = pad_nas.prune(search, CONFIG, 60)[1]
+    kept = {
+        (images, sure): pad_nas.prune(search, dataclasses.replace(CONFIG, sure=sure), images)[1]
+        for images in (60, 10**40)
+        for sure in (0.5, 1.0)
+    }
+    assert kept[10**40, 1.0] == plain
+    for space in kept.values():
+        assert all(set(a) <= set(b) for a, b in zip(plain.allowed, space.allowed, strict=True))
+    assert plain.size < kept[60, 1.0].size
+    assert kept[60, 0.5].size <= kept[60, 1.0].size
 
 
 def same(expected, found):
@@ -171,6 +211,7 @@ def test_impossible_settings():
         ({"epochs": (2, 0)}, "epochs is"),
         ({"threshold": 1.0}, "threshold is 1.0; expected a probability below 1"),
         ({"rank": 1}, "rank is 1"),
+        ({"sure": 95}, "sure is 95; expected a share"),
     ):
         with pytest.raises(UserError, match=message):
             pad_nas.Config(FitConfig(1), **change)

@@ -262,8 +262,9 @@ def mobile(
     """PAD-NAS Tables 1 and 2: 22 searched inverted bottlenecks.
 
     ``basic``: k ∈ {3,5,7} × e ∈ {3,6}; ``large``: e ∈ {1..6}; ``v3``: basic with squeeze-excite and hard-swish where
-    MobileNetV3 has them (Table 4, which gives no channels: they are Table 1's). ``small`` is our preset for 28² and 32² images: 6 layers; the first in each group is
-    k3_e1 or k5_e4, the others may also be Identity or a 3×3 max pool. With ``large`` it has k ∈ {3,5} × e ∈ {1,2,4}.
+    MobileNetV3 has them (Table 4, which gives no channels: they are Table 1's). ``small`` is our preset for 28² and 32²
+    images: 6 layers; the first in each group is k3_e1 or k5_e4, the others may also be Identity or a 3×3 max pool. With
+    ``large`` it has k ∈ {3,5} × e ∈ {1,2,4}.
     """
     large, v3 = variant == "large", variant == "v3"
     groups = SMALL_GROUPS if small else MOBILE_GROUPS["large" if large else "basic"]
