@@ -21,6 +21,7 @@ from search.ask_tell import Record
 from search.ces import CES, CESConfig
 from search.costs import Cost
 from search.distribution import Distribution
+from search.drawing import draw_layers
 from search.run import Scoring, SearchRun
 from supernet import families, files, plugins, spaces
 from supernet.data.sets import TrainVal
@@ -30,6 +31,7 @@ from supernet.model import Supernet
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
 from supernet.space import Arch, Space
+from supernet.spec import LayerSpec
 from supernet.tables import Table
 from supernet.training.loop import Drive, FitConfig
 
@@ -211,16 +213,31 @@ def _redrawn(search: CES, cfg: Config, images: int) -> list[Distribution]:
     return found
 
 
+def along(front: Sequence[Record], n: int = 5) -> list[Record]:
+    """At most n networks of a front, evenly spaced, its cheapest and its most accurate among them (Table 3's A to E)."""
+    return [front[i] for i in np.unique(np.linspace(0, len(front) - 1, min(n, len(front))).round().astype(int))]
+
+
+def layers_of(space: Space, records: Sequence[Record]) -> dict[str, list[LayerSpec]]:
+    """Networks to be drawn, by a letter, what they cost and their accuracy."""
+    names = (
+        f"{chr(65 + i)}\n{next(iter(r.costs.values())):.3g}\n{100 * r.accuracy:.1f} %" for i, r in enumerate(records)
+    )
+    picked = (families.layout(space).pick(record.arch)[1:-1] for record in records)
+    return dict(zip(names, picked, strict=True))
+
+
 def size(space: Space) -> str:
     """How many architectures are open: ``1,024``, ``6.64e+17``."""
     return f"{space.size:,}" if space.size < 1e7 else f"{space.size:.3g}"
 
 
 def _save(stage: Stage, counted: int, cfg: Config) -> None:
-    """``stage.json`` and ``distribution.png`` in the folder of the supernet."""
+    """``stage.json``, ``distribution.png`` and ``networks.png`` in the folder of the supernet."""
     names = [[choice.name for choice in gene.choices] for gene in stage.space.genes]
     title = f"supernet {stage.number}: {size(stage.space)} architectures\npruned to {size(stage.pruned)}"
     distribution.heat_map(stage.folder / "distribution.png", stage.space, stage.p, stage.pruned, title)
+    draw_layers(stage.folder / "networks.png", layers_of(stage.space, along(stage.found.front())))
     files.write_json(
         stage.folder / "stage.json",
         {

@@ -63,17 +63,9 @@ BEGUN = ("made_with", "seed", "batch_size")  # of a configuration: the first sin
 # Everything that a command writes in a run folder, by the patterns of its names.
 WRITTEN = (
     *("config.json", "space.json", "checkpoint*.pt", "metrics.jsonl", "failure.json", "validation-*", "lut*.json"),
-    *(
-        "search.json",
-        "clock.json",
-        "population.jsonl",
-        "scores.jsonl",
-        "front.json",
-        "front.png",
-        "arch.json",
-        "network.png",
-    ),
-    *("candidate.json", "candidates*", "depths.png", "rank", "specialised", "report.html", "result.json"),
+    *("search.json", "clock.json", "population.jsonl", "scores.jsonl", "front.json", "front.png", "arch.json"),
+    *("network.png", "networks.png", "candidate.json", "candidates*", "depths.png", "rank", "specialised"),
+    *("report.html", "result.json"),
     *("given*", "split.json", "damaged.json", "probabilities.*", "child", "networks", "network", "final-*", "seed-*"),
     *("elite-*", "supernet*"),
     *("best*", "knee*", "front-*", "random-*", "config", "config-before-*", "config-int8*", "converted", ".*.tmp"),

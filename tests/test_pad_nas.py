@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from latency.table import SCHEMA, LatencyTable
-from search import pad_nas
+from search import drawing, pad_nas
 from search import run as search_run
 from search.ces import CESConfig
 from search.costs import AdditiveCost
 from search.evaluator import Evaluator
 from search.run import Scoring
-from supernet import families, files
+from supernet import families, files, spaces
 from supernet.cli import common
 from supernet.cli import pad_nas as tool
 from supernet.data.sets import TrainVal
@@ -102,7 +102,8 @@ def test_algorithm_1_from_its_logs(whole):
         assert saved["pruned_size"] == stage.pruned.size
         assert saved["architectures_counted"] == len(good)
         assert all(sum(layer.values()) == pytest.approx(1) for layer in saved["distribution"])
-        assert (stage.folder / "distribution.png").read_bytes().startswith(b"\x89PNG")
+        for picture in ("distribution.png", "networks.png"):
+            assert (stage.folder / picture).read_bytes().startswith(b"\x89PNG")
     assert stages[1].space.size < stages[0].space.size
 
 
@@ -153,6 +154,24 @@ def test_stopped_between_stages_and_run_again_when_finished(whole, tmp_path):
     same(whole[1], run(tmp_path))
     for path, content in before.items():
         assert path.read_bytes() == content
+
+
+def test_networks_are_told_layer_by_layer():
+    """An inverted bottleneck, one with squeeze-excite, and layers that are neither."""
+    space = spaces.get("mobile-v3-small", 1, 28, 10)
+    arch = (0, 1, 1, 0, 3, 2)
+    assert space.describe(arch) == "k3_e1 max_pool_k3 k5_e4 identity k5_e4 k3_e1"
+    specs = families.layout(space).pick(arch)[1:-1]
+    assert list(map(drawing.told, specs)) == [
+        *("3×3\ne1", "3×3\nmax pool", "5×5\ne4\nSE"),
+        *("identity", "5×5\ne4\nSE", "3×3\ne1\nSE"),
+    ]
+
+
+def test_networks_along_a_front_are_its_ends_and_what_lies_evenly_between():
+    assert pad_nas.along(range(9)) == [0, 2, 4, 6, 8]
+    assert pad_nas.along(range(3)) == [0, 1, 2]
+    assert pad_nas.along(range(100), 3) == [0, 50, 99]
 
 
 def test_what_a_stage_took_survives_a_kill(whole, tmp_path, monkeypatch):
