@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -107,6 +107,11 @@ class Stage:
     @property
     def space(self) -> Space:
         return self.found.search.space
+
+    @property
+    def operations(self) -> list[dict[str, Any]]:
+        """What ``distribution.by_name`` says of it."""
+        return distribution.by_name(self.space, self.p, self.pruned)
 
 
 def run(
@@ -214,7 +219,7 @@ def _redrawn(search: CES, cfg: Config, images: int) -> list[Distribution]:
 
 
 def along(front: Sequence[Record], n: int = 5) -> list[Record]:
-    """At most n networks of a front, evenly spaced, its cheapest and its most accurate among them (Table 3's A to E)."""
+    """At most n networks of a front, evenly spaced, its cheapest and most accurate among them (Table 3's A to E)."""
     return [front[i] for i in np.unique(np.linspace(0, len(front) - 1, min(n, len(front))).round().astype(int))]
 
 
@@ -236,7 +241,7 @@ def _save(stage: Stage, counted: int, cfg: Config) -> None:
     """``stage.json``, ``distribution.png`` and ``networks.png`` in the folder of the supernet."""
     names = [[choice.name for choice in gene.choices] for gene in stage.space.genes]
     title = f"supernet {stage.number}: {size(stage.space)} architectures\npruned to {size(stage.pruned)}"
-    distribution.heat_map(stage.folder / "distribution.png", stage.space, stage.p, stage.pruned, title)
+    distribution.heat_map(stage.folder / "distribution.png", stage.operations, title)
     draw_layers(stage.folder / "networks.png", layers_of(stage.space, along(stage.found.front())))
     files.write_json(
         stage.folder / "stage.json",

@@ -46,7 +46,11 @@ def test_what_is_not_rare_in_enough_redraws_stays():
 def test_the_heat_map(tmp_path):
     space = tiny_space()
     p = distribution.estimate(space, [(0, 1, 2), (1, 1, 2)])
-    distribution.heat_map(tmp_path / "d.png", space, p, distribution.prune(space, p, 0.01), "title")
+    layers = distribution.by_name(space, p, distribution.prune(space, p, 0.01))
+    first = space.genes[0]
+    assert layers[0]["p"] == {choice.name: p[0][i] for i, choice in enumerate(first.choices)}
+    assert layers[0]["kept"] == [first.choices[0].name, first.choices[1].name]
+    distribution.heat_map(tmp_path / "d.png", layers, "title")
     assert (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")
 
 

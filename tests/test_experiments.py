@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import _common, pad_nas, scaling, stage_wise, truth_table
+from experiments import _common, _pad_nas, scaling, stage_wise, truth_table
 from supernet import families, spaces
 from supernet.data import sources
 from supernet.errors import UserError
@@ -137,13 +137,30 @@ def test_controls_keep_as_many_operations_as_pad_nas():
     space = spaces.get("mobile-small", 1, 28, 10)
     stages = [space, space.restrict([{0}, {0, 2}, {1}, {1, 2, 3}, {3}, {0, 1}])]
     stages.append(stages[1].restrict([{0}, {0}, {1}, {1, 3}, {3}, {1}]))
-    for nested in (pad_nas.at_random(stages, 0), pad_nas.keep_largest(stages)):
+    for nested in (_pad_nas.at_random(stages, 0), _pad_nas.keep_largest(stages)):
         assert [list(map(len, s.allowed)) for s in nested] == [list(map(len, s.allowed)) for s in stages]
         for outer, inner in itertools.pairwise(nested):
             assert all(set(b) <= set(a) for a, b in zip(outer.allowed, inner.allowed, strict=True))
     flops = families.layout(space).priced(lambda spec: spec.flops).table
     for row, open_, kept in zip(flops, space.allowed, nested[-1].allowed, strict=True):
         assert min(row[i] for i in kept) >= max([row[i] for i in open_ if i not in kept], default=0)
+
+
+def test_a_random_space_can_be_asked_to_fit():
+    """One that keeps the cheapest operation of the first layer, of four that are as likely."""
+    space = spaces.get("mobile-small", 1, 28, 10)
+    stages = [space, space.restrict([{1}, *(set(open_) for open_ in space.allowed[1:])])]
+    for seed in range(8):
+        assert _pad_nas.at_random(stages, seed, lambda last: last.allowed[0] == (0,))[-1].allowed[0] == (0,)
+
+
+def test_hand_made_networks_have_one_operation_everywhere():
+    space = spaces.get("mobile-large", 3, 224, 1000)
+    made = _pad_nas.uniform(space)
+    assert len(made) == 18
+    names = space.describe(made["k5_e4"]).split()
+    assert names[0] == "k5_e1"  # the first layer has no other expansion
+    assert set(names[1:]) == {"k5_e4"}
 
 
 def told(capsys, monkeypatch, name: str, *args: object) -> str:
