@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import itertools
 import json
@@ -11,10 +12,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from experiments import _common, _pad_nas, scaling, stage_wise, truth_table
+from experiments import _common, _pad_nas, evolution, pad_nas_stages, scaling, stage_wise, truth_table
 from supernet import families, spaces
 from supernet.data import sources
 from supernet.errors import UserError
@@ -77,7 +79,13 @@ def test_regret_on_a_truth_table(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "flag"),
-    [("pad_nas", "--jobs"), ("evolution", "--workers"), ("stage_wise", "--jobs"), ("recipes", "--jobs")],
+    [
+        ("pad_nas", "--jobs"),
+        ("pad_nas_stages", "--jobs"),
+        ("evolution", "--workers"),
+        ("stage_wise", "--jobs"),
+        ("recipes", "--jobs"),
+    ],
 )
 def test_runs_and_is_repeatable(tmp_path, name, flag):
     output = tmp_path / f"{name}.json"
@@ -154,6 +162,24 @@ def test_a_random_space_can_be_asked_to_fit():
         assert _pad_nas.at_random(stages, seed, lambda last: last.allowed[0] == (0,))[-1].allowed[0] == (0,)
 
 
+def test_stages_have_as_many_epochs_in_all():
+    assert doctest.testmod(pad_nas_stages).failed == 0
+    for stages in range(2, 9):
+        epochs = pad_nas_stages.epochs_of((12, 8, 4), stages)
+        assert (len(epochs), sum(epochs)) == (stages - 1, 24)
+        assert stages == 2 or epochs[0] == 12
+
+
+def test_each_search_is_counted_in_its_own_way():
+    """By the generations and ranks of the records: a front of two, behind it one, then what the last batch has."""
+    found = [(0, 1), (0, 10), (1, 1), (2, 3), (2, 12)]
+    records = [SimpleNamespace(arch=(i,), generation=g, rank=r) for i, (g, r) in enumerate(found)]
+    search = SimpleNamespace(records=lambda: records)
+    assert evolution.counted("ces", search) == [(0,), (2,), (3,)]
+    assert evolution.counted("spos", search) == [(3,), (4,)]
+    assert evolution.counted("random", search) == [(0,), (1,), (2,), (3,), (4,)]
+
+
 def test_hand_made_networks_have_one_operation_everywhere():
     space = spaces.get("mobile-large", 3, 224, 1000)
     made = _pad_nas.uniform(space)
@@ -176,7 +202,7 @@ def told(capsys, monkeypatch, name: str, *args: object) -> str:
     return err
 
 
-ON_DEVICES = ["dsnas", "nss", "pad_nas", "global_nas", "evolution"]
+ON_DEVICES = ["dsnas", "nss", "pad_nas", "pad_nas_stages", "global_nas", "evolution"]
 
 
 @pytest.mark.parametrize("name", [*ON_DEVICES, "stage_wise"])
