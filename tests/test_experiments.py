@@ -97,6 +97,24 @@ def test_runs_and_is_repeatable(tmp_path, name, flag):
     redrawn(output, name)
 
 
+@pytest.mark.slow
+def test_segmentation_runs_and_is_repeatable(tmp_path):
+    space = spaces.get("mobile-small", 1, 28, 10)
+    front = [{"arch": [1, 3, 1, 3, 2, 1]}]
+    found = tmp_path / "found.json"
+    found.write_text(json.dumps({"space": space.to_json(), "seeds": [{"fronts": {"PAD": front, "I": front}}]}))
+    output = tmp_path / "segmentation.json"
+    given = ("--run", tmp_path / "run", "--output", output, "--found", found, "--by-hand", "k3_e1", "--jobs", 1)
+    experiment("segmentation", *given)
+    first = timeless(output)
+    experiment("segmentation", *given)
+    assert timeless(output) == first
+    rows = first["networks"]
+    assert rows["PAD"] == rows["I"]  # the same network, trained the same way
+    assert all(0 <= row["miou"] <= 1 for seeds in rows.values() for row in seeds)
+    redrawn(output, "segmentation")
+
+
 def timeless(path: Path) -> dict:
     """The results without the minutes that they took."""
     result = json.loads(path.read_text())
