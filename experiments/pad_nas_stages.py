@@ -39,10 +39,16 @@ class Args(Options):
     """Training images, stratified."""
     epochs: tuple[int, ...] = (12, 8, 4)
     """Epochs of the first supernet and of two fine-tunings, for the thresholds."""
-    thresholds: tuple[float, ...] = (0.0, 0.01, 0.07, 0.2)
+    thresholds: tuple[float, ...] = (0.01, 0.07, 0.2)
     """Thresholds of pruning; the paper says .01, for 2,560 evaluations."""
     most: int = 5
     """The largest M: stages, of which the last one searches only."""
+    lut: Path | None = None
+    """Latency table of the space: the window is of latency then."""
+    lat_min: float = 0.0
+    """Lower end of the window in ms, with --lut."""
+    lat_max: float = 0.0
+    """Upper end of the window in ms, with --lut."""
     random: int = 5
     """Random networks of each final space to train alone."""
 
@@ -60,7 +66,8 @@ def run(args: Args) -> None:
         raise UserError(f"--epochs {args.epochs}, --most {args.most}: expected {wanted}")
     clock = _common.Clock(args.run, "pad_nas_stages")
     opened, _ = _common.open_images(args.images)
-    study = Study(args, spaces.get(args.space, opened.channels, opened.size, opened.classes), opened)
+    space = spaces.get(args.space, opened.channels, opened.size, opened.classes)
+    study = Study(args, space, opened, args.lut, (args.lat_min, args.lat_max))
     kept = _common.Kept(args.output, _common.results("pad_nas_stages", args, clock), clock, FREE)
     for seed in range(args.seeds):
         folder = args.run / f"pad_nas_stages-{Path(args.data).stem}-{study.space.name}-{seed}{args.marked}"

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments import _common, _pad_nas, evolution, pad_nas_stages, scaling, stage_wise, truth_table
+from experiments import _common, _pad_nas, catalogue, evolution, pad_nas_stages, scaling, stage_wise, truth_table
 from supernet import families, spaces
 from supernet.data import sources
 from supernet.errors import UserError
@@ -95,6 +95,15 @@ def test_runs_and_is_repeatable(tmp_path, name, flag):
     experiment(name, *arguments)
     assert timeless(output) == first
     redrawn(output, name)
+    read(output, name)
+
+
+def read(output: Path, name: str) -> None:
+    """Each figure that the catalogue takes from the results of an experiment is in them."""
+    items = [item for _, item in catalogue.select(catalogue.ALL) if item.tiny]
+    for item in items:
+        if item.tiny.program == f"experiments.{name}" and item.ours:
+            assert re.search(r"\d", item.ours(json.loads(output.read_text()))), item.name
 
 
 @pytest.mark.slow
@@ -113,6 +122,7 @@ def test_segmentation_runs_and_is_repeatable(tmp_path):
     assert rows["PAD"] == rows["I"]  # the same network, trained the same way
     assert all(0 <= row["miou"] <= 1 for seeds in rows.values() for row in seeds)
     redrawn(output, "segmentation")
+    read(output, "segmentation")
 
 
 def timeless(path: Path) -> dict:
