@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import importlib
 import itertools
@@ -14,9 +15,21 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from experiments import _common, _pad_nas, catalogue, evolution, pad_nas_stages, scaling, stage_wise, truth_table
+from experiments import (
+    _common,
+    _pad_nas,
+    catalogue,
+    evolution,
+    pad_nas,
+    pad_nas_stages,
+    scaling,
+    stage_wise,
+    truth_table,
+)
 from supernet import families, spaces
 from supernet.data import sources
 from supernet.errors import UserError
@@ -188,6 +201,32 @@ def test_a_random_space_can_be_asked_to_fit():
     stages = [space, space.restrict([{1}, *(set(open_) for open_ in space.allowed[1:])])]
     for seed in range(8):
         assert _pad_nas.at_random(stages, seed, lambda last: last.allowed[0] == (0,))[-1].allowed[0] == (0,)
+
+
+def test_three_disjoint_sets_of_a_folder_of_images(tmp_path):
+    """As ImageNet would be given: the share that is held out gives the images of the scores and of the truth."""
+    rng = np.random.default_rng(0)
+    for part, name, i in itertools.product(("train", "val"), ("cat", "dog"), range(20)):
+        (tmp_path / part / name).mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(rng.integers(256, size=(16, 16, 3), dtype=np.uint8))
+        picture.save(tmp_path / part / name / f"{i}.png")
+    args = pad_nas.Args(
+        data="folder", data_root=tmp_path, train=1000, held=0.4, search_images=6, truth_images=8, augment=True
+    )
+    opened, truth = _common.open_images(args.images)
+    parts = [set(of.index.tolist()) for of in (opened.train, opened.val, truth)]
+    assert list(map(len, parts)) == [24, 6, 8]
+    assert len(set.union(*parts)) == 38
+    assert args.budget.fit(3).schedule == "linear"
+
+
+def test_accuracies_of_before_are_known_again_and_those_of_other_settings_are_not():
+    images = _common.Images("fashion-mnist", "anywhere", 3_000, 2_000, 6_000)
+    known = {"name": "fashion-mnist", "train": 3_000, "search": 2_000, "truth": 6_000}
+    before = {"images": known, "epochs": 3, "batch_size": 64, "lr": 0.08}  # as truth.jsonl has it
+    assert _common.Budget(images, 3).identity() == before
+    other = _common.Budget(dataclasses.replace(images, held=0.1), 3, augment=True, schedule="linear")
+    assert other.identity() == {**before, "images": {**known, "held": 0.1}, "augment": True, "schedule": "linear"}
 
 
 def test_stages_have_as_many_epochs_in_all():
