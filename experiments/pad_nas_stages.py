@@ -37,6 +37,8 @@ class Args(Options):
     """A space that holds bad operations."""
     train: int = 3_000
     """Training images, stratified."""
+    search_images: int = 1_000
+    """Images that one-shot accuracies are taken on."""
     epochs: tuple[int, ...] = (12, 8, 4)
     """Epochs of the first supernet and of two fine-tunings, for the thresholds."""
     thresholds: tuple[float, ...] = (0.01, 0.07, 0.2)
