@@ -29,7 +29,7 @@ from supernet.shape import Number
 from supernet.space import Arch
 
 STATE = {"scored_with": dict, "search": dict}
-CLOCK = {"search": Number(0)}
+CLOCK = {"seconds": Number(0)}
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,8 @@ class SearchRun:
         if old is not None and self.score.alike(old.get("scored_with")):
             try:
                 self.search.load_state_dict(old["search"])
-                if self.folder.clock_path.exists():
-                    self.seconds = files.read_json(self.folder.clock_path, "clock", "delete it", expected=CLOCK)[
-                        "search"
-                    ]
+                if (clock := self.folder.clock_path).exists():
+                    self.seconds = files.read_json(clock, "clock", "delete it", expected=CLOCK)["seconds"]
             except (UserError, KeyError) as error:
                 reason, known = str(error).split(";")[0], len(self.score.known)
                 note = f"a new search, as {reason}; {known} earlier scores are reused"
@@ -131,7 +129,7 @@ class SearchRun:
                 self.log.append(*({**line, "generation": generation} for line in told))
                 state = {"scored_with": self.score.scored_with, "search": search.state_dict()}
                 self.seconds += time.monotonic() - began
-                files.write_json(self.folder.clock_path, {"search": self.seconds})
+                files.write_json(self.folder.clock_path, {"seconds": self.seconds})
                 files.write_json(self.folder.search_path, state)
                 bar.advance(0, text=_state(search.history[-1]))
             self.score(random, bar)
