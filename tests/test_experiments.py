@@ -33,6 +33,8 @@ from experiments import (
 from supernet import families, spaces
 from supernet.data import sources
 from supernet.errors import UserError
+from tests import test_pad_nas
+from tests.conftest import tiny_space
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = [p.stem for p in sorted((ROOT / "experiments").glob("[a-z]*.py")) if "class Args" in p.read_text()]
@@ -227,6 +229,34 @@ def test_accuracies_of_before_are_known_again_and_those_of_other_settings_are_no
     assert _common.Budget(images, 3).identity() == before
     other = _common.Budget(dataclasses.replace(images, held=0.1), 3, augment=True, schedule="linear")
     assert other.identity() == {**before, "images": {**known, "held": 0.1}, "augment": True, "schedule": "linear"}
+
+
+def test_windows_are_latencies_where_there_is_a_table(tmp_path):
+    """Of a table whose layers take known times, added up here; a space that is all dearer gives no random networks."""
+    space, path = tiny_space(), tmp_path / "lut.json"
+    path.write_text(json.dumps(test_pad_nas.lut(space)))
+    known = {key: row["median_ms"] for key, row in json.loads(path.read_text())["operations"].items()}
+
+    def latency(arch):
+        return sum(known[spec.key] for spec in families.lower(space, arch))
+
+    low, high = np.quantile([latency(arch) for arch in space.enumerate()], [0.3, 0.6])
+    study = _pad_nas.Study(pad_nas.Args(data="digits", run=tmp_path), space, test_pad_nas.DATA, path, (low, high))
+    inside = {arch for arch in space.enumerate() if low <= latency(arch) <= high}
+    assert study.unit == "latency"
+    assert set(study.draw(space, 1000, [0])) == inside
+    dearest = max(space.enumerate(), key=latency)
+    beyond = space.restrict([{choice} for choice in dearest])
+    assert not study.reaches(beyond)
+    assert study.draw(beyond, 5, [0]) == []
+    unit, cost, window = evolution.problem(evolution.Args(lut=path, lat_min=low, lat_max=high), space)
+    assert (unit, window) == ("latency", (low, high))
+    assert cost(dearest) == pytest.approx(latency(dearest))
+    with pytest.raises(UserError, match="expected --lat-min below --lat-max"):
+        evolution.problem(evolution.Args(lut=path), space)
+    one = pad_nas.Args(data="digits", lut=(path,), lat_min=(low,), lat_max=(high,))
+    with pytest.raises(UserError, match="mobile-small has no table or no window"):
+        pad_nas.study(one, "mobile-small", 1)
 
 
 def test_stages_have_as_many_epochs_in_all():
