@@ -34,8 +34,8 @@ from supernet.executor import Processes
 from supernet.progress import shown
 from supernet.space import Arch, Space
 from supernet.training import defaults, standalone
+from supernet.training.config import FitConfig, Schedule
 from supernet.training.evaluation import evaluate
-from supernet.training.loop import FitConfig
 
 CPU = torch.device("cpu")
 OLDER = {"device": "cpu"}  # of runs that were begun before it could be chosen
@@ -101,12 +101,16 @@ class Images:
     train: int = 10_000  # trained on, by supernets and by networks alone
     search: int = 3_000  # one-shot accuracies; nothing is trained on them
     truth: int = 10_000  # what networks trained alone are judged on; disjoint from the others
+    held: float = 0.3  # share of the training part that the other two are taken from
+
+
+USUAL = (("held", 0.3), ("augment", False), ("schedule", "cosine"))  # which accuracies of before do not name
 
 
 @functools.cache
 def open_images(images: Images) -> tuple[TrainVal, ImageSet]:
     """Training and search images, and those for the truth."""
-    opened = sets.open_train(images.name, Path(images.root), seed=0, val_fraction=0.3, limit=images.train)
+    opened = sets.open_train(images.name, Path(images.root), seed=0, val_fraction=images.held, limit=images.train)
     search = opened.val.subset(min(images.search, len(opened.val) // 2), seed=0)
     rest = opened.val.take(np.flatnonzero(~np.isin(opened.val.index, search.index)))
     parts = (opened.train, search, opened.classes, opened.channels, opened.resolution, opened.class_names)
@@ -121,14 +125,25 @@ class Budget:
     epochs: int
     batch_size: int = 64
     lr: float = 0.08
+    augment: bool = False
+    schedule: Schedule = "cosine"
+
+    def fit(self, seed: int) -> FitConfig:
+        """How a network is trained."""
+        rate = {"schedule": self.schedule, "augment": self.augment}
+        return FitConfig(self.epochs, self.batch_size, self.lr, seed=seed, **rate)
+
+    def identity(self) -> dict[str, Any]:
+        """What shapes an accuracy, in plain JSON; where the images lie does not."""
+        return asdict(self, dict_factory=lambda all_: {k: v for k, v in all_ if k != "root" and (k, v) not in USUAL})
 
 
 class Truth(StandAlone):
     """Accuracies on the truth images, in ``truth.jsonl``; a folder shared by several experiments shares them."""
 
     def __init__(self, folder: Path, space: Space, budget: Budget, jobs: int, quiet: bool, device: str = "cpu"):
-        identity = {"space": space.fingerprint, **asdict(budget), **({} if device == "cpu" else {"device": device})}
-        identity["images"] = {name: value for name, value in identity["images"].items() if name != "root"}
+        on = {} if device == "cpu" else {"device": device}
+        identity = {"space": space.fingerprint, **budget.identity(), **on}
         train = functools.partial(train_alone, folder, space, budget, device)
         super().__init__(
             files.JsonLines(folder / "truth.jsonl"), identity, train, Processes(jobs), progress=shown(not quiet)
@@ -141,8 +156,7 @@ def train_alone(folder: Path, space: Space, budget: Budget, device: str, arch: A
     torch.set_num_threads(1)
     images, judging = open_images(budget.images)
     key = hashlib.sha256(repr((space.fingerprint, budget, arch, seed)).encode()).hexdigest()[:16]
-    cfg = FitConfig(budget.epochs, budget.batch_size, budget.lr, schedule="cosine", augment=False, seed=seed)
-    silent = {"validate": lambda network: {}}
+    cfg, silent = budget.fit(seed), {"validate": lambda network: {}}
     where = defaults.device(device)
     network, _ = standalone.train(space, arch, images, cfg, folder / key, where, kernels="fused", **silent)
     accuracy = evaluate(network, judging.plain_batches(512))
@@ -250,16 +264,21 @@ def report(output: Path, result: dict, tables: Tables, draw: Callable[[Figure, d
     text = markdown(result, tables)
     files.write_json(output, result)
     files.write_bytes(output.with_suffix(".md"), text.encode())
-    figure = Figure(figsize=size, dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    draw(figure, result)
-    figure.savefig(output.with_suffix(".png"))
+    picture(output.with_suffix(".png"), result, draw, size)
     for title, rows in tables.items():
         table = Table("", *next(iter(rows.values())), title=title)
         for name, columns in rows.items():
             table.add_row(name, *columns.values())
         console.print(table)
     console.print(f"→ {output}, {output.with_suffix('.md').name}, {output.with_suffix('.png').name}", markup=False)
+
+
+def picture(path: Path, result: dict, draw: Callable[[Figure, dict], None], size=(10.0, 4.0)) -> None:
+    """What ``draw`` makes of the results."""
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(figure, result)
+    figure.savefig(path)
 
 
 def markdown(result: dict, tables: Tables) -> str:

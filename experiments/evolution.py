@@ -1,10 +1,11 @@
 """CES against SPOS's evolution and random search, at equal evaluations of the same supernet.
 
 On one trained supernet each algorithm searches several times. Told are the best one-shot accuracy within the bound,
-the hypervolume of the front, and of the operation distribution its variance between runs and its sparsity (PAD-NAS,
-Figure 7). With the truth table (``truth_table.py``) also the exact regret: the algorithms search the table's 64
-networks, by one-shot accuracy and by the table itself, where they see half of the training seeds and are judged on
-the others. Every finished search is kept.
+the hypervolume of the front, and of the operation distribution its variance between runs and its sparsity, of all
+layers and of the last one (PAD-NAS, Figure 7). Each is counted in its own way: CES's architectures up to nondomination
+rank 9, the final population of the evolution, all that random search drew. With the truth table (``truth_table.py``)
+also the exact regret: the algorithms search the table's 64 networks, by one-shot accuracy and by the table itself,
+where they see half of the training seeds and are judged on the others. Every finished search is kept.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import _common
+from latency.table import LatencyTable
 from search import distribution
 from search.algorithms import ALGORITHMS
 from search.ask_tell import Budget, Search
-from search.costs import AdditiveCost
+from search.costs import TableCost
+from search.priced import additive
 from search.run import Scoring, SearchRun
-from supernet import families, files, machine, spaces
+from supernet import files, machine, spaces
 from supernet.errors import UserError
 from supernet.executor import Threads
 from supernet.methods import spos
@@ -62,6 +65,16 @@ class Args(_common.OnImages, _common.OnDevice):
     """Threshold of the operation distribution's sparsity."""
     workers: int = machine.cores()
     """Threads that score architectures in parallel."""
+    lut: Path | None = None
+    """A latency table of the space: the bound is on latency then."""
+    lat_min: float = 0.0
+    """Lower end of its window in ms."""
+    lat_max: float = 0.0
+    """Upper end of its window in ms, with --lut."""
+    batch_size: int = 64
+    """Images per step of the supernet."""
+    lr: float = 0.08
+    """Peak learning rate of the supernet."""
     quick: bool = False
     """A tiny run: shows that it works, tells nothing."""
 
@@ -87,16 +100,14 @@ def run(args: Args) -> None:
 def supernet_of(args: Args, space: Space, data):
     """The supernet of ``space``, trained here or found finished."""
     folder = args.run / f"evolution-{space.name}-{space.size}{args.marked}"
-    cfg = spos.Config(FitConfig(args.epochs, lr=0.08, augment=False), probes=0)
+    cfg = spos.Config(FitConfig(args.epochs, args.batch_size, args.lr, augment=False), probes=0)
     return folder, spos.run(space, data, cfg, folder, defaults.device(args.device), shown(not args.quiet))
 
 
 def on_supernet(args: Args, space: Space, data) -> dict:
     """Every algorithm on the supernet, ``runs`` times."""
     folder, model = supernet_of(args, space, data)
-    flops = AdditiveCost(*families.layout(space).priced(lambda spec: spec.flops))
-    low, high = flops.bounds(space)
-    bounds = {"flops": (0.0, low + args.share * (high - low))}
+    unit, cost, bounds = problem(args, space)
     scoring = Scoring(recalibration=(4, 128), executor=Threads(args.workers))
     evaluator, scored_with = scoring.evaluator(model, data), scoring.identity(RunFolder(folder).identity)
     rows = {}
@@ -106,21 +117,50 @@ def on_supernet(args: Args, space: Space, data) -> dict:
             budget = config(population=args.population, iterations=args.iterations, seed=seed)
 
             def search(budget=budget, algorithm=algorithm, name=name, seed=seed) -> dict:
-                found = algorithm(space, {"flops": flops}, bounds, ["flops"], budget)
+                found = algorithm(space, {unit: cost}, {unit: bounds}, [unit], budget)
                 # The evaluator's memory is shared: an algorithm gets no score that another would not get.
                 SearchRun(folder / f"{name}-{seed}", found, evaluator, scored_with).run(progress=shown(not args.quiet))
-                p = distribution.estimate(space, [record.arch for record in found.front(RANK)])
+                p = distribution.estimate(space, counted(name, found))
                 return {"budget": dataclasses.asdict(budget), "history": found.history, "distribution": p}
 
-            path = folder / f"{name}-{seed}-{args.population}x{args.iterations}-{args.share:g}.json"
+            window = f"{args.share:g}" if args.lut is None else f"{bounds[0]:g}-{bounds[1]:g}ms"
+            path = folder / f"{name}-{seed}-{args.population}x{args.iterations}-{window}-own.json"
             cells.append(_common.cell(path, search))
         rows[name] = summarise(space, cells, args.threshold)
     return rows
 
 
+def problem(args: Args, space: Space) -> tuple[str, TableCost, tuple[float, float]]:
+    """The cost by its name, and its window."""
+    if args.lut is not None:
+        if args.lat_max <= args.lat_min:
+            raise UserError(
+                f"the window is {args.lat_min:g} to {args.lat_max:g} ms: expected --lat-min below --lat-max"
+            )
+        return "latency", additive(space, LatencyTable.load(args.lut, space).price), (args.lat_min, args.lat_max)
+    flops = additive(space, lambda spec: spec.flops)
+    low, high = flops.bounds(space)
+    return "flops", flops, (0.0, low + args.share * (high - low))
+
+
+def counted(name: str, search: Search) -> list[Arch]:
+    """The architectures whose operations are counted, by the algorithm's own rule.
+
+    Of PAD-NAS those up to a nondomination rank; SPOS's evolution discards all but its last population, P_T of its
+    Algorithm 1.
+    """
+    records = search.records()
+    if name == "spos":
+        last = max(record.generation for record in records)
+        return [record.arch for record in records if record.generation == last]
+    return [record.arch for record in records if name == "random" or record.rank <= RANK]
+
+
 def summarise(space: Space, cells: Sequence[dict], threshold: float) -> dict:
     last = [cell["history"][-1] for cell in cells]
     open_ = [[cell["distribution"][j][i] for j, layer in enumerate(space.allowed) for i in layer] for cell in cells]
+    choices, p = space.genes[-1].choices, np.array([cell["distribution"][-1] for cell in cells])
+    own = space.allowed[-1]
     return {
         "evaluated": [entry["evaluated"] for entry in last],
         "best_accuracy": [entry["best_accuracy"] for entry in last],
@@ -128,6 +168,9 @@ def summarise(space: Space, cells: Sequence[dict], threshold: float) -> dict:
         "history": [[[entry["evaluated"], entry["best_accuracy"]] for entry in cell["history"]] for cell in cells],
         "variance_of_distribution": float(np.var(open_, axis=0, ddof=1).mean()),
         "sparsity": [distribution.sparsity(space, cell["distribution"], threshold) for cell in cells],
+        "last_layer": {choices[i].name: p[:, i].tolist() for i in own},
+        "last_layer_variance": float(np.var(p[:, own], axis=0, ddof=1).mean()),
+        "last_layer_sparsity": (p[:, own] <= threshold).mean(axis=1).tolist(),
     }
 
 
@@ -173,7 +216,7 @@ def search_table(
     truth: dict[Arch, float],
 ) -> float:
     """How much worse the network that a search selects is than the best one."""
-    flops = AdditiveCost(*families.layout(space).priced(lambda spec: spec.flops))
+    flops = additive(space, lambda spec: spec.flops)
     search = algorithm(space, {"flops": flops}, {}, ["flops"], budget)
     while not search.done:
         archs = search.ask()
@@ -193,11 +236,19 @@ def finish(args: Args, result: dict) -> None:
             "variance of p": f"{row['variance_of_distribution']:.4f}",
             "sparsity": _common.mean_sd(row["sparsity"]),
         }
+    if all("last_layer" in row for row in result["one_shot"].values()):
+        tables["operations of the last layer, %"] = {
+            name: {op: _common.mean_sd(p, 100) for op, p in row["last_layer"].items()}
+            | {"variance": f"{row['last_layer_variance']:.4f}", "sparsity": _common.mean_sd(row["last_layer_sparsity"])}
+            for name, row in result["one_shot"].items()
+        }
     if "regret" in result:
         tables["regret on the truth table, 24 evaluations of 64 networks"] = {
             name: {"points": _common.mean_sd(row["regret"], 100)} for name, row in result["regret"].items()
         }
     _common.report(args.output, result, tables, draw)
+    if "operations of the last layer, %" in tables:
+        _common.picture(args.output.with_name(f"{args.output.stem}_last_layer.png"), result, last_layer)
 
 
 def draw(figure: Figure, result: dict) -> None:
@@ -221,6 +272,19 @@ def draw(figure: Figure, result: dict) -> None:
     right.invert_yaxis()
     right.set(xlabel="regret (points); the bar is the mean", title="against the best of the truth table")
     right.grid(alpha=0.2)
+
+
+def last_layer(figure: Figure, result: dict) -> None:
+    """Operations of the last layer, mean and standard deviation of the searches (Figure 7)."""
+    rows = result["one_shot"]
+    axes = figure.subplots(1, len(rows), sharey=True)
+    for one, (name, found) in zip(axes, rows.items(), strict=True):
+        row = found["last_layer"]
+        p = 100 * np.array(list(row.values()))
+        one.bar(range(len(row)), p.mean(axis=1), yerr=p.std(axis=1, ddof=1), color="tab:blue", ecolor="0.3", capsize=2)
+        one.set_xticks(range(len(row)), list(row), rotation=90, fontsize=7)
+        one.set_title(name, fontsize=8)
+    axes[0].set_ylabel("operations of the last layer (%)")
 
 
 if __name__ == "__main__":

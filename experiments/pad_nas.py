@@ -1,14 +1,17 @@
 """PAD-NAS's claims on real images: does pruning make the supernet rank better, and the space better?
 
 Per supernet seed, with the same number of training steps in all: the I-supernet (no pruning), the P-supernet (one),
-the PAD-supernet (two), and two controls pruned to the sizes of PAD's spaces: at random, and down to the largest
-operations. Kendall's τ between one-shot accuracy and networks trained alone is taken
+the PAD-supernet (two), one that prunes only what it is sure of (``search.pad_nas.prune``), and two controls pruned to
+the sizes of PAD's spaces: at random, and down to the largest operations. Kendall's τ between one-shot accuracy and
+networks trained alone is taken
 
 - on one common set of random networks inside PAD's final space, which I, P and PAD all hold, with paired intervals;
-- on each supernet's own front, and for the controls on random networks of their own space;
+- on each supernet's own front (Table 8, Figure 6), and for the controls on random networks of their own space;
 - beside the ceiling (one training seed of the truth against the others) and τ of multiply-adds alone.
 
-Random networks of PAD's space, of the controls' and of the full space, trained alone, tell what the spaces are worth.
+Random networks of each space (Table 7) keep to the window that the searches keep to: multiply-adds, or the latency of
+``--lut``. In the small space I and PAD alone are compared, by their fronts and random networks (Table 6, Figure 5).
+Networks with the same operation in every layer stand for those that are made by hand (Table 3).
 The common set is trained alone with every truth seed, all others with the first. Three disjoint sets of images: for
 training, for one-shot accuracies, for the truth. Every finished cell is kept, and the results are written after each
 supernet seed.
@@ -17,312 +20,218 @@ supernet seed.
 from __future__ import annotations
 
 import dataclasses
-import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from experiments import _common
+from experiments import _common, _pad_nas_report
+from experiments._pad_nas import Options, Study, at_random, curve, evaluator, keep_largest, told, uniform
 from search import pad_nas, ranking
-from search.ces import CESConfig
-from search.costs import AdditiveCost
-from search.run import Scoring
-from supernet import families, files, machine, spaces
-from supernet.data.sets import TrainVal
-from supernet.executor import Threads
-from supernet.methods import spos
-from supernet.model import Supernet
-from supernet.progress import shown
-from supernet.space import Arch, Space
-from supernet.training import defaults
-from supernet.training.loop import FitConfig
+from supernet import families, files, spaces
+from supernet.errors import UserError
+from supernet.space import Arch
 
-SHARE = 0.6  # the bound on multiply-adds, of the way from the smallest to the largest network
+SURE = "PAD, if sure"
 
 
 @dataclass(frozen=True)
-class Args(_common.OnImages, _common.OnDevice):
-    run: Path = Path("runs/experiments")
-    """Folder of finished cells and trainings; truth.jsonl is shared by the experiments."""
+class Args(Options):
     output: Path = Path("docs/results/pad_nas.json")
     """The results."""
     space: str = "mobile-large-small"
     """A space that holds bad operations."""
-    seeds: int = 3
-    """Supernet seeds."""
+    small: str = "mobile-small"
+    """A smaller space, to compare with (the paper: mobile-large and mobile); empty: none."""
     truth_seeds: int = 2
     """Trainings of each network alone; two or more give the ceiling."""
     n: int = 32
     """Networks of the common set."""
     random: int = 10
     """Random networks of each space to train alone; those of PAD's are of the common set."""
-    front: int = 8
+    front: int = 30
     """Networks of each front to train alone at most, evenly spaced."""
-    epochs: tuple[int, int, int] = (12, 8, 4)
+    epochs: tuple[int, ...] = (12, 8, 4)
     """Epochs of the PAD-supernet's stages; the others have as many in all."""
-    alone: int = 3
-    """Passes over the training images, for a network alone."""
-    train: int = 4_000
-    """Training images, stratified."""
-    population: int = 24
-    """Architectures per iteration of CES."""
-    iterations: int = 8
-    """Iterations of CES."""
-    threshold: float = 0.07
-    """Operations of at most this probability are removed; the paper's .01 is for a population of 2,560."""
-    jobs: int = machine.cores()
-    """Networks trained in parallel, one thread each."""
-    quick: bool = False
-    """A tiny run: shows that it works, tells nothing."""
+    sure: float = 0.95
+    """Share of redrawn fronts in which an operation has to be rare, where only those go that surely are."""
+    probes: int = 3
+    """Random networks of each supernet, scored after each epoch, for the curves."""
+    lut: tuple[Path, ...] = ()
+    """Latency tables of the space and of the small one: windows and costs are latencies then."""
+    lat_min: tuple[float, ...] = ()
+    """Lower ends of their windows in ms (the paper: 50 60)."""
+    lat_max: tuple[float, ...] = ()
+    """Upper ends of their windows in ms (the paper: 100 70)."""
 
 
 def run(args: Args) -> None:
     if args.redraw:
-        finish(args, files.read_json(args.output, "results", "run it without --redraw"))
+        _pad_nas_report.finish(args, files.read_json(args.output, "results", "run it without --redraw"))
         return
-    clock = _common.Clock(args.run, "pad_nas")
-    images = _common.Images(args.data, str(args.data_root), args.train, search=2_000, truth=6_000)
+    if len(args.epochs) != 3:
+        raise UserError(f"--epochs {args.epochs}: expected those of three stages; pad_nas_stages compares their number")
     if args.quick:
-        images = _common.Images(args.data, str(args.data_root), 320, 200, 300)
         small = {"seeds": 1, "n": 4, "random": 3, "epochs": (1, 1, 1), "alone": 1, "population": 6, "iterations": 2}
-        args = dataclasses.replace(args, **small, threshold=0.2)
-    opened, _ = _common.open_images(images)
-    space = spaces.get(args.space, opened.channels, opened.size, opened.classes)
-    truth = _common.Truth(args.run, space, _common.Budget(images, args.alone), args.jobs, args.quiet, args.device)
+        args = dataclasses.replace(args, **small, threshold=0.2, front=4, probes=1)
+    clock = _common.Clock(args.run, "pad_nas")
+    large = study(args, args.space, 0)
+    small_study = study(args, args.small, 1) if args.small else None
     seeds: list[dict] = []
+    smaller: list[dict] = []
     for seed in range(args.seeds):
-        seeds.append(one_seed(args, seed, space, opened, truth))
-        finish(args, _common.results("pad_nas", args, clock, seeds=seeds))
+        seeds.append(Seed(args, large, seed).whole())
+        if small_study is not None:
+            smaller.append(Seed(args, small_study, seed).small())
+        found = {"unit": large.unit, "space": large.space.to_json(), "seeds": seeds, "small": smaller}
+        _pad_nas_report.finish(args, _common.results("pad_nas", args, clock, **found))
 
 
-def one_seed(args: Args, seed: int, space: Space, data: TrainVal, truth: _common.Truth) -> dict:
-    """Everything for one supernet seed."""
-    folder = args.run / f"pad_nas-{space.name}-{seed}{args.marked}"
-    first, second, third = args.epochs
-    pad = train(args, space, data, folder / "PAD", (first, second, third), seed)
-    p = train(args, space, data, folder / "P", (first, second + third), seed, start=folder / "PAD")
-    i = train(args, space, data, folder / "I", (first + second + third,), seed)
-    final = pad[-1].space
-    stages = [stage.space for stage in pad]
-    controls = {
-        "random pruning": at_random(stages, seed),
-        "keep the largest": keep_largest(stages),
-    }
-
-    found = {"I": i[-1], "P": p[-1], "PAD": pad[-1]}
-    evaluators = {name: stage.found.evaluator for name, stage in found.items()}
-    for name, nested in controls.items():
-        model = pruned_alike(args, nested, data, folder / name.replace(" ", "-"), seed, folder / "PAD")
-        evaluators[name] = scoring(args).evaluator(model, data)
-    inside = {"I": space, "P": p[-1].space, "PAD": final} | {name: nested[-1] for name, nested in controls.items()}
-
-    # The truth: each network alone. What is listed twice is trained once; the full space's are those of every seed.
-    common = draw(final, args.n, [seed, 1])
-    fronts = {name: spaced(stage, args.front) for name, stage in found.items()}
-    keys = {"I": [2], "P": [seed, 2], **{name: [seed, 3] for name in controls}}
-    drawn = {name: draw(inside[name], args.random, key) for name, key in keys.items()} | {"PAD": common[: args.random]}
-    others = list(dict.fromkeys(arch for archs in (*fronts.values(), *drawn.values()) for arch in archs))
-    trained = truth(common, range(args.truth_seeds), f"common set, seed {seed}")
-    first = dict(zip(others, truth(others, range(1), f"alone, seed {seed}")[:, 0], strict=True))
-
-    def alone(archs: Sequence[Arch]) -> np.ndarray:
-        return np.array([first[arch] for arch in archs])
-
-    true, flops = trained.mean(axis=1), np.array([families.flops(space, arch) for arch in common], float)
-    scores = {name: evaluators[name](common) for name in found}
-    rows = {name: dataclasses.asdict(ranking.rank(scores[name], true)) for name in found}
-    rows["multiply-adds"] = {**dataclasses.asdict(ranking.rank(flops, true)), "gap": None}
-    if args.truth_seeds > 1:
-        rows["ceiling"] = dataclasses.asdict(ranking.rank(trained[:, 0], trained[:, 1:].mean(axis=1)))
-    left = ranking.residuals(true, flops)
-    beyond = {name: dataclasses.asdict(ranking.rank(ranking.residuals(scores[name], flops), left)) for name in found}
-    own = {name: own_tau(evaluators[name], archs, alone(archs)) for name, archs in fronts.items()}
-    own_random = {name: own_tau(evaluators[name], archs, alone(archs)) for name, archs in drawn.items()}
-    pairs = {
-        f"{b} − {a}": ranking.paired_difference(scores[a], scores[b], true)
-        for a, b in (("I", "P"), ("P", "PAD"), ("I", "PAD"))
-    }
-    return {
-        "seed": seed,
-        "space_size": {name: within.size for name, within in inside.items()},
-        "common_set": rows,
-        "common_set_beyond_multiply_adds": beyond,
-        "paired_difference_of_tau": pairs,
-        "own_front": own,
-        "own_random": own_random,
-        "random_networks_alone": {name: alone(drawn[name]).tolist() for name in inside},
-        "random_networks_one_shot": {name: evaluators[name](drawn[name]) for name in inside},
-        "best_of_front_alone": {name: float(alone(archs)[-1]) for name, archs in fronts.items()},
-        "pruning": {name: [stage.space.size for stage in stages] for name, stages in (("P", p), ("PAD", pad))},
-    }
-
-
-def spaced(stage: pad_nas.Stage, n: int) -> list[Arch]:
-    """At most n networks of a front, evenly spaced, its cheapest and its most accurate among them."""
-    front = [record.arch for record in stage.found.search.front()]
-    places = np.unique(np.linspace(0, len(front) - 1, min(n, len(front))).round().astype(int))
-    return [front[i] for i in places]
-
-
-def scoring(args: Args) -> Scoring:
-    return Scoring(recalibration=(4, 128), executor=Threads(args.jobs))
-
-
-def train(
-    args: Args,
-    space: Space,
-    data: TrainVal,
-    folder: Path,
-    epochs: tuple[int, ...],
-    seed: int,
-    start: Path | None = None,
-) -> list[pad_nas.Stage]:
-    """PAD-NAS with one stage per entry of ``epochs``; ``start`` has the same first stage already."""
-    if start is not None and not folder.exists():
-        shutil.copytree(start / "supernet-1", folder.with_name(f"{folder.name}.copy") / "supernet-1")
-        folder.with_name(f"{folder.name}.copy").rename(folder)
-    flops = AdditiveCost(*families.layout(space).priced(lambda spec: spec.flops))
-    low, high = flops.bounds(space)
-    cfg = pad_nas.Config(
-        FitConfig(1, seed=seed, augment=False),
-        epochs,
-        lr=0.08,
-        fine_tune_lr=0.016,
-        threshold=args.threshold,
-        ces=CESConfig(args.population, args.iterations, seed=seed),
-        scoring=scoring(args),
-        random=0,
-        probes=0,
-    )
-    bounds = {"flops": (0.0, low + SHARE * (high - low))}
-    where = folder, defaults.device(args.device)
-    return list(pad_nas.run(space, data, cfg, {"flops": flops}, bounds, ["flops"], *where, {}, shown(not args.quiet)))
-
-
-def at_random(stages: Sequence[Space], seed: int) -> list[Space]:
-    """Spaces that keep as many operations in every layer as ``stages``, drawn at random, each inside the last."""
-    rng = np.random.default_rng([seed, 4])
-    nested = [stages[0]]
-    for stage in stages[1:]:
-        sizes = map(len, stage.allowed)
-        keep = [rng.choice(open_, size, replace=False) for open_, size in zip(nested[-1].allowed, sizes, strict=True)]
-        nested.append(nested[-1].restrict([set(layer.tolist()) for layer in keep]))
-    return nested
-
-
-def keep_largest(stages: Sequence[Space]) -> list[Space]:
-    """Spaces that keep as many operations in every layer as ``stages``, those with the most multiply-adds."""
-    flops = families.layout(stages[0]).priced(lambda spec: spec.flops).table
-    nested = []
-    for stage in stages:
-        ordered = [sorted(open_, key=lambda i: -row[i]) for open_, row in zip(stages[0].allowed, flops, strict=True)]
-        keep = [set(layer[: len(open_)]) for layer, open_ in zip(ordered, stage.allowed, strict=True)]
-        nested.append(stages[0].restrict(keep))
-    return nested
-
-
-def pruned_alike(args: Args, nested: Sequence[Space], data: TrainVal, folder: Path, seed: int, pad: Path) -> Supernet:
-    """A supernet trained as PAD's, on other spaces; its first stage is PAD's own."""
-    model = None
-    for number, (space, epochs) in enumerate(zip(nested, args.epochs, strict=True), start=1):
-        here = pad / "supernet-1" if number == 1 else folder / f"supernet-{number}"
-        fit = FitConfig(epochs, lr=0.08 if number == 1 else 0.016, seed=seed, augment=False)
-        how = spos.Config(fit, probes=0), here, defaults.device(args.device), shown(not args.quiet)
-        model = spos.run(space, data, *how, inherit=model)
-    return model
-
-
-def draw(space: Space, n: int, key: Sequence[int]) -> list[Arch]:
-    """Up to n distinct random networks."""
-    rng = np.random.default_rng(key)
-    if space.size <= 4096:
-        archs = space.enumerate()
-        return [archs[i] for i in rng.permutation(len(archs))[:n]]
-    return list(dict.fromkeys(space.sample(rng) for _ in range(20 * n)))[:n]
-
-
-def own_tau(evaluator, archs: Sequence[Arch], alone: np.ndarray) -> dict | None:
-    """τ on a supernet's own networks; None for fewer than three."""
-    if len(archs) < 3:
-        return None
-    return dataclasses.asdict(ranking.rank(evaluator(archs), alone))
-
-
-def finish(args: Args, result: dict) -> None:
-    """Tables of means and standard deviations over the supernet seeds; what there is of one seed stands alone."""
-    seeds = result["seeds"]
-
-    def mean_of(values: Sequence[float | None]) -> str:
-        known = [value for value in values if value is not None]
-        return _common.mean_sd(known) if known else ""
-
-    def tau(part: str, name: str) -> str:
-        rows = [seed[part].get(name) for seed in seeds]
-        return mean_of([row["tau"] for row in rows if row is not None])
-
-    def percent(part: str, name: str) -> str:
-        """Means over the networks of each seed; the full space has the same ones in every seed, so no spread."""
-        values = [float(np.mean(seed[part][name])) for seed in seeds if name in seed[part]]
-        same = len(values) > 1 and len({repr(seed[part][name]) for seed in seeds}) == 1
-        return _common.mean_sd(values[:1] if same else values, 100) if values else ""
-
-    def gap(name: str) -> str:
-        return _common.mean_sd([seed["common_set"][name]["gap"] for seed in seeds], 100) if name in ranked_too else ""
-
-    ranked_too = [name for name, row in seeds[0]["common_set"].items() if row["gap"] is not None and name != "ceiling"]
-
-    spaces_ = list(seeds[0]["space_size"])
-    ranked = {"common set": "common_set", "beyond multiply-adds": "common_set_beyond_multiply_adds"}
-    ranked |= {"own front": "own_front", "own random networks": "own_random"}
-    tables = {
-        "Kendall's τ, one-shot against alone": {
-            name: {column: tau(part, name) for column, part in ranked.items()}
-            for name in (*spaces_, "multiply-adds", "ceiling")
-        },
-        "paired difference of τ on the common set, 95 % interval": {
-            pair: {
-                **{f"seed {seed['seed']}": ranking.show(*seed["paired_difference_of_tau"][pair]) for seed in seeds},
-                "mean ± SD of the seeds": mean_of([seed["paired_difference_of_tau"][pair][0] for seed in seeds]),
-            }
-            for pair in seeds[0]["paired_difference_of_tau"]
-        },
-        "the spaces": {
-            name: {
-                "networks, per seed": ", ".join(f"{seed['space_size'][name]:,}" for seed in seeds),
-                "random networks alone, %": percent("random_networks_alone", name),
-                "alone minus one-shot on the common set, points": gap(name),
-                "one-shot, %": percent("random_networks_one_shot", name),
-                "most accurate of the front alone, %": percent("best_of_front_alone", name),
-            }
-            for name in spaces_
-        },
-    }
-    _common.report(args.output, result, tables, picture)
-
-
-def picture(figure: Figure, result: dict) -> None:
-    """τ on the common set of every supernet seed; random networks of every space, trained alone."""
-    left, right = figure.subplots(1, 2)
-    seeds = result["seeds"]
-    ranked = list(seeds[0]["common_set"])
-    for seed in seeds:
-        taus = [seed["common_set"][name]["tau"] for name in ranked]
-        left.plot(
-            range(len(ranked)), [np.nan if tau is None else tau for tau in taus], "o", label=f"seed {seed['seed']}"
+def study(args: Args, name: str, place: int) -> Study:
+    """A space with its images and its window."""
+    opened, _ = _common.open_images(args.images)
+    space = spaces.get(name, opened.channels, opened.size, opened.classes)
+    if not args.lut:
+        return Study(args, space, opened)
+    ends = [given[place] if place < len(given) else None for given in (args.lat_min, args.lat_max)]
+    if place >= len(args.lut) or None in ends:
+        raise UserError(
+            f"space {name} has no table or no window: expected --lut, --lat-min and --lat-max for each space"
         )
-    left.set_xticks(range(len(ranked)), ranked, fontsize=8)
-    left.set(ylabel="Kendall's τ", title="common set inside PAD's final space")
-    left.legend(fontsize=8)
-    names = list(seeds[0]["random_networks_alone"])
-    values = [[100 * v for seed in seeds for v in seed["random_networks_alone"][name]] for name in names]
-    right.boxplot(values, widths=0.5, medianprops={"color": "tab:orange"}, flierprops={"markersize": 3})
-    right.set_xticks(range(1, len(names) + 1), [name.replace(" ", "\n", 1) for name in names], fontsize=8)
-    right.set(ylabel="accuracy alone (%)", title="random networks of each space")
-    for axes in (left, right):
-        axes.grid(alpha=0.2, axis="y")
+    return Study(args, space, opened, args.lut[place], (float(ends[0]), float(ends[1])))
+
+
+class Seed:
+    """Everything for one supernet seed of a space."""
+
+    def __init__(self, args: Args, study: Study, seed: int):
+        self.args, self.study, self.seed, self.space = args, study, seed, study.space
+        self.folder = args.run / f"pad_nas-{Path(args.data).stem}-{study.space.name}-{seed}{args.marked}"
+        self.stages: dict[str, list[pad_nas.Stage]] = {}  # of what is searched
+        self.evaluators: dict[str, Callable[[Sequence[Arch]], list[float]]] = {}
+
+    def searched(self, name: str, epochs: tuple[int, ...], start: str = "", **how: Any) -> list[pad_nas.Stage]:
+        """An arm of Algorithm 1; ``start`` is the arm whose first stage it shares."""
+        folder = self.folder / name.replace(", ", "-").replace(" ", "-")
+        cfg = self.study.config(epochs, self.seed, **how)
+        self.stages[name] = stages = self.study.train(folder, cfg, self.folder / start if start else None)
+        self.evaluators[name] = stages[-1].found.evaluator
+        return stages
+
+    def whole(self) -> dict[str, Any]:
+        """All arms."""
+        args, seed = self.args, self.seed
+        first, second, third = args.epochs
+        pad = self.searched("PAD", args.epochs)
+        self.searched("P", (first, second + third), "PAD")
+        self.searched("I", (sum(args.epochs),))
+        self.searched(SURE, args.epochs, "PAD", sure=args.sure)
+        nested = [stage.space for stage in pad]
+        random = at_random(nested, seed, self.study.reaches)
+        controls = {"random pruning": random, "keep the largest": keep_largest(nested)}
+        for name, of in controls.items():
+            how = self.study.config(args.epochs, seed), self.folder / name.replace(" ", "-"), self.folder / "PAD"
+            self.evaluators[name] = evaluator(self.study, self.study.pruned_alike(of, *how))
+        inside = {name: stages[-1].space for name, stages in self.stages.items()}
+        inside = {name: inside[name] for name in ("I", "P", "PAD", SURE)}
+        inside |= {name: of[-1] for name, of in controls.items()}
+
+        common = self.study.draw(inside["PAD"], args.n, [seed, 1])
+        keys = {"I": [2], "P": [seed, 2], SURE: [seed, 6], **{name: [seed, 3] for name in controls}}
+        drawn = {name: self.study.draw(inside[name], args.random, key) for name, key in keys.items()}
+        drawn["PAD"] = common[: args.random]
+        trained = self.study.truth(common, range(args.truth_seeds), f"common set, seed {seed}")
+        known = ("I", "P", "PAD")  # in these all of the common set is open
+        return {**self.fronts_and_random(drawn), **self.common(common, trained, known), "space_size": sizes(inside)}
+
+    def small(self) -> dict[str, Any]:
+        """I and PAD, by their fronts and by random networks."""
+        self.searched("PAD", self.args.epochs)
+        self.searched("I", (sum(self.args.epochs),))
+        inside = {name: self.stages[name][-1].space for name in ("I", "PAD")}
+        keys = {"I": [2], "PAD": [self.seed, 1]}
+        drawn = {name: self.study.draw(space, self.args.random, keys[name]) for name, space in inside.items()}
+        return {**self.fronts_and_random(drawn), "space_size": sizes(inside)}
+
+    def fronts_and_random(self, drawn: Mapping[str, list[Arch]]) -> dict[str, Any]:
+        """Networks of each front and random ones, one-shot and alone; what it took; the curves."""
+        unit, hand = self.study.unit, uniform(self.space)
+        fronts = {
+            name: [told(record, unit) for record in pad_nas.along(stages[-1].found.front(), self.args.front)]
+            for name, stages in self.stages.items()
+        }
+        on_fronts = [tuple(network["arch"]) for front in fronts.values() for network in front]
+        wanted = list(dict.fromkeys([*on_fronts, *(a for archs in drawn.values() for a in archs), *hand.values()]))
+        accuracies = self.study.truth(wanted, range(1), f"alone, seed {self.seed}")[:, 0]
+        known = dict(zip(wanted, map(float, accuracies), strict=True))
+        for network in (network for front in fronts.values() for network in front):
+            network["alone"] = known[tuple(network["arch"])]
+
+        def alone(archs: Sequence[Arch]) -> list[float]:
+            return [known[arch] for arch in archs]
+
+        best = {name: front[-1] for name, front in fronts.items()}
+        costs = {name: self.study.cost(arch) for name, arch in hand.items()}
+        return {
+            "seed": self.seed,
+            "bounds": list(self.study.bounds),
+            "own_front": {
+                name: tau([n["one_shot"] for n in front], [n["alone"] for n in front]) for name, front in fronts.items()
+            },
+            "own_random": {name: tau(self.scores(name, archs), alone(archs)) for name, archs in drawn.items()},
+            "random_networks_alone": {name: alone(archs) for name, archs in drawn.items()},
+            "random_networks_one_shot": {name: self.scores(name, archs) for name, archs in drawn.items()},
+            "best_of_front_alone": {name: network["alone"] for name, network in best.items()},
+            "best_of_front_one_shot": {name: network["one_shot"] for name, network in best.items()},
+            "pruning": {name: [stage.space.size for stage in self.stages[name]] for name in self.stages if name != "I"},
+            "fronts": fronts,
+            "by_hand": {name: {"cost": costs[name], "alone": known[arch]} for name, arch in hand.items()},
+            "curves": {name: curve(stage.folder for stage in stages) for name, stages in self.stages.items()},
+            "operations": {name: [stage.operations for stage in stages] for name, stages in self.stages.items()},
+            "minutes": {name: self.minutes(name, best[name]) for name in ("I", "PAD")},
+        }
+
+    def scores(self, name: str, archs: Sequence[Arch]) -> list[float]:
+        """One-shot accuracies by an arm's last supernet."""
+        return self.evaluators[name](archs) if archs else []
+
+    def minutes(self, name: str, best: Mapping[str, Any]) -> dict[str, float]:
+        """What each part took by the clock (Table 9)."""
+        stages = self.stages[name]
+        parts = {step: sum(stage.seconds[step] for stage in stages) for step in ("training", "search")}
+        retrained = self.study.seconds_alone(tuple(best["arch"]), 0, self.folder / f"{name}-best")
+        return {part: seconds / 60 for part, seconds in {**parts, "retraining": retrained}.items()}
+
+    def common(self, archs: Sequence[Arch], trained: np.ndarray, known: Sequence[str]) -> dict[str, Any]:
+        """How the supernets that hold the common set rank it; ``trained`` are its accuracies [networks, seeds]."""
+        true, flops = trained.mean(axis=1), np.array([families.flops(self.space, arch) for arch in archs], float)
+        scores = {name: self.evaluators[name](archs) for name in known}
+        rows = {name: asdict(ranking.rank(scores[name], true)) for name in known}
+        rows["multiply-adds"] = {**asdict(ranking.rank(flops, true)), "gap": None}
+        if trained.shape[1] > 1:
+            rows["ceiling"] = asdict(ranking.rank(trained[:, 0], trained[:, 1:].mean(axis=1)))
+        left = ranking.residuals(true, flops)
+        pairs = (("I", "P"), ("P", "PAD"), ("I", "PAD"))
+        return {
+            "common_set": rows,
+            "common_set_beyond_multiply_adds": {
+                name: asdict(ranking.rank(ranking.residuals(scores[name], flops), left)) for name in known
+            },
+            "paired_difference_of_tau": {
+                f"{b} − {a}": ranking.paired_difference(scores[a], scores[b], true) for a, b in pairs
+            },
+        }
+
+
+def sizes(inside: Mapping[str, Any]) -> dict[str, int]:
+    return {name: space.size for name, space in inside.items()}
+
+
+def tau(one_shot: Sequence[float], alone: Sequence[float]) -> dict | None:
+    """τ on a supernet's own networks; None for fewer than three."""
+    return asdict(ranking.rank(one_shot, alone)) if len(alone) >= 3 else None
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,15 +32,24 @@ def estimate(space: Space, archs: Sequence[Arch]) -> Distribution:
     return [(np.bincount(column, minlength=len(gene.choices)) / len(archs)).tolist() for gene, column in columns]
 
 
-def prune(space: Space, p: Distribution, threshold: float) -> Space:
+def prune(
+    space: Space, p: Distribution, threshold: float, redrawn: Sequence[Distribution] = (), sure: float = 0.0
+) -> Space:
     """``space`` without the operations whose probability is at most ``threshold`` (line 7 of Algorithm 1).
 
     A layer always keeps its most frequent operation.
+
+    Args:
+        redrawn: distributions that might have been found as well. What is not rare in a share of at least ``sure`` of
+            them stays, too.
     """
     keep = []
-    for open_, row in zip(space.allowed, p, strict=True):
+    for j, (open_, row) in enumerate(zip(space.allowed, p, strict=True)):
         most = max(open_, key=lambda i: row[i])  # the first of equals
-        keep.append([i for i in open_ if row[i] > threshold or i == most])
+        rare = {i for i in open_ if row[i] <= threshold and i != most}
+        if redrawn:
+            rare = {i for i in rare if np.mean([other[j][i] <= threshold for other in redrawn]) >= sure}
+        keep.append([i for i in open_ if i not in rare])
     return space.restrict(keep)
 
 
@@ -48,30 +58,46 @@ def sparsity(space: Space, p: Distribution, threshold: float) -> float:
     return 1 - sum(map(len, prune(space, p, threshold).allowed)) / sum(map(len, space.allowed))
 
 
-def heat_map(path: Path, space: Space, p: Distribution, pruned: Space, title: str) -> None:
-    """Plot layer × operation: the probability in %, a cross if it is pruned, grey if it was closed before."""
+def by_name(space: Space, p: Distribution, pruned: Space) -> list[dict[str, Any]]:
+    """Of each layer its ``name``, ``p`` of each open operation, and the operations that pruning ``kept``."""
+    genes = zip(space.genes, space.allowed, p, pruned.allowed, strict=True)
+    return [
+        {
+            "name": gene.name,
+            "p": {gene.choices[i].name: row[i] for i in open_},
+            "kept": [gene.choices[i].name for i in kept],
+        }
+        for gene, open_, row, kept in genes
+    ]
+
+
+def heat_map(path: Path, layers: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Plot layer × operation: the probability in %, a cross if it is pruned, grey if there is none.
+
+    Args:
+        layers: as ``by_name`` gives them.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # The choices of the genes that have most come first, so that the others' are among them or follow.
-    genes = sorted(space.genes, key=lambda gene: -len(gene.choices))
-    names = list(dict.fromkeys(choice.name for gene in genes for choice in gene.choices))
-    image = np.full((len(names), len(space.genes)), np.nan)
-    figure = Figure(figsize=(2.5 + 0.35 * len(space.genes), 1.8 + 0.28 * len(names)), dpi=150, layout="constrained")
+    # The operations of the layers that have most come first, so that the others' are among them or follow.
+    names = list(dict.fromkeys(name for layer in sorted(layers, key=lambda of: -len(of["p"])) for name in layer["p"]))
+    image = np.full((len(names), len(layers)), np.nan)
+    figure = Figure(figsize=(2.5 + 0.35 * len(layers), 1.8 + 0.28 * len(names)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_facecolor("0.8")
-    for j, (gene, open_) in enumerate(zip(space.genes, space.allowed, strict=True)):
-        for i in open_:
-            row = names.index(gene.choices[i].name)
-            image[row, j] = p[j][i]
-            if i in pruned.allowed[j]:
-                color = "white" if p[j][i] > 0.5 else "black"
-                axes.text(j, row, f"{100 * p[j][i]:.0f}", ha="center", va="center", fontsize=6, color=color)
+    for j, layer in enumerate(layers):
+        for name, probability in layer["p"].items():
+            row = names.index(name)
+            image[row, j] = probability
+            if name in layer["kept"]:
+                color = "white" if probability > 0.5 else "black"
+                axes.text(j, row, f"{100 * probability:.0f}", ha="center", va="center", fontsize=6, color=color)
             else:
                 axes.plot(j, row, marker="x", color="tab:red", markersize=5)
     axes.imshow(np.ma.masked_invalid(image), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(space.genes)), [gene.name.removeprefix("layer") for gene in space.genes], fontsize=7)
+    axes.set_xticks(range(len(layers)), [layer["name"].removeprefix("layer") for layer in layers], fontsize=7)
     axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.set_xlabel("layer (%; × pruned, grey closed before)", fontsize=7)
     axes.set_title(title, fontsize=8)

@@ -8,20 +8,20 @@ With M = 2 this is the paper's I-Supernet, with M = 3 its P-Supernet.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from search import distribution
+from search import distribution, nsga2
 from search.ask_tell import Record
 from search.ces import CES, CESConfig
 from search.costs import Cost
 from search.distribution import Distribution
+from search.drawing import draw_layers
 from search.run import Scoring, SearchRun
 from supernet import families, files, plugins, spaces
 from supernet.data.sets import TrainVal
@@ -30,12 +30,11 @@ from supernet.methods import spos
 from supernet.model import Supernet
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
-from supernet.shape import Number
 from supernet.space import Arch, Space
+from supernet.spec import LayerSpec
 from supernet.tables import Table
 from supernet.training.loop import Drive, FitConfig
 
-STAGE = {"schema": 1, "seconds": {"training": Number(0), "search": Number(0)}}
 VARIANTS = {"basic": "mobile", "large": "mobile-large", "v3": "mobile-v3"}  # the paper's operation sets, as presets
 
 
@@ -53,6 +52,7 @@ def space_for(name: str, images: TrainVal) -> Space:
 
 
 PAPER_EVALUATIONS = 2560  # population 64, 40 iterations
+DRAWS = 200  # of the accuracies, where it matters what could be otherwise
 
 
 def usual_threshold(evaluations: int) -> float:
@@ -75,6 +75,7 @@ class Config:
     threshold: float = 0.01  # P_th
     rank: int = 10  # architectures of a nondomination rank below it are counted; the Pareto front has 1
     ces: CESConfig = field(default_factory=CESConfig)
+    sure: float = 0.0  # an operation goes only if it is rare in so many of the redrawn fronts; 0: the paper's rule
     scoring: Scoring = field(default_factory=Scoring)
     random: int = 32  # architectures drawn from each space's window, to compare with
     kernels: Literal["fused", "eager"] = "fused"
@@ -84,6 +85,7 @@ class Config:
         for name, fine, expected in (
             ("epochs", self.epochs and min(self.epochs) >= 1, "one number or more, each at least 1"),
             ("threshold", 0 <= self.threshold < 1, "a probability below 1"),
+            ("sure", 0 <= self.sure <= 1, "a share, from 0 to 1"),
             ("rank", self.rank >= 2, "at least 2: the Pareto front has rank 1"),
         ):
             if not fine:
@@ -100,11 +102,16 @@ class Stage:
     random: list[Record]
     p: Distribution
     pruned: Space  # the next supernet's; of the last stage what a further one would get
-    seconds: dict[str, float] = field(compare=False)  # by step, of the process that finished it
+    seconds: dict[str, float] = field(compare=False)  # by step, of all processes that took part
 
     @property
     def space(self) -> Space:
         return self.found.search.space
+
+    @property
+    def operations(self) -> list[dict[str, Any]]:
+        """What ``distribution.by_name`` says of it."""
+        return distribution.by_name(self.space, self.p, self.pruned)
 
 
 def run(
@@ -131,15 +138,13 @@ def run(
     supernet = None
     for number in range(1, len(cfg.epochs) + 1):
         here = folder / f"supernet-{number}"
-        began = time.monotonic()
         supernet = train(space, data, cfg, number, here, device, settings, progress, supernet)
-        trained = time.monotonic()
         search = CES(space, costs, bounds, objectives, cfg.ces)
         found, random = begin_search(search, supernet, data, cfg, here)
         found.run(random, progress)
-        searched = time.monotonic()
-        p, pruned, counted = prune(search, cfg)
-        seconds = _longest(here, {"training": trained - began, "search": searched - trained})
+        p, pruned, counted = prune(search, cfg, scored_images(data, cfg))
+        images = data.train.steps(cfg.fit.batch_size, drop_last=True) * cfg.fit.batch_size
+        seconds = {"training": found.folder.seconds(images), "search": found.seconds}
         stage = Stage(number, here, found, [found.record(arch) for arch in random], p, pruned, seconds)
         _save(stage, counted, cfg)
         yield stage
@@ -178,24 +183,53 @@ def begin_search(
     return found, search.window.sample(rng, cfg.random, (), cfg.ces.max_draws)
 
 
-def prune(search: CES, cfg: Config) -> tuple[Distribution, Space, int]:
+def scored_images(data: TrainVal, cfg: Config) -> int:
+    """How many images a one-shot accuracy rests on."""
+    return min(len(data.val), cfg.scoring.val_limit or len(data.val))
+
+
+def prune(search: CES, cfg: Config, images: int) -> tuple[Distribution, Space, int]:
     """Lines 4 to 7: count the operations of the good architectures, remove the rare ones.
+
+    With ``cfg.sure`` what cannot be told apart stays, which the paper does not do: of ``images`` images an accuracy has
+    a standard deviation, so the accuracies are drawn again by it, ranked and counted, many times. An operation
+    goes only if it is rare in that share of the draws as well. Draws are independent, although all architectures see
+    the same images: this keeps rather too much.
 
     Returns:
         The distribution, the pruned space, and how many architectures were counted.
     """
     good = [record.arch for record in search.front(max_rank=cfg.rank - 1)]
     p = distribution.estimate(search.space, good)
-    return p, distribution.prune(search.space, p, cfg.threshold), len(good)
+    redrawn = _redrawn(search, cfg, images) if cfg.sure else ()
+    return p, distribution.prune(search.space, p, cfg.threshold, redrawn, cfg.sure), len(good)
 
 
-def _longest(folder: Path, seconds: dict[str, float]) -> dict[str, float]:
-    """``seconds``, or those of an earlier process: one that found the stage finished did nothing but look."""
-    path = folder / "stage.json"
-    if not path.exists():
-        return seconds
-    old = files.read_json(path, "stage of PAD-NAS", "run it again", expected=STAGE)["seconds"]
-    return {step: max(taken, old[step]) for step, taken in seconds.items()}
+def _redrawn(search: CES, cfg: Config, images: int) -> list[Distribution]:
+    """The distribution, had other images been scored on."""
+    records, rng = search.records(), np.random.default_rng([cfg.ces.seed, 5])
+    archs, accuracy = [record.arch for record in records], np.array([record.accuracy for record in records])
+    costs = np.array([[record.costs[name] for name in search.objectives] for record in records])
+    deviation = np.sqrt(accuracy * (1 - accuracy) / images)
+    found = []
+    for _ in range(DRAWS):
+        ranks = nsga2.fast_non_dominated_sort(np.column_stack((-rng.normal(accuracy, deviation), costs)))
+        found.append(distribution.estimate(search.space, [archs[i] for i in np.flatnonzero(ranks < cfg.rank)]))
+    return found
+
+
+def along(front: Sequence[Record], n: int = 5) -> list[Record]:
+    """At most n networks of a front, evenly spaced, its cheapest and most accurate among them (Table 3's A to E)."""
+    return [front[i] for i in np.unique(np.linspace(0, len(front) - 1, min(n, len(front))).round().astype(int))]
+
+
+def layers_of(space: Space, records: Sequence[Record]) -> dict[str, list[LayerSpec]]:
+    """Networks to be drawn, by a letter, what they cost and their accuracy."""
+    names = (
+        f"{chr(65 + i)}\n{next(iter(r.costs.values())):.3g}\n{100 * r.accuracy:.1f} %" for i, r in enumerate(records)
+    )
+    picked = (families.layout(space).pick(record.arch)[1:-1] for record in records)
+    return dict(zip(names, picked, strict=True))
 
 
 def size(space: Space) -> str:
@@ -204,10 +238,11 @@ def size(space: Space) -> str:
 
 
 def _save(stage: Stage, counted: int, cfg: Config) -> None:
-    """``stage.json`` and ``distribution.png`` in the folder of the supernet."""
+    """``stage.json``, ``distribution.png`` and ``networks.png`` in the folder of the supernet."""
     names = [[choice.name for choice in gene.choices] for gene in stage.space.genes]
     title = f"supernet {stage.number}: {size(stage.space)} architectures\npruned to {size(stage.pruned)}"
-    distribution.heat_map(stage.folder / "distribution.png", stage.space, stage.p, stage.pruned, title)
+    distribution.heat_map(stage.folder / "distribution.png", stage.operations, title)
+    draw_layers(stage.folder / "networks.png", layers_of(stage.space, along(stage.found.front())))
     files.write_json(
         stage.folder / "stage.json",
         {

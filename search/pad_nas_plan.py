@@ -52,7 +52,7 @@ def rehearse(
         found, random = pad_nas.begin_search(search, supernet, scored, cfg, here.path)
         score(found, random, rehearsal)
         if search.done:
-            space = pad_nas.prune(search, cfg)[1]
+            space = pad_nas.prune(search, cfg, pad_nas.scored_images(images, cfg))[1]
     return search.window.sample(np.random.default_rng(cfg.ces.seed), networks, (), cfg.ces.max_draws)
 
 

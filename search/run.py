@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,11 @@ from supernet.metrics import TOP1, Metric
 from supernet.model import Supernet
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
+from supernet.shape import Number
 from supernet.space import Arch
 
 STATE = {"scored_with": dict, "search": dict}
+CLOCK = {"seconds": Number(0)}
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class SearchRun:
         self.search, self.evaluator = search, evaluator
         self.log = self.folder.population
         self.score = Scores(evaluator, self.folder.scores, scored_with, search.space)
+        self.seconds = 0.0  # of all generations, by the clock
         self.note = self._resume()
 
     def _resume(self) -> str:
@@ -101,6 +105,8 @@ class SearchRun:
         if old is not None and self.score.alike(old.get("scored_with")):
             try:
                 self.search.load_state_dict(old["search"])
+                if (clock := self.folder.clock_path).exists():
+                    self.seconds = files.read_json(clock, "clock", "delete it", expected=CLOCK)["seconds"]
             except (UserError, KeyError) as error:
                 reason, known = str(error).split(";")[0], len(self.score.known)
                 note = f"a new search, as {reason}; {known} earlier scores are reused"
@@ -114,6 +120,7 @@ class SearchRun:
         done = len(search.records())
         with progress(search.config.algorithm, total, done=done, unit="evaluations") as bar:
             while not search.done:
+                began = time.monotonic()
                 archs = search.ask()
                 generation = search.generation
                 search.tell(archs, self.score(archs, bar))
@@ -121,6 +128,8 @@ class SearchRun:
                 told = ({"arch": r.arch, "accuracy": r.accuracy, "costs": r.costs} for r in records)
                 self.log.append(*({**line, "generation": generation} for line in told))
                 state = {"scored_with": self.score.scored_with, "search": search.state_dict()}
+                self.seconds += time.monotonic() - began
+                files.write_json(self.folder.clock_path, {"seconds": self.seconds})
                 files.write_json(self.folder.search_path, state)
                 bar.advance(0, text=_state(search.history[-1]))
             self.score(random, bar)

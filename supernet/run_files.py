@@ -63,8 +63,9 @@ BEGUN = ("made_with", "seed", "batch_size")  # of a configuration: the first sin
 # Everything that a command writes in a run folder, by the patterns of its names.
 WRITTEN = (
     *("config.json", "space.json", "checkpoint*.pt", "metrics.jsonl", "failure.json", "validation-*", "lut*.json"),
-    *("search.json", "population.jsonl", "scores.jsonl", "front.json", "front.png", "arch.json", "network.png"),
-    *("candidate.json", "candidates*", "depths.png", "rank", "specialised", "report.html", "result.json"),
+    *("search.json", "clock.json", "population.jsonl", "scores.jsonl", "front.json", "front.png", "arch.json"),
+    *("network.png", "networks.png", "candidate.json", "candidates*", "depths.png", "rank", "specialised"),
+    *("report.html", "result.json"),
     *("given*", "split.json", "damaged.json", "probabilities.*", "child", "networks", "network", "final-*", "seed-*"),
     *("elite-*", "supernet*"),
     *("best*", "knee*", "front-*", "random-*", "config", "config-before-*", "config-int8*", "converted", ".*.tmp"),
@@ -112,6 +113,11 @@ class RunFiles(TrainingFolder):
     @property
     def search_path(self) -> Path:
         return self.path / "search.json"
+
+    @property
+    def clock_path(self) -> Path:
+        """Seconds that a search has taken, of all processes that took part in it."""
+        return self.path / "clock.json"
 
     @property
     def population(self) -> files.JsonLines:

@@ -71,7 +71,8 @@ class Choice:
 class Gene:
     """One decision: which of ``choices`` runs between ``in_channels`` and ``out_channels`` at ``stride``.
 
-    In a space of stages the choices are a stage's depths or its widths, and the channels the largest ones.
+    In a space of stages the choices are a stage's depths or its widths, and the channels the largest ones. In one of
+    layers ``act`` and ``se`` are what a layer has in place of, or besides, the space's ``act`` and ``squeeze_excite``.
     """
 
     name: str
@@ -79,6 +80,8 @@ class Gene:
     in_channels: int
     out_channels: int
     stride: int
+    act: str = ""  # relu | relu6 | hard_swish | swish; the space's if empty
+    se: bool = False  # squeeze-excite as wide as in MobileNetV3's code
 
 
 @dataclass(frozen=True)
@@ -247,7 +250,15 @@ class Space:
     def _fields(self) -> dict:
         """What files and fingerprints are older than stands only where it means something."""
         plain = dataclasses.replace(self, operations=(), make=None)
-        left_out = (("count", 0), ("width", 0), ("model", ""), ("operations", ()), ("make", None))
+        left_out = (
+            ("count", 0),
+            ("width", 0),
+            ("model", ""),
+            ("operations", ()),
+            ("make", None),
+            ("act", ""),
+            ("se", False),
+        )
         return dataclasses.asdict(plain, dict_factory=lambda items: {k: v for k, v in items if (k, v) not in left_out})
 
     def with_operations(self, *blocks: type[Block]) -> Space:

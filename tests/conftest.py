@@ -64,6 +64,13 @@ def space_file(tmp_path_factory) -> Path:
     return path
 
 
+def recorded_space(name: str, channels: int, resolution: int) -> Space:
+    """A preset as ``litert_memory.json`` names it; ``excited`` has squeeze-excite and hard-swish in every layer."""
+    preset, _, excited = name.partition(", ")
+    space = spaces.get(preset, channels, resolution, 10)
+    return dataclasses.replace(space, act="hard_swish", squeeze_excite=True) if excited else space
+
+
 @pytest.fixture(params=SMALL_SPACES)
 def small_space(request) -> Space:
     """Each small space in turn."""

@@ -15,13 +15,13 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from latency import runtimes
-from supernet import spaces
 from supernet.export import int8_tflite
+from tests.conftest import recorded_space
 
 NETWORKS = {
     "mobile-small": (1, 3, 1, 3, 2, 1),
     "residual-small": None,
-    "mobile-v3-small": None,
+    "mobile-small, excited": None,
 }
 IMAGES = (1, 28)
 
@@ -45,7 +45,7 @@ def arena(file: bytes) -> int:
 def main() -> None:
     rows = []
     for name, arch in NETWORKS.items():
-        space = spaces.get(name, *IMAGES, 10)
+        space = recorded_space(name, *IMAGES)
         arch = arch or tuple(open_[-1] for open_ in space.allowed)
         network = runtimes.whole(space, arch, "eager")
         noise = [np.random.default_rng(0).standard_normal((1, *network.input_shape), dtype=np.float32)]

@@ -35,6 +35,14 @@ COMMANDS = {
     if isinstance(command, Command)
 }
 SPENT = ("jobs", "workers")  # settings that no figure depends on
+# Experiments that are ahead of their results in docs/results, and the settings that these will have once they are made
+# again: an experiment leaves this list then.
+AHEAD: dict[str, tuple[str, ...]] = {
+    "experiments.pad_nas": ("front", "n"),
+    "experiments.pad_nas_stages": (),
+    "experiments.evolution": (),
+    "experiments.segmentation": (),
+}
 named = pytest.mark.parametrize(("paper", "item"), [pytest.param(p, i, id=f"{p.name} {i.name}") for p, i in ITEMS])
 
 
@@ -92,22 +100,38 @@ def test_our_figure_is_read_from_its_results(paper, item):
         assert item.found() == ""
         assert not item.verdict
         return
+    if item.tiny.program in AHEAD and not item.found():
+        return
     assert re.search(r"\d", item.found())
     assert item.minutes() > 0
 
 
 @pytest.mark.parametrize(
     "command",
-    {str(item.tiny): item.tiny for _, item in ITEMS if item.ours and item.tiny.result()}.values(),
+    {str(item.tiny): item.tiny for _, item in ITEMS if item.found()}.values(),
     ids=lambda command: command.program,
 )
 def test_the_command_has_the_settings_that_the_results_were_made_with(command):
     """What the file itself says; of some, older than the option, not which data."""
     made = command.result()["settings"]
     args = json.loads(json.dumps(vars(parsed(command)), default=str))
-    compared = (args.keys() & made.keys()) - {*SPENT, *(["data"] if made.get("data") is None else [])}
+    free = {*SPENT, *AHEAD.get(command.program, ()), *(["data"] if made.get("data") is None else [])}
+    compared = (args.keys() & made.keys()) - free
     assert len(compared) >= 5
     assert {key: args[key] for key in compared} == {key: made[key] for key in compared}
+
+
+@pytest.mark.parametrize("program", AHEAD)
+def test_an_experiment_that_is_ahead_of_its_results_is_so(program):
+    """Its results are not there, lack what it tells now, or have other settings: else it is to leave the list."""
+    items = [item for _, item in ITEMS if item.tiny and item.tiny.program == program]
+    results = items[0].tiny.results
+    made = json.loads(results.read_text()) if results.exists() else {}
+    args = json.loads(json.dumps(vars(parsed(items[0].tiny)), default=str))
+    other = [name for name in AHEAD[program] if args[name] != made.get("settings", {}).get(name)]
+    lacking = [item for item in items if item.ours and not item.found()]
+    older = program == "experiments.evolution" and "last_layer" not in made["one_shot"]["ces"]
+    assert other or lacking or older
 
 
 @pytest.mark.parametrize(
@@ -173,12 +197,12 @@ def call(monkeypatch, *words: str, code: int = 0) -> list[list[str]]:
 
 
 def test_an_item_runs_with_what_follows(monkeypatch, capsys):
-    started = call(monkeypatch, "pad-nas", "table-8", "--", "--quick", "--jobs", "1")
-    given = ["--train", "3000", "--front", "6", "--random", "8"]
+    started = call(monkeypatch, "pad-nas", "table-3", "--", "--quick", "--jobs", "1")
+    given = ["--train", "3000", "--random", "8", "--n", "24", "--probes", "2"]
     assert started == [["-m", "experiments.pad_nas", *given, "--quick", "--jobs", "1"]]
     told = capsys.readouterr()
     assert told.out == ""
-    assert "missing or other: at most 6 networks of each front" in told.err
+    assert "missing or other: ImageNet and a Pixel 3 cannot be had here" in told.err
 
 
 def test_a_failure_is_handed_on(monkeypatch):

@@ -34,10 +34,23 @@ def test_no_layer_is_emptied_and_nothing_closed_is_opened():
     assert all(set(a) <= set(b) for a, b in zip(once.allowed, space.allowed, strict=True))
 
 
+def test_what_is_not_rare_in_enough_redraws_stays():
+    """An operation that one of four redraws has is rare in 75 % of them."""
+    space = tiny_space()
+    p = [[1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]]
+    once = [[0.5, 0.5, 0], [1, 0, 0, 0], [0.5, 0, 0, 0.5]]
+    assert distribution.prune(space, p, 0.1, [p, p, p, once], 0.75).allowed == ((0,), (0,), (0,))
+    assert distribution.prune(space, p, 0.1, [p, p, p, once], 0.8).allowed == ((0, 1), (0,), (0, 3))
+
+
 def test_the_heat_map(tmp_path):
     space = tiny_space()
     p = distribution.estimate(space, [(0, 1, 2), (1, 1, 2)])
-    distribution.heat_map(tmp_path / "d.png", space, p, distribution.prune(space, p, 0.01), "title")
+    layers = distribution.by_name(space, p, distribution.prune(space, p, 0.01))
+    first = space.genes[0]
+    assert layers[0]["p"] == {choice.name: p[0][i] for i, choice in enumerate(first.choices)}
+    assert layers[0]["kept"] == [first.choices[0].name, first.choices[1].name]
+    distribution.heat_map(tmp_path / "d.png", layers, "title")
     assert (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")
 
 

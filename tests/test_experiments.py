@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import doctest
 import importlib
 import itertools
 import json
@@ -11,13 +13,28 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from experiments import _common, catalogue, pad_nas, scaling, stage_wise, truth_table
+from experiments import (
+    _common,
+    _pad_nas,
+    catalogue,
+    evolution,
+    pad_nas,
+    pad_nas_stages,
+    scaling,
+    stage_wise,
+    truth_table,
+)
 from supernet import families, spaces
 from supernet.data import sources
 from supernet.errors import UserError
+from tests import test_pad_nas
+from tests.conftest import tiny_space
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = [p.stem for p in sorted((ROOT / "experiments").glob("[a-z]*.py")) if "class Args" in p.read_text()]
@@ -79,6 +96,7 @@ def test_regret_on_a_truth_table(tmp_path):
     ("name", "flag"),
     [
         ("pad_nas", "--jobs"),
+        ("pad_nas_stages", "--jobs"),
         ("evolution", "--workers"),
         ("stage_wise", "--jobs"),
         ("recipes", "--jobs"),
@@ -94,8 +112,34 @@ def test_runs_and_is_repeatable(tmp_path, name, flag):
     experiment(name, *arguments)
     assert timeless(output) == first
     redrawn(output, name)
-    if name.startswith("global_nas"):
-        read_by_the_catalogue(name, output)
+    read(output, name)
+
+
+def read(output: Path, name: str) -> None:
+    """Each figure that the catalogue takes from the results of an experiment is in them."""
+    items = [item for _, item in catalogue.select(catalogue.ALL) if item.tiny]
+    for item in items:
+        if item.tiny.program == f"experiments.{name}" and item.ours:
+            assert re.search(r"\d|undefined", item.ours(json.loads(output.read_text()))), item.name
+
+
+@pytest.mark.slow
+def test_segmentation_runs_and_is_repeatable(tmp_path):
+    space = spaces.get("mobile-small", 1, 28, 10)
+    front = [{"arch": [1, 3, 1, 3, 2, 1]}]
+    found = tmp_path / "found.json"
+    found.write_text(json.dumps({"space": space.to_json(), "seeds": [{"fronts": {"PAD": front, "I": front}}]}))
+    output = tmp_path / "segmentation.json"
+    given = ("--run", tmp_path / "run", "--output", output, "--found", found, "--by-hand", "k3_e1", "--jobs", 1)
+    experiment("segmentation", *given)
+    first = timeless(output)
+    experiment("segmentation", *given)
+    assert timeless(output) == first
+    rows = first["networks"]
+    assert rows["PAD"] == rows["I"]  # the same network, trained the same way
+    assert all(0 <= row["miou"] <= 1 for seeds in rows.values() for row in seeds)
+    redrawn(output, "segmentation")
+    read(output, "segmentation")
 
 
 def timeless(path: Path) -> dict:
@@ -133,7 +177,7 @@ def test_global_nas_trains_nothing_twice(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in run.rglob("metrics.jsonl")} == logs
     assert timeless(output) == {**first, "command": timeless(output)["command"]}
     redrawn(output, "global_nas")
-    read_by_the_catalogue("global_nas", output)
+    read(output, "global_nas")
 
 
 @pytest.mark.slow
@@ -150,16 +194,7 @@ def test_faces_are_drawn_and_recognised(tmp_path):
     assert result["images"] == "drawn people"
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "nothing").exists()
-    read_by_the_catalogue("global_nas_faces", output)
-
-
-def read_by_the_catalogue(name: str, output: Path) -> None:
-    """What the catalogue says of these results, which need not be those that it has."""
-    read = [
-        item.ours for _, item in catalogue.select(catalogue.ALL) if item.ours and item.tiny.program.endswith(f".{name}")
-    ]
-    assert read
-    assert all(re.search(r"\d|undefined", ours(json.loads(output.read_text()))) for ours in read)
+    read(output, "global_nas_faces")
 
 
 def test_stage_wise_s_test_of_signs():
@@ -174,13 +209,102 @@ def test_controls_keep_as_many_operations_as_pad_nas():
     space = spaces.get("mobile-small", 1, 28, 10)
     stages = [space, space.restrict([{0}, {0, 2}, {1}, {1, 2, 3}, {3}, {0, 1}])]
     stages.append(stages[1].restrict([{0}, {0}, {1}, {1, 3}, {3}, {1}]))
-    for nested in (pad_nas.at_random(stages, 0), pad_nas.keep_largest(stages)):
+    for nested in (_pad_nas.at_random(stages, 0), _pad_nas.keep_largest(stages)):
         assert [list(map(len, s.allowed)) for s in nested] == [list(map(len, s.allowed)) for s in stages]
         for outer, inner in itertools.pairwise(nested):
             assert all(set(b) <= set(a) for a, b in zip(outer.allowed, inner.allowed, strict=True))
     flops = families.layout(space).priced(lambda spec: spec.flops).table
     for row, open_, kept in zip(flops, space.allowed, nested[-1].allowed, strict=True):
         assert min(row[i] for i in kept) >= max([row[i] for i in open_ if i not in kept], default=0)
+
+
+def test_a_random_space_can_be_asked_to_fit():
+    """One that keeps the cheapest operation of the first layer, of four that are as likely."""
+    space = spaces.get("mobile-small", 1, 28, 10)
+    stages = [space, space.restrict([{1}, *(set(open_) for open_ in space.allowed[1:])])]
+    for seed in range(8):
+        assert _pad_nas.at_random(stages, seed, lambda last: last.allowed[0] == (0,))[-1].allowed[0] == (0,)
+
+
+def test_three_disjoint_sets_of_a_folder_of_images(tmp_path):
+    """As ImageNet would be given: the share that is held out gives the images of the scores and of the truth."""
+    rng = np.random.default_rng(0)
+    for part, name, i in itertools.product(("train", "val"), ("cat", "dog"), range(20)):
+        (tmp_path / part / name).mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(rng.integers(256, size=(16, 16, 3), dtype=np.uint8))
+        picture.save(tmp_path / part / name / f"{i}.png")
+    args = pad_nas.Args(
+        data="folder", data_root=tmp_path, train=1000, held=0.4, search_images=6, truth_images=8, augment=True
+    )
+    opened, truth = _common.open_images(args.images)
+    parts = [set(of.index.tolist()) for of in (opened.train, opened.val, truth)]
+    assert list(map(len, parts)) == [24, 6, 8]
+    assert len(set.union(*parts)) == 38
+    assert args.budget.fit(3).schedule == "linear"
+
+
+def test_accuracies_of_before_are_known_again_and_those_of_other_settings_are_not():
+    images = _common.Images("fashion-mnist", "anywhere", 3_000, 2_000, 6_000)
+    known = {"name": "fashion-mnist", "train": 3_000, "search": 2_000, "truth": 6_000}
+    before = {"images": known, "epochs": 3, "batch_size": 64, "lr": 0.08}  # as truth.jsonl has it
+    assert _common.Budget(images, 3).identity() == before
+    other = _common.Budget(dataclasses.replace(images, held=0.1), 3, augment=True, schedule="linear")
+    assert other.identity() == {**before, "images": {**known, "held": 0.1}, "augment": True, "schedule": "linear"}
+
+
+def test_windows_are_latencies_where_there_is_a_table(tmp_path):
+    """Of a table whose layers take known times, added up here; a space that is all dearer gives no random networks."""
+    space, path = tiny_space(), tmp_path / "lut.json"
+    path.write_text(json.dumps(test_pad_nas.lut(space)))
+    known = {key: row["median_ms"] for key, row in json.loads(path.read_text())["operations"].items()}
+
+    def latency(arch):
+        return sum(known[spec.key] for spec in families.lower(space, arch))
+
+    low, high = np.quantile([latency(arch) for arch in space.enumerate()], [0.3, 0.6])
+    study = _pad_nas.Study(pad_nas.Args(data="digits", run=tmp_path), space, test_pad_nas.DATA, path, (low, high))
+    inside = {arch for arch in space.enumerate() if low <= latency(arch) <= high}
+    assert study.unit == "latency"
+    assert set(study.draw(space, 1000, [0])) == inside
+    dearest = max(space.enumerate(), key=latency)
+    beyond = space.restrict([{choice} for choice in dearest])
+    assert not study.reaches(beyond)
+    assert study.draw(beyond, 5, [0]) == []
+    unit, cost, window = evolution.problem(evolution.Args(lut=path, lat_min=low, lat_max=high), space)
+    assert (unit, window) == ("latency", (low, high))
+    assert cost(dearest) == pytest.approx(latency(dearest))
+    with pytest.raises(UserError, match="expected --lat-min below --lat-max"):
+        evolution.problem(evolution.Args(lut=path), space)
+    one = pad_nas.Args(data="digits", lut=(path,), lat_min=(low,), lat_max=(high,))
+    with pytest.raises(UserError, match="mobile-small has no table or no window"):
+        pad_nas.study(one, "mobile-small", 1)
+
+
+def test_stages_have_as_many_epochs_in_all():
+    assert doctest.testmod(pad_nas_stages).failed == 0
+    for stages in range(2, 9):
+        epochs = pad_nas_stages.epochs_of((12, 8, 4), stages)
+        assert (len(epochs), sum(epochs)) == (stages - 1, 24)
+        assert stages == 2 or epochs[0] == 12
+
+
+def test_each_search_is_counted_in_its_own_way():
+    """By the generations and ranks of the records: a front of two, behind it one, then what the last batch has."""
+    found = [(0, 1), (0, 10), (1, 1), (2, 3), (2, 12)]
+    records = [SimpleNamespace(arch=(i,), generation=g, rank=r) for i, (g, r) in enumerate(found)]
+    search = SimpleNamespace(records=lambda: records)
+    assert evolution.counted("ces", search) == [(0,), (2,), (3,)]
+    assert evolution.counted("spos", search) == [(3,), (4,)]
+    assert evolution.counted("random", search) == [(0,), (1,), (2,), (3,), (4,)]
+
+
+def test_hand_made_networks_have_one_operation_everywhere():
+    space = spaces.get("mobile-large", 3, 224, 1000)
+    made = _pad_nas.uniform(space)
+    assert len(made) == 18
+    names = space.describe(made["k5_e4"]).split()
+    assert names[0] == "k5_e1"  # the first layer has no other expansion
+    assert set(names[1:]) == {"k5_e4"}
 
 
 def told(capsys, monkeypatch, name: str, *args: object) -> str:
@@ -196,7 +320,8 @@ def told(capsys, monkeypatch, name: str, *args: object) -> str:
     return err
 
 
-ON_DEVICES = ["dsnas", "nss", "pad_nas", "global_nas", "global_nas_ranking", "global_nas_ablation", "evolution"]
+ON_DEVICES = ["dsnas", "nss", "pad_nas", "pad_nas_stages", "global_nas", "global_nas_ranking", "global_nas_ablation"]
+ON_DEVICES += ["evolution"]
 
 
 @pytest.mark.parametrize("name", [*ON_DEVICES, "stage_wise"])

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from search import priced
-from supernet import families, footprint, spaces
+from supernet import families, footprint
 from supernet.modules import Head, InvertedBottleneck, MaxPool, Stem
 from supernet.spec import LayerSpec
+from tests.conftest import recorded_space
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "litert_memory.json").read_text())
 
@@ -51,7 +52,7 @@ def test_costs_of_a_space_are_those_of_its_networks(small_space, precision):
 @pytest.mark.parametrize("entry", RECORDED["networks"], ids=lambda entry: f"{entry['space']}-{entry['precision']}")
 def test_as_litert_plans_it(entry):
     """``tests/litert_memory.py`` makes files of these networks, and asks LiteRT where it would put each tensor."""
-    space = spaces.get(entry["space"], *entry["images"], 10)
+    space = recorded_space(entry["space"], *entry["images"])
     specs = families.lower(space, space.check(entry["arch"]))
     price = footprint.ram_of(specs[0].input_shape, entry["precision"])
     assert max(map(price, specs)) == pytest.approx(entry["arena"], rel=0.005)

@@ -93,6 +93,13 @@ def test_hits_count_what_is_most_of_an_image():
     assert mixing.hits(logits, torch.tensor([[0.6, 0.4, 0], [0.7, 0.3, 0], [0, 0, 1.0]])) == 2
 
 
+def test_hits_of_maps_are_images_of_which_most_pixels_are_right():
+    """All say class 1 everywhere; of four pixels four, three and two are."""
+    logits = torch.tensor([0.0, 1.0])[None, :, None, None].expand(3, 2, 2, 2)
+    y = torch.tensor([[[1, 1], [1, 1]], [[1, 1], [1, 0]], [[1, 0], [1, 0]]])
+    assert mixing.hits(logits, y) == 2
+
+
 def test_what_cannot_be_mixed_is_refused():
     train = MemoryImages(torch.zeros(20, 14, 14, 1, dtype=torch.uint8), np.arange(20) % 2, (0.5,), (0.5,), 1, False)
     odd = FitConfig(1, batch_size=10, accumulate=2, **MIXUP)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
+import itertools
 import json
 import os
 import subprocess
@@ -14,12 +16,13 @@ import pytest
 import torch
 
 from latency.table import SCHEMA, LatencyTable
-from search import pad_nas
+from search import drawing, pad_nas
+from search import run as search_run
 from search.ces import CESConfig
 from search.costs import AdditiveCost
 from search.evaluator import Evaluator
 from search.run import Scoring
-from supernet import families, files
+from supernet import families, files, spaces
 from supernet.cli import common
 from supernet.cli import pad_nas as tool
 from supernet.data.sets import TrainVal
@@ -99,7 +102,8 @@ def test_algorithm_1_from_its_logs(whole):
         assert saved["pruned_size"] == stage.pruned.size
         assert saved["architectures_counted"] == len(good)
         assert all(sum(layer.values()) == pytest.approx(1) for layer in saved["distribution"])
-        assert (stage.folder / "distribution.png").read_bytes().startswith(b"\x89PNG")
+        for picture in ("distribution.png", "networks.png"):
+            assert (stage.folder / picture).read_bytes().startswith(b"\x89PNG")
     assert stages[1].space.size < stages[0].space.size
 
 
@@ -149,7 +153,62 @@ def test_stopped_between_stages_and_run_again_when_finished(whole, tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.json*")}
     same(whole[1], run(tmp_path))
     for path, content in before.items():
-        assert path.read_bytes() == content or path.name == "stage.json"
+        assert path.read_bytes() == content
+
+
+def test_networks_are_told_layer_by_layer():
+    """An inverted bottleneck, one with squeeze-excite, and layers that are neither."""
+    space = spaces.get("mobile-v3-small", 1, 28, 10)
+    arch = (0, 1, 1, 0, 3, 2)
+    assert space.describe(arch) == "k3_e1 max_pool_k3 k5_e4 identity k5_e4 k3_e1"
+    specs = families.layout(space).pick(arch)[1:-1]
+    assert list(map(drawing.told, specs)) == [
+        *("3×3\ne1", "3×3\nmax pool", "5×5\ne4\nSE"),
+        *("identity", "5×5\ne4\nSE", "3×3\ne1\nSE"),
+    ]
+
+
+def test_networks_along_a_front_are_its_ends_and_what_lies_evenly_between():
+    assert pad_nas.along(range(9)) == [0, 2, 4, 6, 8]
+    assert pad_nas.along(range(3)) == [0, 1, 2]
+    assert pad_nas.along(range(100), 3) == [0, 50, 99]
+
+
+def test_what_a_stage_took_survives_a_kill(whole, tmp_path, monkeypatch):
+    """A clock that ticks with each look: a generation takes one tick, whichever process makes it."""
+    original, ticks, calls = Evaluator.__call__, itertools.count(), []
+
+    def failing(self, archs, bar=None):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, archs, bar)
+
+    monkeypatch.setattr(search_run.time, "monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr(Evaluator, "__call__", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stop=1)
+    found = run(tmp_path, stop=1)[0]
+    assert found.seconds["search"] == len(found.found.search.history) == 3
+    rates = [line["images_per_second"] for line in files.JsonLines(found.folder / "metrics.jsonl").read()]
+    assert found.seconds["training"] == pytest.approx(96 / rates[0] + 96 / rates[1])
+    assert json.loads((found.folder / "stage.json").read_text())["seconds"] == found.seconds
+
+
+def test_pruning_that_is_sure_keeps_what_cannot_be_told_apart(whole):
+    """Of endless images it is the paper's rule; of few, more stays, and all where nothing may be doubted."""
+    search = whole[1][0].found.search
+    plain = pad_nas.prune(search, CONFIG, 60)[1]
+    kept = {
+        (images, sure): pad_nas.prune(search, dataclasses.replace(CONFIG, sure=sure), images)[1]
+        for images in (60, 10**40)
+        for sure in (0.5, 1.0)
+    }
+    assert kept[10**40, 1.0] == plain
+    for space in kept.values():
+        assert all(set(a) <= set(b) for a, b in zip(plain.allowed, space.allowed, strict=True))
+    assert plain.size < kept[60, 1.0].size
+    assert kept[60, 0.5].size <= kept[60, 1.0].size
 
 
 def same(expected, found):
@@ -171,6 +230,7 @@ def test_impossible_settings():
         ({"epochs": (2, 0)}, "epochs is"),
         ({"threshold": 1.0}, "threshold is 1.0; expected a probability below 1"),
         ({"rank": 1}, "rank is 1"),
+        ({"sure": 95}, "sure is 95; expected a share"),
     ):
         with pytest.raises(UserError, match=message):
             pad_nas.Config(FitConfig(1), **change)

@@ -1,11 +1,16 @@
 """Golden numbers: the published counts, re-derived from the papers and their code."""
 
+import json
+
 import numpy as np
 import pytest
+import torchvision
+from torch import nn
 
 from supernet import families, spaces
 from supernet.errors import UserError
 from supernet.families import layerwise
+from supernet.space import Space
 
 
 def test_shufflenet_has_the_published_multiply_adds():
@@ -43,6 +48,25 @@ def test_mobile_layers_follow_table_1():
     assert forbidden == [0, 1, 5, 9, 13, 17, 21]
     assert {c.expand for c in space.genes[0].choices} == {1}
     assert layerwise.mobile("large").stem_channels == 16
+
+
+def test_mobile_v3_has_squeeze_excite_and_hard_swish_where_mobilenetv3_has_them():
+    """By the stages of torchvision's, whose 24, 112 and 160 channels are Table 1's 32, 96 and 192."""
+    space = layerwise.mobile("v3")
+    layers = families.layout(space)
+    theirs = torchvision.models.mobilenet_v3_large().features
+    ours = {gene.out_channels: choices[-1] for gene, choices in zip(space.genes, layers.choices, strict=True)}
+    assert [isinstance(theirs[i][2], nn.Hardswish) for i in (0, -1)] == [True, True]
+    assert {layers.stem.act, layers.head.act} == {"hard_swish"}
+    for block in theirs[1:-1]:
+        names = {type(module).__name__ for module in block.modules()}
+        spec = ours[{24: 32, 112: 96, 160: 192}.get(block.out_channels, block.out_channels)]
+        assert spec.act == ("hard_swish" if "Hardswish" in names else "relu")
+        assert spec.squeeze_excite == ("SqueezeExcitation" in names)
+    block = theirs[5]  # 40 channels, kernel 5, expanded 3 times
+    spec = next(s for s in layers.choices[6] if (s.kernel, s.expand) == (5, 3))
+    assert spec.params == sum(parameter.numel() for parameter in block.parameters())
+    assert Space.from_json(json.loads(json.dumps(space.to_json()))) == space
 
 
 @pytest.mark.parametrize("name", sorted(spaces.presets()))

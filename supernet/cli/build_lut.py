@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from supernet.cli import common, numbers
+from supernet.cli import common, numbers, report
 from supernet.errors import UserError
 from supernet.plugins import is_reference
 from supernet.progress import shown
@@ -224,4 +224,4 @@ def rounded(ms: float) -> str:
     return f"{ms:.{max(0, 2 - math.floor(math.log10(ms)))}f}"
 
 
-main = common.entry(run, Args, page=True)
+main = common.entry(run, Args, after=report.leave_page)

@@ -250,17 +250,19 @@ def begun(args: Any, folder: RunFolder) -> dict[str, Any]:
     return {} if getattr(args, "restart", False) or not folder.config_path.exists() else folder.config()
 
 
-def entry(run: Callable[[Args], None], args: Any, **options: bool) -> Callable[[], None]:
+def entry(run: Callable[[Args], None], args: Any, **options: Any) -> Callable[[], None]:
     """What starts a command: ``main`` of its ``run`` and its options."""
     return functools.partial(main, run, args, **options)
 
 
-def main(run: Callable[[Args], None], args: Any, *, torchrun: bool = False, page: bool = False) -> None:
+def main(
+    run: Callable[[Args], None], args: Any, *, torchrun: bool = False, after: Callable[[Any], None] | None = None
+) -> None:
     """Parse ``args`` and run. Bad input ends in one line on stderr and exit code 2; Ctrl-C in 130, SIGTERM in 143.
 
     Args:
         torchrun: whether several processes can share the work.
-        page: write the page about the run at the end.
+        after: what the first process does at the end.
     """
     require_siblings()
     if not torchrun and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -278,8 +280,8 @@ def main(run: Callable[[Args], None], args: Any, *, torchrun: bool = False, page
         if not isinstance(given, Beginning) and example.unpack(getattr(given, "run", None) or Path()):
             tell(f"the supernet that comes with the package → {example.FOLDER}")
         run(given)
-        if page and os.environ.get("RANK", "0") == "0":
-            leave_page(given)
+        if after is not None and os.environ.get("RANK", "0") == "0":
+            after(given)
     except UserError as error:
         refuse(with_advice(error, given))
     except BrokenPipeError:  # the reader of our output has left, e.g. `| head`
@@ -295,23 +297,6 @@ def main(run: Callable[[Args], None], args: Any, *, torchrun: bool = False, page
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         sys.exit(130)
-
-
-def leave_page(args: Any) -> None:
-    """Write what the run now holds as a page. Where it cannot be read the work is done all the same, and it is told."""
-    if getattr(args, "plan", False) or getattr(args, "output", None) or getattr(args, "run", None) is None:
-        return  # the run is as it was
-    folder = open_run(args)
-    if not (folder.config_path.exists() and folder.space_path.exists()):
-        return
-    from supernet.cli import report
-
-    try:
-        report.write(args, folder.report_path)
-    except UserError as error:
-        warn(f"no page about the run: {error}")
-    else:
-        tell(f"page: {folder.report_path}")
 
 
 def require_siblings() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from supernet.cli import common, searching
+from supernet.cli import common, report, searching
 from supernet.errors import UserError
 
 
@@ -49,4 +49,4 @@ def run(args: Args) -> None:
     common.next_command("retrain", args, "--pick", "best")
 
 
-main = common.entry(run, Args, page=True)
+main = common.entry(run, Args, after=report.leave_page)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from supernet.cli import common, opening
+from supernet.cli import common, opening, report
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
@@ -140,4 +140,4 @@ def open_faces(args: Args, folder: RunFolder) -> Faces:
     return faces.open_train(args.faces, args.pairs, args.resolution, **given) if errors else opened
 
 
-main = common.entry(run, Args, page=True)
+main = common.entry(run, Args, after=report.leave_page)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from supernet.cli import common, opening
+from supernet.cli import common, opening, report
 from supernet.errors import UserError
 from supernet.metrics import percent
 
@@ -115,4 +115,4 @@ def run(args: Args) -> None:
         common.next_command("export", args, after=("--pick", final.path.name))
 
 
-main = common.entry(run, Args, page=True)
+main = common.entry(run, Args, after=report.leave_page)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from supernet.cli import common, opening, planning, retrain, searching
+from supernet.cli import common, opening, planning, report, retrain, searching
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ class Args(planning.Planned, common.Kernels, opening.Balance, opening.Images, se
     threshold: Annotated[float | None, common.UNSET] = None
     """Operations of at most this probability are removed; defaults to the paper's 1 % where 2,560 architectures are
     scored as there, to more where fewer are."""
+    sure: float = 0.0
+    """Keep what cannot be told apart: an operation goes only if it is rare in this share of the fronts that accuracies
+    drawn again give, such as 0.95; 0 is the paper's rule."""
     retrain: int = 0
     """Epochs to train the best network of the last front alone, at the end; 0 leaves that to retrain.py."""
 
@@ -70,6 +73,7 @@ def run(args: Args) -> None:
         fine_tune_lr=lr / 5,
         threshold=threshold,
         ces=ces,
+        sure=args.sure,
         scoring=args.scoring,
         random=args.random,
         kernels=defaults.kernels(device, args.wish(args.kernels)),
@@ -145,4 +149,4 @@ def plan(args: Args, cfg: Config, space: Space, images: TrainVal, device: torch.
             making.retrain(last, archs, settings, args, Processes(args.workers))
 
 
-main = common.entry(run, Args, page=True)
+main = common.entry(run, Args, after=report.leave_page)

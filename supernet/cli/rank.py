@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from supernet.cli import common
+from supernet.cli import common, report
 
 
 @dataclass(frozen=True)
@@ -53,4 +53,4 @@ def run(args: Args) -> None:
     common.tell(f"→ {folder / 'rank.json'}, {folder / (args.bn[0] + '.png')}")
 
 
-main = common.entry(run, Args, page=True)
+main = common.entry(run, Args, after=report.leave_page)

@@ -84,6 +84,21 @@ def write(
     return runs[0]
 
 
+def leave_page(args: Any) -> None:
+    """Write what the run now holds as a page. Where it cannot be read the work is done all the same, and it is told."""
+    if getattr(args, "plan", False) or getattr(args, "output", None) or getattr(args, "run", None) is None:
+        return  # the run is as it was
+    folder = common.open_run(args)
+    if not (folder.config_path.exists() and folder.space_path.exists()):
+        return
+    try:
+        write(args, folder.report_path)
+    except UserError as error:
+        common.warn(f"no page about the run: {error}")
+    else:
+        common.tell(f"page: {folder.report_path}")
+
+
 def picked(found: Run) -> list[tuple[str, str]]:
     """How the first trained network is named to other tools."""
     return [("--pick", name) for name in found.picked][:1]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from supernet.cli import common, planning, recipe
+from supernet.cli import common, planning, recipe, report
 from supernet.metrics import Metric
 
 if TYPE_CHECKING:
@@ -139,4 +139,4 @@ def train(
     return first
 
 
-main = common.entry(run, Args, torchrun=True, page=True)
+main = common.entry(run, Args, torchrun=True, after=report.leave_page)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from supernet import metrics
-from supernet.cli import common, searching
+from supernet.cli import common, report, searching
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
@@ -123,4 +123,4 @@ def table_and_bound(text: str) -> tuple[Path, float | None]:
     return Path(path), ms
 
 
-main = common.entry(run, Args, page=True)
+main = common.entry(run, Args, after=report.leave_page)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from search.stage_wise import plot
 from supernet import machine
-from supernet.cli import common, opening
+from supernet.cli import common, opening, report
 from supernet.errors import UserError
 from supernet.metrics import percent
 
@@ -134,4 +134,4 @@ def run(args: Args) -> None:
     common.next_command("export", args, after=("--pick", network))
 
 
-main = common.entry(run, Args, page=True)
+main = common.entry(run, Args, after=report.leave_page)

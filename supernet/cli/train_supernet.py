@@ -8,7 +8,7 @@ import functools
 import sys
 from collections.abc import Sequence
 
-from supernet.cli import common, opening, planning
+from supernet.cli import common, opening, planning, report
 from supernet.cli.methods import METHODS, Args
 from supernet.errors import UserError
 
@@ -113,4 +113,4 @@ def run(args: Args) -> None:
 
 def main() -> None:
     """The command line."""
-    common.main(run, chosen(sys.argv[1:]), torchrun=True, page=True)
+    common.main(run, chosen(sys.argv[1:]), torchrun=True, after=report.leave_page)

@@ -71,8 +71,9 @@ class Layerwise:
     def layout(self, space: Space) -> Layers:
         """The layers of ``space``, whose choices can be operations of the family or its own (``Space.operations``)."""
         blocks = {block.op: block for block in (*self.blocks, *space.operations)}
-        if space.act not in ACTIVATIONS and self.stem is Stem:
-            raise UserError(f"space {space.name}: act {space.act!r}, expected one of {', '.join(ACTIVATIONS)}")
+        for act in (space.act, *(gene.act for gene in space.genes if gene.act)):
+            if act not in ACTIVATIONS and self.stem is Stem:
+                raise UserError(f"space {space.name}: act {act!r}, expected one of {', '.join(ACTIVATIONS)}")
         stem = LayerSpec(
             self.stem, space.channels, space.stem_channels, space.input_size, space.stem_stride, act=space.act
         )
@@ -105,6 +106,7 @@ class Layerwise:
                 f"space {space.name}: gene {gene.name} has the operation {choice.op!r}, known here are "
                 f"{', '.join(sorted(blocks))}; {NO_CODE}"
             )
+        bottleneck = choice.op == InvertedBottleneck.op
         spec = LayerSpec(
             blocks[choice.op],
             gene.in_channels,
@@ -113,8 +115,9 @@ class Layerwise:
             gene.stride,
             choice.kernel,
             choice.expand,
-            space.act,
-            space.squeeze_excite and choice.op == InvertedBottleneck.op,
+            gene.act or space.act,
+            bottleneck and (gene.se or space.squeeze_excite),
+            middle=gene.in_channels * choice.expand if bottleneck and gene.se else 0,
         )
         reason = spec.block.refuses(spec)
         if min(spec.in_channels, spec.out_channels, spec.stride) < 1:
@@ -142,6 +145,7 @@ class Layerwise:
 
 
 Group = tuple[int, int, int]  # of layers: output channels, repeats, stride of the first
+Own = Callable[[int], dict[str, Any]]  # group -> fields of its genes besides
 Candidates = Callable[[int, int, int, int], tuple[Choice, ...]]  # (group, repeat, in, out) -> choices of one layer
 
 
@@ -150,6 +154,7 @@ def _space(
     groups: Sequence[Group],
     candidates: Candidates,
     stem_channels: int,
+    own: Own = lambda group: {},
     **fields: Any,
 ) -> Space:
     """A space with a gene for each layer of ``groups``, whose choices are ``candidates(group, repeat, in, out)``."""
@@ -158,7 +163,7 @@ def _space(
     for g, (out, repeats, stride) in enumerate(groups):
         for r in range(repeats):
             choices = candidates(g, r, channels, out)
-            genes.append(Gene(f"layer{len(genes)}", choices, channels, out, stride if r == 0 else 1))
+            genes.append(Gene(f"layer{len(genes)}", choices, channels, out, stride if r == 0 else 1, **own(g)))
             channels = out
     allowed = tuple(tuple(range(len(gene.choices))) for gene in genes)
     return Space(name=name, stem_channels=stem_channels, genes=tuple(genes), allowed=allowed, **fields)
@@ -239,14 +244,27 @@ MOBILE_GROUPS = {
 SMALL_GROUPS = [(16, 2, 1), (64, 4, 2)]  # wide where the image is small: capacity that costs little time
 
 
+def _as_in_v3(small: bool) -> Own:
+    """MobileNetV3-Large (Howard et al. 2019, Table 1): ReLU up to 40 channels, hard-swish from 80 on; squeeze-excite at
+    40 channels and from 112 on, which our 96 stand for.
+    """
+    relu, excited = ((0,), (1,)) if small else ((0, 1, 2), (2, 4, 5, 6))
+
+    def own(group: int) -> dict[str, Any]:
+        return ({"act": "relu"} if group in relu else {}) | ({"se": True} if group in excited else {})
+
+    return own
+
+
 def mobile(
     variant: str = "basic", channels: int = 3, resolution: int = 224, classes: int = 1000, small: bool = False
 ) -> Space:
     """PAD-NAS Tables 1 and 2: 22 searched inverted bottlenecks.
 
-    ``basic``: k ∈ {3,5,7} × e ∈ {3,6}; ``large``: e ∈ {1..6}; ``v3``: basic with squeeze-excite and
-    hard-swish (Table 4). ``small`` is our preset for 28² and 32² images: 6 layers; the first in each group is
-    k3_e1 or k5_e4, the others may also be Identity or a 3×3 max pool. With ``large`` it has k ∈ {3,5} × e ∈ {1,2,4}.
+    ``basic``: k ∈ {3,5,7} × e ∈ {3,6}; ``large``: e ∈ {1..6}; ``v3``: basic with squeeze-excite and hard-swish where
+    MobileNetV3 has them (Table 4, which gives no channels: they are Table 1's). ``small`` is our preset for 28² and 32²
+    images: 6 layers; the first in each group is k3_e1 or k5_e4, the others may also be Identity or a 3×3 max pool. With
+    ``large`` it has k ∈ {3,5} × e ∈ {1,2,4}.
     """
     large, v3 = variant == "large", variant == "v3"
     groups = SMALL_GROUPS if small else MOBILE_GROUPS["large" if large else "basic"]
@@ -261,7 +279,7 @@ def mobile(
         stem_stride=2,
         head_channels=128 if small else 1280,
         act="hard_swish" if v3 else "relu6",
-        squeeze_excite=v3,
+        own=_as_in_v3(small) if v3 else lambda group: {},
         init="kaiming",
     )
 

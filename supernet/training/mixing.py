@@ -54,8 +54,12 @@ class Mixing:
 
 
 def hits(logits: Tensor, y: Tensor) -> Tensor:
-    """How many images are taken for what they are, of mixed ones for what is most of them."""
-    return (logits.argmax(1) == (y if y.dim() == 1 else y.argmax(1))).sum()
+    """How many images are taken for what they are, of mixed ones for what is most of them.
+
+    Of labels that are maps ``[B, H, W]``: images of which more than half the pixels are.
+    """
+    right = logits.argmax(1) == (y.argmax(1) if y.is_floating_point() else y)
+    return right.sum() if right.dim() == 1 else (right.flatten(1).float().mean(1) > 0.5).sum()
 
 
 def require(train: ImageSet, cfg: FitConfig, share: int) -> None:
