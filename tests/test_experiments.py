@@ -77,7 +77,13 @@ def test_regret_on_a_truth_table(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "flag"),
-    [("pad_nas", "--jobs"), ("evolution", "--workers"), ("stage_wise", "--jobs"), ("recipes", "--jobs")],
+    [
+        ("pad_nas", "--jobs"),
+        ("evolution", "--workers"),
+        ("stage_wise", "--jobs"),
+        ("recipes", "--jobs"),
+        ("nss", "--seeds"),
+    ],
 )
 def test_runs_and_is_repeatable(tmp_path, name, flag):
     output = tmp_path / f"{name}.json"

@@ -328,7 +328,7 @@ class Nss(Args):
     warmup: float = 0.3
     """Share of the epochs that train weights only."""
     enable_all: bool = True
-    """In the warm-up enable all channels, and all blocks, of a stage at random, always at first and never at its end."""
+    """Enable all channels, and all blocks, of a stage at random in the warm-up: always at first, never at its end."""
     theta_lr: Annotated[float | None, common.UNSET] = None
     """Adam's rate for the probabilities; defaults to DARTS's 3e-4, in runs shorter than the paper's to as much more."""
 
