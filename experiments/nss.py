@@ -30,6 +30,7 @@ from supernet.space import Arch
 ELITE, SPACES, RANDOM = "elite", "random spaces", "random"
 WITHOUT = {COLD: "elite without warm-up", PLAIN: "elite, nothing enabled"}
 PAIRS = ((ELITE, RANDOM), (ELITE, SPACES), (SPACES, RANDOM))
+TOLD = {"samples": [dict], "best_of_5": [dict], "searched": [dict], "regimes": [dict], "weights": dict}
 COLORS = {ELITE: ("tab:blue", "o"), SPACES: ("tab:green", "s"), RANDOM: ("tab:orange", "x")}
 
 
@@ -41,7 +42,7 @@ class Args(Settings):
 
 def run(args: Args) -> None:
     if args.redraw:
-        finish(args, files.read_json(args.output, "results", "run it without --redraw"))
+        finish(args, files.read_json(args.output, "results", "run it without --redraw", expected=TOLD))
         return
     torch.set_num_threads(1)
     if args.quick:
