@@ -112,26 +112,36 @@ class Study:
         more = {"warmup": 0.0 if how == COLD else 0.3, "enable_all": how == WARM, "theta_lr": self.args.theta_lr}
         return nss.Config(self.fit_config(seed), tuple(targets), ranges=self.args.ranges, **more)
 
-    def search(self, seed: int, targets: Sequence[float], how: str, probes: Sequence[Arch]) -> dict:
-        """One search.
+    @property
+    def middle(self) -> float:
+        """The target at which searches with and without warm-up are compared."""
+        return self.args.targets[len(self.args.targets) // 2]
 
-        Returns:
-            ``elites``: for each target the elite space's open choices, its cost and that of the most probable space.
-            ``one_shot``: accuracies of ``probes`` with the weights after the warm-up and at the end for each target.
-        """
+    def search(self, seed: int, how: str) -> dict:
+        """One search: for each target the elite space's open choices, its cost and that of the most probable space."""
+        targets = self.args.targets if how == WARM else (self.middle,)
         folder, cfg = RunFolder(self.args.run / f"{how}-{seed}"), self.config(seed, targets, how)
 
         def compute() -> dict:
             nss.run(self.space, self.images, cfg, folder.path, self.device)
-            elites, one_shot = [], {"warm-up": self.one_shot(folder, probes)} if cfg.warmup else {}
+            elites = []
             for target in targets:
-                own = folder.elite(target)
-                result, allowed = own.probabilities(), own.space().allowed
+                result, allowed = folder.elite(target).probabilities(), folder.elite(target).space().allowed
                 elites.append({"allowed": allowed, **{k: result[k] for k in ("cost", "argmax_cost", "cost_weight")}})
-                one_shot[f"{target:.9g}"] = self.one_shot(own, probes)
-            return {"elites": elites, "one_shot": one_shot}
+            return {"elites": elites}
 
         return self.cell(f"{how}-{seed}", compute)
+
+    def weights(self, seed: int, how: str, probes: Sequence[Arch]) -> dict[str, list[float]]:
+        """Accuracies of networks with a search's weights: after the warm-up, and at the end at the middle target."""
+        folder = RunFolder(self.args.run / f"{how}-{seed}")
+        moments = {"at the end": folder.elite(self.middle)}
+        if how != COLD:
+            moments = {"after the warm-up": folder, **moments}
+        found = self.cell(
+            f"weights-{how}-{seed}", lambda: {moment: self.one_shot(own, probes) for moment, own in moments.items()}
+        )
+        return {moment: found[moment] for moment in moments}
 
     def one_shot(self, folder: RunFolder, probes: Sequence[Arch]) -> list[float]:
         """Accuracies with a search's weights, BN taken anew."""

@@ -48,15 +48,13 @@ def run(args: Args) -> None:
     if args.quick:
         small = {"limit": 320, "search_epochs": 3, "epochs": 1, "compared": 2, "population": 2, "iterations": 2}
         args = dataclasses.replace(args, targets=args.targets[:2], **small)
-    study, middle = Study(args), args.targets[len(args.targets) // 2]
+    study, seeds = Study(args), range(args.seeds)
     random = {target: study.random(target, ALIKE, args.compared, 99) for target in args.targets}
     probes = list(dict.fromkeys(arch for archs in random.values() for arch in archs))
-    seeds = range(args.seeds)
-    targets = {WARM: args.targets, PLAIN: (middle,), COLD: (middle,)}
-    searches = {how: [study.search(seed, own, how, probes) for seed in seeds] for how, own in targets.items()}
+    searches = {how: [study.search(seed, how) for seed in seeds] for how in (WARM, PLAIN, COLD)}
     found = {how: [search["elites"] for search in made] for how, made in searches.items()}
     warm = {target: [elites[i] for elites in found[WARM]] for i, target in enumerate(args.targets)}
-    others = {name: [elites[0] for elites in found[how]] for how, name in WITHOUT.items()}
+    others = {name: elite(study, study.middle, [made[0] for made in found[how]]) for how, name in WITHOUT.items()}
     groups = {target: {RANDOM: random[target], **control(study, target, warm[target])} for target in args.targets}
     result = _common.results(
         "nss",
@@ -66,9 +64,9 @@ def run(args: Args) -> None:
         samples=[samples(study, target, warm[target]) for target in args.targets],
         best_of_5=[row for target in args.targets for row in best_of_5(study, target, warm[target])],
         searched=[row for target in args.targets for row in searched(study, target, warm[target])],
-        equal_flops=compared(study, groups[middle] | {name: elite(study, middle, e) for name, e in others.items()}),
+        equal_flops=compared(study, groups[study.middle] | others),
         regimes=[{"target": target, **compared(study, archs)} for target, archs in groups.items()],
-        weights={how: weights(study, searches[how], middle, probes) for how in searches},
+        weights={how: weights(study, how, probes) for how in searches},
         spaces=found,
         same_as_by_cost_alone=[study.by_cost_alone(seed, elites) for seed, elites in enumerate(found[WARM])],
         off_target=[
@@ -145,18 +143,17 @@ def compared(study: Study, groups: Mapping[str, list[Arch]]) -> dict:
     return {"accuracies": scores, "flops": flops, "differences": differences}
 
 
-def weights(study: Study, searches: Sequence[dict], middle: float, probes: Sequence[Arch]) -> dict:
-    """Random networks with a search's weights: mean accuracy, that of the wider half, τ with themselves alone."""
+def weights(study: Study, how: str, probes: Sequence[Arch]) -> dict[str, list[dict]]:
+    """Random networks with the searches' weights: mean accuracy, that of the wider half, τ with themselves alone."""
     alone = np.array([study.accuracies(arch)[1] for arch in probes])
     widest = np.array([max(arch[1::2]) for arch in probes])
     wide = widest >= np.median(widest)
     rows: dict[str, list[dict]] = {}
-    for moment, key in (("after the warm-up", "warm-up"), ("at the end", f"{middle:.9g}")):
-        for search in searches:
-            if key in search["one_shot"]:
-                scores = np.array(search["one_shot"][key])
-                row = {"mean": scores.mean(), "wide": scores[wide].mean(), "tau": ranking.rank(scores, alone).tau}
-                rows.setdefault(moment, []).append(files.plain(row))
+    for seed in range(study.args.seeds):
+        for moment, accuracies in study.weights(seed, how, probes).items():
+            scores = np.array(accuracies)
+            row = {"mean": scores.mean(), "wide": scores[wide].mean(), "tau": ranking.rank(scores, alone).tau}
+            rows.setdefault(moment, []).append(files.plain(row))
     return rows
 
 
