@@ -277,6 +277,7 @@ def draw(figure: Figure, result: dict) -> None:
         left.scatter(flops / 1e6, 100 * accuracies, s=14, color=color, marker=marker, alpha=0.7, label=name)
     flops, best = front(result)
     left.step(flops / 1e6, 100 * best, where="post", color="tab:orange", linewidth=1, label="front of the random ones")
+    left.set(xscale="log", xlabel="MFLOPs", ylabel="accuracy (%)", title=f"alone, within ±{MEETS:.0%} of a target")
     lowest = [np.quantile(r["accuracies"][name], 0.1) for r in result["regimes"] for name in (ELITE, SPACES)]
     left.set_ylim(bottom=100 * min(lowest) - 3)
     for i, row in enumerate(result["samples"]):

@@ -64,14 +64,15 @@ class SpaceCost:
         return cls(base, tuple(averaged), tuple(genes))
 
     def violation(self, target: float, tolerance: float) -> np.ndarray:
-        """By how much each network space misses the target, |cost / T − 1|: at most 1, and 0 within the tolerance.
+        """By how much each network space misses the target: ½ + ½·|cost / T − 1|, at most 1; 0 within the tolerance.
 
         Float32, an axis per gene. Its mean over drawn spaces is what the cost term weighs by λ. The deviation of the
         mean *cost* would be none where cheap and dear spaces are drawn in turn, and leave the most probable one
-        anywhere; without the limit the dearest spaces alone would decide.
+        anywhere. Without the limit the dearest spaces alone would decide; without the ½ a near miss from which no
+        single range leads on would be as good as a hit.
         """
         off = np.abs(self.all() / target - 1)
-        return np.where(off > tolerance, np.minimum(off, 1), 0).astype(np.float32)
+        return np.where(off > tolerance, np.minimum(0.5 + 0.5 * off, 1), 0).astype(np.float32)
 
     def all(self) -> np.ndarray:
         """The cost of every network space: an axis per gene."""

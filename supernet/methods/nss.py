@@ -61,7 +61,7 @@ class Config:
     enable_all: bool = True  # in the warm-up all channels, and all blocks, of a stage at random (supplementary C)
     temperature: tuple[float, float] = (5.0, 0.001)  # of Gumbel-softmax, from the first to the last step, linear
     cost_weight: float = 1.0  # λ at first
-    dual: float = 100.0  # what λ would rise by in a search whose most probable space costs twice the target throughout
+    dual: float = 20.0  # what λ would rise by in a search whose most probable space costs twice the target throughout
     tolerance: float = 0.1  # of the target
     lr_min: float = 0.001
     theta_lr: float | None = None  # Adam; None: DARTS's 3e-4, more in runs shorter than the paper's
@@ -250,7 +250,7 @@ class Search(loop.Search):
         self.model.requires_grad_(True)
 
     def loss(self, sample: Sample, x: Tensor, y: Tensor) -> Tensor:
-        """CE + λ·E[|cost / T − 1|] of a drawn space, as ``SpaceCost.violation`` has it."""
+        """CE + λ·E[what a space misses the target by] of a drawn space, as ``SpaceCost.violation`` has it."""
         with self.precision.autocast_unscaled():
             logits = forward(self.model, x, sample)
         return F.cross_entropy(whole(logits), y) + self.weight * expected(self.violation, sample.weights)
