@@ -1,249 +1,160 @@
 """NSS on real images: are networks of an elite space cheaper to find and better than those of the expanded space?
 
-Samples until a FLOPs target is met, the best of five, 16 elite against 16 random networks at equal FLOPs, and the
-search without its warm-up. Every finished cell is kept in RUN: the same command continues. Networks are trained alone;
-of five the best is chosen on one half of the validation split, its error told on the other. The test set stays closed.
+For each target: samples until it is met, the best of five, and a network searched by SPOS in either space with its
+error, deviation and minutes (table 1); elite networks against random ones and against those of random network spaces
+of the same cost, at equal multiply-adds, and all of them against the front of the random ones (figures S3, S4). At the
+middle target: what the warm-up does to the spaces and to the weights. Every finished cell is kept in RUN: the same
+command continues. Networks are trained alone; they are chosen on one half of the validation split, their errors told
+on the other. The test set stays closed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 from experiments import _common
-from latency.measure import host
-from supernet import families, files, spaces
-from supernet.data import sets
-from supernet.methods import network_spaces, nss
-from supernet.model import Network
-from supernet.runs import RunFolder
+from experiments._nss import ALIKE, COLD, MEETS, PLAIN, WARM, Settings, Study, near
+from search import ranking
+from supernet import families, files
 from supernet.space import Arch
-from supernet.training import checkpoint, defaults
-from supernet.training.evaluation import evaluate
-from supernet.training.loop import FitConfig, fit
 
-DRAWS = 20_000  # of the expanded space, for its share of networks near a target
+# The groups that are compared at equal multiply-adds.
+ELITE, SPACES, RANDOM = "elite", "random spaces", "random"
+WITHOUT = {COLD: "elite without warm-up", PLAIN: "elite, nothing enabled"}
+PAIRS = ((ELITE, RANDOM), (ELITE, SPACES), (SPACES, RANDOM))
+TOLD = {"samples": [dict], "best_of_5": [dict], "searched": [dict], "regimes": [dict], "weights": dict}
+COLORS = {ELITE: ("tab:blue", "o"), SPACES: ("tab:green", "s"), RANDOM: ("tab:orange", "x")}
 
 
 @dataclass(frozen=True)
-class Args(_common.OnDevice):
-    run: Path = Path("runs/experiment-nss")
-    """Folder of the searches and of the finished cells."""
-    output: Path = Path("docs/results")
-    """Where nss.md, nss.json and nss.png go."""
-    seeds: int = 3
-    """Searches 0, 1, …: seeds of weights, spaces and split into halves."""
-    targets: tuple[float, float, float] = (0.8e6, 1.6e6, 3.2e6)
-    """Multiply-adds; 16 are compared with 16 at the middle one."""
-    data: str = "fashion-mnist"
-    """Images."""
-    data_root: Path = Path("data")
-    """Dataset directory."""
-    limit: int = 3000
-    """Training images, stratified."""
-    search_epochs: int = 16
-    """Of NSS, the warm-up among them."""
-    epochs: int = 4
-    """Of every stand-alone training."""
-    compared: int = 16
-    """Elite and random networks in the comparison at equal FLOPs."""
-    quick: bool = False
-    """Everything tiny, on digits: does it run at all?"""
+class Args(Settings):
+    output: Path = Path("docs/results/nss.json")
+    """The results."""
 
 
 def run(args: Args) -> None:
+    if args.redraw:
+        finish(args, files.read_json(args.output, "results", "run it without --redraw", expected=TOLD))
+        return
     torch.set_num_threads(1)
     if args.quick:
-        args = dataclasses.replace(args, data="digits", limit=320, search_epochs=3, epochs=1, compared=3)
-    config = {k: v for k, v in dataclasses.asdict(args).items() if k not in ("run", "output", "data_root", "seeds")}
-    study = Study(args)
-    RunFolder(args.run).begin(config, defaults=_common.OLDER)
-    warm = [study.search(seed, args.targets, warmup=0.3) for seed in range(args.seeds)]
-    cold = [study.search(seed, args.targets[1:2], warmup=0.0) for seed in range(args.seeds)]
-    report = {
-        "samples": study.samples(warm),
-        "best_of_5": study.best_of_5(warm),
-        "equal_flops": study.equal_flops([s[1] for s in warm], [s[0] for s in cold]),
-        "same_as_by_cost_alone": [study.by_cost_alone(seed, search) for seed, search in enumerate(warm)],
-        "off_target": [[abs(e["argmax_cost"] / t - 1) for e, t in zip(s, args.targets, strict=True)] for s in warm],
+        small = {"limit": 320, "search_epochs": 3, "epochs": 1, "compared": 2, "population": 2, "iterations": 2}
+        args = dataclasses.replace(args, targets=args.targets[:2], **small)
+    study, seeds = Study(args), range(args.seeds)
+    random = {target: study.random(target, ALIKE, args.compared, 99) for target in args.targets}
+    probes = list(dict.fromkeys(arch for archs in random.values() for arch in archs))
+    searches = {how: [study.search(seed, how) for seed in seeds] for how in (WARM, PLAIN, COLD)}
+    found = {how: [search["elites"] for search in made] for how, made in searches.items()}
+    warm = {target: [elites[i] for elites in found[WARM]] for i, target in enumerate(args.targets)}
+    others = {name: elite(study, study.middle, [made[0] for made in found[how]]) for how, name in WITHOUT.items()}
+    groups = {target: {RANDOM: random[target], **control(study, target, warm[target])} for target in args.targets}
+    result = _common.results(
+        "nss",
+        args,
+        study,
+        seeds=args.seeds,
+        samples=[samples(study, target, warm[target]) for target in args.targets],
+        best_of_5=[row for target in args.targets for row in best_of_5(study, target, warm[target])],
+        searched=[row for target in args.targets for row in searched(study, target, warm[target])],
+        equal_flops=compared(study, groups[study.middle] | others),
+        regimes=[{"target": target, **compared(study, archs)} for target, archs in groups.items()],
+        weights={how: weights(study, how, probes) for how in searches},
+        spaces=found,
+        same_as_by_cost_alone=[study.by_cost_alone(seed, elites) for seed, elites in enumerate(found[WARM])],
+        off_target=[
+            [abs(e["argmax_cost"] / t - 1) for e, t in zip(elites, args.targets, strict=True)] for elites in found[WARM]
+        ],
+        search_minutes=[search["minutes"] for search in searches[WARM]],
+    )
+    finish(args, result)
+
+
+def samples(study: Study, target: float, elites: Sequence[dict]) -> dict:
+    """Draws until the first network within 10 % of the target: on average 1 / share."""
+    shares = [study.share(study.space.restrict(found["allowed"]), target) for found in elites]
+    everywhere = study.share(study.space, target)
+    expanded = 1 / everywhere if everywhere else None
+    return {"target": target, "elite": [1 / s if s else None for s in shares], "expanded": expanded}
+
+
+def best_of_5(study: Study, target: float, elites: Sequence[dict]) -> list[dict]:
+    """Error and deviation of the best of five networks within 10 % of the target, elite and expanded, per search."""
+    rows = []
+    for seed, found in enumerate(elites):
+        archs = near(study.space.restrict(found["allowed"]), target, MEETS)
+        rng = np.random.default_rng([seed, study.args.targets.index(target)])
+        groups = {
+            "elite": [archs[k] for k in rng.permutation(len(archs))[:5]],
+            "expanded": study.random(target, MEETS, 5, seed),
+        }
+        row: dict = {"target": target, "search": seed, "networks": {}, "deviation": {}}
+        for name, group in groups.items():
+            scores = [study.accuracies(arch) for arch in group]
+            flops = [families.flops(study.space, arch) for arch in group]
+            best = max(range(len(group)), key=scores.__getitem__)
+            row[name] = 1 - scores[best][1]
+            row["deviation"][name] = abs(flops[best] / target - 1)
+            row["networks"][name] = [(f, s[1]) for f, s in zip(flops, scores, strict=True)]
+        rows.append(row)
+    return rows
+
+
+def searched(study: Study, target: float, elites: Sequence[dict]) -> list[dict]:
+    """What SPOS finds in the elite and in the expanded space, per search."""
+    rows = []
+    for seed, found in enumerate(elites):
+        own = study.space.restrict(found["allowed"])
+        for name, key, space in (("elite", f"elite-{target:.9g}", own), ("expanded", "expanded", study.space)):
+            rows.append({"target": target, "search": seed, "space": name, **study.best_of(space, key, target, seed)})
+    return rows
+
+
+def elite(study: Study, target: float, elites: Sequence[dict]) -> list[Arch]:
+    """Networks near the target of the elite spaces of all searches in turn."""
+    rng, n = np.random.default_rng(7), study.args.compared
+    pools = [near(study.space.restrict(found["allowed"]), target, ALIKE) for found in elites]
+    pools = [[pool[k] for k in rng.permutation(len(pool))[: 3 * n]] for pool in pools]
+    return list(dict.fromkeys(pool[k] for k in range(3 * n) for pool in pools if k < len(pool)))[:n]
+
+
+def control(study: Study, target: float, elites: Sequence[dict]) -> dict[str, list[Arch]]:
+    """Elite networks, and those of random network spaces that cost as much."""
+    return {
+        SPACES: study.of_random_spaces(target, study.args.compared, 99),
+        ELITE: elite(study, target, elites),
     }
-    machine = {**host(), "torch": torch.__version__, "load": os.getloadavg()[0], "cpu_minutes": study.minutes()}
-    args.output.mkdir(parents=True, exist_ok=True)
-    result = {"settings": config, "seeds": args.seeds, "machine": machine, **report}
-    files.write_json(args.output / "nss.json", result)
-    text = markdown(result)
-    files.write_bytes(args.output / "nss.md", text.encode())
-    plot(args.output / "nss.png", report, args.targets)
-    print(text)
 
 
-class Study:
-    """The cells of one experiment, each computed once."""
+def compared(study: Study, groups: Mapping[str, list[Arch]]) -> dict:
+    """Accuracies of groups of networks alone, and the differences of their means."""
+    scores = {name: [study.accuracies(arch)[1] for arch in archs] for name, archs in groups.items()}
+    flops = {name: [families.flops(study.space, arch) for arch in archs] for name, archs in groups.items()}
+    more = [pair for name in groups if name in WITHOUT.values() for pair in ((name, RANDOM), (ELITE, name))]
+    pairs = [pair for pair in (*PAIRS, *more) if min(len(scores[name]) for name in pair) > 1]
+    differences = [{"pair": pair, **permuted(*(scores[name] for name in pair))} for pair in pairs]
+    return {"accuracies": scores, "flops": flops, "differences": differences}
 
-    def __init__(self, args: Args):
-        self.args = args
-        self.device = defaults.device(args.device)
-        images = sets.open_train(args.data, args.data_root, limit=args.limit)
-        self.space = spaces.get("residual-small", images.channels, images.size, images.classes)
-        chosen_on = images.val.subset(len(images.val) // 2, seed=0)
-        told_on = images.val.take(np.flatnonzero(~np.isin(images.val.index, chosen_on.index)))
-        self.images, self.halves = images, (chosen_on, told_on)
 
-    def cell(self, name: str, compute: Callable[[], dict]) -> dict:
-        """What ``compute`` gave the first time, with the CPU minutes that it took then."""
-        return _common.timed_cell(self.args.run / f"{name}.json", compute)
-
-    def minutes(self) -> float:
-        """CPU minutes of all cells."""
-        cells = [*self.args.run.glob("*-*.json"), *self.args.run.glob("networks/*.json")]
-        return round(sum(json.loads(path.read_text())["minutes"] for path in cells), 1)
-
-    def config(self, seed: int, targets: Sequence[float], warmup: float) -> nss.Config:
-        settings = FitConfig(
-            self.args.search_epochs,
-            lr=0.025,
-            schedule="cosine",
-            weight_decay=3e-4,
-            label_smoothing=0.0,
-            clip=5.0,
-            augment=False,
-            seed=seed,
-        )
-        return nss.Config(settings, tuple(targets), ranges=(2, 4), warmup=warmup)
-
-    def search(self, seed: int, targets: Sequence[float], warmup: float) -> list[dict]:
-        """One search: for each target the elite space's open choices, its cost and that of the most probable space."""
-        name = f"{'warm' if warmup else 'cold'}-{seed}"
-        cfg = self.config(seed, targets, warmup)
-
-        def compute() -> dict:
-            folder = self.args.run / name
-            nss.run(self.space, self.images, cfg, folder, self.device)
-            found = []
-            for target in targets:
-                own = RunFolder(folder).elite(target)
-                result, allowed = own.probabilities(), own.space().allowed
-                found.append({"allowed": allowed, "cost": result["cost"], "argmax_cost": result["argmax_cost"]})
-            return {"elites": found}
-
-        return self.cell(name, compute)["elites"]
-
-    def by_cost_alone(self, seed: int, search: Sequence[dict]) -> list[bool]:
-        """Whether Θ finds the same spaces without any image: the same draws, Adam and λ, the cost term alone."""
-        cfg, space = self.config(seed, self.args.targets, 0.3), self.space
-        ranges = network_spaces.split(space, cfg.ranges)
-        cost = network_spaces.SpaceCost.of(space, ranges, lambda spec: spec.flops)
-        per_epoch, warmup = len(self.images.train) // 2 // cfg.fit.batch_size, nss.warmup_epochs(cfg)
-        total, first, same = cfg.fit.epochs * per_epoch, warmup * per_epoch, []
-        for target, found in zip(cfg.targets, search, strict=True):
-            theta = [torch.zeros(len(options), requires_grad=True) for options in ranges]
-            adam = nss.theta_adam(theta, cfg, total - first)
-            weight = cfg.cost_weight
-            for step in range(first, total):
-                tau = np.interp(step, (0, total - 1), cfg.temperature).item()
-                sample = network_spaces.draw(space, ranges, theta, tau, (seed, step, nss.THETA))
-                adam.zero_grad()
-                (weight * cost.deviation(sample.weights, target)).backward()
-                adam.step()
-                argmax = cost.all()[tuple(int(logits.argmax()) for logits in theta)]
-                if (step + 1) % per_epoch == 0 and abs(argmax / target - 1) > cfg.tolerance:
-                    weight *= 2
-            chosen = network_spaces.elite(ranges, theta, cost, target, cfg.tolerance)
-            allowed = space.restrict([options[i] for options, i in zip(ranges, chosen, strict=True)]).allowed
-            same.append([list(open_) for open_ in allowed] == found["allowed"])
-        return same
-
-    def near(self, found: dict, target: float, tolerance: float) -> tuple[float, list[Arch]]:
-        """The share of a found space's networks that are near the target, and these."""
-        elite = self.space.restrict(found["allowed"])
-        archs = [a for a in elite.enumerate() if abs(families.flops(elite, a) / target - 1) <= tolerance]
-        return len(archs) / elite.size, archs
-
-    def random(self, target: float, tolerance: float, n: int, seed: int) -> list[Arch]:
-        """Networks of the expanded space near the target, drawn uniformly."""
-        rng, archs = np.random.default_rng([seed, int(target)]), []
-        while len(archs) < n:
-            arch = self.space.sample_where(
-                rng, lambda a: abs(families.flops(self.space, a) / target - 1) <= tolerance, tries=DRAWS
-            )
-            archs.append(arch)
-        return archs
-
-    def accuracies(self, arch: Arch) -> tuple[float, float]:
-        """Of the network trained alone: on the half that chooses and on the one that tells."""
-        name = "_".join(map(str, arch))
-
-        def compute() -> dict:
-            torch.manual_seed(0)
-            network = Network(self.space, arch).to(self.device)
-            settings = FitConfig(self.args.epochs, lr=defaults.learning_rate(64), augment=False)
-            fit(
-                network,
-                self.images.train,
-                lambda step: None,
-                settings,
-                self.args.run / "now" / name,
-                meta={},
-            )
-            checkpoint.delete(self.args.run / "now" / name / "checkpoint.pt")
-            batches = ((s.plain_batches(512)) for s in self.halves)
-            return {"accuracies": [evaluate(network, b) for b in batches], "flops": families.flops(self.space, arch)}
-
-        return tuple(self.cell(f"networks/{name}", compute)["accuracies"])
-
-    def samples(self, warm: list[list[dict]]) -> list[dict]:
-        """Draws until the first network within 10 % of each target: on average 1 / share."""
-        rng = np.random.default_rng(0)
-        flops = np.array([families.flops(self.space, self.space.sample(rng)) for _ in range(DRAWS)])
-        rows = []
-        for i, target in enumerate(self.args.targets):
-            shares = [self.near(search[i], target, 0.1)[0] for search in warm]
-            expanded = float((np.abs(flops / target - 1) <= 0.1).mean())
-            rows.append({"target": target, "elite": [1 / s if s else None for s in shares], "expanded": 1 / expanded})
-        return rows
-
-    def best_of_5(self, warm: list[list[dict]]) -> list[dict]:
-        """Error of the best of five networks within 10 % of the target, elite and expanded, per target and search."""
-        rows = []
-        for i, target in enumerate(self.args.targets):
-            for seed, search in enumerate(warm):
-                near = self.near(search[i], target, 0.1)[1]
-                rng = np.random.default_rng([seed, i])
-                elite = [near[k] for k in rng.permutation(len(near))[:5]]
-                row = {"target": target, "search": seed, "networks": {}}
-                for name, archs in (("elite", elite), ("expanded", self.random(target, 0.1, 5, seed))):
-                    scores = [self.accuracies(arch) for arch in archs]
-                    row[name] = 1 - max(scores)[1]
-                    row["networks"][name] = [
-                        (families.flops(self.space, a), s[1]) for a, s in zip(archs, scores, strict=True)
-                    ]
-                rows.append(row)
-        return rows
-
-    def equal_flops(self, warm: list[dict], cold: list[dict]) -> dict:
-        """Accuracies of networks within 3 % of the middle target; the elite ones come from all searches in turn."""
-        target, n = self.args.targets[1], self.args.compared
-        groups = {"random": self.random(target, 0.03, n, 99)}
-        for name, found in (("elite", warm), ("elite without warm-up", cold)):
-            rng = np.random.default_rng(7)
-            pools = [
-                [near[k] for k in rng.permutation(len(near))] for near in (self.near(f, target, 0.03)[1] for f in found)
-            ]
-            turns = [pool[k] for k in range(n) for pool in pools if k < len(pool)]
-            groups[name] = list(dict.fromkeys(turns))[:n]
-        scores = {name: [self.accuracies(arch)[1] for arch in archs] for name, archs in groups.items()}
-        pairs = (("elite", "random"), ("elite without warm-up", "random"), ("elite", "elite without warm-up"))
-        return {"accuracies": scores, "differences": [{"pair": p, **permuted(*(scores[g] for g in p))} for p in pairs]}
+def weights(study: Study, how: str, probes: Sequence[Arch]) -> dict[str, list[dict]]:
+    """Random networks with the searches' weights: mean accuracy, that of the wider half, τ with themselves alone."""
+    alone = np.array([study.accuracies(arch)[1] for arch in probes])
+    widest = np.array([max(arch[1::2]) for arch in probes])
+    wide = widest >= np.median(widest)
+    rows: dict[str, list[dict]] = {}
+    for seed in range(study.args.seeds):
+        for moment, accuracies in study.weights(seed, how, probes).items():
+            scores = np.array(accuracies)
+            row = {"mean": scores.mean(), "wide": scores[wide].mean(), "tau": ranking.rank(scores, alone).tau}
+            rows.setdefault(moment, []).append(files.plain(row))
+    return rows
 
 
 def permuted(a: Sequence[float], b: Sequence[float], n: int = 20_000) -> dict:
@@ -260,86 +171,126 @@ def permuted(a: Sequence[float], b: Sequence[float], n: int = 20_000) -> dict:
     return {"difference": float(observed), "interval": [observed - half, observed + half], "p": (extreme + 1) / (n + 1)}
 
 
-def markdown(result: dict) -> str:
-    """The tables, the command and the machine."""
-    settings, machine = result["settings"], result["machine"]
-    lines = [
-        "# NSS: elite against expanded space",
-        "",
-        f"`python -m experiments.nss --seeds {result['seeds']}{' --quick' if settings['quick'] else ''}`: "
-        f"residual-small, {settings['data'] or 'the default images'}, {settings['limit']:,} for training, searches of "
-        f"{settings['search_epochs']} epochs, networks trained alone for {settings['epochs']}; {machine['cpu']}, one "
-        f"core, {machine['cpu_minutes']:.0f} CPU minutes.",
-        "",
-        "| target, MFLOPs | samples until ±10 %, elite (each search) | expanded | error of the best of 5, elite, % "
-        "| expanded, % |",
-        "|---|---|---|---|---|",
-    ]
-    differences = []
-    for row in result["samples"]:
-        best = [b for b in result["best_of_5"] if b["target"] == row["target"]]
-        elite, expanded = (np.array([100 * b[k] for b in best]) for k in ("elite", "expanded"))
-        differences += list(elite - expanded)
-        needed = ", ".join("none" if e is None else f"{e:.1f}" for e in row["elite"])
-        lines.append(
-            f"| {row['target'] / 1e6:.2g} | {needed} | {row['expanded']:.1f} | {spread(elite)} | {spread(expanded)} |"
-        )
-    low, high = paired(differences)
-    off = 100 * np.array(result["off_target"])
-    lines += [
-        "",
-        f"Best of 5, elite minus expanded, over {len(differences)} pairs: {np.mean(differences):+.2f} points (95 % "
-        f"interval {low:+.2f} to {high:+.2f}; negative is better). The most probable spaces were {off.min():.0f} to "
-        f"{off.max():.0f} % off their targets; the elite ones are the most probable of those within 10 %. "
-        f"{sum(map(sum, result['same_as_by_cost_alone']))} of {len(differences)} elite spaces are those that the cost "
-        "term finds alone, without images.",
-        "",
-        f"Within ±3 % of {settings['targets'][1] / 1e6:.2g} MFLOPs:",
-        "",
-        "| networks | n | accuracy, % |",
-        "|---|---|---|",
-    ]
-    for name, scores in result["equal_flops"]["accuracies"].items():
-        lines.append(f"| {name} | {len(scores)} | {spread(100 * np.array(scores))} |")
-    lines += ["", "| difference of means | points | 95 % interval | p (permutation) |", "|---|---|---|---|"]
-    for d in result["equal_flops"]["differences"]:
-        low, high = (100 * end for end in d["interval"])
-        lines.append(
-            f"| {' − '.join(d['pair'])} | {100 * d['difference']:+.2f} | {low:+.2f} to {high:+.2f} | {d['p']:.3f} |"
-        )
-    return "\n".join([*lines, "", "± is one standard deviation.", ""])
+# --- what a reader sees
 
 
-def spread(values: np.ndarray) -> str:
-    """Mean ± standard deviation."""
-    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}" if len(values) > 1 else f"{values.mean():.2f}"
+def points(result: dict, name: str) -> np.ndarray:
+    """Multiply-adds and accuracies of all networks of a group, those of the best-of-5 comparison included."""
+    found = [pair for r in result["regimes"] for pair in zip(r["flops"][name], r["accuracies"][name], strict=True)]
+    wide = {ELITE: "elite", RANDOM: "expanded"}
+    return np.array(found + [pair for row in result["best_of_5"] for pair in row["networks"].get(wide.get(name), ())])
 
 
-def paired(values: Sequence[float]) -> tuple[float, float]:
-    """Student's 95 % interval of the mean."""
-    half = float(student.ppf(0.975, len(values) - 1)) * np.std(values, ddof=1) / len(values) ** 0.5
-    return np.mean(values) - half, np.mean(values) + half
+def front(result: dict) -> tuple[np.ndarray, np.ndarray]:
+    """The Pareto front of all random networks: multiply-adds, and the best accuracy up to there."""
+    flops, accuracies = points(result, RANDOM).T
+    order = np.argsort(flops, kind="stable")
+    return flops[order], np.maximum.accumulate(accuracies[order])
 
 
-def plot(path: Path, report: dict, targets: Sequence[float]) -> None:
-    """Accuracy over FLOPs of all networks of the best-of-5 comparison; samples needed per target."""
-    figure = Figure(figsize=(10, 4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    for name, color, marker in (("expanded", "tab:orange", "x"), ("elite", "tab:blue", "o")):
-        points = np.array([p for row in report["best_of_5"] for p in row["networks"][name]])
-        left.scatter(points[:, 0] / 1e6, 100 * points[:, 1], s=18, color=color, marker=marker, label=name)
-        for i, row in enumerate(report["samples"]):
-            needed = [n for n in (row["elite"] if name == "elite" else [row["expanded"]]) if n is not None]
-            right.scatter([i] * len(needed), needed, color=color, marker=marker, label=name if i == 0 else None)
-    left.set(xscale="log", xlabel="MFLOPs", ylabel="accuracy (%)", title="stand-alone, within ±10 % of a target")
-    labels = [f"{t / 1e6:.2g}" for t in targets]
-    right.set(yscale="log", xticks=range(len(targets)), xticklabels=labels, xlabel="target (MFLOPs)")
-    right.set(ylabel="samples until within ±10 %", title="each point a search")
+def beyond(result: dict, regime: Mapping, name: str) -> np.ndarray:
+    """Accuracies of a group minus that of the best random network that costs no more; NaN where none does."""
+    flops, best = front(result)
+    place = np.searchsorted(flops, np.array(regime["flops"][name], float), side="right") - 1
+    return np.where(place >= 0, np.array(regime["accuracies"][name]) - best[place], np.nan)
+
+
+def mega(target: float) -> str:
+    return f"{target / 1e6:.4g}M"
+
+
+def finish(args: Args, result: dict) -> None:
+    """Table 1, the groups of each regime, the weights."""
+    targets = [row["target"] for row in result["samples"]]
+    spaces = ("elite", "expanded")
+    table_1 = {f"{mega(t)}, {space}": row_of_table_1(result, t, space) for t in targets for space in spaces}
+    regimes = {}
+    for regime in result["regimes"]:
+        for name, scores in regime["accuracies"].items():
+            gap = beyond(result, regime, name)
+            regimes[f"{mega(regime['target'])}, {name}"] = {
+                "n": str(len(scores)),
+                "accuracy, %": _common.mean_sd(scores, 100),
+                "minus the front of the random ones, points": f"{100 * np.nanmean(gap):+.2f}",
+                "on or above it": f"{(gap >= 0).sum()}",
+            }
+    differences = {}
+    for part in (*result["regimes"], {"target": targets[len(targets) // 2], **result["equal_flops"]}):
+        for d in part["differences"]:
+            low, high = (100 * end for end in d["interval"])
+            differences[f"{mega(part['target'])}: {' − '.join(d['pair'])}"] = {
+                "points": f"{100 * d['difference']:+.2f}",
+                "95 % interval": f"{low:+.2f} to {high:+.2f}",
+                "p (permutation)": f"{d['p']:.3f}",
+            }
+    learnt = {
+        f"{WEIGHTS[how]}, {moment}": {
+            "one-shot, %": _common.mean_sd([row["mean"] for row in rows], 100),
+            "of the wider half, %": _common.mean_sd([row["wide"] for row in rows], 100),
+            "τ with alone": _common.mean_sd([row["tau"] for row in rows]),
+        }
+        for how, moments in result["weights"].items()
+        for moment, rows in moments.items()
+    }
+    off, alike = np.array(result["off_target"]), result["same_as_by_cost_alone"]
+    summary = {
+        "most probable spaces off target, %": {"": f"{100 * off.min():.1f} to {100 * off.max():.1f}"},
+        "most probable spaces that miss it by more than 10 %": {"": f"{(off > MEETS).sum()} of {off.size}"},
+        "elite spaces that the cost term finds without images": {"": f"{np.sum(alike)} of {np.size(alike)}"},
+        "minutes of a search of spaces, all targets": {"": _common.mean_sd(result["search_minutes"])},
+    }
+    tables = {
+        "Table 1: elite against expanded": table_1,
+        f"Networks alone within ±{ALIKE:.0%} of a target": regimes,
+        "Differences of means": differences,
+        "Random networks with the weights of the searches": learnt,
+        "The searches": summary,
+    }
+    _common.report(args.output, result, tables, draw, (11.0, 4.5))
+
+
+WEIGHTS = {WARM: "warm-up", PLAIN: "warm-up, nothing enabled", COLD: "no warm-up"}
+
+
+def row_of_table_1(result: dict, target: float, space: str) -> dict[str, str]:
+    """Samples, deviations and errors in one of the two spaces; means ± SD over the searches."""
+    sampled = next(row[space] for row in result["samples"] if row["target"] == target)
+    needed = [n for n in (sampled if space == "elite" else [sampled]) if n is not None]
+    best = [row for row in result["best_of_5"] if row["target"] == target]
+    own = [row for row in result["searched"] if (row["target"], row["space"]) == (target, space)]
+    return {
+        f"samples until ±{MEETS:.0%}": _common.mean_sd(needed) if needed else "none",
+        "best of 5: error, %": _common.mean_sd([row[space] for row in best], 100),
+        "deviation, %": _common.mean_sd([row["deviation"][space] for row in best], 100),
+        "searched: error, %": _common.mean_sd([row["error"] for row in own], 100),
+        "its deviation, %": _common.mean_sd([row["deviation"] for row in own], 100),
+        "minutes of its search": _common.mean_sd([row["minutes"] for row in own]),
+    }
+
+
+def draw(figure: Figure, result: dict) -> None:
+    """Accuracy over multiply-adds of all groups with the random networks' front; samples and minutes per target."""
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    for name in (RANDOM, SPACES, ELITE):
+        color, marker = COLORS[name]
+        flops, accuracies = points(result, name).T
+        left.scatter(flops / 1e6, 100 * accuracies, s=14, color=color, marker=marker, alpha=0.7, label=name)
+    flops, best = front(result)
+    left.step(flops / 1e6, 100 * best, where="post", color="tab:orange", linewidth=1, label="front of the random ones")
+    left.set(xscale="log", xlabel="MFLOPs", ylabel="accuracy (%)", title=f"alone, within ±{MEETS:.0%} of a target")
+    lowest = [np.quantile(r["accuracies"][name], 0.1) for r in result["regimes"] for name in (ELITE, SPACES)]
+    left.set_ylim(bottom=100 * min(lowest) - 3)
+    for i, row in enumerate(result["samples"]):
+        for name, values in ((ELITE, row["elite"]), ("expanded", [row["expanded"]])):
+            color, marker = COLORS.get(name, COLORS[RANDOM])
+            values = [n for n in values if n is not None]
+            right.scatter([i] * len(values), values, color=color, marker=marker, label=name if i == 0 else None)
+    labels = [f"{row['target'] / 1e6:.4g}" for row in result["samples"]]
+    right.set(yscale="log", xlabel="target (MFLOPs)", ylabel=f"samples until within ±{MEETS:.0%}")
+    right.set_xticks(range(len(labels)), labels)
     for axes in (left, right):
         axes.grid(alpha=0.2)
         axes.legend(fontsize=8)
-    figure.savefig(path)
 
 
 if __name__ == "__main__":

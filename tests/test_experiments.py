@@ -102,6 +102,7 @@ def test_regret_on_a_truth_table(tmp_path):
         ("recipes", "--jobs"),
         ("global_nas_ranking", "--jobs"),
         ("global_nas_ablation", "--jobs"),
+        ("nss", "--seeds"),
     ],
 )
 def test_runs_and_is_repeatable(tmp_path, name, flag):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from supernet import families, spaces
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
+from supernet.families import residual
 from supernet.methods import nss
 from supernet.model import Supernet
 from supernet.runs import RunFolder
@@ -118,7 +120,7 @@ def test_gradient_of_theta():
 
     def loss(*theta):
         sample = nss.draw(space, ranges, theta, 2.0, (3,))
-        return search.loss(sample, x, y, 3e4)
+        return search.loss(sample, x, y)
 
     theta = thetas(ranges, torch.double)
     assert torch.autograd.gradcheck(loss, theta, eps=1e-6, atol=1e-5)
@@ -140,7 +142,7 @@ def test_expected_cost_equals_enumeration(pruned):
         own = space.restrict([options[b] for options, b in zip(ranges, chosen, strict=True)])
         costs[chosen] = np.mean([families.flops(own, arch) for arch in own.enumerate()])
         total += costs[chosen] * np.prod([float(w[b]) for w, b in zip(weights, chosen, strict=True)])
-    assert float(cost.expected(weights)) == pytest.approx(total, rel=1e-12)
+    assert float(nss.expected(torch.from_numpy(cost.all()), weights)) == pytest.approx(total, rel=1e-12)
     assert dict(np.ndenumerate(cost.all())) == pytest.approx(costs, rel=1e-12)
 
 
@@ -157,6 +159,88 @@ def test_the_elite_space_is_the_most_probable_one_that_meets_the_target():
         expected = max(meets, key=lambda i: sum(float(p[b]) for p, b in zip(log_p, i, strict=True)))
         assert nss.elite(ranges, theta, cost, target, 0.1) == list(expected)
     assert nss.elite(ranges, theta, cost, float(costs[tuple(argmax)]), 0.1) == argmax
+
+
+def test_a_space_misses_the_target_by_its_mean_cost():
+    space = small(depth=4)
+    ranges = nss.split(space, (2, 2))
+    cost = nss.SpaceCost.of(space, ranges, multiply_adds)
+    target = middle(space)
+    violation = cost.violation(target, 0.1)
+    seen = set()
+    for chosen in itertools.islice(np.ndindex(violation.shape), 0, None, 5):
+        own = space.restrict([options[b] for options, b in zip(ranges, chosen, strict=True)])
+        off = abs(np.mean([families.flops(own, arch) for arch in own.enumerate()]) / target - 1)
+        kind = "met" if off <= 0.1 else "missed" if off < 1 else "far"
+        seen.add(kind)
+        assert violation[chosen] == pytest.approx({"met": 0, "missed": (1 + off) / 2, "far": 1}[kind], rel=1e-6)
+    assert seen == {"met", "missed", "far"}
+
+
+def test_the_multiplier_rises_by_what_the_most_probable_space_misses():
+    """Θ that does not move: the most probable space stays the smallest one, each gene's first range."""
+    space, data = toy()
+    ranges = nss.split(space, (2, 2))
+    smallest = space.restrict([options[0] for options in ranges])
+    target = 1.5 * np.mean([families.flops(space, arch) for arch in smallest.enumerate()])
+    cost = nss.SpaceCost.of(space, ranges, multiply_adds)
+    cfg = dataclasses.replace(config((target,)), theta_lr=0.0, dual=6.0)
+    search = nss.Search(supernet(space), ranges, cost, cfg, nss.halves(data.train, 0)[1], 3, target)
+    for step in range(6, 12):  # the last two of four epochs of three steps each
+        search.before_step(step)
+        assert search.weight == pytest.approx(1 + (step - 5) * (1 + (1 - 1 / 1.5)) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("quantile", [0.1, 0.4, 0.6, 0.9])
+def test_the_most_probable_space_comes_to_meet_the_target(quantile):
+    """By its cost by listing, though each gene prefers a range of its own, drawn at random, by an artificial loss."""
+    space, data = toy()
+    ranges = nss.split(space, (1, 1))
+    cost = nss.SpaceCost.of(space, ranges, multiply_adds)
+    target = float(np.quantile(cost.all(), quantile))
+    cfg = dataclasses.replace(config((target,), epochs=80), ranges=(1, 1))
+    search = nss.Search(supernet(space), ranges, cost, cfg, nss.halves(data.train, 0)[1], 3, target)
+    wishes = [0.2 * logits.detach() for logits in thetas(ranges)]
+
+    def loss(sample, x, y):
+        wished = sum(wish @ weight for wish, weight in zip(wishes, sample.weights, strict=True))
+        return wished + search.weight * nss.expected(search.violation, sample.weights)
+
+    search.loss = loss
+    for step in range(120, 240):
+        search.before_step(step)
+    (arch,) = space.restrict([options[b] for options, b in zip(ranges, search.argmax(), strict=True)]).enumerate()
+    assert abs(families.flops(space, arch) / target - 1) <= 0.1
+
+
+def test_theta_gets_as_far_in_any_search():
+    theta = [torch.zeros(3, requires_grad=True)]
+
+    def rate(steps: int, **more) -> float:
+        return nss.theta_adam(theta, dataclasses.replace(config(), **more), steps).param_groups[0]["lr"]
+
+    paper = 35 * (45_000 // 2 // 64)  # epochs after the warm-up, halves of CIFAR-10 less a tenth, batches
+    assert rate(paper) == rate(10 * paper) == 3e-4
+    assert rate(paper // 35) == pytest.approx(35 * 3e-4)
+    assert rate(10, theta_lr=0.5) == 0.5
+
+
+def test_masks_wear_identity_paths_down_by_the_depth():
+    """Where the convolutions give nothing, a block's output is its input times the mask: after d blocks mask^d."""
+    space = small(depth=4)
+    model = supernet(space).eval()
+    blocks = [block for block in model.layers[1].children() if isinstance(block, residual.Residual)]
+    for block in blocks[1:]:
+        nn.init.zeros_(block.second.bn.weight)
+        nn.init.zeros_(block.second.bn.bias)
+    mask = torch.linspace(1, 0, 8)
+    with torch.no_grad():
+        first = blocks[0].narrow(torch.rand(2, 4, 9, 9), 8, mask)
+        x = first
+        for block in blocks[1:]:
+            x = block.narrow(x, 8, mask)
+    assert first.abs().max() > 0
+    torch.testing.assert_close(x, first * mask.view(-1, 1, 1) ** 3)
 
 
 def test_samples_are_uniform_within_a_range_and_functions_of_their_key():
@@ -183,6 +267,17 @@ def test_warm_up_enables_everything_first_and_nothing_last():
     assert nss.enable(sample, space, 0.0, (0,)) == sample
     full = [len(sizes) == 1 for i in range(400) for sizes in nss.enable(sample, space, 0.25, (i,)).sizes]
     assert np.mean(full) == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / len(full)) ** 0.5)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_warm_up_of_channels_and_blocks_can_be_left_out(enabled):
+    space, data = toy()
+    ranges = nss.split(space, (2, 2))
+    cost = nss.SpaceCost.of(space, ranges, multiply_adds)
+    cfg = dataclasses.replace(config(), enable_all=enabled)
+    search = nss.Search(supernet(space), ranges, cost, cfg, data.train, 3, None)
+    whole = [len(sizes) == 1 for sizes in search.sample(0).sizes]  # the first step enables everything
+    assert whole == [enabled] * 6
 
 
 # --- the whole search

@@ -327,8 +327,10 @@ class Nss(Args):
     """Widths in one range; defaults to a sixteenth of the open ones, at least 4 (the paper: 32 of 512)."""
     warmup: float = 0.3
     """Share of the epochs that train weights only."""
+    enable_all: bool = True
+    """Enable all channels, and all blocks, of a stage at random in the warm-up: always at first, never at its end."""
     theta_lr: Annotated[float | None, common.UNSET] = None
-    """Adam's learning rate for the probabilities; defaults to DARTS's 3e-4, more in short runs."""
+    """Adam's rate for the probabilities; defaults to DARTS's 3e-4, in runs shorter than the paper's to as much more."""
 
     def config(self, space: Space, fit: FitConfig, kernels: Any) -> nss.Config:
         """The method's Config; refuses what cannot be before anything is written."""
