@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from search import stage_wise_run
+from search import stage_wise_run, stage_wise_settings
 from search.stage_wise import Config, StageWise
 from search.stage_wise_run import StageRun, Training
 from supernet import donors, files
@@ -80,12 +81,13 @@ def untimed(results: list[dict]) -> list[dict]:
 
 def test_2n_plus_1_networks_interrupted_at_each(tmp_path, grows):
     whole = run(tmp_path / "whole")
-    assert run.trainings == 7
+    assert run.trainings == 7 + 3  # and each candidate further
     assert [tuple(r["modules"]) for r in whole if r["role"] == "Â"] == [(1, 2, 1), (2, 3, 1), (2, 3, 2)]
-    for number in range(1, 8):
-        before = run(tmp_path / "parts", stop=2)  # one network more each time
-        assert len(before) == number
-        assert run.trainings == (2 if number < 7 else 1)
+    finished = [1, 2, 2, 3, 4, 4, 5, 6, 6, 7]  # networks after so many trainings: A, T, Â and further, T, …
+    for number, networks in enumerate(finished, start=1):
+        before = run(tmp_path / "parts", stop=2)  # one training more each time
+        assert len(before) == networks
+        assert run.trainings == (2 if number < 10 else 1)
     after = run(tmp_path / "parts")
     assert run.trainings == 0
     assert untimed(after) == untimed(whole)
@@ -93,6 +95,44 @@ def test_2n_plus_1_networks_interrupted_at_each(tmp_path, grows):
         log = files.JsonLines(tmp_path / "whole" / "networks" / result["name"] / "metrics.jsonl").read()
         assert len(log) == (2 if result["role"] == "Â" else 1)  # candidates are trained further
         assert log[-1]["val_accuracy"] == result["val_accuracy"]
+        assert log[0]["val_accuracy"] == result["equal_val_accuracy"]
+        assert log[-1]["val_top5_accuracy"] == result["val_top5_accuracy"]
+
+
+def test_importance_is_that_of_equal_training(tmp_path, monkeypatch):
+    """Taken before candidates are trained further (§IV), so that A and T have as many epochs."""
+    events: list[object] = []
+    train = standalone.train
+
+    def training(space, arch, data, cfg, *args, **kwargs):
+        events.append(cfg.epochs)
+        return train(space, arch, data, cfg, *args, **kwargs)
+
+    def importance(network, *_):
+        events.append("α")
+        return [float(depth) for depth in module_stages.depths(SPACE, network.arch)]
+
+    monkeypatch.setattr(standalone, "train", training)
+    monkeypatch.setattr(stage_wise_run, "importance", importance)
+    job = StageRun(RunFolder(tmp_path), SPACE, DATA, TRAINING, CPU)
+    assert [r["role"] for r in job.search(StageWise(Config(initial=1, step=1, iterations=1)))] == ["A", "T", "Â"]
+    assert events == [1, "α", 1, "α", 1, "α", 2]
+
+
+def test_another_pair_is_another_seed_and_no_candidate(tmp_path, monkeypatch):
+    """Stage 1 grows by two pairs that agree; a further network of the search has the next seed, and no vote."""
+    monkeypatch.setattr(
+        stage_wise_run, "importance", lambda network, *_: [float(d) for d in module_stages.depths(SPACE, network.arch)]
+    )
+    job = StageRun(RunFolder(tmp_path), SPACE, DATA, TRAINING, CPU)
+    search = StageWise(Config(initial=1, step=1, iterations=1, pairs=3))
+    results = list(job.search(search))
+    assert [(r["role"], r["seed"]) for r in results] == [("A", 0), ("T", 0), ("A", 1), ("T", 1), ("Â", 0)]
+    assert [r["role"] for r in stage_wise_run.judged(results)] == ["A", "Â"]
+    first, second = (load_network(tmp_path / "networks" / results[i]["name"]) for i in (0, 2))
+    assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    fit = [torch.load(tmp_path / "networks" / results[i]["name"] / "checkpoint.pt")["fit"]["seed"] for i in (0, 2)]
+    assert fit == [0, 1]
 
 
 def test_networks_trained_side_by_side_are_those_trained_one_by_one(tmp_path):
@@ -122,8 +162,8 @@ def test_what_a_meter_says_is_kept(tmp_path, grows):
         yield spent
         spent["energy_kwh"] = 0.25
 
-    assert all(result["energy_kwh"] == 0.25 for result in run(tmp_path, meter=meter))
-    assert all(result["energy_kwh"] == 0.25 for result in run(tmp_path))
+    for results in (run(tmp_path, meter=meter), run(tmp_path)):  # that of further epochs is added
+        assert {(r["role"], r["energy_kwh"]) for r in results} == {("A", 0.25), ("T", 0.25), ("Â", 0.5)}
 
 
 def test_the_vote_is_by_the_mean_probability():
@@ -134,15 +174,28 @@ def test_the_vote_is_by_the_mean_probability():
     alone, together = stage_wise_run.vote(networks, [(x[:25], y[:25]), (x[25:], y[25:])])
     with torch.no_grad():
         p = [torch.softmax(network(x), 1) for network in networks]
-    assert alone == pytest.approx([(q.argmax(1) == y).float().mean().item() for q in p])
-    assert together == pytest.approx((sum(p).argmax(1) == y).float().mean().item())
+    assert [a.share() for a in alone] == pytest.approx([(q.argmax(1) == y).float().mean().item() for q in p])
+    assert together.share() == pytest.approx((sum(p).argmax(1) == y).float().mean().item())
+    first_five = (sum(p).topk(5).indices == y[:, None]).any(1).float().mean().item()
+    assert together.share("top5") == pytest.approx(first_five)
 
 
 def test_the_paper_s_schedule():
-    """§IV: .01, divided by 10 at epochs 100 and 150 of 200."""
-    cfg = FitConfig(200, lr=0.01, schedule="step")
-    rates = [learning_rate(cfg, epoch * 7, 7) for epoch in (0, 99, 100, 149, 150, 199)]
-    assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
+    """§IV: .01, divided by 10 at epochs 100 and 150 of 200, each of three passes; 100 further ones at the last rate."""
+    given = stage_wise_settings.preset(True, "residual")
+    cfg = stage_wise_settings.fit_config(True, given, seed=0)
+    assert (cfg.epochs, cfg.batch_size, cfg.weight_decay, cfg.nesterov) == (3 * 200, 128, 2e-4, True)
+    cfg = dataclasses.replace(cfg, epochs=cfg.epochs + given.further_epochs * given.passes)
+    rates = [learning_rate(cfg, 3 * epoch * 7, 7) for epoch in (0, 99, 100, 149, 150, 199, 200, 299)]
+    assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4, 1e-4, 1e-4])
+
+
+def test_the_authors_l2_is_our_decay():
+    """Keras adds 1e-4 · w² to the loss; one step of SGD on that alone is our step without a gradient."""
+    w = torch.full((2, 2), 3.0, requires_grad=True)
+    (1e-4 * w.square().sum()).backward()
+    cfg = stage_wise_settings.fit_config(True, stage_wise_settings.preset(True, "residual"), seed=0)
+    assert torch.allclose(w.grad, cfg.weight_decay * w.detach())
 
 
 # --- the command
@@ -252,9 +305,15 @@ def test_more_refusals(finished, tmp_path, monkeypatch):
     small = {"data": "digits", "limit": 96, "batch_size": 32, "width": 4, "initial": 1, "iterations": 2}
     small |= {"epochs": 2, "lr": 0.05, "device": "cpu", "run": tmp_path / "run"}
     for change, message in (
-        ({"depth_max": 1}, "at most 1 modules in a stage exclude every candidate"),
+        ({"depth_max": (1,)}, "at most 1 modules in a stage exclude every candidate"),
         ({"params_max": 10.0}, "a bound of 10 on parameters excludes every candidate"),
         ({"epochs": 0}, "0 epochs train nothing"),
+        ({"passes": 0}, "0 passes in an epoch: expected at least 1"),
+        ({"pairs": 0}, "pairs is 0; expected at least 1"),
+        ({"level": 1.0}, "level is 1; expected a number between 0 and 1"),
+        ({"depth_max": (3, 3)}, "bounds on depth 3-3, but there are 3 stages"),
+        ({"lut": tmp_path / "lut.json"}, "--lut is for --latency-max"),
+        ({"lut": tmp_path / "lut.json", "latency_max": 1.0}, "lut.json"),
         ({"noise": -1}, "expected no negative number"),
         ({"criterion": "vip"}, "criterion vip: expected pls, inf-fs, il-fs"),
         ({"batch_size": 200}, "lower the batch size"),
