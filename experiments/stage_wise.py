@@ -32,8 +32,8 @@ from matplotlib.figure import Figure
 
 from experiments import _common
 from search import stage_wise_run
+from search.criteria import CRITERIA
 from search.drawing import Block, draw
-from search.importance import CRITERIA
 from search.stage_wise import Config, StageWise
 from supernet import executor, families, files, machine
 from supernet.families import module_stages

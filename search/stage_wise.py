@@ -105,9 +105,9 @@ class StageWise:
     be the same. A stage that would exceed ``deepest`` does not grow. Bounds hold for the candidates: of the stages that
     should grow, those whose importance rises most go first, and one that would break a bound does not grow.
 
-    With ``pairs`` over 1 it knows its noise: A and T are trained again, both with the next seed, until a sequential test
-    (``sequential.exceeds``) has told of each stage whether its mean gain exceeds the margin. After the last pair a stage
-    of which it has not does not grow. One iteration then trains up to 2 · ``pairs`` networks, besides its candidate.
+    With ``pairs`` over 1 it knows its noise: A and T are trained again, both with the next seed, until a sequential
+    test (``sequential.exceeds``) has told of each stage whether its mean gain exceeds the margin. After the last pair a
+    stage of which it has not does not grow. One iteration then trains up to 2 · ``pairs`` networks and its candidate.
 
     Args:
         costs: functions of the depths of all stages, by name.
@@ -142,9 +142,9 @@ class StageWise:
         initial = config.first
         if self._grown(initial, range(config.stages)) == initial:
             raise UserError(
-                f"at most {told(config.bounds)} modules in a stage exclude every candidate: {told(initial)} and a step "
-                f"of {config.step} make {told([m + config.step for m in initial])}; raise the bound or begin with fewer "
-                "modules"
+                f"at most {told(config.bounds)} modules in a stage exclude every candidate: {told(initial)} and a "
+                f"step of {config.step} make {told([m + config.step for m in initial])}; raise the bound or begin "
+                "with fewer modules"
             )
         for name, bound in self.bounds.items():
             grown = (self.costs[name](self._grown(initial, {i})) for i in range(config.stages))
@@ -182,9 +182,7 @@ class StageWise:
                 alpha_a = yield replace(base, seed=seed)
             alpha_t = yield Proposal("T", base.iteration + 1, t, seed)
             pairs.append([after - before for before, after in zip(alpha_a, alpha_t, strict=True)])
-            wishes = [
-                False if t[i] == m[i] else self._wish(gains) for i, gains in enumerate(zip(*pairs, strict=True))
-            ]
+            wishes = [False if t[i] == m[i] else self._wish(gains) for i, gains in enumerate(zip(*pairs, strict=True))]
             if None not in wishes:
                 break
         gains = np.mean(pairs, axis=0)

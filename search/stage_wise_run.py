@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search.importance import CRITERIA, importance
+from search.criteria import CRITERIA
+from search.importance import importance
 from search.stage_wise import Proposal, StageWise
 from supernet import donors, families, files, machine
 from supernet import executor as executors
@@ -64,7 +64,7 @@ class Training:
     """How a network is trained and its stages are judged."""
 
     fit: FitConfig
-    further_epochs: int = 0  # for candidates, once their importance is measured (the paper: 100, of three passes)
+    further_epochs: int = 0  # for candidates, once their importance is measured (the paper: 100)
     criterion: str = "pls"  # a name in importance.CRITERIA
     images: int | None = None  # training images that importance is measured on; all that memory has room for
     kernels: str = "fused"
@@ -72,6 +72,10 @@ class Training:
     def __post_init__(self) -> None:
         if self.criterion not in CRITERIA:
             raise UserError(f"criterion {self.criterion}: expected {', '.join(CRITERIA)}")
+
+    def further(self, asked: Proposal) -> int:
+        """Further epochs of a network: none but for candidates."""
+        return self.further_epochs if asked.role == "Â" and not asked.seed else 0
 
 
 def unmetered() -> AbstractContextManager[dict]:
@@ -85,8 +89,8 @@ class StageRun:
 
     Args:
         donor: networks begin with its weights.
-        meter: measures what a training spends, in numbers that add up; its numbers are kept with the result. It must be picklable where the
-            executor's workers are other processes, and counts what trains beside it, too.
+        meter: measures what a training spends, in numbers that add up; they are kept with the result. It must be
+            picklable where the executor's workers are other processes, and counts what trains beside it, too.
         executor: who trains networks that do not wait for each other.
     """
 
@@ -126,7 +130,7 @@ class StageRun:
         if at_once < 2 and isinstance(executor, Processes):
             return
         threads, cfg = max(1, machine.cores() // max(at_once, 1)), self.training
-        epochs = sum(cfg.fit.epochs + cfg.further_epochs * (asked.role == "Â" and not asked.seed) for _, asked in jobs)
+        epochs = sum(cfg.fit.epochs + cfg.further(asked) for _, asked in jobs)
         logs = [job.run.stage_network(asked.name).metrics for job, asked in jobs]
         executors.run(
             executor,
@@ -142,13 +146,14 @@ class StageRun:
     def train(self, asked: Proposal) -> dict:
         """A network, trained once: role, iteration, modules, α of each stage, accuracies, costs.
 
-        α is measured after equal training; candidates are then trained further (§IV). ``whole`` says that one process trained it, so that seconds and energy are all that it took.
+        α is measured after equal training; candidates are then trained further (§IV). ``whole`` says that one process
+        trained it, so that seconds and energy are all that it took.
         """
         here, arch = self.run.stage_network(asked.name), module_stages.arch(self.space, asked.modules)
         if here.result_path.exists():
             return files.read_json(here.result_path, "result of a network", expected=RESULT)
         whole, began, cfg = not checkpoint.exists(here.checkpoint), time.monotonic(), self.training
-        further = cfg.further_epochs if asked.role == "Â" and not asked.seed else 0
+        further = cfg.further(asked)
         spent: dict[str, float] = {}
         if here.importance_path.exists():  # it was stopped while it was trained further
             equal = files.read_json(here.importance_path, "importance of a network", expected=EQUAL)
@@ -303,13 +308,12 @@ def table(
         results: of ``StageRun.train``. tested: of ``StageRun.test``. noise: of ``StageRun.spread`` over ``seeds``.
         carbon: show energy and CO₂.
     """
-    rows, of_five = [], "test_top5_accuracy" in tested
+    rows = []
     for result in results:
         least, again = "" if result["whole"] else "≥ ", f" seed {result['seed']}" if result.get("seed") else ""
         names = [f"{result['role']} {result['iteration']}{again}", *modules_and_importance(result)]
         counts = [f"{result['flops'] / 1e6:.2f}", f"{result['params'] / 1e3:.1f}", f"{least}{result['seconds']:.0f}"]
         shares = [result["val_accuracy"], tested["test_accuracy"].get(result["name"])]
-        shares += [tested["test_top5_accuracy"].get(result["name"])] if of_five else []
         rows.append([*names, *counts, *("" if share is None else f"{100 * share:.2f}" for share in shares)])
         if carbon:
             spent = [result.get(key) for key in ("energy_kwh", "co2_kg")]  # not there if it was not asked for then
@@ -318,7 +322,6 @@ def table(
         rows.append(["SD", f"{seeds} seeds", " ".join(f"{value:.4f}" for value in noise)])
     title = f"importance by {criterion}, stage by stage; candidates tested once"
     headings = ["", "modules", "importance", "MFLOPs", "k params", "s", "val %", "test %"]
-    headings += ["test top-5 %"] if of_five else []
     return Table([*headings, *(("Wh", "g CO₂") if carbon else ())], rows, title, text=2, wraps=2)
 
 

@@ -16,10 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
+from latency.measure import Samples
+from latency.table import LatencyTable
 from search import stage_wise_run, stage_wise_settings
 from search.stage_wise import Config, StageWise
 from search.stage_wise_run import StageRun, Training
-from supernet import donors, files
+from supernet import donors, families, files
 from supernet.cli import stage_wise
 from supernet.data import sets
 from supernet.data.sets import TrainVal
@@ -28,7 +30,7 @@ from supernet.executor import Processes
 from supernet.families import module_stages
 from supernet.model import Network, load_network
 from supernet.runs import RunFolder
-from supernet.training import energy, standalone
+from supernet.training import checkpoint, energy, standalone
 from supernet.training.config import FitConfig, learning_rate
 from tests.conftest import whole
 from tests.test_cli import ROOT, command, kill_when, ok, refused
@@ -286,6 +288,62 @@ def test_from_a_donor_without_training(finished, tmp_path):
     before, after = (json.loads(path.read_text()) for path in (given / "result.json", again))
     assert after["val_accuracy"] == before["val_accuracy"]
     assert after["importance"] == pytest.approx(before["importance"])
+
+
+def table_of(path: Path, space, ms: float) -> Path:
+    """A latency table in which every layer of a space takes as long."""
+    measured = Samples(median_ms=ms, p10=ms, p90=ms, min=ms, n=12, aa=0.01, cpu_wall=1.0, source="wall", noisy=False)
+    table = LatencyTable(
+        space={"name": space.name, "fingerprint": space.fingerprint},
+        device={"cpu": "abacus", "cores": 1, "core": None},
+        runtime={"name": "torch", "options": {}},
+        batch=1,
+        threads=1,
+        input=(space.channels, *space.input_size),
+        protocol={"rounds": 12},
+        operations={spec.key: measured for spec in families.layout(space).every()},
+    )
+    files.write_json(path, table.to_json())
+    return path
+
+
+def test_a_bound_on_latency(finished, tmp_path):
+    """Every layer takes 1 ms: stem, head and at most four modules stay below 6.5."""
+    table = table_of(tmp_path / "lut.json", RunFolder(finished[0]).space(), 1.0)
+    small = {"data": "digits", "limit": 96, "batch_size": 32, "width": 4, "initial": 1, "iterations": 2, "epochs": 1}
+    args = stage_wise.Args(run=tmp_path / "run", latency_max=6.5, lut=table, quiet=True, jobs=1, device="cpu", **small)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage_wise_run, "importance", lambda network, *_: [float(len(network.layers))] * 3)
+        stage_wise.run(args)
+    found = json.loads((tmp_path / "run" / "search.json").read_text())["records"]
+    assert [sum(r["network"]["modules"]) for r in found if r["network"]["role"] == "Â"] == [4]
+    with pytest.raises(UserError, match="a bound of 5 on latency excludes every candidate: the initial network has 5"):
+        stage_wise.run(dataclasses.replace(args, run=tmp_path / "none", latency_max=5.0))
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_donor_that_is_deep_in_the_middle(finished, tmp_path):
+    """ResNet-152 has 3-8-36-3 modules; what it lacks is a bound of its stage."""
+    donor = Network(RunFolder(finished[0]).space(), (0, 2, 1), kernels="eager")
+    checkpoint.save(
+        tmp_path / "donor" / "checkpoint.pt",
+        {"model": donor.state_dict(), "finished": True, "meta": meta_of(donor)},
+    )
+    small = {"data": "digits", "limit": 96, "batch_size": 32, "width": 4, "initial": 1, "iterations": 2, "epochs": 0}
+    args = stage_wise.Args(
+        run=tmp_path / "run", donor=str(tmp_path / "donor"), quiet=True, jobs=1, device="cpu", **small
+    )
+    with pytest.raises(UserError, match="stages of 1-3-2 modules, but 3-3-3 are needed"):
+        stage_wise.run(args)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage_wise_run, "importance", lambda network, *_: [float(len(network.layers))] * 3)
+        stage_wise.run(dataclasses.replace(args, depth_max=(1, 3, 2)))
+    found = json.loads((tmp_path / "run" / "search.json").read_text())["records"]
+    assert [tuple(r["network"]["modules"]) for r in found] == [(1, 1, 1), (1, 2, 2), (1, 2, 2), (1, 3, 2), (1, 3, 2)]
+
+
+def meta_of(network: Network) -> dict:
+    return {"kind": "network", "space": network.space.to_json(), "arch": list(network.arch), "eps": 1e-5}
 
 
 def test_refusals_before_any_training(finished, tmp_path):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from supernet import machine
 from supernet.cli import common, opening
 from supernet.errors import UserError
-from supernet.metrics import percent
+from supernet.metrics import HEADINGS, METRICS, key, percent
 
 if TYPE_CHECKING:
     from search.stage_wise import Config
@@ -145,10 +145,7 @@ def run(args: Args) -> None:
     common.show(stage_wise_run.table(results, tested, args.criterion, noise, args.noise + 1, args.carbon))
     if search.converged:
         common.say("ended early: no stage wanted to grow, or none could")
-    test, together = (
-        percent({"test_accuracy": accuracy, "test_images": tested["test_images"]}, "test")
-        for accuracy in (tested["test_accuracy"][best["name"]], tested["ensemble_test_accuracy"])
-    )
+    test, together = tested_in_words(tested, best["name"])
     common.say(
         f"best on validation: [bold]{stage_wise_run.modules_and_importance(best)[0]}[/bold], test "
         f"{common.escape(test)}; ensemble of all candidates {common.escape(together)} → "
@@ -164,8 +161,19 @@ def configure(args: Args, given: Settings, stages: int) -> Config:
 
     depth: Any = args.depth_max
     depth = depth[0] if depth is not None and len(depth) == 1 else depth
-    pairs = {"pairs": args.pairs, "level": args.level}
-    return Config(stages, given.initial, given.step, given.iterations, args.margin, depth, **pairs)
+    sizes = stages, given.initial, given.step, given.iterations
+    return Config(*sizes, args.margin, depth, pairs=args.pairs, level=args.level)
+
+
+def tested_in_words(tested: Mapping[str, Any], name: str) -> list[str]:
+    """The test accuracies of a network and of the ensemble, by every metric that was taken down."""
+    told: dict[str, list[str]] = {"of it": [], "of all": []}
+    for metric in (metric for metric in METRICS if key("test", metric) in tested):
+        taken = key("test", metric)
+        for words, share in zip(told.values(), (tested[taken][name], tested[f"ensemble_{taken}"]), strict=True):
+            row = {taken: share, "test_images": tested["test_images"]}
+            words.append(f"{HEADINGS[metric]}{percent(row, 'test', metric)}")
+    return [", ".join(words) for words in told.values()]
 
 
 def by_table(path: Path, space: Space) -> Callable[[Space, Arch], float]:
