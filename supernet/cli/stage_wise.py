@@ -32,7 +32,7 @@ class Args(common.Bounds, common.Workers, common.Kernels, opening.NewRun):
     criterion: str = "pls"
     """Importance by pls (PLS-VIP), inf-fs or il-fs."""
     initial: Annotated[int | None, common.UNSET] = None
-    """Modules in each stage of the initial network; defaults to 2 (the paper: 6)."""
+    """Modules in each stage of the initial network; defaults to 2 (the paper: 6, for nasnet 2)."""
     step: Annotated[int | None, common.UNSET] = None
     """Modules that a stage can grow by in an iteration; defaults to 1 (the paper: 2, for nasnet 1)."""
     iterations: Annotated[int | None, common.UNSET] = None
