@@ -41,6 +41,8 @@ class Args(_stages.OnStages):
     """Not used: see --sets."""
     sets: tuple[str, ...] = ("digits", DRAWN)
     """Images to train on, each as --data of the tools takes them."""
+    epochs: int | None = 5
+    """Epochs of every network."""
     train: int = 0
     """Training images, stratified; 0: all."""
 
@@ -55,7 +57,7 @@ def run(args: Args) -> None:
         raise UserError(f"--data {args.data}: this experiment takes several, by --sets")
     given = files.read_json(args.found, "results", "run python -m experiments.stage_wise_uniform")
     if args.quick:
-        args = dataclasses.replace(args, seeds=2, width=4, epochs=1, train=200, batch_size=32, sets=args.sets[:1])
+        args = dataclasses.replace(args, seeds=1, width=4, epochs=1, train=200, batch_size=32, sets=args.sets[:1])
     kinds = [kind for kind in NAMES if kind in given["searches"]]
     known = min(len(last(given, kind)) for kind in kinds)
     if args.seeds > known:

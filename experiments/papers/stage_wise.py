@@ -20,42 +20,51 @@ HOURS = "the paper: 17 hours of a 1080 Ti an iteration, 3 with weight transfer"
 SHORTER = "a tenth of the epochs"
 
 
-def scales(name: str, tiny: str, paper: str, cost: str) -> tuple[Command, Command, Command]:
-    """An experiment at the size of two cores, of one GPU (a tenth of the epochs) and of the paper."""
+def scales(name: str, paper: str, shorter: str, cost: str, longer: str = "") -> tuple[Command, Command, Command]:
+    """An experiment at the size of two cores, of one GPU and of the paper.
+
+    Args:
+        paper: the paper's settings. shorter: what one GPU has besides. longer: what the paper has besides.
+    """
     program, output = f"experiments.stage_wise_{name}", f"--output runs/papers/stage-wise-{name}"
-    shorter = f"{paper} --epochs 20{'' if 'further' in paper else ' --further-epochs 10'} {output}-gpu.json"
     return (
-        Command(program, tiny, cost=cost),
-        Command(program, shorter, SHORTER, "hours of one GPU, not measured"),
-        Command(program, f"{paper} --seeds 5 {output}.json", cost=HOURS),
+        Command(program, cost=cost),
+        Command(program, f"{paper} {shorter} {output}-gpu.json", SHORTER, "hours of one GPU, not measured"),
+        Command(program, f"{paper} {longer} --seeds 5 {output}.json", cost=HOURS),
     )
 
 
 SEARCHES = scales(
     "searches",
-    "",
     f"{CIFAR} --further-epochs 0 --initials 2 4 6 8 10 --more-iterations 8",
+    "--epochs 20",
     "about 25 minutes of one core",
 )
-UNIFORM = scales("uniform", "", f"{CIFAR} --uniform 7 9 18 --uniform-cells 4 5 6", "about 30 minutes of one core")
+UNIFORM = scales(
+    "uniform",
+    f"{CIFAR} --iterations 5 --chosen 1 3 5 --uniform 7 9 18 --uniform-cells 4 5 6",
+    "--epochs 20 --further-epochs 10",
+    "about 25 minutes of one core",
+)
 TRANSFER = scales(
     "transfer",
-    "",
-    "--preset paper --sets folder --data-root data/tiny-imagenet --resolution 64 --test --device cuda "
-    "--found runs/papers/stage-wise-uniform.json",
+    "--preset paper --sets folder --data-root data/tiny-imagenet --resolution 64 --test --device cuda",
+    "--epochs 20 --further-epochs 10 --found runs/papers/stage-wise-uniform-gpu.json",
     "about 10 minutes of one core",
+    "--epochs 200 --found runs/papers/stage-wise-uniform.json",
 )
 LARGE = "docs/results/stage_wise_imagenet.json"
 BOTTLENECK = Command(
     "experiments.stage_wise_uniform",
-    "--kinds bottleneck --data experiments/_drawn.py:large --iterations 3 --chosen 1 2 3 --initial 1 --uniform 2 3 "
-    f"--donor 3 4 6 3 --width 4 --train 600 --output {LARGE}",
+    "--kinds bottleneck --data experiments/_drawn.py:large --initial 1 --uniform 2 3 "
+    f"--donor 3 4 6 3 --width 4 --train 900 --epochs 6 --batch-size 32 --seeds 2 --output {LARGE}",
     cost="about 10 minutes of one core",
 )
 IMAGENET = Command(
     "experiments.stage_wise_uniform",
-    "--preset paper --kinds bottleneck --data folder --data-root data/imagenet --initial 3 --donor 3 8 36 3 "
-    "--uniform 3 6 --train 0 --test --device cuda --seeds 1 --output runs/papers/stage-wise-imagenet.json",
+    "--preset paper --kinds bottleneck --iterations 5 --chosen 1 3 5 --initial 3 --donor 3 8 36 3 --uniform 3 6 "
+    "--seeds 1 --data folder --data-root data/imagenet --train 0 --test --device cuda "
+    "--output runs/papers/stage-wise-imagenet.json",
     "ImageNet in folders",
     "not known",
 )
