@@ -320,7 +320,7 @@ PAPER = Paper(
             TINY,
             "",
             transferred,
-            "cheaper shows; it costs accuracy here",
+            "cheaper shows; what it costs in accuracy cannot be told from three seeds",
             *UNIFORM[1:],
         ),
         Item(
