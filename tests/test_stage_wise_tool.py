@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from latency.measure import Samples
+from latency.on_demand import OnDemandTable
 from latency.table import LatencyTable
 from search import stage_wise_run, stage_wise_settings
 from search.stage_wise import Config, StageWise
@@ -320,6 +321,20 @@ def test_a_bound_on_latency(finished, tmp_path):
     with pytest.raises(UserError, match="a bound of 5 on latency excludes every candidate: the initial network has 5"):
         stage_wise.run(dataclasses.replace(args, run=tmp_path / "none", latency_max=5.0))
     assert not (tmp_path / "none").exists()
+
+
+def test_latencies_measured_as_layers_come_up_are_of_the_run_s_space(tmp_path, monkeypatch):
+    """By a clock that gives every layer and network 1 ms: five layers of the initial network, and one factor."""
+    ms = {"median_ms": 1.0, "p10": 1.0, "p90": 1.0, "min": 1.0, "n": 12, "aa": 0.01, "cpu_wall": 1.0}
+    measured = Samples(**ms, source="wall", noisy=False)
+    monkeypatch.setattr(OnDemandTable, "_time", lambda self, modules, what: dict.fromkeys(modules, measured))
+    small = {"data": "digits", "limit": 96, "batch_size": 32, "width": 4, "initial": 1, "iterations": 1, "epochs": 1}
+    args = stage_wise.Args(run=tmp_path, latency_max=100.0, quiet=True, jobs=1, device="cpu", **small)
+    stage_wise.run(args)
+    space = RunFolder(tmp_path).space()
+    table = LatencyTable.load(tmp_path / "lut.json", space)
+    one, two = (table.predict_arch(space, arch) for arch in ((0, 0, 0), (1, 1, 1)))
+    assert two / one == pytest.approx(8 / 5)
 
 
 def test_a_donor_that_is_deep_in_the_middle(finished, tmp_path):
