@@ -32,8 +32,8 @@ from matplotlib.figure import Figure
 
 from experiments import _common
 from search import stage_wise_run
+from search.criteria import CRITERIA
 from search.drawing import Block, draw
-from search.importance import CRITERIA
 from search.stage_wise import Config, StageWise
 from supernet import executor, families, files, machine
 from supernet.families import module_stages
@@ -136,8 +136,9 @@ class Study:
         self.args = args
         self.data, self.truth_images = _common.open_images(images)
         self.config = Config(initial=args.initial, step=1, iterations=args.iterations)
+        self.deepest = max(self.config.reach) + args.iterations  # of allocations that are compared
         shape = (self.data.channels, self.data.resolution, self.data.classes)
-        options = {"width": args.width, "stem_stride": 2, "deepest": self.config.reach + args.iterations}
+        options = {"width": args.width, "stem_stride": 2, "deepest": self.deepest}
         self.space: Space = module_stages.space("residual", *shape, **options)
         self.alone = _common.Truth(args.run, self.space, _common.Budget(images, args.alone), args.jobs, args.quiet)
         budget = (images.train, args.width, args.initial, args.iterations, args.epochs)
@@ -184,8 +185,9 @@ class Study:
             trained = stage_wise_run.judged(results)
             networks = [run.stage_network(r["name"]).trained(self.space) for r in trained[1:] or trained]
             batches = self.truth_images.plain_batches(512)
-            accuracies, ensemble = stage_wise_run.vote(networks, batches)
-            found = {"found": trained[-1]["modules"], "accuracy": accuracies[-1], "ensemble": ensemble}
+            alone, together = stage_wise_run.vote(networks, batches)
+            accuracies = [answers.share() for answers in alone]
+            found = {"found": trained[-1]["modules"], "accuracy": accuracies[-1], "ensemble": together.share()}
             return {"results": results, "candidates": accuracies, **found}
 
         return _common.cell(path, compute)
@@ -194,7 +196,7 @@ class Study:
         """The folder of the deepest network that a search can ask for, trained, and the CPU seconds that it took."""
         folder, arch = (
             self.folder / f"donor-{seed}",
-            module_stages.arch(self.space, (self.config.reach,) * self.config.stages),
+            module_stages.arch(self.space, self.config.reach),
         )
 
         def compute() -> dict:
@@ -210,10 +212,10 @@ class Study:
 
     def equal(self, arch: Arch) -> list[Arch]:
         """All allocations that cost as much as ``arch``, the most even ones first."""
-        cost, deepest = self.flops(arch), self.config.reach + self.args.iterations
+        cost = self.flops(arch)
         found = [
             module_stages.arch(self.space, modules)
-            for modules in itertools.product(range(1, deepest + 1), repeat=self.config.stages)
+            for modules in itertools.product(range(1, self.deepest + 1), repeat=self.config.stages)
             if abs(self.flops(module_stages.arch(self.space, modules)) / cost - 1) <= TOLERANCE
         ]
         return sorted(found, key=lambda a: (max(a) - min(a), abs(self.flops(a) - cost), a))

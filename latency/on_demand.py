@@ -24,7 +24,8 @@ class OnDemandTable:
 
     Args:
         path: the table, kept from run to run: a resumed search sees the same latencies.
-        fit_on: networks that are measured whole when the table is new; one factor is fitted on them.
+        fit_on: networks that are measured whole when the table is new; one factor is fitted on them. Where all are of
+            one space, the table is that space's.
     """
 
     def __init__(self, path: Path, fit_on: Sequence[tuple[Space, Arch]], progress: Progress):
@@ -35,10 +36,13 @@ class OnDemandTable:
             return
         self.runtime = runtimes.get("torch", kernels="eager", device="cpu", batch=1, threads=1)
         space = fit_on[0][0]
+        of = {"name": "plain", "fingerprint": "any depth and width"}
+        if len({each.fingerprint for each, _ in fit_on}) == 1:
+            of = {"name": space.name, "fingerprint": space.fingerprint}
         with pin_core() as core:
             device = {**host(), "core": core}
         self.table = LatencyTable(
-            space={"name": "plain", "fingerprint": "any depth and width"},
+            space=of,
             device=device,
             runtime=self.runtime.describe(),
             batch=1,

@@ -1,119 +1,35 @@
-"""How important a stage of a network is: the mean importance of its output features.
+"""How important a stage of a network is: the mean importance of its output features, by one of ``criteria``.
 
-Jordao et al., "Stage-Wise Neural Architecture Search", §III. Each of three criteria gives a score for every feature,
-from features [images, features] and labels [images]: PLS–VIP and il-FS use the labels, inf-FS does not.
-None depends on the scale of the features, so the scores of two networks can be compared.
+Jordao et al., "Stage-Wise Neural Architecture Search", §III.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import eigh, solve
-from scipy.stats import rankdata
-from sklearn.cross_decomposition import PLSRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from search import streamed
+from search.criteria import CRITERIA, Features
+from search.streamed import Streamed
 from supernet import donors
 from supernet.data.images import ImageSet
 from supernet.errors import UserError
 from supernet.model import Network
 
 POOL = 8  # feature maps are averaged to maps that are this many times smaller
-MEMORY = 2**28  # bytes of pooled features to keep, for all stages together
-
-Features = NDArray[np.floating]  # [images, features]
-Labels = NDArray[np.integer]  # [images]
-Scores = NDArray[np.float64]  # [features]
-
-
-def pls_vip(x: Features, y: Labels, components: int = 2) -> Scores:
-    """Variable importance in projection (Mehmood et al. 2012), [features]: its squares average to 1."""
-    components = min(components, *x.shape)
-    # Differences in the third decimal decide about growth; the default tolerance of 1e-6 changes them.
-    pls = PLSRegression(components, tol=1e-12, max_iter=5000).fit(x, np.eye(y.max() + 1)[y])
-    t, w, q = pls.x_scores_, pls.x_weights_, pls.y_loadings_  # [images | features | classes, components]
-    s = np.diag(t.T @ t @ q.T @ q)  # what each component explains of the labels
-    return np.sqrt(len(w) * (w / np.linalg.norm(w, axis=0)) ** 2 @ s / s.sum())
-
-
-def inf_fs(x: Features, y: Labels, alpha: float = 0.5, factor: float = 0.9) -> Scores:
-    """Infinite feature selection (Roffo et al. 2015), [features]: the energy of all paths that start at a feature.
-
-    Does not use ``y``. Needs memory for a few matrices [features, features].
-    """
-    sigma = np.std(x, axis=0, dtype=np.float64, ddof=1)
-    sigma = np.maximum.outer(sigma, sigma)
-    sigma -= sigma.min()
-    sigma /= sigma.max() or 1.0
-    edges = alpha * sigma + (1 - alpha) * (1 - np.abs(spearman(x)))
-    rho = eigh(edges, eigvals_only=True, subset_by_index=[len(edges) - 1] * 2)[0]
-    # The row sums of S = (I − rA)⁻¹ − I.
-    return solve(np.eye(len(edges)) - factor / rho * edges, np.ones(len(edges)), assume_a="sym") - 1
-
-
-def spearman(x: Features) -> NDArray[np.float64]:
-    """Rank correlations of all pairs of columns, [features, features]; 0 for a constant one, 1 with itself."""
-    ranks = rankdata(x, axis=0)
-    ranks -= ranks.mean(axis=0)
-    norm = np.linalg.norm(ranks, axis=0)
-    ranks /= np.where(norm > 0, norm, 1.0)
-    correlations = ranks.T @ ranks
-    np.fill_diagonal(correlations, 1.0)
-    return correlations
-
-
-def il_fs(x: Features, y: Labels, tokens: int = 4, rounds: int = 15, factor: float = 0.99) -> Scores:
-    """Infinite latent feature selection (Roffo et al. 2017), [features].
-
-    The token of a value says how far it is from the mean of its own class, relative to all classes. PLSA with two
-    latent classes gives p, the probability that a feature is relevant. The graph of the features is ppᵀ.
-    """
-    counts = tokenise(x, y, tokens)  # n(token, feature)
-    # The initial values of the authors' code: relevant features have low tokens, above all the lowest.
-    ramp = np.linspace(5000.0, 1.0, tokens)
-    p_token = np.stack([ramp, ramp[::-1]], axis=1) / ramp.sum()  # p(token | z), z = 0 relevant
-    p_z = np.stack([counts[0] / len(x), 1 - counts[0] / len(x)])  # p(z | feature)
-    for _ in range(rounds):
-        joint = p_token[:, :, None] * p_z  # [token, z, feature]
-        posterior = joint / joint.sum(axis=1, keepdims=True)  # p(z | token, feature)
-        expected = counts[:, None] * posterior
-        p_z = expected.sum(axis=0) / len(x)
-        p_token = expected.sum(axis=2) / np.maximum(expected.sum(axis=(0, 2)), np.finfo(float).tiny)
-        p_token = np.maximum(p_token, np.finfo(float).tiny)  # a token without values must not divide by 0
-    p = p_z[0]
-    if not p.any():
-        return np.zeros_like(p)
-    # The row sums of (I − rppᵀ)⁻¹ − I = r/(1 − r‖p‖²) ppᵀ, with r = factor / ‖p‖².
-    return factor / (1 - factor) * p * p.sum() / (p @ p)
-
-
-def tokenise(x: Features, y: Labels, tokens: int) -> NDArray[np.float64]:
-    """How many values of each feature have each token, [tokens, features].
-
-    The token is the bin of t = (x − μ_y)² / Σ_c (x − μ_c)² among ``tokens`` bins of equal width from the feature's
-    smallest t to its largest.
-    """
-    means = np.stack([x[y == c].mean(axis=0, dtype=np.float64) for c in np.unique(y)])  # [classes, features]
-    own = np.searchsorted(np.unique(y), y)
-    counts = np.empty((tokens, x.shape[1]))
-    for j, column in enumerate(np.ascontiguousarray(x.T, dtype=np.float64)):
-        far = (column[:, None] - means[:, j]) ** 2  # [images, classes]
-        total = far.sum(axis=1)
-        t = far[np.arange(len(column)), own] / np.where(total > 0, total, 1.0)  # a constant feature has t = 0
-        counts[:, j] = np.histogram(t, bins=tokens, range=(t.min(), t.max()))[0]
-    return counts
-
-
-CRITERIA: dict[str, Callable[[Features, Labels], Scores]] = {"pls": pls_vip, "inf-fs": inf_fs, "il-fs": il_fs}
+MEMORY = 2**28  # bytes of pooled features to keep, for all stages together; of more, sums
 
 
 def importance(network: Network, images: ImageSet, criterion: str, limit: int | None = None) -> list[float]:
     """The importance score α of each stage: the mean of its features' scores.
+
+    Where ``MEMORY`` has no room for the features of all images, PLS–VIP and il-FS take them batch by batch, three times
+    (``streamed``); inf-FS, which compares the ranks of all images, takes a stratified sample.
 
     Args:
         images: used without augmentation.
@@ -125,53 +41,94 @@ def importance(network: Network, images: ImageSet, criterion: str, limit: int | 
     """
     if criterion not in CRITERIA:
         raise UserError(f"expected an importance criterion among {', '.join(CRITERIA)}, got {criterion!r}")
-    features, labels = stage_features(network, images, limit)
-    scores = []
-    for stage, x in enumerate(features, start=1):
-        if not np.isfinite(x).all():
-            raise UserError(f"stage {stage} gives features that are not finite: train with a lower learning rate")
-        scores.append(float(CRITERIA[criterion](x, labels).mean()))
-    return scores
+    images = images if limit is None else images.subset(min(limit, len(images)), seed=0)
+    with Reading(network, images) as reading:
+        if criterion in streamed.CRITERIA and len(images) > reading.room:
+            return _streamed_importance(reading, streamed.CRITERIA[criterion])
+        features, labels = reading.all()
+    return [float(CRITERIA[criterion](_finite(x, stage), labels).mean()) for stage, x in enumerate(features, start=1)]
 
 
-@torch.inference_mode()
-def stage_features(
-    network: Network, images: ImageSet, limit: int | None = None
-) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
-    """The output of the last addition of each stage, averaged to 8 times smaller maps and flattened.
+def _streamed_importance(reading: Reading, criterion: Callable[[int, int], Streamed]) -> list[float]:
+    """The same by sums over batches, whatever the number of images."""
+    stages = [criterion(width, reading.network.space.classes) for width in reading.widths]
+    for _ in range(max(stage.passes for stage in stages)):
+        for features, labels in reading.batches(reading.images):
+            for number, (stage, x) in enumerate(zip(stages, features, strict=True), start=1):
+                if stage.unfinished:
+                    stage.add(_finite(x, number), labels)
+        for stage in stages:
+            if stage.unfinished:
+                stage.end()
+    return [float(stage.scores().mean()) for stage in stages]
 
-    Images are used in batches, and only pooled features are kept. If ``MEMORY`` has no room for those of all images, a
-    stratified sample is used.
 
-    Returns:
-        For each stage float32 [images, features], and the labels [images].
+def _finite(x: Features, stage: int) -> Features:
+    if not np.isfinite(x).all():
+        raise UserError(f"stage {stage} gives features that are not finite: train with a lower learning rate")
+    return x
+
+
+class Reading:
+    """The outputs of the last addition of each stage, averaged to 8 times smaller maps and flattened, while it is open.
+
+    Attributes:
+        widths: of each stage, its features.
+        room: the images whose features fit into ``MEMORY``.
     """
-    pooled: list[Tensor] = []
 
-    def pool(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        height, width = (-(-n // POOL) for n in output.shape[-2:])
-        pooled.append(F.adaptive_avg_pool2d(output, (height, width)).flatten(1).float().cpu())
+    def __init__(self, network: Network, images: ImageSet):
+        self.network, self.images = network, images
+        self.pooled: list[Tensor] = []
 
-    training, device = network.training, next(network.parameters()).device
-    additions = [stage[-1].get_submodule("addition") for stage in donors.stages(network)]
-    handles = [addition.register_forward_hook(pool) for addition in additions]
-    network.eval()
-    try:
-        shape = (1, images.channels, *images.size)
-        network(torch.zeros(shape, device=device))
-        room = MEMORY // sum(x.nbytes for x in pooled)
-        images = images.subset(max(1, min(room, limit or len(images))), seed=0)
-        features: list[NDArray[np.float32]] = [np.empty((len(images), x.shape[1]), np.float32) for x in pooled]
-        labels, start = np.empty(len(images), np.int64), 0
-        for x, y in images.plain_batches(128):
-            pooled.clear()
-            network(x.to(device))
-            for kept, new in zip(features, pooled, strict=True):
-                kept[start : start + len(y)] = new.numpy()
-            labels[start : start + len(y)] = y.numpy()
-            start += len(y)
-    finally:
-        network.train(training)
-        for handle in handles:
+    def __enter__(self) -> Reading:
+        self.training, self.device = self.network.training, next(self.network.parameters()).device
+        additions = [stage[-1].get_submodule("addition") for stage in donors.stages(self.network)]
+        self.handles = [addition.register_forward_hook(self._pool) for addition in additions]
+        self.network.eval()
+        try:
+            shape = (1, self.images.channels, *self.images.size)
+            self._run(torch.zeros(shape))
+        except BaseException:
+            self.__exit__()
+            raise
+        self.widths = [x.shape[1] for x in self.pooled]
+        self.room = max(1, MEMORY // sum(x.nbytes for x in self.pooled))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.network.train(self.training)
+        for handle in self.handles:
             handle.remove()
-    return features, labels
+
+    def _pool(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        height, width = (-(-n // POOL) for n in output.shape[-2:])
+        self.pooled.append(F.adaptive_avg_pool2d(output, (height, width)).flatten(1).float().cpu())
+
+    @torch.inference_mode()
+    def _run(self, x: Tensor) -> None:
+        self.pooled.clear()
+        self.network(x.to(self.device))
+
+    def batches(self, images: ImageSet) -> Iterator[tuple[list[NDArray[np.float32]], NDArray[np.int64]]]:
+        """Features of each stage and labels, batch by batch, without augmentation."""
+        for x, y in images.plain_batches(128):
+            self._run(x)
+            yield [pooled.numpy() for pooled in self.pooled], y.numpy()
+
+    def all(self) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
+        """Of all images, or of a stratified sample for which there is room.
+
+        Returns:
+            For each stage float32 [images, features], and the labels [images].
+        """
+        images = self.images.subset(min(self.room, len(self.images)), seed=0)
+        features: list[NDArray[np.float32]] = [np.empty((len(images), width), np.float32) for width in self.widths]
+        labels: NDArray[np.int64] = np.empty(len(images), np.int64)
+        start = 0
+        for new, y in self.batches(images):
+            for kept, x in zip(features, new, strict=True):
+                kept[start : start + len(y)] = x
+            labels[start : start + len(y)] = y
+            start += len(y)
+        return features, labels

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -13,11 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from search.importance import CRITERIA, importance
-from search.stage_wise import Config, Proposal, StageWise
+from search.criteria import CRITERIA
+from search.importance import importance
+from search.stage_wise import Proposal, StageWise
 from supernet import donors, families, files, machine
 from supernet import executor as executors
+from supernet.answers import Answers
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
@@ -47,92 +49,14 @@ RESULT = {  # of a network, in files
     "seconds": Number(0),
     "whole": bool,
 }
-TESTED = {"test_accuracy": {str: SHARE}, "ensemble_test_accuracy": SHARE, "test_images": COUNT}
-LARGE = 96  # pixels from which on images get ResNet-50's four stages and its stem
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Sizes and training; the defaults are small ones, for two cores."""
-
-    initial: int = 2  # modules in each stage of the initial network
-    step: int = 1
-    iterations: int = 3
-    width: int = 8  # channels of the first stage
-    epochs: int = 4  # of every network
-    further_epochs: int = 0  # of candidates
-    batch_size: int = 64
-    lr: float = 0.1
-
-
-def preset(paper: bool, module: str, donor: str | None = None, **given: Any) -> Settings:
-    """The paper's settings (§IV), or small ones, with what is not None of ``given``.
-
-    Args:
-        module: a kind of ``module_stages``. donor: networks begin with its weights, so fewer epochs suffice.
-
-    Raises:
-        UserError: an unknown module, or epochs that cannot be.
-    """
-    kind = module_stages.kind_of(module)
-    found = Settings(width=4 if module == "nasnet" else 8)
-    if paper:
-        widths = {"residual": 16, "bottleneck": 64, "nasnet": 32}
-        found = Settings(6, kind.step, 5, widths[module], 200 if donor is None else 50, 100, 128, 0.01)
-    found = dataclasses.replace(found, **{name: value for name, value in given.items() if value is not None})
-    if found.epochs == 0 and donor is None:
-        raise UserError("0 epochs train nothing: expected at least one epoch, or a donor")
-    if min(found.epochs, found.further_epochs) < 0:
-        raise UserError(f"{found.epochs} epochs, {found.further_epochs} further ones: expected no negative number")
-    return found
-
-
-def fit_config(paper: bool, epochs: int, batch_size: int, lr: float, seed: int) -> FitConfig:
-    """The paper's §IV: SGD .01, ÷10 at a half and three quarters, Nesterov .9, weight decay 1e-4; or a short one."""
-    shared: dict[str, Any] = {"batch_size": batch_size, "lr": lr, "weight_decay": 1e-4, "seed": seed}
-    if paper:
-        return FitConfig(epochs, schedule="step", nesterov=True, label_smoothing=0.0, **shared)
-    return FitConfig(epochs, schedule="cosine", clip=5.0, augment=defaults.augments(None, epochs), **shared)
-
-
-def stages_for(images: TrainVal) -> int:
-    """How many stages images of this size have room for: a CIFAR ResNet's three, or ResNet-50's four."""
-    return 4 if min(images.size) >= LARGE else 3
-
-
-def space_for(images: TrainVal, module: str, config: Config, width: int, paper: bool) -> Space:
-    """The space of all networks that a search with ``config`` can ask for; the stem halves small images unless as in
-    the paper."""
-    space = module_stages.space(
-        module,
-        images.channels,
-        images.resolution,
-        images.classes,
-        width=width,
-        stages=config.stages,
-        stem_stride=4 if min(images.size) >= LARGE else 1 if paper else 2,
-        deepest=config.reach,
-    ).at(images.size)
-    module_stages.arch(space, (config.initial,) * config.stages)  # refuses an initial network that is not in it
-    return space
-
-
-def controller(config: Config, space: Space, flops_max: float = math.inf, params_max: float = math.inf) -> StageWise:
-    """The search, with bounds on the candidates."""
-    costs: dict[str, Callable[[tuple[int, ...]], float]] = {
-        "multiply-adds": lambda m: families.flops(space, module_stages.arch(space, m)),
-        "parameters": lambda m: families.params(space, module_stages.arch(space, m)),
-    }
-    return StageWise(config, costs, {"multiply-adds": flops_max, "parameters": params_max})
-
-
-def open_donor(source: str, space: Space, config: Config) -> Network:
-    """The donor of ``donors.load``, if it fits every network that the search can ask for."""
-    donor = donors.load(source)
-    donors.require_depth(donor, (config.reach,) * config.stages)
-    initial = module_stages.arch(space, (config.initial,) * config.stages)
-    donors.transfer(Network(space, initial, kernels="eager"), donor)
-    return donor
+EQUAL = {"importance": [float], "equal_val_accuracy": SHARE}  # of a candidate that is trained further
+TESTED = {
+    "test_accuracy": {str: SHARE},
+    "test_top5_accuracy?": {str: SHARE},
+    "ensemble_test_accuracy": SHARE,
+    "ensemble_test_top5_accuracy?": SHARE,
+    "test_images": COUNT,
+}
 
 
 @dataclass(frozen=True)
@@ -140,7 +64,7 @@ class Training:
     """How a network is trained and its stages are judged."""
 
     fit: FitConfig
-    further_epochs: int = 0  # for candidates (the paper: 100)
+    further_epochs: int = 0  # for candidates, once their importance is measured (the paper: 100)
     criterion: str = "pls"  # a name in importance.CRITERIA
     images: int | None = None  # training images that importance is measured on; all that memory has room for
     kernels: str = "fused"
@@ -148,6 +72,10 @@ class Training:
     def __post_init__(self) -> None:
         if self.criterion not in CRITERIA:
             raise UserError(f"criterion {self.criterion}: expected {', '.join(CRITERIA)}")
+
+    def further(self, asked: Proposal) -> int:
+        """Further epochs of a network: none but for candidates."""
+        return self.further_epochs if asked.role == "Â" and not asked.seed else 0
 
 
 def unmetered() -> AbstractContextManager[dict]:
@@ -161,8 +89,8 @@ class StageRun:
 
     Args:
         donor: networks begin with its weights.
-        meter: measures what a training spends; its numbers are kept with the result. It must be picklable where the
-            executor's workers are other processes, and counts what trains beside it, too.
+        meter: measures what a training spends, in numbers that add up; they are kept with the result. It must be
+            picklable where the executor's workers are other processes, and counts what trains beside it, too.
         executor: who trains networks that do not wait for each other.
     """
 
@@ -202,7 +130,7 @@ class StageRun:
         if at_once < 2 and isinstance(executor, Processes):
             return
         threads, cfg = max(1, machine.cores() // max(at_once, 1)), self.training
-        epochs = sum(cfg.fit.epochs + cfg.further_epochs * (asked.role == "Â") for _, asked in jobs)
+        epochs = sum(cfg.fit.epochs + cfg.further(asked) for _, asked in jobs)
         logs = [job.run.stage_network(asked.name).metrics for job, asked in jobs]
         executors.run(
             executor,
@@ -218,35 +146,33 @@ class StageRun:
     def train(self, asked: Proposal) -> dict:
         """A network, trained once: role, iteration, modules, α of each stage, accuracies, costs.
 
-        ``whole`` says that one process trained it, so that seconds and energy are all that it took.
+        α is measured after equal training; candidates are then trained further (§IV). ``whole`` says that one process
+        trained it, so that seconds and energy are all that it took.
         """
         here, arch = self.run.stage_network(asked.name), module_stages.arch(self.space, asked.modules)
         if here.result_path.exists():
             return files.read_json(here.result_path, "result of a network", expected=RESULT)
-        whole, began = not checkpoint.exists(here.checkpoint), time.monotonic()
-        donor, cfg = self.donor, self.training
-        further = cfg.further_epochs if asked.role == "Â" else 0
-        with self.meter() as spent:
-            network, last = standalone.train(
-                self.space,
-                arch,
-                self.images,
-                dataclasses.replace(cfg.fit, epochs=cfg.fit.epochs + further),
-                here.path,
-                self.device,
-                kernels=cfg.kernels,
-                start=None if donor is None else lambda network: donors.transfer(network, donor),
-                label=asked.name,
-                progress=self.progress,
-            )
+        whole, began, cfg = not checkpoint.exists(here.checkpoint), time.monotonic(), self.training
+        further = cfg.further(asked)
+        spent: dict[str, float] = {}
+        if here.importance_path.exists():  # it was stopped while it was trained further
+            equal = files.read_json(here.importance_path, "importance of a network", expected=EQUAL)
+        else:
+            network, last = self.trained(asked, 0, spent)
+            alpha = importance(network, self.images.train, cfg.criterion, cfg.images)
+            equal = {"importance": alpha, "equal_val_accuracy": last["val_accuracy"]}
+        if further:
+            files.write_json(here.importance_path, equal)
+            _, last = self.trained(asked, further, spent)
         result = {
             "schema": 1,
             "name": asked.name,
             "role": asked.role,
             "iteration": asked.iteration,
+            "seed": asked.seed,
             "modules": list(asked.modules),
-            "importance": importance(network, self.images.train, cfg.criterion, cfg.images),
-            "val_accuracy": last["val_accuracy"],
+            **equal,
+            **{name: last[name] for name in ("val_accuracy", "val_top5_accuracy") if name in last},
             "params": families.params(self.space, arch),
             "flops": families.flops(self.space, arch),
             "seconds": time.monotonic() - began,
@@ -255,6 +181,26 @@ class StageRun:
         }
         files.write_json(here.result_path, result)
         return result
+
+    def trained(self, asked: Proposal, further: int, spent: dict[str, float]) -> tuple[Network, dict]:
+        """The network after so many further epochs, and the last line of its log; adds to what was spent."""
+        cfg, donor = self.training, self.donor
+        fit = dataclasses.replace(cfg.fit, epochs=cfg.fit.epochs + further, seed=cfg.fit.seed + asked.seed)
+        with self.meter() as metered:
+            trained = standalone.train(
+                self.space,
+                module_stages.arch(self.space, asked.modules),
+                self.images,
+                fit,
+                self.run.stage_network(asked.name).path,
+                self.device,
+                kernels=cfg.kernels,
+                start=None if donor is None else lambda network: donors.transfer(network, donor),
+                label=asked.name,
+                progress=self.progress,
+            )
+        spent.update({name: spent.get(name, 0.0) + value for name, value in metered.items()})
+        return trained
 
     def spread(self, initial: Proposal, first: Mapping[str, Any], more: int) -> list[float] | None:
         """Standard deviation of the initial network's importance over seeds, stage by stage; None without ``more``.
@@ -283,15 +229,20 @@ class StageRun:
         path = self.run.tested_path
         if not path.exists():
             trained, test = judged(results), images()
-            accuracies: dict[str, float] = {}
-            ensemble = 0.0
+            found: dict[str, dict[str, float]] = {}  # metric: network: share
+            together: dict[str, float] = {}
             for group in (trained[:1], trained[1:]):  # the initial network is no candidate and has no vote
                 if group:
                     folders = [self.run.stage_network(result["name"]) for result in group]
                     networks = [folder.trained(self.space).to(self.device) for folder in folders]
-                    alone, ensemble = vote(networks, test.plain_batches(256))
-                    accuracies |= {result["name"]: accuracy for result, accuracy in zip(group, alone, strict=True)}
-            tested = {"test_accuracy": accuracies, "ensemble_test_accuracy": ensemble, "test_images": len(test)}
+                    alone, voted = vote(networks, test.plain_batches(256))
+                    for result, answers in zip(group, alone, strict=True):
+                        for metric, share in answers.shares("test").items():
+                            found.setdefault(metric, {})[result["name"]] = share
+                    together = voted.shares("test")
+            # Of the initial network alone where no stage grew.
+            tested = {**found, **{f"ensemble_{name}": share for name, share in together.items()}}
+            tested |= {"test_images": len(test)}
             files.write_json(path, {"schema": 1, **tested})
         return files.read_json(path, "test result", expected=TESTED)
 
@@ -321,25 +272,26 @@ def _train(job: StageRun, asked: Proposal, threads: int) -> dict:
 
 
 def judged(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The results of the initial network and of the candidates, without those of temporary networks."""
-    return [result for result in results if result["role"] != "T"]
+    """The results of the initial network and of the candidates, without temporary networks and further pairs."""
+    return [result for result in results if result["role"] != "T" and not result.get("seed")]
 
 
 @torch.inference_mode()
-def vote(networks: Sequence[Network], batches: Batches) -> tuple[list[float], float]:
-    """Accuracy of each network in [0, 1], and of all together: the mean of their probabilities decides."""
-    hits, together, n = [0] * len(networks), 0, 0
-    device = next(networks[0].parameters()).device
+def vote(networks: Sequence[Network], batches: Batches) -> tuple[list[Answers], Answers]:
+    """What each network answers, and all together: the mean of their probabilities decides."""
+    labels: list[Tensor] = []
+    guesses: list[list[np.ndarray]] = [[] for _ in range(len(networks) + 1)]
+    device, classes = next(networks[0].parameters()).device, networks[0].space.classes
     for network in networks:
         network.eval()
     for x, y in batches:
-        x, y = x.to(device), y.to(device)
-        probabilities = torch.stack([network(x).softmax(1) for network in networks])
-        for i, own in enumerate(probabilities):
-            hits[i] += int((own.argmax(1) == y).sum())
-        together += int((probabilities.mean(0).argmax(1) == y).sum())
-        n += len(y)
-    return [h / n for h in hits], together / n
+        probabilities = torch.stack([network(x.to(device)).softmax(1) for network in networks]).cpu()
+        for kept, own in zip(guesses, [*probabilities, probabilities.mean(0)], strict=True):
+            kept.append(Answers.of(own.numpy(), y.numpy()).guesses)
+        labels.append(y)
+    truth = torch.cat(labels).numpy()
+    *alone, together = (Answers(truth, np.concatenate(own), classes) for own in guesses)
+    return alone, together
 
 
 def table(
@@ -358,11 +310,11 @@ def table(
     """
     rows = []
     for result in results:
-        accuracy, least = tested["test_accuracy"].get(result["name"]), "" if result["whole"] else "≥ "
-        names = [f"{result['role']} {result['iteration']}", *modules_and_importance(result)]
+        least, again = "" if result["whole"] else "≥ ", f" seed {result['seed']}" if result.get("seed") else ""
+        names = [f"{result['role']} {result['iteration']}{again}", *modules_and_importance(result)]
         counts = [f"{result['flops'] / 1e6:.2f}", f"{result['params'] / 1e3:.1f}", f"{least}{result['seconds']:.0f}"]
-        rows.append([*names, *counts, f"{100 * result['val_accuracy']:.2f}"])
-        rows[-1].append("" if accuracy is None else f"{100 * accuracy:.2f}")
+        shares = [result["val_accuracy"], tested["test_accuracy"].get(result["name"])]
+        rows.append([*names, *counts, *("" if share is None else f"{100 * share:.2f}" for share in shares)])
         if carbon:
             spent = [result.get(key) for key in ("energy_kwh", "co2_kg")]  # not there if it was not asked for then
             rows[-1] += ["" if value is None else f"{least}{1e3 * value:.3g}" for value in spent]

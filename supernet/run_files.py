@@ -148,6 +148,11 @@ class RunFiles(TrainingFolder):
         return self.path / "candidates.json"
 
     @property
+    def importance_path(self) -> Path:
+        """Importance of a candidate's stages, before it is trained further."""
+        return self.path / "importance.json"
+
+    @property
     def depths_picture(self) -> Path:
         """How the stages grew."""
         return self.path / "depths.png"

@@ -29,6 +29,7 @@ IMPORTED = (
     "search.plain_run",
     "search.ranking",
     "search.stage_wise_run",
+    "search.stage_wise_settings",
     "sklearn.cross_decomposition",
     "sklearn.datasets",
     "supernet.export.formats",

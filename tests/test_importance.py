@@ -8,7 +8,7 @@ import torch
 from scipy.stats import spearmanr
 from torch.nn import functional as F
 
-from search import importance
+from search import criteria, importance, streamed
 from supernet import donors
 from supernet.errors import UserError
 from supernet.families import module_stages
@@ -32,7 +32,7 @@ def sample(images=60, features=7, seed=0) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("components", [1, 2, 3])
 def test_the_squares_of_vip_average_to_one(components):
     x, y = sample()
-    vip = importance.pls_vip(x, y, components)
+    vip = criteria.pls_vip(x, y, components)
     assert vip.shape == (7,)
     assert np.mean(vip**2) == pytest.approx(1)
     assert vip[:3].min() > vip[3:].max()
@@ -46,7 +46,7 @@ def test_vip_of_one_component_is_the_first_singular_vector_of_the_covariance():
     x0 = (x - x.mean(0)) / np.where(x.std(0) > 0, x.std(0, ddof=1), 1)
     y0 = (onehot - onehot.mean(0)) / onehot.std(0, ddof=1)
     w = np.linalg.svd(x0.T @ y0)[0][:, 0]
-    np.testing.assert_allclose(importance.pls_vip(x, y, 1), np.sqrt(len(w)) * np.abs(w), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(criteria.pls_vip(x, y, 1), np.sqrt(len(w)) * np.abs(w), rtol=1e-4, atol=1e-6)
 
 
 def test_inf_fs_against_its_series_summed_term_by_term():
@@ -66,8 +66,8 @@ def test_inf_fs_against_its_series_summed_term_by_term():
     for _ in range(400):
         term = term @ (r * a)
         total += term
-    np.testing.assert_allclose(importance.inf_fs(x, y), total.sum(axis=1), rtol=1e-6)
-    assert importance.inf_fs(x, y).mean() <= 0.9 / 0.1
+    np.testing.assert_allclose(criteria.inf_fs(x, y), total.sum(axis=1), rtol=1e-6)
+    assert criteria.inf_fs(x, y).mean() <= 0.9 / 0.1
 
 
 def slow_il_fs(x, y, tokens=4, rounds=15, factor=0.99):
@@ -110,14 +110,14 @@ def slow_il_fs(x, y, tokens=4, rounds=15, factor=0.99):
 def test_il_fs_against_a_slow_literal_version(seed):
     x, y = sample(seed=seed)
     x = x[:, :-1] if seed else x
-    score = importance.il_fs(x, y)
+    score = criteria.il_fs(x, y)
     np.testing.assert_allclose(score, slow_il_fs(x, y), rtol=1e-6, atol=1e-9)
     assert score[:3].mean() > score[3:6].mean()  # it knows the labels
 
 
 def test_scores_do_not_depend_on_the_scale():
     x, y = sample()
-    for name, criterion in importance.CRITERIA.items():
+    for name, criterion in criteria.CRITERIA.items():
         np.testing.assert_allclose(criterion(8 * x, y), criterion(x, y), rtol=1e-5, err_msg=name)
 
 
@@ -130,7 +130,8 @@ def network() -> Network:
 def test_features_are_the_pooled_sums_of_each_last_module(network):
     """Recomputed by hand: the sum in front of the ReLU, in windows of an eighth."""
     data = images(40)
-    features, labels = importance.stage_features(network, data)
+    with importance.Reading(network, data) as reading:
+        features, labels = reading.all()
     x, y = whole(data)
     order = [int(i) for i in labels]
     assert sorted(order) == sorted(y.tolist())
@@ -150,10 +151,35 @@ def test_features_are_the_pooled_sums_of_each_last_module(network):
 
 def test_memory_bounds_the_images(network, monkeypatch):
     monkeypatch.setattr(importance, "MEMORY", 25 * 4 * (16 + 8 + 16))
-    features, labels = importance.stage_features(network, images(60))
+    with importance.Reading(network, images(60)) as reading:
+        features, labels = reading.all()
     assert {len(f) for f in features} == {25}
     assert len(labels) == 25
-    assert len(importance.stage_features(network, images(60), limit=10)[1]) == 10
+
+
+@pytest.mark.parametrize("criterion", streamed.CRITERIA)
+def test_all_images_count_where_memory_has_no_room(network, monkeypatch, criterion):
+    data = images(300)
+    roomy = importance.importance(network, data, criterion)
+    monkeypatch.setattr(importance, "MEMORY", 25 * 4 * (16 + 8 + 16))
+    assert importance.importance(network, data, criterion) == pytest.approx(roomy, rel=1e-6)
+    sampled = importance.importance(network, data, criterion, limit=25)
+    assert sampled != pytest.approx(roomy, rel=1e-3)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("features", [1, 2, 9])
+@pytest.mark.parametrize("criterion", streamed.CRITERIA)
+def test_sums_over_batches_give_the_scores_of_all_features_at_once(criterion, features, seed):
+    """With a constant feature, and a class without images."""
+    x, y = sample(images=101, features=9, seed=seed)
+    x, y = x[:, :features], np.where(y == 2, 3, y)
+    scored = streamed.CRITERIA[criterion](features, 4)
+    while scored.unfinished:
+        for part in np.array_split(np.arange(101), 7):
+            scored.add(x[part], y[part])
+        scored.end()
+    np.testing.assert_allclose(scored.scores(), criteria.CRITERIA[criterion](x, y), rtol=1e-5, atol=1e-8)  # NIPALS's
 
 
 def test_importance_leaves_the_network_as_it_was(network):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import doctest
 import json
 
+import numpy as np
 import pytest
+from scipy import stats
 
-from search import stage_wise
+from search import sequential, stage_wise
 from search.stage_wise import Config, Proposal, StageWise
 from supernet.errors import UserError
 
@@ -95,7 +97,67 @@ def test_no_stage_is_deeper_than_allowed():
     assert max(max(p.modules) for p in asked) == 4
     assert [p.modules for p in asked] == [(2, 2, 2), (4, 4, 4), (4, 4, 2), (4, 4, 4)]
     assert search.converged
-    assert search.config.reach == 5
+    assert search.config.reach == (5, 5, 5)
+
+
+def test_each_stage_has_a_bound_of_its_own():
+    """A ResNet-152 has 3-8-36-3 modules."""
+    config = Config(stages=4, initial=4, step=2, iterations=3, deepest=(3, 8, 36, 3))
+    assert (config.first, config.reach) == ((3, 4, 4, 3), (3, 8, 10, 3))
+    asked = drive(StageWise(config), lambda p: (float(p.role == "T"),) * 4)
+    assert [p.modules for p in asked if p.role != "T"] == [(3, 4, 4, 3), (3, 6, 6, 3), (3, 8, 8, 3), (3, 8, 10, 3)]
+    assert [p.modules for p in asked if p.role == "T"] == [p.modules for p in asked if p.role == "Â"]
+
+
+def test_pairs_of_seeds_decide_where_one_cannot():
+    """Stage 1 gains by every pair, stage 2 by the first alone, and stage 3 loses."""
+    gain = {0: (0.1, 0.3, -0.1), 1: (0.11, -0.2, -0.11), 2: (0.1, 0.1, -0.1)}
+
+    def alpha(proposal):
+        return gain[proposal.seed] if proposal.role == "T" else (0.0, 0.0, 0.0)
+
+    search = StageWise(Config(initial=2, step=1, iterations=1, pairs=3))
+    asked = drive(search, alpha)
+    assert [(p.role, p.seed) for p in asked] == [(role, seed) for seed in range(3) for role in "AT"] + [("Â", 0)]
+    assert asked[-1].modules == (3, 2, 2)
+    assert asked[2].name == "0-initial-2-2-2-seed-1"
+    once = StageWise(Config(initial=2, step=1, iterations=1))
+    assert drive(once, alpha)[-1].modules == (3, 3, 2)
+
+
+def test_pairs_end_once_every_stage_is_told_apart():
+    gain = {0: (0.1, -0.3, -0.1), 1: (0.11, -0.3, -0.11)}
+    search = StageWise(Config(initial=2, step=1, iterations=1, pairs=6))
+    asked = drive(search, lambda p: gain[p.seed] if p.role == "T" else (0.0, 0.0, 0.0))
+    assert [(p.role, p.seed) for p in asked] == [("A", 0), ("T", 0), ("A", 1), ("T", 1), ("Â", 0)]
+    assert search.candidates[0].network.modules == (3, 2, 2)
+
+
+def test_the_sequential_test_is_student_s_and_keeps_its_level():
+    """Against scipy's t-test at each look; noise alone grows no more stages than the level allows."""
+    rng = np.random.default_rng(0)
+    for n in (2, 3, 5):
+        gains = rng.normal(0.3, 1, n)
+        p = stats.ttest_1samp(gains, 0.1, alternative="greater").pvalue
+        expected = True if p <= 0.4 / 4 else False if 1 - p <= 0.4 / 4 else None
+        assert sequential.exceeds(gains, 0.1, 0.4, 5) == expected
+    wrong, runs = 0, 2000
+    for gains in rng.normal(0, 1, (runs, 5)):
+        wrong += any(sequential.exceeds(gains[:n], 0, 0.2, 5) is True for n in range(2, 6))
+    assert 0.02 < wrong / runs < 0.2
+    assert doctest.testmod(sequential).failed == 0 < doctest.testmod(sequential).attempted
+
+
+def test_a_run_of_an_earlier_version_continues():
+    search = StageWise(Config())
+    search.tell(search.ask(), (1, 1, 1))
+    state = json.loads(json.dumps(search.state()))
+    for name in ("pairs", "level"):
+        del state["config"][name]
+    del state["records"][0]["network"]["seed"]
+    again = StageWise(Config())
+    again.replay(state, "search.json")
+    assert again.ask() == search.ask()
 
 
 def test_bounds_let_the_stages_grow_that_gain_most():
@@ -146,7 +208,13 @@ def test_bounds_that_exclude_every_candidate():
         StageWise(Config(deepest=7))
     with pytest.raises(UserError, match="a bound of 19 on modules excludes every candidate: the initial"):
         StageWise(Config(), {"modules": sum}, {"modules": 19})
-    for change in ({"stages": 0}, {"initial": 0}, {"step": 0}, {"iterations": 0}, {"margin": -0.1}):
+    with pytest.raises(UserError, match="at most 3-8-3 modules in a stage exclude every candidate: 3-8-3 and a step"):
+        StageWise(Config(initial=8, deepest=(3, 8, 3)))
+    with pytest.raises(UserError, match="bounds on depth 3-8, but there are 3 stages"):
+        Config(deepest=(3, 8))
+    with pytest.raises(UserError, match="at most 0-8-8 modules; expected at least 1"):
+        Config(deepest=(0, 8, 8))
+    for change in ({"stages": 0}, {"initial": 0}, {"step": 0}, {"iterations": 0}, {"margin": -0.1}, {"pairs": 0}):
         with pytest.raises(UserError, match=f"Stage-Wise NAS: {next(iter(change))} is"):
             Config(**change)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,10 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-from search import stage_wise_run
+from latency.measure import Samples
+from latency.on_demand import OnDemandTable
+from latency.table import LatencyTable
+from search import stage_wise_run, stage_wise_settings
 from search.stage_wise import Config, StageWise
 from search.stage_wise_run import StageRun, Training
-from supernet import donors, files
+from supernet import donors, families, files
 from supernet.cli import stage_wise
 from supernet.data import sets
 from supernet.data.sets import TrainVal
@@ -27,7 +31,7 @@ from supernet.executor import Processes
 from supernet.families import module_stages
 from supernet.model import Network, load_network
 from supernet.runs import RunFolder
-from supernet.training import energy, standalone
+from supernet.training import checkpoint, energy, standalone
 from supernet.training.config import FitConfig, learning_rate
 from tests.conftest import whole
 from tests.test_cli import ROOT, command, kill_when, ok, refused
@@ -80,12 +84,13 @@ def untimed(results: list[dict]) -> list[dict]:
 
 def test_2n_plus_1_networks_interrupted_at_each(tmp_path, grows):
     whole = run(tmp_path / "whole")
-    assert run.trainings == 7
+    assert run.trainings == 7 + 3  # and each candidate further
     assert [tuple(r["modules"]) for r in whole if r["role"] == "Â"] == [(1, 2, 1), (2, 3, 1), (2, 3, 2)]
-    for number in range(1, 8):
-        before = run(tmp_path / "parts", stop=2)  # one network more each time
-        assert len(before) == number
-        assert run.trainings == (2 if number < 7 else 1)
+    finished = [1, 2, 2, 3, 4, 4, 5, 6, 6, 7]  # networks after so many trainings: A, T, Â and further, T, …
+    for number, networks in enumerate(finished, start=1):
+        before = run(tmp_path / "parts", stop=2)  # one training more each time
+        assert len(before) == networks
+        assert run.trainings == (2 if number < 10 else 1)
     after = run(tmp_path / "parts")
     assert run.trainings == 0
     assert untimed(after) == untimed(whole)
@@ -93,6 +98,44 @@ def test_2n_plus_1_networks_interrupted_at_each(tmp_path, grows):
         log = files.JsonLines(tmp_path / "whole" / "networks" / result["name"] / "metrics.jsonl").read()
         assert len(log) == (2 if result["role"] == "Â" else 1)  # candidates are trained further
         assert log[-1]["val_accuracy"] == result["val_accuracy"]
+        assert log[0]["val_accuracy"] == result["equal_val_accuracy"]
+        assert log[-1]["val_top5_accuracy"] == result["val_top5_accuracy"]
+
+
+def test_importance_is_that_of_equal_training(tmp_path, monkeypatch):
+    """Taken before candidates are trained further (§IV), so that A and T have as many epochs."""
+    events: list[object] = []
+    train = standalone.train
+
+    def training(space, arch, data, cfg, *args, **kwargs):
+        events.append(cfg.epochs)
+        return train(space, arch, data, cfg, *args, **kwargs)
+
+    def importance(network, *_):
+        events.append("α")
+        return [float(depth) for depth in module_stages.depths(SPACE, network.arch)]
+
+    monkeypatch.setattr(standalone, "train", training)
+    monkeypatch.setattr(stage_wise_run, "importance", importance)
+    job = StageRun(RunFolder(tmp_path), SPACE, DATA, TRAINING, CPU)
+    assert [r["role"] for r in job.search(StageWise(Config(initial=1, step=1, iterations=1)))] == ["A", "T", "Â"]
+    assert events == [1, "α", 1, "α", 1, "α", 2]
+
+
+def test_another_pair_is_another_seed_and_no_candidate(tmp_path, monkeypatch):
+    """Stage 1 grows by two pairs that agree; a further network of the search has the next seed, and no vote."""
+    monkeypatch.setattr(
+        stage_wise_run, "importance", lambda network, *_: [float(d) for d in module_stages.depths(SPACE, network.arch)]
+    )
+    job = StageRun(RunFolder(tmp_path), SPACE, DATA, TRAINING, CPU)
+    search = StageWise(Config(initial=1, step=1, iterations=1, pairs=3))
+    results = list(job.search(search))
+    assert [(r["role"], r["seed"]) for r in results] == [("A", 0), ("T", 0), ("A", 1), ("T", 1), ("Â", 0)]
+    assert [r["role"] for r in stage_wise_run.judged(results)] == ["A", "Â"]
+    first, second = (load_network(tmp_path / "networks" / results[i]["name"]) for i in (0, 2))
+    assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    fit = [torch.load(tmp_path / "networks" / results[i]["name"] / "checkpoint.pt")["fit"]["seed"] for i in (0, 2)]
+    assert fit == [0, 1]
 
 
 def test_networks_trained_side_by_side_are_those_trained_one_by_one(tmp_path):
@@ -122,8 +165,8 @@ def test_what_a_meter_says_is_kept(tmp_path, grows):
         yield spent
         spent["energy_kwh"] = 0.25
 
-    assert all(result["energy_kwh"] == 0.25 for result in run(tmp_path, meter=meter))
-    assert all(result["energy_kwh"] == 0.25 for result in run(tmp_path))
+    for results in (run(tmp_path, meter=meter), run(tmp_path)):  # that of further epochs is added
+        assert {(r["role"], r["energy_kwh"]) for r in results} == {("A", 0.25), ("T", 0.25), ("Â", 0.5)}
 
 
 def test_the_vote_is_by_the_mean_probability():
@@ -134,15 +177,28 @@ def test_the_vote_is_by_the_mean_probability():
     alone, together = stage_wise_run.vote(networks, [(x[:25], y[:25]), (x[25:], y[25:])])
     with torch.no_grad():
         p = [torch.softmax(network(x), 1) for network in networks]
-    assert alone == pytest.approx([(q.argmax(1) == y).float().mean().item() for q in p])
-    assert together == pytest.approx((sum(p).argmax(1) == y).float().mean().item())
+    assert [a.share() for a in alone] == pytest.approx([(q.argmax(1) == y).float().mean().item() for q in p])
+    assert together.share() == pytest.approx((sum(p).argmax(1) == y).float().mean().item())
+    first_five = (sum(p).topk(5).indices == y[:, None]).any(1).float().mean().item()
+    assert together.share("top5") == pytest.approx(first_five)
 
 
 def test_the_paper_s_schedule():
-    """§IV: .01, divided by 10 at epochs 100 and 150 of 200."""
-    cfg = FitConfig(200, lr=0.01, schedule="step")
-    rates = [learning_rate(cfg, epoch * 7, 7) for epoch in (0, 99, 100, 149, 150, 199)]
-    assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
+    """§IV: .01, divided by 10 at epochs 100 and 150 of 200, each of three passes; 100 further ones at the last rate."""
+    given = stage_wise_settings.preset(True, "residual")
+    cfg = stage_wise_settings.fit_config(True, given, seed=0)
+    assert (cfg.epochs, cfg.batch_size, cfg.weight_decay, cfg.nesterov) == (3 * 200, 128, 2e-4, True)
+    cfg = dataclasses.replace(cfg, epochs=cfg.epochs + given.further_epochs * given.passes)
+    rates = [learning_rate(cfg, 3 * epoch * 7, 7) for epoch in (0, 99, 100, 149, 150, 199, 200, 299)]
+    assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4, 1e-4, 1e-4])
+
+
+def test_the_authors_l2_is_our_decay():
+    """Keras adds 1e-4 · w² to the loss; one step of SGD on that alone is our step without a gradient."""
+    w = torch.full((2, 2), 3.0, requires_grad=True)
+    (1e-4 * w.square().sum()).backward()
+    cfg = stage_wise_settings.fit_config(True, stage_wise_settings.preset(True, "residual"), seed=0)
+    assert torch.allclose(w.grad, cfg.weight_decay * w.detach())
 
 
 # --- the command
@@ -235,6 +291,76 @@ def test_from_a_donor_without_training(finished, tmp_path):
     assert after["importance"] == pytest.approx(before["importance"])
 
 
+def table_of(path: Path, space, ms: float) -> Path:
+    """A latency table in which every layer of a space takes as long."""
+    measured = Samples(median_ms=ms, p10=ms, p90=ms, min=ms, n=12, aa=0.01, cpu_wall=1.0, source="wall", noisy=False)
+    table = LatencyTable(
+        space={"name": space.name, "fingerprint": space.fingerprint},
+        device={"cpu": "abacus", "cores": 1, "core": None},
+        runtime={"name": "torch", "options": {}},
+        batch=1,
+        threads=1,
+        input=(space.channels, *space.input_size),
+        protocol={"rounds": 12},
+        operations={spec.key: measured for spec in families.layout(space).every()},
+    )
+    files.write_json(path, table.to_json())
+    return path
+
+
+def test_a_bound_on_latency(finished, tmp_path):
+    """Every layer takes 1 ms: stem, head and at most four modules stay below 6.5."""
+    table = table_of(tmp_path / "lut.json", RunFolder(finished[0]).space(), 1.0)
+    small = {"data": "digits", "limit": 96, "batch_size": 32, "width": 4, "initial": 1, "iterations": 2, "epochs": 1}
+    args = stage_wise.Args(run=tmp_path / "run", latency_max=6.5, lut=table, quiet=True, jobs=1, device="cpu", **small)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage_wise_run, "importance", lambda network, *_: [float(len(network.layers))] * 3)
+        stage_wise.run(args)
+    found = json.loads((tmp_path / "run" / "search.json").read_text())["records"]
+    assert [sum(r["network"]["modules"]) for r in found if r["network"]["role"] == "Â"] == [4]
+    with pytest.raises(UserError, match="a bound of 5 on latency excludes every candidate: the initial network has 5"):
+        stage_wise.run(dataclasses.replace(args, run=tmp_path / "none", latency_max=5.0))
+    assert not (tmp_path / "none").exists()
+
+
+def test_latencies_measured_as_layers_come_up_are_of_the_run_s_space(tmp_path, monkeypatch):
+    """By a clock that gives every layer and network 1 ms: five layers of the initial network, and one factor."""
+    ms = {"median_ms": 1.0, "p10": 1.0, "p90": 1.0, "min": 1.0, "n": 12, "aa": 0.01, "cpu_wall": 1.0}
+    measured = Samples(**ms, source="wall", noisy=False)
+    monkeypatch.setattr(OnDemandTable, "_time", lambda self, modules, what: dict.fromkeys(modules, measured))
+    small = {"data": "digits", "limit": 96, "batch_size": 32, "width": 4, "initial": 1, "iterations": 1, "epochs": 1}
+    args = stage_wise.Args(run=tmp_path, latency_max=100.0, quiet=True, jobs=1, device="cpu", **small)
+    stage_wise.run(args)
+    space = RunFolder(tmp_path).space()
+    table = LatencyTable.load(tmp_path / "lut.json", space)
+    one, two = (table.predict_arch(space, arch) for arch in ((0, 0, 0), (1, 1, 1)))
+    assert two / one == pytest.approx(8 / 5)
+
+
+def test_a_donor_that_is_deep_in_the_middle(finished, tmp_path):
+    """ResNet-152 has 3-8-36-3 modules; what it lacks is a bound of its stage."""
+    donor = Network(RunFolder(finished[0]).space(), (0, 2, 1), kernels="eager")
+    checkpoint.save(
+        tmp_path / "donor" / "checkpoint.pt",
+        {"model": donor.state_dict(), "finished": True, "meta": meta_of(donor)},
+    )
+    small = {"data": "digits", "limit": 96, "batch_size": 32, "width": 4, "initial": 1, "iterations": 2, "epochs": 0}
+    args = stage_wise.Args(
+        run=tmp_path / "run", donor=str(tmp_path / "donor"), quiet=True, jobs=1, device="cpu", **small
+    )
+    with pytest.raises(UserError, match="stages of 1-3-2 modules, but 3-3-3 are needed"):
+        stage_wise.run(args)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage_wise_run, "importance", lambda network, *_: [float(len(network.layers))] * 3)
+        stage_wise.run(dataclasses.replace(args, depth_max=(1, 3, 2)))
+    found = json.loads((tmp_path / "run" / "search.json").read_text())["records"]
+    assert [tuple(r["network"]["modules"]) for r in found] == [(1, 1, 1), (1, 2, 2), (1, 2, 2), (1, 3, 2), (1, 3, 2)]
+
+
+def meta_of(network: Network) -> dict:
+    return {"kind": "network", "space": network.space.to_json(), "arch": list(network.arch), "eps": 1e-5}
+
+
 def test_refusals_before_any_training(finished, tmp_path):
     fresh = ("--run", tmp_path / "run", *SMALL)
     message = refused("stage_wise", *fresh, "--module", "dense")
@@ -252,9 +378,15 @@ def test_more_refusals(finished, tmp_path, monkeypatch):
     small = {"data": "digits", "limit": 96, "batch_size": 32, "width": 4, "initial": 1, "iterations": 2}
     small |= {"epochs": 2, "lr": 0.05, "device": "cpu", "run": tmp_path / "run"}
     for change, message in (
-        ({"depth_max": 1}, "at most 1 modules in a stage exclude every candidate"),
+        ({"depth_max": (1,)}, "at most 1 modules in a stage exclude every candidate"),
         ({"params_max": 10.0}, "a bound of 10 on parameters excludes every candidate"),
         ({"epochs": 0}, "0 epochs train nothing"),
+        ({"passes": 0}, "0 passes in an epoch: expected at least 1"),
+        ({"pairs": 0}, "pairs is 0; expected at least 1"),
+        ({"level": 1.0}, "level is 1; expected a number between 0 and 1"),
+        ({"depth_max": (3, 3)}, "bounds on depth 3-3, but there are 3 stages"),
+        ({"lut": tmp_path / "lut.json"}, "--lut is for --latency-max"),
+        ({"lut": tmp_path / "lut.json", "latency_max": 1.0}, "lut.json"),
         ({"noise": -1}, "expected no negative number"),
         ({"criterion": "vip"}, "criterion vip: expected pls, inf-fs, il-fs"),
         ({"batch_size": 200}, "lower the batch size"),

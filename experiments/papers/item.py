@@ -47,7 +47,10 @@ class Command:
 
     @property
     def results(self) -> Path | None:
-        """Where an experiment leaves its results, unless told otherwise."""
+        """Where an experiment leaves its results."""
+        words = self.words
+        if "--output" in words:
+            return RESULTS.parents[1] / words[words.index("--output") + 1]
         package, _, name = self.program.partition(".")
         return RESULTS / f"{name}.json" if package == "experiments" else None
 

@@ -14,38 +14,61 @@ TINY = Command(
     limits="counts CPU seconds, of plain stages: no --device, --module",
 )
 CRITERIA = {"pls": "PLS-VIP", "inf-fs": "inf-FS", "il-fs": "il-FS"}
+KINDS = {"residual": "residual", "transfer": "by transfer", "cells": "cells", "bottleneck": "bottlenecks"}
+CIFAR = "--preset paper --data cifar10 --train 0 --test --device cuda"
+HOURS = "the paper: 17 hours of a 1080 Ti an iteration, 3 with weight transfer"
+SHORTER = "a tenth of the epochs"
 
 
-def whole(
-    name: str, arguments: str, lacks: str, cost: str = "the paper: 17 hours of a 1080 Ti an iteration"
-) -> Command:
-    """The search with the paper's settings."""
-    words = f"--preset paper --run runs/papers/stage-wise-{name} {arguments}"
-    return Command("tools/stage_wise.py", words, lacks, cost)
+def scales(name: str, paper: str, shorter: str, cost: str, longer: str = "") -> tuple[Command, Command, Command]:
+    """An experiment at the size of two cores, of one GPU and of the paper.
+
+    Args:
+        paper: the paper's settings. shorter: what one GPU has besides. longer: what the paper has besides.
+    """
+    program, output = f"experiments.stage_wise_{name}", f"--output runs/papers/stage-wise-{name}"
+    return (
+        Command(program, cost=cost),
+        Command(program, f"{paper} {shorter} {output}-gpu.json", SHORTER, "hours of one GPU, not measured"),
+        Command(program, f"{paper} {longer} --seeds 5 {output}.json", cost=HOURS),
+    )
 
 
-RESIDUAL = whole(
-    "residual", "--data cifar10 --carbon", "the ResNets beside it, memory and inference time; needs the extra carbon"
+SEARCHES = scales(
+    "searches",
+    f"{CIFAR} --further-epochs 0 --initials 2 4 6 8 10 --more-iterations 8",
+    "--epochs 20",
+    "about 25 minutes of one core",
 )
-CRITERION = whole("inf-fs", "--data cifar10 --criterion inf-fs", "one criterion: pls and il-fs are runs of their own")
-CELLS = whole(
-    "cells", "--data cifar10 --module nasnet", "uniform NASNets beside it and memory are not told", "not known"
+UNIFORM = scales(
+    "uniform",
+    f"{CIFAR} --iterations 5 --chosen 1 3 5 --uniform 7 9 18 --uniform-cells 4 5 6",
+    "--epochs 20 --further-epochs 10",
+    "about 25 minutes of one core",
 )
-SHALLOW = whole("initial", "--data cifar10 --initial 2 --iterations 1", "one depth: 4 to 10 are runs of their own")
-IMAGENET = whole(
-    "imagenet",
-    "--data folder --data-root data/imagenet --module bottleneck --donor runs/papers/resnet",
-    "the donor first, a trained deeper network of the same modules; top-5 is not told",
+TRANSFER = scales(
+    "transfer",
+    "--preset paper --sets folder --data-root data/tiny-imagenet --resolution 64 --test --device cuda",
+    "--epochs 20 --further-epochs 10 --found runs/papers/stage-wise-uniform-gpu.json",
+    "about 10 minutes of one core",
+    "--epochs 200 --found runs/papers/stage-wise-uniform.json",
+)
+LARGE = "docs/results/stage_wise_imagenet.json"
+BOTTLENECK = Command(
+    "experiments.stage_wise_uniform",
+    "--kinds bottleneck --data experiments/_drawn.py:large --initial 1 --uniform 2 3 "
+    f"--donor 3 4 6 3 --width 4 --train 900 --epochs 6 --batch-size 32 --seeds 2 --output {LARGE}",
+    cost="about 10 minutes of one core",
+)
+IMAGENET = Command(
+    "experiments.stage_wise_uniform",
+    "--preset paper --kinds bottleneck --iterations 5 --chosen 1 3 5 --initial 3 --donor 3 8 36 3 --uniform 3 6 "
+    "--seeds 1 --data folder --data-root data/imagenet --train 0 --test --device cuda "
+    "--output runs/papers/stage-wise-imagenet.json",
+    "ImageNet in folders",
     "not known",
 )
-
-
-def by_criterion(result: dict[str, Any]) -> str:
-    """Accuracy alone of the found networks, in per cent."""
-    rows = result["against_uniform"]
-    return "; ".join(
-        f"{name} {mean([row['accuracies'][0] for row in rows[key]['rows']], 100)}" for key, name in CRITERIA.items()
-    )
+PUBLISHED = Command("pytest", "tests/test_stage_wise.py tests/test_stacks.py -k published -q")
 
 
 def against_even(result: dict[str, Any]) -> str:
@@ -57,12 +80,6 @@ def against_even(result: dict[str, Any]) -> str:
     )
 
 
-def depths(result: dict[str, Any]) -> str:
-    """Mean number of modules by stage."""
-    rows = {name: np.mean(result["importance"][key]["found"], axis=0) for key, name in CRITERIA.items()}
-    return "; ".join(f"{name} {'-'.join(f'{depth:.1f}' for depth in row)}" for name, row in rows.items())
-
-
 def transferred(result: dict[str, Any]) -> str:
     """From a donor against from scratch: seconds of a network, points of the found one."""
     rows = result["weight_transfer"]
@@ -71,18 +88,132 @@ def transferred(result: dict[str, Any]) -> str:
     return f"{mean(times, digits=1)} times faster, {mean(points, 100, '+')} points"
 
 
-def together(result: dict[str, Any]) -> str:
-    """The ensemble of all candidates minus the last one, from scratch."""
-    rows = [row["scratch"] for row in result["weight_transfer"]]
-    gain = mean([row["ensemble"] - row["accuracy"] for row in rows], 100, "+")
-    return f"{mean([row['ensemble'] for row in rows], 100)} %, {gain} points above the last candidate"
-
-
 def trained(result: dict[str, Any]) -> str:
     """Networks of a search."""
     counts = [row["scratch"]["networks"] for row in result["weight_transfer"]]
     early = f", {min(counts)} where no stage grew any more" if min(counts) < max(counts) else ""
     return f"{max(counts)} networks in {result['settings']['iterations']} iterations{early}"
+
+
+def after(row: dict[str, Any], iterations: int) -> dict[str, Any]:
+    """The candidate that a search has after so many iterations."""
+    return [candidate for candidate in row["candidates"] if candidate["iteration"] <= iterations][-1]
+
+
+def by_initial(result: dict[str, Any]) -> str:
+    """Accuracy and multiply-adds of the first candidate, by the initial depth."""
+    rows = {name: r for name, r in result["searches"].items() if name.startswith("m0 = ")}
+    return "; ".join(
+        f"{mean([row['candidates'][-1]['accuracy'] for row in r], 100)} % and "
+        f"{mean([row['candidates'][-1]['flops'] for row in r], 1e-6, digits=1)}M at {name.split()[-1]}"
+        for name, r in rows.items()
+    )
+
+
+def by_criterion(result: dict[str, Any]) -> str:
+    """Accuracy of the last candidates, in per cent."""
+    n = result["settings"]["iterations"]
+    return "; ".join(
+        f"{name} {mean([after(row, n)['accuracy'] for row in result['searches'][key]], 100)}"
+        for key, name in CRITERIA.items()
+    )
+
+
+def depths(result: dict[str, Any]) -> str:
+    """Mean number of modules by stage."""
+    n = result["settings"]["iterations"]
+    rows = {
+        name: np.mean([after(row, n)["modules"] for row in result["searches"][key]], axis=0)
+        for key, name in CRITERIA.items()
+    }
+    return "; ".join(f"{name} {'-'.join(f'{depth:.1f}' for depth in row)}" for name, row in rows.items())
+
+
+def further(result: dict[str, Any]) -> str:
+    """Accuracy of the last of all iterations minus that of the n-th, in points."""
+    n, rows = result["settings"]["iterations"], result["searches"]["pls"]
+    gains = [row["candidates"][-1]["accuracy"] - after(row, n)["accuracy"] for row in rows]
+    return f"iteration {result['settings']['more_iterations']} − iteration {n}: {mean(gains, 100, '+')} points"
+
+
+def noise(result: dict[str, Any]) -> str:
+    """Growth by pairs of seeds against the paper's rule: accuracy, depth and trainings."""
+    n, told = result["settings"]["iterations"], []
+    for key, name in (("pls", "one pair"), ("known noise", f"up to {result['settings']['pairs']} pairs")):
+        rows = result["searches"][key]
+        accuracy, modules = ([after(row, n)[what] for row in rows] for what in ("accuracy", "modules"))
+        networks = mean([row["networks"] for row in rows], digits=0)
+        told.append(
+            f"{name} {mean(accuracy, 100)} %, {mean(list(map(sum, modules)), digits=1)} modules, {networks} networks"
+        )
+    return "; ".join(told)
+
+
+def last(result: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """The last chosen candidates, by seed."""
+    final = str(result["settings"]["chosen"][-1])
+    return [row["candidates"][final] for row in result["searches"][kind]]
+
+
+def beside_uniform(result: dict[str, Any], kinds: tuple[str, ...], what: str = "accuracy") -> str:
+    """The last candidates beside the deepest uniform networks, each with its cost."""
+    told = []
+    for module, of in (("residual", ("residual", "transfer")), ("nasnet", ("cells",)), ("bottleneck", ("bottleneck",))):
+        mine = [kind for kind in of if kind in kinds and kind in result["searches"]]
+        if mine:
+            name = max((n for n in result["uniform"] if n.startswith(f"{module} ")), key=lambda n: int(n.split()[1]))
+            rows = {kind: last(result, kind) for kind in mine} | {f"uniform {name.split()[1]}": result["uniform"][name]}
+            told += [
+                f"{KINDS.get(key, key)} {mean([row[what] for row in r], 100)} % at "
+                f"{mean([row['flops'] for row in r], 1e-6, digits=1)}M"
+                for key, r in rows.items()
+            ]
+    return "; ".join(told)
+
+
+def residual(result: dict[str, Any]) -> str:
+    """Table III."""
+    return beside_uniform(result, ("residual", "transfer"))
+
+
+def cells(result: dict[str, Any]) -> str:
+    """Table IV."""
+    return beside_uniform(result, ("cells",))
+
+
+def bottlenecks(result: dict[str, Any]) -> str:
+    """Top-5 of §IV."""
+    return f"top-5: {beside_uniform(result, ('bottleneck',), 'top5_accuracy')}"
+
+
+def together(result: dict[str, Any]) -> str:
+    """The ensemble beside the last candidates, and how many networks the searches trained."""
+    networks = max(row["networks"] for rows in result["searches"].values() for row in rows)
+    alone = "; ".join(
+        f"{KINDS[kind]} {mean([row['accuracy'] for row in last(result, kind)], 100)} %"
+        for kind in ("residual", "cells")
+    )
+    voted = mean([row["accuracy"] for row in result["ensemble"]["all"]], 100)
+    return f"{networks} networks; {alone}; ensemble {voted} %"
+
+
+def carbon(result: dict[str, Any]) -> str:
+    """Carbon of the last candidate's training, as a share of the deepest uniform network's, in per cent less."""
+    name = max((n for n in result["uniform"] if n.startswith("residual ")), key=lambda n: int(n.split()[1]))
+    pairs = zip(last(result, "residual"), result["uniform"][name], strict=True)
+    saved = [1 - found["kg"] / even["kg"] for found, even in pairs if "kg" in found and "kg" in even]
+    return f"{mean(saved, 100)} % less CO₂" if saved else ""
+
+
+def elsewhere(result: dict[str, Any]) -> str:
+    """Found minus uniform in top-5 on images that they were not found on, in points."""
+    told = []
+    for name, found in result["networks"].items():
+        if name.endswith(", found"):
+            even = result["networks"][name.removesuffix("found") + "uniform"]
+            gains = [a["top5_accuracy"] - b["top5_accuracy"] for a, b in zip(found, even, strict=True)]
+            told.append(f"{name.removesuffix(', found')} {mean(gains, 100, '+')} points")
+    return "found − uniform, top-5: " + "; ".join(told)
 
 
 PAPER = Paper(
@@ -93,56 +224,61 @@ PAPER = Paper(
             "table-1",
             "the first candidate from 2 to 10 modules in each stage",
             "91.23 % and 45M at 2; 92.03 % and 92M at 6; 92.12 % and 149M at 10",
-            lacks="experiments.stage_wise has --initial; several were never compared",
-            gpu=SHALLOW,
-            paper=SHALLOW,
+            SEARCHES[0],
+            "",
+            by_initial,
+            "",
+            *SEARCHES[1:],
         ),
         Item(
             "table-2",
             "accuracy of the candidates by inf-FS, il-FS and PLS, five iterations",
             "at the fifth 92.45, 92.52, 92.58 %",
-            TINY,
-            "what three iterations find, not the candidate of each; Fashion-MNIST, networks of 8 channels",
+            SEARCHES[0],
+            "",
             by_criterion,
-            "cannot be told apart at this size",
-            CRITERION,
-            CRITERION,
+            "",
+            *SEARCHES[1:],
         ),
         Item(
             "table-3",
             "candidates against ResNets: parameters, multiply-adds, memory, time, carbon, accuracy; weight transfer",
             "94.27 % at 149M against ResNet-110's 93.57 % at 253M; by transfer 93.51 % at 139M",
-            TINY,
-            "as even as can be at equal cost stands for the ResNets; memory, inference time and carbon",
-            against_even,
-            "does not show at this size: where to put depth matters less than the seed",
-            RESIDUAL,
-            RESIDUAL,
+            UNIFORM[0],
+            "",
+            residual,
+            "",
+            *UNIFORM[1:],
         ),
         Item(
             "table-4",
             "the same with NASNet cells",
             "94.74 % with 2.3M parameters against NASNet-241's 94.51 with 3.3M",
-            lacks="experiments.stage_wise has residual modules only",
-            gpu=CELLS,
-            paper=CELLS,
+            UNIFORM[0],
+            "",
+            cells,
+            "",
+            *UNIFORM[1:],
         ),
         Item(
             "table-5",
             "networks evaluated, GPUs, parameters and accuracy beside other searches; the ensemble",
             "11 networks on one GPU; ensemble 95.68 % with 7.27M parameters",
-            TINY,
-            "the others are of their papers; the ensemble is of residual candidates of one search, not of cells too",
+            UNIFORM[0],
+            "",
             together,
             "",
-            RESIDUAL,
-            RESIDUAL,
+            *UNIFORM[1:],
         ),
         Item(
             "table-6",
             "networks found on CIFAR-10, trained on Tiny ImageNet and ImageNet 32×32",
             "top-5 72.34 and 70.09 % against ResNet-110's 69.94 and 68.89",
-            lacks="no command trains a found network on other images",
+            TRANSFER[0],
+            "digits and drawn gratings stand for Tiny ImageNet and ImageNet 32×32, which cannot be had here",
+            elsewhere,
+            "",
+            *TRANSFER[1:],
         ),
         Item(
             "figure-1",
@@ -162,33 +298,30 @@ PAPER = Paper(
             "figure-4",
             "modules of each stage after five iterations, by criterion",
             "PLS and il-FS put most into the middle stage",
-            TINY,
-            "three iterations; means of eight seeds, of which the picture has the first",
+            SEARCHES[0],
+            "",
             depths,
-            "cannot be told: every seed finds another allocation by PLS-VIP",
-            CRITERION,
-            CRITERION,
+            "",
+            *SEARCHES[1:],
         ),
         Item(
             "text-hypothesis",
-            "depth by importance gives shallower networks as good as or better than uniform ones",
+            "depth by importance gives better networks than uniform depth at equal cost (deeper ones: table 3)",
             "§IV, table III",
             TINY,
-            "at equal cost; deeper uniform networks are not trained",
+            "",
             against_even,
             "not supported: found and even cannot be told apart",
         ),
         Item(
             "text-transfer",
-            "weights of a donor make an iteration cheaper",
+            "weights of a donor make an iteration cheaper, with a quarter of the epochs",
             "§IV: from 17 to 3 hours; .2 points above to .8 below (table III)",
             TINY,
-            "a quarter of the epochs, four in all, where the paper has 50 of 200",
+            "",
             transferred,
-            "cheaper shows; it costs accuracy here",
-            paper=whole(
-                "transfer", "--data cifar10 --donor runs/papers/resnet110", "the donor first: a trained ResNet-110"
-            ),
+            "cheaper shows; what it costs in accuracy cannot be told from three seeds",
+            *UNIFORM[1:],
         ),
         Item(
             "text-networks",
@@ -198,35 +331,53 @@ PAPER = Paper(
             "",
             trained,
             "",
-            RESIDUAL,
-            RESIDUAL,
+            *UNIFORM[1:],
         ),
         Item(
             "text-search",
             "the published search: modules, parameters and multiply-adds of every candidate",
             "table III and figure 4, by the authors' code",
-            Command("pytest", "tests/test_stage_wise.py tests/test_stacks.py -k published -q"),
+            PUBLISHED,
         ),
         Item(
             "text-imagenet",
             "a search on ImageNet itself, bottlenecks and weight transfer",
             "§IV: top-5 90.23 %",
-            lacks="ImageNet cannot be had here",
+            BOTTLENECK,
+            "drawn gratings of 96 pixels stand for ImageNet, which cannot be had here",
+            bottlenecks,
+            "",
             paper=IMAGENET,
         ),
         Item(
             "text-iterations",
             "more than five iterations add little",
             "§IV, no figure",
-            lacks="experiments.stage_wise has --iterations; several were never compared",
+            SEARCHES[0],
+            "",
+            further,
+            "",
+            *SEARCHES[1:],
         ),
         Item(
             "text-carbon",
             "the last candidate's training emits less than ResNet-110's",
             "§IV: 41 % less CO₂ (1.32 to 2.26 kg)",
-            lacks="tools/stage_wise.py --carbon measures the search, no ResNet beside it",
-            gpu=RESIDUAL,
-            paper=RESIDUAL,
+            UNIFORM[0],
+            "",
+            carbon,
+            "",
+            *UNIFORM[1:],
+        ),
+        Item(
+            "text-noise",
+            "ours: growth by pairs of seeds and a sequential test, against the paper's one pair",
+            "not in the paper",
+            SEARCHES[0],
+            "",
+            noise,
+            "",
+            *SEARCHES[1:],
         ),
     ),
 )

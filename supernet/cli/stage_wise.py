@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from search.stage_wise import plot
 from supernet import machine
 from supernet.cli import common, opening, report
 from supernet.errors import UserError
-from supernet.metrics import percent
+from supernet.metrics import HEADINGS, METRICS, key, percent
+
+if TYPE_CHECKING:
+    from search.stage_wise import Config
+    from search.stage_wise_settings import Settings
+    from supernet.runs import RunFolder
+    from supernet.space import Arch, Space
 
 
 @dataclass(frozen=True)
@@ -26,15 +32,23 @@ class Args(common.Bounds, common.Workers, common.Kernels, opening.NewRun):
     criterion: str = "pls"
     """Importance by pls (PLS-VIP), inf-fs or il-fs."""
     initial: Annotated[int | None, common.UNSET] = None
-    """Modules in each stage of the initial network; defaults to 2 (the paper: 6)."""
+    """Modules in each stage of the initial network; defaults to 2 (the paper: 6, for nasnet 2)."""
     step: Annotated[int | None, common.UNSET] = None
     """Modules that a stage can grow by in an iteration; defaults to 1 (the paper: 2, for nasnet 1)."""
     iterations: Annotated[int | None, common.UNSET] = None
     """Iterations; n of them train 2n + 1 networks. Defaults to 3 (the paper: 5)."""
     margin: float = 0.0
     """A stage grows if its importance rises by more than this."""
-    depth_max: Annotated[int | None, common.UNSET] = None
-    """Most modules in a stage."""
+    pairs: int = 1
+    """Most pairs of trainings, each of another seed, that decide an iteration by a sequential test; the paper: 1."""
+    level: float = 0.2
+    """Share of wrong decisions on a stage that --pairs allow at most."""
+    depth_max: Annotated[tuple[int, ...] | None, common.UNSET] = None
+    """Most modules in a stage: one number for all, or one for each, such as those of a donor (ResNet-152: 3 8 36 3)."""
+    latency_max: float = math.inf
+    """Bound on the predicted latency of candidates in ms: by --lut, else of layers measured here as they come up."""
+    lut: Annotated[Path | None, common.UNSET] = None
+    """Latency table of the run's space (build_lut.py, once the run has begun) for --latency-max."""
     width: Annotated[int | None, common.UNSET] = None
     """Channels of the first stage; defaults to 8, for nasnet 4 (the paper: 16, for bottleneck 64, for nasnet 32)."""
     donor: Annotated[str | None, common.UNSET] = None
@@ -42,7 +56,9 @@ class Args(common.Bounds, common.Workers, common.Kernels, opening.NewRun):
     epochs: Annotated[int | None, common.UNSET] = None
     """Epochs of every network; defaults to 4 (the paper: 200, with a donor 50)."""
     further_epochs: Annotated[int | None, common.UNSET] = None
-    """Further epochs of candidates; defaults to 0 (the paper: 100)."""
+    """Further epochs of candidates, once their importance is measured; defaults to 0 (the paper: 100)."""
+    passes: Annotated[int | None, common.UNSET] = None
+    """Passes over the training images in an epoch, each augmented anew; defaults to 1 (the paper's authors: 3)."""
     batch_size: Annotated[int | None, common.UNSET] = None
     """Images per step; defaults to 64 (the paper: 128)."""
     lr: Annotated[float | None, common.UNSET] = None
@@ -58,8 +74,8 @@ class Args(common.Bounds, common.Workers, common.Kernels, opening.NewRun):
 
 
 def run(args: Args) -> None:
-    from search import stage_wise_run
-    from search.stage_wise import Config
+    from search import stage_wise_run, stage_wise_settings
+    from search.stage_wise import plot
     from supernet.executor import Processes
     from supernet.training import defaults, energy
 
@@ -70,16 +86,20 @@ def run(args: Args) -> None:
     share = -(-args.workers // min(2, executor.at_once))  # of the processes that decode
     name, reason, images = opening.open_images(dataclasses.replace(args, workers=share))
     # All that can be wrong is found before any training.
-    paper, names = args.preset == "paper", [field.name for field in dataclasses.fields(stage_wise_run.Settings)]
-    given = stage_wise_run.preset(paper, args.module, args.donor, **{name: getattr(args, name) for name in names})
-    stages = stage_wise_run.stages_for(images)
-    config = Config(stages, given.initial, given.step, given.iterations, args.margin, args.depth_max)
-    space = stage_wise_run.space_for(images, args.module, config, given.width, paper)
-    search = stage_wise_run.controller(config, space, args.flops_max, args.params_max)
-    donor = None if args.donor is None else stage_wise_run.open_donor(args.donor, space, config)
-    fit = stage_wise_run.fit_config(paper, given.epochs, given.batch_size, given.lr, args.seed)
+    if args.lut is not None and not math.isfinite(args.latency_max):
+        raise UserError("--lut is for --latency-max: give both, or neither")
+    paper, names = args.preset == "paper", [field.name for field in dataclasses.fields(stage_wise_settings.Settings)]
+    given = stage_wise_settings.preset(paper, args.module, args.donor, **{name: getattr(args, name) for name in names})
+    config = configure(args, given, stage_wise_settings.stages_for(images))
+    space = stage_wise_settings.space_for(images, args.module, config, given.width, paper)
+    bounds = args.flops_max, args.params_max
+    search = stage_wise_settings.controller(config, space, *bounds)
+    if args.lut is not None:
+        search = stage_wise_settings.controller(config, space, *bounds, args.latency_max, by_table(args.lut, space))
+    donor = None if args.donor is None else stage_wise_settings.open_donor(args.donor, space, config)
+    fit = stage_wise_settings.fit_config(paper, given, args.seed)
     kernels = defaults.kernels(device, args.kernels)
-    training = stage_wise_run.Training(fit, given.further_epochs, args.criterion, kernels=kernels)
+    training = stage_wise_run.Training(fit, given.further_epochs * given.passes, args.criterion, kernels=kernels)
     images.train.steps(given.batch_size, drop_last=True)
     if args.noise < 0:
         raise UserError(f"--noise {args.noise}: expected no negative number")
@@ -100,13 +120,17 @@ def run(args: Args) -> None:
 
     shaping = common.settings(args, "kernels", "noise", "carbon", "country", "jobs") | vars(given)
     shaping |= {"data": name, "fingerprint": space.fingerprint}
+    usual = common.defaults(args) | {"passes": 1}
     with folder.lock():
-        folder.begin(shaping, restart=args.restart, defaults=common.defaults(args), images=images)
+        folder.begin(shaping, restart=args.restart, defaults=usual, images=images)
         folder.write_space(space)
         common.say(
             f"{args.module} modules, at first {config.initial} in each of {config.stages} stages, {config.iterations} "
             f"iterations; {opening.in_words(images, name, reason)}; {common.escape(str(args.run))}"
         )
+        if args.lut is None and math.isfinite(args.latency_max):
+            measured = measured_latency(args, folder, space, config)
+            search = stage_wise_settings.controller(config, space, *bounds, args.latency_max, measured)
         results: list[Mapping[str, Any]] = []
         for result in job.search(search):
             results.append(result)
@@ -121,10 +145,7 @@ def run(args: Args) -> None:
     common.show(stage_wise_run.table(results, tested, args.criterion, noise, args.noise + 1, args.carbon))
     if search.converged:
         common.say("ended early: no stage wanted to grow, or none could")
-    test, together = (
-        percent({"test_accuracy": accuracy, "test_images": tested["test_images"]}, "test")
-        for accuracy in (tested["test_accuracy"][best["name"]], tested["ensemble_test_accuracy"])
-    )
+    test, together = tested_in_words(tested, best["name"])
     common.say(
         f"best on validation: [bold]{stage_wise_run.modules_and_importance(best)[0]}[/bold], test "
         f"{common.escape(test)}; ensemble of all candidates {common.escape(together)} → "
@@ -132,6 +153,44 @@ def run(args: Args) -> None:
     )
     network = folder.stage_network(best["name"]).path.relative_to(folder.path)
     common.next_command("export", args, after=("--pick", network))
+
+
+def configure(args: Args, given: Settings, stages: int) -> Config:
+    """Algorithm 1's settings."""
+    from search.stage_wise import Config
+
+    depth: Any = args.depth_max
+    depth = depth[0] if depth is not None and len(depth) == 1 else depth
+    sizes = stages, given.initial, given.step, given.iterations
+    return Config(*sizes, args.margin, depth, pairs=args.pairs, level=args.level)
+
+
+def tested_in_words(tested: Mapping[str, Any], name: str) -> list[str]:
+    """The test accuracies of a network and of the ensemble, by every metric that was taken down."""
+    told: dict[str, list[str]] = {"of it": [], "of all": []}
+    for metric in (metric for metric in METRICS if key("test", metric) in tested):
+        taken = key("test", metric)
+        for words, share in zip(told.values(), (tested[taken][name], tested[f"ensemble_{taken}"]), strict=True):
+            row = {taken: share, "test_images": tested["test_images"]}
+            words.append(f"{HEADINGS[metric]}{percent(row, 'test', metric)}")
+    return [", ".join(words) for words in told.values()]
+
+
+def by_table(path: Path, space: Space) -> Callable[[Space, Arch], float]:
+    """Predicted latencies in ms by a table of this space."""
+    from latency.table import LatencyTable
+
+    table = LatencyTable.load(path, space)
+    return lambda _, arch: table.predict_arch(space, arch)
+
+
+def measured_latency(args: Args, folder: RunFolder, space: Space, config: Config) -> Callable[[Space, Arch], float]:
+    """Predicted latencies in ms on this machine, kept in the run."""
+    from latency.on_demand import OnDemandTable
+    from supernet.families import module_stages
+
+    ends = [(space, module_stages.arch(space, modules)) for modules in (config.first, config.reach)]
+    return OnDemandTable(folder.lut_path, ends, args.progress).latency
 
 
 main = common.entry(run, Args, after=report.leave_page)

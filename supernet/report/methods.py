@@ -84,9 +84,11 @@ def ends(counts: Sequence[int]) -> str:
 
 
 def depths(page: Page) -> str:
-    """Stage-Wise NAS: modules of each stage, candidate by candidate."""
+    """Stage-Wise NAS: modules of each stage, candidate by candidate; not what was trained again for a pair."""
     results = [read(path, MODULES) for path in page.run.folder.path.glob("networks/*/result.json")]
-    trained = sorted((one for one in results if one["role"] != "T"), key=lambda one: one["iteration"])
+    trained = sorted(
+        (one for one in results if one["role"] != "T" and not one.get("seed")), key=lambda one: one["iteration"]
+    )
     if not trained:
         return ""
     iterations = [one["iteration"] for one in trained]

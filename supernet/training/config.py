@@ -54,6 +54,7 @@ class FitConfig:
     auto_augment: AutoAugment = "none"  # random operations on each image, with ``augment``
     decays: Decays = "weights"  # what ``weight_decay`` is of
     milestones: tuple[float, ...] = (0.5, 0.75)  # shares of all steps after which ``step`` divides the rate by 10
+    schedule_epochs: int = 0  # epochs that the schedule spans; after them the rate of its last step holds; 0: all
 
     def __post_init__(self) -> None:
         for name, fine, expected in (
@@ -61,6 +62,7 @@ class FitConfig:
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("lr", 0 < self.lr <= 1e30, "a number above 0, at most 1e30"),
             ("warmup_epochs", 0 <= self.warmup_epochs < math.inf, "at least 0"),
+            ("schedule_epochs", self.schedule_epochs >= 0, "at least 0"),
             ("clip", 0 <= self.clip < math.inf, "at least 0"),
             ("clip_value", 0 <= self.clip_value < math.inf, "at least 0"),
             ("seed", 0 <= self.seed < 2**63, "a number from 0 to 2**63 - 1"),
@@ -92,7 +94,8 @@ def learning_rate(cfg: FitConfig, step: int, steps_per_epoch: int) -> float:
 
 
 def _to_zero(cfg: FitConfig, step: int, steps_per_epoch: int) -> float:
-    warmup, total = cfg.warmup_epochs * steps_per_epoch, cfg.epochs * steps_per_epoch
+    warmup, total = cfg.warmup_epochs * steps_per_epoch, (cfg.schedule_epochs or cfg.epochs) * steps_per_epoch
+    step = min(step, total - 1) if cfg.schedule_epochs else step
     if step < warmup:
         return cfg.lr * (step + 1) / warmup
     t = (step - warmup) / max(total - warmup, 1)
