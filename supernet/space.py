@@ -106,6 +106,7 @@ class Space:
     classifier_bias: bool = True
     init: str = "kaiming"  # kaiming | spos | pytorch | given
     width: int = 0  # of the input image where it is not square, else 0
+    cells: str = ""  # kinds of the cells in order, n(ormal) or r(eduction), where there are some
     model: str = ""  # the given network of whose parts the space consists, as supernet.families.given.source takes it
     operations: tuple[type[Block], ...] = field(default=(), compare=False)
     make: Callable[..., Any] | None = field(default=None, compare=False)  # of the given network, where that is code
@@ -247,7 +248,7 @@ class Space:
     def _fields(self) -> dict:
         """What files and fingerprints are older than stands only where it means something."""
         plain = dataclasses.replace(self, operations=(), make=None)
-        left_out = (("count", 0), ("width", 0), ("model", ""), ("operations", ()), ("make", None))
+        left_out = (("count", 0), ("width", 0), ("cells", ""), ("model", ""), ("operations", ()), ("make", None))
         return dataclasses.asdict(plain, dict_factory=lambda items: {k: v for k, v in items if (k, v) not in left_out})
 
     def with_operations(self, *blocks: type[Block]) -> Space:

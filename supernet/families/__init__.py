@@ -7,7 +7,17 @@ from collections.abc import Sequence
 
 from supernet import plugins
 from supernet.errors import UserError
-from supernet.families import elastic, given, ir_resnet, layerwise, module_stages, residual, resolutions, sep_conv
+from supernet.families import (
+    cells,
+    elastic,
+    given,
+    ir_resnet,
+    layerwise,
+    module_stages,
+    residual,
+    resolutions,
+    sep_conv,
+)
 from supernet.families.base import Family, Layout
 from supernet.space import Arch, Space
 from supernet.spec import Block, LayerSpec
@@ -18,6 +28,7 @@ FAMILIES: tuple[Family, ...] = (
     elastic.FAMILY,
     sep_conv.FAMILY,
     ir_resnet.FAMILY,
+    cells.FAMILY,
     *module_stages.FAMILIES,
 )
 
