@@ -113,14 +113,18 @@ def _installed() -> dict[str, type[Block]]:
     return {block.op: block for plugin in plugins.installed(plugins.SPACES) for block in plugin.operations}
 
 
-def require_layers(space: Space, resolution: bool = False) -> None:
-    """Refuse a space whose genes are not the layers of a supernet; with ``resolution`` the first may be that."""
+def require_layers(space: Space, resolution: bool = False, edges: bool = False) -> None:
+    """Refuse a space whose genes are not the layers of a supernet.
+
+    Args:
+        resolution: the first gene may be that. edges: genes may be those of cells.
+    """
     family = of(space)
     if isinstance(family, resolutions.Resolutions):
         if not resolution:
             raise UserError(f"space {space.name} has a gene for the resolution: expected one for each layer only")
         family = family.family
-    if not isinstance(family, layerwise.Layerwise):
+    if not (isinstance(family, layerwise.Layerwise) or (edges and isinstance(family, cells.Cells))):
         raise UserError(
             f"space {space.name} has genes for its stages, not one for each layer: expected a space such as "
             f"{', '.join(sorted(layerwise.FAMILY.presets))}"
