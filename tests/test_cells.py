@@ -49,7 +49,8 @@ def test_darts_network_has_the_parameters_that_its_authors_print():
 
 def test_spaces_have_the_sizes_of_the_papers():
     """8 operations on 14 edges of two kinds of cells."""
-    assert spaces.get("cells", 3, 32, 10).size == 8**28
+    assert spaces.usual("cells") == spaces.get("cells", 3, 32, 10)
+    assert spaces.usual("cells").size == 8**28
     assert cells.edges_of(4) == [(i, j) for j in (2, 3, 4, 5) for i in range(j)]
 
 

@@ -26,6 +26,14 @@ class TrainingFolder:
         """A line for each epoch."""
         return files.JsonLines(self.path / "metrics.jsonl", METRICS)
 
+    def seconds(self, images: int) -> float:
+        """What the training took by the clock, validation left out; stopping and resuming does not change it.
+
+        Args:
+            images: of each epoch.
+        """
+        return sum(images / line["images_per_second"] for line in self.metrics.read() if line.get("images_per_second"))
+
     @property
     def failure(self) -> Path:
         """Step and path of a loss that was not finite."""
