@@ -47,8 +47,8 @@ TAU = Command("experiments.dsnas_correlation")
 TAU_GPU = Command(
     "experiments.dsnas_correlation",
     "--device cuda --data cifar10 --space shufflenet-small --limit 0 --select 2500 --seeds 6 --top 10 --epochs 60 "
-    "--spos-epochs 30 --search-epochs 60 --weight-epochs 10 --batch-size 128 --augment --arch-lr 0.003 --flops-max 4.3e6 "
-    "--population 32 --generations 10 --run runs/papers/dsnas-tau "
+    "--spos-epochs 30 --search-epochs 60 --weight-epochs 10 --batch-size 128 --augment --arch-lr 0.003 "
+    "--flops-max 4.3e6 --population 32 --generations 10 --run runs/papers/dsnas-tau "
     "--output runs/papers/dsnas-tau/dsnas_correlation.json",
     "CIFAR-10 in place of ImageNet",
     "not measured yet",

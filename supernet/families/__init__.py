@@ -150,7 +150,7 @@ def require_strides(space: Space, smallest: bool = False) -> None:
     arch = tuple(open_[0] for open_ in space.allowed)
     if resolutions.varies(space):
         arch = (space.allowed[0][0 if smallest else -1], *arch[1:])
-    strided = [spec for spec in lower(space, arch) if spec.stride > 1]
+    strided = [spec for spec in lower(space, arch) if spec.stride > 1 and not spec.beside]
     if all(min(spec.size) > 1 for spec in strided):
         return
     least = 1

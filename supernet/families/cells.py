@@ -69,6 +69,10 @@ class PartSpec(LayerSpec):
     held: int = 0  # values of the state besides what it reads
 
     @property
+    def beside(self) -> bool:
+        return self.place != (0, 2)  # the first edge of a cell
+
+    @property
     def activations(self) -> int:
         return super().activations + self.held
 
