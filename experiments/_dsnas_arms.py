@@ -279,7 +279,7 @@ def _digits(arch: Arch | list[int]) -> str:
 
 def open_images(args: Any, seed: int) -> sets.TrainVal:
     """The images by the split of a seed."""
-    size = {"resolution": args.resolution} if args.resolution else {}
+    size = {"resolution": args.pixels} if args.pixels else {}
     return sets.open_train(args.data, args.data_root, seed=seed, limit=args.limit or None, **size)
 
 

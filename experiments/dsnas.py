@@ -51,8 +51,8 @@ class Args(_common.OnDevice):
     """Images: a name, or folder with --data-root."""
     data_root: Path = Path("data")
     """Dataset directory."""
-    resolution: int = 0
-    """Pixels, of folders only; 0 is what they are by themselves."""
+    pixels: int = 0
+    """Height and width of images of a folder; 0: as a data set has them."""
     space: str = "mobile-small"
     """Search space (the paper: shufflenet)."""
     limit: int = 5000

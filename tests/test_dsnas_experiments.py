@@ -14,15 +14,13 @@ from scipy import stats
 from experiments import _dsnas_arms, dsnas, dsnas_correlation, dsnas_steps
 from experiments.papers import dsnas as told
 from supernet import files
-from tests.test_experiments import experiment, redrawn
 
 
 @pytest.mark.slow
 def test_arms_are_kept_and_those_that_lack_are_made_again(tmp_path):
     run, output = tmp_path / "run", tmp_path / "results"
-    output.mkdir()
-    arguments = ("--run", run, "--output", output)
-    experiment("dsnas", *arguments)
+    args = dsnas.Args(quick=True, run=run, output=output)
+    dsnas.run(args)
     first = json.loads((output / "dsnas.json").read_text())["seeds"]
     assert len(first) == 2
     for arms in first:
@@ -38,7 +36,7 @@ def test_arms_are_kept_and_those_that_lack_are_made_again(tmp_path):
         assert (epochs["SPOSsearch120retrain240"], epochs["SPOSsearch240retrain240"]) == (3, 4)
     scratch = {path: path.read_text() for path in run.rglob("scratch-*/metrics.jsonl")}
     (run / "seed1" / "spos-retrained.json").unlink()  # killed before it was written
-    experiment("dsnas", *arguments)
+    dsnas.run(args)
     again = json.loads((output / "dsnas.json").read_text())["seeds"]
     assert {path: path.read_text() for path in scratch} == scratch
     for one, other in zip(first, again, strict=True):
@@ -48,19 +46,22 @@ def test_arms_are_kept_and_those_that_lack_are_made_again(tmp_path):
             assert other[name]["seconds"] == pytest.approx(arm["seconds"], rel=0.2)  # and a moment to find it finished
     picture = output / "dsnas.png"
     picture.unlink()
-    experiment("dsnas", "--output", output, "--run", tmp_path / "nothing", "--redraw")
+    dsnas.run(dsnas.Args(output=output, run=tmp_path / "nothing", redraw=True))
     assert picture.exists()
     assert not (tmp_path / "nothing").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dsnas_steps", "dsnas_correlation"])
-def test_runs_and_is_drawn_again(tmp_path, name):
-    output = tmp_path / f"{name}.json"
-    experiment(name, "--run", tmp_path / "run", "--output", output)
-    result = json.loads(output.read_text())
-    redrawn(output, name)
-    if name == "dsnas_steps":
+@pytest.mark.parametrize("module", [dsnas_steps, dsnas_correlation], ids=["steps", "correlation"])
+def test_runs_and_is_drawn_again(tmp_path, module):
+    output = tmp_path / "found.json"
+    module.run(module.Args(quick=True, run=tmp_path / "run", output=output))
+    result, tables = json.loads(output.read_text()), output.with_suffix(".md").read_text()
+    output.with_suffix(".md").unlink()
+    module.run(module.Args(run=tmp_path / "nothing", output=output, redraw=True))
+    assert output.with_suffix(".md").read_text() == tables
+    assert not (tmp_path / "nothing").exists()
+    if module is dsnas_steps:
         assert result["step"].keys() == {"forms", "cells", "mobile"}
         assert result["step"]["cells"].keys() == dsnas_steps.FORMS.keys()
         parts = result["step"]["cells"]["SNAS"]["cells-small"]["parts"]

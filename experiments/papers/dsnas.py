@@ -22,7 +22,7 @@ GPU = Command(
 )
 ON_IMAGENET = Command(
     "experiments.dsnas",
-    "--device cuda --data folder --data-root data/imagenet --resolution 224 --space shufflenet --limit 0 "
+    "--device cuda --data folder --data-root data/imagenet --pixels 224 --space shufflenet --limit 0 "
     "--select 25000 --seeds 3 --epochs 240 --search-epochs 80 --spos-epochs 120 --batch-size 1024 --lr 0.5 --augment "
     f"--arch-lr 0.001 --flops-max 330e6 --population 50 --generations 20 {FOLDERS.format('paper')}",
     "on a part of the training images that SPOS and the judge have, as the test set stays closed",
@@ -55,7 +55,7 @@ TAU_GPU = Command(
 )
 TAU_PAPER = Command(
     "experiments.dsnas_correlation",
-    "--device cuda --data folder --data-root data/imagenet --resolution 224 --space shufflenet --limit 0 "
+    "--device cuda --data folder --data-root data/imagenet --pixels 224 --space shufflenet --limit 0 "
     "--select 25000 --seeds 6 --top 10 --epochs 240 --spos-epochs 120 --search-epochs 120 --weight-epochs 20 "
     "--batch-size 1024 --lr 0.5 --augment --arch-lr 0.001 --flops-max 330e6 --population 50 --generations 20 "
     "--run runs/papers/dsnas-tau-paper "
