@@ -86,13 +86,13 @@ class Args(_common.OnDevice):
     redraw: bool = False
     """Only the tables and the picture again, from the results that are there."""
     quick: bool = False
-    """Everything tiny, on digits: does it run at all?"""
+    """Everything tiny: does it run at all?"""
 
 
 def tiny(args: Args) -> Args:
-    """Everything as small as can be, on digits."""
+    """Everything as small as can be."""
     size = {"seeds": 2, "limit": 320, "epochs": 2, "search_epochs": 1, "spos_epochs": 1, "population": 3}
-    return dataclasses.replace(args, data="digits", generations=1, **size)
+    return dataclasses.replace(args, generations=1, **size)
 
 
 def run(args: Args) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 
 from experiments import _dsnas_arms, dsnas, dsnas_correlation, dsnas_steps
@@ -19,7 +21,7 @@ from supernet import files
 @pytest.mark.slow
 def test_arms_are_kept_and_those_that_lack_are_made_again(tmp_path):
     run, output = tmp_path / "run", tmp_path / "results"
-    args = dsnas.Args(quick=True, run=run, output=output)
+    args = dsnas.Args(quick=True, data="digits", run=run, output=output)
     dsnas.run(args)
     first = json.loads((output / "dsnas.json").read_text())["seeds"]
     assert len(first) == 2
@@ -55,7 +57,8 @@ def test_arms_are_kept_and_those_that_lack_are_made_again(tmp_path):
 @pytest.mark.parametrize("module", [dsnas_steps, dsnas_correlation], ids=["steps", "correlation"])
 def test_runs_and_is_drawn_again(tmp_path, module):
     output = tmp_path / "found.json"
-    module.run(module.Args(quick=True, run=tmp_path / "run", output=output))
+    data = {} if module is dsnas_steps else {"data": "digits"}
+    module.run(module.Args(quick=True, run=tmp_path / "run", output=output, **data))
     result, tables = json.loads(output.read_text()), output.with_suffix(".md").read_text()
     output.with_suffix(".md").unlink()
     module.run(module.Args(run=tmp_path / "nothing", output=output, redraw=True))
@@ -73,6 +76,22 @@ def test_runs_and_is_drawn_again(tmp_path, module):
     else:
         assert [len(search["top"]) for search in result["searches"]["SPOS"]] == [3] * 3
         assert "ProxylessNAS" in told.taus(result)
+
+
+@pytest.mark.slow
+def test_images_of_a_folder_in_colour(tmp_path):
+    """What --scale paper takes in place of a data set by name, on drawn pictures."""
+    rng = np.random.default_rng(0)
+    for part, name, n in itertools.product(("train", "val"), ("dark", "bright"), range(60)):
+        path = tmp_path / "images" / part / name / f"{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 128, (32, 32, 3)) + (127 if name == "bright" else 0)
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    images = {"data": "folder", "data_root": tmp_path / "images", "pixels": 28}
+    args = dsnas.Args(quick=True, run=tmp_path / "run", output=tmp_path, batch_size=16, **images)
+    dsnas.run(args)
+    for arms in json.loads((tmp_path / "dsnas.json").read_text())["seeds"]:
+        assert arms.keys() >= set(dsnas.CURVES.values())
 
 
 def test_a_ledger_adds_up_what_several_processes_took(tmp_path):

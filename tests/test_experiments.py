@@ -159,7 +159,7 @@ def told(capsys, monkeypatch, name: str, *args: object) -> str:
     return err
 
 
-ON_DEVICES = ["dsnas", "nss", "pad_nas", "global_nas", "evolution"]
+ON_DEVICES = ["dsnas", "dsnas_correlation", "nss", "pad_nas", "global_nas", "evolution"]
 
 
 @pytest.mark.parametrize("name", [*ON_DEVICES, "stage_wise"])
