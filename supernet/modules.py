@@ -248,6 +248,20 @@ class Identity(Block, nn.Identity):
         super().__init__()
 
 
+class Zero(Block, nn.Module):
+    """No edge of a graph: nothing of the input, which keeps its part in the graph of gradients."""
+
+    op = "zero"
+    runs = False
+
+    def __init__(self, spec: LayerSpec, **_: object):
+        super().__init__()
+        self.stride = spec.stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, :: self.stride, :: self.stride] * 0
+
+
 class MaxPool(Block, nn.MaxPool2d):
     """k×k max pooling."""
 

@@ -109,6 +109,7 @@ class Space:
     classifier_bias: bool = True
     init: str = "kaiming"  # kaiming | spos | pytorch | given
     width: int = 0  # of the input image where it is not square, else 0
+    cells: str = ""  # kinds of the cells in order, n(ormal) or r(eduction), where there are some
     model: str = ""  # the given network of whose parts the space consists, as supernet.families.given.source takes it
     operations: tuple[type[Block], ...] = field(default=(), compare=False)
     make: Callable[..., Any] | None = field(default=None, compare=False)  # of the given network, where that is code
@@ -253,6 +254,7 @@ class Space:
         left_out = (
             ("count", 0),
             ("width", 0),
+            ("cells", ""),
             ("model", ""),
             ("operations", ()),
             ("make", None),

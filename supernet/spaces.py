@@ -83,12 +83,15 @@ def _of_network(name: str, plugin: plugins.Plugin, model: object, images: tuple[
 def usual_images(name: str) -> tuple[int, int | Size, int]:
     """Channels, resolution and classes of the images that a space is for where none are at hand: ImageNet's.
 
-    A name that ends in ``-small`` is for Fashion-MNIST; a registry says what a network of its own is for.
+    A name that ends in ``-small`` is for Fashion-MNIST, ``cells`` for CIFAR-10; a registry says what a network of its
+    own is for.
     """
     if name.startswith(plugins.REGISTRIES):
         from supernet.families.given import source  # loads torch
 
         return source.usual_images(name)
+    if name == "cells":
+        return 3, 32, 10
     return (1, 28, 10) if name.endswith("-small") else (3, 224, 1000)
 
 

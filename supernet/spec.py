@@ -169,6 +169,11 @@ class LayerSpec:
         return self.block.runs
 
     @property
+    def beside(self) -> bool:
+        """Whether another layer of its stride runs beside it, so that only one of them makes the image smaller."""
+        return False
+
+    @property
     def flops(self) -> int:
         """Multiply-adds of convolutions and linear layers for one image, as the papers count."""
         return sum(conv.flops for conv in self.convs.values())

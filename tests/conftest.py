@@ -50,6 +50,7 @@ SMALL_SPACES = {
     "shufflenet-small": lambda: spaces.get("shufflenet-small", 1, 28, 10),
     "mobile-small": lambda: spaces.get("mobile-small", 1, 28, 10),
     "mobile-v3-small": lambda: spaces.get("mobile-v3-small", 1, 28, 10),
+    "cells-small": lambda: spaces.get("cells-small", 1, 28, 10),
     "residual-small": lambda: spaces.get("residual-small", 1, 28, 10),
     "elastic-small": lambda: spaces.get("elastic-small", 1, 28, 10),
     "tiny-resolutions": lambda: families.with_resolutions(tiny_space(), (9, 12, 14)),

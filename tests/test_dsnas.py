@@ -19,9 +19,11 @@ from supernet.cli import methods, train_supernet
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.export.formats import read_metadata
+from supernet.families import cells
 from supernet.methods import dsnas, soft_mixture
 from supernet.methods.soft_mixture import concrete_weights, softmax_weights
 from supernet.model import Supernet, load_network
+from supernet.space import Choice
 from supernet.training import checkpoint
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig, fit
@@ -265,12 +267,116 @@ def test_the_child_is_the_most_probable_within_the_budget(seed):
     assert search.child() == max(within, key=log_p)
 
 
+def random_search(seed, share):
+    """Logits drawn at random, and a limit that ``share`` of the architectures keep; and all of these."""
+    rng = np.random.default_rng(seed)
+    space = tiny_space(4)
+    alpha = [torch.from_numpy(rng.normal(size=len(open_), scale=2)) for open_ in space.allowed]
+    costs = sorted(budget(space).cost(arch) for arch in space.enumerate())
+    limit = costs[int(share * len(costs))]
+    search = search_of(space, alpha=alpha, budget=budget(space, limit))
+    return search, [arch for arch in space.enumerate() if search.cfg.budget.cost(arch) <= limit]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_budget_does_not_replace_what_has_settled(seed):
+    """Against all architectures that have it; some other one would be more probable otherwise."""
+    search, within = random_search(seed, 0.3)
+    unlikely = within[seed]
+    settled = [None, unlikely[1], None, unlikely[3]]
+    search.settle(settled)
+    probable = search.probabilities()
+    having = [arch for arch in within if all(one in (None, z) for one, z in zip(settled, arch, strict=True))]
+    likely = max(having, key=lambda arch: sum(math.log(p[z]) for p, z in zip(probable, arch, strict=True)))
+    argmax = tuple(int(p.argmax()) for p in probable)
+    assert search.child() == (argmax if argmax in within else likely)
+
+
+def test_layers_settle_only_where_the_budget_can_still_be_kept():
+    """What stays open has a narrow gap, or would leave nothing within the budget; some do for that."""
+    kept = 0
+    for seed in range(8):
+        search, within = random_search(seed, 0.1)
+        settled = search.stopped()
+
+        def left(settled, within=within):
+            return any(all(one in (None, z) for one, z in zip(settled, arch, strict=True)) for arch in within)
+
+        assert left(settled)
+        for i, p in enumerate(search.probabilities()):
+            second, first = np.sort(p)[-2:]
+            if settled[i] is None and first - second >= search.cfg.stop_gap:
+                assert not left([*settled[:i], int(p.argmax()), *settled[i + 1 :]])
+                kept += 1
+        search.settle(settled)
+        assert search.child() in within
+    assert kept > 0
+
+
 def test_impossible_settings_are_refused():
     space = tiny_space()
     with pytest.raises(UserError, match=r"at most 10: the space attains \S+ to "):
         search_of(space, budget=budget(space, 10)).child()
     with pytest.raises(UserError, match="weights only < search"):
         search_of(space, weight_epochs=2)
+
+
+# --- cells
+
+
+def small_cells():
+    """A normal cell and two reductions, which have their genes in common."""
+    return cells.space("tiny-cells", "nrr", 1, 4, 1, 14, 10)
+
+
+def test_the_credit_of_an_edge_is_summed_over_the_cells_of_its_kind():
+    """By central differences of the loss with the outputs of the edge scaled wherever it is."""
+    space = small_cells()
+    search, h = search_of(space), 1e-6
+    arch = tuple(cells.CHOICES.index(Choice(op, 3)) for op in ("sep2", "dil", "pool_max", "sep2"))
+    loss_of(search.parent, arch).backward()
+    credit = [float(c) for c in search.collect().values()]
+    assert [families.layout(space).decides.count(gene) for gene in range(4)] == [1, 1, 2, 2]
+    for gene in range(4):
+        losses = []
+        for scale in (1 + h, 1 - h):
+            ones = [torch.tensor(scale if g == gene else 1.0, dtype=torch.double) for g in range(4)]
+            for one in ones:
+                one.requires_grad_()
+            search.parent.ones = ones
+            losses.append(float(loss_of(search.parent, arch).detach()))
+        assert credit[gene] == pytest.approx((losses[0] - losses[1]) / (2 * h), rel=1e-4, abs=1e-8)
+    assert min(map(abs, credit)) > 1e-6
+
+
+def test_a_mixture_in_cells():
+    """One-hot it is the path; as α has it, one node by hand."""
+    space = small_cells()
+    model, arch = Supernet(space, affine=True).eval(), (4, 0, 6, 2)
+    x = batch()[0].float()
+    one_hot = [F.one_hot(torch.tensor(z), 8).float() for z in arch]
+    torch.testing.assert_close(soft_mixture.forward(model, x, one_hot), model(x, arch), rtol=1e-5, atol=1e-6)
+    weights = softmax_weights([torch.randn(8, generator=torch.Generator().manual_seed(0)) for _ in space.genes])
+    state = model.stem(x)
+    for i, cell in enumerate(model.layers):
+        state = cell["inputs"][1](cell["inputs"][0](state))
+        last, *nodes = state
+        new = sum(
+            w * edge[str(j)].op(nodes[source])
+            for source, edge in enumerate(cell["edges"])
+            for j, w in enumerate(weights[source + 2 * (i > 0)])
+        )
+        state = cell["output"]((last, *nodes, new))
+    torch.testing.assert_close(soft_mixture.forward(model, x, weights), model.head(state), rtol=1e-4, atol=1e-5)
+
+
+def test_cells_are_searched_and_the_child_is_a_network(tmp_path):
+    space = small_cells()
+    child = run(space, tmp_path)
+    found = json.loads((tmp_path / "arch.json").read_text())
+    assert tuple(found["arch"]) == child.arch
+    assert load_network(tmp_path / "child").arch == child.arch
+    assert found["cost"] == families.flops(space, child.arch)
 
 
 # --- whole runs
@@ -519,6 +625,15 @@ def test_a_budget_out_of_reach_is_refused_before_anything_is_written(tmp_path):
 def test_settings_that_cannot_be(flags, expected):
     with pytest.raises(UserError, match=expected):
         methods.Dsnas(**flags).config(SPACE, FitConfig(3), "fused")
+
+
+def test_warm_up_is_five_epochs_of_240_and_a_run_keeps_its_own():
+    for epochs, expected in ((240, 5), (480, 5), (12, 0.25)):
+        assert methods.Dsnas(epochs=epochs).settled(SPACE, {}).warmup_epochs == expected
+        assert methods.Spos(epochs=epochs).settled(SPACE, {}).warmup_epochs == 0
+    assert methods.Dsnas(warmup_epochs=1).settled(SPACE, {"warmup_epochs": 0.5}).warmup_epochs == 1
+    assert methods.Dsnas().settled(SPACE, {"epochs": 24, "warmup_epochs": 0.0}).warmup_epochs == 0
+    assert methods.Dsnas().settled(SPACE, {"epochs": 24}).warmup_epochs == 0  # of a version that kept none
 
 
 def test_each_method_has_its_own_options():

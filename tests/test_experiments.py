@@ -322,7 +322,7 @@ def told(capsys, monkeypatch, name: str, *args: object) -> str:
 
 
 ON_DEVICES = ["dsnas", "nss", "pad_nas", "pad_nas_stages", "global_nas", "global_nas_ranking", "global_nas_ablation"]
-ON_DEVICES += ["evolution", "stage_wise_searches", "stage_wise_uniform"]
+ON_DEVICES += ["evolution", "stage_wise_searches", "stage_wise_uniform", "dsnas_correlation"]
 
 
 @pytest.mark.parametrize("name", [*ON_DEVICES, "stage_wise"])

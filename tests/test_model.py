@@ -43,10 +43,11 @@ def test_extracted_network_is_plain_pytorch_and_a_copy(small_space):
     arch = random_archs(small_space, 1)[0]
     network = supernet.extract(arch)
     kinds = {type(m).__module__ for m in network.modules() if not list(m.children())}
-    assert kinds <= {"torch.nn.modules." + k for k in ("conv", "activation", "dropout", "linear")} | {
+    assert kinds <= {"torch.nn.modules." + k for k in ("conv", "activation", "dropout", "linear", "pooling")} | {
         "supernet.convolution",
         "supernet.norm",
         "supernet.modules",
+        "supernet.families.cells_blocks",
     }
     with torch.no_grad():
         before = network(images(small_space))
@@ -218,6 +219,8 @@ def test_network_has_the_layers_of_its_architecture(small_space):
         searched = sum(choice.count for choice in small_space.decode(arch)[::2])
     elif small_space.name.startswith("elastic"):
         searched = sum(choice.count for choice in small_space.decode(arch) if choice.op == "mobile")
+    elif small_space.cells:
+        searched = len(small_space.cells) * (5 + 3)  # edges; inputs and output
     assert len(network.path()) == searched + 2
     with pytest.raises(ValueError, match="this network is"):
         network.path(tuple(i + 1 for i in arch))

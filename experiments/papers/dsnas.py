@@ -2,35 +2,68 @@
 
 from __future__ import annotations
 
+import math
 from statistics import stdev
 from typing import Any
 
-from experiments.papers.item import Command, Item, Paper, mean
+from scipy.special import chdtri
 
-TINY = Command("experiments.dsnas", limits="is for mobile-small, and times steps on the CPU: no --space")
+from experiments.papers.item import Command, Item, Paper, between, mean
+
+TINY = Command("experiments.dsnas")
+FOLDERS = "--run runs/papers/dsnas-{0} --output runs/papers/dsnas-{0}"
 GPU = Command(
     "experiments.dsnas",
-    "--device cuda --seeds 5 --limit 50000 --epochs 60 --batch-size 128 --run runs/papers/dsnas-arms "
-    "--output runs/papers/dsnas-arms",
-    "Fashion-MNIST and mobile-small, all training images; otherwise as for two cores",
+    "--device cuda --data cifar10 --space shufflenet-small --limit 0 --select 2500 --seeds 3 --epochs 60 "
+    "--search-epochs 20 --spos-epochs 30 --batch-size 128 --augment --arch-lr 0.003 --flops-max 4.3e6 --population 32 "
+    f"--generations 10 {FOLDERS.format('gpu')}",
+    "CIFAR-10 in place of ImageNet, a quarter of the epochs",
     "not measured yet",
 )
-SHUFFLENET = "tests/test_spaces.py -k shufflenet"
-RUN = "--method dsnas --epochs 240 --retrain --run runs/papers/dsnas"
-OWN_ROW = "DSNAS's own row with one seed, SPOS's and random search's are commands of their own (README)"
-ON_CIFAR = Command(
-    "tools/train_supernet.py",
-    f"{RUN}-gpu --space shufflenet-small --data cifar10",
-    f"{OWN_ROW}; CIFAR-10 in place of ImageNet, without a bound",
-    "not measured yet: -- --plan measures it",
-)
 ON_IMAGENET = Command(
-    "tools/train_supernet.py",
-    f"{RUN} --space shufflenet --data folder --data-root data/imagenet --batch-size 1024 --lr 0.5 --flops-max 330e6",
-    OWN_ROW,
-    "the paper: 420 GPU-hours of TITAN X, without the retraining; -- --plan measures it",
+    "experiments.dsnas",
+    "--device cuda --data folder --data-root data/imagenet --pixels 224 --space shufflenet --limit 0 "
+    "--select 25000 --seeds 3 --epochs 240 --search-epochs 80 --spos-epochs 120 --batch-size 1024 --lr 0.5 --augment "
+    f"--arch-lr 0.001 --flops-max 330e6 --population 50 --generations 20 {FOLDERS.format('paper')}",
+    "on a part of the training images that SPOS and the judge have, as the test set stays closed",
+    "the paper: 420 GPU-hours of TITAN X for each DSNAS, 634 for each SPOS; ten arms of about 300 for each seed",
 )
-NO_CELLS = "cells and their graphs (eq. 1) are not built"
+STEPS = Command("experiments.dsnas_steps")
+STEPS_GPU = Command(
+    "experiments.dsnas_steps",
+    "--device cuda --rounds 200 --cells cells --mobile mobile --mobile-batch-size 128 --run runs/papers/dsnas-steps "
+    "--output runs/papers/dsnas-steps/dsnas_steps.json",
+    "a batch of Table 5 that one card holds",
+    "minutes, not measured yet",
+)
+STEPS_PAPER = Command(
+    "experiments.dsnas_steps",
+    "--device cuda --rounds 200 --cells cells --mobile mobile --mobile-batch-size 512 "
+    "--run runs/papers/dsnas-steps-512 --output runs/papers/dsnas-steps-512/dsnas_steps.json",
+    "all 512 images of Table 5 on one card, where the paper has 4 and 8; mobile is PAD-NAS's, of ProxylessNAS's blocks",
+    "minutes, not measured yet",
+)
+TAU = Command("experiments.dsnas_correlation")
+TAU_GPU = Command(
+    "experiments.dsnas_correlation",
+    "--device cuda --data cifar10 --space shufflenet-small --limit 0 --select 2500 --seeds 6 --top 10 --epochs 60 "
+    "--spos-epochs 30 --search-epochs 60 --weight-epochs 10 --batch-size 128 --augment --arch-lr 0.003 "
+    "--flops-max 4.3e6 --population 32 --generations 10 --run runs/papers/dsnas-tau "
+    "--output runs/papers/dsnas-tau/dsnas_correlation.json",
+    "CIFAR-10 in place of ImageNet",
+    "not measured yet",
+)
+TAU_PAPER = Command(
+    "experiments.dsnas_correlation",
+    "--device cuda --data folder --data-root data/imagenet --pixels 224 --space shufflenet --limit 0 "
+    "--select 25000 --seeds 6 --top 10 --epochs 240 --spos-epochs 120 --search-epochs 120 --weight-epochs 20 "
+    "--batch-size 1024 --lr 0.5 --augment --arch-lr 0.001 --flops-max 330e6 --population 50 --generations 20 "
+    "--run runs/papers/dsnas-tau-paper "
+    "--output runs/papers/dsnas-tau-paper/dsnas_correlation.json",
+    "ProxylessNAS in SPOS's space; the paper does not say how many networks and searches",
+    "not measured: 66 trainings of 240 epochs",
+)
+SHUFFLENET = "tests/test_spaces.py -k shufflenet"
 
 
 def steps(result: dict[str, Any]) -> str:
@@ -43,10 +76,33 @@ def steps(result: dict[str, Any]) -> str:
 
 
 def against_full(result: dict[str, Any]) -> str:
-    """Full instantiation over DSNAS, time and memory, for the most candidates."""
-    forms = result["step"]["forms"]
-    full, own = forms["full"]["8"], forms["DSNAS"]["8"]
-    return f"{full['ms'] / own['ms']:.1f} times the time, {full['mb'] / own['mb']:.1f} times the memory at n = 8"
+    """SNAS over DSNAS, time and memory, in the cells; before these were, full instantiation for the most candidates."""
+    groups = result["step"]
+    if "cells" not in groups:
+        full, own = groups["forms"]["full"]["8"], groups["forms"]["DSNAS"]["8"]
+        return f"{full['ms'] / own['ms']:.1f} times the time, {full['mb'] / own['mb']:.1f} times the memory at n = 8"
+    return f"SNAS: {over_dsnas(groups['cells'], 'SNAS')}"
+
+
+def against_proxyless(result: dict[str, Any]) -> str:
+    """ProxylessNAS over DSNAS in the mobile space, as Table 1 counts it and as its code runs it."""
+    group = result["step"].get("mobile", {})
+    return "; ".join(f"{name}: {over_dsnas(group, name)}" for name in group if name.startswith("Proxyless"))
+
+
+def over_dsnas(group: dict[str, Any], name: str) -> str:
+    """Time with its interval, memory, and the parts of both in ms."""
+    (row,), (own,) = group[name].values(), group["DSNAS"].values()
+    ratio, half = row["over_dsnas"]
+    parts = ", ".join(f"{part} {row['parts'][part][0]:.0f} ms to {own['parts'][part][0]:.0f}" for part in row["parts"])
+    return f"{ratio:.2f} ± {half:.2f} times the time ({parts}), {row['mb'] / own['mb']:.1f} times the memory"
+
+
+def taus(result: dict[str, Any]) -> str:
+    """τ within SPOS's searches, and between the searches of both."""
+    inter = [tau for tau in result["tau_inter"]["SPOS"] if tau is not None]
+    intra = (f"{name} {between(row['tau'], row['interval'])}" for name, row in result["tau_intra"].items())
+    return f"within SPOS's searches {mean(inter, sign='+')}; between searches {', '.join(intra)}"
 
 
 def accuracies(result: dict[str, Any], arm: str) -> list[float]:
@@ -61,21 +117,58 @@ def minus_direct(result: dict[str, Any], arm: str) -> str:
 
 
 def child(result: dict[str, Any]) -> str:
-    """The child as it is, and what retraining adds."""
+    """The child as it is, what retraining adds, and random search."""
     direct = mean(accuracies(result, "direct"), 100)
-    return f"{direct} % as the search leaves it; retrained {minus_direct(result, 'retrained')}"
+    random = "random search" in result["seeds"][0]
+    other = f"; random search, retrained {minus_direct(result, 'random search')}" if random else ""
+    return f"{direct} % as the search leaves it; retrained {minus_direct(result, 'retrained')}{other}"
 
 
 def spos_too(result: dict[str, Any]) -> str:
-    """SPOS with fine-tuning against DSNAS at equal epochs."""
-    matched, bound = (minus_direct(result, f"SPOS {arm}") for arm in ("matched", "bound"))
-    return f"SPOS − DSNAS: {matched} at equal multiply-adds, {bound} within the same bound"
+    """SPOS against DSNAS in every way that there is."""
+    ways = {
+        "SPOS matched": "fine-tuned at equal multiply-adds",
+        "SPOS bound": "fine-tuned within the same bound",
+        "SPOS retrained": "retrained",
+        "SPOS one stage": "in one stage",
+        "SPOS whole": "searched for all epochs and retrained",
+    }
+    there = (f"{minus_direct(result, arm)} {told}" for arm, told in ways.items() if arm in result["seeds"][0])
+    return f"SPOS − DSNAS: {', '.join(there)}"
+
+
+def stops(result: dict[str, Any]) -> str:
+    """What never settling and SPOS's evolution instead cost."""
+    evolved = "DSNAS evolution" in result["seeds"][0]
+    other = f"; evolution at half of the epochs − DSNAS: {minus_direct(result, 'DSNAS evolution')}" if evolved else ""
+    return f"never settling − DSNAS: {minus_direct(result, 'no stop')}{other}"
+
+
+def deviation(values: list[float]) -> str:
+    """Standard deviation in points, with its 95 % interval by χ²."""
+    found, free = 100 * stdev(values), len(values) - 1
+    low, high = (found * math.sqrt(free / chdtri(free, p)) for p in (0.025, 0.975))
+    return f"{found:.2f} ({low:.2f} to {high:.2f})"
 
 
 def spreads(result: dict[str, Any]) -> str:
-    """Standard deviations of accuracies between seeds, in points."""
-    arms = {"DSNAS": "direct", "SPOS, fine-tuned": "SPOS matched"}
-    return "; ".join(f"{name} {100 * stdev(accuracies(result, arm)):.2f}" for name, arm in arms.items())
+    """Standard deviations of accuracies between seeds: DSNAS's child, SPOS's search and what becomes of it."""
+    seeds = result["seeds"]
+    rows = {"DSNAS": accuracies(result, "direct"), "SPOS, fine-tuned": accuracies(result, "SPOS matched")}
+    if "SPOS retrained" in seeds[0]:
+        rows["SPOS, in the search"] = [seed["SPOS retrained"]["search_accuracy"] for seed in seeds]
+        rows["SPOS, retrained"] = accuracies(result, "SPOS retrained")
+    return "; ".join(f"{name} {deviation(values)}" for name, values in rows.items())
+
+
+def hours(result: dict[str, Any]) -> str:
+    """DSNAS over SPOS searched and retrained, in seconds of the device."""
+    seeds = result["seeds"]
+    if "SPOS retrained" not in seeds[0]:
+        return ""
+    own, other = ([seed[arm]["seconds"] for seed in seeds] for arm in ("direct", "SPOS retrained"))
+    less = mean([1 - a / b for a, b in zip(own, other, strict=True)], 100, digits=0)
+    return f"{less} % less ({mean(own, digits=0)} s to {mean(other, digits=0)})"
 
 
 PAPER = Paper(
@@ -86,27 +179,32 @@ PAPER = Paper(
             "table-1",
             "cost of a step for n candidates: DSNAS as the sub-network, SNAS n times, ProxylessNAS twice",
             "O(P), O(nP), O(2P) in time; O(M), O(nM), O(2M) in memory",
-            TINY,
-            "ProxylessNAS's two paths; forward and backward apart",
+            STEPS,
+            "",
             steps,
             "shows: nearly the sub-network's, flat in n",
+            STEPS_GPU,
+            STEPS_PAPER,
         ),
         Item(
             "table-2",
             "τ between searched and retrained accuracies, within a search and between searches",
             "SPOS .33 and −.07, ProxylessNAS −.33 between searches",
-            lacks="ProxylessNAS's search is missing; experiments.pad_nas takes τ of SPOS, but of PAD-NAS's spaces",
+            TAU,
+            "",
+            taus,
+            gpu=TAU_GPU,
+            paper=TAU_PAPER,
         ),
         Item(
             "table-3",
             "accuracy of the child as the search leaves it and retrained, against two-stage methods",
             "74.4 ± .22 % as it is, 74.3 ± .27 % retrained, 324M multiply-adds, 420 GPU-hours",
             TINY,
-            "Fashion-MNIST and mobile-small, half of 12 epochs for the child where the paper gives two thirds of 240; "
-            "random search; device-hours",
+            "",
             child,
             "does not show at this size: the retrained child is better",
-            ON_CIFAR,
+            GPU,
             ON_IMAGENET,
         ),
         Item(
@@ -114,44 +212,53 @@ PAPER = Paper(
             "time and memory of a step of SNAS and DSNAS",
             "SNAS almost 5 times slower (forward .26 s to .05, backward .46 to .07, optimiser .14 to .13), n times the "
             "memory",
-            TINY,
-            "a soft mixture stands for SNAS's concrete relaxation; forward, backward, optimiser and test apart",
+            STEPS,
+            "",
             against_full,
             "shows",
+            STEPS_GPU,
+            STEPS_PAPER,
         ),
         Item(
             "table-5",
             "time of a step of ProxylessNAS and DSNAS",
             "ProxylessNAS twice as slow (forward 3.3 s to 1.9, backward 2.3 to 1.3, optimiser 3.6 to 2.6)",
-            lacks="ProxylessNAS's two paths are not built",
+            STEPS,
+            "",
+            against_proxyless,
+            gpu=STEPS_GPU,
+            paper=STEPS_PAPER,
         ),
         Item("figure-1", "two-stage search as a projection", "a drawing", lacks="a drawing of the idea", idea=True),
         Item(
             "figure-2",
-            "forward and backward of SNAS, ProxylessNAS and DSNAS in a graph of operations",
-            "a drawing",
-            lacks=f"a drawing of the idea; {NO_CELLS}",
-            idea=True,
+            "forward and backward of SNAS, ProxylessNAS and DSNAS in a graph of operations (eq. 1)",
+            "a drawing; a step in such a graph is Table 4's",
+            STEPS,
+            gpu=STEPS_GPU,
+            paper=STEPS_PAPER,
         ),
         Item(
             "figure-3",
             "accuracy over epochs and hours: DSNAS, SPOS retrained, SPOS fine-tuned, SPOS in one stage",
             "SPOS fine-tuned about 1.4 points below DSNAS at epoch 240 (§4.2)",
             TINY,
-            "SPOS selects among 32 random networks, not by its evolution; curves over time; SPOS retrained",
+            "",
             spos_too,
             "cannot be told at this size",
-            gpu=GPU,
+            GPU,
+            ON_IMAGENET,
         ),
         Item(
             "text-progressive-stop",
             "settling layers early against sampling to the end",
             "§3.5: sampling on may hinder learning; §4.2: one stage with SPOS's evolution instead loses 1.3 points",
             TINY,
-            "the arm with SPOS's evolution at half of the epochs",
-            lambda result: f"never settling − DSNAS: {minus_direct(result, 'no stop')}",
+            "",
+            stops,
             "cannot be told at this size",
-            gpu=GPU,
+            GPU,
+            ON_IMAGENET,
         ),
         Item(
             "text-entropy",
@@ -161,23 +268,30 @@ PAPER = Paper(
             "",
             lambda result: f"{mean([s['no stop']['entropy'] for s in result['seeds']])} of the largest, without stop",
             "",
-            gpu=GPU,
+            GPU,
+            ON_IMAGENET,
         ),
         Item(
             "text-spread",
             "accuracies of DSNAS vary less between seeds than SPOS's",
             "§4.2: standard deviation .22 against .38 and .36 points",
             TINY,
-            "three seeds tell no deviation; SPOS retrained",
+            "",
             spreads,
             "",
-            gpu=GPU,
+            GPU,
+            ON_IMAGENET,
         ),
         Item(
             "text-hours",
             "all that it takes to a network that is ready",
             "§4.2: 34 % less than SPOS searched and retrained (420 GPU-hours to 634)",
-            lacks="device-hours are not kept over resumes",
+            TINY,
+            "",
+            hours,
+            "",
+            GPU,
+            ON_IMAGENET,
         ),
         Item(
             "text-space",

@@ -46,8 +46,8 @@ class Args(planning.Planned, common.Devices, common.Training, common.Kernels, op
     the longer schedule's rate."""
     batch_size: int = 64
     """Images per step, over all processes (SPOS on ImageNet: 1024)."""
-    warmup_epochs: float = 0.0
-    """Epochs of linear warm-up."""
+    warmup_epochs: Annotated[float | None, common.UNSET] = None
+    """Epochs of linear warm-up; defaults to 0, with dsnas to 5 of 240, and fewer of fewer."""
     clip: float = 0.0
     """Largest gradient norm; 0 turns clipping off."""
     clip_value: float = 0.0
@@ -68,13 +68,19 @@ class Args(planning.Planned, common.Devices, common.Training, common.Kernels, op
         return getattr(self, "weights", "random") != "random"
 
     def settled(self, space: Space, begun: Mapping[str, Any]) -> Any:
-        """These options with what was not given: as the run began, else what suits the weights.
+        """These options with what was not given: as the run began, else what suits the weights and the method.
 
         Args:
             begun: settings of the run where there is one.
         """
-        usual = 3 if self.learnt else 12
-        return self if self.epochs is not None else dataclasses.replace(self, epochs=begun.get("epochs", usual))
+        epochs = begun.get("epochs", 3 if self.learnt else 12) if self.epochs is None else self.epochs
+        usual = 0.0 if begun else self.usual_warmup(epochs)
+        warmup = begun.get("warmup_epochs", usual) if self.warmup_epochs is None else self.warmup_epochs
+        return dataclasses.replace(self, epochs=epochs, warmup_epochs=warmup)
+
+    def usual_warmup(self, epochs: int) -> float:
+        """Epochs of warm-up of a training that is new."""
+        return 0.0
 
     def sized(self, space: Space) -> Space:
         """The space with a gene for the ``resolutions``, where there are some."""
@@ -235,6 +241,10 @@ class Dsnas(Args):
     retrain: bool = False
     """Also train the child from scratch for as long, to measure the gap."""
 
+    def usual_warmup(self, epochs: int) -> float:
+        """5 of 240, the authors'; in a short training five would be the whole search."""
+        return min(5.0, epochs / 48)
+
     def config(self, space: Space, fit: FitConfig, kernels: Any) -> dsnas.Config:
         """The method's Config; refuses a limit out of reach."""
         from search.costs import Window
@@ -266,7 +276,7 @@ class Dsnas(Args):
         from search import priced
         from supernet import families
 
-        families.require_layers(space)
+        families.require_layers(space, edges=True)
         latencies = {} if self.lut is None else {"latency_ms": LatencyTable.load(self.lut, space).price}
         return {name: cost for name, cost in priced.costs(space, latencies).items() if name != "activations"}
 

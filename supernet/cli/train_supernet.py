@@ -44,6 +44,7 @@ def run(args: Args) -> None:
     begun = common.begun(args, folder)
     args = args.settled(space, begun)
     assert args.epochs is not None
+    assert args.warmup_epochs is not None
     augment = begun.get("augment") if args.augment is None else args.augment  # as the first epochs of a run that grows
     fit = FitConfig(
         args.epochs,

@@ -7,7 +7,17 @@ from collections.abc import Sequence
 
 from supernet import plugins
 from supernet.errors import UserError
-from supernet.families import elastic, given, ir_resnet, layerwise, module_stages, residual, resolutions, sep_conv
+from supernet.families import (
+    cells,
+    elastic,
+    given,
+    ir_resnet,
+    layerwise,
+    module_stages,
+    residual,
+    resolutions,
+    sep_conv,
+)
 from supernet.families.base import Family, Layout
 from supernet.space import Arch, Space
 from supernet.spec import Block, LayerSpec
@@ -18,6 +28,7 @@ FAMILIES: tuple[Family, ...] = (
     elastic.FAMILY,
     sep_conv.FAMILY,
     ir_resnet.FAMILY,
+    cells.FAMILY,
     *module_stages.FAMILIES,
 )
 
@@ -102,14 +113,18 @@ def _installed() -> dict[str, type[Block]]:
     return {block.op: block for plugin in plugins.installed(plugins.SPACES) for block in plugin.operations}
 
 
-def require_layers(space: Space, resolution: bool = False) -> None:
-    """Refuse a space whose genes are not the layers of a supernet; with ``resolution`` the first may be that."""
+def require_layers(space: Space, resolution: bool = False, edges: bool = False) -> None:
+    """Refuse a space whose genes are not the layers of a supernet.
+
+    Args:
+        resolution: the first gene may be that. edges: genes may be those of cells.
+    """
     family = of(space)
     if isinstance(family, resolutions.Resolutions):
         if not resolution:
             raise UserError(f"space {space.name} has a gene for the resolution: expected one for each layer only")
         family = family.family
-    if not isinstance(family, layerwise.Layerwise):
+    if not (isinstance(family, layerwise.Layerwise) or (edges and isinstance(family, cells.Cells))):
         raise UserError(
             f"space {space.name} has genes for its stages, not one for each layer: expected a space such as "
             f"{', '.join(sorted(layerwise.FAMILY.presets))}"
@@ -135,7 +150,7 @@ def require_strides(space: Space, smallest: bool = False) -> None:
     arch = tuple(open_[0] for open_ in space.allowed)
     if resolutions.varies(space):
         arch = (space.allowed[0][0 if smallest else -1], *arch[1:])
-    strided = [spec for spec in lower(space, arch) if spec.stride > 1]
+    strided = [spec for spec in lower(space, arch) if spec.stride > 1 and not spec.beside]
     if all(min(spec.size) > 1 for spec in strided):
         return
     least = 1

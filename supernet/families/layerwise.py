@@ -36,6 +36,11 @@ class Layers:
     choices: tuple[tuple[LayerSpec, ...], ...]
     head: LayerSpec
 
+    @property
+    def decides(self) -> list[int | None]:
+        """The gene that decides about each module of a path; None: it always runs."""
+        return [None, *range(len(self.choices)), None]
+
     def pick(self, arch: Arch) -> list[LayerSpec]:
         """Stem, the chosen layers, head."""
         return [self.stem, *(layer[i] for layer, i in zip(self.choices, arch, strict=True)), self.head]

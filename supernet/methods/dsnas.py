@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from supernet import files
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
+from supernet.methods.candidates import along, deciding
 from supernet.methods.spos import recalibration_images, score
 from supernet.model import Network, Supernet
 from supernet.progress import Progress, silent
@@ -49,6 +50,11 @@ class Budget:
         """Of one architecture, in the unit of the table."""
         return math.fsum((self.base, *(row[i] for row, i in zip(self.table, arch, strict=True))))
 
+    def leaves(self, allowed: Sequence[Sequence[int]]) -> bool:
+        """Whether one of the architectures of these choices is within the limit."""
+        cheapest = (min(open_, key=row.__getitem__) for row, open_ in zip(self.table, allowed, strict=True))
+        return self.cost(tuple(cheapest)) <= self.limit
+
 
 @dataclass(frozen=True)
 class Config:
@@ -73,10 +79,10 @@ class Config:
 
 
 class Parent(Supernet):
-    """The parent network: a "dummy 1" after the feature map of each searched layer (Alg. 1).
+    """The parent network: a "dummy 1" after the feature map of each searched layer, or of each edge (Alg. 1).
 
-    ``ones[i]`` is the scalar 1 for layer i; after a backward pass ``ones[i].grad`` is the layer's credit C_i = ∂L/∂1
-    (eq. 6). One that does not require grad costs nothing.
+    ``ones[i]`` is the scalar 1 of gene i; after a backward pass ``ones[i].grad`` is its credit C_i = ∂L/∂1 (eq. 6),
+    summed where several cells have the gene. One that does not require grad costs nothing.
     """
 
     def __init__(self, space: Space, ones: Sequence[Tensor], *, eps: float = EPS, kernels: str = "fused"):
@@ -85,13 +91,12 @@ class Parent(Supernet):
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         """Images ``[B, C, H, W]`` to logits ``[B, classes]`` along the path ``arch``."""
-        stem, *sampled, head = self.path(arch)
-        x = stem(x.contiguous(memory_format=torch.channels_last))
-        for operation, one in zip(sampled, self.ones, strict=True):
-            x = operation(x)
-            if one.requires_grad:
-                x = x * one
-        return head(x)
+
+        def credited(place: int, gene: int, operation: nn.Module, x: Tensor) -> Tensor:
+            y, one = operation(x), self.ones[gene]
+            return y * one if one.requires_grad else y
+
+        return along(self.path(arch), deciding(self), x, credited)
 
 
 class Distribution(Search):
@@ -187,24 +192,44 @@ class Distribution(Search):
         return dict(zip(live, credit, strict=True))
 
     def stopped(self) -> list[int | None]:
-        """The settled layers, and those whose gap has opened (eq. 8, on probabilities as the authors' code has it)."""
-        settled = list(self.settled)
+        """The settled layers, and those whose gap has opened (eq. 8, on probabilities as the authors' code has it).
+
+        Those with the widest gap come first. One stays open where nothing within the budget would be left.
+        """
+        settled, gaps = list(self.settled), {}
         for i, p in enumerate(self.probabilities()):
             if settled[i] is None:
                 second, first = np.sort(p)[-2:]
                 if first - second >= self.cfg.stop_gap:
-                    settled[i] = self.allowed[i][int(p.argmax())]
+                    gaps[i] = first - second, self.allowed[i][int(p.argmax())]
+        for i, (_, choice) in sorted(gaps.items(), key=lambda gap: -gap[1][0]):
+            settled[i] = choice
+            if not self.cfg.budget.leaves(self.open(settled)):
+                settled[i] = None
         return settled
 
+    def open(self, settled: Sequence[int | None]) -> list[Sequence[int]]:
+        """The choices that are left of each layer."""
+        return [open_ if one is None else (one,) for open_, one in zip(self.allowed, settled, strict=True)]
+
     def child(self) -> Arch:
-        """The most probable architecture within the budget; the argmax of each layer if that is one.
+        """The most probable architecture within the budget, which has what is settled; the argmax of each layer if
+        that is one.
 
         Raises:
             UserError: no architecture of the space keeps the budget; gives what it attains.
         """
         budget, probabilities = self.cfg.budget, self.probabilities()
         argmax = tuple(open_[int(p.argmax())] for p, open_ in zip(probabilities, self.allowed, strict=True))
-        return argmax if budget.cost(argmax) <= budget.limit else most_probable(probabilities, self.allowed, budget)
+        if budget.cost(argmax) <= budget.limit:
+            return argmax
+        left = self.open(self.settled)
+        if not budget.leaves(left):  # before 0.2 layers settled whatever they cost
+            left = list(self.allowed)
+        shares = [
+            p[[open_.index(j) for j in own]] for p, open_, own in zip(probabilities, self.allowed, left, strict=True)
+        ]
+        return most_probable(shares, left, budget)
 
     def after_epoch(self) -> dict:
         """Per layer the entropy of p_α (nats) and the epoch's mean |C_i| (None: settled); who is settled; E[cost]."""

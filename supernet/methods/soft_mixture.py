@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from supernet import ops
+from supernet.methods.candidates import along, deciding, operations
 from supernet.model import Supernet
 
 
@@ -19,14 +20,16 @@ def forward(model: Supernet, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """Logits ``[B, classes]`` of the parent network with all candidates in every layer.
 
     Args:
-        model: of a space with a gene per layer.
+        model: of a space with a gene for each layer, or for each edge of its cells.
         x: ``[B, C, H, W]``.
-        weights: ``weights[i]`` mixes the open choices of layer i.
+        weights: ``weights[i]`` mixes the open choices of gene i.
     """
-    x = model.stem(x.contiguous(memory_format=torch.channels_last))
-    for candidates, weight in zip(model.layers, weights, strict=True):
-        x = ops.depth_mix([candidate(x) for candidate in candidates.children()], weight)
-    return model.head(x)
+    candidates = operations(model)
+
+    def mixed(place: int, gene: int, _: nn.Module, x: Tensor) -> Tensor:
+        return ops.depth_mix([candidate(x) for candidate in candidates[place]], weights[gene])
+
+    return along(model.path(tuple(open_[0] for open_ in model.space.allowed)), deciding(model), x, mixed)
 
 
 def softmax_weights(alpha: Sequence[Tensor]) -> list[Tensor]:
