@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 export MAX_JOBS ?= $(shell nproc)
 
-.PHONY: quickstart results-tiny test test-chains test-long test-kernels test-headers test-ray test-asan gpu lint types format bench litert package clean
+.PHONY: quickstart results-tiny test test-chains test-long test-kernels test-headers test-ray test-asan gpu lint types docs format bench litert package clean
 
 quickstart: $(VENV)/built
 	$(BIN)/python tools/train_supernet.py --run $(RUN) --epochs 3
@@ -65,6 +65,11 @@ lint: $(VENV)/installed
 
 types: $(VENV)/installed
 	$(BIN)/mypy
+
+# docs/ as a site, in build/docs. What warns fails, and a link that leads nowhere warns.
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt mkdocs-material 'mkdocstrings[python]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 # Wheel and sdist, each installed into an environment of its own, and the installed command tried there.
 package: $(VENV)/installed
