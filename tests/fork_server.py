@@ -77,6 +77,7 @@ def child(request: dict) -> None:
     """The command; leaves the number of its operations in a file."""
     os.environ.clear()
     os.environ.update(request["environment"])
+    os.chdir(request["where"])
     for descriptor, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     sys.stdout, sys.stderr = os.fdopen(1, "w", encoding="utf-8"), os.fdopen(2, "w", encoding="utf-8")

@@ -31,12 +31,14 @@ class Forks:
         assert self.process.stdout is not None
         return json.loads(self.process.stdout.readline())
 
-    def run(self, tool: str, *arguments: object, folder: Path | None = None, last: int | None = None) -> Result:
-        """A command to its end, or killed before operation ``last`` on files below ``folder``."""
+    def run(
+        self, tool: str, *arguments: object, folder: Path | None = None, last: int | None = None, where: Path = ROOT
+    ) -> Result:
+        """A command to its end, begun in ``where``, or killed before operation ``last`` on files below ``folder``."""
         with tempfile.TemporaryDirectory() as place:
             out, err = Path(place, "out"), Path(place, "err")
             request = {"tool": tool, "arguments": list(map(str, arguments)), "out": str(out), "err": str(err)}
-            request |= {"folder": None if folder is None else str(folder), "last": last}
+            request |= {"folder": None if folder is None else str(folder), "last": last, "where": str(where)}
             request |= {"environment": {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "MPLBACKEND": "agg"}}
             assert self.process.stdin is not None
             self.process.stdin.write(json.dumps(request) + "\n")

@@ -2,23 +2,18 @@
 
 import dataclasses
 import json
-import re
-import shlex
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from tests import untidy
+from tests import pages, untidy
 from tests.conftest import tiny_space
-from tests.forks import forks
 
-DOCS = Path(__file__).parents[1] / "docs" / "deploy.md"
-PLACES = ("pets", "runs/", "onnx/", "camera/", "openvino/", "int8/", "weights/", "hub")
 SHORT = {
-    "check_data": ("--resolution", 16, "--workers", 1, "--quiet"),
-    "train_supernet": ("--resolution", 16, "--epochs", 2, "--batch-size", 16, "--workers", 1, "--quiet"),
+    "check_data": ("--resolution", 16, "--workers", 1, "--sheet", "sheet.png", "--quiet"),
+    "train_supernet": (
+        *("--space", "space.json", "--resolution", 16, "--epochs", 2, "--batch-size", 16, "--workers", 1, "--quiet"),
+    ),
     "build_lut": ("--rounds", 10, "--check-archs", 2, "--quiet"),
     "evolve": ("--population", 4, "--iterations", 1, "--random", 1, "--quiet"),
     "retrain": ("--epochs", 4, "--controls", 0, "--batch-size", 8, "--workers", 1, "--damaged", "skip", "--quiet"),
@@ -28,26 +23,15 @@ SHORT = {
 
 
 @pytest.mark.chain
-def test_the_page(tmp_path):
+def test_the_page(tmp_path, monkeypatch):
     pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
     pytest.importorskip("openvino", reason="needs the extra [openvino]")
     folder, found = untidy.draw(tmp_path / "pets"), {}
     space = dataclasses.replace(tiny_space(), channels=3, resolution=16, classes=3)
     (tmp_path / "space.json").write_text(json.dumps(space.to_json()))
-    blocks = re.findall(r"```\n(python .*?)\n```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
-    for words in (shlex.split(line) for block in blocks for line in block.splitlines()):
-        tool = Path(words[1]).stem
-        arguments = [str(tmp_path / word) if word.startswith(PLACES) else word for word in words[2:]]
-        arguments = [word.replace("4.5", "1000") for word in arguments]  # ms: whatever this machine is
-        if tool == "deploy":
-            command = [sys.executable, str(tmp_path / words[1]), *arguments]
-            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        else:
-            extra = ("--space", tmp_path / "space.json") if tool == "train_supernet" else ()
-            extra += ("--sheet", tmp_path / "sheet.png") if tool == "check_data" else ()
-            done = forks().run(tool, *arguments, *SHORT[tool], *extra)
-        assert done.returncode == 0, (words, done.stderr)
-        found.setdefault(f"{tool} int8" if "int8" in words[1] else tool, done.stdout)
+    for command, told in pages.run(map(pages.local, pages.commands("deploy.md")), tmp_path, SHORT):
+        tool = command.tool if command.tool != "python" else "deploy"
+        found.setdefault(f"{tool} int8" if command.words[0].startswith("int8/") else tool, told)
     result = json.loads((tmp_path / "runs/pets/best/result.json").read_text())
     accuracy = f"{100 * result['test_accuracy']:.2f} %"
     assert f"accuracy {accuracy}, " in found["deploy"]
@@ -59,3 +43,8 @@ def test_the_page(tmp_path):
     assert folder.damaged
     table = json.loads((tmp_path / "openvino/lut.json").read_text())
     assert table["runtime"]["name"] == "openvino"
+    (code,), there = pages.blocks("deploy.md", "python"), {}
+    monkeypatch.chdir(tmp_path)
+    exec(code, there)
+    picture = there["transform"](Image.fromarray(next(iter(folder.shown.values()))))
+    assert there["model"](picture[None]).shape == (1, 3)

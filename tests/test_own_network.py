@@ -1,8 +1,6 @@
 """docs/own-network.md, command by command, on small images and for short trainings."""
 
 import importlib
-import re
-import shlex
 import sys
 from pathlib import Path
 
@@ -14,9 +12,9 @@ from supernet import spaces
 from supernet.export import formats
 from supernet.model import Network, load_network
 from supernet.training import checkpoint
+from tests import pages
 from tests.forks import forks
 
-DOCS = Path(__file__).parents[1] / "docs" / "own-network.md"
 DIGITS = ("--data", "digits", "--limit", "300")
 SHORT = {
     "count": ("--resolution", "28"),
@@ -60,15 +58,9 @@ def mine(tmp_path, monkeypatch):
 
 @pytest.mark.chain
 def test_the_page(tmp_path, mine):
-    blocks = re.findall(r"```\n(python tools/.*?)\n```", DOCS.read_text(), re.DOTALL)
-    commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
-    assert list(dict.fromkeys(Path(words[1]).stem for words in commands)) == list(SHORT)
-    for words in commands:
-        tool = Path(words[1]).stem
-        arguments = [str(tmp_path / word) if word.startswith(("mine.pt", "runs/mine")) else word for word in words[2:]]
-        arguments = [word.replace("my_network.py", str(tmp_path / "my_network.py")) for word in arguments]
-        result = forks().run(tool, *arguments, *SHORT[tool])
-        assert result.returncode == 0, result.stderr
+    commands = pages.commands("own-network.md")
+    assert list(dict.fromkeys(command.tool for command in commands)) == list(SHORT)
+    list(pages.run(commands, tmp_path, SHORT))
     network = load_network(tmp_path / "runs" / "mine" / "best", make=mine.network)
     assert network(torch.randn(2, 1, 28, 28)).shape == (2, 10)
     assert (tmp_path / "runs" / "mine" / "best.onnx").exists()
@@ -77,7 +69,7 @@ def test_the_page(tmp_path, mine):
 
 def test_the_python_of_the_page(own_file, tmp_path, monkeypatch):
     """Of its own network, cut at random, where ``retrain.py`` leaves one."""
-    code, loading, detecting = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    code, loading, detecting = pages.blocks("own-network.md", "python")
     path = own_file("my_network.py", code)
     space = spaces.get(f"{path}:network", 3, 64, 10)
     network = Network(space, space.sample(np.random.default_rng(0)), kernels="eager").eval()
