@@ -69,7 +69,7 @@ types: $(VENV)/installed
 # docs/ as a site, in build/docs. What warns fails, and a link that leads nowhere warns.
 docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt mkdocs-material 'mkdocstrings[python]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Wheel and sdist, each installed into an environment of its own, and the installed command tried there.
 package: $(VENV)/installed

@@ -33,6 +33,7 @@ FOREIGN = {"python3", "adb", "apt-get", "docker", "for", "make", "pip", "sudo", 
 NOT_RUN = {
     r"--device cuda": "no such device; those behind adb and ssh are this machine here",
     r"--workers-on ray": "tests/test_ray_executor.py runs workers of Ray",
+    r"report .*--(compare|live|figures|tensorboard)": "tests/test_report.py and its neighbours",
     r"attentive-nas|--space mobile ": "minutes of measuring, or of training",
 }
 DIGITS = ("--data", "digits", "--limit", "300", "--batch-size", "32", "--quiet")
@@ -140,6 +141,7 @@ SCENARIOS: dict[str, tuple[Callable[[Path], None], dict]] = {
     "images.md": (pets, UNTIDY),
     "devices.md": (finished, SHORT),
     "recipes.md": (finished, SHORT),
+    "report.md": (finished, {}),
     "start/install.md": (nothing, {}),
 }
 
