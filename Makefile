@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 export MAX_JOBS ?= $(shell nproc)
 
-.PHONY: quickstart results-tiny test test-chains test-long test-kernels test-headers test-ray test-asan gpu lint types docs format bench litert package clean
+.PHONY: quickstart results-tiny test test-chains test-long test-kernels test-headers test-aarch64 test-ray test-asan gpu lint types docs format bench litert package clean
 
 quickstart: $(VENV)/built
 	$(BIN)/python tools/train_supernet.py --run $(RUN) --epochs 3
@@ -46,6 +46,15 @@ test-headers: $(VENV)/installed
 # downloaded. Results lie in runs/gpu, and are gone on with; delete it to begin anew. DRY=1: on the CPU, tiny.
 gpu:
 	PYTHONPATH=.:tests:tools $(or $(wildcard $(BIN)/python),$(PYTHON)) -m gpu.run $(if $(DRY),--dry) $(MINUTES:%=--minutes %)
+
+# The kernels for any processor as ARM code, in whose vectors they are NEON's, run by qemu's user mode:
+# apt-get install g++-aarch64-linux-gnu qemu-user
+test-aarch64: $(VENV)/installed
+	mkdir -p build/aarch64
+	aarch64-linux-gnu-g++ -std=c++20 -O3 -static -Wall -Wextra -Werror -Icsrc \
+	  -isystem $$($(BIN)/python -c 'from torch.utils.cpp_extension import include_paths; print(include_paths()[0])') \
+	  csrc/cpu/isa/generic.cpp tests/aarch64/generic.cpp -o build/aarch64/generic
+	qemu-aarch64 build/aarch64/generic
 
 # Workers of Ray, which is too large (257 MB) to be installed for every test.
 test-ray: $(VENV)/built

@@ -155,7 +155,7 @@ class Study:
         wanted = list(dict.fromkeys(wanted))
         left = {self.path(*cell).stem: (args, *cell) for cell in wanted if not self.path(*cell).exists()}
         if left:
-            already, bar = len(wanted) - len(left), shown(not args.quiet)("searches", len(wanted), unit="searches")
+            already, bar = len(wanted) - len(left), shown(not args.quiet)("searches", len(wanted), unit="runs")
             executor.run(
                 executor.Processes(args.jobs),
                 search,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from latency.measure import Protocol, Samples
 from supernet import files, shape
 from supernet.errors import SpaceMismatch, UserError
+from supernet.quantities import digits
 from supernet.space import Arch, Space
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Calibration:
     def describe(self) -> str:
         """Scale and overhead, and how many networks they come from."""
         word = "off" if self.overhead_ms > 0 else "added to"
-        overhead = f", {1e3 * abs(self.overhead_ms):.3g} µs {word} each layer" if self.overhead_ms else ""
+        overhead = f", {digits(1e3 * abs(self.overhead_ms))} µs {word} each layer" if self.overhead_ms else ""
         return f"scale {self.scale:.3f}{overhead}, from {len(self.fitted_on)}"
 
 
@@ -175,8 +176,8 @@ class LatencyTable:
         if min(measured) <= bound <= max(measured):
             return None
         return (
-            f"{bound:.4g} ms lies outside of what {self.source} was checked on, {min(measured):.4g} to "
-            f"{max(measured):.4g} ms"
+            f"{digits(bound, 4)} ms lies outside of what {self.source} was checked on, {digits(min(measured), 4)} to "
+            f"{digits(max(measured), 4)} ms"
         )
 
     def calibrated(self, fitted_on: Sequence[Check], held_out: Sequence[Check]) -> LatencyTable:

@@ -15,6 +15,7 @@ import numpy as np
 
 from supernet.errors import UserError
 from supernet.files import plain
+from supernet.quantities import digits
 from supernet.shape import Number, require
 
 SCHEMA = 1
@@ -304,7 +305,7 @@ class EfficientGlobal:
         narrowest = low + (high - low) % self.config.width_step
         smallest = self._plain(self.config.depth[0], narrowest, self.config.epochs)
         broken = [
-            f"{name} ≤ {bound:g} (it has {self.costs[name](smallest):.4g})"
+            f"{name} ≤ {digits(bound, 6)} (it has {digits(self.costs[name](smallest), 4)})"
             for name, bound in self.bounds.items()
             if self.costs[name](smallest) > bound
         ]

@@ -23,6 +23,7 @@ from supernet.data.benchmarks import Benchmark, Identification, Templates
 from supernet.families import ir_resnet
 from supernet.model import Network, load_network
 from supernet.progress import Progress, silent
+from supernet.quantities import digits
 from supernet.runs import RunFolder
 from supernet.shape import COUNT, SHARE, Number
 from supernet.space import Arch, Space
@@ -196,8 +197,9 @@ class FaceRun:
         """What the search has found, in one line."""
         space, arch = network(found, self.resolution)
         return (
-            f"found {space.name}: {families.params(space, arch) / 1e6:.3g} M parameters without the margin head, "
-            f"{families.flops(space, arch) / 1e6:.4g} M multiply-adds, after {len(controller.records)} candidates"
+            f"found {space.name}: {digits(families.params(space, arch) / 1e6)} M parameters without the margin head, "
+            f"{digits(families.flops(space, arch) / 1e6, 4)} M multiply-adds, after "
+            f"{len(controller.records)} candidates"
         )
 
     def train(

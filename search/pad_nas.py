@@ -29,6 +29,7 @@ from supernet.errors import UserError
 from supernet.methods import spos
 from supernet.model import Supernet
 from supernet.progress import Progress, silent
+from supernet.quantities import count
 from supernet.runs import RunFolder
 from supernet.space import Arch, Space
 from supernet.spec import LayerSpec
@@ -232,15 +233,10 @@ def layers_of(space: Space, records: Sequence[Record]) -> dict[str, list[LayerSp
     return dict(zip(names, picked, strict=True))
 
 
-def size(space: Space) -> str:
-    """How many architectures are open: ``1,024``, ``6.64e+17``."""
-    return f"{space.size:,}" if space.size < 1e7 else f"{space.size:.3g}"
-
-
 def _save(stage: Stage, counted: int, cfg: Config) -> None:
     """``stage.json``, ``distribution.png`` and ``networks.png`` in the folder of the supernet."""
     names = [[choice.name for choice in gene.choices] for gene in stage.space.genes]
-    title = f"supernet {stage.number}: {size(stage.space)} architectures\npruned to {size(stage.pruned)}"
+    title = f"supernet {stage.number}: {count(stage.space.size)} architectures\npruned to {count(stage.pruned.size)}"
     distribution.heat_map(stage.folder / "distribution.png", stage.operations, title)
     draw_layers(stage.folder / "networks.png", layers_of(stage.space, along(stage.found.front())))
     files.write_json(
@@ -267,7 +263,7 @@ def table(stages: Sequence[Stage]) -> Table:
     for stage in stages:
         random = [100 * record.accuracy for record in stage.random]
         best = max(record.accuracy for record in stage.found.search.front())
-        counts = [size(stage.space), str(sum(map(len, stage.space.allowed)))]
+        counts = [count(stage.space.size), str(sum(map(len, stage.space.allowed)))]
         accuracies = [f"{100 * best:.2f}", f"{sum(random) / len(random):.2f}" if random else ""]
         seconds = [f"{stage.seconds[step]:.0f}" for step in ("training", "search")]
         rows.append([stage.folder.name, *counts, *accuracies, *seconds])

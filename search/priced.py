@@ -11,6 +11,7 @@ from search.costs import AdditiveCost, MaxCost, TableCost
 from supernet import families, footprint
 from supernet.errors import UserError
 from supernet.families.base import peak
+from supernet.quantities import digits
 from supernet.space import Space
 from supernet.spec import Price
 
@@ -72,13 +73,13 @@ def window(space: Space, latency: TableCost, low: float, high: float | None) -> 
         reason = "no bound is given: 40 % of the way from the fastest to the slowest"
     elif high < fastest:
         raise UserError(
-            f"a latency of {high:g} ms is below the fastest architecture of {space.name}, {fastest:.4g} ms (the "
-            f"slowest takes {slowest:.4g} ms): raise it, or build a table for a faster device or a smaller space"
+            f"a latency of {high:g} ms is below the fastest architecture of {space.name}, {digits(fastest, 4)} ms (the "
+            f"slowest takes {digits(slowest, 4)} ms): raise it, or build a table for a faster device or a smaller space"
         )
     else:
         share = f"{(high - fastest) / (slowest - fastest):.0%} of the range" if slowest > fastest else "all are alike"
         reason = "does not bind" if high >= slowest else share
     if low > min(high, slowest):
-        attains = f"{space.name} attains {fastest:.4g} to {slowest:.4g} ms"
+        attains = f"{space.name} attains {digits(fastest, 4)} to {digits(slowest, 4)} ms"
         raise UserError(f"no latency lies between {low:g} and {high:g} ms: {attains}")
     return low, high, reason

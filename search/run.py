@@ -24,6 +24,7 @@ from supernet.methods import spos
 from supernet.metrics import TOP1, Metric
 from supernet.model import Supernet
 from supernet.progress import Progress, silent
+from supernet.quantities import digits
 from supernet.runs import RunFolder
 from supernet.shape import Number
 from supernet.space import Arch
@@ -200,4 +201,4 @@ def entry(record: Record) -> dict:
 def _state(last: dict) -> str:
     """A generation in the progress bar."""
     best, front = f"best {100 * last['best_accuracy']:.2f} %", f"front {last['front']}"
-    return f"generation {last['generation'] + 1}: {best}, {front}, hypervolume {last['hypervolume']:.4g}"
+    return f"generation {last['generation'] + 1}: {best}, {front}, hypervolume {digits(last['hypervolume'], 4)}"

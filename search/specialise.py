@@ -32,6 +32,7 @@ from supernet.footprint import Precision
 from supernet.metrics import TOP1, Metric
 from supernet.model import Supernet
 from supernet.progress import Progress, silent
+from supernet.quantities import digits
 from supernet.runs import RunFolder
 from supernet.space import Arch, Space
 from supernet.spec import Price
@@ -202,8 +203,8 @@ def table(rows: Sequence[Mapping[str, Any]], metric: Metric = TOP1) -> Table:
     cells = [
         [
             row["name"],
-            *(f"{row[key]:.3g}" if key in row else "–" for key in times),
-            f"{row['flops'] / 1e6:.3g}",
+            *(digits(row[key]) if key in row else "–" for key in times),
+            digits(row["flops"] / 1e6),
             *(f"{100 * row[key]:.2f}" for key in accuracies),
         ]
         for row in rows

@@ -15,6 +15,7 @@ import numpy as np
 from search import sequential
 from supernet.errors import UserError
 from supernet.files import plain
+from supernet.quantities import digits
 
 SCHEMA = 1
 Modules = tuple[int, ...]  # m_i, for each stage
@@ -150,9 +151,9 @@ class StageWise:
             grown = (self.costs[name](self._grown(initial, {i})) for i in range(config.stages))
             if (least := min(grown)) > bound:
                 raise UserError(
-                    f"a bound of {bound:g} on {name} excludes every candidate: the initial network has "
-                    f"{self.costs[name](initial):g}, with one stage grown {least:g}; raise it or begin with fewer "
-                    "modules"
+                    f"a bound of {digits(bound, 6)} on {name} excludes every candidate: the initial network has "
+                    f"{digits(self.costs[name](initial), 6)}, with one stage grown {digits(least, 6)}; "
+                    "raise it or begin with fewer modules"
                 )
         self._steps = self._search()
         self._asked: Proposal | None = next(self._steps)

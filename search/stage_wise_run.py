@@ -27,6 +27,7 @@ from supernet.executor import Executor, Processes
 from supernet.families import module_stages
 from supernet.model import Network
 from supernet.progress import Progress, silent
+from supernet.quantities import digits
 from supernet.runs import RunFolder
 from supernet.shape import COUNT, SHARE, Number
 from supernet.space import Space
@@ -317,7 +318,7 @@ def table(
         rows.append([*names, *counts, *("" if share is None else f"{100 * share:.2f}" for share in shares)])
         if carbon:
             spent = [result.get(key) for key in ("energy_kwh", "co2_kg")]  # not there if it was not asked for then
-            rows[-1] += ["" if value is None else f"{least}{1e3 * value:.3g}" for value in spent]
+            rows[-1] += ["" if value is None else f"{least}{digits(1e3 * value)}" for value in spent]
     if noise is not None:
         rows.append(["SD", f"{seeds} seeds", " ".join(f"{value:.4f}" for value in noise)])
     title = f"importance by {criterion}, stage by stage; candidates tested once"

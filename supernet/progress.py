@@ -11,17 +11,15 @@ import time
 from collections.abc import Collection, Iterator
 from typing import Protocol, TypeVar
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as RichProgress
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions
+from rich.live import Live
+from rich.text import Text
+
+from supernet.quantities import duration
 
 T = TypeVar("T")
+SHORTEST, LONGEST = 10, 40  # columns of a bar, and of the first of a text that is cut
 
 
 class Track(Protocol):
@@ -68,43 +66,33 @@ class silent:
 
 
 class Bar:
-    """Progress over ``total`` units of work.
+    """Progress over ``total`` units of work: how many are done, their rate, and the time left.
 
-    On a terminal a live bar; into a pipe a plain line every ``every`` seconds.
+    On a terminal a live line, of which the bar and then the text give way where it is narrow; into a pipe a plain line
+    every ``every`` seconds.
 
     Args:
         label: what is going on.
         total: units of work. done: those that an earlier run has done.
-        unit: what the rate counts, e.g. ``images``.
+        unit: what the rate counts, in the plural, e.g. ``images``.
     """
 
     def __init__(self, label: str, total: int, *, done: int = 0, unit: str, every: float = 10.0):
         self.label, self.total, self.unit, self.every = label, total, unit, every
         self.first = self.count = done
         self.rated, self.text = 0.0, ""
-        self.started = self.printed = time.monotonic()
-        self.live = sys.stderr.isatty()
-        self.progress = RichProgress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
-            console=Console(stderr=True),
-            disable=not self.live,
-        )
-        self.task = self.progress.add_task(label, total=total, completed=done, rate="", text="")
+        self.started = self.advanced = self.printed = time.monotonic()
+        self.live = Live(self, console=Console(stderr=True)) if sys.stderr.isatty() else None
 
     def __enter__(self) -> Bar:
-        self.progress.start()
+        if self.live:
+            self.live.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-        if not self.live and time.monotonic() - self.started > 2:
+    def __exit__(self, *error: object) -> None:
+        if self.live:
+            self.live.stop()
+        elif not any(error) and time.monotonic() - self.started > 2:  # what stops the work has the last word
             self._print()
 
     def advance(self, n: int = 1, work: float | None = None, text: str | None = None) -> None:
@@ -112,22 +100,50 @@ class Bar:
         self.count += n
         self.rated += n if work is None else work
         self.text = self.text if text is None else text
-        if self.live:
-            self.progress.update(self.task, advance=n, rate=self._rate(), text=self.text)
-        elif time.monotonic() - self.printed > self.every:
+        self.advanced = time.monotonic()
+        if not self.live and self.advanced - self.printed > self.every:
             self._print()
 
-    def _rate(self) -> str:
-        rate = self.rated / max(time.monotonic() - self.started, 1e-9)
-        return f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2g} {self.unit}/s"
+    def facts(self) -> str:
+        """``12/100, 340 images/s, 1.2 min left``; how long it took at the end; rate and time once they are known."""
+        now, taken, done = time.monotonic(), self.advanced - self.started, self.count - self.first
+        told = [f"{self.count}/{self.total}"]
+        if self.rated and taken:
+            told.append(_rate(self.rated / taken, self.unit))
+        if self.count >= self.total:
+            told.append(f"in {duration(taken)}")
+        elif done:
+            left = (self.total - self.count) * taken / done - (now - self.advanced)
+            told.append(f"{duration(max(left, 0))} left")
+        return ", ".join(told)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        width, facts, label, note = options.max_width, self.facts(), Text(f"{self.label}:"), Text(self.text)
+        label.truncate(max(width - cell_len(facts) - 1, 0), overflow="ellipsis")
+        room = width - label.cell_len - cell_len(facts) - 1
+        if room - 2 >= min(note.cell_len, SHORTEST):
+            note.truncate(room - 2, overflow="ellipsis")
+        else:
+            note = Text()
+        bar = min(room - (note.cell_len + 2 if note else 0) - 1, LONGEST)
+        full = round(bar * min(self.count / max(self.total, 1), 1))
+        parts = (
+            [label, Text.assemble(("━" * full, "green"), ("─" * (bar - full), "dim"))] if bar >= SHORTEST else [label]
+        )
+        line = Text(" ", no_wrap=True).join([*parts, Text(facts)])
+        yield Text("  ").join([line, note]) if note else line
 
     def _print(self) -> None:
         self.printed = time.monotonic()
-        left, done = self.total - self.count, self.count - self.first
-        speed = (self.printed - self.started) / max(done, 1)
         note = f"  {self.text}" if self.text else ""
-        eta = f", {left * speed:.0f} s left" if left else ""
-        print(f"{self.label}: {self.count}/{self.total}, {self._rate()}{eta}{note}", file=sys.stderr, flush=True)
+        print(f"{self.label}: {self.facts()}{note}", file=sys.stderr, flush=True)
+
+
+def _rate(per_second: float, unit: str) -> str:
+    """Units in a second, or the time of one that takes longer."""
+    if per_second < 1:
+        return f"{duration(1 / per_second)} per {unit.removesuffix('s')}"
+    return f"{per_second:,.0f} {unit}/s" if per_second >= 10 else f"{per_second:.1f} {unit}/s"
 
 
 def counted(progress: Progress, label: str, items: Collection[T], unit: str) -> Iterator[T]:

@@ -13,7 +13,7 @@ class Table:
 
     Args:
         text: how many leading columns are text; the others are numbers, to be aligned at the right.
-        wraps: the column that may break into lines where a row is too wide; None: any.
+        wraps: the column that may break into lines where a row is too wide; None: those of text.
     """
 
     headings: Sequence[str]

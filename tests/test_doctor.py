@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,10 +70,19 @@ def test_extras_say_their_version_or_how_to_get_it(monkeypatch):
         "pytest; extra == 'test'",
     ]
     monkeypatch.setattr(doctor.metadata, "requires", lambda name: required)
+    monkeypatch.setattr(doctor, "PYPROJECT", Path("not installed from its sources"))
     rows = {row["package"]: row for row in doctor.extras()}
     assert set(rows) == {"onnx", "no-such-package"}
     assert rows["no-such-package"]["command"] == "pip install 'supernet[other]'"
     assert rows["onnx"]["extra"] == "onnx"
+
+
+def test_the_extras_are_those_of_the_project():
+    told = {row["extra"] for row in doctor.extras()}
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    section = text.split("[project.optional-dependencies]")[1].split("\n[")[0]
+    assert told | set(doctor.FOR_DEVELOPERS) == set(re.findall(r"^(\w+) = \[", section, re.MULTILINE))
+    assert ("openvino", "nncf") in doctor.required()
 
 
 def test_it_tells_what_is_here(monkeypatch, capsys):

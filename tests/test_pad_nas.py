@@ -23,8 +23,8 @@ from search.costs import AdditiveCost
 from search.evaluator import Evaluator
 from search.run import Scoring
 from supernet import families, files, spaces
-from supernet.cli import common
 from supernet.cli import pad_nas as tool
+from supernet.cli import starting
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.methods import spos
@@ -376,7 +376,7 @@ def test_tables_and_windows_that_are_refused_before_any_training(tmp_path, space
         arguments = ("--run", tmp_path / "run", "--space", space_file, *SMALL, "--lut", tmp_path / "lut.json", *window)
         monkeypatch.setattr(sys, "argv", ["pad_nas.py", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
-            common.main(tool.run, tool.Args)
+            starting.main(tool.run, tool.Args)
         assert stopped.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")

@@ -143,6 +143,7 @@ SCENARIOS: dict[str, tuple[Callable[[Path], None], dict]] = {
     "recipes.md": (finished, SHORT),
     "report.md": (finished, {}),
     "start/install.md": (nothing, {}),
+    "packages.md": (nothing, {}),
 }
 
 

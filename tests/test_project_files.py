@@ -44,6 +44,22 @@ def test_the_image_has_the_tested_versions():
     assert pinned == tested
 
 
+def test_wheels_are_compiled_by_the_tested_pytorch_and_require_it():
+    project = (ROOT / "pyproject.toml").read_text()
+    told, pinned = re.search(r"s/(.+?)/(.+?)/' pyproject.toml", project).groups()
+    tested = re.search(r"^torch==[\d.]+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[0]
+    assert pinned.replace("\\", "") == f'"{tested}"'
+    assert project.count(told.replace("\\", "")) == 2  # what compiles it, and what it requires
+
+
+def test_wheels_are_for_every_python_that_is_supported():
+    project = (ROOT / "pyproject.toml").read_text()
+    built = [int(minor) for minor in re.findall(r"cp3(\d+)-\*", project)]
+    least = int(re.search(r'requires-python = ">=3\.(\d+)"', project)[1])
+    assert built == list(range(least, least + len(built)))
+    assert len(built) >= 4
+
+
 def test_the_container_for_developers_builds_what_make_builds():
     container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
     target = re.search(r"make (\S+)$", container["onCreateCommand"])[1]

@@ -69,7 +69,7 @@ def test_the_bar_says_how_the_search_stands(tmp_path):
     last = found.search.history[-1]
     for part in (f"best {100 * last['best_accuracy']:.2f} %", f"front {last['front']}"):
         assert part in texts[-1]
-    assert f"hypervolume {last['hypervolume']:.4g}" in texts[-1]
+    assert f"hypervolume {last['hypervolume']:,.0f}" in texts[-1]
     first = texts.index(next(text for text in texts if text))
     assert all("hypervolume" in text for text in texts[first:])  # scoring does not overwrite it
 

@@ -14,12 +14,21 @@ from typing import Annotated, Literal
 import tyro
 
 from supernet import machine
-from supernet.cli import common
+from supernet.cli import common, starting
 from supernet.errors import UserError
+from supernet.tables import Table
 
 
 @dataclass(frozen=True)
-class Step:
+class Measured(common.Answering):
+    """Options of all benchmarks."""
+
+    output: Path | None = None
+    """Write the figures here as JSON."""
+
+
+@dataclass(frozen=True)
+class Step(Measured):
     """A supernet training step on our operators against the same step in plain PyTorch."""
 
     space: str = "mobile-small"
@@ -32,19 +41,17 @@ class Step:
     """Paths that every form takes, interleaved."""
     threads: int = 1
     """Threads; one is timed by its CPU clock, several by wall-clock time."""
-    output: Path | None = None
-    """Write the figures here as JSON."""
 
 
 def step(args: Step) -> None:
     from bench import step
 
     figures = step.run(args.space, args.resolution, args.batch_size, args.rounds, args.threads)
-    common.say(step.table(figures))
-    report(args.output, {"step": figures, "threads": args.threads})
+    common.show(step.table(figures))
+    report(args, {"step": figures, "threads": args.threads})
 
 
-def report(output: Path | None, figures: dict) -> None:
+def report(args: Measured, figures: dict) -> None:
     """State the machine, and write the figures."""
     import torch
 
@@ -60,11 +67,13 @@ def report(output: Path | None, figures: dict) -> None:
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "load": os.getloadavg()[0],
     }
-    common.say(common.escape(", ".join(f"{k} {v}" for k, v in machine.items())), style="dim")
-    if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps({**machine, **figures}, indent=1) + "\n")
-        common.say(common.escape(f"→ {output}"))
+    common.tell(", ".join(f"{k} {v}" for k, v in machine.items()), style="dim")
+    figures = {**machine, **figures}
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(figures, indent=1) + "\n")
+        common.tell(f"→ {args.output}")
+    common.answer(args, figures)
 
 
 def chosen(wanted: Sequence[str], known: Collection[str]) -> Sequence[str]:
@@ -75,7 +84,7 @@ def chosen(wanted: Sequence[str], known: Collection[str]) -> Sequence[str]:
 
 
 @dataclass(frozen=True)
-class Kernels:
+class Kernels(Measured):
     """Every operator against plain PyTorch: one thread by its CPU clock, or a GPU by CUDA events."""
 
     rounds: int = 15
@@ -84,8 +93,6 @@ class Kernels:
     """Only these groups of rows; defaults to all."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to run."""
-    output: Path | None = None
-    """Write the figures here as JSON."""
 
 
 def kernels(args: Kernels) -> None:
@@ -101,34 +108,37 @@ def kernels(args: Kernels) -> None:
         common.say(common.escape(torch.cuda.get_device_name()))
     with pin_core():
         results = kernels.run(args.rounds, groups, device=args.device)
-    common.say(kernels.table(results, args.device))
+    common.show(kernels.table(results, args.device))
+    if args.device == "cpu":
+        common.tell(kernels.CAPTION)
     figures = {"kernels": kernels.summary(results, args.device), "cases": results, "threads": 1}
-    report(args.output, {**figures, "device": args.device})
+    report(args, {**figures, "device": args.device})
 
 
 @dataclass(frozen=True)
-class CudaModel:
+class CudaModel(Measured):
     """What the CUDA kernels move, counted on the CPU, and the time that A100 and H100 need for it at best."""
 
     groups: tuple[str, ...] = ()
     """Only these operators; defaults to all."""
     images: int = 64
     """Images of a batch."""
-    output: Path | None = None
-    """Write the figures here as JSON."""
 
 
 def cuda_model(args: CudaModel) -> None:
     from bench import cuda_model
 
     results = cuda_model.run(chosen(args.groups, cuda_model.GROUPS), args.images)
-    common.say(cuda_model.table(results))
-    common.say(cuda_model.goals_table(results))
-    report(args.output, {"cuda_model": results})
+    for grid, text in ((cuda_model.table(results), 3), (cuda_model.goals_table(results), 2)):
+        rows = list(zip(*(column.cells for column in grid.columns), strict=True))
+        common.show(Table([str(column.header) for column in grid.columns], rows, str(grid.title), text))
+        if grid.caption:
+            common.tell(grid.caption)
+    report(args, {"cuda_model": results})
 
 
 @dataclass(frozen=True)
-class Population(common.Workers):
+class Population(Measured, common.Workers):
     """A recorded CES population scored at once against one architecture at a time, one thread; or by workers."""
 
     population: Path | None = None
@@ -141,8 +151,6 @@ class Population(common.Workers):
     """How many of the recorded generations, evenly spaced."""
     workers: int = 1
     """With two or more: what they gain over one process, and what a task costs besides its work."""
-    output: Path | None = None
-    """Write the figures here as JSON."""
 
 
 def population(args: Population) -> None:
@@ -163,12 +171,12 @@ def population(args: Population) -> None:
     else:
         with pin_core():
             result = population.run(*given)
-        common.say(population.table(result))
-    report(args.output, {"population": result, "threads": 1})
+        common.show(population.table(result))
+    report(args, {"population": result, "threads": 1})
 
 
 @dataclass(frozen=True)
-class Ddp:
+class Ddp(Measured):
     """Gradients of the path alone against DistributedDataParallel: bytes and time of a step, one thread a process."""
 
     space: str = "mobile"
@@ -183,20 +191,18 @@ class Ddp:
     """Paths that both forms take, interleaved."""
     processes: int = 2
     """Processes on this machine."""
-    output: Path | None = None
-    """Write the figures here as JSON."""
 
 
 def ddp(args: Ddp) -> None:
     from bench import ddp
 
     figures = ddp.run(args.space, args.resolution, args.classes, args.batch_size, args.rounds, args.processes)
-    common.say(ddp.table(figures))
-    report(args.output, {"ddp": figures, "threads": 1})
+    common.show(ddp.table(figures))
+    report(args, {"ddp": figures, "threads": 1})
 
 
 @dataclass(frozen=True)
-class Data:
+class Data(Measured):
     """Decoding a folder of JPEG files, against torchvision's ImageFolder with a DataLoader."""
 
     images: int = 512
@@ -209,8 +215,6 @@ class Data:
     """Processes that decode. Defaults to the cores that may be used."""
     rounds: int = 7
     """Epochs of each form, interleaved."""
-    output: Path | None = None
-    """Write the figures here as JSON."""
 
 
 def data(args: Data) -> None:
@@ -219,8 +223,8 @@ def data(args: Data) -> None:
 
     torch.set_num_threads(1)
     figures = data.run(args.images, args.resolution, args.batch_size, args.workers, args.rounds)
-    common.say(data.table(figures))
-    report(args.output, {"data": figures})
+    common.show(data.table(figures))
+    report(args, {"data": figures})
 
 
 Args = (
@@ -239,4 +243,4 @@ def run(args: Step | Kernels | CudaModel | Population | Ddp | Data) -> None:
 
 
 if __name__ == "__main__":
-    common.main(run, tyro.conf.ConsolidateSubcommandArgs[Args])
+    starting.main(run, tyro.conf.ConsolidateSubcommandArgs[Args])

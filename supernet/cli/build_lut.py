@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from supernet.cli import common, numbers, report
+from supernet.cli import common, numbers, report, starting
 from supernet.errors import UserError
 from supernet.plugins import is_reference
 from supernet.progress import shown
+from supernet.quantities import digits
 from supernet.tables import Table
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(common.Answering):
     run: common.Folder = common.DEFAULT_RUN
     """Run folder; the same command continues a build that was stopped."""
     space: Annotated[str | None, common.UNSET] = None
@@ -100,6 +100,7 @@ def run(args: Args) -> None:
         grid, error = build.check_table(space, known, checks)
         common.show(grid)
         common.say(f"{len(checks)} architectures: {error}")
+        common.answer(args, [dataclasses.asdict(check) for check in checks])
         return
     if args.output:
         require_replaceable(args.output)
@@ -108,11 +109,13 @@ def run(args: Args) -> None:
             job = prepare(args, space, output)
             job.emit(args.emit, readme(args))
             job.forget_networks()
+            common.answer(args, {"bundle": str(args.emit)})
             common.tell(f"bundle → {args.emit}; its README says what to do with it")
             return
         table = measured(args, space, output)
         build.write(table, output)
     show(args, folder, space, output, table)
+    common.answer(args, output)
 
 
 def require_replaceable(output: Path) -> None:
@@ -201,10 +204,10 @@ def show(args: Args, folder: RunFolder, space: Space, output: Path, table: Laten
 
     latency, noisy = priced.additive(space, table.price), table.quality["share_noisy"]
     low, high = latency.bounds(space)
-    median = rounded(priced.median(space, latency))
-    range_ = f"{rounded(low)} to {rounded(high)} ms over {space.name}; median of 1,000 random architectures {median} ms"
+    median = digits(priced.median(space, latency))
+    range_ = f"{digits(low)} to {digits(high)} ms over {space.name}; median of 1,000 random architectures {median} ms"
     common.tell(f"latency table → {output}")
-    common.show(Table((), [*table.describe().items(), ("latency", range_)]))
+    common.show(Table((), [*table.describe().items(), ("latency", range_)], text=2))
     if noisy > 1 / 5:
         common.warn(
             "the machine was too busy for a good table: close what else runs, or move to a quiet machine, "
@@ -212,16 +215,11 @@ def show(args: Args, folder: RunFolder, space: Space, output: Path, table: Laten
         )
     if folder.arch_path.exists():  # of a search that ends with one network: there is no supernet to be searched
         predicted = table.predict_arch(space, space.check(folder.found()["arch"]))
-        common.tell(f"the network of {folder.arch_path}: {rounded(predicted)} ms predicted")
+        common.tell(f"the network of {folder.arch_path}: {digits(predicted)} ms predicted")
     elif not folder.space_path.exists():  # a space alone, nothing trained
         common.next_command("build_lut", None, *common.words(args, "space", "resolution"), "--check", output)
     else:
-        common.next_command("evolve", args, after=("--lat-max", rounded(priced.default_bound(low, high))))
+        common.next_command("evolve", args, after=("--lat-max", f"{priced.default_bound(low, high):.3g}"))
 
 
-def rounded(ms: float) -> str:
-    """Three significant digits, never as a power of ten."""
-    return f"{ms:.{max(0, 2 - math.floor(math.log10(ms)))}f}"
-
-
-main = common.entry(run, Args, after=report.leave_page)
+main = starting.entry(run, Args, after=report.leave_page)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from supernet.cli import common, opening
+from supernet.cli import common, opening, starting
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,15 +20,13 @@ ROWS = 40  # classes in the table
 
 
 @dataclass(frozen=True)
-class Args(opening.DataSet):
+class Args(common.Answering, opening.DataSet):
     folder: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """The folder that holds train/ and val/: short for --data folder --data-root DIR."""
     seed: int = 0
     """Random seed of the split."""
     sheet: Annotated[Path | None, common.UNSET] = None
     """Contact sheet, a PNG file; defaults to runs/data/NAME.png."""
-    json: bool = False
-    """Print JSON."""
     quiet: bool = False
     """Show no progress."""
 
@@ -57,13 +53,10 @@ def run(args: Args) -> None:
     path = args.sheet or findings.default_sheet(name, root)
     parts = {"training": opened.train, "test": opened.test}
     files.write_bytes(path, sheet.draw({title: (part.images, part.classes) for title, part in parts.items()}))
-    if args.json:
-        print(json.dumps({"data": name, **found.to_json(), "sheet": str(path)}))
-    else:
-        show(found, str(root) if name == "folder" else name, seconds)
-        common.tell(f"→ {path}")
+    show(found, str(root) if name == "folder" else name, seconds)
+    common.tell(f"→ {path}")
+    common.answer(args, {"data": name, **found.to_json(), "sheet": str(path)})
     if found.problems:
-        sys.stdout.flush()
         why = "damaged" if not opened.problems else None
         raise UserError(f"training would stop: {'; '.join(found.problems)}", why)
 
@@ -133,4 +126,4 @@ def by_kind(found: Findings, seconds: float) -> Table:
     return Table(("", ""), rows, text=2)
 
 
-main = common.entry(run, Args)
+main = starting.entry(run, Args)

@@ -1,30 +1,26 @@
-"""What every command shares: parsing, errors in one line, the run folder, the next command."""
+"""What every command shares: options, errors in one line, the run folder, the next command."""
 
 from __future__ import annotations
 
 import dataclasses
-import errno
-import functools
-import importlib.util
 import math
-import os
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn
 
 import tyro
-from rich.console import Console
 from rich.markup import escape
 
-import supernet
 from supernet import machine
-from supernet.cli import example, numbers
-from supernet.errors import UserError, dead_loader
+from supernet.cli.printing import answer as answer
+from supernet.cli.printing import say as say
+from supernet.cli.printing import show as show
+from supernet.cli.printing import tell as tell
+from supernet.cli.printing import warn as warn
+from supernet.errors import UserError
 from supernet.plugins import is_reference
 from supernet.progress import Progress, shown
 from supernet.size import Size
@@ -33,9 +29,7 @@ from supernet.training.measured import Wish
 if TYPE_CHECKING:
     from supernet.executor import Executor
     from supernet.runs import RunFolder
-    from supernet.tables import Table
 
-Args = TypeVar("Args")
 DEFAULT_RUN = Path("runs/default")
 Folder = Annotated[Path, tyro.conf.arg(aliases=["--folder"])]  # torchrun takes --run for an abbreviation of its own
 UNSET = tyro.conf.arg(help_behavior_hint="")  # the help text says what follows if an option is not given
@@ -60,15 +54,23 @@ COMMANDS = {
 }
 # Which command makes what an error says is missing.
 MAKERS = {"supernet": "train_supernet", "lut": "build_lut", "front": "evolve", "network": "retrain"}
-UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENAMETOOLONG}
+UNRECORDED = ("run", "device", "workers", "memory", "restart", "quiet", "json", "plan", "damaged")  # shape no run
 OPEN_IMAGES = ("evolve", "specialise", "retrain", "rank", "export")  # of a trained run
-_console = Console()
 
 
 @dataclass(frozen=True)
-class Computing:
+class Answering:
+    """Option of commands that have a result."""
+
+    json: bool = False
+    """Print the result as JSON, as its file holds it; what people read goes to stderr."""
+
+
+@dataclass(frozen=True)
+class Computing(Answering):
     """Options of commands that train or score networks."""
 
+    topic: ClassVar[str] = "machine"
     seed: int = 0
     """Random seed of the split, the weights, the augmentation and whatever else is drawn."""
     device: Annotated[str | None, UNSET] = None
@@ -86,6 +88,7 @@ class Computing:
 class Reading:
     """Options of commands that read images from files."""
 
+    topic: ClassVar[str] = "image"
     damaged: Literal["stop", "skip"] = "stop"
     """Stop at images that cannot be read, or leave them out and remember them in RUN/damaged.json."""
 
@@ -94,6 +97,7 @@ class Reading:
 class Decoding(Reading):
     """Options of commands of which processes decode images."""
 
+    topic: ClassVar[str] = "machine"
     workers: int = machine.cores()
     """Processes that decode images of files; 0 decodes in the main process. Defaults to the cores that may be used."""
 
@@ -102,6 +106,7 @@ class Decoding(Reading):
 class Workers:
     """Options of commands whose work several workers share."""
 
+    topic: ClassVar[str] = "machine"
     workers_on: Literal["local", "ray"] = "local"
     """Run what is parallel by processes and threads of this machine, or by workers of Ray (needs the extra ray)."""
     ray_address: Annotated[str | None, UNSET] = None
@@ -124,6 +129,7 @@ class Workers:
 class Training:
     """Options of a training whose learning rate follows from the batch size."""
 
+    topic: ClassVar[str] = "training"
     batch_size: int = 64
     """Images per step, over all processes."""
     lr: Annotated[float | None, UNSET] = None
@@ -134,6 +140,7 @@ class Training:
 class Devices:
     """Options of trainings that one device, or several under torchrun, compute."""
 
+    topic: ClassVar[str] = "machine"
     accumulate: int = 1
     """Parts in which a process computes its share of a batch, one after another, to save memory."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -146,6 +153,7 @@ class Devices:
 class OnRun:
     """Options of commands on a trained run."""
 
+    topic: ClassVar[str] = "run_folder"
     run: Folder = DEFAULT_RUN
     """Run folder."""
     space: Annotated[str | None, UNSET] = None
@@ -165,6 +173,7 @@ class OnRun:
 class Kernels:
     """Option of commands that run a supernet, or train networks of one."""
 
+    topic: ClassVar[str] = "machine"
     kernels: Wish = "auto"
     """The project's operators or plain PyTorch; auto: as the run was trained on such a device, else what is faster."""
 
@@ -173,6 +182,7 @@ class Kernels:
 class Alone(Computing, Training, Decoding, Workers, Kernels, OnRun):
     """Options of commands that train found networks alone."""
 
+    topic: ClassVar[str] = "training"
     limit: Annotated[int | None, UNSET] = None
     """Train on a stratified subset of this many images."""
     jobs: int = machine.cores()
@@ -183,6 +193,7 @@ class Alone(Computing, Training, Decoding, Workers, Kernels, OnRun):
 class Bounds:
     """Options of commands that train candidates one by one."""
 
+    topic: ClassVar[str] = "bound"
     flops_max: float = math.inf
     """Bound on multiply-adds: a candidate beyond it is not trained."""
     params_max: float = math.inf
@@ -193,6 +204,7 @@ class Bounds:
 class Beginning:
     """Options of commands that begin a run, whatever it is trained on."""
 
+    topic: ClassVar[str] = "run_folder"
     run: Folder = DEFAULT_RUN
     """Run folder; the same command continues a run that was stopped."""
     restart: bool = False
@@ -211,7 +223,7 @@ def settings(args: Any, *others: str) -> dict[str, Any]:
     Args:
         others: names of options that may change when a run is continued, besides those that no command records.
     """
-    left_out = ("run", "device", "workers", "memory", "restart", "quiet", "plan", "damaged", *vars(Workers()), *others)
+    left_out = (*UNRECORDED, *vars(Workers()), *others)
     return {name: _recorded(value) for name, value in dataclasses.asdict(args).items() if name not in left_out}
 
 
@@ -221,11 +233,14 @@ def _recorded(value: Any) -> Any:
 
 
 def words(args: Any, *names: str) -> list[str]:
-    """The options that are not defaults, as words of a command line; of ``names``, by default of all but --restart."""
+    """The options that are not defaults, as words of a command line; of ``names``, else of all.
+
+    --restart and --json are not passed on.
+    """
     found: list[str] = []
     for field in dataclasses.fields(args):
         value, flag = getattr(args, field.name), field.name.replace("_", "-")
-        if value == field.default or field.name == "restart" or (names and field.name not in names):
+        if value == field.default or field.name in ("restart", "json") or (names and field.name not in names):
             continue
         if isinstance(value, bool) and field.default is not None:
             found.append(f"--{'' if value else 'no-'}{flag}")
@@ -250,75 +265,10 @@ def begun(args: Any, folder: RunFolder) -> dict[str, Any]:
     return {} if getattr(args, "restart", False) or not folder.config_path.exists() else folder.config()
 
 
-def entry(run: Callable[[Args], None], args: Any, **options: Any) -> Callable[[], None]:
-    """What starts a command: ``main`` of its ``run`` and its options."""
-    return functools.partial(main, run, args, **options)
-
-
-def main(
-    run: Callable[[Args], None], args: Any, *, torchrun: bool = False, after: Callable[[Any], None] | None = None
-) -> None:
-    """Parse ``args`` and run. Bad input ends in one line on stderr and exit code 2; Ctrl-C in 130, SIGTERM in 143.
-
-    Args:
-        torchrun: whether several processes can share the work.
-        after: what the first process does at the end.
-    """
-    require_siblings()
-    if not torchrun and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        if os.environ.get("RANK", "0") != "0":  # the first process says so
-            sys.exit(2)
-        refuse("this command runs in one process: start it without torchrun; the trainings are what several share")
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminated)
-    given: Any = None
-    try:
-        given = tyro.cli(
-            args, description=sys.modules[run.__module__].__doc__, prog=program(), config=(tyro.conf.DisallowNone,)
-        )
-        numbers.check(given)
-        if not isinstance(given, Beginning) and example.unpack(getattr(given, "run", None) or Path()):
-            tell(f"the supernet that comes with the package → {example.FOLDER}")
-        run(given)
-        if after is not None and os.environ.get("RANK", "0") == "0":
-            after(given)
-    except UserError as error:
-        refuse(with_advice(error, given))
-    except BrokenPipeError:  # the reader of our output has left, e.g. `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:  # a full disk under a picture, a folder that may not be written
-        if error.errno not in UNWRITABLE:
-            raise
-        refuse(f"cannot write {error.filename or 'a file'}: {error.strerror}; free some space or choose another folder")
-    except RuntimeError as error:
-        if (told := dead_loader(error)) is None:
-            raise
-        refuse(str(told))
-    except KeyboardInterrupt:
-        print("stopped; the same command continues", file=sys.stderr)
-        sys.exit(130)
-
-
-def require_siblings() -> None:
-    """Refuse to run with somebody else's ``search`` or ``latency``: their names are short, others may have them too."""
-    home = Path(supernet.__file__).parents[1]
-    for name in ("search", "latency"):
-        spec = importlib.util.find_spec(name)
-        where = Path(spec.origin).parent if spec and spec.origin else None
-        if where != home / name:
-            found = f"finds {spec.origin if spec else 'nothing'} instead"
-            refuse(f"expected the package {name} of supernet in {home / name}, Python {found}: rename or move that one")
-
-
 def refuse(message: str) -> NoReturn:
     """End in one line on stderr and exit code 2."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
-
-
-def _terminated(*_: object) -> None:
-    print("terminated; the same command continues", file=sys.stderr)
-    sys.exit(143)
 
 
 def with_advice(error: UserError, args: Any) -> str:
@@ -368,32 +318,3 @@ def next_command(tool: str, args: Any = None, *words: object, after: Sequence[ob
     """Print the command that people run next."""
     told = f"  # {note}" if note else ""
     say(f"\nnext: [bold]{escape(command(tool, args, *words, after=after))}[/bold]{told}")
-
-
-def say(*parts: Any, style: str | None = None) -> None:
-    """Print text (with rich's markup) or a table."""
-    _console.print(*parts, style=style, highlight=False, soft_wrap=all(isinstance(part, str) for part in parts))
-
-
-def show(table: Table) -> None:
-    """Print a table."""
-    from rich.table import Table as Grid
-
-    grid = Grid(show_header=bool(table.headings), title=table.title)
-    for i in range(len(table.rows[0]) if table.rows else len(table.headings)):
-        heading = escape(table.headings[i]) if table.headings else ""
-        whole = table.wraps is not None and i != table.wraps
-        grid.add_column(heading, justify="left" if i < table.text else "right", no_wrap=whole)
-    for row in table.rows:
-        grid.add_row(*map(escape, row))
-    say(grid)
-
-
-def tell(text: object, style: str | None = None) -> None:
-    """Print text as it is, in which brackets are no markup."""
-    say(escape(str(text)), style=style)
-
-
-def warn(text: str) -> None:
-    """What a person should know before relying on something."""
-    tell(text, style="yellow")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from supernet.cli import common, numbers
+from supernet import quantities
+from supernet.cli import common, numbers, starting
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
     from supernet.space import Space
 
 
-@dataclass(frozen=True)
-class Args:
+@dataclass(frozen=True, kw_only=True)
+class Args(common.Answering):
     space: Annotated[str, tyro.conf.arg(aliases=["--model"])]
     """Space: a name such as ofa-mobilenetv3 or attentive-nas, a network of a registry such as
     timm:mobilenetv3_large_100 or torchvision:resnet18, a .json, or FILE.py:function."""
@@ -29,8 +29,6 @@ class Args:
     resolution: Annotated[numbers.Pixels | None, common.UNSET] = None
     """Pixels of the images, of a square or HEIGHTxWIDTH; defaults to what a registry says of its network, 28 for a
     name that ends in -small, else 224."""
-    json: bool = False
-    """Print JSON."""
     layers: bool = False
     """By layer."""
 
@@ -50,9 +48,7 @@ def run(args: Args) -> None:
     layers = counts.pop("layers")
     if space.model:
         counts |= given(space)
-    if args.json:
-        print(json.dumps({**counts, "layers": layers} if args.layers else counts))
-        return
+    common.answer(args, {**counts, "layers": layers} if args.layers else counts)
     if space.model:
         show(space, counts)
     if args.layers:
@@ -87,10 +83,13 @@ def show(space: Space, counts: Mapping[str, Any]) -> None:
     from supernet.tables import Table
 
     rows = [(gene["gene"], _numbers(gene["counts"])) for gene in counts["genes"]]
-    common.show(Table(("what can be chosen", "from"), rows))
+    common.show(Table(("what can be chosen", "from"), rows, text=2))
     if counts["whole"]:
-        common.show(Table(("layer of which all channels stay", "as"), list(counts["whole"].items())))
-    common.tell(f"{space.size:.3g} networks; the largest is {space.name}: logits differ by {counts['difference']:.1e}")
+        common.show(Table(("layer of which all channels stay", "as"), list(counts["whole"].items()), text=2))
+    common.tell(
+        f"{quantities.count(space.size)} networks; the largest is {space.name}: logits differ by "
+        f"{counts['difference']:.1e}"
+    )
 
 
 def _numbers(counts: Sequence[int]) -> str:
@@ -100,4 +99,4 @@ def _numbers(counts: Sequence[int]) -> str:
     return f"{counts[0]} to {counts[-1]} by {step}" if even and len(counts) > 4 else " ".join(map(str, counts))
 
 
-main = common.entry(run, Args)
+main = starting.entry(run, Args)

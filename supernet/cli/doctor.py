@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import supernet
 from supernet import machine
-from supernet.cli import common
+from supernet.cli import common, starting
 from supernet.errors import UserError
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    tomllib = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from supernet.selftest import Outcome
 
-EXTRA = re.compile(r"^([A-Za-z0-9._-]+).*extra *== *['\"](\w+)['\"]")
+NAME, EXTRA = re.compile(r"[A-Za-z0-9._-]+"), re.compile(r"extra *== *['\"](\w+)['\"]")
+PYPROJECT = Path(supernet.__file__).parents[1] / "pyproject.toml"
 FOR_DEVELOPERS = ("test", "lint")
 GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Args:
-    json: bool = False
-    """Print JSON."""
+class Args(common.Answering):
+    """None of its own."""
 
 
 def run(args: Args) -> None:
@@ -40,10 +45,8 @@ def run(args: Args) -> None:
     else:
         found["build"] = ops.build_info()
         found["operators"] = [plain(outcome) for outcome in selftest.run(selftest.devices())]
-    if args.json:
-        print(json.dumps(found, indent=1))
-    else:
-        show(found)
+    show(found)
+    common.answer(args, found)
     if missing:
         raise missing
     if wrong := [f"{row['name']} on {row['device']}" for row in found["operators"] if not row["fine"]]:
@@ -51,8 +54,7 @@ def run(args: Args) -> None:
             f"{len(wrong)} of {len(found['operators'])} operators differ from PyTorch's: {', '.join(wrong)}; build "
             "them again (pip install --no-build-isolation -e .); if that does not help, report it with what --json says"
         )
-    if not args.json:
-        common.tell("every operator gives what PyTorch gives", style="green")
+    common.tell("every operator gives what PyTorch gives", style="green")
 
 
 def plain(outcome: Outcome) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def show(found: dict[str, Any]) -> None:
 
     here, build = found["machine"], found["build"]
     rows = [(name.replace("_", " "), str(value)) for name, value in here.items() if name != "gpus"]
-    rows.append(("GPUs", ", ".join(here["gpus"]) or "none that PyTorch sees"))
+    rows.append(("GPUs", "; ".join(here["gpus"]) or "none that PyTorch sees"))
     if build:
         rows.append(("operators", f"compiled by {build['compiler']} for torch {build['torch']}"))
         rows.append(("CPU kernels", build["cpu_capability"]))
@@ -113,21 +115,16 @@ def of_machine() -> dict[str, Any]:
         "platform": platform.platform(),
         "cores": machine.cores(),
         "free_memory_gib": round(machine.free_memory() / GIB, 1),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(count)],
+        "gpus": [
+            f"{torch.cuda.get_device_name(i)}, capability {'.'.join(map(str, torch.cuda.get_device_capability(i)))}"
+            for i in range(count)
+        ],
     }
 
 
 def extras() -> Iterator[dict[str, Any]]:
     """Packages that something needs and the core does not: version where installed, else the command that gets it."""
-    try:
-        required = metadata.requires("supernet") or []
-    except metadata.PackageNotFoundError:
-        return
-    for text in required:
-        match = EXTRA.match(text)
-        if not match or match[2] in FOR_DEVELOPERS:
-            continue
-        package, extra = match.groups()
+    for extra, package in required():
         try:
             row = {"version": metadata.version(package), "command": None}
         except metadata.PackageNotFoundError:
@@ -135,4 +132,19 @@ def extras() -> Iterator[dict[str, Any]]:
         yield {"extra": extra, "package": package, **row}
 
 
-main = common.entry(run, Args)
+def required() -> list[tuple[str, str]]:
+    """Extras and their packages: as pyproject.toml has them in the sources, whose installation may be older; else as
+    the installed package has them."""
+    if tomllib and PYPROJECT.exists():
+        given = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
+        found = [(extra, NAME.match(text)) for extra, texts in given.items() for text in texts]
+    else:
+        try:
+            texts = metadata.requires("supernet") or []
+        except metadata.PackageNotFoundError:
+            return []
+        found = [(extra[1], NAME.match(text)) for text in texts if (extra := EXTRA.search(text))]
+    return [(extra, package[0]) for extra, package in found if package and extra not in FOR_DEVELOPERS]
+
+
+main = starting.entry(run, Args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from supernet.cli import common, report, searching
+from supernet.cli import common, report, searching, starting
 from supernet.errors import UserError
 
 
@@ -47,6 +47,7 @@ def run(args: Args) -> None:
         searching.write(found, [found.record(arch) for arch in random], problem.luts)
     searching.show_winners(found, problem.luts)
     common.next_command("retrain", args, "--pick", "best")
+    common.answer(args, folder.front_path)
 
 
-main = common.entry(run, Args, after=report.leave_page)
+main = starting.entry(run, Args, after=report.leave_page)

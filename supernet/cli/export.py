@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from supernet.cli import common
+from supernet.cli import common, starting
 from supernet.errors import UserError
 from supernet.metrics import TOP1
 from supernet.progress import shown
+from supernet.quantities import digits
 from supernet.run_files import INT8
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args(common.Decoding, common.OnRun):
+class Args(common.Answering, common.Decoding, common.OnRun):
     output: Annotated[Path | None, common.UNSET] = None
     """Output file; its suffix is the format: .pt2, .onnx, .tflite, .pte, .xml, .mlpackage or .py. Defaults to
     RUN/PICK.onnx."""
@@ -125,6 +126,7 @@ def run(args: Args) -> None:
     if args.profile:
         operators = profile.profile(runtime, path.read_bytes(), lut.threads if lut else 1)
         common.show(profile.table(operators, runtime))
+    common.answer(args, formats.read_card(path).to_json())
 
 
 def timed(path: Path, lut: LatencyTable, promised: float) -> None:
@@ -136,9 +138,10 @@ def timed(path: Path, lut: LatencyTable, promised: float) -> None:
     except UserError as error:
         common.warn(f"not timed: {error}")
         return
+    noisy = " (noisy)" if sample.noisy else ""
     common.say(
-        f"{lut.runtime['name']} takes {sample.median_ms:.4g} ms here{' (noisy)' if sample.noisy else ''}, the table "
-        f"promised {promised:.4g} ms on {lut.device['cpu']} ({100 * (promised / sample.median_ms - 1):+.1f} %)"
+        f"{lut.runtime['name']} takes {digits(sample.median_ms, 4)} ms here{noisy}, the table promised "
+        f"{digits(promised, 4)} ms on {lut.device['cpu']} ({100 * (promised / sample.median_ms - 1):+.1f} %)"
     )
 
 
@@ -151,4 +154,4 @@ def usable(lut: LatencyTable | None, int8: bool) -> LatencyTable | None:
     return None
 
 
-main = common.entry(run, Args)
+main = starting.entry(run, Args)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from supernet.cli import common, opening, report
+from supernet.cli import common, opening, report, starting
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def run(args: Args) -> None:
         common.next_command("export", args, after=("--pick", last.headless.path.relative_to(folder.path)))
     else:
         common.next_command("build_lut", args, note="its latency; --final-epochs trains it")
+    common.answer(args, last.result_path if args.final_epochs else folder.arch_path)
 
 
 def open_faces(args: Args, folder: RunFolder) -> Faces:
@@ -140,4 +141,4 @@ def open_faces(args: Args, folder: RunFolder) -> Faces:
     return faces.open_train(args.faces, args.pairs, args.resolution, **given) if errors else opened
 
 
-main = common.entry(run, Args, after=report.leave_page)
+main = starting.entry(run, Args, after=report.leave_page)

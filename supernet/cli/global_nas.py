@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from supernet.cli import common, opening, report
+from supernet.cli import common, opening, report, starting
 from supernet.errors import UserError
 from supernet.metrics import percent
 
@@ -113,6 +113,7 @@ def run(args: Args) -> None:
         common.next_command("global_nas", None, *common.words(dataclasses.replace(args, final_epochs=600)))
     else:
         common.next_command("export", args, after=("--pick", final.path.name))
+    common.answer(args, final.result_path if args.final_epochs else folder.arch_path)
 
 
-main = common.entry(run, Args, after=report.leave_page)
+main = starting.entry(run, Args, after=report.leave_page)

@@ -16,6 +16,7 @@ from supernet import files
 from supernet.cli import common, opening, planning
 from supernet.errors import UserError
 from supernet.metrics import percent
+from supernet.quantities import digits
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 class Args(planning.Planned, common.Devices, common.Training, common.Kernels, opening.NewRun):
     """What every method takes; enough for one whose ``Config`` and ``run`` need no more (``supernet/methods``)."""
 
+    topic: ClassVar[str] = "training"
     method: Annotated[str, tyro.conf.arg(metavar="spos|ofa|dsnas|nss")] = "spos"
     """spos: paths by a --rule; ofa: progressive shrinking; dsnas: architecture and weights at once; nss: spaces."""
     space: Annotated[str | None, tyro.conf.arg(aliases=["--model"], help_behavior_hint="")] = None
@@ -124,8 +126,8 @@ class Args(planning.Planned, common.Devices, common.Training, common.Kernels, op
         drive = rehearsal.training() if rehearsal else None
         self.library.run(space, images, cfg, run.path, device, self.progress, drive=drive)
 
-    def report(self, space: Space, cfg: Any, run: RunFolder) -> None:
-        """Tell what came out and the next command."""
+    def report(self, space: Space, cfg: Any, run: RunFolder) -> Any:
+        """Tell what came out and the next command. Returns what --json prints: how the training stood at its end."""
         lines = run.metrics.read()
         last = lines[-1] if lines else {}
         accuracy, on = last.get("val_accuracy"), f" on {last['val_images']:,} images" if "val_images" in last else ""
@@ -133,12 +135,14 @@ class Args(planning.Planned, common.Devices, common.Training, common.Kernels, op
         done = f"trained: loss {lines[-1]['loss']:.3f}{told}" if lines else "not trained: the weights as they are"
         common.say(f"{done} → {common.escape(str(run.checkpoint))}")
         common.next_command("build_lut", self)
+        return last
 
 
 @dataclass(frozen=True)
 class Spos(Args):
     """SPOS: the supernet that searches score architectures on."""
 
+    topic: ClassVar[str] = "method"
     grows: ClassVar[tuple[str, ...]] = ("epochs",)
     rule: Annotated[Literal["uniform", "fair", "sandwich"] | None, common.UNSET] = None
     """Paths of a step: a random one; every choice of every gene once; the largest, random ones and the smallest;
@@ -195,6 +199,7 @@ class Spos(Args):
 class Ofa(Args):
     """OFA: progressive shrinking of an elastic space; what spos --rule sandwich trains at once comes phase by phase."""
 
+    topic: ClassVar[str] = "method"
     method: Annotated[str, tyro.conf.arg(metavar="spos|ofa|dsnas|nss")] = "ofa"
     space: str | None = "elastic-small"
     """Search space: an elastic one, such as elastic-small or ofa-mobilenetv3, or a .json."""
@@ -222,6 +227,7 @@ class Ofa(Args):
 class Dsnas(Args):
     """DSNAS: architecture and weights together; the child keeps its weights."""
 
+    topic: ClassVar[str] = "method"
     flops_max: Annotated[float | None, common.UNSET] = None
     """Most multiply-adds of the child."""
     lat_max: Annotated[float | None, common.UNSET] = None
@@ -296,7 +302,7 @@ class Dsnas(Args):
             path, drive = run.network("retrained").path, rehearsal.training("retraining") if rehearsal else None
             self.library.retrain(space, images, child.arch, cfg, path, device, self.progress, drive)
 
-    def report(self, space: Space, cfg: dsnas.Config, run: RunFolder) -> None:
+    def report(self, space: Space, cfg: dsnas.Config, run: RunFolder) -> Any:
         """Leave table and front for the later commands; tell what came out and the next command."""
         from search import front
 
@@ -306,7 +312,7 @@ class Dsnas(Args):
         front.write_single(run, space, tuple(found["arch"]), self.costs(space), {name: (0.0, limit)}, self.seed)
         accuracy, judged = 100 * found["val_accuracy"], common.escape(percent(found, "val"))
         common.say(
-            f"child: {found['layers']}; {name} {found['cost']:.6g} (at most {limit:g}); validation accuracy "
+            f"child: {found['layers']}; {name} {digits(found['cost'], 6)} (at most {limit:g}); validation accuracy "
             f"{judged} with the weights of the search → {common.escape(str(run.child.path))}"
         )
         if self.retrain:
@@ -314,12 +320,14 @@ class Dsnas(Args):
             common.say(f"from scratch, as long: {scratch:.2f} %, {scratch - accuracy:+.2f} points")
         asis = ("--inherit", "--epochs", 0, "--controls", 0)
         common.next_command("retrain", self, *asis, note="test it as it is")
+        return found
 
 
 @dataclass(frozen=True)
 class Nss(Args):
     """NSS: spaces of residual networks that are good for a cost; each is then a --space of its own."""
 
+    topic: ClassVar[str] = "method"
     method: Annotated[str, tyro.conf.arg(metavar="spos|ofa|dsnas|nss")] = "nss"
     space: str | None = "residual-small"
     """Search space: residual, residual-medium, residual-small, or a .json of such a space."""
@@ -372,7 +380,7 @@ class Nss(Args):
         drive = rehearsal.training() if rehearsal else None
         self.library.run(space, images, cfg, run.path, device, self.progress, self.price(space), drive)
 
-    def report(self, space: Space, cfg: nss.Config, run: RunFolder) -> None:
+    def report(self, space: Space, cfg: nss.Config, run: RunFolder) -> Any:
         """Tell what came out and the next command."""
         unit, scale = ("ms", 1.0) if self.lut else ("MFLOPs", 1e-6)
         for target in cfg.targets:
@@ -382,6 +390,7 @@ class Nss(Args):
         first, images = run.elite(cfg.targets[0]), common.words(self, "data", "data_root", "resolution")
         where = ("--space", first.space_path, "--run", first.path / "supernet")
         common.next_command("train_supernet", None, *where, *images)
+        return [run.elite(target).probabilities() for target in cfg.targets]
 
 
 # The options of each method: its own, or ``Args`` where those are enough.

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -28,6 +28,7 @@ UNEVEN = 2.0  # times as many images as another class has
 class DataSet(common.Decoding):
     """Options that say which images there are, and how a new run splits them."""
 
+    topic: ClassVar[str] = "image"
     data: Annotated[str | None, tyro.conf.arg(metavar=SETS, help_behavior_hint="")] = None
     """Images; defaults to fashion-mnist if available, else the bundled digits."""
     data_root: Path = Path("data")
@@ -47,6 +48,7 @@ class DataSet(common.Decoding):
 class Images(DataSet):
     """Options of commands that open images for a new run."""
 
+    topic: ClassVar[str] = "image"
     limit: Annotated[int | None, common.UNSET] = None
     """Train on a stratified subset of this many images."""
 
@@ -55,6 +57,7 @@ class Images(DataSet):
 class Balance:
     """Option of commands whose trainings may make up for classes of few images."""
 
+    topic: ClassVar[str] = "training"
     balance: Literal["none", "loss", "sampling"] = "none"
     """Weigh classes in the loss by labels inversely to their images, or draw all equally often."""
 

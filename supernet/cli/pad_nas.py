@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from supernet.cli import common, opening, planning, report, retrain, searching
+from supernet.cli import common, opening, planning, report, retrain, searching, starting
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def run(args: Args) -> None:
         common.next_command("report", last)
     else:
         common.next_command("retrain", last, "--pick", "best")
+    common.answer(args, [json.loads((stage.folder / "stage.json").read_text()) for stage in stages])
 
 
 def plan(args: Args, cfg: Config, space: Space, images: TrainVal, device: torch.device, of_stage: dict) -> None:
@@ -149,4 +151,4 @@ def plan(args: Args, cfg: Config, space: Space, images: TrainVal, device: torch.
             making.retrain(last, archs, settings, args, Processes(args.workers))
 
 
-main = common.entry(run, Args, after=report.leave_page)
+main = starting.entry(run, Args, after=report.leave_page)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from supernet.cli import common
 from supernet.errors import UserError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 class Planned:
     """Options of commands that can say what they will take."""
 
+    topic: ClassVar[str] = "run_folder"
     plan: bool = False
     """Measure a few steps, tell hours, memory, disk and energy of the whole job, and stop; the run stays as it is."""
 
@@ -83,5 +84,6 @@ def planning(args: Any) -> Iterator[Planning]:
         return
     plan = Plan(tuple(making.stages), disk, spent.get("watts"), distributed.world())
     common.show(plan.table(f"plan of what is left to do in {args.run}"))
+    common.answer(args, plan.to_json())
     if plan.watts is None:
         common.tell("energy is told where codecarbon is installed: pip install 'supernet[carbon]'")

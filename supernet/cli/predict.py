@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from supernet.cli import common
+from supernet.cli import common, starting
 from supernet.errors import UserError
 from supernet.progress import shown
 
@@ -18,16 +17,14 @@ if TYPE_CHECKING:
     from supernet.export.prediction import Predicted
 
 
-@dataclass(frozen=True)
-class Args:
+@dataclass(frozen=True, kw_only=True)
+class Args(common.Answering):
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """What export.py wrote: .onnx, .tflite, .pte, .xml; .pt2 and .py may run code: name only files that you trust."""
     images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE")]
     """Pictures, and folders of them; of a folder with a folder for each class the accuracy is told."""
     top: int = 1
     """Classes to name for each picture, the most probable first."""
-    json: bool = False
-    """Print JSON."""
     damaged: Literal["stop", "skip"] = "stop"
     """Stop at pictures that cannot be read, or leave them out."""
     quiet: bool = False
@@ -56,14 +53,12 @@ def run(args: Args) -> None:
         {"file": str(one.path), "classes": [[names[i], float(one.probabilities[i])] for i in one.top(args.top)]}
         for one in predicted
     ]
-    if args.json:
-        print(json.dumps({"images": rows, "accuracy": tested}))
-        return
     for row in rows:
         told = ", ".join(f"{name} {100 * share:.1f} %" for name, share in row["classes"])
         common.tell(f"{row['file']}: {told}")
     if tested is not None:
         common.tell(tested["told"])
+    common.answer(args, {"images": rows, "accuracy": tested})
 
 
 def warned(error: UserError) -> None:
@@ -82,4 +77,4 @@ def accuracy(predicted: list[Predicted], names: Any) -> dict[str, Any] | None:
     return {**found.to_json(), "told": found.told}
 
 
-main = common.entry(run, Args)
+main = starting.entry(run, Args)

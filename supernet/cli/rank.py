@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from supernet.cli import common, report
+from supernet.cli import common, report, starting
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def run(args: Args) -> None:
         rankings = study(archs, args.pick)
     common.show(ranking.table(rankings, space.name))
     common.tell(f"→ {folder / 'rank.json'}, {folder / (args.bn[0] + '.png')}")
+    common.answer(args, folder / "rank.json")
 
 
-main = common.entry(run, Args, after=report.leave_page)
+main = starting.entry(run, Args, after=report.leave_page)

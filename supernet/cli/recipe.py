@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from supernet.cli.common import UNSET
 from supernet.data.policies import AutoAugment
@@ -15,6 +15,7 @@ from supernet.training.recipes import Name
 class Recipe:
     """A recipe, and what is to be otherwise."""
 
+    topic: ClassVar[str] = "recipe"
     recipe: Name = "paper"
     """paper: SGD, linear, as SPOS and PAD-NAS; modern: AdamW, cosine, warm-up and a moving average, from 30 epochs on
     mixup, CutMix, RandAugment and drop path, too. The options below take the place of what it has."""

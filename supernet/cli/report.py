@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from supernet.cli import common
+from supernet.cli import common, starting
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args(common.OnRun):
+class Args(common.Answering, common.OnRun):
     output: Annotated[Path | None, common.UNSET] = None
     """Output page; defaults to RUN/report.html."""
     compare: tuple[Path, ...] = ()
@@ -53,6 +53,7 @@ def run(args: Args) -> None:
             found = write(args, output, args.compare, args.live, args.figures)
             if events:
                 events.update()
+    common.answer(args, {"report": str(output)})
     for name in found.earlier:
         common.warn(f"{name} was trained for an earlier search: it is left out")
     for words in picked(found):
@@ -113,4 +114,4 @@ def of_architecture(args: Any) -> list[str]:
     ]
 
 
-main = common.entry(run, Args)
+main = starting.entry(run, Args)

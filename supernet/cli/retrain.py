@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from supernet.cli import common, planning, recipe, report
+from supernet.cli import common, planning, recipe, report, starting
 from supernet.metrics import Metric
 
 if TYPE_CHECKING:
@@ -70,11 +70,11 @@ def run(args: Args) -> None:
             chosen = {CONFIGURED: arch} if arch else rehearsed.picked(making.folder, args.pick, controls)
             making.retrain(making.folder, chosen, settings, args, Processes(args.jobs))
     else:
-        first = train(folder, settings, args.pick, controls, args, args.ray_or(Processes(args.jobs)), arch)
-        if distributed.rank() == 0 and settings.qat:
-            common.next_command("export", args, "--pick", first, "--int8")
-        elif distributed.rank() == 0:
-            common.next_command("report", args)
+        rows = train(folder, settings, args.pick, controls, args, args.ray_or(Processes(args.jobs)), arch)
+        if distributed.rank() == 0:
+            qat = ("export", args, "--pick", next(iter(rows)), "--int8")
+            common.next_command(*(qat if settings.qat else ("report", args)))
+            common.answer(args, rows)
     distributed.stop()
 
 
@@ -86,14 +86,14 @@ def train(
     args: Any,
     executor: Executor,
     arch: Arch | None = None,
-) -> str:
+) -> dict[str, dict]:
     """Train what ``pick`` names and random controls, and show how they do.
 
     Args:
         args: with device, kernels, workers, data_root and progress. executor: who trains. arch: to train instead.
 
     Returns:
-        The folder of the first network, within the run.
+        What the ``result.json`` of each network holds, by its folder within the run; the picked ones first.
     """
     from latency import runtimes
     from latency.table import LatencyTable
@@ -125,9 +125,8 @@ def train(
         progress=args.progress,
         aside=lambda old, new: common.tell(f"{old} held another training: moved to {new}"),
     )
-    first = next(iter(rows))
     if distributed.rank() > 0:
-        return first
+        return rows
     common.show(
         columns.alone(rows, f"{'trained alone' if settings.epochs else 'weights of the supernet'}, tested once")
     )
@@ -135,8 +134,8 @@ def train(
         common.tell(line)
     if gain := columns.gain(rows):
         common.say(gain)
-    common.tell(f"→ {folder.network(first).path}")
-    return first
+    common.tell(f"→ {folder.network(next(iter(rows))).path}")
+    return rows
 
 
-main = common.entry(run, Args, torchrun=True, after=report.leave_page)
+main = starting.entry(run, Args, torchrun=True, after=report.leave_page)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 import tyro
 
@@ -15,6 +15,7 @@ from supernet import machine
 from supernet.cli import common
 from supernet.errors import UserError
 from supernet.metrics import NAMES, Metric, percent
+from supernet.quantities import digits
 from supernet.training.measured import Wish
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ MEMORY: tuple[Objective, ...] = ("flash", "ram")
 class Scored(common.Computing, common.Reading, common.Workers):
     """Options of a search's budget, and of how it scores architectures."""
 
+    topic: ClassVar[str] = "search"
     population: int = 32
     """Architectures per iteration (the papers: CES 64, SPOS 50)."""
     iterations: int = 12
@@ -79,6 +81,7 @@ class Scored(common.Computing, common.Reading, common.Workers):
 class Small:
     """Options of networks for small devices."""
 
+    topic: ClassVar[str] = "bound"
     flash_max: Annotated[str | None, common.UNSET] = None
     """Bound on the bytes of the network's file, such as 256K."""
     ram_max: Annotated[str | None, common.UNSET] = None
@@ -106,6 +109,7 @@ class Small:
 class Window(Small):
     """Options of what a search may find, and of what it minimises."""
 
+    topic: ClassVar[str] = "bound"
     lat_max: Annotated[tuple[float, ...], tyro.conf.UseAppendAction] = ()
     """Latency bound in ms, one for each --lut; defaults to 40 % of the way from the fastest to the slowest network."""
     lat_min: Annotated[tuple[float, ...], tyro.conf.UseAppendAction] = ()
@@ -145,6 +149,7 @@ class Window(Small):
 class SearchArgs(Scored, Window):
     """Options of a search."""
 
+    topic: ClassVar[str] = "search"
     random: int = 32
     """Random architectures of the same window to compare with."""
     eta: Annotated[float | None, common.UNSET] = None
@@ -210,8 +215,9 @@ def latency_window(
     low, high, reason = priced.window(space, latency, args.lat_min[i] if args.lat_min else 0.0, given)
     fastest, slowest = latency.bounds(space)
     source = lut.source if lut.precision == "float32" else f"{lut.source}, {lut.precision}"
-    device = f"{space.name} attains {fastest:.4g} to {slowest:.4g} ms on {lut.device.get('cpu', 'this')} ({source})"
-    common.say(f"latency ≤ [bold]{high:.4g} ms[/bold] ({reason}); {common.escape(device)}")
+    device = lut.device.get("cpu", "this")
+    attains = f"{space.name} attains {digits(fastest, 4)} to {digits(slowest, 4)} ms on {device} ({source})"
+    common.say(f"latency ≤ [bold]{digits(high, 4)} ms[/bold] ({reason}); {common.escape(attains)}")
     if doubt := lut.doubt(min(high, slowest)):
         common.warn(f"the prediction is uncertain here: {doubt}")
     return low, high
@@ -253,5 +259,5 @@ def show_winners(found: SearchRun, luts: Mapping[str, LatencyTable]) -> None:
         for name, sample in samples.items():
             predicted = lut.predict_arch(space, archs[name])
             off = f"{' (noisy)' if sample.noisy else ''}, {100 * (predicted / sample.median_ms - 1):+.1f} %"
-            told = f"{name}: {predicted:.4g} ms predicted, {sample.median_ms:.4g} ms measured{off}"
+            told = f"{name}: {digits(predicted, 4)} ms predicted, {digits(sample.median_ms, 4)} ms measured{off}"
             common.tell(f"{told} ({lut.source}, {lut.runtime['name']})")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from supernet import metrics
-from supernet.cli import common, report, searching
+from supernet.cli import common, report, searching, starting
 from supernet.errors import UserError
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def run(args: Args) -> None:
     common.tell(f"→ {folder.specialised_path / 'networks.png'}")
     first = specialise.configuration(folder, rows[0]["name"])
     common.next_command("retrain", args, "--inherit", after=("--arch-config", first), note="trains one of them further")
+    common.answer(args, folder.specialised_path / "networks.json")
 
 
 def named(luts: Sequence[str]) -> dict[str, tuple[Path, float | None]]:
@@ -123,4 +124,4 @@ def table_and_bound(text: str) -> tuple[Path, float | None]:
     return Path(path), ms
 
 
-main = common.entry(run, Args, after=report.leave_page)
+main = starting.entry(run, Args, after=report.leave_page)

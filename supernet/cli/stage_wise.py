@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from supernet import machine
-from supernet.cli import common, opening, report
+from supernet.cli import common, opening, report, starting
 from supernet.errors import UserError
 from supernet.metrics import HEADINGS, METRICS, key, percent
 
@@ -153,6 +153,7 @@ def run(args: Args) -> None:
     )
     network = folder.stage_network(best["name"]).path.relative_to(folder.path)
     common.next_command("export", args, after=("--pick", network))
+    common.answer(args, folder.arch_path)
 
 
 def configure(args: Args, given: Settings, stages: int) -> Config:
@@ -193,4 +194,4 @@ def measured_latency(args: Args, folder: RunFolder, space: Space, config: Config
     return OnDemandTable(folder.lut_path, ends, args.progress).latency
 
 
-main = common.entry(run, Args, after=report.leave_page)
+main = starting.entry(run, Args, after=report.leave_page)

@@ -8,7 +8,7 @@ import functools
 import sys
 from collections.abc import Sequence
 
-from supernet.cli import common, opening, planning, report
+from supernet.cli import common, opening, planning, report, starting
 from supernet.cli.methods import METHODS, Args
 from supernet.errors import UserError
 
@@ -23,13 +23,8 @@ def chosen(argv: Sequence[str]) -> type[Args]:
     return METHODS[name]
 
 
-def number(size: int) -> str:
-    """A size that may be astronomical."""
-    return f"{size:,}" if size < 10**6 else f"{size:.3g}"
-
-
 def run(args: Args) -> None:
-    from supernet import spaces
+    from supernet import quantities, spaces
     from supernet.progress import silent
     from supernet.runs import RunFolder
     from supernet.training import defaults, distributed, precision
@@ -96,7 +91,7 @@ def run(args: Args) -> None:
         if leader:
             new = begin(folder)
             common.say(
-                f"[bold]{space.name}[/bold]: {len(space.genes)} genes, {number(space.size)} architectures; "
+                f"[bold]{space.name}[/bold]: {len(space.genes)} genes, {quantities.count(space.size)} architectures; "
                 f"{opening.in_words(images, name, reason)}; {precision.in_words(fit.precision, device)}; "
                 f"{common.escape(str(args.run))}"
             )
@@ -108,10 +103,10 @@ def run(args: Args) -> None:
                 folder.delete()  # nothing was trained: what is mended may begin here
             raise
         if leader:
-            args.report(space, cfg, folder)
+            common.answer(args, args.report(space, cfg, folder))
     distributed.stop()
 
 
 def main() -> None:
     """The command line."""
-    common.main(run, chosen(sys.argv[1:]), torchrun=True, after=report.leave_page)
+    starting.main(run, chosen(sys.argv[1:]), torchrun=True, after=report.leave_page)

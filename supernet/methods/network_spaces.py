@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from supernet.errors import UserError
 from supernet.families import layout, residual
 from supernet.model import Supernet
+from supernet.quantities import digits
 from supernet.space import Space
 from supernet.spec import Price
 
@@ -103,8 +104,9 @@ def require_attainable(cost: SpaceCost, targets: Sequence[float], tolerance: flo
         nearest = float(costs.flat[np.abs(costs - target).argmin()])
         if abs(nearest / target - 1) > tolerance:
             raise UserError(
-                f"no network space of {space.name} costs {target:.4g} ± {tolerance:.0%} on average: they cost "
-                f"{costs.min():.4g} to {costs.max():.4g}, the nearest {nearest:.4g}; set another target"
+                f"no network space of {space.name} costs {digits(target, 4)} ± {tolerance:.0%} on average: they cost "
+                f"{digits(costs.min(), 4)} to {digits(costs.max(), 4)}, the nearest "
+                f"{digits(nearest, 4)}; set another target"
             )
 
 

@@ -38,6 +38,7 @@ from supernet.methods.network_spaces import (
 )
 from supernet.model import Supernet
 from supernet.progress import Progress, silent
+from supernet.quantities import count, digits
 from supernet.run_files import SPACES
 from supernet.runs import RunFolder
 from supernet.space import Space
@@ -165,7 +166,7 @@ def run(
             meta=meta,
             search=search,
             forward=lambda step, x, y: forward(model, x, search.sample(step)),
-            label="warm-up" if target is None else f"search {target:.4g}",
+            label="warm-up" if target is None else f"search {digits(target, 4)}",
             progress=progress,
             epochs=epochs,
             begin=begin,
@@ -319,8 +320,8 @@ def describe(folder: RunFolder, target: float, unit: str, scale: float) -> str:
         for gene, open_ in zip(space.genes, space.allowed, strict=True)
     )
     return (
-        f"{scale * target:.4g} {unit}: {space.size:,} networks of {scale * result['cost']:.4g} {unit} on "
-        f"average (the most probable space: {scale * result['argmax_cost']:.4g}): {genes}"
+        f"{digits(scale * target, 4)} {unit}: {count(space.size)} networks of {digits(scale * result['cost'], 4)} "
+        f"{unit} on average (the most probable space: {digits(scale * result['argmax_cost'], 4)}): {genes}"
     )
 
 
@@ -342,5 +343,5 @@ def write_elite(folder: RunFolder, search: Search, found: Space, target: float, 
     report |= {"target": target, "cost": cost, "argmax_cost": search.argmax_cost(), "cost_weight": search.weight}
     folder.write_space(found)
     files.write_json(folder.probabilities_path, {**report, "genes": tables})
-    title = f"{space.name}: {cost:.4g} on average for a target of {target:.4g}"
+    title = f"{space.name}: {digits(cost, 4)} on average for a target of {digits(target, 4)}"
     plot(folder.probabilities_path.with_suffix(".png"), tables, title)

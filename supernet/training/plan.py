@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from supernet.quantities import digits, duration, size
 from supernet.tables import Table
 
 
@@ -108,6 +109,11 @@ class Plan:
         """Energy."""
         return None if self.watts is None else self.watts * self.seconds / 3.6e6
 
+    def to_json(self) -> dict[str, float | None]:
+        """Seconds, bytes and kWh, as JSON."""
+        told = {"seconds": self.seconds, "memory_bytes": self.resident, "gpu_memory_bytes": self.device}
+        return {**told, "disk_bytes": self.disk, "kwh": self.kwh}
+
     def table(self, title: str) -> Table:
         """A row for each kind of part, then the whole."""
         parts = [part for stage in self.stages for work in stage.works for part in work.parts if part.count]
@@ -121,7 +127,7 @@ class Plan:
             rows.append([f"memory of the GPU at the peak{each}", "", "", size(self.device)])
         rows.append(["disk, still needed at the peak", "", "", size(self.disk)])
         if self.kwh is not None:
-            rows.append(["energy", "", "", f"{self.kwh:.3g} kWh"])
+            rows.append(["energy", "", "", f"{digits(self.kwh)} kWh"])
         return Table(["", "still to do", "each", "total"], rows, title)
 
 
@@ -129,21 +135,5 @@ def _row(parts: Sequence[Part]) -> list[str]:
     """The row of all parts of one name."""
     count, seconds = sum(part.count for part in parts), sum(part.seconds for part in parts)
     each = seconds / count
-    told = f"{1e3 * each:.3g} ms" if each < 1 else f"{each:.3g} s"
+    told = f"{digits(1e3 * each)} ms" if each < 1 else f"{digits(each)} s"
     return [parts[0].name, f"{count:,} {parts[0].unit}", told, duration(seconds)]
-
-
-def duration(seconds: float) -> str:
-    """For people: ``12.3 s``, ``12.3 min``, ``12.3 h``."""
-    for unit, length in (("s", 1), ("min", 60)):
-        if seconds < 59.95 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds / 3600:,.1f} h"
-
-
-def size(count: int) -> str:
-    """Bytes for people, in powers of 1000: ``1.23 GB``."""
-    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 999.5 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.3g} {units[0]}"

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.table import Table
 from timm.data import create_transform
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -19,6 +18,7 @@ from torchvision.datasets import ImageFolder
 from supernet.data import sets
 from supernet.data.transforms import IMAGENET
 from supernet.progress import Bar
+from supernet.tables import Table
 
 CLASSES = 4
 WIDTH, HEIGHT = 500, 375  # about ImageNet's mean
@@ -49,13 +49,12 @@ def run(images: int, resolution: int, batch: int, workers: int, rounds: int) -> 
 
 def table(figures: dict[str, Any]) -> Table:
     """One row per kind of epoch."""
-    table = Table(title=f"JPEG of {WIDTH}×{HEIGHT} to {figures['resolution']}², {figures['workers']} workers")
-    for column in ("", "ours, images/s", "torchvision, images/s", "ours is faster by"):
-        table.add_column(column, justify="right" if column else "left")
+    rows = []
     for kind, speed in figures["images_per_s"].items():
         medians = [f"{statistics.median(speed[name]):.0f}" for name in ("ours", "torchvision")]
-        table.add_row(kind, *medians, f"{figures['ratios'][kind]:.2f}×")
-    return table
+        rows.append((kind, *medians, f"{figures['ratios'][kind]:.2f}×"))
+    title = f"JPEG of {WIDTH}×{HEIGHT} to {figures['resolution']}², {figures['workers']} workers"
+    return Table(("", "ours, images/s", "torchvision, images/s", "ours is faster by"), rows, title)
 
 
 def render(root: Path, count: int) -> None:

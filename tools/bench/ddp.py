@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -23,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from supernet import spaces
 from supernet.model import Supernet
 from supernet.space import Arch
+from supernet.tables import Table
 from supernet.training import defaults, distributed
 from supernet.training.config import FitConfig
 from supernet.training.optimizers import make
@@ -140,13 +140,12 @@ FORMS = {"path": path_step, "DDP": ddp_step}
 def table(figures: dict[str, Any]) -> Table:
     """One row for each form."""
     title = f"{figures['space']} at {figures['resolution']}, {figures['processes']} processes"
-    shown = Table(title=f"{title}, {figures['batch_per_process']} images each")
-    for column in ("gradients", "MB a step", "ms a step", "bytes", "time"):
-        shown.add_column(column, justify="left" if column == "gradients" else "right")
+    rows = []
     for form in FORMS:
         size, seconds = (statistics.median(figures[form][kind]) for kind in ("bytes", "seconds"))
         ratios = (
             [f"{figures['ratios'][kind]:.2f}" for kind in ("bytes", "seconds")] if form == "path" else ["1.00", "1.00"]
         )
-        shown.add_row(form, f"{size / 1e6:.1f}", f"{1e3 * seconds:.0f}", *ratios)
-    return shown
+        rows.append((form, f"{size / 1e6:.1f}", f"{1e3 * seconds:.0f}", *ratios))
+    title += f", {figures['batch_per_process']} images each"
+    return Table(("gradients", "MB a step", "ms a step", "bytes", "time"), rows, title)

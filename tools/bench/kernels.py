@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import torch
 import torch._inductor.config
-from rich.table import Table
 
 from bench import kernel_cases
 from bench.int8_cases import int8
 from bench.kernel_cases import OURS, Case
+from supernet.tables import Table
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,10 @@ class Goal:
         return ratio <= self.gate if self.overhead else ratio >= self.gate
 
 
+CAPTION = (
+    "of arithmetic, of copy: the share of what one core does in large products (float32, or bfloat16 for pointwise "
+    "convolutions in bfloat16) and in copying memory"
+)
 GROUPS = {**kernel_cases.GROUPS, "int8": int8}
 # By (row, form that we are compared with).
 GOALS = {
@@ -217,15 +221,12 @@ def table(results: Sequence[dict], device: str = "cpu") -> Table:
     """The summary as a table to print."""
     clock = "1 thread, CPU time" if device == "cpu" else "CUDA events"
     title = f"Kernels against plain PyTorch: {clock}, geometric means over the shapes"
-    limits = "of arithmetic, of copy: the share of what one core does in large products (float32, or bfloat16 "
-    limits += "for pointwise convolutions in bfloat16) and in copying memory"
-    out = Table(title=title, caption=limits if device == "cpu" else None)
-    for column in ("", "against", "shapes", "ratio", "worst", "gate", "stretch", "", "of arithmetic", "of copy"):
-        out.add_column(column, justify="left" if column in ("", "against") else "right")
+    rows = []
     for s in summary(results, device):
         goal = [f"{s[key]:g}" if s[key] else "" for key in ("gate", "stretch")]
         verdict = {True: "met", False: "missed", None: ""}[s["met"]]
         ratios = f"{s['geomean']:.2f}", f"{s['worst']:.2f}"
         shares = [f"{s[key]:.0%}" if s[key] else "" for key in ("of_flops", "of_bandwidth")]
-        out.add_row(s["row"], s["against"], str(s["shapes"]), *ratios, *goal, verdict, *shares)
-    return out
+        rows.append((s["row"], s["against"], str(s["shapes"]), *ratios, *goal, verdict, *shares))
+    headings = ("", "against", "shapes", "ratio", "worst", "gate", "stretch", "", "of arithmetic", "of copy")
+    return Table(headings, rows, title, text=2)

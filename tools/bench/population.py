@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from search.evaluator import Evaluator
@@ -23,6 +22,7 @@ from supernet.executor import Executor, nothing
 from supernet.model import Supernet
 from supernet.progress import Bar
 from supernet.space import Arch, Space
+from supernet.tables import Table
 from supernet.training.bn import recalibrate_bn
 from supernet.training.evaluation import evaluate
 
@@ -149,14 +149,13 @@ def ratio(seconds: dict, name: str, clock: str) -> float:
 
 
 def table(result: dict) -> Table:
-    table = Table(
-        title=f"{result['architectures']} architectures of {result['generations']} generations, "
+    title = (
+        f"{result['architectures']} architectures of {result['generations']} generations, "
         f"{result['images']} images, one thread; {result['layer_runs_saved']:.2f} times fewer layer runs; "
         f"activations at most {result['peak_activation_mib']:.1f} MiB (depth × batch)"
     )
-    for column in ("", "s per generation", "faster (wall)", "faster (CPU time)"):
-        table.add_column(column, justify="right" if column else "left")
+    rows = []
     for name, ratios in result["ratios"].items():
         median = statistics.median(result["seconds"][name]["wall"])
-        table.add_row(name, f"{median:.2f}", f"{ratios['wall']:.2f}×", f"{ratios['cpu']:.2f}×")
-    return table
+        rows.append((name, f"{median:.2f}", f"{ratios['wall']:.2f}×", f"{ratios['cpu']:.2f}×"))
+    return Table(("", "s per generation", "faster (wall)", "faster (CPU time)"), rows, title)

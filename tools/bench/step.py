@@ -16,7 +16,6 @@ from unittest import mock
 
 import numpy as np
 import torch
-from rich.table import Table
 from torch.nn import functional as F
 
 from latency.measure import pin_core
@@ -26,6 +25,7 @@ from supernet.families.base import Ascending
 from supernet.model import Network, Supernet, run_path
 from supernet.progress import Bar
 from supernet.space import Arch, Space
+from supernet.tables import Table
 from supernet.training import defaults
 from supernet.training.config import FitConfig
 from supernet.training.optimizers import make
@@ -72,14 +72,13 @@ def table(figures: dict[str, Any]) -> Table:
     title = f"{figures['space']}, batch {figures['batch_size']}, {rounds} paths"
     if figures["full_width_ratio"]:
         title += f"; the largest takes {figures['full_width_ratio']:.3f} times what it takes alone"
-    table = Table(title=title)
-    for column in ("", "ms per step", "images/s", "ours is faster by", "keeping freed memory gives", "peak MiB"):
-        table.add_column(column, justify="right" if column else "left")
+    rows = []
     for name, seconds in figures["seconds"].items():
         median, kept = statistics.median(seconds), figures["keeping_memory_ratios"].get(name)
         speed = f"{1e3 * median:.1f}", f"{figures['batch_size'] / median:.0f}", f"{figures['ratios'][name]:.2f}×"
-        table.add_row(name, *speed, f"{kept:.2f}×" if kept else "", f"{figures['peak_memory_mib'][name]:.0f}")
-    return table
+        rows.append((name, *speed, f"{kept:.2f}×" if kept else "", f"{figures['peak_memory_mib'][name]:.0f}"))
+    headings = ("", "ms per step", "images/s", "ours is faster by", "keeping freed memory gives", "peak MiB")
+    return Table(headings, rows, title)
 
 
 def steppers(shape: Shape, names: Iterable[str]) -> dict[str, Callable[[int], None]]:
