@@ -82,7 +82,7 @@ def test_every_layer_runs_alone(name):
     """The input shape that a spec names is the one that its layer gets in the network."""
     space, runtime = SMALL_SPACES[name](), TorchRuntime()
     for spec in {s.key: s for s in layout(space).every()}.values():
-        layer = Layer(spec.key, spec.build(kernels=runtime.kernels), spec.input_shape)
+        layer = Layer(spec.key, spec.measured(runtime.kernels), spec.input_shape)
         with torch.inference_mode():
             out = runtime.prepare(layer)()
         image = (1, spec.out_channels, *spec.out_size)
