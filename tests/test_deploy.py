@@ -112,7 +112,7 @@ def test_classes_of_other_names_are_told(pets, tmp_path):
     done = run("predict", tmp_path / "pets.pt2", tmp_path / "val", "--json", "--quiet")
     told = json.loads(done.stdout)
     assert told["accuracy"]["images"] == len(told["images"]) - len(list((tmp_path / "val" / "Eule").iterdir()))
-    assert done.stderr == "not counted, as the file knows no such classes: pictures in 'Eule'\n"
+    assert done.stderr.startswith("not counted, as the file knows no such classes: pictures in 'Eule'\n")
 
 
 def test_what_a_file_carries(pets, tmp_path):
