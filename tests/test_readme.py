@@ -1,0 +1,41 @@
+"""The figures of the README are those of the pages that have their commands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+def rows(page: str) -> list[list[str]]:
+    """The cells of every row of every table."""
+    lines = (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+
+
+def test_a_step_is_as_fast_and_as_small_as_the_page_says():
+    table = rows("performance.md")
+    (ours,) = (row for row in table if row[0] == "ours" and len(row) == 7)
+    (plain,) = (row for row in table if row[0] == "plain PyTorch, channels_last")
+    steps = [row for row in table if row[0].startswith("`--space") and len(row) == 7 and row[3].endswith("×")]
+    faster = [float(plain[2].rstrip("×")), *(float(row[3].rstrip("×")) for row in steps)]
+    memory = [int(ours[3]) / int(plain[3]), *(float(row[5]) for row in steps)]
+    assert len(faster) == 5
+    assert f"{min(faster):.1f} to {max(faster):.1f} times as fast as PyTorch in channels_last" in README
+    assert f"{min(memory):.2f} to {max(memory):.2f} of the memory".replace("0.", ".") in README
+
+
+def test_files_keep_what_tables_promise_as_the_page_says():
+    kept = [row for row in rows("devices.md") if re.fullmatch(r"\d+ %( of the range)?", row[0]) and len(row) == 5]
+    off = [abs(float(row[i].rstrip(" %"))) for row in kept for i in (2, 4)]
+    assert len(off) == 6
+    assert f"within {min(off):.0f} to {max(off):.0f} % as ONNX and TFLite files" in README
+
+
+def test_the_example_is_as_small_as_it_says():
+    from supernet.cli import example
+
+    size = sum(file.stat().st_size for file in example.HERE.iterdir())
+    assert f"({size / 1e6:.1f} MB)" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
