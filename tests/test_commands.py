@@ -179,13 +179,13 @@ def test_other_classes_than_those_of_the_run(tmp_path):
     at = ("--run", tmp_path / "run")
     images = ("--data", "folder", "--data-root", tmp_path / "images", "--resolution", 32)
     printed = ok("train_supernet", *at, *images, "--space", "mobile-small", "--epochs", 1, "--batch-size", 4, "--quiet")
-    assert shlex.split(printed.split("next: ")[1])[-2:] == ["--run", str(tmp_path / "run")]
+    assert shlex.split(printed.split("next: ")[1].splitlines()[0])[-2:] == ["--run", str(tmp_path / "run")]
     search = ("evolve", *at, *SEARCH, "--objectives", "flops")
     ok(*search)
     moved = tmp_path / "moved here"
     (tmp_path / "images").rename(moved)
     printed = ok(*search, "--data-root", moved)  # the same images elsewhere
-    assert shlex.split(printed.split("next: ")[1])[-2:] == ["--data-root", str(moved)]
+    assert shlex.split(printed.split("next: ")[1].splitlines()[0])[-2:] == ["--data-root", str(moved)]
     for split in ("train", "val"):
         (moved / split / "grey 1").rename(moved / split / "blue")
     for tool in (search, ("retrain", *at, *ALONE)):

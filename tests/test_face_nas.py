@@ -433,7 +433,7 @@ def test_latencies_bound_the_search(drawn, tmp_path, monkeypatch):
     quick = dataclasses.replace(on_demand.Protocol(), rounds=10)
     monkeypatch.setattr(on_demand, "Protocol", lambda: quick)
     args = arguments(drawn, tmp_path / "run", final_epochs=0)
-    with pytest.raises(UserError, match=r"exclude every candidate.*latency in ms ≤ 1e-06"):
+    with pytest.raises(UserError, match=r"exclude every candidate.*latency in ms ≤ 0.000001"):
         face_nas.run(dataclasses.replace(args, latency_max=1e-6))
     assert not (args.run / "candidates").exists()
     face_nas.run(dataclasses.replace(args, latency_max=1e3, restart=True))

@@ -68,6 +68,11 @@ class Run:
         return str(self.folder.path)
 
     @property
+    def images(self) -> str:
+        """What it is trained on."""
+        return self.config.get("data", "faces")
+
+    @property
     def lut(self) -> LatencyTable | None:
         """The first table."""
         return next(iter(self.tables.values()), None)

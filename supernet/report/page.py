@@ -53,7 +53,7 @@ class Page:
         ]
         plots = {name: plot.to_json() for name, plot in self.plots.items()}
         data = {"plots": plots, "networks": self.networks, "explorer": asked, "reload": self.reload}
-        return page(f"{self.run.space.name}, {self.run.config['data']}: {self.run.name}", parts, data)
+        return page(f"{self.run.space.name}, {self.run.images}: {self.run.name}", parts, data)
 
     def chart(self, name: str, plot: Plot) -> str:
         """A plot in its place on the page."""
@@ -81,7 +81,7 @@ def heading(run: Run) -> str:
         facts.append(f"{ms:.3g} ms {'measured' if 'measured_latency_ms' in row else 'predicted'}" if ms else "")
         done = f"{name}: {', '.join(fact for fact in facts if fact)}"
     where = f" on {run.lut.device.get('cpu', 'the device')}, {run.lut.runtime['name']}" if run.lut else ""
-    images = f"{run.config['data']}, {run.space.channels}×{run.space.input_size}"
+    images = f"{run.images}, {run.space.channels}×{run.space.input_size}"
     lead = f"{images}; {run.space.name}, {run.space.size:,} architectures{where}"
     return f"<h1>{html.escape(done)}</h1>\n<p>{html.escape(lead)}</p>"
 
