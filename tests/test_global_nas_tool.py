@@ -127,7 +127,7 @@ def test_latencies_are_measured_as_layers_come_up(tmp_path, monkeypatch):
     quick = dataclasses.replace(on_demand.Protocol(), rounds=10)
     monkeypatch.setattr(on_demand, "Protocol", lambda: quick)
     run, options = tmp_path / "run", {"depth": (3, 3), "width": (2, 2), "final_epochs": 0}
-    with pytest.raises(UserError, match=r"exclude every candidate.*latency in ms ≤ 1e-06"):
+    with pytest.raises(UserError, match=r"exclude every candidate.*latency in ms ≤ 0.000001"):
         global_nas.run(arguments(run, **options, latency_max=1e-6))
     assert not (run / "candidates").exists()
     table = json.loads((run / "lut.json").read_text())
