@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from supernet.size import Size
-from supernet.spec import LayerSpec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from supernet.spec import LayerSpec
 
 
 @dataclass(frozen=True)

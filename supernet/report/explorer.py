@@ -173,11 +173,10 @@ def data(runs: Sequence[Run], commands: Mapping[str, Sequence[str]]) -> dict[str
     known = {key for _, point in made for key in point.numbers}
     shown = [axis for axis in axes(runs) if axis.key in known]
     told = []
-    listed = {id(point) for _, point in made[-LAYERED:]}
-    for run, point in made:
+    for i, (run, point) in enumerate(made):
         numbers = [_rounded(point.numbers.get(axis.key), axis.scale) for axis in shown]
         one = {"run": run.name, "kind": point.kind, "name": point.name, "numbers": numbers, "arch": point.arch}
-        told.append(one | ({"layers": layers.of(run, point.arch)} if id(point) in listed else {}))
+        told.append(one | ({"layers": layers.of(run, point.arch)} if i >= len(made) - LAYERED else {}))
     return {
         "axes": [axis.name for axis in shown],
         "x": _first(shown, made, (*(runs[0].front or {}).get("objectives", ()), LATENCY, "flops")),

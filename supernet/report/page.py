@@ -99,7 +99,7 @@ def compared(runs: Sequence[Run]) -> str:
     plain = [{key: _plain(value) for key, value in run.config.items() if key != "made_with"} for run in runs]
     shared = set.intersection(*map(set, plain))
     keys = sorted(key for key in shared if len({one[key] for one in plain}) > 1)
-    differ = [[key, *(one.get(key, "") for one in plain)] for key in keys]
+    differ = [[key, *(one[key] for one in plain)] for key in keys]
     settings = table(["setting", *(run.name for run in runs)], differ) if differ else ""
     return section("The runs", table(["the best of", *(c[0] for c in shown)], rows), settings)
 
