@@ -305,7 +305,7 @@ class EfficientGlobal:
         narrowest = low + (high - low) % self.config.width_step
         smallest = self._plain(self.config.depth[0], narrowest, self.config.epochs)
         broken = [
-            f"{name} ≤ {digits(bound, 6)} (it has {digits(self.costs[name](smallest), 4)})"
+            f"{name} ≤ {digits(bound, 6)} (it has {digits(self.costs[name](smallest), 6)})"
             for name, bound in self.bounds.items()
             if self.costs[name](smallest) > bound
         ]
