@@ -64,9 +64,19 @@ def world() -> int:
 
 
 def wait() -> None:
-    """Until all processes are here; nothing without torchrun."""
-    if dist.is_initialized():
+    """Until all processes are here; nothing without torchrun.
+
+    Raises:
+        UserError: another one has ended, and has told why.
+    """
+    if not dist.is_initialized():
+        return
+    try:
         dist.barrier()
+    except RuntimeError as error:
+        if "by peer" not in str(error):  # "Connection closed by peer", "Connection reset by peer"
+            raise
+        raise UserError("another process of this training ended; its own line tells why") from None
 
 
 @contextlib.contextmanager
