@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -50,6 +52,7 @@ def run(page: str, folder: Path) -> str:
 @pytest.mark.chain
 @pytest.mark.parametrize("page", NOTEBOOKS)
 def test_the_notebook_runs(page, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")  # whose python the cells call
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     told = run(page, tmp_path)

@@ -78,6 +78,9 @@ def test_two_processes_train_one_run_which_one_process_finds_finished(tmp_path):
     again = torchrun("tools/train_supernet.py", "--folder", run, *words, "--epochs", 2, "--restart")
     assert again.returncode == 0, again.stderr
     assert torch.load(run / "checkpoint.pt", weights_only=True)["step"] == steps
+    refused = torchrun("tools/train_supernet.py", "--folder", run, *words, "--epochs", 2, "--lr", 0.01)
+    assert "other settings (lr:" in refused.stderr
+    assert "RuntimeError" not in refused.stderr  # of the process that waited for the first one
 
 
 @pytest.mark.chain
