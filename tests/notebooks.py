@@ -23,7 +23,8 @@ FOLDER = DOCS / "tutorials"
 LINK = re.compile(r"\]\((?!\w+:)([^)#\s]+)")
 PICTURES = {"evolve": "front.png", "specialise": "specialised/networks.png", "retrain": "best/confusion.png"}
 DIGITS = "--data digits --limit 300 --batch-size 32"
-TABLE = "--runtime torch --rounds 10 --check-archs 2"
+ROUNDS = "--rounds 10 --check-archs 2"
+TABLE = f"--runtime torch {ROUNDS}"
 SEARCH = "--population 8 --iterations 2 --random 8 --val-limit 60"
 ALONE = "--epochs 2 --limit 300 --batch-size 32 --jobs 1"
 PETS = """# Digits of scikit-learn as files, in place of yours
@@ -42,6 +43,11 @@ MINE = """import torch
 from my_network import network
 
 torch.save(network(10).state_dict(), "mine.pt")  # in place of a training that you did"""
+
+NARROW = """torchvision.models.MobileNetV2(
+        classes,  # and narrow, so that the table of its layers takes seconds
+        inverted_residual_setting=[(1, 8, 1, 1), (6, 16, 1, 2), (6, 24, 1, 2), (6, 32, 1, 2), (6, 64, 1, 2)],
+    )"""
 
 
 @dataclass(frozen=True)
@@ -62,27 +68,43 @@ class Notebook:
 
 
 SMALL = {"train_supernet": f"{DIGITS} --epochs 2", "build_lut": TABLE, "evolve": SEARCH, "retrain": ALONE}
-FILES = "--space mobile-small --resolution 32 --epochs 2 --batch-size 32 --workers 1"
+FOLDER_OF_DIGITS = "--data folder --data-root pets --resolution 32 --batch-size 32 --workers 1"
+ALONE_ON_FILES = "--epochs 2 --batch-size 32 --jobs 1"
 NOTEBOOKS = {
     "tutorials/phone.md": Notebook(
-        {**SMALL, "check_data": "", "train_supernet": FILES, "retrain": "--epochs 2 --batch-size 32 --jobs 1"},
+        {
+            **SMALL,
+            "train_supernet": "--space mobile-small --resolution 32 --epochs 2 --batch-size 32 --workers 1",
+            "build_lut": ROUNDS,
+            "retrain": ALONE_ON_FILES,
+        },
         {"python tools/check_data.py": PETS},
         text=r"--device (adb|ssh)",
     ),
     "own-network.md": Notebook(
-        {"count": "--resolution 28", **SMALL, "export": ""},
-        {"python tools/count.py": MINE},
         {
-            "torchvision.models.mobilenet_v2(weights=None, num_classes=classes)": "torchvision.models.MobileNetV2(\n"
-            "        classes, inverted_residual_setting=[(1, 16, 1, 2), (6, 24, 2, 2)]\n    )  # its first stages",
+            **SMALL,
+            "count": "--resolution 32",
+            "train_supernet": f"{FOLDER_OF_DIGITS} --channels 3 --epochs 1",
+            "retrain": ALONE_ON_FILES,
+        },
+        {"python tools/count.py": MINE, "python tools/train_supernet.py": PETS},
+        {
+            "import torchvision\n": "%%writefile my_network.py\nimport torchvision\n",
+            "torchvision.models.mobilenet_v2(weights=None, num_classes=classes)": NARROW,
+            "from best import": 'import sys\n\nsys.path.append("runs/mine")\nfrom best import',
         },
     ),
     "tutorials/five-devices.md": Notebook(
-        {**SMALL, "specialise": "--population 8 --iterations 1 --val-limit 60 --export pt2"},
+        {
+            **SMALL,
+            "build_lut": f"{TABLE} --layers 60 --error 50",
+            "specialise": "--population 8 --iterations 1 --val-limit 60 --export pt2",
+        },
     ),
-    "tutorials/own-operation.md": Notebook({**SMALL, "export": ""}),
+    "tutorials/own-operation.md": Notebook(SMALL),
     "tutorials/compare.md": Notebook({**SMALL, "rank": f"--n 4 {ALONE}"}),
-    "tutorials/cluster.md": Notebook({**SMALL}),
+    "tutorials/cluster.md": Notebook(SMALL),
 }
 
 
