@@ -42,11 +42,18 @@ OLDER = {"device": "cpu"}  # of runs that were begun before it could be chosen
 console = Console(highlight=False, soft_wrap=True)
 
 
-def main(run: Callable[[Any], None], args: Any) -> None:
-    """Parse ``args`` and run; bad input ends in one line and exit code 2."""
-    given = tyro.cli(args, description=sys.modules[run.__module__].__doc__, prog=program())
+def main(run: Callable[[Any], None], args: Any, finish: Callable[[Any, Any], None] | None = None) -> None:
+    """Parse ``args`` and run, or only ``finish`` what is found already; bad input ends in one line and exit code 2.
+
+    Args:
+        finish: makes the tables and pictures of the results, for --redraw.
+    """
+    given = aside(tyro.cli(args, description=sys.modules[run.__module__].__doc__, prog=program()))
     try:
-        run(aside(given))
+        if finish is not None and given.redraw:
+            finish(given, files.read_json(given.output, "results", "run it without --redraw"))
+        else:
+            run(given)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -66,21 +73,29 @@ def program() -> str:
 
 
 @dataclass(frozen=True)
-class OnImages:
+class Options:
+    """Options of all experiments."""
+
+    redraw: bool = False
+    """Only the tables and pictures again, from the results that are there."""
+    quick: bool = False
+    """A tiny run: shows that it works, tells nothing."""
+
+
+@dataclass(frozen=True)
+class OnImages(Options):
     """Options of experiments on images."""
 
     data: str = "fashion-mnist"
     """Images."""
     data_root: Path = Path("data")
     """Dataset directory."""
-    redraw: bool = False
-    """Only the tables and pictures again, from the results that are there."""
     quiet: bool = False
     """No progress."""
 
 
 @dataclass(frozen=True)
-class OnDevice:
+class OnDevice(Options):
     """Option of experiments whose trainings may run on a GPU. The minutes that they tell are of the CPU alone."""
 
     device: str = "cpu"
@@ -102,6 +117,11 @@ class Images:
     search: int = 3_000  # one-shot accuracies; nothing is trained on them
     truth: int = 10_000  # what networks trained alone are judged on; disjoint from the others
     held: float = 0.3  # share of the training part that the other two are taken from
+
+
+def images_of(args: Any, tiny: tuple[int, int, int] = (320, 200, 300)) -> Images:
+    """The images of an experiment, as many as ``tiny`` in a quick run."""
+    return Images(args.data, str(args.data_root), *(tiny if args.quick else (args.train,)))
 
 
 USUAL = (("held", 0.3), ("augment", False), ("schedule", "cosine"))  # which accuracies of before do not name
@@ -249,6 +269,12 @@ class Kept:
 
 # What a reader sees of the results: title, row, column, text.
 Tables = Mapping[str, Mapping[str, Mapping[str, str]]]
+
+
+def identity(args: Any, *free: str) -> dict[str, Any]:
+    """The settings that a run folder is begun with: all but places and those of ``free``, which may change."""
+    places = ("run", "output", "data_root", "redraw")
+    return {name: value for name, value in asdict(args).items() if name not in (*places, *free)}
 
 
 def results(name: str, args: Any, clock: Clock, **found: Any) -> dict:

@@ -66,14 +66,11 @@ class Settings(_common.OnImages, _common.OnDevice):
     """Networks of a generation, where networks are searched in a space by SPOS's evolution."""
     iterations: int = 5
     """Generations of it."""
-    quick: bool = False
-    """Everything tiny: does it run at all?"""
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the cells depend on."""
-        free = ("run", "output", "data_root", "seeds", "redraw", "population", "iterations", "quiet")
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
+        return _common.identity(self, "seeds", "population", "iterations", "quiet")
 
 
 class Study:

@@ -66,8 +66,6 @@ class Options(_common.OnImages, _common.OnDevice):
     """Random networks of each supernet, scored after each epoch, for the curves."""
     jobs: int = machine.cores()
     """Networks trained in parallel, one thread each."""
-    quick: bool = False
-    """A tiny run: shows that it works, tells nothing."""
 
     @property
     def images(self) -> _common.Images:

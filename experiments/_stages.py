@@ -72,8 +72,6 @@ class OnStages(_common.OnImages, _common.OnDevice):
     """Power that carbon is reckoned with, as the calculator of Lacoste et al. (2019) does: that of a GTX 1080 Ti."""
     intensity: float = 0.432
     """kg of CO₂-equivalents of a kWh: the calculator's, of the OECD in 2014."""
-    quick: bool = False
-    """A tiny run: shows that it works, tells nothing."""
 
     def given(self, arm: Arm) -> stage_wise_settings.Settings:
         """The sizes and the training of an arm. Cells begin, grow and widen as the preset has it."""

@@ -83,10 +83,6 @@ class Args(_common.OnDevice):
     """Generations (its paper: 20)."""
     top: int = 5
     """Architectures of a search that the results name."""
-    redraw: bool = False
-    """Only the tables and the picture again, from the results that are there."""
-    quick: bool = False
-    """Everything tiny: does it run at all?"""
 
 
 def tiny(args: Args) -> Args:
@@ -108,8 +104,7 @@ def run(args: Args) -> None:
             f"--search-epochs {args.search_epochs}, --spos-epochs {args.spos_epochs} of --epochs {args.epochs}: "
             "expected at least 1, and fewer than all"
         )
-    free = ("run", "output", "data_root", "seeds", "redraw")
-    config = {name: value for name, value in dataclasses.asdict(args).items() if name not in free}
+    config = _common.identity(args, "seeds")
     defaults.device(args.device)
     images = _dsnas_arms.open_images(args, seed=0)  # what cannot be is refused before anything is written
     spaces.get(args.space, images.channels, images.size, images.classes)

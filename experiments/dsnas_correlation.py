@@ -48,9 +48,6 @@ class Args(dsnas.Args):
 
 
 def run(args: Args) -> None:
-    if args.redraw:
-        finish(args, files.read_json(args.output, "results", "run it without --redraw"))
-        return
     torch.set_num_threads(1)
     if args.quick:
         args = dataclasses.replace(dsnas.tiny(args), seeds=3, top=3, search_epochs=2, weight_epochs=1)
@@ -58,8 +55,7 @@ def run(args: Args) -> None:
         raise UserError(f"--seeds {args.seeds}, --top {args.top}: a ranking needs three or more")
     defaults.device(args.device)
     Seed(args, 0)  # what cannot be is refused before anything is written
-    free = ("run", "output", "data_root", "seeds", "redraw")
-    config = {name: value for name, value in dataclasses.asdict(args).items() if name not in free}
+    config = _common.identity(args, "seeds")
     RunFolder(args.run).begin(config)
     clock = _common.Clock(args.run, "correlation")
     searches: dict[str, list[dict]] = {method: [] for method in METHODS}
@@ -148,4 +144,4 @@ def draw(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, finish)

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from experiments import _common
 from latency.measure import pin_core
-from supernet import families, files, spaces
+from supernet import families, spaces
 from supernet.methods import dsnas, proxyless, soft_mixture
 from supernet.model import Supernet
 from supernet.runs import RunFolder
@@ -55,16 +55,9 @@ class Args(_common.OnDevice):
     """Space for Table 5 (the paper: mobile, whose choices are ProxylessNAS's)."""
     mobile_batch_size: int = 64
     """Images of a step of Table 5 (the paper: 512 over all GPUs)."""
-    redraw: bool = False
-    """Only the tables and the picture again, from the results that are there."""
-    quick: bool = False
-    """Two rounds of four images: does it run at all?"""
 
 
 def run(args: Args) -> None:
-    if args.redraw:
-        finish(args, files.read_json(args.output, "results", "run it without --redraw"))
-        return
     torch.set_num_threads(1)
     if args.quick:
         args = dataclasses.replace(args, rounds=2, batch_size=4, mobile_batch_size=4, candidates=(2, 4))
@@ -75,10 +68,7 @@ def run(args: Args) -> None:
         "mobile": [(args.mobile, spaces.usual(args.mobile), args.mobile_batch_size)],
     }
     without = {"forms": (), "cells": (), "mobile": ("SNAS", "full")}
-    config = {
-        name: value for name, value in dataclasses.asdict(args).items() if name not in ("run", "output", "redraw")
-    }
-    RunFolder(args.run).begin(config)
+    RunFolder(args.run).begin(_common.identity(args))
     clock = _common.Clock(args.run, "steps")
     step = {
         name: _common.cell(
@@ -347,4 +337,4 @@ def draw(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, finish)

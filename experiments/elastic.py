@@ -51,8 +51,6 @@ class Args(_common.OnImages):
     """Networks trained in parallel, one thread each."""
     longer: bool = True
     """Also train alone, and by the rules of LONGER, with three times as many image passes."""
-    quick: bool = False
-    """Four networks, one epoch on few images: shows that it works, tells nothing."""
 
 
 @dataclass(frozen=True)
@@ -150,16 +148,12 @@ class Study:
 
 
 def run(args: Args) -> None:
-    if args.redraw:
-        finish(args, files.read_json(args.output, "results", "run it without --redraw"))
-        return
     defaults.keep_memory()
     torch.set_num_threads(1)
     clock = _common.Clock(args.run, "elastic")
-    source = _common.Images(args.data, str(args.data_root), args.train)
     if args.quick:
-        source = _common.Images(args.data, str(args.data_root), 640, 200, 400)
         args = dataclasses.replace(args, epochs=1, networks=4, seeds=2)
+    source = _common.images_of(args, (640, 200, 400))
     images, judging = _common.open_images(source)
     space = spaces.get("elastic-small", images.channels, images.size, images.classes)
     archs = spread.spread(space, args.networks, seed=0)
@@ -295,4 +289,4 @@ def draw(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, finish)

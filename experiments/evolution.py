@@ -75,20 +75,13 @@ class Args(_common.OnImages, _common.OnDevice):
     """Images per step of the supernet."""
     lr: float = 0.08
     """Peak learning rate of the supernet."""
-    quick: bool = False
-    """A tiny run: shows that it works, tells nothing."""
 
 
 def run(args: Args) -> None:
-    if args.redraw:
-        finish(args, files.read_json(args.output, "results", "run it without --redraw"))
-        return
     clock = _common.Clock(args.run, "evolution")
-    images = _common.Images(args.data, str(args.data_root), args.train)
     if args.quick:
-        images = _common.Images(args.data, str(args.data_root), 320, 200, 300)
         args = dataclasses.replace(args, runs=2, population=6, iterations=2, epochs=1)
-    data, _ = _common.open_images(images)
+    data, _ = _common.open_images(_common.images_of(args))
     space = spaces.get(args.space, data.channels, data.size, data.classes)
     found = {"one_shot": on_supernet(args, space, data)}
     path = args.table or args.output.parent / "truth_table.json"
@@ -111,10 +104,10 @@ def on_supernet(args: Args, space: Space, data) -> dict:
     scoring = Scoring(recalibration=(4, 128), executor=Threads(args.workers))
     evaluator, scored_with = scoring.evaluator(model, data), scoring.identity(RunFolder(folder).identity)
     rows = {}
-    for name, (algorithm, config) in ALGORITHMS.items():
+    for name, algorithm in ALGORITHMS.items():
         cells = []
         for seed in range(args.runs):
-            budget = config(population=args.population, iterations=args.iterations, seed=seed)
+            budget = algorithm.settings(population=args.population, iterations=args.iterations, seed=seed)
 
             def search(budget=budget, algorithm=algorithm, name=name, seed=seed) -> dict:
                 found = algorithm(space, {unit: cost}, {unit: bounds}, [unit], budget)
@@ -194,9 +187,10 @@ def on_table(args: Args, path: Path, data) -> dict:
             "table": lambda asked, seen=seen: [seen[arch] for arch in asked],
         }
         for source, score in sources.items():
-            for name, (algorithm, config) in ALGORITHMS.items():
+            for name, algorithm in ALGORITHMS.items():
                 for seed in range(args.runs):
-                    regret = search_table(algorithm, config(population=6, iterations=4, seed=seed), space, score, truth)
+                    budget = algorithm.settings(population=6, iterations=4, seed=seed)
+                    regret = search_table(algorithm, budget, space, score, truth)
                     rows.setdefault(f"{source}, {name}", {"regret": []})["regret"].append(regret)
         everything = {"one-shot": dict(zip(archs, evaluator(archs), strict=True)), "table": seen}
         for source, scores in everything.items():
@@ -288,4 +282,4 @@ def last_layer(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, finish)

@@ -25,7 +25,7 @@ from experiments import _common
 from search.ces import CES, CESConfig
 from search.priced import additive
 from search.run import Scoring
-from supernet import families, files, spaces
+from supernet import families, spaces
 from supernet.data import sets
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
@@ -56,8 +56,6 @@ class Args(_common.OnImages):
     """Of the network on the other classes."""
     space: str = "mobile-large-small"
     """What is searched."""
-    quick: bool = False
-    """One count and seed, few steps: shows that it works, tells nothing."""
 
 
 @dataclass(frozen=True)
@@ -186,9 +184,6 @@ def flops(spec: Any) -> int:
 
 
 def run(args: Args) -> None:
-    if args.redraw:
-        finish(args, files.read_json(args.output, "results", "run it without --redraw"))
-        return
     defaults.keep_memory()
     torch.set_num_threads(1)
     if args.quick:
@@ -239,4 +234,4 @@ def draw(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, finish)

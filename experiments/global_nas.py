@@ -56,23 +56,7 @@ def run(args: Args) -> None:
     if args.quick:
         tiny = {"data": "digits", "limit": 192, "depth": (3, 4), "width": (2, 4), "epochs": 1, "final_epochs": 1}
         args = dataclasses.replace(args, **tiny, micro_epochs=1, searches=2, random=2)
-    if args.redraw:
-        write(args, files.read_json(args.output, "results", "run it without --redraw"))
-        return
-    free = (
-        "run",
-        "output",
-        "data_root",
-        "beside",
-        "redraw",
-        "quiet",
-        "jobs",
-        "quick",
-        "searches",
-        "trainings",
-        "random",
-    )
-    settings = {name: value for name, value in dataclasses.asdict(args).items() if name not in free}
+    settings = _common.identity(args, "beside", "quiet", "jobs", "quick", "searches", "trainings", "random")
     defaults.device(args.device)
     subset = _plain.subset_of(args)
     opened = _plain.images(subset)  # what cannot be is refused before anything is written
@@ -197,4 +181,4 @@ def sized(accuracies: Sequence[float], params: Sequence[int]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, write)

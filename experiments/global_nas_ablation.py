@@ -22,7 +22,6 @@ from matplotlib.figure import Figure
 from experiments import _common, _plain
 from experiments._plain import Job, Search, Subset
 from search.efficient_global import CONV, SEP, Config
-from supernet import files
 from supernet.runs import RunFolder
 from supernet.training import defaults
 
@@ -68,11 +67,7 @@ def run(args: Args) -> None:
     if args.quick:
         tiny = {"data": "digits", "limit": 192, "depth": (3, 3), "width": (2, 2), "epochs": 1, "final_epochs": 1}
         args = dataclasses.replace(args, **tiny, micro_epochs=1, pairs=2, pair_limit=128, seeds=2)
-    if args.redraw:
-        write(args, files.read_json(args.output, "results", "run it without --redraw"))
-        return
-    counts = ("run", "output", "data_root", "redraw", "quiet", "jobs", "quick", "pairs", "seeds")  # these only add
-    settings = {name: value for name, value in dataclasses.asdict(args).items() if name not in counts}
+    settings = _common.identity(args, "quiet", "jobs", "quick", "pairs", "seeds")
     defaults.device(args.device)
     classes = _plain.images(_plain.subset_of(args)).classes  # what cannot be is refused before anything is written
     RunFolder(args.run).begin(settings)
@@ -178,4 +173,4 @@ def draw(figure: Figure, result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, write)

@@ -19,7 +19,7 @@ import numpy as np
 from experiments import _common, _faces, _plain
 from search import face_run
 from search.drawing import draw_on
-from supernet import families, files, machine
+from supernet import families, machine
 from supernet.data import benchmarks, faces
 from supernet.errors import UserError
 from supernet.families import ir_resnet
@@ -67,25 +67,17 @@ class Args(_common.OnDevice):
     """Searches, and trainings of the reference."""
     jobs: int = machine.cores()
     """Networks trained in parallel, one thread each."""
-    redraw: bool = False
-    """Only the tables and pictures again, from the results that are there."""
     quiet: bool = False
     """No progress."""
-    quick: bool = False
-    """Everything tiny: does it run at all?"""
 
 
 def run(args: Args) -> None:
     if args.quick:
         tiny = {"people": 12, "resolution": 16, "depth": (12, 12), "width": (2, 4), "epochs": 1, "final_epochs": 1}
         args = dataclasses.replace(args, **tiny, reference_width=4, seeds=2)
-    if args.redraw:
-        write(args, files.read_json(args.output, "results", "run it without --redraw"))
-        return
     if (args.faces is None) != (not args.benchmarks):
         raise UserError("expected --faces with --benchmarks, or neither")
-    free = ("run", "output", "faces", "benchmarks", "seeds", "jobs", "redraw", "quiet", "quick")
-    settings = {name: value for name, value in dataclasses.asdict(args).items() if name not in free}
+    settings = _common.identity(args, "faces", "benchmarks", "seeds", "jobs", "quiet", "quick")
     defaults.device(args.device)
     if args.faces is not None:  # what cannot be is refused before anything is written
         benchmarks.open_all(args.benchmarks, args.resolution)
@@ -204,4 +196,4 @@ def numbers_of(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, write)

@@ -24,7 +24,6 @@ from experiments._plain import Job
 from search.dynamic_ranking import schedule, study
 from search.efficient_global import Config, sample
 from search.ranking import rank, show, spearman
-from supernet import files
 from supernet.errors import UserError
 from supernet.runs import RunFolder
 from supernet.training import defaults
@@ -52,9 +51,6 @@ def run(args: Args) -> None:
     if args.quick:
         tiny = {"data": "digits", "limit": 192, "depth": (3, 4), "width": (2, 4), "networks": 4, "epochs": 2}
         args = dataclasses.replace(args, **tiny, draws=20)
-    if args.redraw:
-        write(args, files.read_json(args.output, "results", "run it without --redraw"))
-        return
     if args.networks < max(3, args.epochs):
         raise UserError(f"{args.networks} networks for {args.epochs} epochs: expected 3 or more, one for each epoch")
     names = ("data", "limit", "validation", "depth", "width", "epochs", "augment", "device")
@@ -199,4 +195,4 @@ def draw(figure: Figure, result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, write)

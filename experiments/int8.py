@@ -25,7 +25,7 @@ from latency.measure import Protocol
 from latency.table import LatencyTable
 from search import ranking, spread
 from search.run import Scoring
-from supernet import executor, files, footprint, machine, spaces
+from supernet import executor, footprint, machine, spaces
 from supernet.executor import Processes, Threads
 from supernet.export import int8
 from supernet.methods import spos
@@ -55,18 +55,12 @@ class Args(_common.OnImages):
     """Trainings of each winner, seeds 0, 1, …"""
     jobs: int = machine.cores()
     """Networks trained in parallel, one thread each."""
-    quick: bool = False
-    """Few networks, one epoch on few images: shows that it works, tells nothing."""
 
 
 def run(args: Args) -> None:
-    if args.redraw:
-        finish(args, files.read_json(args.output, "results", "run it without --redraw"))
-        return
     clock = _common.Clock(args.run, "int8")
-    images = _common.Images(args.data, str(args.data_root), args.train)
+    images = _common.images_of(args)
     if args.quick:
-        images = _common.Images(args.data, str(args.data_root), 320, 200, 300)
         args = dataclasses.replace(args, epochs=1, seeds=1)
     data, _ = _common.open_images(images)
     space = spaces.get(args.space, data.channels, data.size, data.classes)
@@ -232,4 +226,4 @@ def draw(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, finish)

@@ -96,8 +96,6 @@ class Args(_common.OnImages):
     """NVIDIA's FastNAS, too."""
     latency: bool = True
     """Also search by latency, in tables that are built in --run; wants a quiet machine."""
-    quick: bool = False
-    """One network, share and seed, one epoch on few images: shows that it works, tells nothing."""
 
 
 class Alone(nn.Module):
@@ -308,17 +306,13 @@ class Study:
 
 
 def run(args: Args) -> None:
-    if args.redraw:
-        finish(args, files.read_json(args.output, "results", "run it without --redraw"))
-        return
     defaults.keep_memory()
     torch.set_num_threads(1)
     clock = _common.Clock(args.run, "own_network")
-    source = _common.Images(args.data, str(args.data_root), args.train)
     if args.quick:
-        source = _common.Images(args.data, str(args.data_root), 640, 200, 400)
         args = dataclasses.replace(args, networks=args.networks[:1], shares=(0.5,), seeds=1, epochs=1)
         args = dataclasses.replace(args, supernet_epochs=1, tuning_epochs=1, evaluations=60, latency=False)
+    source = _common.images_of(args, (640, 200, 400))
     kept = _common.Kept(
         args.output, _common.results("own_network", args, clock), clock, ("seeds", "networks", "shares")
     )
@@ -381,4 +375,4 @@ def draw(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, finish)

@@ -30,7 +30,7 @@ import numpy as np
 from experiments import _common, _pad_nas_report
 from experiments._pad_nas import Options, Study, at_random, curve, evaluator, keep_largest, told, uniform
 from search import pad_nas, ranking
-from supernet import families, files, spaces
+from supernet import families, spaces
 from supernet.errors import UserError
 from supernet.space import Arch
 
@@ -68,9 +68,6 @@ class Args(Options):
 
 
 def run(args: Args) -> None:
-    if args.redraw:
-        _pad_nas_report.finish(args, files.read_json(args.output, "results", "run it without --redraw"))
-        return
     if len(args.epochs) != 3:
         raise UserError(f"--epochs {args.epochs}: expected those of three stages; pad_nas_stages compares their number")
     if args.quick:
@@ -235,4 +232,4 @@ def tau(one_shot: Sequence[float], alone: Sequence[float]) -> dict | None:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, _pad_nas_report.finish)

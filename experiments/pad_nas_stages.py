@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from experiments import _common
 from experiments._pad_nas import Options, Study
 from experiments.papers.item import mean
-from supernet import files, spaces
+from supernet import spaces
 from supernet.errors import UserError
 
 THRESHOLDS, STAGES = "threshold", "stages"
@@ -56,9 +56,6 @@ class Args(Options):
 
 
 def run(args: Args) -> None:
-    if args.redraw:
-        finish(args, files.read_json(args.output, "results", "run it without --redraw"))
-        return
     if args.quick:
         small = {"seeds": 2, "random": 2, "epochs": (1, 1, 1), "alone": 1, "population": 6, "iterations": 2}
         args = dataclasses.replace(args, **small, thresholds=(0.0, 0.2), most=3)
@@ -162,4 +159,4 @@ def draw(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, finish)

@@ -29,7 +29,7 @@ TOLD = ("test_accuracy", "one_shot_accuracy", "latency_ms", "measured_latency_ms
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(_common.Options):
     run: Path = Path("runs/experiments/quickstart")
     """Folder of the runs, one for each seed."""
     output: Path = Path("docs/results/quickstart.json")
@@ -38,10 +38,6 @@ class Args:
     """Of the supernet, the search and the training: seeds 0, 1, …"""
     data_root: Path = Path("data")
     """Dataset directory."""
-    quick: bool = False
-    """One seed, few images: shows that it works, tells nothing."""
-    redraw: bool = False
-    """Only the table and the picture again, from the results that are there."""
 
 
 def commands(folder: Path, seed: int, data_root: Path, quick: bool = False) -> list[list[str]]:

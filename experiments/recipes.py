@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments import _common
-from supernet import executor, files, machine, spaces
+from supernet import executor, machine, spaces
 from supernet.data import sets
 from supernet.errors import UserError
 from supernet.executor import Processes
@@ -67,8 +67,6 @@ class Args(_common.OnImages):
     """The network."""
     jobs: int = machine.cores()
     """Networks trained in parallel, one thread each."""
-    quick: bool = False
-    """Two recipes, one epoch, one seed: shows that it works, tells nothing."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +116,6 @@ def trainings(args: Args, seed: int) -> Iterator[Training]:
 
 
 def run(args: Args) -> None:
-    if args.redraw:
-        finish(args.output, files.read_json(args.output, "results", "run it without --redraw"))
-        return
     if args.quick:
         args = dataclasses.replace(args, rows=args.rows[:2], epochs=(1,), seeds=1)
     unknown = [row for row in args.rows if row not in rows(10**3)]
@@ -143,7 +138,7 @@ def run(args: Args) -> None:
             bar = shown(not args.quiet)(f"recipes, seed {seed}", len(left), unit="networks")
             jobs = {key: (one,) for key, one in left.items()}
             executor.run(Processes(args.jobs), trained, jobs, bar, done, keep)
-    finish(args.output, kept.found)
+    finish(args, kept.found)
 
 
 def tables(result: dict) -> dict[str, list[str]]:
@@ -152,7 +147,7 @@ def tables(result: dict) -> dict[str, list[str]]:
     return {name: [row for row in rows(10**3) if row in result[name]] for name in found}
 
 
-def finish(output: Path, result: dict) -> None:
+def finish(args: Args, result: dict) -> None:
     shown: dict[str, dict[str, dict[str, str]]] = {}
     for table, names in tables(result).items():
         shown[table] = {}
@@ -167,7 +162,7 @@ def finish(output: Path, result: dict) -> None:
                 "training, %": _common.mean_sd([one["train"] for one in made], 100),
                 "CPU minutes": f"{np.mean([one['minutes'] for one in made]):.1f}",
             }
-    _common.report(output, result, shown, draw, (7.0, 4.0))
+    _common.report(args.output, result, shown, draw, (7.0, 4.0))
 
 
 def draw(figure: Figure, result: dict) -> None:
@@ -192,4 +187,4 @@ def draw(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, finish)

@@ -35,7 +35,7 @@ WAYS = {  # to form tasks: groups for each worker, and whether the longest are b
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(_common.Options):
     run: Path = Path("runs/experiments")
     """Folder of the CPU minutes."""
     output: Path = Path("docs/results/scaling.json")
@@ -48,10 +48,6 @@ class Args:
     """Times as long tasks: for larger images, and more of them."""
     losses: float = 1.0
     """Lost workers per worker and hour."""
-    quick: bool = False
-    """A tiny run: shows that it works, tells nothing."""
-    redraw: bool = False
-    """Only the tables and the picture again, from the results that are there."""
 
 
 def generations(space: Space, population: int, n: int) -> list[list[Arch]]:

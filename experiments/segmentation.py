@@ -95,9 +95,6 @@ class Segmenter(LRASPP):
 
 
 def run(args: Args) -> None:
-    if args.redraw:
-        finish(args, files.read_json(args.output, "results", "run it without --redraw"))
-        return
     if args.quick:
         small = {"seeds": 2, "alone": 1, "train_scenes": 32, "val_scenes": 16, "scene_epochs": 1}
         args = dataclasses.replace(args, **small)
@@ -200,4 +197,4 @@ def draw(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, finish)

@@ -35,7 +35,7 @@ from search import stage_wise_run
 from search.criteria import CRITERIA
 from search.drawing import Block, draw
 from search.stage_wise import Config, StageWise
-from supernet import executor, families, files, machine
+from supernet import executor, families, machine
 from supernet.families import module_stages
 from supernet.model import load_network
 from supernet.progress import shown
@@ -76,14 +76,9 @@ class Args(_common.OnImages):
     """Training images, stratified."""
     jobs: int = machine.cores()
     """Searches and trainings run in parallel, one thread each."""
-    quick: bool = False
-    """A tiny run: shows that it works, tells nothing."""
 
 
 def run(args: Args) -> None:
-    if args.redraw:
-        finish(args, files.read_json(args.output, "results", "run it without --redraw"))
-        return
     torch.set_num_threads(1)
     clock = _common.Clock(args.run, "stage_wise")
     if args.quick:
@@ -131,9 +126,8 @@ class Study:
     """The cells of the experiment, each computed once."""
 
     def __init__(self, args: Args):
-        sizes = (128, 60, 100) if args.quick else (args.train,)
-        images = _common.Images(args.data, str(args.data_root), *sizes)
         self.args = args
+        images = _common.images_of(args, (128, 60, 100))
         self.data, self.truth_images = _common.open_images(images)
         self.config = Config(initial=args.initial, step=1, iterations=args.iterations)
         self.deepest = max(self.config.reach) + args.iterations  # of allocations that are compared
@@ -383,4 +377,4 @@ def draw_results(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, finish)

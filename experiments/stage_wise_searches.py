@@ -30,7 +30,6 @@ from experiments import _common, _stages
 from experiments._stages import Arm, at_iteration
 from experiments.papers.item import mean
 from search.criteria import CRITERIA
-from supernet import files
 
 SIZE = (13.0, 4.0)
 NAMES = {"pls": "PLS-VIP", "inf-fs": "inf-FS", "il-fs": "il-FS"}
@@ -51,10 +50,6 @@ class Args(_stages.OnStages):
 
 
 def run(args: Args) -> None:
-    if args.redraw:
-        result = files.read_json(args.output, "results", "run it without --redraw")
-        _common.report(args.output, result, tables(result), draw, SIZE)
-        return
     torch.set_num_threads(1)
     torch.optim.SGD([torch.zeros(1)])  # the first one imports torch._dynamo: seconds that no network should be charged
     clock = _common.Clock(args.run, args.output.stem)
@@ -65,7 +60,7 @@ def run(args: Args) -> None:
     kept = _common.Kept(args.output, _common.results("stage_wise_searches", args, clock), clock)
     for seed, (name, arm) in itertools.product(range(args.seeds), arms(args).items()):
         kept.add("searches", name, seed, lambda arm=arm, seed=seed: told(study.search(arm, seed)))
-    _common.report(args.output, kept.found, tables(kept.found), draw, SIZE)
+    finish(args, kept.found)
 
 
 def arms(args: Args) -> dict[str, Arm]:
@@ -108,6 +103,10 @@ def disagreement(rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -
     """Modules by which a stage differs between two seeds, on average."""
     found = [last(row, result)["modules"] for row in rows]
     return float(np.mean([np.abs(np.subtract(a, b)).mean() for a, b in itertools.combinations(found, 2)] or [0.0]))
+
+
+def finish(args: Args, result: dict) -> None:
+    _common.report(args.output, result, tables(result), draw, SIZE)
 
 
 def tables(result: Mapping[str, Any]) -> _common.Tables:
@@ -202,4 +201,4 @@ def draw(figure: Figure, result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, finish)

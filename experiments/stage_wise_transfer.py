@@ -48,10 +48,6 @@ class Args(_stages.OnStages):
 
 
 def run(args: Args) -> None:
-    if args.redraw:
-        result = files.read_json(args.output, "results", "run it without --redraw")
-        _common.report(args.output, result, tables(result), draw)
-        return
     torch.set_num_threads(1)
     if args.data:
         raise UserError(f"--data {args.data}: this experiment takes several, by --sets")
@@ -73,7 +69,7 @@ def run(args: Args) -> None:
                     modules = rows[seed]["modules"]
                     row = f"{Path(name).name}, {kind}, {what}"
                     kept.add("networks", row, seed, lambda s=study, k=module, m=modules, i=seed: alone(s, k, m, i))
-    _common.report(args.output, kept.found, tables(kept.found), draw)
+    finish(args, kept.found)
 
 
 def alone(study: _stages.Stages, module: str, modules: list[int], seed: int) -> dict[str, Any]:
@@ -90,6 +86,10 @@ def gain(result: Mapping[str, Any], images: str, kind: str, metric: str = "top5_
 def pairs(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Images and kinds of networks that were compared."""
     return [tuple(name.split(", ")[:2]) for name in result["networks"] if name.endswith(", found")]
+
+
+def finish(args: Args, result: dict) -> None:
+    _common.report(args.output, result, tables(result), draw)
 
 
 def tables(result: Mapping[str, Any]) -> _common.Tables:
@@ -128,4 +128,4 @@ def draw(figure: Figure, result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, finish)

@@ -33,7 +33,6 @@ from experiments import _common, _stages
 from experiments._stage_costs import milliseconds
 from experiments._stages import Arm, at_iteration, evenly
 from experiments.papers.item import mean
-from supernet import files
 from supernet.errors import UserError
 
 ARMS = {
@@ -82,10 +81,6 @@ class Args(_stages.OnStages):
 
 
 def run(args: Args) -> None:
-    if args.redraw:
-        result = files.read_json(args.output, "results", "run it without --redraw")
-        _common.report(args.output, result, tables(result), draw, SIZE)
-        return
     if unknown := set(args.kinds) - ARMS.keys():
         raise UserError(f"kind {unknown.pop()}: expected {', '.join(ARMS)}")
     torch.set_num_threads(1)
@@ -103,7 +98,7 @@ def run(args: Args) -> None:
         for kind in args.kinds:
             kept.add("searches", kind, seed, lambda k=kind, s=seed: searched(study, args, k, s))
         kept.add("ensemble", "all", seed, lambda s=seed: ensemble(study, args, s))
-    _common.report(args.output, kept.found, tables(kept.found), draw, SIZE)
+    finish(args, kept.found)
 
 
 def uniform(args: Args) -> list[tuple[str, int]]:
@@ -179,6 +174,10 @@ def voted(result: Mapping[str, Any]) -> list[float]:
     kinds = [kind for kind in result["searches"] if kind in VOTE] or list(result["searches"])
     best = [max(row["accuracy"] for row in rows) for rows in zip(*(last(result, k) for k in kinds), strict=True)]
     return [row["accuracy"] - alone for row, alone in zip(result["ensemble"]["all"], best, strict=True)]
+
+
+def finish(args: Args, result: dict) -> None:
+    _common.report(args.output, result, tables(result), draw, SIZE)
 
 
 def tables(result: Mapping[str, Any]) -> _common.Tables:
@@ -266,4 +265,4 @@ def by_module(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, finish)

@@ -35,8 +35,6 @@ class Args(_common.OnImages):
     """Training images, stratified."""
     jobs: int = machine.cores()
     """Networks trained in parallel, one thread each."""
-    quick: bool = False
-    """Eight networks, one epoch on few images: shows that it works, tells nothing."""
 
 
 def truth_space(channels: int = 1, resolution: int = 28, classes: int = 10) -> Space:
@@ -45,14 +43,10 @@ def truth_space(channels: int = 1, resolution: int = 28, classes: int = 10) -> S
 
 
 def run(args: Args) -> None:
-    if args.redraw:
-        finish(args, files.read_json(args.output, "truth table", "run it without --redraw"))
-        return
     clock = _common.Clock(args.run, "truth_table")
-    images = _common.Images(args.data, str(args.data_root), args.train)
+    images = _common.images_of(args, (640, 200, 400))
     epochs, seeds, space = args.epochs, args.seeds, truth_space()
     if args.quick:
-        images = _common.Images(args.data, str(args.data_root), 640, 200, 400)
         epochs, seeds = 1, 2
     archs = space.enumerate()[:: 8 if args.quick else 1]
     budget = _common.Budget(images, epochs)
@@ -118,4 +112,4 @@ def draw(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, finish)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from latency.measure import Protocol, Samples
 from supernet import files, shape
 from supernet.errors import SpaceMismatch, UserError
-from supernet.quantities import digits
+from supernet.quantities import digits, several
 from supernet.space import Arch, Space
 
 if TYPE_CHECKING:
@@ -195,9 +195,9 @@ class LatencyTable:
         core = "" if self.device["core"] is None else f", on core {self.device['core']}"
         options = ", ".join(map(str, self.runtime["options"].values())) or self.runtime.get("delegate", "")
         words = {
-            "device": f"{self.device['cpu']}, {self.device['cores']} cores{core}",
+            "device": f"{self.device['cpu']}, {several(self.device['cores'], 'core')}{core}",
             "runtime": f"{self.runtime['name']} {self.runtime['version']} ({options}), batch {self.batch}, "
-            f"{self.threads} thread{'s' if self.threads > 1 else ''}",
+            f"{several(self.threads, 'thread')}",
             "layers": f"{len(samples)}, of them {sum(s.noisy for s in samples)} noisy (halves differ by over "
             f"{100 * self.protocol['gate']:g} %, median {100 * self.quality['median_aa']:.1f} %)"
             + (f", {preempted} timed by the CPU clock: the machine was busy" if preempted else ""),
@@ -216,9 +216,10 @@ class LatencyTable:
         """How many layers were not measured, and how well they are predicted, in words; empty where all were."""
         if self.predictions is None:
             return ""
-        out, mape = len(self.predictions.held_out), self.layer_mape
+        layers, out = len(self.predictions.layers), len(self.predictions.held_out)
+        mape = self.layer_mape
         error = "" if mape is None else f", mean error {100 * mape:.1f} % on {out} measured ones held out"
-        return f"{len(self.predictions.layers)} layers that were not measured{error}"
+        return f"{several(layers, 'layer that was', 'layers that were')} not measured{error}"
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict; ``from_json`` is its inverse."""

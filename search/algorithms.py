@@ -1,15 +1,15 @@
-"""The searches by name, each with its configuration. No torch."""
+"""The searches by name. No torch."""
 
 from __future__ import annotations
 
-from search.ask_tell import Budget, Search
-from search.ces import CES, CESConfig
-from search.evolution import RandomConfig, RandomSearch, SPOSConfig, SPOSEvolution
-from search.guided import GuidedConfig, GuidedSearch
+from search.ask_tell import Search
+from search.ces import CES
+from search.evolution import RandomSearch, SPOSEvolution
+from search.guided import GuidedSearch
 
-ALGORITHMS: dict[str, tuple[type[Search], type[Budget]]] = {
-    "ces": (CES, CESConfig),
-    "guided": (GuidedSearch, GuidedConfig),
-    "spos": (SPOSEvolution, SPOSConfig),
-    "random": (RandomSearch, RandomConfig),
+ALGORITHMS: dict[str, type[Search]] = {
+    "ces": CES,
+    "guided": GuidedSearch,
+    "spos": SPOSEvolution,
+    "random": RandomSearch,
 }

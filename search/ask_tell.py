@@ -16,6 +16,7 @@ import numpy as np
 from search import nsga2
 from search.costs import Cost, Window, measure
 from supernet.errors import UserError
+from supernet.quantities import several
 from supernet.space import Arch, Space
 
 SCHEMA = 1
@@ -78,11 +79,13 @@ class Search:
         bounds: (lowest, highest), both included, by the name of a cost.
         objectives: names of the costs to minimise; the accuracy is maximised. Every algorithm logs the front in
             them, even if it selects by accuracy alone.
-        config: settings.
+        config: by default ``settings()``.
 
     Raises:
         UserError: names that do not match, or no architecture within the bounds; it tells the nearest.
     """
+
+    settings: ClassVar[type[Budget]] = Budget
 
     def __init__(
         self,
@@ -90,8 +93,9 @@ class Search:
         costs: Mapping[str, Cost],
         bounds: Mapping[str, tuple[float, float]],
         objectives: Sequence[str],
-        config: Budget,
+        config: Budget | None = None,
     ) -> None:
+        config = config or self.settings()
         missing = [name for name in objectives if name not in costs]
         if missing or not objectives or len(set(objectives)) < len(objectives):
             raise UserError(
@@ -115,7 +119,7 @@ class Search:
             raise self.window.empty(self._rng, config.max_draws)
         if len(self._batch) < config.population:
             nearest = self.window.beyond(self._batch)
-            found = f"found {len(self._batch)} architectures within the bounds, not {config.population}"
+            found = f"found {several(len(self._batch), 'architecture')} within the bounds, not {config.population}"
             self._note(f"{found}; {nearest}" if nearest else found)
 
     @property

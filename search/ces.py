@@ -8,14 +8,12 @@ mutation).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from search import nsga2
 from search.ask_tell import Budget, Search
-from search.costs import Cost
-from supernet.space import Arch, Space
+from supernet.space import Arch
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class CES(Search):
     rank, then crowding. Arguments and errors are those of ``Search``.
 
     >>> from search.costs import AdditiveCost
-    >>> from supernet.space import Choice, Gene
+    >>> from supernet.space import Choice, Gene, Space
     >>> choices = tuple(Choice("ib", 3, expand) for expand in (1, 3, 6))
     >>> genes = tuple(Gene(f"layer{i}", choices, 8, 8, 1) for i in range(8))
     >>> space = Space("tiny", 3, 8, 10, 8, 1, 16, "relu6", genes, ((0, 1, 2),) * 8)
@@ -59,17 +57,8 @@ class CES(Search):
     (40, True)
     """
 
+    settings = CESConfig
     config: CESConfig
-
-    def __init__(
-        self,
-        space: Space,
-        costs: Mapping[str, Cost],
-        bounds: Mapping[str, tuple[float, float]],
-        objectives: Sequence[str],
-        config: CESConfig = CESConfig(),
-    ) -> None:
-        super().__init__(space, costs, bounds, objectives, config)
 
     def _select(self, merged: list[Arch]) -> list[Arch]:
         return [merged[i] for i in nsga2.survival(self._values(merged), self.config.population)]

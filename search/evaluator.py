@@ -28,6 +28,7 @@ from supernet.metrics import TOP1, Metric
 from supernet.model import Supernet, batch_norms, joined
 from supernet.norm import BatchNorm, PooledStatistics
 from supernet.progress import Track
+from supernet.quantities import several
 from supernet.space import Arch, Space
 from supernet.spec import LayerSpec
 from supernet.training import evaluation, faults
@@ -219,7 +220,7 @@ class Evaluator:
     @property
     def summary(self) -> str:
         """One line: what sharing saved and how much memory it took."""
-        known = f"{len(self.scores)} architectures, BN {self.mode}"
+        known = f"{several(len(self.scores), 'architecture')}, BN {self.mode}"
         if not self.runs:
             return f"{known}; all of them were known"
         return (

@@ -6,15 +6,13 @@ Algorithm 1, with the values of its published code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from search.ask_tell import Budget, Search
-from search.costs import Cost
-from supernet.space import Arch, Space
+from supernet.space import Arch
 
 
 @dataclass(frozen=True)
@@ -45,17 +43,8 @@ class SPOSEvolution(Search):
     log and the front.
     """
 
+    settings = SPOSConfig
     config: SPOSConfig
-
-    def __init__(
-        self,
-        space: Space,
-        costs: Mapping[str, Cost],
-        bounds: Mapping[str, tuple[float, float]],
-        objectives: Sequence[str],
-        config: SPOSConfig = SPOSConfig(),
-    ) -> None:
-        super().__init__(space, costs, bounds, objectives, config)
 
     def _select(self, merged: list[Arch]) -> list[Arch]:
         best = np.argsort([-self._archive[arch].accuracy for arch in merged], kind="stable")
@@ -88,15 +77,7 @@ class RandomConfig(Budget):
 class RandomSearch(Search):
     """Random members of the window, none twice. Arguments and errors are those of ``Search``."""
 
-    def __init__(
-        self,
-        space: Space,
-        costs: Mapping[str, Cost],
-        bounds: Mapping[str, tuple[float, float]],
-        objectives: Sequence[str],
-        config: RandomConfig = RandomConfig(),
-    ) -> None:
-        super().__init__(space, costs, bounds, objectives, config)
+    settings = RandomConfig
 
     def _select(self, merged: list[Arch]) -> list[Arch]:
         return []

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from search import greedy_run, verification
+from search import greedy_run, priced, verification
 from search.drawing import Block, draw
 from search.efficient_global import Candidate, Config, EfficientGlobal
 from search.greedy_run import Training
@@ -23,7 +23,7 @@ from supernet.data.benchmarks import Benchmark, Identification, Templates
 from supernet.families import ir_resnet
 from supernet.model import Network, load_network
 from supernet.progress import Progress, silent
-from supernet.quantities import digits
+from supernet.quantities import digits, several
 from supernet.runs import RunFolder
 from supernet.shape import COUNT, SHARE, Number
 from supernet.space import Arch, Space
@@ -92,19 +92,12 @@ def controller(
     for layers in depth:
         ir_resnet.stages(layers)
 
-    def params(candidate: Candidate) -> int:
-        return families.params(*network(candidate, resolution))
+    def of(candidate: Candidate) -> tuple[Space, Arch]:
+        return network(candidate, resolution)
 
     config = Config(depth=depth, width=width, depth_step=2, epochs=epochs, micro=False)
-    costs: dict[str, Callable[[Candidate], float]] = {
-        "multiply-adds": lambda c: families.flops(*network(c, resolution)),
-        "parameters": params,
-    }
-    bounds = {"multiply-adds": flops_max, "parameters": params_max}
-    if latency is not None:
-        costs["latency in ms"] = lambda c: latency(*network(c, resolution))
-        bounds["latency in ms"] = latency_max
-    return EfficientGlobal(config, params, costs, bounds)
+    bounds = priced.bounded(of, flops_max, params_max, latency_max, latency)
+    return EfficientGlobal(config, lambda candidate: families.params(*of(candidate)), *bounds)
 
 
 def corners(depth: int, width: tuple[int, int], resolution: int) -> list[tuple[Space, Arch]]:
@@ -199,7 +192,7 @@ class FaceRun:
         return (
             f"found {space.name}: {digits(families.params(space, arch) / 1e6)} M parameters without the margin head, "
             f"{digits(families.flops(space, arch) / 1e6, 4)} M multiply-adds, after "
-            f"{len(controller.records)} candidates"
+            f"{several(len(controller.records), 'candidate')}"
         )
 
     def train(

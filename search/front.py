@@ -11,7 +11,7 @@ import numpy as np
 from search.ask_tell import Record
 from search.costs import Cost, Window
 from supernet.metrics import HEADINGS, NAMES, TOP1, Metric
-from supernet.quantities import digits
+from supernet.quantities import digits, several
 from supernet.space import Arch, Space
 from supernet.tables import Table, mean_and_deviation
 
@@ -125,7 +125,7 @@ def table(front: Sequence[Record], best: int, knee: int, latencies: Sequence[str
         values = [digits(front[i].costs[name] * scale, 4) for name, _, scale in columns]
         rows.append([name, *values, f"{100 * front[i].accuracy:.2f}"])
     headings = ["", *(f"{name} {unit}" for name, unit, _ in columns), f"one-shot {HEADINGS[metric]}%"]
-    return Table(headings, rows, f"front: {len(front)} architectures")
+    return Table(headings, rows, f"front: {several(len(front), 'architecture')}")
 
 
 def against(best: Record, random: Sequence[Record]) -> str:

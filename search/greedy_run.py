@@ -11,6 +11,7 @@ from search.efficient_global import Candidate, EfficientGlobal
 from supernet import files
 from supernet.errors import UserError
 from supernet.files import JsonLines
+from supernet.quantities import several
 from supernet.runs import RunFolder
 from supernet.training import checkpoint, defaults
 from supernet.training.config import Decays
@@ -91,9 +92,11 @@ def search(
         controller.tell(candidate, train_accuracy, val_accuracy)
         files.write_json(run.search_path, controller.state_dict())
         checkpoint.delete(folder.checkpoint)
-        told(f"{label}, {candidate.epochs} epochs: {val_accuracy:.2f} % validation, {train_accuracy:.2f} % training")
+        epochs = several(candidate.epochs, "epoch")
+        told(f"{label}, {epochs}: {val_accuracy:.2f} % validation, {train_accuracy:.2f} % training")
     if controller.skipped:
-        told(f"{len(controller.skipped)} candidates lay beyond the bounds and were not trained")
+        beyond = "lay beyond the bounds and"
+        told(f"{several(len(controller.skipped), f'candidate {beyond} was', f'candidates {beyond} were')} not trained")
     assert controller.found is not None  # the search has ended
     return controller.found
 

@@ -77,6 +77,7 @@ class GuidedSearch(CES):
     and errors are those of ``Search``.
     """
 
+    settings = GuidedConfig
     config: GuidedConfig
 
     def _first(self) -> list[Arch]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from search import greedy_run
+from search import greedy_run, priced
 from search.drawing import Block, draw
 from search.efficient_global import PRESETS, Candidate, Config, EfficientGlobal
 from search.greedy_run import Training
@@ -22,6 +22,7 @@ from supernet.data.sets import TrainVal
 from supernet.families import sep_conv
 from supernet.model import Network
 from supernet.progress import Progress, silent
+from supernet.quantities import several
 from supernet.runs import RunFolder
 from supernet.shape import COUNT, SHARE
 from supernet.size import Size
@@ -82,19 +83,14 @@ def controller(
 ) -> EfficientGlobal:
     """The search with its costs; without ``latency`` no bound on it."""
 
+    def of(candidate: Candidate) -> tuple[Space, Arch]:
+        return network(candidate, image)
+
     @functools.cache
     def params(candidate: Candidate) -> int:
-        return families.params(*network(candidate, image))
+        return families.params(*of(candidate))
 
-    costs: dict[str, Callable[[Candidate], float]] = {
-        "multiply-adds": lambda c: families.flops(*network(c, image)),
-        "parameters": params,
-    }
-    bounds = {"multiply-adds": flops_max, "parameters": params_max}
-    if latency is not None:
-        costs["latency in ms"] = lambda c: latency(*network(c, image))
-        bounds["latency in ms"] = latency_max
-    return EfficientGlobal(config, params, costs, bounds)
+    return EfficientGlobal(config, params, *priced.bounded(of, flops_max, params_max, latency_max, latency))
 
 
 def corners(config: Config, image: Image) -> list[tuple[Space, Arch]]:
@@ -151,7 +147,8 @@ class PlainRun:
         of = network(found, self.image)
         return (
             f"found {found.describe()}: {families.params(*of) / 1e3:.1f} k parameters, "
-            f"{families.flops(*of) / 1e6:.2f} M multiply-adds, after {len(controller.records)} candidates"
+            f"{families.flops(*of) / 1e6:.2f} M multiply-adds, after "
+            f"{several(len(controller.records), 'candidate')}"
         )
 
     def train(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,8 +13,10 @@ from supernet import families, footprint
 from supernet.errors import UserError
 from supernet.families.base import peak
 from supernet.quantities import digits
-from supernet.space import Space
+from supernet.space import Arch, Space
 from supernet.spec import Price
+
+N = TypeVar("N")  # what a search calls a network
 
 
 def additive(space: Space, price: Price) -> AdditiveCost:
@@ -45,6 +48,29 @@ def memory(space: Space, precision: footprint.Precision) -> dict[str, TableCost]
         "flash": additive(space, lambda spec: footprint.flash(spec, precision)),
         "ram": MaxCost(*families.layout(space).priced(ram, peak)),
     }
+
+
+def bounded(
+    network: Callable[[N], tuple[Space, Arch]],
+    flops_max: float,
+    params_max: float,
+    latency_max: float,
+    latency: Callable[[Space, Arch], float] | None,
+) -> tuple[dict[str, Callable[[N], float]], dict[str, float]]:
+    """What the networks of a search cost, and the most that it may be, both by name.
+
+    Args:
+        latency: gives ms; without it there is no bound on that.
+    """
+
+    def of(cost: Callable[[Space, Arch], float]) -> Callable[[N], float]:
+        return lambda candidate: cost(*network(candidate))
+
+    costs, bounds = {"multiply-adds": of(families.flops), "parameters": of(families.params)}, [flops_max, params_max]
+    if latency is not None:
+        costs["latency in ms"] = of(latency)
+        bounds.append(latency_max)
+    return costs, dict(zip(costs, bounds, strict=True))
 
 
 def median(space: Space, cost: TableCost, n: int = 1000) -> float:

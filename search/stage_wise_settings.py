@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from search import priced
 from search.stage_wise import Config, Modules, StageWise
-from supernet import donors, families
+from supernet import donors
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.families import module_stages
@@ -110,15 +111,11 @@ def controller(
     Args:
         latency: gives ms, for the bound on it.
     """
-    costs: dict[str, Callable[[Space, Arch], float]] = {"multiply-adds": families.flops, "parameters": families.params}
-    bounds = {"multiply-adds": flops_max, "parameters": params_max}
-    if latency is not None:
-        costs["latency"], bounds["latency"] = latency, latency_max
 
-    def of_modules(cost: Callable[[Space, Arch], float]) -> Callable[[Modules], float]:
-        return lambda modules: cost(space, module_stages.arch(space, modules))
+    def network(modules: Modules) -> tuple[Space, Arch]:
+        return space, module_stages.arch(space, modules)
 
-    return StageWise(config, {name: of_modules(cost) for name, cost in costs.items()}, bounds)
+    return StageWise(config, *priced.bounded(network, flops_max, params_max, latency_max, latency))
 
 
 def open_donor(source: str, space: Space, config: Config) -> Network:

@@ -28,6 +28,11 @@ def digits(value: float, most: int = 3) -> str:
     return f"{Decimal(f'{value:.{most}g}'):,f}"
 
 
+def several(number: int, one: str, more: str = "") -> str:
+    """``1 layer``, ``2 layers``; ``more`` where an s is not all that changes."""
+    return f"{number:,} {one if number == 1 else more or f'{one}s'}"
+
+
 def count(number: int) -> str:
     """Whole below a million; one that may be astronomical as ``7.37 · 10¹⁹``."""
     if number < 10**6:

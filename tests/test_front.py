@@ -40,3 +40,5 @@ def test_a_front_in_a_table():
     assert table.rows[-1][0] == "29 best"
     assert "10 knee" in [row[0] for row in table.rows]
     assert len(table.rows) <= 11
+    assert table.title == "front: 30 architectures"
+    assert front.table(points[:1], 0, 0, ["latency"]).title == "front: 1 architecture"

@@ -66,8 +66,6 @@ def test_a_file_does_not_bring_its_code(code):
     space = spaces.get(code("of_any"), *IMAGES)
     read = Space.from_json(space.to_json())
     assert read == space
-    families.given.family.layout_of.cache_clear()
-    families._layout.cache_clear()
     assert "a file is not allowed to name code" in refused(families.layout, read)
     again = Space.from_json(space.to_json(), make=space.make)
     assert Supernet(again, affine=True).layout.network.reference == "own_given.py:of_any"

@@ -29,6 +29,17 @@ def test_costs_are_those_of_the_lowered_networks():
         assert costs["activations"](arch) == max(spec.activations for spec in specs if spec.runs)
 
 
+def test_bounds_go_with_costs_of_what_a_search_calls_a_network():
+    known = {"small": tuple(o[0] for o in SPACE.allowed), "large": tuple(o[-1] for o in SPACE.allowed)}
+    costs, bounds = priced.bounded(lambda name: (SPACE, known[name]), 1e6, 1e3, 2.0, lambda _, arch: sum(arch))
+    assert bounds == {"multiply-adds": 1e6, "parameters": 1e3, "latency in ms": 2.0}
+    for name, arch in known.items():
+        expected = [families.flops(SPACE, arch), families.params(SPACE, arch), sum(arch)]
+        assert [costs[of](name) for of in bounds] == expected
+    without, bounds = priced.bounded(lambda name: (SPACE, known[name]), 1e6, 1e3, 2.0, None)
+    assert list(without) == list(bounds) == ["multiply-adds", "parameters"]
+
+
 def test_the_median_lies_among_the_values():
     cost = priced.additive(SPACE, price)
     values = sorted(map(cost, SPACE.enumerate()))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supernet.quantities import count, digits, duration, size
+from supernet.quantities import count, digits, duration, several, size
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,8 @@ def test_digits_are_those_that_python_s_g_has_and_never_a_power_of_ten(value, mo
 )
 def test_counts_however_large(number, told):
     assert count(number) == told
+
+
+def test_one_is_no_plural():
+    assert [several(n, "image") for n in (0, 1, 2, 1234)] == ["0 images", "1 image", "2 images", "1,234 images"]
+    assert [several(n, "class is", "classes are") for n in (1, 2)] == ["1 class is", "2 classes are"]

@@ -205,7 +205,7 @@ def test_every_image_keeps_its_side_whatever_is_added_replaced_or_deleted(begun,
     assert again[1] == val - set(gone)
     told = [record.getMessage() for record in caplog.records]
     assert any("3 images are gone, others of their classes train in their places: 'a/" in line for line in told)
-    assert any("1 images have been replaced and are used as they are" in line for line in told)
+    assert any("1 image has been replaced and is used as it is" in line for line in told)
     assert any("140 images have been added and are not used: 'a/100.png', 'a/101.png'" in line for line in told)
     assert any("classes have been added and are not used: 'c'" in line for line in told)
     assert before.identity["digest"] != after.identity["digest"]  # scores of the others are not taken for theirs

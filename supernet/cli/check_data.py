@@ -11,6 +11,7 @@ import tyro
 
 from supernet.cli import common, opening, starting
 from supernet.errors import UserError
+from supernet.quantities import several
 
 if TYPE_CHECKING:
     from supernet.data.findings import Findings
@@ -63,7 +64,7 @@ def run(args: Args) -> None:
 
 def show(found: Findings, name: str, seconds: float) -> None:
     """Tables of the classes and of what the files are; lines on what a person should look at."""
-    from supernet.data.words import listed
+    from supernet.data import words
 
     counts = found.counts()
     common.show(by_class(counts, name))
@@ -74,13 +75,15 @@ def show(found: Findings, name: str, seconds: float) -> None:
         common.warn(why)
     for side, twins in found.twins.items():
         if twins:
-            pairs = listed([f"{other} like {train}" for other, train, _ in twins], quote=False)
-            common.warn(f"{len(twins):,} {side} images are nearly the same as training images: {pairs}")
+            pairs = words.listed([f"{other} like {train}" for other, train, _ in twins], quote=False)
+            alike = several(len(twins), f"{side} image is", f"{side} images are")
+            common.warn(f"{alike} nearly the same as training images: {pairs}")
     if found.contradictions:
-        pairs = listed([f"{a} and {b}" for a, b in found.contradictions], quote=False)
-        common.warn(f"{len(found.contradictions):,} training images look like one of another class: {pairs}")
+        pairs = words.listed([f"{a} and {b}" for a, b in found.contradictions], quote=False)
+        alike = several(len(found.contradictions), "training image looks", "training images look")
+        common.warn(f"{alike} like one of another class: {pairs}")
     if animated := found.names("animated"):
-        common.warn(f"{len(animated):,} images have several frames, of which the first counts: {listed(animated)}")
+        common.warn(words.animated(animated))
     if found.noted["grey"].all() and not found.noted["grey_kind"].all():
         common.warn("all images are grey, but not all files say so: --channels 1 trains on one channel")
     sizes = {of: row["training"] for of, row in counts.items()}

@@ -33,8 +33,8 @@ def run(args: Args) -> None:
     problem = searching.problem(args, folder.lut_path, space)
     device = defaults.device(args.device)
     supernet = folder.supernet(space, device, folder.kernels(device, args.wish(args.kernels)))
-    algorithm, config = ALGORITHMS["guided" if args.predictor else args.algorithm]
-    search = algorithm(space, problem.costs, problem.bounds, problem.objectives, args.budget(config))
+    algorithm = ALGORITHMS["guided" if args.predictor else args.algorithm]
+    search = algorithm(space, problem.costs, problem.bounds, problem.objectives, args.budget(algorithm.settings))
 
     images, scoring = folder.images(args.data_root, workers=args.workers, progress=args.progress), args.scoring
     with folder.lock():

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from supernet.cli import common, opening, report, starting
 from supernet.errors import UserError
 from supernet.metrics import percent
+from supernet.quantities import several
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def run(args: Args) -> None:
             row = job.final(found, args.final_epochs, final, test, args.train_all)
             told = f"[bold]{common.escape(percent(row, 'test'))}[/bold], {row['params'] / 1e3:.1f} k parameters"
             common.say(
-                f"{found.describe()} after {args.final_epochs} epochs, test accuracy: {told} → "
+                f"{found.describe()} after {several(args.final_epochs, 'epoch')}, test accuracy: {told} → "
                 f"{common.escape(str(final.path))}"
             )
     if args.final_epochs < 600:

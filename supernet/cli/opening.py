@@ -15,6 +15,7 @@ import tyro
 from supernet.cli import common, numbers
 from supernet.data import NAMES
 from supernet.errors import UserError
+from supernet.quantities import several
 
 if TYPE_CHECKING:
     from supernet.data.images import ImageSet
@@ -146,16 +147,16 @@ def checked(images: TrainVal, name: str, args: Any, given: dict[str, Any]) -> Tr
 
 def found_damaged(sets: Sequence[ImageSet], args: Any) -> dict[str, str]:
     """Names of files that cannot be read, and why: told where they are to be skipped, else refused."""
-    from supernet.data import inspection
-    from supernet.data.words import listed
+    from supernet.data import inspection, words
 
     errors, animated = inspection.faults(sets, args.progress)
     if animated:
-        common.warn(f"{len(animated):,} images have several frames, of which the first counts: {listed(animated)}")
+        common.warn(words.animated(animated))
     if errors and args.damaged == "stop":
         raise inspection.refusal(errors)
     if errors:
-        common.warn(f"{len(errors):,} images cannot be read and are left out: {listed(list(errors))}")
+        left = several(len(errors), "image cannot be read and is left out", "images cannot be read and are left out")
+        common.warn(f"{left}: {words.listed(list(errors))}")
     return errors
 
 

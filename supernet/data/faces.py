@@ -26,6 +26,7 @@ from supernet.data.split import Files, Split
 from supernet.data.transforms import face
 from supernet.data.words import listed
 from supernet.errors import UserError
+from supernet.quantities import several
 from supernet.size import Size
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".bmp", ".webp"}
@@ -98,7 +99,8 @@ def open_train(
     gone = set(split.files.names).difference(*there.values())
     train.leave_out({f"{PART}/{name}" for name in gone} | train.damaged.known.keys())
     drawn = tuple(pair for pair in draw_pairs(validation, seed) if not gone.intersection(pair[:2]))
-    notes = (f"{root}: since the run began {len(gone):,} images are gone: {listed(sorted(gone))}",) if gone else ()
+    lost = f"{several(len(gone), 'image is', 'images are')} gone: {listed(sorted(gone))}"
+    notes = (f"{root}: since the run began {lost}",) if gone else ()
     opened = Faces(train, drawn, tuple(training), split, notes)
     return dataclasses.replace(opened, pairs=opened.readable(drawn))
 

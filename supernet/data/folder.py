@@ -23,6 +23,7 @@ from supernet.data.policies import Transform
 from supernet.data.split import Files
 from supernet.data.words import changed, listed
 from supernet.errors import UserError
+from supernet.quantities import several
 from supernet.size import Size
 
 
@@ -267,13 +268,25 @@ def reopen_folder(
         raise UserError(f"{listing.folder} has {there}: expected the same folder")
     images.bad |= set(gone.tolist())
     replaced = np.flatnonzero((images.sizes != files.sizes) & (images.sizes >= 0))
-    changes = {
-        "are gone, others of their classes train in their places": [files.names[i] for i in gone],
-        "have been replaced and are used as they are": [files.names[i] for i in replaced],
-        "have been added and are not used": sorted(set(listing.names) - set(files.names)),
-    }
+    changes = (
+        (
+            [files.names[i] for i in gone],
+            "image is gone, another of its class trains in its place",
+            "images are gone, others of their classes train in their places",
+        ),
+        (
+            [files.names[i] for i in replaced],
+            "image has been replaced and is used as it is",
+            "images have been replaced and are used as they are",
+        ),
+        (
+            sorted(set(listing.names) - set(files.names)),
+            "image has been added and is not used",
+            "images have been added and are not used",
+        ),
+    )
     since = f"{listing.folder}: since the run began"
-    notes = [f"{since} {len(names):,} images {what}: {listed(names)}" for what, names in changes.items() if names]
+    notes = [f"{since} {several(len(names), one, more)}: {listed(names)}" for names, one, more in changes if names]
     try:  # now, not after days of search
         require_images(scan(root / "val", files.classes))
     except UserError as error:

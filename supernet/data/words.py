@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from supernet.quantities import several
+
 TOLD = 5  # names in a line
 
 
@@ -13,6 +15,12 @@ def listed(names: Sequence[str], quote: bool = True) -> str:
     """Some names, and how many more there are."""
     first = [repr(name) if quote else name for name in names[:TOLD]]
     return ", ".join(first) + (f" and {len(names) - TOLD:,} more" if len(names) > TOLD else "")
+
+
+def animated(names: Sequence[str]) -> str:
+    """A line on images of which more than one could be meant."""
+    found = several(len(names), "image has", "images have")
+    return f"{found} several frames, of which the first counts: {listed(names)}"
 
 
 def without(labels: np.ndarray, classes: Sequence[str], what: str) -> list[str]:

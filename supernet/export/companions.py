@@ -8,6 +8,7 @@ from supernet import files
 from supernet.data import pictures
 from supernet.export import formats
 from supernet.export.card import LOGITS, Card
+from supernet.quantities import several
 from supernet.size import Size
 
 SCRIPT = '''"""{begin} {name}: python deploy.py PICTURE or FOLDER …
@@ -138,7 +139,7 @@ def described(card: Card, data: dict) -> dict[str, str]:
     known["output"] = "probabilities" if card.pixels else f"{LOGITS}, one for each class"
     if card.latency_ms is not None and card.lut is not None:
         device, runtime = card.lut["device"], card.lut["runtime"]
-        by = f"{runtime.get('name')} {runtime.get('version', '')}, {card.lut.get('threads')} threads"
+        by = f"{runtime.get('name')} {runtime.get('version', '')}, {several(card.lut['threads'], 'thread')}"
         known["latency"] = (
             f"{card.latency_ms:.4g} ms predicted on {device.get('cpu')} by {by} (table {card.lut['table']})"
         )

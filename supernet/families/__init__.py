@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 from supernet import plugins
 from supernet.errors import UserError
@@ -77,12 +78,12 @@ def knows(space: Space) -> bool:
 def layout(space: Space) -> Layout:
     """The layers of ``space``; a UserError names the gene that cannot be built."""
     space = _complete(space)
-    return _layout(space, space.operations)
+    return _layout(space, (*space.operations, space.make))
 
 
 @functools.lru_cache(maxsize=16)  # a search asks for it with each architecture
-def _layout(space: Space, operations: tuple[type[Block], ...]) -> Layout:
-    """Spaces that differ in the code of their operations only are equal."""
+def _layout(space: Space, code: tuple[Any, ...]) -> Layout:
+    """Spaces that differ in their code only are equal."""
     return of(space).layout(space)
 
 

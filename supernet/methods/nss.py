@@ -7,7 +7,7 @@ the depth mixture; the most probable space is the elite one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +44,7 @@ from supernet.runs import RunFolder
 from supernet.space import Space
 from supernet.spec import Price
 from supernet.training import distributed, loop
+from supernet.training.batches import Batches
 from supernet.training.loop import Drive, FitConfig, fit
 from supernet.training.precision import whole
 
@@ -74,8 +75,6 @@ class Config:
 # Steps of the paper's 35 epochs at batch 64 on half of CIFAR-10's 45,000 images without validation. Adam moves a logit
 # by its rate in a step, so a shorter search takes a larger one to get as far.
 PAPER_STEPS = 35 * 351
-
-Batch = tuple[Tensor, Tensor]
 
 
 def configure(
@@ -209,7 +208,7 @@ class Search(loop.Search):
         target: float | None,
     ):
         self.model, self.ranges, self.cost, self.cfg = model, ranges, cost, cfg
-        self.images, self.per_epoch, self.target = images, per_epoch, target
+        self.batches, self.target = Batches(images, cfg.fit, per_epoch), target
         self.device = next(model.parameters()).device
         self.total, self.warmup = (epochs * per_epoch for epochs in (cfg.fit.epochs, warmup_epochs(cfg)))
         self.theta = nn.ParameterList(torch.zeros(len(options)) for options in ranges).to(self.device)
@@ -217,7 +216,6 @@ class Search(loop.Search):
         self.weight, self.tau = cfg.cost_weight, cfg.temperature[0]  # λ, and the temperature of the last step
         if target is not None:
             self.violation = torch.from_numpy(cost.violation(target, cfg.tolerance)).to(self.device)
-        self.batches: Iterator[Batch] | None = None
 
     def temperature(self, step: int) -> float:
         """Of Gumbel-softmax, linear in the step."""
@@ -239,7 +237,7 @@ class Search(loop.Search):
             return
         self.model.requires_grad_(False)
         self.adam.zero_grad()
-        x, y = (tensor.to(self.device) for tensor in self.batch(step))
+        x, y = (tensor.to(self.device) for tensor in self.batches.at(step))
         parts = self.cfg.fit.accumulate
         for images, labels in distributed.parts(x, y, parts):
             key = (self.cfg.fit.seed, step, THETA)  # the same space for every part
@@ -255,23 +253,6 @@ class Search(loop.Search):
         with self.precision.autocast_unscaled():
             logits = forward(self.model, x, sample)
         return F.cross_entropy(whole(logits), y) + self.weight * expected(self.violation, sample.weights)
-
-    def batch(self, step: int) -> Batch:
-        """Θ's batch of a step; steps come in order, from anywhere on."""
-        epoch, start = divmod(step, self.per_epoch)
-        if self.batches is None or start == 0:
-            fit = self.cfg.fit
-            self.batches = self.images.batches(
-                distributed.share(fit.batch_size, fit.accumulate),
-                seed=fit.seed,
-                epoch=epoch,
-                start=start,
-                augment=fit.augment,
-                drop_last=True,
-                rank=distributed.rank(),
-                world=distributed.world(),
-            )
-        return next(self.batches)
 
     def argmax(self) -> tuple[int, ...]:
         """The range of each gene in the most probable space."""

@@ -6,7 +6,7 @@ gates two candidates in each layer. The most probable network is then to be trai
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -27,6 +27,7 @@ from supernet.model import Supernet
 from supernet.progress import Progress, silent
 from supernet.space import Arch, Space
 from supernet.training import distributed
+from supernet.training.batches import Batches
 from supernet.training.loop import Drive, FitConfig, Search, fit
 
 GATES = 1  # in the key of a draw, besides the seed and the step
@@ -95,12 +96,11 @@ class Gates(Search):
     """
 
     def __init__(self, model: Supernet, cfg: Config, images: ImageSet, per_epoch: int):
-        self.model, self.cfg, self.images, self.per_epoch = model, cfg, images, per_epoch
+        self.model, self.cfg, self.batches, self.per_epoch = model, cfg, Batches(images, cfg.fit), per_epoch
         self.device = next(model.parameters()).device
         self.allowed = model.space.allowed
         self.alpha = [torch.zeros(len(open_), requires_grad=True) for open_ in self.allowed]
         self.adam = torch.optim.Adam(self.alpha, cfg.arch_lr, (0.0, 0.999))
-        self.batches: Iterator[tuple[Tensor, Tensor]] | None = None
 
     def probabilities(self) -> list[np.ndarray]:
         """By gene, of its open choices, in double."""
@@ -130,7 +130,7 @@ class Gates(Search):
         """One step of the gates, once the weights have had theirs alone."""
         if step < self.cfg.weight_epochs * self.per_epoch:
             return
-        x, y = (tensor.to(self.device) for tensor in self.batch(step))
+        x, y = (tensor.to(self.device) for tensor in self.batches.at(step))
         pairs = self.pairs(step)
         gates = [torch.tensor([1.0, 0.0], device=self.device, requires_grad=True) for _ in pairs]
         with self.precision.autocast_unscaled():
@@ -156,16 +156,6 @@ class Gates(Search):
                 moved, old = self.alpha[i][two], before[i][two]
                 self.alpha[i].copy_(before[i])
                 self.alpha[i][two] = moved + (torch.logsumexp(old, 0) - torch.logsumexp(moved, 0))
-
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The gates' batch of a step; steps come in order, from anywhere on."""
-        fit = self.cfg.fit
-        epoch, start = divmod(step, self.images.steps(fit.batch_size, drop_last=True))
-        if self.batches is None or start == 0:
-            place = {"rank": distributed.rank(), "world": distributed.world()}
-            share, order = distributed.share(fit.batch_size, 1), {"seed": fit.seed, "epoch": epoch, "start": start}
-            self.batches = self.images.batches(share, augment=fit.augment, drop_last=True, **order, **place)
-        return next(self.batches)
 
     def child(self) -> Arch:
         """The most probable architecture."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from supernet import files
 from supernet.errors import UserError
+from supernet.quantities import several
 from supernet.report.charts import Plot, Series
 from supernet.report.pieces import matrix, paragraph, section, table
 from supernet.run_files import ARCH, PROBABILITIES
@@ -128,7 +129,7 @@ def greedy(page: Page) -> str:
 
 
 def _candidate(candidate: dict[str, Any]) -> str:
-    return f"{candidate['depth']} layers, {candidate['width']} channels, {candidate['epochs']} epochs"
+    return f"{candidate['depth']} layers, {candidate['width']} channels, {several(candidate['epochs'], 'epoch')}"
 
 
 def ranking(page: Page) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from latency.table import LatencyTable
 from supernet import families, metrics
 from supernet.families import layerwise
+from supernet.quantities import several
 from supernet.report import columns, explorer, methods
 from supernet.report.charts import Plot, Series
 from supernet.report.explorer import label
@@ -82,7 +83,7 @@ def heading(run: Run) -> str:
         done = f"{name}: {', '.join(fact for fact in facts if fact)}"
     where = f" on {run.lut.device.get('cpu', 'the device')}, {run.lut.runtime['name']}" if run.lut else ""
     images = f"{run.images}, {run.space.channels}×{run.space.input_size}"
-    lead = f"{images}; {run.space.name}, {run.space.size:,} architectures{where}"
+    lead = f"{images}; {run.space.name}, {several(run.space.size, 'architecture')}{where}"
     return f"<h1>{html.escape(done)}</h1>\n<p>{html.escape(lead)}</p>"
 
 
@@ -119,8 +120,8 @@ def front(page: Page) -> str:
         for i, entry in enumerate(found["front"])
     ]
     inside = table(["front", *(c[0] for c in shown), "layers"], rows, [str(found["best"])])
-    told = f"{found['algorithm']}, {found['evaluated']} architectures scored."
-    return paragraph(told) + details(f"The front: {len(rows)} architectures", inside)
+    told = f"{found['algorithm']}, {several(found['evaluated'], 'architecture')} scored."
+    return paragraph(told) + details(f"The front: {several(len(rows), 'architecture')}", inside)
 
 
 def network(page: Page) -> str:
@@ -233,7 +234,7 @@ def measured(page: Page, lut: LatencyTable) -> list[str]:
         error = "" if found.held_out_mape is None else f"; mean error {found.held_out_mape:.1%}"
         rank = "" if found.held_out_spearman is None else f", Spearman {found.held_out_spearman:.3f}"
         held = f"Whole networks: {found.describe()}"
-        parts.append(paragraph(f"{held}{error}{rank} on {len(found.held_out)} others."))
+        parts.append(paragraph(f"{held}{error}{rank} on {several(len(found.held_out), 'other')}."))
         checks = {"held out": found.held_out, "fitted on": found.fitted_on}
         series = [
             Series(name, [found.predict(c) for c in made], [c.measured_ms for c in made])
@@ -264,7 +265,7 @@ def supernet(page: Page) -> str:
     speed = f", {last['images_per_second']:,.0f} images/s in the last one" if "images_per_second" in last else ""
     loss = Series("loss", [line["epoch"] for line in lines], [line["loss"] for line in lines], "line")
     parts = [
-        paragraph(f"{method}, {last['epoch']} epochs{speed}."),
+        paragraph(f"{method}, {several(last['epoch'], 'epoch')}{speed}."),
         page.chart("loss", Plot("training", "epoch", "loss", [loss])),
     ]
     series = []

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import torch
 
 from supernet.errors import UserError
+from supernet.quantities import several
 from supernet.training import measured
 from supernet.training.config import Optimizer
 from supernet.training.measured import Kernels, Wish
@@ -38,7 +39,7 @@ def device(name: str | None = None, cuda: Any = torch.cuda) -> torch.device:
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if index is None and processes > max(count, 1):
         raise UserError(
-            f"{processes} processes on this machine share {count} CUDA device{'s' if count > 1 else ''}: start at most "
+            f"{processes} processes on this machine share {several(count, 'CUDA device')}: start at most "
             "one for each; or name the device cuda:0 if each process sees its own only"
         )
     if index is None:

@@ -21,6 +21,7 @@ from supernet.errors import CheckpointError, UserError
 from supernet.progress import Progress, Track, silent
 from supernet.space import Arch
 from supernet.training import checkpoint, distributed, faults, mixing, optimizers
+from supernet.training.batches import of_epoch
 from supernet.training.config import FitConfig, learning_rate
 from supernet.training.folder import TrainingFolder
 from supernet.training.log import Log
@@ -178,7 +179,6 @@ class Training:
         self.device = next(model.parameters()).device
         self.leader, self.world = distributed.rank() == 0, distributed.world()
         self.log = Log(folder, writes=self.leader)
-        self.mine = distributed.share(cfg.batch_size, cfg.accumulate)
         if (weights := train.class_weights()) is not None:
             rule.weights = weights.to(self.device)
         self.precision = search.precision = Precision("int8" if cfg.qat else cfg.precision, self.device)
@@ -311,7 +311,8 @@ class Training:
     def single_steps(self) -> Iterator[None]:
         """The steps to the end of the epoch, one at a time."""
         epoch, start = divmod(self.step, self.per_epoch)
-        for x, y in faults.loaded(itertools.islice(self.batches(epoch, start), self.per_epoch - start)):
+        batches = of_epoch(self.train, self.cfg, epoch, start)
+        for x, y in faults.loaded(itertools.islice(batches, self.per_epoch - start)):
             with faults.memory(lambda: f"step {self.step}{faults.on(self.arch)}", x, LOWER):
                 x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
                 self.one_step(x, y)
@@ -353,19 +354,6 @@ class Training:
                 value.item() if bad is not None else loss, step, arch, self.cfg.lr, path, checkpoint.exists(self.path)
             )
         self.losses.clear()
-
-    def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """This rank's batches of an epoch from its step ``start`` on."""
-        return self.train.batches(
-            self.mine,
-            seed=self.cfg.seed,
-            epoch=epoch,
-            start=start,
-            augment=self.cfg.augment,
-            drop_last=True,
-            rank=distributed.rank(),
-            world=self.world,
-        )
 
     def one_step(self, x: Tensor, y: Tensor) -> None:
         """One step of the weights, and of what else is learnt."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -30,9 +30,14 @@ from supernet.space import Arch, Space
 from supernet.spec import LayerSpec, Price
 
 
-@functools.lru_cache(maxsize=16)  # a search asks for it with each architecture
 def layout_of(space: Space) -> GivenLayout:
     """The units of ``space``; a UserError if the network has other parts now."""
+    return _layout(space, space.make)
+
+
+@functools.lru_cache(maxsize=16)  # a search asks for it with each architecture
+def _layout(space: Space, make: Callable[..., Any] | None) -> GivenLayout:
+    """Spaces that differ in their code only are equal."""
     if space.make is None and not space.model.startswith(plugins.REGISTRIES):
         raise UserError(f"space {space.name} is of {space.model}: a file is not allowed to name code", missing="code")
     network = opened(space.model, *space.images, space.make)
