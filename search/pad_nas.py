@@ -272,5 +272,5 @@ def table(stages: Sequence[Stage]) -> Table:
         accuracies = [f"{100 * best:.2f}", f"{sum(random) / len(random):.2f}" if random else ""]
         seconds = [f"{stage.seconds[step]:.0f}" for step in ("training", "search")]
         rows.append([stage.folder.name, *counts, *accuracies, *seconds])
-    headings = ["", "architectures", "operations", "best %", "random %", "training s", "search s"]
+    headings = ["", "networks", "operations", "best %", "random %", "training s", "search s"]
     return Table(headings, rows, "PAD-NAS: one row per supernet, one-shot accuracies")

@@ -352,6 +352,7 @@ def test_refusals_before_any_training(finished, tmp_path, space_file):
     assert "cannot be met" in message
     assert not (tmp_path / "run").exists()  # nothing half-written
     assert "large, v3" in refused("pad_nas", "--run", tmp_path / "other", *SMALL, "--space", "tiny")
+    assert "lower the batch size" in refused("pad_nas", *fresh, "--batch-size", 10**4)  # before a table is measured
     message = refused("pad_nas", "--run", finished[0], "--space", space_file, *SMALL, "--objectives", "params")
     assert "objectives" in message
 

@@ -65,6 +65,7 @@ def run(args: Args) -> None:
     args = dataclasses.replace(args, objectives=args.wanted)  # recorded in full
     device = defaults.device(args.device)
     name, reason, images = opening.open_images(args)
+    images.train.steps(args.batch_size, drop_last=True)
     space = pad_nas.space_for(args.space, images)
     lr = defaults.learning_rate(args.batch_size, args.lr)
     ces, threshold = args.budget(CESConfig), args.threshold
