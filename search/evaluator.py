@@ -223,10 +223,9 @@ class Evaluator:
         known = f"{several(len(self.scores), 'architecture')}, BN {self.mode}"
         if not self.runs:
             return f"{known}; all of them were known"
-        return (
-            f"{known}; {self.separate_runs / self.runs:.2f} times fewer layer runs by shared prefixes; "
-            f"activations take at most {self.peak_bytes / 2**20:.1f} MiB per worker (depth × batch)"
-        )
+        ratio = f"{self.separate_runs / self.runs:.2f}"
+        shared = "" if ratio == "1.00" else f"{ratio} times fewer layer runs by shared first layers; "
+        return f"{known}; {shared}activations take at most {self.peak_bytes / 2**20:.1f} MiB per worker"
 
 
 class Scorer:

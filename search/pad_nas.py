@@ -110,6 +110,11 @@ class Stage:
         return self.found.search.space
 
     @property
+    def picture(self) -> Path:
+        """How often each operation stands in the good architectures, and which go."""
+        return self.folder / "distribution.png"
+
+    @property
     def operations(self) -> list[dict[str, Any]]:
         """What ``distribution.by_name`` says of it."""
         return distribution.by_name(self.space, self.p, self.pruned)
@@ -237,7 +242,7 @@ def _save(stage: Stage, counted: int, cfg: Config) -> None:
     """``stage.json``, ``distribution.png`` and ``networks.png`` in the folder of the supernet."""
     names = [[choice.name for choice in gene.choices] for gene in stage.space.genes]
     title = f"supernet {stage.number}: {count(stage.space.size)} architectures\npruned to {count(stage.pruned.size)}"
-    distribution.heat_map(stage.folder / "distribution.png", stage.operations, title)
+    distribution.heat_map(stage.picture, stage.operations, title)
     draw_layers(stage.folder / "networks.png", layers_of(stage.space, along(stage.found.front())))
     files.write_json(
         stage.folder / "stage.json",
@@ -267,5 +272,5 @@ def table(stages: Sequence[Stage]) -> Table:
         accuracies = [f"{100 * best:.2f}", f"{sum(random) / len(random):.2f}" if random else ""]
         seconds = [f"{stage.seconds[step]:.0f}" for step in ("training", "search")]
         rows.append([stage.folder.name, *counts, *accuracies, *seconds])
-    headings = ["", "space", "operations", "best %", "random %", "training s", "search s"]
+    headings = ["", "networks", "operations", "best %", "random %", "training s", "search s"]
     return Table(headings, rows, "PAD-NAS: one row per supernet, one-shot accuracies")

@@ -99,13 +99,14 @@ def window(space: Space, latency: TableCost, low: float, high: float | None) -> 
         reason = "no bound is given: 40 % of the way from the fastest to the slowest"
     elif high < fastest:
         raise UserError(
-            f"a latency of {high:g} ms is below the fastest architecture of {space.name}, {digits(fastest, 4)} ms (the "
-            f"slowest takes {digits(slowest, 4)} ms): raise it, or build a table for a faster device or a smaller space"
+            f"a latency of {digits(high, 6)} ms is below the fastest architecture of {space.name}, "
+            f"{digits(fastest, 4)} ms (the slowest takes {digits(slowest, 4)} ms): raise it, or build a table for a "
+            "faster device or a smaller space"
         )
     else:
         share = f"{(high - fastest) / (slowest - fastest):.0%} of the range" if slowest > fastest else "all are alike"
         reason = "does not bind" if high >= slowest else share
     if low > min(high, slowest):
         attains = f"{space.name} attains {digits(fastest, 4)} to {digits(slowest, 4)} ms"
-        raise UserError(f"no latency lies between {low:g} and {high:g} ms: {attains}")
+        raise UserError(f"no latency lies between {digits(low, 6)} and {digits(high, 6)} ms: {attains}")
     return low, high, reason

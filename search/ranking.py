@@ -154,5 +154,5 @@ def table(rankings: Mapping[str, Ranking], space: str) -> Table:
     for name, row in rankings.items():
         gap = f"{100 * row.gap:+.2f}" if name.startswith("one-shot") else ""
         rows.append([name, show(row.tau, row.tau_interval), show(row.rho, row.rho_interval), gap])
-    title = f"{space}: {first.n} architectures, {first.level:.0%} intervals over architectures"
+    title = f"{space}: {first.n} architectures, intervals of {100 * first.level:.0f} % over architectures"
     return Table(["ranked by", "Kendall τ", "Spearman ρ", "alone − one-shot, points"], rows, title)

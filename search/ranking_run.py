@@ -92,7 +92,7 @@ class Study:
         log = files.JsonLines(folder / "trained.jsonl", TRAINED)
         train, forget = self.train, self.train.forget
         alone = StandAlone(log, train.budget, train, self.trainers, "val_accuracy", self.progress, forget)
-        trained = alone(archs, self.seeds, "rank")
+        trained = alone(archs, self.seeds)
         truth, flops = trained.mean(axis=1), [families.flops(space, arch) for arch in archs]
 
         rows = {f"one-shot, BN {mode}": ranking.rank(scores, truth) for mode, scores in one_shot.items()}

@@ -166,6 +166,7 @@ def write(
     with progress("networks", len(found), unit="networks") as bar:
         for one in found:
             target, best = one.target, one.best
+            bar.advance(0, text=f"{target.name}, tested on {len(test):,} images")
             made = networks.recalibrated(supernet, best.arch, recalibration)
             path, table = folder / f"{target.name}.{suffixes[target.name]}", target.table
             card = networks.card(run, target.space, made, images, best.costs[LATENCY], table)

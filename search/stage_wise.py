@@ -18,6 +18,7 @@ from supernet.files import plain
 from supernet.quantities import digits
 
 SCHEMA = 1
+ROLES = {"A": "initial", "T": "temporary", "Â": "candidate"}
 Modules = tuple[int, ...]  # m_i, for each stage
 
 
@@ -86,9 +87,8 @@ class Proposal:
     @property
     def name(self) -> str:
         """Unique within a search, for folders and tables: ``1-temporary-8-8-8``."""
-        role = {"A": "initial", "T": "temporary", "Â": "candidate"}[self.role]
         again = f"-seed-{self.seed}" if self.seed else ""
-        return f"{self.iteration}-{role}-{'-'.join(map(str, self.modules))}{again}"
+        return f"{self.iteration}-{ROLES[self.role]}-{'-'.join(map(str, self.modules))}{again}"
 
 
 @dataclass(frozen=True)

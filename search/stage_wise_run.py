@@ -16,7 +16,7 @@ from torch import Tensor
 
 from search.criteria import CRITERIA
 from search.importance import importance
-from search.stage_wise import Proposal, StageWise
+from search.stage_wise import ROLES, Proposal, StageWise
 from supernet import donors, families, files, machine
 from supernet import executor as executors
 from supernet.answers import Answers
@@ -311,8 +311,8 @@ def table(
     """
     rows = []
     for result in results:
-        least, again = "" if result["whole"] else "≥ ", f" seed {result['seed']}" if result.get("seed") else ""
-        names = [f"{result['role']} {result['iteration']}{again}", *modules_and_importance(result)]
+        least = "" if result["whole"] else "≥ "
+        names = [f"{result['iteration']} {role(result)}", *modules_and_importance(result)]
         counts = [f"{result['flops'] / 1e6:.2f}", f"{result['params'] / 1e3:.1f}", f"{least}{result['seconds']:.0f}"]
         shares = [result["val_accuracy"], tested["test_accuracy"].get(result["name"])]
         rows.append([*names, *counts, *("" if share is None else f"{100 * share:.2f}" for share in shares)])
@@ -320,10 +320,16 @@ def table(
             spent = [result.get(key) for key in ("energy_kwh", "co2_kg")]  # not there if it was not asked for then
             rows[-1] += ["" if value is None else f"{least}{digits(1e3 * value)}" for value in spent]
     if noise is not None:
-        rows.append(["SD", f"{seeds} seeds", " ".join(f"{value:.4f}" for value in noise)])
+        spread = ["SD", f"{seeds} seeds", " ".join(f"{value:.4f}" for value in noise)]
+        rows.append([*spread, *[""] * (len(rows[0]) - len(spread))])
     title = f"importance by {criterion}, stage by stage; candidates tested once"
     headings = ["", "modules", "importance", "MFLOPs", "k params", "s", "val %", "test %"]
     return Table([*headings, *(("Wh", "g CO₂") if carbon else ())], rows, title, text=2, wraps=2)
+
+
+def role(result: Mapping[str, Any]) -> str:
+    """What a network is in the search, in words."""
+    return ROLES[result["role"]] + (f" seed {result['seed']}" if result.get("seed") else "")
 
 
 def modules_and_importance(result: Mapping[str, Any]) -> tuple[str, str]:

@@ -52,8 +52,11 @@ def free_memory(root: Path = Path("/")) -> int:
     return max(free, 0)
 
 
-def memory_size(text: str) -> int:
+def memory_size(text: str, what: str = "memory") -> int:
     """Bytes of a size such as ``4G``, ``512M`` or ``1.5 GiB``; units are powers of 1024.
+
+    Args:
+        what: it is of, for messages.
 
     Raises:
         UserError: it is none, or below one byte.
@@ -61,7 +64,7 @@ def memory_size(text: str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE | re.ASCII)
     size = int(float(found[1]) * UNITS[found[2].upper()]) if found and len(text) < 30 else 0
     if size < 1:
-        raise UserError(f"memory {text!r:.40}: expected a size such as 4G or 512M")
+        raise UserError(f"{what} {text!r:.40}: expected a size such as 4G or 512M")
     return size
 
 

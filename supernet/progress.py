@@ -105,16 +105,22 @@ class Bar:
             self._print()
 
     def facts(self) -> str:
-        """``12/100, 340 images/s, 1.2 min left``; how long it took at the end; rate and time once they are known."""
+        """``12/100, 340 images/s, 1.2 min left``; how long it took at the end; rate and time once they are known.
+
+        Once the time left is over and the work is not, it is that at the pace up to now.
+        """
         now, taken, done = time.monotonic(), self.advanced - self.started, self.count - self.first
         told = [f"{self.count}/{self.total}"]
         if self.rated and taken:
             told.append(_rate(self.rated / taken, self.unit))
-        if self.count >= self.total:
+        if self.first >= self.total:
+            told.append("done before")
+        elif self.count >= self.total:
             told.append(f"in {duration(taken)}")
         elif done:
-            left = (self.total - self.count) * taken / done - (now - self.advanced)
-            told.append(f"{duration(max(left, 0))} left")
+            of, waited = (self.total - self.count) / done, now - self.advanced
+            left = of * taken - waited if of * taken > waited else of * (taken + waited)
+            told += [f"{duration(left)} left"] if left >= 0.05 else []
         return ", ".join(told)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:

@@ -111,6 +111,15 @@ def test_the_sheet_shows_every_class_as_training_sees_it(folder, told):
         assert (pixels[top : top + sheet.TILE, : sheet.TEXT] < 128).any()  # the name
 
 
+def test_what_is_fine_is_followed_by_its_training(folder, tmp_path):
+    words = ("--damaged", "skip", "--val-fraction", 0.2)
+    printed = ok("check_data", folder.root, *SIZE, *words, "--sheet", tmp_path / "a.png")
+    *_, last = printed.splitlines()
+    opened = f"--data folder --data-root {folder.root} --damaged skip --resolution 32 --val-fraction 0.2"
+    assert last == f"next: python tools/train_supernet.py {opened}"
+    assert "grey of 16 bits 2" in printed
+
+
 def test_a_set_of_one_s_own_is_read_too(own_file, tmp_path):
     code = """
         import numpy as np

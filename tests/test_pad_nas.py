@@ -287,7 +287,7 @@ def finished(tmp_path_factory, space_file, table) -> tuple[Path, str]:
 def test_one_command_makes_the_whole_run(finished, table):
     folder, printed = finished
     assert f"next: python tools/retrain.py --pick best --run {folder / 'supernet-2'}" in printed
-    assert "MiB per worker (depth × batch)" in " ".join(printed.split())
+    assert "MiB per worker" in " ".join(printed.split())
     front = json.loads((folder / "supernet-2" / "front.json").read_text())
     space = Space.load(folder / "supernet-2" / "space.json")
     latency = LatencyTable.load(table)
@@ -352,6 +352,7 @@ def test_refusals_before_any_training(finished, tmp_path, space_file):
     assert "cannot be met" in message
     assert not (tmp_path / "run").exists()  # nothing half-written
     assert "large, v3" in refused("pad_nas", "--run", tmp_path / "other", *SMALL, "--space", "tiny")
+    assert "lower the batch size" in refused("pad_nas", *fresh, "--batch-size", 10**4)  # before a table is measured
     message = refused("pad_nas", "--run", finished[0], "--space", space_file, *SMALL, "--objectives", "params")
     assert "objectives" in message
 

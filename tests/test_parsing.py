@@ -77,6 +77,16 @@ def test_what_is_wrong_is_one_line(name, given, wanted, monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("columns", [40, 80])
+def test_what_a_command_does_is_told_in_lines_that_fit(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    about = "Train what is to be trained, " * 4 + "and stop.\n\n    It is as short as it can be."
+    told = helped(monkeypatch, capsys, lambda: parsing.parse(OPTIONS["count"], about, "tool.py"))
+    lines = told.partition("options\n")[0].splitlines()[1:]
+    assert max(map(len, lines)) <= columns
+    assert " ".join(" ".join(lines).split()) == " ".join(about.split())
+
+
 def test_a_value_that_a_command_refuses_leaves_it_with_code_2(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evolve.py", "--algorithm", "foo"])
     with pytest.raises(SystemExit) as stop:

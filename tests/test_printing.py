@@ -61,6 +61,34 @@ def test_without_a_terminal_it_is_plain_text(capsys):
     assert len(heading) == len(first) == len(second)  # numbers end below one another
 
 
+LONG = "latency ≤ 0.1056 ms (40 % of the way); → /a/path/of/" + "many/" * 12 + "front.json, of 10,000 images"
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 120])
+def test_text_breaks_between_words_on_a_terminal(width, monkeypatch):
+    file = io.StringIO()
+    monkeypatch.setattr(printing, "_console", Console(file=file, width=width, force_terminal=True, color_system=None))
+    common.tell(LONG)
+    lines = file.getvalue().splitlines()
+    assert [word for line in lines for word in line.split()] == LONG.split()
+    assert all(cell_len(line) <= width or " " not in line.strip() for line in lines)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_next_command_can_be_copied(terminal, monkeypatch):
+    file = io.StringIO()
+    monkeypatch.setattr(printing, "_console", Console(file=file, width=30, force_terminal=terminal, color_system=None))
+    common.next_command("retrain", None, "--run", "runs/" + "long/" * 12, note="why")
+    _, line = file.getvalue().splitlines()
+    assert line.startswith("next: ")
+    assert line.endswith(f"runs/{'long/' * 12}  # why")
+
+
+def test_without_a_terminal_text_is_one_line(capsys):
+    common.tell(LONG)
+    assert capsys.readouterr().out == f"{LONG}\n"
+
+
 def test_with_json_the_result_is_alone_on_stdout(monkeypatch, capsys, tmp_path):
     args = ["count.py", "--space", "ofa-mobilenetv3", "--config", str(tmp_path / "one.json"), "--layers"]
     one = {"ks": [3] * 20, "e": [3] * 20, "d": [2] * 5, "r": [160]}

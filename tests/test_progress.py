@@ -75,6 +75,26 @@ def test_what_is_not_known_yet_is_not_told(clock):
     assert bar.facts() == "5/20"
 
 
+def test_no_time_left_is_nothing(clock):
+    """A unit that takes longer than expected puts the end off; what is too short to be told is left out."""
+    bar = Bar("retrain", 4, unit="epochs")
+    clock[0] += 4
+    bar.advance(2)
+    left = []
+    for _ in range(5):
+        left.append(bar.facts().rpartition(", ")[2])
+        clock[0] += 2
+    assert left == ["4.0 s left", "2.0 s left", "8.0 s left", "10.0 s left", "12.0 s left"]
+    bar = Bar("loading", 1000, unit="layers")
+    clock[0] += 1
+    bar.advance(999)
+    assert bar.facts() == "999/1000, 999 layers/s"
+
+
+def test_what_an_earlier_run_has_done_took_no_time(clock):
+    assert Bar("supernet", 9, done=9, unit="images").facts() == "9/9, done before"
+
+
 def test_into_a_pipe_goes_a_line_now_and_then_and_one_at_the_end(clock, capsys):
     with Bar("evolution", 3, unit="evaluations") as bar:
         for _ in range(3):
@@ -94,7 +114,7 @@ from supernet.progress import Bar, counted
 
 @dataclass(frozen=True)
 class Args:
-    pass
+    run: str = "run"
 
 def slow(label, total, *, done=0, unit):
     bar = Bar(label, total, done=done, unit=unit, every=0.0)

@@ -56,6 +56,7 @@ def test_files_and_refusals(run, tmp_path):
     assert "a ranking needs three or more" in refused("rank", "--run", run, "--pick", listed, *BUDGET)
     listed.write_text(json.dumps([[99, 1, 2]]))
     assert "allows" in refused("rank", "--run", run, "--pick", listed, *BUDGET)
+    assert "--bn: expected one or more" in refused("rank", "--run", run, "--bn")
     listed.write_text("{}{")
     assert "not a readable" in refused("rank", "--run", run, "--pick", listed, *BUDGET)
     assert "expected uniform, front" in refused("rank", "--run", run, "--pick", "best", *BUDGET)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from latency.table import LatencyTable
+from latency.table import SAMPLED, LatencyTable
 from search import priced
+from supernet import families
 from supernet.cli import specialise
 from supernet.data import sets
 from supernet.errors import UserError
@@ -26,13 +27,17 @@ BUDGET = ("--population", 8, "--iterations", 3, "--recalibration", 2, 64, "--qui
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    """A run of four devices: three with the table as it is, in which the chip is three times as slow."""
+    """A run and the tables of two devices: a chip is three times as slow, of half of its layers by prediction."""
     folder = tmp_path / "run"
     shutil.copytree(OLD, folder)
     table = json.loads((OLD / "lut.json").read_text())
     for name, times in (("phone", 1), ("chip", 3)):
         operations = {key: {**op, "median_ms": times * op["median_ms"]} for key, op in table["operations"].items()}
         (tmp_path / f"{name}.json").write_text(json.dumps({**table, "operations": operations}))
+    half = {key: operations.pop(key)["median_ms"] for key in sorted(operations)[::2]}
+    predictions = {"layers": half, "held_out": {}, "regressors": {}}
+    sampled = {**table, "schema": SAMPLED, "operations": operations, "predictions": predictions}
+    (tmp_path / "chip.json").write_text(json.dumps(sampled))
     return folder
 
 
@@ -51,6 +56,7 @@ def test_each_device_has_the_best_network_within_its_bound(run):
     given = [word for name, ms in middle.items() for word in ("--lut", f"{run.parent / name}.json:{ms:g}")]
     printed = ok("specialise", "--run", run, *given, "--export", "pt2", *BUDGET)
     assert "next: " in printed
+    assert "phone.json predicts" not in printed
     lines = [json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()]
     scored = {tuple(row["arch"]): row["accuracy"] for row in lines[1:]}
     rows = {row["name"]: row for row in json.loads((run / "specialised/networks.json").read_text())["networks"]}
@@ -60,6 +66,11 @@ def test_each_device_has_the_best_network_within_its_bound(run):
         table = LatencyTable.load(run.parent / f"{name}.json", space)
         within = [arch for arch in scored if table.predict_arch(space, arch) <= middle[name]]
         assert row["latency_ms"] == pytest.approx(table.predict_arch(space, row["arch"]))
+        keys = [spec.key for spec in families.lower(space, row["arch"]) if spec.runs]
+        if name == "chip":
+            guessed = sum(table.layer_ms(key) for key in keys if key in table.predictions.layers)
+            share = 100 * guessed / sum(map(table.layer_ms, keys))
+            assert f"chip: {share:.2g} % of the latency is of layers that {table.source} predicts" in printed
         assert row["latency_ms"] <= row["bound_ms"] == pytest.approx(middle[name], rel=1e-5)
         assert row["one_shot_accuracy"] == scored[tuple(row["arch"])] == max(scored[arch] for arch in within)
         file = run / "specialised" / row["file"]

@@ -146,6 +146,20 @@ def test_networks_trained_side_by_side_are_those_trained_one_by_one(tmp_path):
     assert run(tmp_path / "one", Processes(1)) == run(tmp_path / "two", Processes(2))
 
 
+@pytest.mark.parametrize("noise", [None, [0.1, 0.2]])
+@pytest.mark.parametrize("carbon", [False, True])
+def test_every_row_of_the_table_has_a_cell_for_each_heading(noise, carbon):
+    names = {"A": "0-initial-1-1", "Â": "1-candidate-2-1"}
+    counts = {"modules": [1, 1], "importance": [0.5, 0.25], "flops": 10**6, "params": 10**3, "val_accuracy": 0.5}
+    results = [
+        {"name": name, "role": role, "iteration": i, "seconds": 3.0, "whole": True, "seed": i, **counts}
+        for i, (role, name) in enumerate(names.items())
+    ]
+    table = stage_wise_run.table(results, {"test_accuracy": {names["A"]: 0.4}}, "pls", noise, 2, carbon)
+    assert {len(row) for row in table.rows} == {len(table.headings)}
+    assert [row[0] for row in table.rows[:2]] == ["0 initial", "1 candidate seed 1"]
+
+
 def test_a_donor_is_where_every_network_starts(tmp_path, grows):
     """Without an epoch of training the networks are cut out of the donor."""
     donor = Network(SPACE, module_stages.arch(SPACE, (4, 4, 4)), kernels="eager")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from supernet import quantities
 from supernet.cli import common, opening, starting
 from supernet.errors import UserError
 from supernet.quantities import several
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
     from supernet.tables import Table
 
 ROWS = 40  # classes in the table
+KINDS = {  # of Pillow's modes
+    "1": "black and white",
+    "L": "grey",
+    "LA": "grey with transparency",
+    "I;16": "grey of 16 bits",
+    "I": "grey of 32 bits",
+    "F": "grey in floats",
+    "P": "palette",
+    "RGB": "colour",
+    "RGBA": "colour with transparency",
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,8 @@ class Args(common.Answering, opening.DataSet):
     """Random seed of the split."""
     sheet: Annotated[Path | None, common.UNSET] = None
     """Contact sheet, a PNG file; defaults to runs/data/NAME.png."""
+    damaged: Literal["stop", "skip"] = "stop"
+    """Fail at the end where images cannot be read, or tell them and succeed."""
     quiet: bool = False
     """Show no progress."""
 
@@ -60,6 +74,9 @@ def run(args: Args) -> None:
     if found.problems:
         why = "damaged" if not opened.problems else None
         raise UserError(f"training would stop: {'; '.join(found.problems)}", why)
+    where = [] if name != "folder" and root == Args.data_root else ["--data-root", root]
+    taken = common.words(args, "resolution", "channels", "val_fraction", "fold", "seed", "damaged")
+    common.next_command("train_supernet", None, "--data", name, *where, *taken)
 
 
 def show(found: Findings, name: str, seconds: float) -> None:
@@ -109,20 +126,19 @@ def by_kind(found: Findings, seconds: float) -> Table:
     from supernet.tables import Table
 
     size, count = found.opened.train.images.size, sum(len(of.noted) for of in found.found.values())
-    kinds = ", ".join(f"{number:,} {kind}" for kind, number in found.kinds().items())
-
+    kinds = ", ".join(f"{KINDS.get(kind, kind)} {number:,}" for kind, number in found.kinds().items())
     rows = [
-        ("files read", f"{count:,} in {seconds:.0f} s, {count / max(seconds, 1e-9):,.0f} a second"),
+        ("files read", f"{count:,} in {quantities.duration(seconds)}"),
         ("cannot be read", f"{len(found.errors):,}"),
         *(
             (side, "{:,} to {:,} pixels, median {:,}".format(*found.sides(side)))
             for side in ("width", "height")
             if len(found.noted)
         ),
-        (f"smaller than {size}", f"{found.smaller():,}, which are enlarged"),
+        (f"smaller than {size}, enlarged", f"{found.smaller():,}"),
         ("kinds", kinds),
-        ("turned by EXIF", f"{len(found.names('turned')):,}"),
-        ("transparent", f"{len(found.names('transparent')):,}, which are laid on white"),
+        ("turned as their EXIF says", f"{len(found.names('turned')):,}"),
+        ("transparent, laid on white", f"{len(found.names('transparent')):,}"),
         ("grey", f"{len(found.names('grey')):,}"),
         ("like an earlier training image", f"{found.again:,}"),
     ]

@@ -317,4 +317,4 @@ def command(tool: str, args: Any = None, *words: object, after: Sequence[object]
 def next_command(tool: str, args: Any = None, *words: object, after: Sequence[object] = (), note: str = "") -> None:
     """Print the command that people run next."""
     told = f"  # {note}" if note else ""
-    say(f"\nnext: [bold]{escape(command(tool, args, *words, after=after))}[/bold]{told}")
+    say(f"\nnext: [bold]{escape(command(tool, args, *words, after=after))}[/bold]{told}", copied=True)

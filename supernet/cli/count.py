@@ -25,12 +25,12 @@ class Args(common.Answering):
     timm:mobilenetv3_large_100 or torchvision:resnet18, a .json, or FILE.py:function."""
     config: Annotated[Path | None, common.UNSET] = None
     """JSON of one network: {"resolution", "width", "depth", "kernel", "expand"}, {"ks", "e", "d", "r"} or {"arch"};
-    or the name of a published one, such as proxylessnas-mobile; defaults to the whole network where one is given."""
+    or the name of a published one, such as proxylessnas-mobile; of a network of a registry defaults to all of it."""
     resolution: Annotated[numbers.Pixels | None, common.UNSET] = None
     """Pixels of the images, of a square or HEIGHTxWIDTH; defaults to what a registry says of its network, 28 for a
     name that ends in -small, else 224."""
     layers: bool = False
-    """By layer."""
+    """Tell multiply-adds and parameters of each layer, too."""
 
 
 def run(args: Args) -> None:
@@ -68,6 +68,8 @@ def run(args: Args) -> None:
             f"{counts['unused_params']:,} of these parameters the authors' network has without using them; "
             "a network that is trained here does not have them"
         )
+    if space.model:
+        common.next_command("train_supernet", None, *common.words(args, "space", "resolution"))
 
 
 def given(space: Space) -> dict[str, Any]:
@@ -87,8 +89,8 @@ def show(space: Space, counts: Mapping[str, Any]) -> None:
     if counts["whole"]:
         common.show(Table(("layer of which all channels stay", "as"), list(counts["whole"].items()), text=2))
     common.tell(
-        f"{quantities.count(space.size)} networks; the largest is {space.name}: logits differ by "
-        f"{counts['difference']:.1e}"
+        f"{quantities.count(space.size)} networks; the largest is {space.name} itself: their logits differ by "
+        f"{counts['difference']:.1e} of their range"
     )
 
 

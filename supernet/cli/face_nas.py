@@ -1,4 +1,4 @@
-"""Efficient Global NAS for face verification: depth and width of an IR-ResNet by 1:1 accuracy, then its training."""
+"""Efficient Global NAS for faces: depth and width of an IR-ResNet that tells whether two pictures show one person."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ def run(args: Args) -> None:
             folder.write_images(opened.split, opened.train.damaged.known)
         opened.train.damaged.path = folder.damaged_path
         common.say(
-            f"{args.depth[0]} to {args.depth[1]} layers, {width[0]} to {width[1]} channels: {len(opened.train):,} "
-            f"training images of {len(opened.identities):,} identities, {len(opened.pairs)} validation pairs of "
-            f"others; {common.escape(str(args.run))}"
+            f"{args.depth[0]} to {args.depth[1]} layers (L), {width[0]} to {width[1]} channels (C): "
+            f"{len(opened.train):,} training images of {len(opened.identities):,} identities, {len(opened.pairs):,} "
+            f"validation pairs of others; {common.escape(str(args.run))}"
         )
         if math.isfinite(args.latency_max):
             corners = face_run.corners(args.depth[0], width, args.resolution)

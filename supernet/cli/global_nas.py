@@ -91,7 +91,7 @@ def run(args: Args) -> None:
     with folder.lock():
         folder.begin(settings, restart=args.restart, defaults=older, images=images)
         common.say(
-            f"{config.depth[0]} to {config.depth[1]} layers, {config.width[0]} to {config.width[1]} channels; "
+            f"{config.depth[0]} to {config.depth[1]} layers (L), {config.width[0]} to {config.width[1]} channels (C); "
             f"{opening.in_words(images, name, reason)}; {common.escape(str(args.run))}"
         )
         if math.isfinite(args.latency_max):

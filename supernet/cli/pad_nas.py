@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from supernet import machine
 from supernet.cli import common, opening, planning, report, retrain, searching, starting
 from supernet.errors import UserError
+from supernet.quantities import count
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +43,10 @@ class Args(planning.Planned, common.Kernels, opening.Balance, opening.Images, se
     drawn again give, such as 0.95; 0 is the paper's rule."""
     retrain: int = 0
     """Epochs to train the best network of the last front alone, at the end; 0 leaves that to retrain.py."""
+    seed: int = 0
+    """Random seed of the split, the weights, the augmentation and the searches."""
+    workers: int = machine.cores()
+    """Threads that score in parallel, on the CPU, and processes that decode files; defaults to the usable cores."""
 
 
 def run(args: Args) -> None:
@@ -58,7 +64,8 @@ def run(args: Args) -> None:
         raise UserError(f"--retrain {args.retrain}: expected a number of epochs, or 0")
     args = dataclasses.replace(args, objectives=args.wanted)  # recorded in full
     device = defaults.device(args.device)
-    name, _, images = opening.open_images(args)
+    name, reason, images = opening.open_images(args)
+    images.train.steps(args.batch_size, drop_last=True)
     space = pad_nas.space_for(args.space, images)
     lr = defaults.learning_rate(args.batch_size, args.lr)
     ces, threshold = args.budget(CESConfig), args.threshold
@@ -106,11 +113,17 @@ def run(args: Args) -> None:
         asked = (problem.costs, problem.bounds, problem.objectives)
         CES(space, *asked, cfg.ces)
         folder.begin(config, space=space, images=images, defaults=common.defaults(args))
+        common.say(
+            f"[bold]{common.escape(space.name)}[/bold]: {len(args.epochs)} supernets, the first of {count(space.size)} "
+            f"architectures; {opening.in_words(images, name, reason)}; {common.escape(str(args.run))}"
+        )
         stages = []
         images = folder.decoded(images, args.progress)  # opened once, for all supernets
         for stage in pad_nas.run(space, images, cfg, *asked, folder.path, device, of_stage, args.progress):
             if problem.luts:
                 stage.found.folder.write_lut(problem.luts["latency"].to_json())
+            sizes = f"{count(stage.space.size)} architectures, pruned to {count(stage.pruned.size)}"
+            common.say(f"[bold]{stage.folder.name}[/bold]: {sizes} → {common.escape(str(stage.picture))}")
             searching.write(stage.found, stage.random, problem.luts)
             stages.append(stage)
     common.show(pad_nas.table(stages))

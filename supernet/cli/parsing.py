@@ -10,6 +10,7 @@ import io
 import itertools
 import os
 import re
+import shutil
 import sys
 import textwrap
 import typing
@@ -44,10 +45,13 @@ def parse(args: Any, description: str | None, program: str) -> Any:
 def _help(args: Any, description: str | None, program: str) -> NoReturn:
     """Print the help; without boxes where there is no terminal, as tyro does where it knows no encoding."""
     topics = grouped(args) if isinstance(args, type) else args
+    columns = shutil.get_terminal_size().columns
+    parts = inspect.cleandoc(description or "").split("\n\n")
+    about = "\n\n".join(textwrap.fill(part, columns, subsequent_indent=" ") for part in parts)  # else tyro joins lines
     plain = io.StringIO()
     try:
         with contextlib.nullcontext() if sys.stdout.isatty() else contextlib.redirect_stdout(plain):
-            tyro.cli(topics, description=description, prog=program, config=(*CONFIG, tyro.conf.OmitArgPrefixes))
+            tyro.cli(topics, description=about, prog=program, config=(*CONFIG, tyro.conf.OmitArgPrefixes))
     finally:
         sys.stdout.writelines(f"{line.rstrip()}\n" for line in plain.getvalue().splitlines())
     raise AssertionError("tyro leaves after its help")

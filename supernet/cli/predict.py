@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 class Args(common.Answering):
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """What export.py wrote: .onnx, .tflite, .pte, .xml; .pt2 and .py may run code: name only files that you trust."""
-    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE")]
+    images: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(required)")
+    ]
     """Pictures, and folders of them; of a folder with a folder for each class the accuracy is told."""
     top: int = 1
     """Classes to name for each picture, the most probable first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +31,21 @@ def answer(args: Any, result: Any) -> None:
         sys.stdout.flush()
 
 
-def say(*parts: Any, style: str | None = None) -> None:
-    """Print text (with rich's markup) or a table."""
-    _console.print(*parts, style=style, highlight=False, soft_wrap=all(isinstance(part, str) for part in parts))
+def say(*parts: Any, style: str | None = None, copied: bool = False) -> None:
+    """Print text (with rich's markup) or a table.
+
+    On a terminal text breaks between words: what has no spaces, such as a path, stays whole. What is to be ``copied``
+    is one line everywhere, as all text is where there is no terminal.
+    """
+    text = all(isinstance(part, str) for part in parts)
+    if text and _console.is_terminal and not copied:
+        parts = tuple(_broken(line) for part in parts for line in part.split("\n"))
+    _console.print(*parts, sep="\n" if text else " ", style=style, highlight=False, soft_wrap=text)
+
+
+def _broken(line: str) -> str:
+    """In lines that fit the terminal, as far as words do."""
+    return textwrap.fill(line, _console.width, break_long_words=False, break_on_hyphens=False)
 
 
 def show(table: Table) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from supernet.cli import common, report, starting
+from supernet.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ def run(args: Args) -> None:
     from supernet import executor
     from supernet.training import defaults
 
+    if not args.bn:
+        raise UserError("--bn: expected one or more of recalibrated, batch, inherited")
     run, device, folder = args.folder, defaults.device(args.device), args.folder.rank_path
     space = run.space()
     archs = choose(run, space, args.pick, args.n, args.seed)
@@ -51,6 +54,7 @@ def run(args: Args) -> None:
         rankings = study(archs, args.pick)
     common.show(ranking.table(rankings, space.name))
     common.tell(f"→ {folder / 'rank.json'}, {folder / (args.bn[0] + '.png')}")
+    common.next_command("retrain" if run.front_path.exists() else "evolve", args)
     common.answer(args, folder / "rank.json")
 
 

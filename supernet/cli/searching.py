@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from search.costs import TableCost
     from search.run import Scoring, SearchRun
     from supernet.footprint import Precision
-    from supernet.space import Space
+    from supernet.space import Arch, Space
 
 B = TypeVar("B", bound="Budget")
 Bounds = dict[str, tuple[float, float]]
@@ -66,7 +66,7 @@ class Scored(common.Computing, common.Reading, common.Workers):
         from supernet.executor import Threads
 
         workers = self.ray_or(Threads(self.workers))
-        memory = None if self.memory is None else machine.memory_size(self.memory)
+        memory = None if self.memory is None else machine.memory_size(self.memory, "--memory")
         int8 = self.score == "int8"
         return Scoring(self.bn, self.recalibration, self.val_limit, self.seed, workers, memory, self.metric, int8)
 
@@ -93,7 +93,7 @@ class Small:
     def limits(self) -> dict[Objective, float]:
         """The bounds in bytes that there are."""
         given = zip(MEMORY, (self.flash_max, self.ram_max), strict=True)
-        return {name: machine.memory_size(text) for name, text in given if text is not None}
+        return {name: machine.memory_size(text, f"--{name}-max") for name, text in given if text is not None}
 
     def file_precision(self, luts: Iterable[LatencyTable]) -> Precision:
         """The precision of the file; a UserError where tables are of several, or of another than is wanted."""
@@ -226,7 +226,6 @@ def latency_window(
 def write(found: SearchRun, random: Sequence[Record], luts: Mapping[str, LatencyTable]) -> None:
     """Write the front with its picture, and tell what a person should know about the search."""
     from search import front as fronts
-    from supernet import families
 
     front, best, knee, told = found.write(random, {name: lut.named() for name, lut in luts.items()})
     for note in found.search.notes:
@@ -236,15 +235,23 @@ def write(found: SearchRun, random: Sequence[Record], luts: Mapping[str, Latency
     common.show(fronts.table(front, best, knee, tuple(luts), metric))
     common.tell(f"best: one-shot {NAMES[metric]} {percent(told, 'one_shot')}, an interval of 95 %")
     for name, lut in luts.items():
-        shares = [lut.guessed(families.lower(found.search.space, record.arch)) for record in front]
-        if any(shares):
-            common.tell(
-                f"{name}: {min(shares):.0%} to {max(shares):.0%} of the latency of these networks rests on layers that "
-                f"{lut.source} predicts; {sum(not share for share in shares)} of {len(front)} consist of measured ones"
-            )
+        if told := rests_on(lut, found.search.space, [record.arch for record in front]):
+            common.tell(f"{name}: {told}")
     if len(random) > 1:
         common.say(fronts.against(front[best], random))
     common.tell(f"→ {found.folder.front_path}, {found.folder.front_picture}")
+
+
+def rests_on(lut: LatencyTable, space: Space, archs: Sequence[Arch]) -> str:
+    """Which share of the latency of networks is of layers that were not measured, in words; none where all were."""
+    from supernet import families
+
+    if lut.predictions is None:
+        return ""
+    shares = [100 * lut.guessed(families.lower(space, arch)) for arch in archs]
+    ends = " to ".join(digits(share, 2) for share in sorted({min(shares), max(shares)}))
+    told = f"{ends} % of the latency is of layers that {lut.source} predicts, the rest of layers that it measured"
+    return told if len(archs) == 1 else f"{told}; {shares.count(0)} of {len(archs)} networks are of these alone"
 
 
 def show_winners(found: SearchRun, luts: Mapping[str, LatencyTable]) -> None:

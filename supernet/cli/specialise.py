@@ -71,12 +71,14 @@ def run(args: Args) -> None:
     test = folder.test_images(args.data_root, args.workers)
     scoring = args.scoring
 
+    notes: list[str] = []
+
     def measure(target: specialise.Target, arch: Arch) -> float | None:
         found = runtimes.measure_networks(
             tables[target.name],
             space,
             lambda kernels: {target.name: runtimes.whole(space, arch, kernels)},
-            lambda reason: common.tell(f"{target.name}: {reason}"),
+            lambda reason: notes.append(f"{target.name}: {reason}"),
         )
         return found[target.name].median_ms if found else None
 
@@ -87,9 +89,14 @@ def run(args: Args) -> None:
         common.tell(f"scored {evaluator.summary}")
         tools = (supernet.cpu(), evaluator.scorer.recalibration, images, test)
         rows = specialise.write(folder, found, suffixes, *tools, measure, args.progress, settings)
+    for note in notes:
+        common.tell(note)
     common.show(specialise.table(rows, args.metric))
     for row in rows:
-        common.tell(f"{row['name']}: {metrics.percent(row, 'test', args.metric)}, an interval of 95 %")
+        tested = f"test {metrics.NAMES[args.metric]} {metrics.percent(row, 'test', args.metric)}"
+        common.tell(f"{row['name']}: {tested}, an interval of 95 %")
+        if rests := searching.rests_on(tables[row["name"]], space, [row["arch"]]):
+            common.tell(f"{row['name']}: {rests}")
         common.tell(f"→ {folder.specialised_path / row['file']}")
     common.tell(f"→ {folder.specialised_path / 'networks.png'}")
     first = specialise.configuration(folder, rows[0]["name"])

@@ -137,7 +137,7 @@ def run(args: Args) -> None:
             if not args.quiet:
                 modules, alpha = stage_wise_run.modules_and_importance(result)
                 found = f"importance {alpha}, validation {100 * result['val_accuracy']:.2f} %"
-                common.say(f"{len(results)}. {result['role']} {modules}: {found}")
+                common.say(f"{len(results)}. {stage_wise_run.role(result)} {modules}: {found}")
         noise = job.spread(search.records[0].network, results[0], args.noise)
         tested = job.test(results, lambda: folder.test_images(args.data_root, args.workers))
         best = job.write_best(results, tested, noise)

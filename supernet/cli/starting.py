@@ -77,11 +77,16 @@ def main(
             raise
         common.refuse(str(told))
     except KeyboardInterrupt:
-        print("stopped; the same command continues", file=sys.stderr)
+        print(f"stopped{_again(given)}", file=sys.stderr)
         sys.exit(130)
     except _Terminated:
-        print("terminated; the same command continues", file=sys.stderr)
+        print(f"terminated{_again(given)}", file=sys.stderr)
         raise
+
+
+def _again(args: Any) -> str:
+    """That the work goes on, where a run folder keeps what is done of it."""
+    return "; the same command continues" if hasattr(args, "run") else ""
 
 
 def require_siblings() -> None:

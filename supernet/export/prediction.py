@@ -105,9 +105,11 @@ class Classifier:
 def found(paths: Iterable[Path]) -> list[tuple[Path, str | None]]:
     """As ``pictures.found``; a UserError where there is none, or a path is not there."""
     given = list(paths)
+    if not given:
+        raise UserError("expected pictures, or folders of them, after the file")
     if missing := [path for path in given if not path.exists()]:
         raise UserError(f"no picture or folder at {missing[0]}")
     listed = list(pictures.found(given))
     if not listed:
-        raise UserError(f"expected pictures (.jpg, .png, …) in {', '.join(map(str, given)) or 'nothing'}, found none")
+        raise UserError(f"expected pictures (.jpg, .png, …) in {', '.join(map(str, given))}, found none")
     return listed
