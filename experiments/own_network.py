@@ -91,7 +91,7 @@ class Args(_common.OnImages):
     evaluations: int = 120
     """Parts that a search scores."""
     train: int = 40_000
-    """Training images, stratified; half of them for resnet18."""
+    """Training images, stratified; of resnet18 the parts learn from half of them."""
     fastnas: bool = True
     """NVIDIA's FastNAS, too."""
     latency: bool = True
@@ -118,7 +118,8 @@ class Study:
 
     name: str
     seed: int
-    images: TrainVal
+    whole_set: TrainVal  # what the given network is trained on
+    images: TrainVal  # what its parts and the pruned ones are
     judging: ImageSet
     args: Args
     memory: dict[Any, Any] = field(default_factory=dict)  # supernets and what was found in them
@@ -150,7 +151,7 @@ class Study:
         whole, _ = standalone.train(
             self.space,
             self.layout.whole,
-            self.images,
+            self.whole_set,
             cfg,
             self.folder / "given",
             _common.CPU,
@@ -318,9 +319,9 @@ def run(args: Args) -> None:
     )
     for seed in range(args.seeds):
         for name in args.networks:
-            part = dataclasses.replace(source, train=round(SHARE.get(name, 1) * source.train))
-            images, judging = _common.open_images(part)
-            study = Study(name, seed, images, judging, args)
+            (whole, judging), share = _common.open_images(source), SHARE.get(name, 1)
+            part = dataclasses.replace(whole, train=whole.train.subset(round(share * len(whole.train)), seed=0))
+            study = Study(name, seed, whole, part, judging, args)
             kept.add(name, "given", seed, lambda s=study: {"accuracy": evaluate(s.given, s.judging.plain_batches(512))})
             for share in args.shares:
                 for arm, make in study.arms(share).items():
