@@ -6,6 +6,7 @@ time left; or anything else of the kind.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Collection, Iterator
@@ -148,7 +149,7 @@ class Bar:
 def _rate(per_second: float, unit: str) -> str:
     """Units in a second, or the time of one that takes longer."""
     if per_second < 1:
-        return f"{duration(1 / per_second)} per {unit.removesuffix('s')}"
+        return f"{duration(1 / per_second)} per {re.sub('(?<=ch)es$|s$', '', unit)}"
     return f"{per_second:,.0f} {unit}/s" if per_second >= 10 else f"{per_second:.1f} {unit}/s"
 
 

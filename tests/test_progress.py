@@ -57,11 +57,17 @@ def test_a_short_line_has_a_bar_that_grows(clock):
 
 
 @pytest.mark.parametrize(
-    ("units", "seconds", "told"),
-    [(1, 301, "5.0 min per epoch"), (4, 5, "1.2 s per epoch"), (9, 5, "1.8 epochs/s"), (9, 0.75, "12 epochs/s")],
+    ("units", "seconds", "unit", "told"),
+    [
+        (1, 301, "epochs", "5.0 min per epoch"),
+        (4, 5, "epochs", "1.2 s per epoch"),
+        (9, 5, "epochs", "1.8 epochs/s"),
+        (9, 0.75, "epochs", "12 epochs/s"),
+        (1, 24, "searches", "24.0 s per search"),
+    ],
 )
-def test_a_slow_rate_is_the_time_of_one(clock, units, seconds, told):
-    bar = Bar("retrain", 10, unit="epochs")
+def test_a_slow_rate_is_the_time_of_one(clock, units, seconds, unit, told):
+    bar = Bar("retrain", 10, unit=unit)
     clock[0] += seconds
     bar.advance(units)
     assert told in bar.facts()
