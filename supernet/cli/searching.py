@@ -235,8 +235,8 @@ def write(found: SearchRun, random: Sequence[Record], luts: Mapping[str, Latency
     common.show(fronts.table(front, best, knee, tuple(luts), metric))
     common.tell(f"best: one-shot {NAMES[metric]} {percent(told, 'one_shot')}, an interval of 95 %")
     for name, lut in luts.items():
-        if told := rests_on(lut, found.search.space, [record.arch for record in front]):
-            common.tell(f"{name}: {told}")
+        if rests := rests_on(lut, found.search.space, [record.arch for record in front]):
+            common.tell(f"{name}: {rests}")
     if len(random) > 1:
         common.say(fronts.against(front[best], random))
     common.tell(f"→ {found.folder.front_path}, {found.folder.front_picture}")
