@@ -161,10 +161,11 @@ def given_space(images: TrainVal) -> Space:
 
 
 def inherit(known: Network, network: Network) -> None:
-    """Give ``network`` the weights of ``known``, but for the last layer, which begins anew."""
+    """Give ``network`` the weights of ``known``, but for its only linear layer, which gives the logits."""
     own = network.state_dict()
-    *_, weight, bias = own  # of the classifier
-    network.load_state_dict({k: own[k] if k in (weight, bias) else v for k, v in known.state_dict().items()})
+    (weight,) = (name for name, value in own.items() if value.ndim == 2)
+    head = (weight, weight.removesuffix("weight") + "bias")
+    network.load_state_dict({k: own[k] if k in head else v for k, v in known.state_dict().items()})
 
 
 def most_accurate(space: Space, evaluator: Callable, seed: int) -> Arch:
