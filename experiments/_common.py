@@ -213,9 +213,14 @@ def alone(function: Callable[..., Any], *args: Any, seconds: float | None = None
         return pool.apply_async(function, args).get(seconds)
 
 
+PLACES = ("--run", "--data-root")  # of one machine, and no part of the results
+
+
 def command() -> str:
-    """The command line, for the results."""
-    return " ".join([program(), *sys.argv[1:]])
+    """The command line, for the results, but for folders."""
+    words = sys.argv[1:]
+    kept = [word for before, word in zip(["", *words], words, strict=False) if not {before, word} & set(PLACES)]
+    return " ".join([program(), *kept])
 
 
 class Clock:

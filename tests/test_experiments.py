@@ -402,3 +402,9 @@ def test_a_quick_run_leaves_the_results_alone(name):
     assert _common.aside(args(quick=True)).output != args().output
     assert _common.aside(args()).output == args().output
     assert _common.aside(args(quick=True, output=Path("mine.json"))).output == Path("mine.json")
+
+
+def test_results_do_not_tell_the_folders_of_a_machine(monkeypatch):
+    words = ["experiments/nss.py", "--seeds", "2", "--run", "here", "--quiet", "--data-root", "there"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert _common.command() == "python -m experiments.nss --seeds 2 --quiet"
