@@ -299,7 +299,7 @@ def test_a_table_in_words():
     given = {"runtime": {"name": "torch", "version": "9", "options": {}}, "protocol": {"gate": 0.1}}
     assert list(table(**given).describe()) == ["device", "runtime", "layers"]
     words = table(**given, calibration=calibration()).describe()
-    assert words["device"] == "abacus, 1 cores"
+    assert words["device"] == "abacus, 1 core"
     assert "torch 9" in words["runtime"]
     assert words["layers"].startswith(f"{len(latencies())}, of them 0 noisy")
     assert "on 2 whole networks held out; scale 1.250, 10 µs off each layer, from 1" in words["check"]
