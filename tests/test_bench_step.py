@@ -14,8 +14,8 @@ from supernet.training import defaults
 def test_the_forms_take_the_same_step(name, size):
     """Ours, plain PyTorch and plain PyTorch in NCHW: equal weights before, equal weights after.
 
-    Where a value lies at the kink of ReLU6, rounding decides on which side, and gradients differ, also between PyTorch's
-    own two forms. So some images of five draws must do.
+    Where a value lies at the kink of ReLU6, rounding decides on which side, and gradients differ, between PyTorch's own
+    two forms, too. So the images of one of five draws must do.
     """
     space = spaces.get(name, 3, size, 10)
     drawn = torch.Generator().manual_seed(0)
@@ -32,8 +32,9 @@ def after_a_step(space, x):
     """The weights of each form after one step from equal ones, ours first."""
     torch.manual_seed(0)
     models = {name: make(space) for name, make in FORMS.items()}
-    for name, model in models.items():
+    for model in models.values():
         model.load_state_dict(models["ours"].state_dict())
+    for name, model in models.items():
         stepper(model, x, torch.arange(4), name == "eager NCHW")(3)
     return {name: torch.cat([p.detach().flatten() for p in model.parameters()]) for name, model in models.items()}
 
