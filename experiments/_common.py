@@ -25,6 +25,7 @@ from scipy import stats
 
 from latency.measure import host
 from search.alone import StandAlone
+from search.ask_tell import Search
 from supernet import files
 from supernet.data import sets
 from supernet.data.images import ImageSet
@@ -132,7 +133,7 @@ def open_images(images: Images) -> tuple[TrainVal, ImageSet]:
     """Training and search images, and those for the truth."""
     opened = sets.open_train(images.name, Path(images.root), seed=0, val_fraction=images.held, limit=images.train)
     search = opened.val.subset(min(images.search, len(opened.val) // 2), seed=0)
-    rest = opened.val.take(np.flatnonzero(~np.isin(opened.val.index, search.index)))
+    rest = opened.val.without(search)
     parts = (opened.train, search, opened.classes, opened.channels, opened.resolution, opened.class_names)
     return TrainVal(*parts), rest.subset(images.truth, seed=0)
 
@@ -182,6 +183,16 @@ def train_alone(folder: Path, space: Space, budget: Budget, device: str, arch: A
     accuracy = evaluate(network, judging.plain_batches(512))
     shutil.rmtree(folder / key)
     return accuracy
+
+
+def most_accurate(search: Search, evaluator: Callable[[Sequence[Arch]], list[float]]) -> Arch:
+    """What a search finds when it goes to its end."""
+    scores: dict[Arch, float] = {}
+    while not search.done:
+        archs = search.ask()
+        scores |= dict(zip(archs, evaluator(archs), strict=True))
+        search.tell(archs, [scores[arch] for arch in archs])
+    return max(scores, key=lambda arch: scores[arch])
 
 
 def cell(path: Path, compute: Callable[[], Any]) -> Any:

@@ -81,7 +81,7 @@ class Study:
         images = sets.open_train(args.data, args.data_root, limit=args.limit, resolution=args.resolution)
         self.space = spaces.get(args.space, images.channels, images.size, images.classes)
         chosen_on = images.val.subset(len(images.val) // 2, seed=0)
-        told_on = images.val.take(np.flatnonzero(~np.isin(images.val.index, chosen_on.index)))
+        told_on = images.val.without(chosen_on)
         self.images, self.chosen_on, self.told_on = images, chosen_on, told_on
         self.ranges = network_spaces.split(self.space, args.ranges)
         self.cost = network_spaces.SpaceCost.of(self.space, self.ranges, multiply_adds)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
 from experiments import _common
@@ -120,7 +119,7 @@ def open_images(
         return opened, functools.cache(lambda: sets.open_test(name, root, **split))
     opened = sets.open_train(name, root, val_fraction=0.3, **given)
     val = opened.val.subset(min(1000, len(opened.val) // 2), seed=0)
-    rest = opened.val.take(np.flatnonzero(~np.isin(opened.val.index, val.index)))
+    rest = opened.val.without(val)
     return dataclasses.replace(opened, val=val), functools.cache(lambda: rest.subset(10_000, seed=0))
 
 

@@ -15,13 +15,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from experiments import _common
+from experiments import _common, _plain
 from search.ces import CES, CESConfig
 from search.priced import additive
 from search.run import Scoring
@@ -126,12 +125,14 @@ class Study:
         start = time.process_time()
         space = spaces.get(self.args.space, images.channels, images.size, images.classes)
         held = train.subset(max(images.classes, round(0.3 * len(train))), seed=self.seed)
-        rest = train.take(np.flatnonzero(~np.isin(train.index, held.index)))
+        rest = train.without(held)
         own = dataclasses.replace(images, train=rest, val=held)
         cfg = spos.Config(self.cfg(rest), kernels="fused", probes=0)
         supernet = spos.run(space, own, cfg, self.args.run / f"supernet-{count}-{self.seed}", _common.CPU)
         evaluator = Scoring(recalibration=(4, 128), executor=Threads(1)).evaluator(supernet, own)
-        best = most_accurate(space, evaluator, self.seed)
+        flops = additive(space, lambda spec: spec.flops)  # without a bound: nothing is as large as mobilenetv2_050
+        search = CES(space, {"flops": flops}, {}, ["flops"], CESConfig(16, 4, seed=self.seed))
+        best = _common.most_accurate(search, evaluator)
         network = self.alone(space, best, images, train, self.cfg(train), f"found-{count}-{self.seed}")
         return self.result(network, start)
 
@@ -144,14 +145,8 @@ class Study:
 
 def of_classes(opened: TrainVal, low: int, high: int) -> TrainVal:
     """The images of classes ``low`` to below ``high``, which count from 0."""
-
-    def within(images: ImageSet) -> ImageSet:
-        taken = images.take(np.flatnonzero((images.labels >= low) & (images.labels < high)))
-        taken.labels = taken.labels - low
-        return taken
-
-    names = opened.class_names[low:high]
-    return TrainVal(within(opened.train), within(opened.val), high - low, opened.channels, opened.resolution, names)
+    train, val = (_plain.of_classes(part, tuple(range(low, high))) for part in (opened.train, opened.val))
+    return TrainVal(train, val, high - low, opened.channels, opened.resolution, opened.class_names[low:high])
 
 
 def given_space(images: TrainVal) -> Space:
@@ -166,22 +161,6 @@ def inherit(known: Network, network: Network) -> None:
     (weight,) = (name for name, value in own.items() if value.ndim == 2)
     head = (weight, weight.removesuffix("weight") + "bias")
     network.load_state_dict({k: own[k] if k in head else v for k, v in known.state_dict().items()})
-
-
-def most_accurate(space: Space, evaluator: Callable, seed: int) -> Arch:
-    """What CES finds without a bound: the space has nothing as large as the network that it is compared with."""
-    search = CES(space, {"flops": additive(space, flops)}, {}, ["flops"], CESConfig(16, 4, seed=seed))
-    scores: dict[Arch, float] = {}
-    while not search.done:
-        archs = search.ask()
-        scores |= dict(zip(archs, evaluator(archs), strict=True))
-        search.tell(archs, [scores[arch] for arch in archs])
-    return max(scores, key=lambda arch: scores[arch])
-
-
-def flops(spec: Any) -> int:
-    """Multiply-adds of a layer."""
-    return spec.flops
 
 
 def run(args: Args) -> None:

@@ -209,12 +209,7 @@ class Study:
         budget = dataclasses.replace(budget, iterations=1 + (self.args.evaluations - 48) // budget.size(1))
         search = GuidedSearch(self.space, window.costs, window.bounds, [by], budget)
         evaluator = Scoring(recalibration=(4, 128), executor=Threads(1)).evaluator(self.supernet(epochs), self.images)
-        scores: dict[Arch, float] = {}
-        while not search.done:
-            archs = search.ask()
-            scores |= dict(zip(archs, evaluator(archs), strict=True))
-            search.tell(archs, [scores[arch] for arch in archs])
-        self.memory[epochs, share, by] = max(scores, key=lambda arch: scores[arch])
+        self.memory[epochs, share, by] = _common.most_accurate(search, evaluator)
         return self.memory[epochs, share, by]
 
     def random(self, share: float) -> Arch:

@@ -138,7 +138,7 @@ class OnRun:
 def halves(val: ImageSet) -> tuple[ImageSet, ImageSet]:
     """Two disjoint halves of the validation split: for one-shot accuracies, and for networks trained alone."""
     first = val.subset(len(val) // 2, seed=0)
-    return first, val.take(np.flatnonzero(~np.isin(val.index, first.index)))
+    return first, val.without(first)
 
 
 def judge(network: Network, images: TrainVal) -> float:

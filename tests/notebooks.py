@@ -127,7 +127,10 @@ def path(page: str) -> Path:
 
 def notebook(page: str) -> dict[str, Any]:
     """A page as a notebook, in its format 4.5."""
-    cells = [{**cell, "id": hashlib.sha256(f"{page} {at}".encode()).hexdigest()[:8]} for at, cell in cells_of(page)]
+    cells = [
+        {**cell, "id": hashlib.sha256(f"{page} {at}".encode()).hexdigest()[:8]}
+        for at, cell in enumerate(cells_of(page))
+    ]
     language = {"name": "python"}
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return {
@@ -138,7 +141,7 @@ def notebook(page: str) -> dict[str, Any]:
     }
 
 
-def cells_of(page: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def cells_of(page: str) -> list[dict[str, Any]]:
     """Text, then code, in the order of the page."""
     made: list[dict[str, Any]] = []
     text, at = (DOCS / page).read_text(encoding="utf-8"), 0
@@ -149,13 +152,12 @@ def cells_of(page: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if len(made) == 1:
             made.append(code(opening(page)))
         made += block_cells(page, language, block, fence.group())
-    yield from enumerate([*made, *prose(page, text[at:])])
+    return [*made, *prose(page, text[at:])]
 
 
 def opening(page: str) -> str:
     """The first cell of code: where commands run, and what makes them quick."""
-    small = {tool: words for tool, words in NOTEBOOKS[page].small.items() if words}
-    lines = [f'{tool} = "{words}"' for tool, words in small.items()]
+    lines = [f'{tool} = "{words}"' for tool, words in NOTEBOOKS[page].small.items()]
     return "\n".join(
         [
             "%cd -q ../..",
@@ -192,7 +194,7 @@ def block_cells(page: str, language: str, block: str, fence: str) -> Iterator[di
     elif language or re.search(extra.text, block):
         yield cell("markdown", fence)
     else:
-        commands = [pages.command(line) for line in block.splitlines() if line.strip()]
+        commands = pages.within(block)
         yield code("\n".join(line(command, extra.small) for command in commands))
         last = commands[-1]
         if last.tool in PICTURES:
@@ -205,7 +207,7 @@ def line(command: Command, small: Mapping[str, str]) -> str:
     tool, words = pages.local(command)
     program = f"python tools/{tool}.py" if tool in COMMANDS else tool
     started = next((Path(word).stem for word in words if word.startswith("tools/")), tool)  # by torchrun
-    more = f"{{{started}}}" if small.get(started) else ""
+    more = f"{{{started}}}" if started in small else ""
     return " ".join(filter(None, ["!" + program, shlex.join(words), more]))
 
 

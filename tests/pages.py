@@ -43,7 +43,12 @@ def blocks(page: str, language: str) -> list[str]:
 
 def commands(page: str) -> list[Command]:
     """The commands of a page in order."""
-    return [command(line) for block in blocks(page, "") for line in block.splitlines() if line.strip()]
+    return [found for block in blocks(page, "") for found in within(block)]
+
+
+def within(block: str) -> list[Command]:
+    """The commands of a block in order."""
+    return [command(line) for line in block.splitlines() if line.strip()]
 
 
 def command(line: str) -> Command:

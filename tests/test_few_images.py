@@ -7,7 +7,9 @@ import pytest
 import torch
 from test_experiments import experiment
 
-from experiments import few_images
+from experiments import _common, few_images
+from search.ces import CES, CESConfig
+from search.priced import additive
 from supernet import families, spaces
 from supernet.data import sets
 from supernet.model import Network
@@ -64,7 +66,8 @@ def test_the_most_accurate_of_those_scored_is_found():
         scored.update({arch: sum(arch) / 100 for arch in archs})
         return [scored[arch] for arch in archs]
 
-    best = few_images.most_accurate(space, evaluator, 0)
+    flops = additive(space, lambda spec: spec.flops)
+    best = _common.most_accurate(CES(space, {"flops": flops}, {}, ["flops"], CESConfig(16, 4)), evaluator)
     assert scored[best] == max(scored.values())
     assert len(scored) > 32
 

@@ -44,7 +44,6 @@ SHORT = {
     "evolve": ("--population", "4", "--iterations", "2", "--random", "2", "--val-limit", "60", "--quiet"),
     "specialise": ("--population", "4", "--iterations", "1", "--val-limit", "60", "--export", "pt2", "--quiet"),
     "retrain": ("--epochs", "1", "--limit", "300", "--batch-size", "32", "--jobs", "1", "--quiet"),
-    "rank": ("--n", "3", "--epochs", "1", "--limit", "300", "--batch-size", "32", "--jobs", "1", "--quiet"),
     "pad_nas": (*DIGITS, "--epochs", "1", "1", "--population", "4", "--iterations", "2", "--random", "2"),
     "stage_wise": (*DIGITS, "--epochs", "1", "--iterations", "1", "--jobs", "1"),
     "global_nas": (*DIGITS, "--depth", "5", "5", "--width", "6", "6", "--micro-epochs", "1", "--final-epochs", "1"),
@@ -54,9 +53,6 @@ UNTIDY = {
     **SHORT,
     "check_data": ("--resolution", "16", "--workers", "1", "--damaged", "skip", "--quiet"),
     "train_supernet": ("--space", "space.json", "--resolution", "16", "--epochs", "2", "--damaged", "skip", *PETS),
-    "retrain": ("--epochs", "1", "--controls", "0", "--damaged", "skip", "--jobs", "1", "--batch-size", "8", *PETS[2:]),
-    "export": ("--workers", "1"),
-    "predict": ("--damaged", "skip", "--quiet"),
 }
 
 

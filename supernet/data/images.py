@@ -129,6 +129,10 @@ class ImageSet(ABC):
         taken.labels, taken.index = self.labels[positions], self.index[positions]
         return taken
 
+    def without(self, other: ImageSet) -> ImageSet:
+        """Those of this set's images that are not in another one taken from the same."""
+        return self.take(np.flatnonzero(~np.isin(self.index, other.index)))
+
     def together(self, other: ImageSet) -> ImageSet:
         """This set and another one of the same images, in the order of these."""
         both = copy.copy(self)
