@@ -3,16 +3,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
+# Epochs of quickstart: of the supernet, of the winner.
+EPOCHS ?= 3
+TUNING ?= 7
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 export MAX_JOBS ?= $(shell nproc)
 
 .PHONY: quickstart results-tiny test test-chains test-long test-kernels test-headers test-aarch64 test-ray test-asan gpu lint types docs format bench litert package clean
 
 quickstart: $(VENV)/built
-	$(BIN)/python tools/train_supernet.py --run $(RUN) --epochs 3
+	$(BIN)/python tools/train_supernet.py --run $(RUN) --epochs $(EPOCHS)
 	$(BIN)/python tools/build_lut.py --run $(RUN) --runtime torch
 	$(BIN)/python tools/evolve.py --run $(RUN) --population 24 --iterations 10 --random 24
-	$(BIN)/python tools/retrain.py --run $(RUN) --pick best --recipe modern --epochs 7 --controls 1
+	$(BIN)/python tools/retrain.py --run $(RUN) --pick best --recipe modern --epochs $(TUNING) --controls 1
 	$(BIN)/python tools/report.py --run $(RUN)
 
 # What docs/papers.md shows of ours, one command after the other; goes on where it was stopped.

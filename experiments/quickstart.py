@@ -42,13 +42,14 @@ class Args(_common.Options):
 
 def commands(folder: Path, seed: int, data_root: Path, quick: bool = False) -> list[list[str]]:
     """The lines of the Makefile's recipe, for a run in ``folder``."""
-    recipe = (ROOT / "Makefile").read_text().split("\nquickstart:")[1].split("\n\n")[0]
-    lines = re.findall(r"\$\(BIN\)/python (.*)", recipe)
+    makefile = (ROOT / "Makefile").read_text()
+    values = dict(re.findall(r"^(\w+) \?= (\S+)$", makefile, re.MULTILINE)) | {"RUN": str(folder)}
+    lines = re.findall(r"\$\(BIN\)/python (.*)", makefile.split("\nquickstart:")[1].split("\n\n")[0])
     if not lines:
         raise UserError("the Makefile has no recipe of quickstart")
     found = []
     for line in lines:
-        words = shlex.split(line.replace("$(RUN)", str(folder)))
+        words = shlex.split(re.sub(r"\$\((\w+)\)", lambda found: values[found[1]], line))
         tool = Path(words[0]).stem
         words += ["--seed", str(seed)] if tool in SEEDED else []
         words += ["--data-root", str(data_root)] if tool == "train_supernet" else []
