@@ -96,6 +96,8 @@ class Args(_common.OnImages):
     """NVIDIA's FastNAS, too."""
     latency: bool = True
     """Also search by latency, in tables that are built in --run; wants a quiet machine."""
+    measure: bool = False
+    """Only the latencies again, of the networks that lie in --run; wants a quiet machine, too."""
 
 
 class Alone(nn.Module):
@@ -135,8 +137,7 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        args = self.args
-        return args.run / f"own-{self.name}-{args.train}x{args.epochs}-{self.seed}{'-quick' if args.quick else ''}"
+        return place(self.args, self.name, self.seed)
 
     def cfg(self, epochs: int, lr: float | None = None) -> FitConfig:
         lr = defaults.learning_rate(64, lr, learnt=True)
@@ -238,16 +239,6 @@ class Study:
         """Accuracy on 2,000 validation images: FastNAS asks for it hundreds of times."""
         return evaluate(Alone(network, self.space).eval(), self.images.val.subset(2000, seed=0).plain_batches(512))
 
-    def milliseconds(self, path: Path) -> tuple[float, float]:
-        """What onnxruntime takes for the network in ``path`` and for the given one, in turns on one thread."""
-        given = self.folder / "given.onnx"
-        if not given.exists():
-            self.write(self.given, given)
-        calls = {name: agent.LOADERS["onnxruntime"](file.read_bytes(), 1) for name, file in (("a", path), ("b", given))}
-        timers = {name: measure.stopwatch(call, agent.clock(1)) for name, call in calls.items()}
-        samples = measure.measure(timers, Protocol())
-        return samples["a"].median_ms, samples["b"].median_ms
-
     def write(self, model: nn.Module, path: Path) -> None:
         """As ONNX."""
         if isinstance(model, Network):
@@ -289,19 +280,51 @@ class Study:
         fit(model.train(), self.images.train, rule, cfg, folder, meta={})
         accuracy = evaluate(model.eval(), self.judging.plain_batches(512))
         self.write(model, folder / "network.onnx")
-        ms, given = self.milliseconds(folder / "network.onnx")
+        if not (self.folder / "given.onnx").exists():
+            self.write(self.given, self.folder / "given.onnx")
         return {
             "before": before,
             "accuracy": accuracy,
             "share": flops / self.whole,
-            "ms": ms,
-            "latency": ms / given,
+            **measured(folder / "network.onnx"),
             "minutes": (time.process_time() - start) / 60,
             "minutes before": prepared / 60,
         }
 
 
+def place(args: Args, name: str, seed: int) -> Path:
+    """Where the networks of a study are made."""
+    return args.run / f"own-{name}-{args.train}x{args.epochs}-{seed}{'-quick' if args.quick else ''}"
+
+
+def measured(path: Path) -> dict[str, float]:
+    """What onnxruntime takes for the network in ``path``, in turns with the given one beside its folder; one thread."""
+    both = {"network": path, "given": path.parent.with_name("given.onnx")}
+    calls = {name: agent.LOADERS["onnxruntime"](file.read_bytes(), 1) for name, file in both.items()}
+    timers = {name: measure.stopwatch(call, agent.clock(1)) for name, call in calls.items()}
+    samples = {name: one.median_ms for name, one in measure.measure(timers, Protocol()).items()}
+    return {"ms": samples["network"], "latency": samples["network"] / samples["given"]}
+
+
+def measure_again(args: Args) -> dict:
+    """The results, with new latencies of all networks that lie in --run."""
+    result = files.read_json(args.output, "results", "run it without --measure")
+    paths = {
+        (name, key, seed): place(args, name, seed) / "-".join(key.rsplit(", ", 1))
+        for name in args.networks
+        for key, made in result.get(name, {}).items()
+        for seed in range(len(made))
+    }
+    there = [(at, path / "network.onnx") for at, path in paths.items() if (path / "network.onnx").exists()]
+    for i, ((name, key, seed), path) in enumerate(there):
+        result[name][key][seed] |= measured(path)
+        print(f"{i + 1}/{len(there)} {name}, {key}, seed {seed}: {result[name][key][seed]}", flush=True)
+    return result
+
+
 def run(args: Args) -> None:
+    if args.measure:
+        return finish(args, measure_again(args))
     defaults.keep_memory()
     torch.set_num_threads(1)
     clock = _common.Clock(args.run, "own_network")

@@ -24,6 +24,7 @@ from experiments import (
     _pad_nas,
     catalogue,
     evolution,
+    own_network,
     pad_nas,
     pad_nas_stages,
     scaling,
@@ -376,6 +377,21 @@ def test_every_experiment_says_what_it_asks(name):
     module = importlib.import_module(f"experiments.{name}")
     assert "quick" in module.Args.__dataclass_fields__
     assert module.__doc__
+
+
+def test_given_networks_latencies_are_measured_again_where_their_files_lie(monkeypatch, tmp_path):
+    made = {"share": 0.5, "before": 0.1, "accuracy": 0.9, "ms": 1.0, "latency": 1.0, "minutes": 2.0}
+    rows = {"given": [{"accuracy": 0.9}] * 2, "ours, by latency, 0.5": [made, made]}
+    known = {"settings": {"networks": ["resnet18"]}, "machine": {"cpu": "x", "cpu_minutes": 1, "torch": "2"}}
+    (tmp_path / "known.json").write_text(json.dumps({"command": "here", **known, "resnet18": rows}))
+    args = own_network.Args(run=tmp_path, output=tmp_path / "known.json", measure=True)
+    path = tmp_path / f"own-resnet18-{args.train}x{args.epochs}-1" / "ours, by latency-0.5" / "network.onnx"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    monkeypatch.setattr(own_network, "measured", lambda found: {"ms": 3.0, "latency": 0.7} if found == path else {})
+    own_network.run(args)
+    found = json.loads((tmp_path / "known.json").read_text())["resnet18"]
+    assert found == rows | {"ours, by latency, 0.5": [made, made | {"ms": 3.0, "latency": 0.7}]}
 
 
 def test_quickstart_is_measured_by_its_own_commands(monkeypatch, tmp_path):
