@@ -79,13 +79,13 @@ class Notebook:
 
 
 SMALL = {"train_supernet": f"{DIGITS} --epochs 2", "build_lut": TABLE, "evolve": SEARCH, "retrain": ALONE}
-FOLDER_OF_DIGITS = "--data folder --data-root pets --resolution 32 --batch-size 32 --workers 1"
+FILES = "--resolution 32 --batch-size 32 --workers 1"
 ALONE_ON_FILES = "--epochs 2 --batch-size 32 --jobs 1"
 NOTEBOOKS = {
     "tutorials/phone.md": Notebook(
         {
             **SMALL,
-            "train_supernet": "--space mobile-small --resolution 32 --epochs 2 --batch-size 32 --workers 1",
+            "train_supernet": f"--space mobile-small {FILES} --epochs 2",
             "build_lut": ROUNDS,
             "retrain": ALONE_ON_FILES,
         },
@@ -96,7 +96,7 @@ NOTEBOOKS = {
         {
             **SMALL,
             "count": "--resolution 32",
-            "train_supernet": f"{FOLDER_OF_DIGITS} --channels 3 --epochs 1",
+            "train_supernet": f"{FILES} --channels 3 --epochs 1",
             "retrain": ALONE_ON_FILES,
         },
         {"python tools/count.py": MINE, "python tools/train_supernet.py": PETS},

@@ -131,7 +131,6 @@ SCENARIOS: dict[str, tuple[Callable[[Path], None], dict]] = {
     "recipes.md": (finished, SHORT),
     "report.md": (finished, {}),
     "start/install.md": (nothing, {}),
-    "packages.md": (nothing, {}),
 }
 
 
@@ -175,7 +174,6 @@ NOT_EXECUTED = {
     "known_faults.md": "it writes beyond its memory, or depends on what was there; tests/test_convolution.py has both",
     "own-network.md": "tests/test_own_network.py",
     "deploy.md": "tests/test_deploy_page.py, in the folder that the page's commands make",
-    "devices.md": "tests/test_timm.py: the preset is for 224 pixels",
 }
 
 
