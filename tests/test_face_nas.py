@@ -266,6 +266,14 @@ def test_identities_keep_their_sides_and_litter_is_no_face(drawn, tmp_path):
     assert faces.open_train(root, drawn[1], 16).identities != first.identities
 
 
+def test_every_format_that_other_folders_may_have_is_a_face(drawn, tmp_path):
+    root = shutil.copytree(drawn[0], tmp_path / "people")
+    for suffix in ("tiff", "gif", "PNG"):
+        Image.open(root / "p00" / "0.png").convert("L").save(root / "p00" / f"other.{suffix}")
+    (root / "p00" / "notes.txt").touch()
+    assert len(faces.scan(root)["p00"]) == len(faces.scan(drawn[0])["p00"]) + 3
+
+
 def test_damaged_faces_are_refused_or_left_out(drawn, tmp_path, capsys):
     root = shutil.copytree(drawn[0], tmp_path / "people")
     opened = faces.open_train(root, drawn[1], 16)

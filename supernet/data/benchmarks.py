@@ -27,7 +27,7 @@ from PIL import Image
 
 from supernet.data import faces, pair_files
 from supernet.data.decoding import DecodedImages
-from supernet.data.pictures import is_hidden
+from supernet.data.pictures import SUFFIXES, is_hidden
 from supernet.data.transforms import face
 from supernet.errors import UserError
 from supernet.size import Size
@@ -191,7 +191,7 @@ def _of_gallery(path: Path, resolution: int, workers: int) -> Benchmark:
                 continue
             raise UserError(f"expected a folder {folder} of images; create it")
         for entry in sorted(os.listdir(folder)):
-            if Path(entry).suffix.lower() not in faces.SUFFIXES or is_hidden(entry):
+            if Path(entry).suffix.lower() not in SUFFIXES or is_hidden(entry):
                 continue
             number = entry.partition("_")[0]
             if part != PARTS[2] and not number.isdecimal():

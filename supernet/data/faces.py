@@ -21,7 +21,7 @@ from torch import nn
 from supernet.data.damaged import Damaged
 from supernet.data.folder import FolderImages
 from supernet.data.images import SPLIT, ImageSet, generator
-from supernet.data.pictures import is_hidden
+from supernet.data.pictures import SUFFIXES, is_hidden
 from supernet.data.split import Files, Split
 from supernet.data.transforms import face
 from supernet.data.words import listed
@@ -29,7 +29,6 @@ from supernet.errors import UserError
 from supernet.quantities import several
 from supernet.size import Size
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".bmp", ".webp"}
 PART = "faces"  # before the names of images, which are in no part of a set
 Pair = tuple[str, str, bool]  # two paths within the root, and whether they show the same identity
 
