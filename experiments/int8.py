@@ -142,7 +142,7 @@ def alone(
     keys = {f"{name(arch)}-{seed}": (arch, seed) for arch in winners for seed in range(args.seeds)}
     jobs = {key: (folder / "alone" / f"{key}.json", space, images, args.epochs, *of) for key, of in keys.items()}
     bar = shown(not args.quiet)("alone", len(jobs), unit="networks")
-    made = executor.run(Processes(args.jobs), trained, jobs, bar, lambda: sum(job[0].exists() for job in jobs.values()))
+    made = executor.run(Processes(args.jobs), trained, jobs, bar)
     return {arch: [made[f"{name(arch)}-{seed}"] for seed in range(args.seeds)] for arch in winners}
 
 
