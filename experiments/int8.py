@@ -32,7 +32,7 @@ from supernet.methods import spos
 from supernet.model import Network, Supernet
 from supernet.progress import shown
 from supernet.space import Arch, Space
-from supernet.training import defaults, standalone
+from supernet.training import defaults
 from supernet.training.loop import FitConfig
 
 CPU = torch.device("cpu")
@@ -154,8 +154,7 @@ def trained(path: Path, space: Space, images: _common.Images, epochs: int, arch:
         torch.set_num_threads(1)
         data, judging = _common.open_images(images)
         cfg = FitConfig(epochs, lr=0.08, schedule="cosine", augment=False, seed=seed)
-        silent: Any = {"validate": lambda network: {}}
-        network, _ = standalone.train(space, arch, data, cfg, path.with_suffix(""), CPU, kernels="fused", **silent)
+        network = _common.trained(space, arch, data, cfg, path.with_suffix(""), CPU)
         plain = Network(space, arch, kernels="eager").eval()
         plain.load_state_dict(network.state_dict())
         judged = dataclasses.replace(data, val=judging)
