@@ -140,7 +140,7 @@ def open_train(
         split = split_of(whole, class_names, draw)
     elif split.images != len(whole):
         raise UserError(
-            f"{name} has {several(len(whole), 'training image')}, the run began with {split.images}; restore the data"
+            f"{name} has {several(len(whole), 'training image')}, the run began with {split.images:,}; restore the data"
         )
     identity: dict[str, Any] = {
         "name": Path(name).name,  # of a file of one's own without its folder

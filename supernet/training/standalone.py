@@ -39,8 +39,9 @@ class AloneConfig(FitConfig):
         if not 0 <= self.ema < 1 or not 0 <= self.drop_path < 1:
             raise UserError(f"ema {self.ema:g}, drop path {self.drop_path:g}: expected numbers from 0 to below 1")
         if self.finetune_epochs and not self.train_resolution:
-            needing = several(self.finetune_epochs, "fine-tuning epoch needs", "fine-tuning epochs need")
-            raise UserError(f"{needing} a smaller training resolution before")
+            resolution = "a smaller training resolution before"
+            needing = f"fine-tuning epoch needs {resolution} it", f"fine-tuning epochs need {resolution} them"
+            raise UserError(several(self.finetune_epochs, *needing))
         if self.train_resolution and not 0 < self.finetune_epochs <= self.epochs:
             raise UserError(f"{several(self.finetune_epochs, 'fine-tuning epoch')}: expected 1 to all {self.epochs}")
 
