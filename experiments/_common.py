@@ -32,6 +32,7 @@ from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.executor import Processes
+from supernet.model import Network
 from supernet.progress import shown
 from supernet.space import Arch, Space
 from supernet.training import defaults, standalone
@@ -84,15 +85,21 @@ class Options:
 
 
 @dataclass(frozen=True)
-class OnImages(Options):
-    """Options of experiments on images."""
+class Training(Options):
+    """Options of experiments that train on images."""
 
-    data: str = "fashion-mnist"
-    """Images."""
     data_root: Path = Path("data")
     """Dataset directory."""
     quiet: bool = False
     """No progress."""
+
+
+@dataclass(frozen=True)
+class OnImages(Training):
+    """Options of experiments on images of one kind."""
+
+    data: str = "fashion-mnist"
+    """Images."""
 
 
 @dataclass(frozen=True)
@@ -177,12 +184,15 @@ def train_alone(folder: Path, space: Space, budget: Budget, device: str, arch: A
     torch.set_num_threads(1)
     images, judging = open_images(budget.images)
     key = hashlib.sha256(repr((space.fingerprint, budget, arch, seed)).encode()).hexdigest()[:16]
-    cfg, silent = budget.fit(seed), {"validate": lambda network: {}}
-    where = defaults.device(device)
-    network, _ = standalone.train(space, arch, images, cfg, folder / key, where, kernels="fused", **silent)
+    network = trained(space, arch, images, budget.fit(seed), folder / key, defaults.device(device))
     accuracy = evaluate(network, judging.plain_batches(512))
     shutil.rmtree(folder / key)
     return accuracy
+
+
+def trained(*of: Any, **options: Any) -> Network:
+    """The network that ``standalone.train`` gives by our operators, with no epoch validated."""
+    return standalone.train(*of, kernels="fused", validate=lambda network: {}, **options)[0]
 
 
 def most_accurate(search: Search, evaluator: Callable[[Sequence[Arch]], list[float]]) -> Arch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from supernet.executor import Threads
 from supernet.model import Supernet
 from supernet.progress import Progress, shown
 from supernet.space import Arch, Space
-from supernet.training import defaults, standalone
+from supernet.training import defaults
 from supernet.training.folder import TrainingFolder
 from supernet.training.loop import FitConfig
 
@@ -32,7 +33,9 @@ TRIES = 2000  # draws for each random network of a window
 
 
 @dataclass(frozen=True)
-class Options(_common.OnImages, _common.OnDevice):
+class Alone(_common.OnImages, _common.OnDevice):
+    """Options of what trains networks alone."""
+
     run: Path = Path("runs/experiments")
     """Folder of finished cells and trainings; truth.jsonl is shared by the experiments."""
     seeds: int = 3
@@ -47,23 +50,12 @@ class Options(_common.OnImages, _common.OnDevice):
     """Images that networks trained alone are judged on."""
     held: float = 0.3
     """Share of the training part that these two are taken from."""
-    population: int = 24
-    """Architectures per iteration of CES."""
-    iterations: int = 8
-    """Iterations of CES."""
-    threshold: float = 0.07
-    """Operations of at most this probability are removed; the paper's .01 is for a population of 2,560."""
     batch_size: int = 64
     """Images per step, of supernets and of networks alone."""
     lr: float = 0.08
     """Peak learning rate; a fifth of it in fine-tuning."""
     augment: bool = False
     """Augment the training images, as the paper does."""
-    share: float = 0.6
-    """The bound on multiply-adds, of the way from the smallest to the largest network; searches keep to it, and so do
-    random networks."""
-    probes: int = 0
-    """Random networks of each supernet, scored after each epoch, for the curves."""
     jobs: int = machine.cores()
     """Networks trained in parallel, one thread each."""
 
@@ -82,6 +74,37 @@ class Options(_common.OnImages, _common.OnDevice):
     @property
     def progress(self) -> Progress:
         return shown(not (self.quick or self.quiet))
+
+    def seconds(self, space: Space, data: TrainVal, arch: Arch, seed: int, folder: Path) -> float:
+        """What training a network takes by the clock, however often it is stopped."""
+        fit = self.budget.fit(seed)
+        _common.trained(space, arch, data, fit, folder, defaults.device(self.device))
+        steps = data.train.steps(fit.batch_size, drop_last=True)
+        return TrainingFolder(folder).seconds(steps * fit.batch_size)
+
+
+@dataclass(frozen=True)
+class Options(Alone):
+    """Options of what searches, too."""
+
+    population: int = 24
+    """Architectures per iteration of CES."""
+    iterations: int = 8
+    """Iterations of CES."""
+    threshold: float | None = None
+    """P_th: operations of at most this probability are removed; defaults to the paper's 1 % where 2,560 architectures
+    are scored as there, to more where fewer are."""
+    share: float = 0.6
+    """The bound on multiply-adds, of the way from the smallest to the largest network; searches keep to it, and so do
+    random networks."""
+    probes: int = 0
+    """Random networks of each supernet, scored after each epoch, for the curves."""
+
+    def settled(self, **changes: Any) -> Any:
+        """These options with ``changes``, and the threshold where it was not given."""
+        args = dataclasses.replace(self, **changes)
+        usual = pad_nas.usual_threshold(CESConfig(args.population, args.iterations).evaluations)
+        return args if args.threshold is not None else dataclasses.replace(args, threshold=usual)
 
 
 class Study:
@@ -161,14 +184,6 @@ class Study:
         """Whether a part of the space is not all cheaper or all dearer than the window."""
         (low, high), (cheapest, dearest) = self.bounds, self.cost.bounds(space)
         return cheapest <= high and low <= dearest
-
-    def seconds_alone(self, arch: Arch, seed: int, folder: Path) -> float:
-        """What training a network alone takes by the clock, however often it is stopped."""
-        fit = self.args.budget.fit(seed)
-        silent = {"validate": lambda network: {}}
-        standalone.train(self.space, arch, self.data, fit, folder, self.where, kernels="fused", **silent)
-        steps = self.data.train.steps(fit.batch_size, drop_last=True)
-        return TrainingFolder(folder).seconds(steps * fit.batch_size)
 
 
 def evaluator(study: Study, model: Supernet) -> Any:

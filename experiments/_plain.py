@@ -202,17 +202,9 @@ def train_one(args: Options, name: str, job: Job) -> dict[str, Any]:
 
 def all_of(args: Any, function: Callable[[Any, str, Any], dict], jobs: Mapping[str, Any], unit: str) -> dict[str, dict]:
     """``search_one`` or ``train_one`` of every job by name, side by side where the device is the CPU."""
-    done: list[str] = []
     workers = executor.for_device(Processes(args.jobs), defaults.device(args.device))
     todo = {name: (args, name, job) for name, job in jobs.items()}
-    return executor.run(
-        workers,
-        function,
-        todo,
-        shown(not args.quiet)(unit, len(todo), unit=unit),
-        done=lambda: len(done),
-        finished=lambda name, result: done.append(name),
-    )
+    return executor.run(workers, function, todo, shown(not args.quiet)(unit, len(todo), unit=unit))
 
 
 def minutes(folder: Path, images_of_an_epoch: int) -> float:

@@ -36,7 +36,7 @@ UNSET = tyro.conf.arg(help_behavior_hint="")
 
 
 @dataclass(frozen=True)
-class OnStages(_common.OnImages, _common.OnDevice):
+class Networks(_common.Training, _common.OnDevice):
     """Options of the experiments on networks of stages."""
 
     run: Path = Path("runs/experiments")
@@ -45,14 +45,6 @@ class OnStages(_common.OnImages, _common.OnDevice):
     """What the sizes and the training default to, as of tools/stage_wise.py."""
     seeds: int = 3
     """Searches and trainings of each kind: 0, 1, …"""
-    initial: Annotated[int | None, UNSET] = None
-    """Modules in each stage at first, not of cells; defaults to the preset's."""
-    step: Annotated[int | None, UNSET] = None
-    """Modules that a stage can grow by, not of cells; defaults to the preset's."""
-    iterations: Annotated[int | None, UNSET] = None
-    """Iterations of Algorithm 1; defaults to the preset's."""
-    donor: tuple[int, ...] = ()
-    """Modules in each stage of the donor; defaults to three times the initial ones, of four stages to ResNet-152's."""
     width: Annotated[int | None, UNSET] = None
     """Channels of the first stage, not of cells; defaults to the preset's."""
     epochs: Annotated[int | None, UNSET] = None
@@ -67,16 +59,12 @@ class OnStages(_common.OnImages, _common.OnDevice):
     """Judge on the test images, and train on nine tenths of all others; else judge on images held out of training."""
     resolution: Annotated[int | None, UNSET] = None
     """Pixels of the images, of folders and of images of your own."""
-    watts: float = 250.0
-    """Power that carbon is reckoned with, as the calculator of Lacoste et al. (2019) does: that of a GTX 1080 Ti."""
-    intensity: float = 0.432
-    """kg of CO₂-equivalents of a kWh: the calculator's, of the OECD in 2014."""
 
     def given(self, arm: Arm) -> stage_wise_settings.Settings:
         """The sizes and the training of an arm. Cells begin, grow and widen as the preset has it."""
-        named = {name: getattr(self, name) for name in ("iterations", "epochs", "further_epochs", "batch_size")}
-        if arm.module != "nasnet":
-            named |= {"initial": self.initial, "step": self.step, "width": self.width}
+        names = ["iterations", "epochs", "further_epochs", "batch_size"]
+        names += ["initial", "step", "width"] if arm.module != "nasnet" else []
+        named = {name: getattr(self, name, None) for name in names}
         named |= {name: value for name in ("initial", "iterations") if (value := getattr(arm, name)) is not None}
         paper = self.preset == "paper"
         found = stage_wise_settings.preset(paper, arm.module, "a donor" if arm.donor else None, **named)
@@ -84,9 +72,17 @@ class OnStages(_common.OnImages, _common.OnDevice):
             found = dataclasses.replace(found, epochs=max(1, found.epochs // 4))
         return found
 
-    def kilograms(self, seconds: float) -> float:
-        """CO₂-equivalents of a training."""
-        return seconds / 3600 * self.watts / 1000 * self.intensity
+
+@dataclass(frozen=True)
+class OnStages(Networks, _common.OnImages):
+    """Options of the experiments that search."""
+
+    initial: Annotated[int | None, UNSET] = None
+    """Modules in each stage at first, not of cells; defaults to the preset's."""
+    step: Annotated[int | None, UNSET] = None
+    """Modules that a stage can grow by, not of cells; defaults to the preset's."""
+    iterations: Annotated[int | None, UNSET] = None
+    """Iterations of Algorithm 1; defaults to the preset's."""
 
 
 @dataclass(frozen=True)
@@ -124,11 +120,16 @@ def open_images(
 
 
 class Stages:
-    """Searches and networks of one experiment, on one kind of images."""
+    """Searches and networks of one experiment, on one kind of images.
 
-    def __init__(self, args: OnStages):
-        self.args, self.device = args, defaults.device(args.device)
-        where = args.data, args.data_root, args.train, args.test, args.resolution
+    Args:
+        args: ``OnStages`` where there are searches.
+        donor: modules in each stage of the donor; by default three times the initial ones, of four stages ResNet-152's.
+    """
+
+    def __init__(self, args: Any, data: str, donor: Modules = ()):
+        self.args, self.data, self.donor_depth, self.device = args, data, donor, defaults.device(args.device)
+        where = data, args.data_root, args.train, args.test, args.resolution
         self.images, self.judging = open_images(*where)
         self.paper, self.on_cpu = args.preset == "paper", self.device.type == "cpu"
         self.stages = stage_wise_settings.stages_for(self.images)
@@ -138,7 +139,7 @@ class Stages:
         args = self.args
         settings |= {"train": args.train, "test": args.test, "preset": args.preset, "resolution": args.resolution}
         digest = hashlib.sha256(json.dumps(files.plain(settings), sort_keys=True).encode()).hexdigest()[:12]
-        return args.run / f"stages-{Path(args.data).name}{args.marked}" / f"{kind}-{digest}"
+        return args.run / f"stages-{Path(self.data).name}{args.marked}" / f"{kind}-{digest}"
 
     def plan(self, arm: Arm) -> tuple[stage_wise_settings.Settings, Config, Space]:
         """The settings of a search, and the space of all that it can ask for."""
@@ -151,7 +152,7 @@ class Stages:
     def donor_modules(self, arm: Arm) -> Modules:
         """ResNet-110's depth by the initial one for three stages, as the paper has them; ResNet-152's for four."""
         usual = (3, 8, 36, 3) if self.stages == 4 else (3 * self.args.given(arm).initial,) * self.stages
-        return self.args.donor or usual
+        return self.donor_depth or usual
 
     def search(self, arm: Arm, seed: int) -> dict[str, Any]:
         """One search: its candidates as it leaves them, and how many networks it trained."""

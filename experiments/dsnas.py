@@ -13,6 +13,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,9 @@ CURVES = {
 
 
 @dataclass(frozen=True)
-class Args(_common.OnDevice):
+class Options(_common.OnDevice):
+    """Options of experiments that compare searches as these do."""
+
     run: Path = Path("runs/experiment-dsnas")
     """Folder of the trainings and of the finished arms."""
     output: Path = Path("docs/results")
@@ -73,8 +76,6 @@ class Args(_common.OnDevice):
     """Crops and flips (the paper has them)."""
     arch_lr: float = 0.01
     """Adam's rate for α; the paper's .001 is for a hundred times as many steps."""
-    stop_gap: float = 0.3
-    """Gap of probabilities at which a layer settles."""
     flops_max: float = 2e6
     """The bound of DSNAS and of SPOS, multiply-adds (the paper: 330e6)."""
     population: int = 16
@@ -85,7 +86,13 @@ class Args(_common.OnDevice):
     """Architectures of a search that the results name."""
 
 
-def tiny(args: Args) -> Args:
+@dataclass(frozen=True)
+class Args(Options):
+    stop_gap: float = 0.3
+    """Gap of probabilities at which a layer settles."""
+
+
+def tiny(args: Any) -> Any:
     """Everything as small as can be."""
     size = {"seeds": 2, "limit": 320, "epochs": 2, "search_epochs": 1, "spos_epochs": 1, "population": 3}
     return dataclasses.replace(args, generations=1, **size)

@@ -30,7 +30,7 @@ METHODS = ("SPOS", "ProxylessNAS")
 
 
 @dataclass(frozen=True)
-class Args(dsnas.Args):
+class Args(dsnas.Options):
     run: Path = Path("runs/experiment-dsnas-correlation")
     """Folder of the searches and trainings."""
     output: Path = Path("docs/results/dsnas_correlation.json")

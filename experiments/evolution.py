@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from experiments import _common
 from latency.table import LatencyTable
-from search import distribution
+from search import distribution, pad_nas
 from search.algorithms import ALGORITHMS
 from search.ask_tell import Budget, Search
 from search.costs import TableCost
@@ -61,7 +61,7 @@ class Args(_common.OnImages, _common.OnDevice):
     """Epochs of the supernet."""
     train: int = 10_000
     """Training images, stratified."""
-    threshold: float = 0.01
+    threshold: float = pad_nas.PAPER_THRESHOLD
     """Threshold of the operation distribution's sparsity."""
     workers: int = machine.cores()
     """Threads that score architectures in parallel."""

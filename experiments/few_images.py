@@ -31,8 +31,9 @@ from supernet.data.sets import TrainVal
 from supernet.executor import Threads
 from supernet.methods import spos
 from supernet.model import Network
+from supernet.progress import shown
 from supernet.space import Arch, Space
-from supernet.training import defaults, standalone
+from supernet.training import defaults
 from supernet.training.config import FitConfig
 from supernet.training.evaluation import evaluate
 
@@ -100,14 +101,11 @@ class Study:
         start: Callable[[Network], None] | None = None,
     ) -> Network:
         """A network trained on ``train``; the largest where none is named."""
-        shown = dataclasses.replace(images, train=train)
+        few = dataclasses.replace(images, train=train)
         arch = families.layout(space).whole if arch is None else arch
-        silent = {"validate": lambda network: {}}
-        folder = self.args.run / name
-        network, _ = standalone.train(
-            space, arch, shown, cfg, folder, _common.CPU, kernels="fused", start=start, **silent
-        )
-        return network
+        where = self.args.run / name, _common.CPU
+        told = {"label": name, "progress": shown(not self.args.quiet)}
+        return _common.trained(space, arch, few, cfg, *where, start=start, **told)
 
     def tuned(self, count: int, learnt: bool) -> dict[str, float]:
         """The network of known size on your images, with what it knows or without."""

@@ -32,7 +32,7 @@ from supernet.methods import spos
 from supernet.model import Network, Supernet
 from supernet.progress import shown
 from supernet.space import Arch, Space
-from supernet.training import defaults, standalone
+from supernet.training import defaults
 from supernet.training.loop import FitConfig
 
 CPU = torch.device("cpu")
@@ -142,7 +142,7 @@ def alone(
     keys = {f"{name(arch)}-{seed}": (arch, seed) for arch in winners for seed in range(args.seeds)}
     jobs = {key: (folder / "alone" / f"{key}.json", space, images, args.epochs, *of) for key, of in keys.items()}
     bar = shown(not args.quiet)("alone", len(jobs), unit="networks")
-    made = executor.run(Processes(args.jobs), trained, jobs, bar, lambda: sum(job[0].exists() for job in jobs.values()))
+    made = executor.run(Processes(args.jobs), trained, jobs, bar)
     return {arch: [made[f"{name(arch)}-{seed}"] for seed in range(args.seeds)] for arch in winners}
 
 
@@ -154,8 +154,7 @@ def trained(path: Path, space: Space, images: _common.Images, epochs: int, arch:
         torch.set_num_threads(1)
         data, judging = _common.open_images(images)
         cfg = FitConfig(epochs, lr=0.08, schedule="cosine", augment=False, seed=seed)
-        silent: Any = {"validate": lambda network: {}}
-        network, _ = standalone.train(space, arch, data, cfg, path.with_suffix(""), CPU, kernels="fused", **silent)
+        network = _common.trained(space, arch, data, cfg, path.with_suffix(""), CPU)
         plain = Network(space, arch, kernels="eager").eval()
         plain.load_state_dict(network.state_dict())
         judged = dataclasses.replace(data, val=judging)

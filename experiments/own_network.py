@@ -42,7 +42,7 @@ from supernet.families.given.layer import SLASH
 from supernet.methods import spos
 from supernet.model import Network, Supernet
 from supernet.space import Arch, Space
-from supernet.training import defaults, standalone
+from supernet.training import defaults
 from supernet.training.bn import recalibrate_bn
 from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig, fit
@@ -146,19 +146,10 @@ class Study:
     @functools.cached_property
     def given(self) -> nn.Module:
         """The given network, trained; by its own class, in eval mode."""
-        silent = {"validate": lambda network: {}}
         cfg = self.cfg(self.args.epochs, 0.1)
         cfg = dataclasses.replace(cfg, weight_decay=DECAY.get(self.name, cfg.weight_decay))
-        whole, _ = standalone.train(
-            self.space,
-            self.layout.whole,
-            self.whole_set,
-            cfg,
-            self.folder / "given",
-            _common.CPU,
-            kernels="fused",
-            **silent,
-        )
+        folder = self.folder / "given"
+        whole = _common.trained(self.space, self.layout.whole, self.whole_set, cfg, folder, _common.CPU)
         state = {k.replace(SLASH, "."): v for module in whole.path() for k, v in module.state_dict().items()}
         model = NETWORKS[self.name](self.images.channels, self.images.classes)
         model.load_state_dict(state)
@@ -191,7 +182,8 @@ class Study:
         if not path.exists():
             archs = spread.calibration_archs(self.space, build.FIT_ARCHS, 8, 0)
             runtime = runtimes.get("onnxruntime", cache=path.parent / "converted")
-            table = build.Build(self.space, runtime, Protocol(), archs, progress=progress.shown(True)).here(path)
+            told = progress.shown(not self.args.quiet)
+            table = build.Build(self.space, runtime, Protocol(), archs, progress=told).here(path)
             files.write_json(path, table.to_json())
         return LatencyTable.load(path, self.space)
 

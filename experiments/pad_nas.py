@@ -19,7 +19,6 @@ supernet seed.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,9 +69,11 @@ class Args(Options):
 def run(args: Args) -> None:
     if len(args.epochs) != 3:
         raise UserError(f"--epochs {args.epochs}: expected those of three stages; pad_nas_stages compares their number")
+    small: dict[str, Any] = {}
     if args.quick:
         small = {"seeds": 1, "n": 4, "random": 3, "epochs": (1, 1, 1), "alone": 1, "population": 6, "iterations": 2}
-        args = dataclasses.replace(args, **small, threshold=0.2, front=4, probes=1)
+        small |= {"threshold": 0.2, "front": 4, "probes": 1}
+    args = args.settled(**small)
     clock = _common.Clock(args.run, "pad_nas")
     large = study(args, args.space, 0)
     small_study = study(args, args.small, 1) if args.small else None
@@ -198,7 +199,7 @@ class Seed:
         """What each part took by the clock (Table 9)."""
         stages = self.stages[name]
         parts = {step: sum(stage.seconds[step] for stage in stages) for step in ("training", "search")}
-        retrained = self.study.seconds_alone(tuple(best["arch"]), 0, self.folder / f"{name}-best")
+        retrained = self.args.seconds(self.space, self.study.data, tuple(best["arch"]), 0, self.folder / f"{name}-best")
         return {part: seconds / 60 for part, seconds in {**parts, "retraining": retrained}.items()}
 
     def common(self, archs: Sequence[Arch], trained: np.ndarray, known: Sequence[str]) -> dict[str, Any]:

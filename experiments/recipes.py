@@ -131,13 +131,10 @@ def run(args: Args) -> None:
         def keep(key: str, made: dict[str, float], left: dict[str, Training] = left, seed: int = seed) -> None:
             kept.add(left[key].table, left[key].row, seed, lambda: made)
 
-        def done(left: dict[str, Training] = left, seed: int = seed) -> int:
-            return sum(len(kept.row(one.table, one.row)) > seed for one in left.values())
-
         if left:
             bar = shown(not args.quiet)(f"recipes, seed {seed}", len(left), unit="networks")
             jobs = {key: (one,) for key, one in left.items()}
-            executor.run(Processes(args.jobs), trained, jobs, bar, done, keep)
+            executor.run(Processes(args.jobs), trained, jobs, bar, finished=keep)
     finish(args, kept.found)
 
 

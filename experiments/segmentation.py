@@ -25,14 +25,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.segmentation import LRASPP
 
 from experiments import _common
-from experiments._pad_nas import Options, Study, uniform
+from experiments._pad_nas import Alone, uniform
 from experiments._scenes import Scenes, cityscapes, drawn, mean_iou
 from experiments.papers.item import mean
 from supernet import files
 from supernet.backbone import Backbone, load_backbone
+from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.size import Size
 from supernet.space import Arch, Space
+from supernet.training import defaults
 from supernet.training.loop import FitConfig, fit
 
 CITY = 19  # classes of Cityscapes
@@ -40,7 +42,7 @@ FINER = 4  # the low features have at least so many times smaller strides than t
 
 
 @dataclass(frozen=True)
-class Args(Options):
+class Args(Alone):
     output: Path = Path("docs/results/segmentation.json")
     """The results."""
     found: Path = Path("docs/results/pad_nas.json")
@@ -110,11 +112,10 @@ def run(args: Args) -> None:
         train, val = drawn(opened.train, args.train_scenes, size, 0), drawn(truth, args.val_scenes, size, 1)
     if train.channels != space.channels:
         raise UserError(f"scenes of {train.channels} channels, networks for {space.channels}: expected the same")
-    study = Study(args, space, opened)
     kept = _common.Kept(args.output, _common.results("segmentation", args, clock), clock)
     for seed in range(args.seeds):
         for name, arch in archs.items():
-            kept.add("networks", name, seed, functools.partial(segmented, study, train, val, arch, seed))
+            kept.add("networks", name, seed, functools.partial(segmented, args, space, opened, train, val, arch, seed))
         finish(args, kept.found)
 
 
@@ -136,18 +137,19 @@ def networks(args: Args) -> tuple[Space, dict[str, Arch]]:
     return space, {**found, f"{args.by_hand} in every layer": hand[args.by_hand]}
 
 
-def segmented(study: Study, train: Scenes, val: Scenes, arch: Arch, seed: int) -> dict[str, Any]:
+def segmented(
+    args: Args, space: Space, images: TrainVal, train: Scenes, val: Scenes, arch: Arch, seed: int
+) -> dict[str, Any]:
     """One network, trained to classify and then to segment."""
-    args, space = study.args, study.space
-    assert isinstance(args, Args)
+    device = defaults.device(args.device)
     key = "-".join(map(str, arch))
     folder = args.run / f"segmentation-{Path(args.data).stem}-{space.name}{args.marked}" / f"{key}-{seed}"
-    study.seconds_alone(arch, seed, folder / "classifier")
+    _common.trained(space, arch, images, args.budget.fit(seed), folder / "classifier", device)
     classes = CITY if args.scenes == "cityscapes" else space.classes + 1
     torch.manual_seed(seed)
-    model = Segmenter(folder / "classifier", classes).to(study.where)
+    model = Segmenter(folder / "classifier", classes).to(device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(torch.zeros(1, space.channels, *val.size, device=study.where))
+        model.eval()(torch.zeros(1, space.channels, *val.size, device=device))
     cfg = FitConfig(args.scene_epochs, args.scene_batch, args.scene_lr, label_smoothing=0.0, seed=seed)
     fit(
         model.train(),

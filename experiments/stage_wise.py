@@ -149,14 +149,8 @@ class Study:
         wanted = list(dict.fromkeys(wanted))
         left = {self.path(*cell).stem: (args, *cell) for cell in wanted if not self.path(*cell).exists()}
         if left:
-            already, bar = len(wanted) - len(left), shown(not args.quiet)("searches", len(wanted), unit="runs")
-            executor.run(
-                executor.Processes(args.jobs),
-                search,
-                left,
-                bar,
-                done=lambda: already + sum(self.path(*cell).exists() for _, *cell in left.values()),
-            )
+            bar = shown(not args.quiet)("searches", len(wanted), done=len(wanted) - len(left), unit="runs")
+            executor.run(executor.Processes(args.jobs), search, left, bar)
 
     def path(self, criterion: str, seed: int, transfer: bool) -> Path:
         return self.folder / f"{criterion}-{seed}{'-transfer' if transfer else ''}.json"

@@ -56,7 +56,7 @@ def run(args: Args) -> None:
     if args.quick:
         tiny = {"seeds": 2, "iterations": 2, "more_iterations": 3, "initials": (1, 2), "pairs": 2, "initial": 1}
         args = dataclasses.replace(args, **tiny, width=4, epochs=1, train=200, batch_size=32)
-    study = _stages.Stages(args)
+    study = _stages.Stages(args, args.data)
     kept = _common.Kept(args.output, _common.results("stage_wise_searches", args, clock), clock)
     for seed, (name, arm) in itertools.product(range(args.seeds), arms(args).items()):
         kept.add("searches", name, seed, lambda arm=arm, seed=seed: told(study.search(arm, seed)))
@@ -91,12 +91,6 @@ def more(result: Mapping[str, Any]) -> list[float]:
     """Accuracy of the last of all iterations minus that of the n-th, by seed."""
     rows = result["searches"]["pls"]
     return [row["candidates"][-1]["accuracy"] - last(row, result)["accuracy"] for row in rows]
-
-
-def known(result: Mapping[str, Any]) -> list[float]:
-    """Accuracy where the noise is known minus that of the paper's rule, by seed."""
-    pairs = zip(result["searches"]["known noise"], result["searches"]["pls"], strict=True)
-    return [last(of, result)["accuracy"] - last(rule, result)["accuracy"] for of, rule in pairs]
 
 
 def disagreement(rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> float:

@@ -32,13 +32,11 @@ NAMES = {"residual": "residual modules", "cells": "cells"}
 
 
 @dataclass(frozen=True)
-class Args(_stages.OnStages):
+class Args(_stages.Networks):
     output: Path = Path("docs/results/stage_wise_transfer.json")
     """The results; tables (.md) and a picture (.png) beside them."""
     found: Path = Path("docs/results/stage_wise_uniform.json")
     """Results of experiments.stage_wise_uniform, whose networks are trained."""
-    data: str = ""
-    """Not used: see --sets."""
     sets: tuple[str, ...] = ("digits", DRAWN)
     """Images to train on, each as --data of the tools takes them."""
     epochs: int | None = 5
@@ -49,8 +47,6 @@ class Args(_stages.OnStages):
 
 def run(args: Args) -> None:
     torch.set_num_threads(1)
-    if args.data:
-        raise UserError(f"--data {args.data}: this experiment takes several, by --sets")
     given = files.read_json(args.found, "results", "run python -m experiments.stage_wise_uniform")
     if args.quick:
         args = dataclasses.replace(args, seeds=1, width=4, epochs=1, train=200, batch_size=32, sets=args.sets[:1])
@@ -61,7 +57,7 @@ def run(args: Args) -> None:
     clock = _common.Clock(args.run, args.output.stem)
     kept = _common.Kept(args.output, _common.results("stage_wise_transfer", args, clock), clock)
     for name in args.sets:
-        study = _stages.Stages(dataclasses.replace(args, data=name))
+        study = _stages.Stages(args, name)
         for seed in range(args.seeds):
             for kind in kinds:
                 module = ARMS[kind].module

@@ -78,6 +78,16 @@ class Args(_stages.OnStages):
     """Modules in each stage of uniform networks of residual modules or bottlenecks (the paper's ResNets: 7 9 18)."""
     uniform_cells: tuple[int, ...] = (3, 4)
     """The same of cells (the paper's NASNets: 4 5 6)."""
+    donor: tuple[int, ...] = ()
+    """Modules in each stage of the donor; defaults to three times the initial ones, of four stages to ResNet-152's."""
+    watts: float = 250.0
+    """Power that carbon is reckoned with, as the calculator of Lacoste et al. (2019) does: that of a GTX 1080 Ti."""
+    intensity: float = 0.432
+    """kg of CO₂-equivalents of a kWh: the calculator's, of the OECD in 2014."""
+
+    def kilograms(self, seconds: float) -> float:
+        """CO₂-equivalents of a training."""
+        return seconds / 3600 * self.watts / 1000 * self.intensity
 
 
 def run(args: Args) -> None:
@@ -89,7 +99,7 @@ def run(args: Args) -> None:
     if args.quick:
         tiny = {"seeds": 1, "chosen": (1, 2), "iterations": 2, "uniform": (2,), "uniform_cells": (3,), "initial": 1}
         args = dataclasses.replace(args, **tiny, width=4, epochs=1, train=200, batch_size=32, donor=())
-    study = _stages.Stages(args)
+    study = _stages.Stages(args, args.data, args.donor)
     kept = _common.Kept(args.output, _common.results("stage_wise_uniform", args, clock), clock)
     for seed in range(args.seeds):
         for module, count in uniform(args):
@@ -125,7 +135,7 @@ def searched(study: _stages.Stages, args: Args, kind: str, seed: int) -> dict[st
     return {"networks": search["networks"], "seconds": search["seconds"], "candidates": rows}
 
 
-def priced(row: Mapping[str, Any], args: _stages.OnStages) -> dict[str, Any]:
+def priced(row: Mapping[str, Any], args: Args) -> dict[str, Any]:
     """A network with the time of an image and the carbon of its training."""
     seconds = {"seconds": row["seconds"], "kg": args.kilograms(row["seconds"])} if "seconds" in row else {}
     return {**{k: v for k, v in row.items() if k != "path"}, **seconds, "ms": milliseconds(Path(row["path"]))}
@@ -161,19 +171,6 @@ def ratio(result: Mapping[str, Any], kind: str, what: str) -> list[float]:
     """A cost of the last candidates as a share of that of the deepest uniform networks, by seed."""
     pairs = zip(last(result, kind), deepest(result, ARMS[kind].module), strict=True)
     return [found[what] / even[what] for found, even in pairs if what in found and what in even]
-
-
-def faster(result: Mapping[str, Any]) -> list[float]:
-    """How much cheaper a network is from the donor's weights: seconds of searches per network, by seed."""
-    pairs = zip(result["searches"]["residual"], result["searches"]["transfer"], strict=True)
-    return [a["seconds"] / a["networks"] / (b["seconds"] / b["networks"]) for a, b in pairs]
-
-
-def voted(result: Mapping[str, Any]) -> list[float]:
-    """Accuracy of the ensemble minus that of the best of the last candidates that vote, by seed."""
-    kinds = [kind for kind in result["searches"] if kind in VOTE] or list(result["searches"])
-    best = [max(row["accuracy"] for row in rows) for rows in zip(*(last(result, k) for k in kinds), strict=True)]
-    return [row["accuracy"] - alone for row, alone in zip(result["ensemble"]["all"], best, strict=True)]
 
 
 def finish(args: Args, result: dict) -> None:

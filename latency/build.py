@@ -26,6 +26,7 @@ from supernet.errors import UserError
 from supernet.families import layout, lower
 from supernet.footprint import Precision
 from supernet.progress import Progress, counted, silent
+from supernet.quantities import several
 from supernet.space import Arch, Space
 from supernet.spec import LayerSpec
 from supernet.tables import Table
@@ -107,8 +108,9 @@ class Build:
         least = sample.least(specs)
         if self.sampling.layers < least:
             raise UserError(
-                f"{self.sampling.layers} layers are too few for a table of {self.space.name}, which has {len(specs)}: "
-                f"expected at least {least}, two of each kind and {sample.FEW} of each operation"
+                f"{several(self.sampling.layers, 'layer is', 'layers are')} too few for a table of "
+                f"{self.space.name}, which has {len(specs)}: expected at least {least}, two of each kind and "
+                f"{sample.FEW} of each operation"
             )
         return sample.first(specs, max(least, round(share * self.sampling.layers)))
 
@@ -138,7 +140,7 @@ class Build:
             more = sample.further(specs, known, min(most, round(GROWTH * len(known))) - len(known), doubt)
             chosen = [*(spec for spec in specs if spec.key in again), *more]
             visits = partial.visits(passes, chosen)
-            self.time(self.layers(chosen), f"{len(more)} more layers", visits, partial.save)
+            self.time(self.layers(chosen), several(len(more), "more layer"), visits, partial.save)
             passes += 1
 
     def over_ssh(self, url: str, readme: str, told: Callable[[str], None] | None = None) -> LatencyTable:

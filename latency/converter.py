@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -71,12 +70,13 @@ class Converter:
     @property
     def form(self) -> str:
         """How files come to be: all that their content depends on besides the layer."""
-        names = (*FORMATS[self.suffix].packages, *(self.int8.packages if self.int8 else ()))
-        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
-        opset = f"opset {OPSET}, " if "onnx" in names else ""
-        precision = ", int8" if self.int8 else ""
-        form = f".{self.suffix} by torch {torch.__version__}, {opset}{versions or 'channels_last'}, BN folded"
-        return form + precision
+        made = FORMATS[self.suffix]
+        names = (*made.packages, *(self.int8.packages if self.int8 else ()))
+        parts = [f".{self.suffix} by torch {torch.__version__}"]
+        parts += [f"opset {OPSET}"] if "onnx" in names else []
+        parts += [f"{name} {made.version(name)}" for name in names]
+        parts += ["channels_last"] if made.layout == "NHWC" else []
+        return ", ".join([*parts, "BN folded", *(["int8"] if self.int8 else [])])
 
     def path(self, layer: Layer) -> Path:
         """Where the converted layer lies. The name stands for everything but the values of the weights."""

@@ -207,8 +207,9 @@ class LatencyTable:
         if found is not None:
             error = error_in_words(found.held_out_mape, found.held_out_spearman)
             unsteady = sum(check.noisy for check in (*found.fitted_on, *found.held_out))
-            words["check"] = f"{error} on {len(found.held_out)} whole networks held out; {found.describe()}" + (
-                f"; {unsteady} of them noisy" if unsteady else ""
+            words["check"] = (
+                f"{error} on {several(len(found.held_out), 'whole network')} held out; {found.describe()}"
+                + (f"; {unsteady} of them noisy" if unsteady else "")
             )
         return words
 

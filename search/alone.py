@@ -78,7 +78,7 @@ class StandAlone:
             self.forget(*pair)
         if left:
             bar = self.progress(label, len(wanted), done=done, unit="networks")
-            executors.run(self.executor, self.train, left, bar, lambda: len(known.keys() & set(wanted)), keep)
+            executors.run(self.executor, self.train, left, bar, finished=keep)
         return known
 
 

@@ -262,7 +262,7 @@ class Search:
             nearest = self.window.beyond(self._archive)
             self._note(f"{ends}; {nearest}" if nearest else ends)
         elif len(batch) < size:
-            self._note(f"found {len(batch)} new architectures within the bounds, not {size}")
+            self._note(f"found {several(len(batch), 'new architecture')} within the bounds, not {size}")
         return list(batch)
 
     def _values(self, archs: Sequence[Arch] | Mapping[Arch, Record]) -> np.ndarray:

@@ -28,8 +28,8 @@ from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.methods import spos
 from supernet.model import Supernet
-from supernet.progress import Progress, silent
-from supernet.quantities import count
+from supernet.progress import Progress, silent, within
+from supernet.quantities import count, several
 from supernet.runs import RunFolder
 from supernet.space import Arch, Space
 from supernet.spec import LayerSpec
@@ -52,6 +52,7 @@ def space_for(name: str, images: TrainVal) -> Space:
     return space
 
 
+PAPER_THRESHOLD = 0.01  # P_th
 PAPER_EVALUATIONS = 2560  # population 64, 40 iterations
 DRAWS = 200  # of the accuracies, where it matters what could be otherwise
 
@@ -62,7 +63,7 @@ def usual_threshold(evaluations: int) -> float:
     >>> usual_threshold(2560), round(usual_threshold(384), 3), usual_threshold(24)
     (0.01, 0.067, 0.1)
     """
-    return max(0.01, min(0.1, 0.01 * PAPER_EVALUATIONS / evaluations))
+    return max(PAPER_THRESHOLD, min(0.1, PAPER_THRESHOLD * PAPER_EVALUATIONS / evaluations))
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Config:
     epochs: tuple[int, ...] = (120, 80, 40)  # of the initial supernet and each pruned one: M is one more
     lr: float = 0.5  # of the initial supernet
     fine_tune_lr: float = 0.1
-    threshold: float = 0.01  # P_th
+    threshold: float = PAPER_THRESHOLD
     rank: int = 10  # architectures of a nondomination rank below it are counted; the Pareto front has 1
     ces: CESConfig = field(default_factory=CESConfig)
     sure: float = 0.0  # an operation goes only if it is rare in so many of the redrawn fronts; 0: the paper's rule
@@ -147,7 +148,7 @@ def run(
         supernet = train(space, data, cfg, number, here, device, settings, progress, supernet)
         search = CES(space, costs, bounds, objectives, cfg.ces)
         found, random = begin_search(search, supernet, data, cfg, here)
-        found.run(random, progress)
+        found.run(random, within(progress, f"stage {number}"))
         p, pruned, counted = prune(search, cfg, scored_images(data, cfg))
         images = data.train.steps(cfg.fit.batch_size, drop_last=True) * cfg.fit.batch_size
         seconds = {"training": found.folder.seconds(images), "search": found.seconds}
@@ -176,7 +177,7 @@ def train(
     files.write_json(run.config_path, {**settings, "epochs": epochs})
     fit = dataclasses.replace(cfg.fit, epochs=epochs, lr=cfg.lr if number == 1 else cfg.fine_tune_lr)
     how = spos.Config(fit, kernels=cfg.kernels, probes=cfg.probes, recalibration=cfg.scoring.recalibration)
-    return spos.run(space, data, how, here, device, progress, inherit, drive)
+    return spos.run(space, data, how, here, device, within(progress, f"stage {number}"), inherit, drive)
 
 
 def begin_search(
@@ -241,7 +242,8 @@ def layers_of(space: Space, records: Sequence[Record]) -> dict[str, list[LayerSp
 def _save(stage: Stage, counted: int, cfg: Config) -> None:
     """``stage.json``, ``distribution.png`` and ``networks.png`` in the folder of the supernet."""
     names = [[choice.name for choice in gene.choices] for gene in stage.space.genes]
-    title = f"supernet {stage.number}: {count(stage.space.size)} architectures\npruned to {count(stage.pruned.size)}"
+    size = several(stage.space.size, "architecture", form=count)
+    title = f"supernet {stage.number}: {size}\npruned to {count(stage.pruned.size)}"
     distribution.heat_map(stage.picture, stage.operations, title)
     draw_layers(stage.folder / "networks.png", layers_of(stage.space, along(stage.found.front())))
     files.write_json(

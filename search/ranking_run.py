@@ -21,6 +21,7 @@ from supernet.errors import UserError
 from supernet.executor import Executor, Processes, Threads
 from supernet.methods import spos
 from supernet.progress import Progress, silent
+from supernet.quantities import several
 from supernet.runs import RunFolder
 from supernet.shape import COUNT
 from supernet.space import Arch, Space
@@ -50,7 +51,7 @@ def choose(run: RunFolder, space: Space, pick: str, n: int, seed: int) -> list[A
     else:
         raise UserError(f"pick {pick}: expected uniform, front, or a .json file of architectures")
     if len(archs) < 3:
-        raise UserError(f"pick {pick} gives {len(archs)} architectures; a ranking needs three or more")
+        raise UserError(f"pick {pick} gives {several(len(archs), 'architecture')}; a ranking needs three or more")
     return archs
 
 
@@ -102,7 +103,7 @@ class Study:
             ceiling = ranking.rank(trained[:, 0], trained[:, 1:].mean(axis=1))
             rows["ceiling: one training seed against the others"] = ceiling
         for mode, scores in one_shot.items():
-            title = f"{space.name}, BN {mode}, {epochs} epochs alone"
+            title = f"{space.name}, BN {mode}, {several(epochs, 'epoch')} alone"
             ranking.plot(folder / f"{mode}.png", scores, truth, rows[f"one-shot, BN {mode}"], title)
         files.write_json(
             folder / "rank.json",

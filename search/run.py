@@ -24,7 +24,7 @@ from supernet.methods import spos
 from supernet.metrics import TOP1, Metric
 from supernet.model import Supernet
 from supernet.progress import Progress, silent
-from supernet.quantities import digits
+from supernet.quantities import digits, several
 from supernet.runs import RunFolder
 from supernet.shape import Number
 from supernet.space import Arch
@@ -185,7 +185,9 @@ class SearchRun:
             devices=devices,
             **found,
         )
-        title = f"{search.space.name}: {search.config.algorithm}, {len(search.records())} architectures scored"
+        title = (
+            f"{search.space.name}: {search.config.algorithm}, {several(len(search.records()), 'architecture')} scored"
+        )
         bound = search.window.bounds.get(first, (0.0, math.inf))
         path = self.folder.front_picture
         fronts.plot(path, search.records(), front, random, bound, title, search.objectives, self.evaluator.metric)

@@ -32,7 +32,7 @@ from supernet.footprint import Precision
 from supernet.metrics import TOP1, Metric
 from supernet.model import Supernet
 from supernet.progress import Progress, silent
-from supernet.quantities import digits
+from supernet.quantities import digits, several
 from supernet.runs import RunFolder
 from supernet.space import Arch, Space
 from supernet.spec import Price
@@ -166,7 +166,7 @@ def write(
     with progress("networks", len(found), unit="networks") as bar:
         for one in found:
             target, best = one.target, one.best
-            bar.advance(0, text=f"{target.name}, tested on {len(test):,} images")
+            bar.advance(0, text=f"{target.name}, tested on {several(len(test), 'image')}")
             made = networks.recalibrated(supernet, best.arch, recalibration)
             path, table = folder / f"{target.name}.{suffixes[target.name]}", target.table
             card = networks.card(run, target.space, made, images, best.costs[LATENCY], table)

@@ -27,7 +27,7 @@ from supernet.executor import Executor, Processes
 from supernet.families import module_stages
 from supernet.model import Network
 from supernet.progress import Progress, silent
-from supernet.quantities import digits
+from supernet.quantities import digits, several
 from supernet.runs import RunFolder
 from supernet.shape import COUNT, SHARE, Number
 from supernet.space import Space
@@ -93,6 +93,7 @@ class StageRun:
         meter: measures what a training spends, in numbers that add up; they are kept with the result. It must be
             picklable where the executor's workers are other processes, and counts what trains beside it, too.
         executor: who trains networks that do not wait for each other.
+        again: the seed, where a network of another search is trained again.
     """
 
     run: RunFolder
@@ -104,6 +105,11 @@ class StageRun:
     meter: Meter = unmetered
     progress: Progress = silent
     executor: Executor = Processes()
+    again: int | None = None
+
+    def label(self, asked: Proposal) -> str:
+        """What progress calls a network."""
+        return asked.name if self.again is None else f"{asked.name}, seed {self.again}"
 
     def search(self, search: StageWise) -> Iterator[dict]:
         """Run Algorithm 1, or continue: no network is trained twice.
@@ -140,7 +146,7 @@ class StageRun:
                 f"{i}": (dataclasses.replace(job, progress=silent), asked, threads)
                 for i, (job, asked) in enumerate(jobs)
             },
-            self.progress(" and ".join(asked.name for _, asked in jobs), epochs, unit="epochs"),
+            self.progress(" and ".join(job.label(asked) for job, asked in jobs), epochs, unit="epochs"),
             lambda: sum(len(log.read()) for log in logs),
         )
 
@@ -197,7 +203,7 @@ class StageRun:
                 self.device,
                 kernels=cfg.kernels,
                 start=None if donor is None else lambda network: donors.transfer(network, donor),
-                label=asked.name,
+                label=self.label(asked),
                 progress=self.progress,
             )
         spent.update({name: spent.get(name, 0.0) + value for name, value in metered.items()})
@@ -214,7 +220,7 @@ class StageRun:
 
         def seeded(seed: int) -> StageRun:
             training = dataclasses.replace(self.training, fit=dataclasses.replace(self.training.fit, seed=seed))
-            return dataclasses.replace(self, run=self.run.seed(seed), training=training)
+            return dataclasses.replace(self, run=self.run.seed(seed), training=training, again=seed)
 
         runs = [seeded(self.training.fit.seed + 1 + i) for i in range(more)]
         self.train_all([(run, initial) for run in runs])
@@ -320,7 +326,7 @@ def table(
             spent = [result.get(key) for key in ("energy_kwh", "co2_kg")]  # not there if it was not asked for then
             rows[-1] += ["" if value is None else f"{least}{digits(1e3 * value)}" for value in spent]
     if noise is not None:
-        spread = ["SD", f"{seeds} seeds", " ".join(f"{value:.4f}" for value in noise)]
+        spread = ["SD", several(seeds, "seed"), " ".join(f"{value:.4f}" for value in noise)]
         rows.append([*spread, *[""] * (len(rows[0]) - len(spread))])
     title = f"importance by {criterion}, stage by stage; candidates tested once"
     headings = ["", "modules", "importance", "MFLOPs", "k params", "s", "val %", "test %"]

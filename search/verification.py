@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from supernet.errors import UserError
+from supernet.quantities import several
 
 FARS, RANKS = (1e-1, 1e-2, 1e-3, 1e-4), (1, 5, 20)
 BLOCK = 256  # rows that are compared with a gallery at once
@@ -40,7 +41,8 @@ def accuracy(scores: np.ndarray, same: np.ndarray, folds: int = 10) -> tuple[flo
     scores, same = _checked(scores, same)
     if not 2 <= folds <= len(scores):
         raise UserError(
-            f"{len(scores)} pairs for {folds} folds: expected at least one pair in each of two or more folds"
+            f"{several(len(scores), 'pair')} for {several(folds, 'fold')}: expected at least one pair in each of two "
+            "or more folds"
         )
     parts = np.array_split(np.arange(len(scores)), folds)
     accuracies = []
@@ -75,7 +77,7 @@ def tar_at_far(scores: np.ndarray, same: np.ndarray, far: float) -> float:
     impostors = np.sort(scores[~same])[::-1]
     if len(impostors) * far < 1:
         raise UserError(
-            f"{len(impostors)} different pairs cannot show a FAR of {far:g}: expected at least {1 / far:.0f}"
+            f"{several(len(impostors), 'different pair')} cannot show a FAR of {far:g}: expected at least {1 / far:.0f}"
         )
     allowed = int(np.floor(len(impostors) * far + 1e-9))
     threshold = impostors[allowed] if allowed < len(impostors) else -np.inf  # accept what is above it
@@ -93,7 +95,7 @@ def rank_k(probes: np.ndarray, of: np.ndarray, gallery: np.ndarray, identities: 
         UserError: k is not in [1, G].
     """
     if not 1 <= k <= len(gallery):
-        raise UserError(f"rank {k} in a gallery of {len(gallery)} images: expected 1 to {len(gallery)}")
+        raise UserError(f"rank {k} in a gallery of {several(len(gallery), 'image')}: expected 1 to {len(gallery)}")
     return float(np.mean(ranks(probes, of, gallery, identities) <= k))
 
 
@@ -186,7 +188,7 @@ def describe(row: Mapping[str, Any]) -> str:
     told = []
     if "accuracy" in row:
         accuracy = f"{100 * row['accuracy']:.2f} ± {100 * row['accuracy_deviation']:.2f} %"
-        told.append(f"1:1 accuracy {accuracy} of {row['pairs']} pairs")
+        told.append(f"1:1 accuracy {accuracy} of {several(row['pairs'], 'pair')}")
     told += [f"TAR {100 * tar:.1f} % at FAR {float(far):g}" for far, tar in row.get("tar_at_far", {}).items()]
     told += [f"rank-{k} {100 * share:.1f} %" for k, share in row.get("rank", {}).items()]
     return ", ".join(told)

@@ -16,6 +16,7 @@ from supernet import families, files, footprint, references, spaces
 from supernet.errors import UserError
 from supernet.families import elastic, elastic_blocks, resolutions
 from supernet.families.elastic_presets import RESNET_WIDTHS, resnet_middles
+from supernet.quantities import several
 from supernet.space import Arch, Space
 from supernet.spec import LayerSpec
 
@@ -235,7 +236,7 @@ def _values(given: Mapping[str, Any], part: str, length: int, source: str) -> li
     if not isinstance(value, list):
         return [value] * length
     if len(value) != length:
-        raise UserError(f"{source} has {len(value)} numbers for {part}, expected {length}")
+        raise UserError(f"{source} has {several(len(value), 'number')} for {part}, expected {length}")
     return value
 
 

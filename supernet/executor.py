@@ -18,6 +18,7 @@ import torch
 
 from supernet.errors import UserError
 from supernet.progress import Track
+from supernet.quantities import several
 
 Results = Generator[tuple[str, Any], None, None]
 
@@ -122,20 +123,25 @@ def run(
     function: Callable[..., Any],
     jobs: Mapping[str, tuple],
     bar: Track,
-    done: Callable[[], int],
+    done: Callable[[], int] | None = None,
     finished: Callable[[str, Any], None] = lambda name, result: None,
 ) -> dict[str, Any]:
     """The result of every job by name, under one progress bar.
 
     Args:
         function, jobs: as ``Executor.map`` has them.
-        done: units of the bar that are done, read once a second from what the jobs leave in files.
+        done: units of the bar that are done, read once a second from what the jobs leave in files; None: its units are
+            the jobs.
         finished: called with a name and its result as soon as there is one.
     """
     results: dict[str, Any] = {}
+    before = bar.count
 
     def show() -> None:
-        bar.advance(done() - bar.count, text=f"{len(results)}/{len(jobs)} networks")
+        if done is None:
+            bar.advance(before + len(results) - bar.count)
+        else:
+            bar.advance(done() - bar.count, text=f"{len(results)}/{several(len(jobs), 'network')}")
 
     with bar, contextlib.closing(executor.map(function, jobs, show)) as ready:
         for name, result in ready:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from supernet.errors import UserError
+from supernet.quantities import several
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +43,9 @@ def require(metric: Metric, classes: int) -> None:
     if metric not in METRICS:
         raise UserError(f"unknown metric {metric!r}: expected {', '.join(METRICS)}")
     if metric not in told_by(classes):
-        raise UserError(f"top5 of {classes} classes is right for every image: expected top1 or balanced")
+        raise UserError(
+            f"top5 of {several(classes, 'class', 'classes')} is right for every image: expected top1 or balanced"
+        )
 
 
 def share(hits: Counts, images: Counts, metric: Metric = TOP1) -> float:
@@ -100,4 +103,4 @@ def percent(row: Mapping[str, Any], part: str, metric: Metric = TOP1) -> str:
     if ends is None and images and metric != "balanced":
         ends = interval([round(row[name] * images)], [images])
     told = f" [{100 * ends[0]:.2f}, {100 * ends[1]:.2f}]" if ends else ""
-    return f"{100 * row[name]:.2f} %{told}" + (f" of {images:,} images" if images else "")
+    return f"{100 * row[name]:.2f} %{told}" + (f" of {several(images, 'image')}" if images else "")

@@ -161,6 +161,15 @@ def counted(progress: Progress, label: str, items: Collection[T], unit: str) -> 
             track.advance()
 
 
+def within(progress: Progress, stage: str) -> Progress:
+    """Progress whose labels begin with the stage that the work belongs to: ``stage 2, CES``."""
+
+    def begin(label: str, total: int, *, done: int = 0, unit: str) -> Track:
+        return progress(f"{stage}, {label}", total, done=done, unit=unit)
+
+    return begin
+
+
 def shown(wanted: bool) -> Progress:
     """``Bar``, or ``silent`` where it is not wanted."""
     return Bar if wanted else silent

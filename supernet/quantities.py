@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
 
 RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -28,9 +29,9 @@ def digits(value: float, most: int = 3) -> str:
     return f"{Decimal(f'{value:.{most}g}'):,f}"
 
 
-def several(number: int, one: str, more: str = "") -> str:
-    """``1 layer``, ``2 layers``; ``more`` where an s is not all that changes."""
-    return f"{number:,} {one if number == 1 else more or f'{one}s'}"
+def several(number: int, one: str, more: str = "", form: Callable[[int], str] = "{:,}".format) -> str:
+    """``1 layer``, ``2 layers``; ``more`` where an s is not all that changes; ``form`` such as ``count``."""
+    return f"{form(number)} {one if number == 1 else more or f'{one}s'}"
 
 
 def count(number: int) -> str:

@@ -39,6 +39,7 @@ from supernet.data.split import Split
 from supernet.errors import CheckpointError, UserError
 from supernet.model import Network, Supernet, load_network
 from supernet.progress import Progress, silent
+from supernet.quantities import several
 from supernet.run_files import BEGUN, CONFIG, FOUND, PROBABILITIES, SPACES, SUPERNET, WEIGHTS, WRITTEN
 from supernet.run_fronts import Found
 from supernet.space import Arch, Space
@@ -329,7 +330,8 @@ class RunFolder(Found):
             images.require_same(recorded, str(self.path))
         classes = self.space().classes if self.space_path.exists() else images.classes
         if classes not in (0, images.classes):  # a run of version 0.1 recorded no more than that
-            raise UserError(f"{self.path} is for {classes} classes, the images have {images.classes}")
+            its = several(classes, "class", "classes")
+            raise UserError(f"{self.path} is for {its}, the images have {images.classes}")
         for note in images.notes:
             _tell(note)
         images = dataclasses.replace(images, train=images.train.balanced(config.get("balance", "none")))

@@ -21,6 +21,7 @@ import numpy as np
 
 from supernet import files
 from supernet.errors import SpaceMismatch, UserError
+from supernet.quantities import several
 from supernet.size import Size
 from supernet.spec import Block
 
@@ -154,7 +155,7 @@ class Space:
                 if not choice.op or min(choice.kernel, choice.expand, choice.count) < 0:
                     yield f"gene {gene.name} has the choice {choice}: expected an op, and no number below 0"
         if len(self.allowed) != len(self.genes):
-            yield f"{len(self.genes)} genes but {len(self.allowed)} allowed lists"
+            yield f"{several(len(self.genes), 'gene')} but {several(len(self.allowed), 'allowed list')}"
         for gene, open_ in zip(self.genes, self.allowed, strict=False):
             if not open_ or list(open_) != sorted(set(open_)) or not 0 <= open_[0] <= open_[-1] < len(gene.choices):
                 yield (
@@ -197,7 +198,9 @@ class Space:
         """``arch`` as a tuple, or a UserError that names the first gene it breaks."""
         arch = tuple(int(i) for i in arch)
         if len(arch) != len(self.genes):
-            raise UserError(f"space {self.name} has {len(self.genes)} genes, the architecture has {len(arch)}")
+            raise UserError(
+                f"space {self.name} has {several(len(self.genes), 'gene')}, the architecture has {len(arch)}"
+            )
         for gene, open_, i in zip(self.genes, self.allowed, arch, strict=True):
             if i not in open_:
                 raise UserError(f"space {self.name}: gene {gene.name} allows {list(open_)}, the architecture has {i}")
@@ -233,7 +236,7 @@ class Space:
     def restrict(self, keep: Sequence[Collection[int]]) -> Space:
         """The same space with fewer open choices: ``allowed`` becomes its intersection with ``keep``."""
         if len(keep) != len(self.genes):
-            raise UserError(f"space {self.name} has {len(self.genes)} genes, restrict got {len(keep)}")
+            raise UserError(f"space {self.name} has {several(len(self.genes), 'gene')}, restrict got {len(keep)}")
         allowed = tuple(tuple(i for i in open_ if i in k) for open_, k in zip(self.allowed, keep, strict=True))
         return dataclasses.replace(self, allowed=allowed)
 

@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 
 from supernet import plugins
 from supernet.errors import UserError
+from supernet.quantities import several
 from supernet.size import Size
 from supernet.space import Space
 from supernet.spec import Block
@@ -146,6 +147,7 @@ def _require_images(space: Space, images: tuple[int, Size, int], source: str) ->
     if space.images != images:
         channels, size, classes = images
         raise UserError(
-            f"{source} is for {space.channels}×{space.input_size} images of {space.classes} classes, the data "
-            f"has {channels}×{size} of {classes}"
+            f"{source} is for {space.channels}×{space.input_size} images of "
+            f"{several(space.classes, 'class', 'classes')}, the data has "
+            f"{channels}×{size} of {classes}"
         )

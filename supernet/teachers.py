@@ -15,6 +15,7 @@ from supernet.families.given import family, source, weights
 from supernet.families.given.layout import of_network
 from supernet.methods import given, spos
 from supernet.model import Supernet, load_network
+from supernet.quantities import several
 from supernet.runs import RunFolder
 from supernet.training.bn import recalibrate_bn
 from supernet.training.measured import Kernels
@@ -58,7 +59,8 @@ def opened(
         found = load_network(Path(name), kernels, wanted.operations, wanted.make)
         if found.space.images != wanted.images:
             its, runs = (
-                f"{c}×{size} and {classes} classes" for c, size, classes in (found.space.images, wanted.images)
+                f"{c}×{size} and {several(classes, 'class', 'classes')}"
+                for c, size, classes in (found.space.images, wanted.images)
             )
             raise UserError(f"the teacher {name} is for images of {its}, the run for {runs}")
     return found.to(device).eval().requires_grad_(False)

@@ -197,7 +197,7 @@ def call(monkeypatch, *words: str, code: int = 0) -> list[list[str]]:
 
 def test_an_item_runs_with_what_follows(monkeypatch, capsys):
     started = call(monkeypatch, "pad-nas", "table-3", "--", "--quick", "--jobs", "1")
-    given = ["--train", "3000", "--random", "8", "--n", "24", "--probes", "2"]
+    given = ["--train", "3000", "--random", "8", "--n", "24", "--probes", "2", "--threshold", "0.07"]
     assert started == [["-m", "experiments.pad_nas", *given, "--quick", "--jobs", "1"]]
     told = capsys.readouterr()
     assert told.out == ""

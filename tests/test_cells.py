@@ -153,7 +153,7 @@ def test_its_network_is_plain_torch():
     [
         ({"cells": ""}, "has the cells '': expected a row of n and r"),
         ({"cells": "nxr"}, "has the cells 'nxr'"),
-        ({"cells": "nnn"}, "10 genes for 1 kinds of cells"),
+        ({"cells": "nnn"}, "10 genes for 1 kind of cells"),
         ({"genes": (dataclasses.replace(SPACE.genes[0], stride=2), *SPACE.genes[1:])}, "normal_0_2.*expected 1"),
         (
             {

@@ -428,6 +428,6 @@ def test_several_devices_and_objectives(copy):
     for entry in front["front"]:
         assert entry["latency-2_ms"] == pytest.approx(3 * entry["latency_ms"])
         assert entry["activations"] > 0
-    assert "--lat-max is given 1 times, for 2" in refused("evolve", "--run", copy, *both[:6])
+    assert "--lat-max is given 1 time, for 2" in refused("evolve", "--run", copy, *both[:6])
     (copy / "lut.json").unlink()
     ok("evolve", "--run", copy, *SEARCH, "--objectives", "flops")  # needs no table

@@ -113,7 +113,7 @@ def test_outputs_do_not_replace_files_of_a_run(run):
         (("--warmup-epochs", 2), "2 epochs of warm-up in 1"),
         (("--batch-size", 9, "--cutmix", 1), "9 images at once"),
         (("--train-resolution", 28), "below the run's, 28"),
-        (("--finetune-epochs", 1), "need a smaller training resolution"),
+        (("--finetune-epochs", 1), "1 fine-tuning epoch needs a smaller training resolution before it"),
         (("--auto-augment", "rand", "--no-augment"), "without augmentation"),
     ],
 )

@@ -47,11 +47,28 @@ def test_results_by_name_and_errors_as_they_are(workers):
     finished = {}
     bar = silent("squares", 3, unit="numbers")
     jobs = {str(x): (x,) for x in range(3)}
-    assert executor.run(workers, square, jobs, bar, lambda: len(finished), finished.__setitem__) == finished
+    assert executor.run(workers, square, jobs, bar, finished=finished.__setitem__) == finished
     assert finished == {"0": 0, "1": 1, "2": 4}
     assert bar.count == 3
     with pytest.raises(UserError, match="-1 is below 0"):
         executor.run(workers, square, {"a": (1,), "b": (-1,)}, bar, lambda: 0)
+
+
+@pytest.mark.parametrize(
+    ("unit", "done", "told"),
+    [("numbers", None, [(4, None), (5, None)]), ("epochs", lambda: 7, [(7, "1/2 networks"), (7, "2/2 networks")])],
+)
+def test_jobs_are_told_once(unit, done, told):
+    """By the bar where its units are the jobs, after those of an earlier run; else beside it."""
+    shown = []
+
+    class Seen(silent):
+        def advance(self, n=1, work=None, text=None):
+            super().advance(n)
+            shown.append((self.count, text))
+
+    executor.run(Processes(), square, {"1": (1,), "2": (2,)}, Seen("squares", 5, done=3, unit=unit), done)
+    assert shown == told
 
 
 def hears_ctrl_c() -> bool:

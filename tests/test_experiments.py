@@ -245,6 +245,18 @@ def test_three_disjoint_sets_of_a_folder_of_images(tmp_path):
     assert args.budget.fit(3).schedule == "linear"
 
 
+def test_the_threshold_of_pruning_is_the_command_s():
+    """The paper's 1 % for as many architectures as it scores; what is given stays."""
+    found = [
+        pad_nas.Args(population=population, iterations=iterations).settled(train=1)
+        for population, iterations in ((64, 40), (64, 20), (24, 8))
+    ]
+    assert [args.threshold for args in found] == pytest.approx([0.01, 0.02, 0.1])
+    assert [args.train for args in found] == [1, 1, 1]
+    assert pad_nas.Args(threshold=0.07).settled().threshold == 0.07
+    assert pad_nas.Args().settled(threshold=0.2).threshold == 0.2
+
+
 def test_accuracies_of_before_are_known_again_and_those_of_other_settings_are_not():
     images = _common.Images("fashion-mnist", "anywhere", 3_000, 2_000, 6_000)
     known = {"name": "fashion-mnist", "train": 3_000, "search": 2_000, "truth": 6_000}

@@ -281,6 +281,8 @@ def test_a_space_is_read_from_a_file_without_code(tmp_path):
     ("reference", "expected"),
     [
         ("timm:resnet81", "did you mean resnet18"),
+        ("timm:nope", "is not known: did you mean"),
+        ("torchvision:nope", "is not known: did you mean"),
         ("torchvision:resnet", "is not known"),
         ("timm:", "is not known"),
         ("timm:hf-hub:timm/resnet18.a1_in1k", "is not known"),

@@ -199,6 +199,35 @@ sys.exit(run.main(sys.argv[1:]))
     assert not (stages_are.folder / "layers.json").exists()
 
 
+def test_a_stage_does_not_outlive_a_runner_that_is_killed(stages_are):
+    stages_are.use('case "$*" in *" --parent $PPID"*) end "$4";; esac')
+    assert measure(stages_are.folder, "--only", "step") == 0
+    stage = """
+import os, subprocess, sys, time
+from gpu import one
+one.end_with(int(sys.argv[1]))
+print(os.getpid(), subprocess.Popen(["sleep", "60"]).pid, flush=True)
+time.sleep(60)
+"""
+    runner = f"""
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {stage!r}, str(os.getpid())], start_new_session=True)
+time.sleep(60)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
+    words = [sys.orig_argv[0], "-c", runner]
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        time.sleep(1.5)  # longer than it waits between two looks
+        assert all(map(alive, pids))
+        process.kill()
+    deadline = time.monotonic() + 30
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(pids) == 2
+    assert not any(map(alive, pids))
+
+
 def one_line(capsys) -> str:
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")

@@ -7,6 +7,7 @@ import doctest
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.methods import spos
 from supernet.model import Supernet
+from supernet.progress import silent
 from supernet.space import Space
 from supernet.training import checkpoint
 from supernet.training.loop import FitConfig
@@ -51,12 +53,12 @@ CONFIG = pad_nas.Config(
 )
 
 
-def run(folder, config=CONFIG, stop=None):
+def run(folder, config=CONFIG, stop=None, progress=silent):
     """All stages, or those before ``stop``."""
     space = tiny_space()
     costs = {"flops": AdditiveCost(*families.layout(space).priced(lambda spec: spec.flops))}
     stages = []
-    for stage in pad_nas.run(space, DATA, config, costs, {}, ["flops"], folder, CPU, {}):
+    for stage in pad_nas.run(space, DATA, config, costs, {}, ["flops"], folder, CPU, {}, progress):
         stages.append(stage)
         if stage.number == stop:
             break
@@ -105,6 +107,18 @@ def test_algorithm_1_from_its_logs(whole):
         for picture in ("distribution.png", "networks.png"):
             assert (stage.folder / picture).read_bytes().startswith(b"\x89PNG")
     assert stages[1].space.size < stages[0].space.size
+
+
+def test_progress_tells_the_stage(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    told = []
+
+    def noted(label, *of, **how):
+        told.append(label)
+        return silent(label, *of, **how)
+
+    run(tmp_path, progress=noted)
+    assert told == [f"stage {number}, {what}" for number in (1, 2, 3) for what in ("supernet", "CES")]
 
 
 def test_a_pruned_supernet_starts_from_the_weights_of_the_one_before(tmp_path):

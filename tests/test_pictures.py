@@ -188,7 +188,7 @@ def test_a_first_grey_picture_does_not_make_all_grey(own_file, tmp_path):
 
 
 def test_a_set_of_a_known_depth_takes_no_other(tmp_path):
-    assert "digits has images of 1 channels, got 3; leave it out" in refused(
+    assert "digits has images of 1 channel, got 3; leave it out" in refused(
         sets.open_train, "digits", tmp_path, channels=3
     )
     assert "expected 1 or 3 channels, got 2" in refused(sets.open_train, "digits", tmp_path, channels=2)

@@ -39,3 +39,4 @@ def test_counts_however_large(number, told):
 def test_one_is_no_plural():
     assert [several(n, "image") for n in (0, 1, 2, 1234)] == ["0 images", "1 image", "2 images", "1,234 images"]
     assert [several(n, "class is", "classes are") for n in (1, 2)] == ["1 class is", "2 classes are"]
+    assert [several(n, "network", form=count) for n in (1, 10**6)] == ["1 network", "1.00 · 10⁶ networks"]

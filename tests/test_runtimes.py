@@ -14,7 +14,7 @@ from latency import runtimes
 from latency.measure import Clock, Protocol
 from latency.runtimes import FileRuntime, Layer, TorchRuntime, time_modules
 from supernet.errors import UserError
-from supernet.export import formats, onnx
+from supernet.export import formats, onnx, tflite
 from supernet.families import layout, lower
 from supernet.model import Network
 
@@ -190,6 +190,7 @@ class Conversions:
     """A stand-in for a converter that counts its calls; the files name the modules."""
 
     packages = ()
+    layout = "NCHW"
 
     def __init__(self):
         self.calls = []
@@ -245,6 +246,28 @@ def test_a_converted_file_serves_its_own_layer_only(conversions, tmp_path):
     assert len(paths) == 7
     assert runtime.path(layer) == runtime.path(layer._replace(module=nn.Conv2d(2, 2, 1)))  # of other weights
     assert runtime.path(others[-1]).parent.name == "networks"
+
+
+def test_files_of_another_converter_are_others(monkeypatch, tmp_path):
+    """TFLite's lies in an environment of its own, whose versions the form and the names of files tell."""
+    (layer,) = convolutions(2)
+    kinds = [FileRuntime("litert", cache=tmp_path, precision=kind) for kind in ("float32", "int8")]
+    monkeypatch.setattr(tflite, "LITERT_PYTHON", tmp_path / "bin" / "python")
+    forms, paths = [kinds[0].form], {kinds[0].path(layer)}
+    for converter, quantiser in (("0.9.0", "0.6.0"), ("0.10.0", "0.6.0"), ("0.10.0", "0.7.0")):
+        environment = tmp_path / f"{converter}-{quantiser}"
+        for name, version in (("litert_torch", converter), ("ai_edge_quantizer", quantiser)):
+            about = environment / f"lib/python3.11/site-packages/{name}-{version}.dist-info/METADATA"
+            about.parent.mkdir(parents=True)
+            about.write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n")
+        monkeypatch.setattr(tflite, "LITERT_PYTHON", environment / "bin" / "python")
+        forms += [runtime.form for runtime in kinds]
+        paths |= {runtime.path(layer) for runtime in kinds}
+    torch_ = f".tflite by torch {torch.__version__}"
+    assert forms[0] == f"{torch_}, litert-torch missing, channels_last, BN folded"
+    assert forms[3] == f"{torch_}, litert-torch 0.10.0, channels_last, BN folded"
+    assert forms[6] == f"{torch_}, litert-torch 0.10.0, ai-edge-quantizer 0.7.0, channels_last, BN folded, int8"
+    assert len(paths) == len(set(forms)) == 6
 
 
 @pytest.mark.parametrize(

@@ -318,7 +318,7 @@ def test_images_with_numbers_keep_their_sides(tmp_path):
     read = json.loads(run.split_path.read_text())
     assert read["rows"] == {"images": 1437, "val": images.val.index.tolist()}
     run.split_path.write_text(json.dumps({**read, "rows": {"images": 1436, "val": []}}))
-    assert "digits has 1437 training images, the run began with 1436" in refused(run.images)
+    assert "digits has 1,437 training images, the run began with 1,436" in refused(run.images)
 
 
 # Class folders that differ

@@ -63,7 +63,7 @@ def test_the_paper_s_settings():
 
 
 def test_carbon_is_hours_times_power_times_intensity():
-    args = _stages.OnStages(watts=500, intensity=0.5)
+    args = stage_wise_uniform.Args(watts=500, intensity=0.5)
     assert args.kilograms(2 * 3600) == pytest.approx(2 * 0.5 * 0.5)
 
 

@@ -20,16 +20,17 @@ from latency.measure import Samples
 from latency.on_demand import OnDemandTable
 from latency.table import LatencyTable
 from search import stage_wise_run, stage_wise_settings
-from search.stage_wise import Config, StageWise
+from search.stage_wise import Config, Proposal, StageWise
 from search.stage_wise_run import StageRun, Training
 from supernet import donors, families, files
 from supernet.cli import stage_wise
 from supernet.data import sets
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
-from supernet.executor import Processes
+from supernet.executor import Processes, Threads
 from supernet.families import module_stages
 from supernet.model import Network, load_network
+from supernet.progress import silent
 from supernet.runs import RunFolder
 from supernet.training import checkpoint, energy, standalone
 from supernet.training.config import FitConfig, learning_rate
@@ -120,6 +121,21 @@ def test_importance_is_that_of_equal_training(tmp_path, monkeypatch):
     job = StageRun(RunFolder(tmp_path), SPACE, DATA, TRAINING, CPU)
     assert [r["role"] for r in job.search(StageWise(Config(initial=1, step=1, iterations=1)))] == ["A", "T", "Â"]
     assert events == [1, "α", 1, "α", 1, "α", 2]
+
+
+def test_progress_of_what_is_trained_again_tells_the_seed(tmp_path, monkeypatch, grows):
+    told, initial = [], Proposal("A", 0, (1, 1, 1))
+
+    def noted(label, *of, **how):
+        told.append(label)
+        return silent(label, *of, **how)
+
+    monkeypatch.setattr(stage_wise_run.executors, "run", lambda *_: None)  # leaves all to this process
+    once = dataclasses.replace(TRAINING, fit=dataclasses.replace(TRAINING.fit, seed=4))
+    job = StageRun(RunFolder(tmp_path), SPACE, DATA, once, CPU, progress=noted, executor=Threads(2))
+    job.spread(initial, job.train(initial), 2)
+    first, second = (f"{initial.name}, seed {seed}" for seed in (5, 6))
+    assert told == [initial.name, f"{first} and {second}", first, second]
 
 
 def test_another_pair_is_another_seed_and_no_candidate(tmp_path, monkeypatch):

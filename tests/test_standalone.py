@@ -126,7 +126,7 @@ def test_first_epochs_see_smaller_images_and_the_last_ones_all_of_them(tmp_path,
         ({"ema": 1.0}, "expected numbers from 0 to below 1"),
         ({"drop_path": -0.1}, "expected numbers from 0 to below 1"),
         ({"auto_augment": "rand", "augment": False}, "without augmentation"),
-        ({"finetune_epochs": 1}, "need a smaller training resolution"),
+        ({"finetune_epochs": 1}, "1 fine-tuning epoch needs a smaller training resolution before it"),
         ({"train_resolution": 9, "finetune_epochs": 4}, "expected 1 to all 3"),
     ],
 )

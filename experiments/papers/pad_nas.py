@@ -5,7 +5,11 @@ from __future__ import annotations
 from experiments.papers import pad_nas_figures as figures
 from experiments.papers.item import Command, Item, Paper
 
-TINY = Command("experiments.pad_nas", "--train 3000 --random 8 --n 24 --probes 2", cost="about an hour of one core")
+TINY = Command(
+    "experiments.pad_nas",
+    "--train 3000 --random 8 --n 24 --probes 2 --threshold 0.07",
+    cost="about an hour of one core",
+)
 STAGES = Command("experiments.pad_nas_stages", cost="about 25 minutes of one core")
 EVOLUTION = Command("experiments.evolution", "--train 4000")
 SEGMENTATION = Command("experiments.segmentation", cost="about 6 minutes of one core, after table-6")
@@ -20,14 +24,14 @@ UNMEASURED = "not measured yet"
 LONG = "--device cuda --seeds 5 --train 40000"
 GPU = Command(
     "experiments.pad_nas",
-    f"{LONG} --epochs 60 40 20 --alone 30 --population 64 --iterations 20 --threshold 0.02 "
+    f"{LONG} --epochs 60 40 20 --alone 30 --population 64 --iterations 20 "
     "--run runs/papers/pad-nas-arms --output runs/papers/pad-nas-arms.json",
     SMALL,
     UNMEASURED,
 )
 STAGES_GPU = Command(
     "experiments.pad_nas_stages",
-    f"{LONG} --epochs 60 40 20 --alone 30 --population 64 --iterations 20 --threshold 0.02 --most 6 "
+    f"{LONG} --epochs 60 40 20 --alone 30 --population 64 --iterations 20 --most 6 "
     "--thresholds 0.0 0.01 0.02 0.05 0.1 --run runs/papers/pad-nas-stages --output runs/papers/pad-nas-stages.json",
     SMALL,
     UNMEASURED,
@@ -48,7 +52,7 @@ SEGMENTATION_GPU = Command(
 )
 SPACES = Command("pytest", "tests/test_spaces.py -k mobile -q")
 SEARCH = "--epochs 120 80 40 --population 64 --iterations 40 --retrain 240 --run runs/papers/pad-nas"
-IMAGENET = "--data folder --data-root data/imagenet --batch-size 1024 --lr 0.5 --threshold 0.01"
+IMAGENET = "--data folder --data-root data/imagenet --batch-size 1024 --lr 0.5"
 PIXEL = "--lut runs/papers/pixel3.json"
 BEST_ONLY = "trains the best network of the front alone, and four random ones; the others by tools/retrain.py"
 TABLE = "the table of the phone first, by tools/build_lut.py --device adb"

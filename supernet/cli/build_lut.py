@@ -13,7 +13,7 @@ from supernet.cli import common, numbers, report, starting
 from supernet.errors import UserError
 from supernet.plugins import is_reference
 from supernet.progress import shown
-from supernet.quantities import digits
+from supernet.quantities import digits, several
 from supernet.tables import Table
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def run(args: Args) -> None:
         checks = prepare(args, space, args.check, known).check(known)
         grid, error = build.check_table(space, known, checks)
         common.show(grid)
-        common.say(f"{len(checks)} architectures: {error}")
+        common.say(f"{several(len(checks), 'architecture')}: {error}")
         common.answer(args, [dataclasses.asdict(check) for check in checks])
         return
     if args.output:

@@ -55,8 +55,8 @@ def run(args: Args) -> None:
         rows = [(layer["key"], f"{layer['macs']:,}", f"{layer['params']:,}") for layer in layers]
         common.show(Table(("layer", "multiply-adds", "parameters"), rows))
     common.tell(
-        f"{space.name} at {Size.of(counts['resolution'])}: {counts['macs']:,} multiply-adds, "
-        f"{counts['params']:,} parameters"
+        f"{space.name} at {Size.of(counts['resolution'])}: "
+        f"{quantities.several(counts['macs'], 'multiply-add')}, {quantities.several(counts['params'], 'parameter')}"
     )
     for precision, flash in counts["flash"].items():
         ram = counts["ram"][precision]
@@ -89,8 +89,8 @@ def show(space: Space, counts: Mapping[str, Any]) -> None:
     if counts["whole"]:
         common.show(Table(("layer of which all channels stay", "as"), list(counts["whole"].items()), text=2))
     common.tell(
-        f"{quantities.count(space.size)} networks; the largest is {space.name} itself: their logits differ by "
-        f"{counts['difference']:.1e} of their range"
+        f"{quantities.several(space.size, 'network', form=quantities.count)}; the largest is {space.name} itself: "
+        f"their logits differ by {counts['difference']:.1e} of their range"
     )
 
 

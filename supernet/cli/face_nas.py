@@ -11,6 +11,7 @@ import tyro
 
 from supernet.cli import common, opening, report, starting
 from supernet.errors import UserError
+from supernet.quantities import several
 
 if TYPE_CHECKING:
     from supernet.data.faces import Faces
@@ -96,8 +97,9 @@ def run(args: Args) -> None:
         opened.train.damaged.path = folder.damaged_path
         common.say(
             f"{args.depth[0]} to {args.depth[1]} layers (L), {width[0]} to {width[1]} channels (C): "
-            f"{len(opened.train):,} training images of {len(opened.identities):,} identities, {len(opened.pairs):,} "
-            f"validation pairs of others; {common.escape(str(args.run))}"
+            f"{several(len(opened.train), 'training image')} of "
+            f"{several(len(opened.identities), 'identity', 'identities')}, "
+            f"{several(len(opened.pairs), 'validation pair')} of others; {common.escape(str(args.run))}"
         )
         if math.isfinite(args.latency_max):
             corners = face_run.corners(args.depth[0], width, args.resolution)

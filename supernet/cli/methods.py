@@ -16,7 +16,7 @@ from supernet import files
 from supernet.cli import common, opening, planning
 from supernet.errors import UserError
 from supernet.metrics import percent
-from supernet.quantities import digits
+from supernet.quantities import digits, several
 
 if TYPE_CHECKING:
     import torch
@@ -130,7 +130,8 @@ class Args(planning.Planned, common.Devices, common.Training, common.Kernels, op
         """Tell what came out and the next command. Returns what --json prints: how the training stood at its end."""
         lines = run.metrics.read()
         last = lines[-1] if lines else {}
-        accuracy, on = last.get("val_accuracy"), f" on {last['val_images']:,} images" if "val_images" in last else ""
+        accuracy = last.get("val_accuracy")
+        on = f" on {several(last['val_images'], 'image')}" if "val_images" in last else ""
         told = "" if accuracy is None else f", one-shot accuracy of random architectures {100 * accuracy:.1f} %{on}"
         done = f"trained: loss {lines[-1]['loss']:.3f}{told}" if lines else "not trained: the weights as they are"
         common.say(f"{done} → {common.escape(str(run.checkpoint))}")

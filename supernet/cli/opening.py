@@ -72,8 +72,8 @@ def in_words(images: TrainVal, name: str, reason: str = "") -> str:
     """A data set in one line."""
     why = f" ({common.escape(reason)})" if reason else ""
     return (
-        f"[bold]{common.escape(name)}[/bold]{why}: {len(images.train):,} training, {len(images.val):,} validation "
-        f"images, {images.channels}×{images.size}"
+        f"[bold]{common.escape(name)}[/bold]{why}: {len(images.train):,} training, "
+        f"{several(len(images.val), 'validation image')}, {images.channels}×{images.size}"
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from supernet import machine
 from supernet.cli import common, opening, planning, report, retrain, searching, starting
 from supernet.errors import UserError
-from supernet.quantities import count
+from supernet.quantities import count, several
 
 if TYPE_CHECKING:
     import torch
@@ -114,15 +114,16 @@ def run(args: Args) -> None:
         CES(space, *asked, cfg.ces)
         folder.begin(config, space=space, images=images, defaults=common.defaults(args))
         common.say(
-            f"[bold]{common.escape(space.name)}[/bold]: {len(args.epochs)} supernets, the first of {count(space.size)} "
-            f"architectures; {opening.in_words(images, name, reason)}; {common.escape(str(args.run))}"
+            f"[bold]{common.escape(space.name)}[/bold]: {several(len(args.epochs), 'supernet')}, the first of "
+            f"{several(space.size, 'architecture', form=count)}; {opening.in_words(images, name, reason)}; "
+            f"{common.escape(str(args.run))}"
         )
         stages = []
         images = folder.decoded(images, args.progress)  # opened once, for all supernets
         for stage in pad_nas.run(space, images, cfg, *asked, folder.path, device, of_stage, args.progress):
             if problem.luts:
                 stage.found.folder.write_lut(problem.luts["latency"].to_json())
-            sizes = f"{count(stage.space.size)} architectures, pruned to {count(stage.pruned.size)}"
+            sizes = f"{several(stage.space.size, 'architecture', form=count)}, pruned to {count(stage.pruned.size)}"
             common.say(f"[bold]{stage.folder.name}[/bold]: {sizes} → {common.escape(str(stage.picture))}")
             searching.write(stage.found, stage.random, problem.luts)
             stages.append(stage)

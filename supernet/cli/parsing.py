@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import io
 import itertools
+import math
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ import sys
 import textwrap
 import typing
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import tyro
 
@@ -24,6 +25,7 @@ from supernet.errors import UserError
 RULE = re.compile(r"^ *-{5,} *$")
 WIDE = "10000"  # columns: what tyro says of an error is not broken into lines
 CONFIG = (tyro.conf.DisallowNone,)
+UNBOUNDED = tyro.conf.arg(help_behavior_hint="(default: no bound)")
 
 
 def parse(args: Any, description: str | None, program: str) -> Any:
@@ -102,7 +104,8 @@ def grouped(args: type) -> type:
         told = dataclasses.field(
             default=field.default, default_factory=field.default_factory, metadata={"help": helps.get(field.name)}
         )
-        groups.setdefault(vars(owner).get("topic"), []).append((field.name, hints[field.name], told))
+        hint = Annotated[hints[field.name], UNBOUNDED] if field.default == math.inf else hints[field.name]
+        groups.setdefault(vars(owner).get("topic"), []).append((field.name, hint, told))
     top = groups.pop(None)
     for topic, fields in groups.items():
         group = dataclasses.make_dataclass(f"Of{topic}", fields, kw_only=True)

@@ -15,7 +15,7 @@ from supernet import machine
 from supernet.cli import common
 from supernet.errors import UserError
 from supernet.metrics import NAMES, Metric, percent
-from supernet.quantities import digits
+from supernet.quantities import digits, several
 from supernet.training.measured import Wish
 
 if TYPE_CHECKING:
@@ -196,8 +196,8 @@ def problem(args: SearchArgs, default: Path, space: Space) -> Problem:
     costs |= priced.memory(space, precision) if {*MEMORY} & {*args.counts, *args.wanted} else {}
     for flag, values in (("--lat-max", args.lat_max), ("--lat-min", args.lat_min)):
         if len(values) not in (0, len(luts)):
-            known = f"{len(luts)} latency tables; expected one for each"
-            raise UserError(f"{flag} is given {len(values)} times, for {known}")
+            known = f"{several(len(luts), 'latency table')}; expected one for each"
+            raise UserError(f"{flag} is given {several(len(values), 'time')}, for {known}")
     timed = enumerate(luts.items() if args.needs_latency else ())  # other tables are for the record
     bounds: Bounds = {name: latency_window(args, i, space, costs[name], lut) for i, (name, lut) in timed}
     bounds |= {name: (0.0, bound) for name, bound in args.counts.items()}

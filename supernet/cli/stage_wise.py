@@ -14,6 +14,7 @@ from supernet import machine
 from supernet.cli import common, opening, report, starting
 from supernet.errors import UserError
 from supernet.metrics import HEADINGS, METRICS, key, percent
+from supernet.quantities import several
 
 if TYPE_CHECKING:
     from search.stage_wise import Config
@@ -125,8 +126,9 @@ def run(args: Args) -> None:
         folder.begin(shaping, restart=args.restart, defaults=usual, images=images)
         folder.write_space(space)
         common.say(
-            f"{args.module} modules, at first {config.initial} in each of {config.stages} stages, {config.iterations} "
-            f"iterations; {opening.in_words(images, name, reason)}; {common.escape(str(args.run))}"
+            f"{args.module} modules, at first {config.initial} in each of {several(config.stages, 'stage')}, "
+            f"{several(config.iterations, 'iteration')}; {opening.in_words(images, name, reason)}; "
+            f"{common.escape(str(args.run))}"
         )
         if args.lut is None and math.isfinite(args.latency_max):
             measured = measured_latency(args, folder, space, config)

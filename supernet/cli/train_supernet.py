@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from supernet.cli import common, opening, planning, report, starting
 from supernet.cli.methods import METHODS, Args
 from supernet.errors import UserError
+from supernet.quantities import count, several
 
 
 def chosen(argv: Sequence[str]) -> type[Args]:
@@ -24,7 +25,7 @@ def chosen(argv: Sequence[str]) -> type[Args]:
 
 
 def run(args: Args) -> None:
-    from supernet import quantities, spaces
+    from supernet import spaces
     from supernet.progress import silent
     from supernet.runs import RunFolder
     from supernet.training import defaults, distributed, precision
@@ -91,7 +92,8 @@ def run(args: Args) -> None:
         if leader:
             new = begin(folder)
             common.say(
-                f"[bold]{space.name}[/bold]: {len(space.genes)} genes, {quantities.count(space.size)} architectures; "
+                f"[bold]{space.name}[/bold]: {several(len(space.genes), 'gene')}, "
+                f"{several(space.size, 'architecture', form=count)}; "
                 f"{opening.in_words(images, name, reason)}; {precision.in_words(fit.precision, device)}; "
                 f"{common.escape(str(args.run))}"
             )

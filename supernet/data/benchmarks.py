@@ -30,6 +30,7 @@ from supernet.data.decoding import DecodedImages
 from supernet.data.pictures import SUFFIXES, is_hidden
 from supernet.data.transforms import face
 from supernet.errors import UserError
+from supernet.quantities import several
 from supernet.size import Size
 
 DISTRACTOR = -1  # the identity of those that are nobody's match
@@ -165,7 +166,8 @@ def _of_templates(path: Path, images: Path, resolution: int, workers: int) -> Be
         raise UserError(f"{pairs} has the template {unknown[0]}, of which {images} has no image")
     names = [f"images/{row[0]}" for row in rows]
     if missing := [name for name in names if not (path / name).is_file()]:
-        raise UserError(f"{images} names {len(missing)} images that are not there, such as {path / missing[0]}")
+        lost = several(len(missing), "image that is", "images that are")
+        raise UserError(f"{images} names {lost} not there, such as {path / missing[0]}")
     found = faces.images(path, {"": names}, resolution, workers)
     return Benchmark(path.name, found, Templates(template, medium, first, second, same == 1))
 

@@ -112,8 +112,8 @@ def _split(root: Path, pairs: Path | None, files: dict[str, list[str]], seed: in
     if len(rest) < held + 2:
         others = f" that {pairs} does not name" if pairs else ""
         raise UserError(
-            f"{root} has {len(rest)} identities with two images or more{others}: expected at least {held + 2}, of "
-            f"which {held} are held out"
+            f"{root} has {several(len(rest), 'identity', 'identities')} with two images or more{others}: expected at "
+            f"least {held + 2}, of which {held} are held out"
         )
     order = torch.randperm(len(rest), generator=generator(SPLIT, seed)).tolist()
     names = [name for identity in rest for name in files[identity]]

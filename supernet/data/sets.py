@@ -28,6 +28,7 @@ from supernet.data.split import VAL_PER_CLASS, Draw, Files, Split, few_of
 from supernet.data.words import changed, listed, without
 from supernet.errors import UserError
 from supernet.progress import Progress, silent
+from supernet.quantities import several
 from supernet.size import Size
 
 LEFT_OUT = "left_out"  # of an identity: names of images that are gone or damaged
@@ -138,7 +139,9 @@ def open_train(
     if split is None:
         split = split_of(whole, class_names, draw)
     elif split.images != len(whole):
-        raise UserError(f"{name} has {len(whole)} training images, the run began with {split.images}; restore the data")
+        raise UserError(
+            f"{name} has {several(len(whole), 'training image')}, the run began with {split.images:,}; restore the data"
+        )
     identity: dict[str, Any] = {
         "name": Path(name).name,  # of a file of one's own without its folder
         "classes": list(class_names),
@@ -263,7 +266,9 @@ class Source:
         if isinstance(images, DecodedImages):
             images.part = part
         if self.channels not in (None, images.channels):
-            raise UserError(f"{self.name} has images of {images.channels} channels, got {self.channels}; leave it out")
+            raise UserError(
+                f"{self.name} has images of {several(images.channels, 'channel')}, got {self.channels}; leave it out"
+            )
         return images, names, notes
 
     def _open(self, part: str, size: Size | None) -> tuple[ImageSet, tuple[str, ...], list[str]]:

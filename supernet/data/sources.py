@@ -22,6 +22,7 @@ from torch import Tensor
 
 from supernet.errors import UserError
 from supernet.files import write_bytes
+from supernet.quantities import several
 
 PACKAGE = "dataset-fashion-mnist"  # Debian's and Ubuntu's; Expat licence
 INSTALLED = Path("/usr/share/datasets/fashion-mnist")  # where that package puts its four .gz files
@@ -256,8 +257,8 @@ def _checked(
     ):
         raise UserError(
             f"{folder} is damaged: expected {side}x{side}x{channels} images of {len(names)} classes, each "
-            f"with a label, got images {tuple(images.shape)} and {len(labels)} labels of "
-            f"{len(np.unique(labels))} classes; delete the folder, it is fetched again"
+            f"with a label, got images {tuple(images.shape)} and {several(len(labels), 'label')} of "
+            f"{several(len(np.unique(labels)), 'class', 'classes')}; delete the folder, it is fetched again"
         )
     return Raw(images, labels, tuple(names), mirror)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import io
 import zipfile
 from collections.abc import Callable, Collection, Sequence
@@ -67,7 +68,7 @@ class Format(NamedTuple):
     """A file as a function from inputs as its modules had them, but NumPy's, to outputs."""
     script: Script
     packages: tuple[str, ...] = ()
-    """Packages of its extra whose versions the file depends on."""
+    """Packages whose versions the file depends on."""
     write: Callable[[Path, bytes, nn.Module, dict[str, Any]], None] = write_plain
     """Writes the file of a network, with metadata inside where it has a place for them: plain JSON values."""
     read: Callable[[Path], bytes] = Path.read_bytes
@@ -80,6 +81,8 @@ class Format(NamedTuple):
     """Why no file can run on this machine, if so: then none is compared before it is written."""
     layout: str = "NCHW"
     """Of the images that a file of floats takes: ``NHWC`` where the runtime has no other."""
+    version: Callable[[str], str] = importlib.metadata.version
+    """Of a package, where files are converted and quantised."""
 
     def run(self, file: bytes, x: np.ndarray) -> np.ndarray:
         """What a file gives for an input."""

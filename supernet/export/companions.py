@@ -111,7 +111,8 @@ def readme(path: Path, card: Card, library: str = "supernet", use: str | None = 
         if card.preparation is None or card.preparation.fit is None:
             use = f"It runs in {form.package}. How its images were prepared is not known here."
     data = card.made_from.get("data") or {}
-    about = f"Classifies images into {len(card.classes)} classes; found by neural architecture search for a device."
+    classes = several(len(card.classes), "class", "classes")
+    about = f"Classifies images into {classes}; found by neural architecture search for a device."
     rows = "\n".join(f"| {name} | {value} |" for name, value in described(card, data).items())
     return README.format(library=library, begin=BEGINS["README.md"], name=path.name, about=about, rows=rows, use=use)
 

@@ -90,4 +90,4 @@ def layers(modules: Sequence[nn.Module], shapes: Sequence[Shape], batch: int, in
     return quantise(tflite.convert(modules, shapes, batch), [noise_batches(s, batch) for s in shapes], inner)
 
 
-INT8 = Int8(quantiser, layers)
+INT8 = Int8(quantiser, layers, ("ai-edge-quantizer",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -48,6 +49,13 @@ def in_converter(script: str, folder: str) -> None:
         raise UserError(f"the TFLite converter failed ({reason}): make it again with `make litert`")
 
 
+def version(package: str) -> str:
+    """The version of a package in the converter's environment; ``missing`` where it is not: then nothing converts."""
+    folders = [str(path) for path in LITERT_PYTHON.parents[1].glob("lib/python*/site-packages")]
+    found = importlib.metadata.distributions(name=package, path=folders)
+    return next((distribution.version for distribution in found), "missing")
+
+
 def load(file: bytes) -> Run:
     """A model as a function; floats ``[B, C, H, W]`` are turned to channels_last, as pixels are."""
     interpreter = require("ai_edge_litert.interpreter", "litert").Interpreter(model_content=file, num_threads=1)
@@ -69,4 +77,4 @@ SCRIPT = Script(
     'taken, given = (ends[0]["index"] for ends in (model.get_input_details(), model.get_output_details()))',
     "model.set_tensor(taken, x)\nmodel.invoke()\ny = model.get_tensor(given)",
 )
-FORMAT = Format(convert, load, SCRIPT, layout="NHWC")
+FORMAT = Format(convert, load, SCRIPT, ("litert-torch",), layout="NHWC", version=version)

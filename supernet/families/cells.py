@@ -33,6 +33,7 @@ from supernet.families.cells_blocks import (
     Squeezed,
 )
 from supernet.modules import Identity, Stem, Zero
+from supernet.quantities import several
 from supernet.size import Size
 from supernet.space import Arch, Choice, Gene, Space
 from supernet.spec import Block, BuildOptions, LayerSpec, Price
@@ -121,8 +122,8 @@ class Graph:
         count = next((n for n in range(1, 17) if len(self.kinds) * len(edges_of(n)) == len(space.genes)), 0)
         if not count:
             raise UserError(
-                f"space {space.name} has {len(space.genes)} genes for {len(self.kinds)} kinds of cells: expected "
-                "2, 5, 9, 14, … for each, one for each edge"
+                f"space {space.name} has {several(len(space.genes), 'gene')} for {several(len(self.kinds), 'kind')} of "
+                "cells: expected 2, 5, 9, 14, … for each, one for each edge"
             )
         return count
 
@@ -286,7 +287,7 @@ class Cells:
     def path(self, layout: Graph, shared: Shared, arch: Arch) -> list[nn.Module]:
         """Stem; inputs, chosen edges and output of each cell; head."""
         if len(arch) != len(layout.space.genes):
-            raise ValueError(f"{len(arch)} genes")
+            raise ValueError(several(len(arch), "gene"))
         path = [shared.stem]
         for specs, own in zip(layout.cells, shared.layers, strict=True):
             parts: Any = own

@@ -20,6 +20,7 @@ from supernet.families import nasnet
 from supernet.families.base import Priced, Shared, Total
 from supernet.families.nasnet import CellHead, NASNetModule
 from supernet.modules import ACTIVATIONS, ConvBN, PoolHead, Stem, kept_for_sum
+from supernet.quantities import several
 from supernet.size import Size
 from supernet.space import Arch, Choice, Gene, Space
 from supernet.spec import Block, BuildOptions, Conv, LayerSpec, Price
@@ -194,7 +195,7 @@ def arch(space: Space, modules: Sequence[int]) -> Arch:
     fewest, deepest = (space.genes[0].choices[end].count for end in (0, -1))
     if len(modules) != len(space.genes) or not all(fewest <= count <= deepest for count in modules):
         raise UserError(
-            f"space {space.name} has {len(space.genes)} stages of {fewest} to {deepest} modules, "
+            f"space {space.name} has {several(len(space.genes), 'stage')} of {fewest} to {deepest} modules, "
             f"asked for {'-'.join(map(str, modules))}"
         )
     return tuple(count - fewest for count in modules)

@@ -38,7 +38,7 @@ from supernet.methods.network_spaces import (
 )
 from supernet.model import Supernet
 from supernet.progress import Progress, silent
-from supernet.quantities import count, digits
+from supernet.quantities import count, digits, several
 from supernet.run_files import SPACES
 from supernet.runs import RunFolder
 from supernet.space import Space
@@ -300,9 +300,10 @@ def describe(folder: RunFolder, target: float, unit: str, scale: float) -> str:
         f"{gene.name} {gene.choices[open_[0]].count}–{gene.choices[open_[-1]].count}"
         for gene, open_ in zip(space.genes, space.allowed, strict=True)
     )
+    networks = several(space.size, "network", form=count)
     return (
-        f"{digits(scale * target, 4)} {unit}: {count(space.size)} networks of {digits(scale * result['cost'], 4)} "
-        f"{unit} on average (the most probable space: {digits(scale * result['argmax_cost'], 4)}): {genes}"
+        f"{digits(scale * target, 4)} {unit}: {networks} of {digits(scale * result['cost'], 4)} {unit} on average "
+        f"(the most probable space: {digits(scale * result['argmax_cost'], 4)}): {genes}"
     )
 
 

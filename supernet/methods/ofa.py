@@ -26,6 +26,7 @@ from supernet.families.elastic_sorting import sort_channels
 from supernet.methods import spos
 from supernet.model import Network, Supernet
 from supernet.progress import Progress, silent
+from supernet.quantities import several
 from supernet.runs import RunFolder
 from supernet.space import Arch, Gene, Space
 from supernet.training.config import FitConfig
@@ -103,7 +104,9 @@ def default_phases(epochs: int, lr: float) -> tuple[Phase, ...]:
         ("expand2", 120, 1 / 12, 4, {"expand": 99}),
     ]
     if epochs < len(parts):
-        raise UserError(f"{epochs} epochs: expected at least {len(parts)}, one for each phase of progressive shrinking")
+        raise UserError(
+            f"{several(epochs, 'epoch')}: expected at least {len(parts)}, one for each phase of progressive shrinking"
+        )
     shares = np.array([part[1] for part in parts], float)
     counts = 1 + np.floor(shares / shares.sum() * (epochs - len(parts))).astype(int)
     counts[0] += epochs - counts.sum()

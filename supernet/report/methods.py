@@ -47,7 +47,9 @@ def pruning(page: Page) -> str:
         stage = read(path, STAGE)
         names = list(dict.fromkeys(name for gene in stage["distribution"] for name in gene))
         values = [[gene.get(name, math.nan) for gene in stage["distribution"]] for name in names]
-        title = f"supernet {stage['stage']}: {stage['size']:,} architectures, pruned to {stage['pruned_size']:,}"
+        title = (
+            f"supernet {stage['stage']}: {several(stage['size'], 'architecture')}, pruned to {stage['pruned_size']:,}"
+        )
         places = [str(i) for i in range(len(stage["distribution"]))]
         parts.append(
             matrix(f"{title}; share of operations in each layer of the good ones", names, places, values, "{:.2f}")

@@ -222,7 +222,7 @@ def measured(page: Page, lut: LatencyTable) -> list[str]:
     noisy = sum(sample.noisy for sample in lut.operations.values())
     text = (
         f"{lut.device.get('cpu', 'device')}, {lut.runtime['name']} {lut.runtime.get('version', '')}, "
-        f"batch {lut.batch}, threads {lut.threads}: {len(lut.operations)} layers, {noisy} of them noisy."
+        f"batch {lut.batch}, threads {lut.threads}: {several(len(lut.operations), 'layer')}, {noisy} noisy."
     )
     parts = [paragraph(text)]
     layers = families.layout(page.run.space)

@@ -15,6 +15,7 @@ from torch.distributed.rendezvous import rendezvous
 from supernet import active
 from supernet.errors import UserError
 from supernet.norm import BatchNorm
+from supernet.quantities import several
 
 BUCKET = 2**20  # values that travel together
 
@@ -96,11 +97,11 @@ def share(batch_size: int, parts: int = 1) -> int:
         UserError: they do not come out even.
     """
     if parts < 1 or batch_size < 1:
-        raise UserError(f"a batch of {batch_size} images in {parts} accumulated parts: expected at least 1 of each")
+        raise UserError(f"batch {batch_size} in {several(parts, 'accumulated part')}: expected at least 1 of each")
     if batch_size % (world() * parts):
         raise UserError(
-            f"a batch of {batch_size} images cannot be split evenly over {world()} processes, {parts} accumulated "
-            f"parts each: choose a multiple of {world() * parts}"
+            f"batch {batch_size} cannot be split evenly over {several(world(), 'process', 'processes')}, "
+            f"{several(parts, 'accumulated part')} each: choose a multiple of {world() * parts}"
         )
     return batch_size // world()
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from supernet import files
 from supernet.errors import UserError, dead_loader
+from supernet.quantities import several
 from supernet.space import Arch
 
 STUCK = 0.01  # share of ln(classes) within which a loss counts as not moved from there,
@@ -53,7 +54,7 @@ def memory(doing: Callable[[], str], x: Tensor, advice: str) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(error):
             raise
-        images = f"{len(x)} images of {'×'.join(map(str, x.shape[1:]))}"
+        images = f"{several(len(x), 'image')} of {'×'.join(map(str, x.shape[1:]))}"
         raise UserError(f"out of memory in {doing()}, with {images} on {x.device}: {advice}") from error
 
 

@@ -19,6 +19,7 @@ from supernet import files, shape
 from supernet.data.images import ImageSet
 from supernet.errors import CheckpointError, UserError
 from supernet.progress import Progress, Track, silent
+from supernet.quantities import several
 from supernet.space import Arch
 from supernet.training import checkpoint, distributed, faults, mixing, optimizers
 from supernet.training.batches import of_epoch
@@ -153,7 +154,8 @@ def require_steps(train: ImageSet, cfg: FitConfig) -> int:
     """Steps of an epoch; a UserError where there are none, or a batch cannot be shared or mixed as it is to be."""
     mixing.require(train, cfg, distributed.share(cfg.batch_size, cfg.accumulate))
     if (steps := train.steps(cfg.batch_size, drop_last=True)) == 0:
-        raise UserError(f"{len(train)} training images do not fill one batch of {cfg.batch_size}: lower the batch size")
+        few = several(len(train), "training image does", "training images do")
+        raise UserError(f"{few} not fill one batch of {cfg.batch_size}: lower the batch size")
     return steps
 
 

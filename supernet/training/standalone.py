@@ -15,6 +15,7 @@ from supernet.errors import UserError
 from supernet.families.resolutions import resized
 from supernet.model import Network, Supernet
 from supernet.progress import Progress, silent
+from supernet.quantities import several
 from supernet.size import Size
 from supernet.space import Arch, Space
 from supernet.training import checkpoint, distributed, drop_path, evaluation
@@ -38,9 +39,11 @@ class AloneConfig(FitConfig):
         if not 0 <= self.ema < 1 or not 0 <= self.drop_path < 1:
             raise UserError(f"ema {self.ema:g}, drop path {self.drop_path:g}: expected numbers from 0 to below 1")
         if self.finetune_epochs and not self.train_resolution:
-            raise UserError(f"{self.finetune_epochs} fine-tuning epochs need a smaller training resolution before them")
+            resolution = "a smaller training resolution before"
+            needing = f"fine-tuning epoch needs {resolution} it", f"fine-tuning epochs need {resolution} them"
+            raise UserError(several(self.finetune_epochs, *needing))
         if self.train_resolution and not 0 < self.finetune_epochs <= self.epochs:
-            raise UserError(f"{self.finetune_epochs} fine-tuning epochs: expected 1 to all {self.epochs}")
+            raise UserError(f"{several(self.finetune_epochs, 'fine-tuning epoch')}: expected 1 to all {self.epochs}")
 
 
 def train(

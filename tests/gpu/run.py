@@ -119,7 +119,8 @@ def run(name: str, results: Results, dry: bool, limit: float, signals: list[int]
     """
     results.write()
     folders = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "gpu.one", name, str(results.path.resolve()), *(["--dry"] if dry else [])]
+    command = [sys.executable, "-m", "gpu.one", name, str(results.path.resolve()), "--parent", str(os.getpid())]
+    command += ["--dry"] if dry else []
     began, state, reason = time.monotonic(), "stopped", f"took over {limit:.0f} s"
     with results.path.with_suffix(".log").open("w") as log:
         environment = {**os.environ, "PYTHONPATH": folders.rstrip(os.pathsep)}

@@ -16,6 +16,7 @@ from torch import fx, nn
 from supernet.families.given.channels import FIXED, Along, Channels
 from supernet.families.given.modules import SameConv2d
 from supernet.families.given.trace import MEMBERS
+from supernet.quantities import several
 
 STEP, QUARTER, CHOICES = 8, 0.25, 8  # widths are multiples of the first, from this share of all on, so many at most
 FEW = 2  # groups whose widths can differ where they are concatenated
@@ -195,7 +196,11 @@ def whole(channels: Channels, labels: np.ndarray, chosen: Collection[Width]) -> 
         own = {*map(int, free[atoms])}
         fixed = (reason for reason, classes in reasons if not own.isdisjoint(classes))
         small = len(atoms) == len(own) <= STEP
-        few = f"{len(own)} channels are too few" if small else "its channels cannot be told apart"
+        few = (
+            several(len(own), "channel is too few", "channels are too few")
+            if small
+            else "its channels cannot be told apart"
+        )
         found[name] = next(fixed, few)
     return found
 

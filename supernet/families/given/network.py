@@ -19,6 +19,7 @@ from supernet.families.given.coupling import find
 from supernet.families.given.genes import Depth, Heads, Kernel, Width
 from supernet.families.given.modules import ours
 from supernet.families.given.units import Unit
+from supernet.quantities import several
 from supernet.size import Size
 from supernet.space import Choice, Gene, Space
 
@@ -174,5 +175,5 @@ def require(space: Space, network: Network) -> None:
     expected = of(network)
     if space.genes != expected.genes:
         names = [gene.name for gene in expected.genes]
-        other = next((gene.name for gene in space.genes if gene not in expected.genes), f"{len(names)} genes")
+        other = next((gene.name for gene in space.genes if gene not in expected.genes), several(len(names), "gene"))
         raise UserError(f"space {space.name}: {space.model} is another network here: it has no such {other}")

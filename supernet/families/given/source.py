@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from supernet import plugins
 from supernet.errors import UserError
+from supernet.quantities import several
 from supernet.size import Size
 
 TIMM, TORCHVISION = plugins.REGISTRIES
@@ -63,7 +64,9 @@ def _own(plugin: plugins.Plugin, channels: int, size: Size, classes: int) -> nn.
     if logits.shape[1] != classes:
         heads = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == logits.shape[1]]
         if not heads:
-            raise UserError(f"{plugin.source} gives {logits.shape[1]} classes, the images have {classes}")
+            raise UserError(
+                f"{plugin.source} gives {several(logits.shape[1], 'class', 'classes')}, the images have {classes}"
+            )
         owner, _, name = heads[-1].rpartition(".")
         head: Any = model.get_submodule(heads[-1])
         setattr(model.get_submodule(owner), name, nn.Linear(head.in_features, classes, bias=head.bias is not None))
@@ -122,8 +125,8 @@ def _torchvision(name: str, channels: int, classes: int) -> nn.Module:
 
 
 def _known(name: str, names: list[str], registry: str) -> str:
-    """``name``; a UserError with those like it if the registry has no such name: it never goes to a network."""
+    """``name``; a UserError with the nearest if the registry has no such name: it never goes to a network."""
     if name in names:
         return name
-    like = difflib.get_close_matches(name, names, 3)
+    like = difflib.get_close_matches(name, names, 3, cutoff=0.01)
     raise UserError(f"{registry}{name} is not known" + (f": did you mean {' or '.join(like)}?" if like else ""))
