@@ -382,7 +382,7 @@ def draw(figure: Figure, result: dict) -> None:
                 axes.errorbar(x, y, spread, marker="o", markersize=4, linewidth=1, capsize=2, label=arm)
             axes.set(xlabel=f"{what}, % of the given network's", ylabel="accuracy, %", title=name)
             axes.grid(alpha=0.2)
-        pair[0].legend(fontsize=7)
+        pair[1].legend(fontsize=7, loc="lower right")
 
 
 if __name__ == "__main__":
