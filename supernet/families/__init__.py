@@ -178,6 +178,11 @@ def flops(space: Space, arch: Arch) -> int:
     return sum(spec.flops for spec in lower(space, arch))
 
 
+def activations(space: Space, arch: Arch) -> int:
+    """Values in memory at the peak, for one image: the most that any layer needs."""
+    return max(spec.activations for spec in lower(space, arch))
+
+
 def params(space: Space, arch: Arch) -> int:
     """Parameters of the stand-alone network."""
     return sum(spec.params for spec in lower(space, arch))

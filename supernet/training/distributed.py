@@ -96,12 +96,13 @@ def share(batch_size: int, parts: int = 1) -> int:
     Raises:
         UserError: they do not come out even.
     """
+    batch, accumulated = several(batch_size, "image"), several(parts, "accumulated part")
     if parts < 1 or batch_size < 1:
-        raise UserError(f"batch {batch_size} in {several(parts, 'accumulated part')}: expected at least 1 of each")
+        raise UserError(f"a batch of {batch} in {accumulated}: expected at least 1 of each")
     if batch_size % (world() * parts):
         raise UserError(
-            f"batch {batch_size} cannot be split evenly over {several(world(), 'process', 'processes')}, "
-            f"{several(parts, 'accumulated part')} each: choose a multiple of {world() * parts}"
+            f"a batch of {batch} cannot be split evenly over {several(world(), 'process', 'processes')}, "
+            f"{accumulated} each: choose a multiple of {world() * parts}"
         )
     return batch_size // world()
 
