@@ -43,7 +43,7 @@ MINE = """import torch
 from my_network import network
 
 torch.save(network(10).state_dict(), "mine.pt")  # in place of a training that you did"""
-FEW = """# The depths, and what the second stage has, so that five tables take seconds
+FEW = """# The depths and the widths of the second stage, so that five tables take seconds
 import json
 from pathlib import Path
 
@@ -51,7 +51,7 @@ from supernet import spaces
 
 space = spaces.get("elastic-small", 1, 28, 10)
 few = [
-    choices if "depth" in gene.name or "stage2" in gene.name else choices[-1:]
+    choices if "depth" in gene.name or gene.name == "stage2.width" else choices[-1:]
     for gene, choices in zip(space.genes, space.allowed)
 ]
 Path("few.json").write_text(json.dumps(space.restrict(few).to_json()));"""
