@@ -363,7 +363,7 @@ HEADINGS = {
 
 
 def draw(figure: Figure, result: dict) -> None:
-    """Accuracy over multiply-adds, and over latency, a line for each way."""
+    """Accuracy over multiply-adds, and over latency, a line for each way; those from scratch lie far below."""
     names = [name for name in result["settings"]["networks"] if name in result]
     rows = figure.subplots(len(names), 2, squeeze=False, sharey="row")
     for name, pair in zip(names, rows, strict=True):
@@ -372,7 +372,7 @@ def draw(figure: Figure, result: dict) -> None:
             axes.axhline(given, color="0.5", linestyle=":", linewidth=1, label="the given network")
             lines: dict[str, list[tuple[float, float, float]]] = {}
             for key, made in result[name].items():
-                if key != "given":
+                if key != "given" and not key.startswith("from scratch"):
                     values = 100 * np.array([one["accuracy"] for one in made])
                     spread = values.std(ddof=1) if len(values) > 1 else 0.0
                     share = 100 * float(np.mean([one[cost] for one in made]))
