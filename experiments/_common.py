@@ -240,7 +240,8 @@ PLACES = ("--run", "--data-root")  # of one machine, and no part of the results
 def command() -> str:
     """The command line, for the results, but for folders."""
     words = sys.argv[1:]
-    kept = [word for before, word in zip(["", *words], words, strict=False) if not {before, word} & set(PLACES)]
+    pairs = zip(["", *words], words, strict=False)
+    kept = [word for before, word in pairs if not {before, word.partition("=")[0]} & set(PLACES)]
     return " ".join([program(), *kept])
 
 

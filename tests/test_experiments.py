@@ -433,6 +433,7 @@ def test_a_quick_run_leaves_the_results_alone(name):
 
 
 def test_results_do_not_tell_the_folders_of_a_machine(monkeypatch):
-    words = ["experiments/nss.py", "--seeds", "2", "--run", "here", "--quiet", "--data-root", "there"]
-    monkeypatch.setattr(sys, "argv", words)
-    assert _common.command() == "python -m experiments.nss --seeds 2 --quiet"
+    options = (["--run", "here", "--quiet", "--data-root", "there"], ["--run=here", "--quiet", "--data-root=there"])
+    for places in options:
+        monkeypatch.setattr(sys, "argv", ["experiments/nss.py", "--seeds", "2", *places])
+        assert _common.command() == "python -m experiments.nss --seeds 2 --quiet"

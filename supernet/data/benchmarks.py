@@ -27,7 +27,7 @@ from PIL import Image
 
 from supernet.data import faces, pair_files
 from supernet.data.decoding import DecodedImages
-from supernet.data.pictures import SUFFIXES, is_hidden
+from supernet.data.pictures import is_picture
 from supernet.data.transforms import face
 from supernet.errors import UserError
 from supernet.quantities import several
@@ -192,9 +192,7 @@ def _of_gallery(path: Path, resolution: int, workers: int) -> Benchmark:
             if part == PARTS[2]:
                 continue
             raise UserError(f"expected a folder {folder} of images; create it")
-        for entry in sorted(os.listdir(folder)):
-            if Path(entry).suffix.lower() not in SUFFIXES or is_hidden(entry):
-                continue
+        for entry in sorted(filter(is_picture, os.listdir(folder))):
             number = entry.partition("_")[0]
             if part != PARTS[2] and not number.isdecimal():
                 raise UserError(f"{folder / entry}: expected a name that begins with its identity, such as 17_2.jpg")

@@ -21,7 +21,7 @@ from torch import nn
 from supernet.data.damaged import Damaged
 from supernet.data.folder import FolderImages
 from supernet.data.images import SPLIT, ImageSet, generator
-from supernet.data.pictures import SUFFIXES, is_hidden
+from supernet.data.pictures import is_hidden, is_picture
 from supernet.data.split import Files, Split
 from supernet.data.transforms import face
 from supernet.data.words import listed
@@ -167,9 +167,7 @@ def scan(root: Path) -> dict[str, list[str]]:
     files = {}
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
         if entry.is_dir() and not is_hidden(entry.name):
-            found = (e.name for e in os.scandir(entry) if Path(e.name).suffix.lower() in SUFFIXES)
-            names = sorted(name for name in found if not is_hidden(name))
-            files[entry.name] = [f"{entry.name}/{name}" for name in names]
+            files[entry.name] = [f"{entry.name}/{name}" for name in sorted(filter(is_picture, os.listdir(entry)))]
     if not any(files.values()):
         raise UserError(f"found no images in the folders of {root}: expected {root}/IDENTITY/*.jpg (or .png, .pgm, …)")
     return files

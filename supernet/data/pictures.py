@@ -107,13 +107,18 @@ def found(paths: Iterable[str | Path]) -> Iterator[tuple[Path, str | None]]:
             folders[:] = sorted(name for name in folders if not (is_hidden(name) or is_circular(where, name)))
             within = Path(where).relative_to(path).parts
             for name in sorted(names):
-                if os.path.splitext(name)[1].lower() in SUFFIXES and not is_hidden(name):
+                if is_picture(name):
                     yield Path(where, name), within[0] if within else None
 
 
 def opened(path: str | Path) -> BinaryIO:
     """A file to be read. What is no file, such as a pipe, is empty, and nobody waits for who writes to it."""
     return open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file has the name of a picture, and is not hidden."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES and not is_hidden(name)
 
 
 def is_hidden(name: str) -> bool:
