@@ -168,7 +168,9 @@ def test_timm_prepares_images_as_training_did(pets, tmp_path):
     weights, run = tmp_path / "pets.safetensors", ("--run", pets / "run", "--pick", "config")
     ok("export", *run, "--output", tmp_path / "pets.pt2", "--hub-folder", tmp_path / "hub", "--with-preprocessing")
     assert {path.name for path in (tmp_path / "hub").iterdir()} == {"config.json", "model.safetensors", "README.md"}
-    assert "timm.create_model" in (tmp_path / "hub/README.md").read_text()
+    page = (tmp_path / "hub/README.md").read_text()
+    assert "timm.create_model" in page
+    assert "any×3×16×16, NCHW, float32, normalised" in page  # not what the file beside it takes
     expected = truth(pets)[1]
     plain = [name for name in expected if re.fullmatch(r"\w+/\d+\.png", name)]
     model = timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval()
@@ -241,6 +243,8 @@ def test_what_a_format_cannot_is_one_line(pets, tmp_path):
     assert ".py files have no opset: expected one of .onnx" in refused("export", *run, tmp_path / "a.py", "--opset", 15)
     for option in (("--mixed",), ("--max-drop", 0.5), ("--calibration", 64)):  # a file of floats would come of it
         assert "give them with --int8" in refused("export", *run, tmp_path / "a.py", *option)
+    for option in (("--dynamic-batch",), ("--with-preprocessing",), ("--opset", 15)):
+        assert "--int8: expected it without" in refused("export", *run, tmp_path / "a.onnx", "--int8", *option)
     if formats.FORMATS["onnx"].packages:
         assert "opset 9: expected one from 13 to" in refused("export", *run, tmp_path / "a.onnx", "--opset", 9)
     assert not list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ import json
 import pytest
 from PIL import Image
 
+from supernet.export import tflite
 from tests import pages, untidy
 from tests.conftest import tiny_space
 
@@ -26,20 +27,25 @@ SHORT = {
 def test_the_page(tmp_path, monkeypatch):
     pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
     pytest.importorskip("openvino", reason="needs the extra [openvino]")
-    folder, found = untidy.draw(tmp_path / "pets"), {}
+    folder = untidy.draw(tmp_path / "pets")
     space = dataclasses.replace(tiny_space(), channels=3, resolution=16, classes=3)
     (tmp_path / "space.json").write_text(json.dumps(space.to_json()))
-    for command, told in pages.run(map(pages.local, pages.commands("deploy.md")), tmp_path, SHORT):
-        tool = command.tool if command.tool != "python" else "deploy"
-        found.setdefault(f"{tool} int8" if command.words[0].startswith("int8/") else tool, told)
+    quantised = {"int8": "onnx"} | ({"litert": "tflite"} if tflite.LITERT_PYTHON.exists() else {})
+    found = [pages.local(command) for command in pages.commands("deploy.md")]
+    found = [command for command in found if "litert" in quantised or "litert/" not in str(command)]
+    told = {str(command): text for command, text in pages.run(found, tmp_path, SHORT)}
+    assert {command.tool for command in found} == {*SHORT, "python"}
     result = json.loads((tmp_path / "runs/pets/best/result.json").read_text())
     accuracy = f"{100 * result['test_accuracy']:.2f} %"
-    assert f"accuracy {accuracy}, " in found["deploy"]
-    assert f"top-1 {accuracy} [" in found["predict"]
-    assert set(SHORT) | {"deploy", "deploy int8"} == set(found)
-    stated = json.loads((tmp_path / "int8/best.onnx.json").read_text())["accuracy"]
-    assert stated["images"] == result["test_images"]
-    assert f"accuracy {100 * stated['test']:.2f} %, " in found["deploy int8"]
+    assert f"accuracy {accuracy}, " in told["python onnx/deploy.py pets/val"]
+    assert f"top-1 {accuracy} [" in told["predict onnx/best.onnx pets/val --damaged skip"]
+    for name, suffix in quantised.items():
+        stated = json.loads((tmp_path / f"{name}/best.{suffix}.json").read_text())
+        assert stated["precision"].startswith("int8")
+        assert stated["accuracy"]["images"] == result["test_images"]
+        assert f"accuracy {100 * stated['accuracy']['test']:.2f} %, " in told[f"python {name}/deploy.py pets/val"]
+        (exported,) = (text for command, text in told.items() if f"--output {name}/best.{suffix}" in command)
+        assert "the table promised" in " ".join(exported.split())
     assert folder.damaged
     table = json.loads((tmp_path / "openvino/lut.json").read_text())
     assert table["runtime"]["name"] == "openvino"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import runpy
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from conftest import SMALL_SPACES, tiny_space
 from torch import nn
 
 from supernet import spaces
+from supernet.cli.export import usable
 from supernet.errors import UserError
 from supernet.export import formats, tflite
 from supernet.export.base import Options
@@ -174,6 +177,16 @@ def test_what_a_file_says_is_read_without_loading_it(supernet, tmp_path, monkeyp
     monkeypatch.setattr(torch.export, "load", None)
     path.with_name("net.pt2.json").unlink()
     assert formats.read_metadata(path) == METADATA
+
+
+@pytest.mark.parametrize(("int8", "batch"), [(True, 2), (False, 1)])
+def test_a_table_promises_nothing_for_another_precision_or_batch(capsys, int8, batch):
+    table: Any = SimpleNamespace(precision="float32", batch=2, source="lut.json")
+    assert usable(table, False, 2) is table
+    assert usable(None, int8, batch) is None
+    assert capsys.readouterr().out == ""
+    assert usable(table, int8, batch) is None
+    assert "no latency is promised for a file of " + ("int8" if int8 else "1 image at once") in capsys.readouterr().out
 
 
 def test_onnx_has_bn_in_its_convolutions(supernet):

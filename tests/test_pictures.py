@@ -103,6 +103,12 @@ def test_sixteen_bits_span_the_whole_range():
     assert np.array_equal(found, np.floor(values / 65535 * 255 + 0.5).astype(np.uint8))
 
 
+def test_a_transparent_grey_of_sixteen_bits_is_white():
+    file = io.BytesIO()
+    Image.fromarray(np.array([[0, 514, 515]], np.uint16)).save(file, "png", transparency=514)
+    assert np.asarray(pictures.plain(Image.open(file))).tolist() == [[0, 255, 2]]
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [

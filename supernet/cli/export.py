@@ -11,7 +11,7 @@ from supernet.cli import common, starting
 from supernet.errors import UserError
 from supernet.metrics import TOP1
 from supernet.progress import shown
-from supernet.quantities import digits
+from supernet.quantities import digits, several
 from supernet.run_files import INT8
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def run(args: Args) -> None:
     elif (args.calibration, args.max_drop, args.mixed) != (Args.calibration, Args.max_drop, Args.mixed):
         raise UserError("--calibration, --max-drop and --mixed are about int8 networks: give them with --int8")
     table = LatencyTable.load(args.lut, space) if args.lut else LatencyTable.find(folder.lut_path, space)
-    lut = usable(table, args.int8)
+    lut = usable(table, args.int8, args.batch)
     able = [name for name, suffix in runtimes.SUFFIXES.items() if path.suffix == f".{suffix}"] or [path.name]
     runtime = lut.runtime["name"] if lut and lut.runtime["name"] in able else able[0]
     if args.profile:
@@ -121,7 +121,7 @@ def run(args: Args) -> None:
     for file in theirs:
         common.warn(f"{file} is somebody's and stays: none was written for {path.name}")
     plain = not (args.dynamic_batch or args.with_preprocessing)
-    if args.timed and plain and lut and promised and runtime == lut.runtime["name"] and args.batch == lut.batch:
+    if args.timed and plain and lut and promised and runtime == lut.runtime["name"]:
         timed(path, lut, promised)
     if args.profile:
         operators = profile.profile(runtime, path.read_bytes(), lut.threads if lut else 1)
@@ -145,12 +145,15 @@ def timed(path: Path, lut: LatencyTable, promised: float) -> None:
     )
 
 
-def usable(lut: LatencyTable | None, int8: bool) -> LatencyTable | None:
-    """The table if it is of layers of the file's precision; else it promises nothing for the file."""
+def usable(lut: LatencyTable | None, int8: bool, batch: int) -> LatencyTable | None:
+    """The table if it is of layers of the file's precision and batch; else it promises nothing for the file."""
     precision = "int8" if int8 else "float32"
-    if lut is None or lut.precision == precision:
+    if lut is None or (lut.precision, lut.batch) == (precision, batch):
         return lut
-    common.warn(f"{lut.source} is of {lut.precision} layers: no latency is promised for a file of {precision}")
+    of, file = f"{lut.precision} layers", precision
+    if lut.precision == precision:
+        of, file = (f"{several(number, 'image')} at once" for number in (lut.batch, batch))
+    common.warn(f"{lut.source} is of {of}: no latency is promised for a file of {file}")
     return None
 
 

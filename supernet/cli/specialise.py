@@ -23,7 +23,7 @@ class Args(searching.Small, searching.Scored, common.Kernels, common.OnRun):
     lut: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Latency table of a device and its bound in ms, such as phone.json:70; repeat for each device. Defaults to
     RUN/lut.json, and the bound to 40 % of the way from the fastest to the slowest network."""
-    export: Annotated[Literal["onnx", "tflite", "pte", "pt2"] | None, common.UNSET] = None
+    export: Annotated[Literal["onnx", "tflite", "pte", "xml", "pt2"] | None, common.UNSET] = None
     """Format of the files; defaults to what the runtime of each table executes."""
     bn: Literal["recalibrated"] = "recalibrated"
     """BN statistics of the networks, which is what they are scored with: recalibrated on training images."""

@@ -150,7 +150,8 @@ def plain(image: Image.Image) -> Image.Image:
     turn = TURN.get(orientation(image))  # now: loading a TIFF file turns it
     mode = "L" if is_grey(image) else "RGB"
     if is_numbers(image):
-        image = Image.fromarray(_eight_bits(np.asarray(image)))
+        values, clear = np.asarray(image), image.info.get("transparency")  # of PNG: a grey that is transparent
+        image = Image.fromarray(np.where(values == clear, np.uint8(255), _eight_bits(values)))
     elif image.has_transparency_data:
         below = Image.new("RGBA", image.size, WHITE)
         below.alpha_composite(image.convert("RGBA"))

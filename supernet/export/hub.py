@@ -6,6 +6,7 @@ does ``hf-hub:NAME``.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from torch import nn
@@ -54,5 +55,6 @@ def write(folder: Path, network: Network, card: Card) -> None:
     }
     files.write_json(folder / CONFIG, config)  # first: by it a folder is known as ours
     files.write_bytes(folder / WEIGHTS, pt2.weights(network, {"format": "pt"}))
+    card = dataclasses.replace(card, pixels=False, batch=None)  # whatever the file takes beside which it is written
     text = companions.readme(folder / WEIGHTS, card, library="timm", use=USE)
     files.write_bytes(folder / CARD, text.encode())
