@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 
 from supernet import families, spaces
 from supernet.cli.methods import Spos
+from supernet.data import transforms
+from supernet.data.images import MemoryImages
 from supernet.families.given import verify, weights
 from supernet.families.given.layout import of_network
 from supernet.methods import given
@@ -189,6 +192,17 @@ def test_a_gene_for_the_resolution_leaves_the_network_its_own_teacher(resnet, tm
     assert of_network(space).space == families.resolutions.without(space)
     with torch.no_grad():
         torch.testing.assert_close(given.teacher(model)(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+def test_images_that_are_normalised_otherwise_than_published_weights_know_are_told():
+    """By timm: .5 for its vision transformers, ImageNet's values for its ResNets."""
+    pixels = torch.zeros(4, 8, 8, 3, dtype=torch.uint8)
+    images = MemoryImages(pixels, np.zeros(4, np.int64), *transforms.IMAGENET, margin=0, mirror=False)
+    told = given.other_values("timm:vit_tiny_patch16_224", images)
+    assert "by 0.5, 0.5, 0.5 ± 0.5, 0.5, 0.5, these are by 0.485, 0.456, 0.406 ± 0.229, 0.224, 0.225" in told
+    assert given.other_values("timm:resnet18", images) is None
+    assert given.other_values("torchvision:resnet18", images) is None
+    assert given.other_values("a.py:network", images) is None
 
 
 def test_options_of_a_training_follow_the_weights(resnet):

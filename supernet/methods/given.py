@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from supernet.data import stored
-from supernet.data.images import Batches
+from supernet.data.images import Batches, ImageSet
 from supernet.data.sets import TrainVal
-from supernet.families.given import family, sorting, verify, weights
+from supernet.families.given import family, sorting, source, verify, weights
 from supernet.families.given.layout import of_network
 from supernet.model import Supernet
 from supernet.runs import RunFolder
@@ -24,14 +26,14 @@ IMAGES = 1024  # training images that Taylor's importance is taken from
 
 
 def begin(
-    model: Supernet, source: str, importance: Importance, folder: Path, data: TrainVal, seed: int
+    model: Supernet, origin: str, importance: Importance, folder: Path, data: TrainVal, seed: int
 ) -> tuple[str, ...]:
     """Give a supernet the weights of its network and sort its channels.
 
     The weights are kept in ``folder``: a run that continues does not need their source any more.
 
     Args:
-        source: as ``weights.read`` takes it.
+        origin: of the weights, as ``weights.read`` takes it.
         importance: of channels: L1 of the weights, Taylor's on training images, or leave their order.
 
     Returns:
@@ -46,9 +48,11 @@ def begin(
         verify.require(model.space)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        read = weights.read(layout.network, str(kept) if kept.exists() else source)
+        read = weights.read(layout.network, str(kept) if kept.exists() else origin)
     distributed.wait()
     if distributed.rank() == 0 and not kept.exists():
+        if origin == weights.PRETRAINED and (told := other_values(layout.network.reference, data.train)):
+            logging.getLogger("supernet").warning(told)
         weights.save(kept, read.state)
     family.load(model.shared, read.state)
     if importance == "l1":
@@ -63,6 +67,20 @@ def begin(
 def teacher(model: Supernet) -> nn.Module:
     """The network with the weights that the supernet has now, in eval mode."""
     return model.extract(model.space.whole, model.options["kernels"]).eval().requires_grad_(False)
+
+
+def other_values(reference: str, images: ImageSet) -> str | None:
+    """A line where images are normalised by other values than those that published weights learnt by."""
+    learnt, ours = source.normalisation(reference), (images.mean, images.std)
+    if (
+        learnt is None
+        or images.fit is None
+        or np.shape(learnt) != np.shape(ours)
+        or np.allclose(learnt, ours, atol=1e-3)
+    ):
+        return None
+    theirs, these = (" ± ".join(", ".join(f"{value:.3g}" for value in of) for of in both) for both in (learnt, ours))
+    return f"the weights of {reference} learnt by images normalised by {theirs}, these are by {these}"
 
 
 def _gradients(model: Supernet, data: TrainVal) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from supernet import plugins
+from supernet.data.transforms import IMAGENET
 from supernet.errors import UserError
 from supernet.quantities import several
 from supernet.size import Size
@@ -99,6 +100,16 @@ def usual_images(reference: str) -> tuple[int, Size, int]:
             channels, *size = config.input_size
             return channels, Size(*size), config.num_classes
     return 3, Size.of(224), 1000
+
+
+def normalisation(reference: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and deviation of the images that published weights learnt by; None where their registry does not say."""
+    if reference.startswith(TIMM):
+        import timm
+
+        config: Any = timm.get_pretrained_cfg(_known(reference.removeprefix(TIMM), timm.list_models(), TIMM))
+        return config and (tuple(config.mean), tuple(config.std))
+    return IMAGENET if reference.startswith(TORCHVISION) else None
 
 
 def _timm(name: str, channels: int, size: Size, classes: int, pretrained: bool = False) -> nn.Module:
