@@ -1,5 +1,6 @@
 """How images are prepared, as plain values and as timm has it; what a card makes of them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from timm.data import create_transform
 
 from supernet.data.pictures import Fit
 from supernet.data.preparation import Preparation, timm_config
+from supernet.export import companions
 from supernet.export.card import Accuracy, Card
 
 PHOTOGRAPH = Preparation(Fit((64, 96), (73, 109)), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
@@ -51,6 +53,18 @@ def test_timm_does_the_same(fit, size):
     config = timm_config(Preparation(fit, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
     theirs = create_transform((3, *fit.size), **config)(image).numpy() * 255
     assert np.array_equal(theirs.transpose(1, 2, 0).round(), np.asarray(fit(image)))
+
+
+def test_only_files_of_pictures_come_with_a_script(tmp_path):
+    """Images as floats are prepared by code that is not here."""
+    companions.write(tmp_path / "a.onnx", CARD)
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "deploy.py", "pictures.py"}
+    floats = dataclasses.replace(CARD, preparation=Preparation(None, (0.0,) * 3, (1.0,) * 3))
+    assert companions.runs_alone(CARD)
+    assert not companions.runs_alone(floats)
+    companions.write(tmp_path / "floats" / "a.onnx", floats)
+    assert [path.name for path in (tmp_path / "floats").iterdir()] == ["README.md"]
+    assert "How its images were prepared is not known here" in (tmp_path / "floats/README.md").read_text()
 
 
 def test_a_card_and_back():

@@ -117,7 +117,9 @@ def run(args: Args) -> None:
             hub.write(args.hub_folder, found.network, card)
     size = sum(part.stat().st_size for part in (path, *path.rglob("*")) if part.is_file())
     common.tell(f"{path}: {size / 1e6:.1f} MB, {told}")
-    common.tell(f"what it is, and how pictures are prepared for it: {path.name}.json, README.md; deploy.py runs it")
+    card = formats.read_card(path)
+    known = "what it is, and how pictures are prepared for it: {}; deploy.py runs it"
+    common.tell((known if companions.runs_alone(card) else "what it is: {}").format(f"{path.name}.json, README.md"))
     for file in theirs:
         common.warn(f"{file} is somebody's and stays: none was written for {path.name}")
     plain = not (args.dynamic_batch or args.with_preprocessing)
@@ -126,7 +128,7 @@ def run(args: Args) -> None:
     if args.profile:
         operators = profile.profile(runtime, path.read_bytes(), lut.threads if lut else 1)
         common.show(profile.table(operators, runtime))
-    common.answer(args, formats.read_card(path).to_json())
+    common.answer(args, card.to_json())
 
 
 def timed(path: Path, lut: LatencyTable, promised: float) -> None:

@@ -71,7 +71,7 @@ def write(path: Path, card: Card) -> list[Path]:
         Files of the same names that are somebody's, and stay as they are.
     """
     texts = {"README.md": readme(path, card)}
-    if card.preparation is not None and card.preparation.fit is not None:
+    if runs_alone(card):
         texts |= {"deploy.py": script(path, card), "pictures.py": Path(pictures.__file__).read_text(encoding="utf-8")}
     theirs = []
     for name, text in texts.items():
@@ -81,6 +81,11 @@ def write(path: Path, card: Card) -> list[Path]:
         else:
             files.write_bytes(place, text.encode())
     return theirs
+
+
+def runs_alone(card: Card) -> bool:
+    """Whether a script can run the file: it is known how pictures are prepared for it."""
+    return card.preparation is not None and card.preparation.fit is not None
 
 
 def script(path: Path, card: Card) -> str:
@@ -108,7 +113,7 @@ def readme(path: Path, card: Card, library: str = "supernet", use: str | None = 
     form = formats.of(path).script if use is None else None
     if form is not None:
         use = f"`pip install {form.package} numpy pillow`, then `python deploy.py PICTURE` or a folder of pictures."
-        if card.preparation is None or card.preparation.fit is None:
+        if not runs_alone(card):
             use = f"It runs in {form.package}. How its images were prepared is not known here."
     data = card.made_from.get("data") or {}
     classes = several(len(card.classes), "class", "classes")
