@@ -14,7 +14,7 @@ import pytest
 from supernet import families
 from supernet.answers import Answers
 from supernet.cli import report
-from supernet.report import charts, columns, explorer, load, page, pieces
+from supernet.report import charts, columns, explorer, load, page, pieces, taken
 from supernet.runs import RunFolder
 
 OLD = Path(__file__).parent / "data" / "v0.1" / "spos"
@@ -160,13 +160,15 @@ def test_figures_are_written_as_svg_and_png(tmp_path):
 
 
 def test_the_page_follows_a_run(tmp_path, monkeypatch):
-    """--live writes it again and again, and the page reloads itself; Ctrl-C ends it."""
+    """--live writes it again and again, and the page reloads itself until Ctrl-C, whatever other commands write."""
     monkeypatch.chdir(shutil.copytree(OLD, tmp_path / "run"))
-    written, sleeps = [], []
+    written, sleeps, reloads = [], [], []
 
     def sleep(seconds: float) -> None:
         written.append(Path("report.html").stat().st_mtime_ns)
         sleeps.append(seconds)
+        report.leave_page(report.Args(run=Path(".")))
+        reloads.append(pieces.reloads(Path("report.html")))
         if len(sleeps) == 3:
             raise KeyboardInterrupt
 
@@ -175,8 +177,7 @@ def test_the_page_follows_a_run(tmp_path, monkeypatch):
         report.run(report.Args(run=Path("."), live=7))
     assert sleeps == [7, 7, 7]
     assert len(set(written)) == 3
-    assert '"reload":7' in Path("report.html").read_text()
-    report.run(report.Args(run=Path(".")))
+    assert reloads == [7, 7, 7]
     assert '"reload":null' in Path("report.html").read_text()
 
 
@@ -188,4 +189,52 @@ def test_commands_on_the_page_name_the_run_and_its_code(tmp_path):
     retrain = next(line for line in data["explorer"]["commands"][str(args.run)] if "retrain" in line)
     assert f"--run '{args.run}'" in retrain
     assert "--data mine.py:images" in retrain
-    assert (tmp_path / "figures" / "loss.svg").exists()
+    assert {f"{name}.svg" for name in ("loss", "architectures")} <= {f.name for f in (tmp_path / "figures").iterdir()}
+
+
+def test_the_picture_of_the_architectures_has_the_points_of_the_page(tmp_path):
+    for name in ("one", "other"):
+        shutil.copytree(OLD, tmp_path / name)
+    runs = [load.Run.load(RunFolder(tmp_path / name)) for name in ("one", "other")]
+    plot, front = explorer.plot(explorer.data(runs[:1], {})), runs[0].front
+    assert plot.window == tuple(front["bounds"]["latency"])
+    points = {(x, y) for one in plot.series for x, y in zip(one.x, one.y, strict=True)}
+    latencies = [runs[0].lut.predict_arch(runs[0].space, entry["arch"]) for entry in front["front"]]
+    for x, entry in zip(latencies, front["front"], strict=True):
+        nearest = min(points, key=lambda point: abs(point[0] - x) + abs(point[1] - 100 * entry["one_shot_accuracy"]))
+        assert nearest == pytest.approx((x, 100 * entry["one_shot_accuracy"]), rel=1e-5)
+    both = explorer.plot(explorer.data(runs, {}))
+    assert {one.name.rpartition(": ")[0] for one in both.series} == {run.name for run in runs}
+    assert not any("scored" in one.name for one in both.series)
+
+
+def test_minutes_are_images_over_images_per_second(tmp_path):
+    shutil.copytree(OLD, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    settings = json.loads(folder.config_path.read_text()) | {"limit": 300}
+    assert "What it took" not in page.Page([load.Run.load(folder)]).render()  # 0.1 does not say how many images
+    images = {"name": "digits", "classes": [], "images": {"train": 900, "val": 100}, "digest": ""}
+    settings["made_with"] = {"version": "0.2.0", "torch": "2.14.1", "device": "cpu", "data": images}
+    folder.config_path.write_text(json.dumps(settings))
+    for name, speeds in (("", (10, 30)), ("best", (9, 18))):
+        lines = [{"epoch": i, "val_accuracy": i / 4, "images_per_second": speed} for i, speed in enumerate(speeds, 1)]
+        folder.network(name).metrics.write(lines)
+    result = json.loads(folder.network("best").result_path.read_text())
+    result["settings"]["limit"] = None
+    folder.network("best").result_path.write_text(json.dumps(result))
+    folder.clock_path.write_text('{"seconds": 120}')
+    for number, kwh in enumerate((0.25, 0.5)):
+        place = folder.stage_network(f"{number}")
+        place.path.mkdir(parents=True)
+        modules = {"role": "C", "iteration": 1, "name": f"{number}", "modules": [1, 1], "val_accuracy": 0.5}
+        place.result_path.write_text(json.dumps(modules | {"energy_kwh": kwh}))
+    run = load.Run.load(folder)
+    took = dict(taken.parts(run))
+    assert took["supernet"] == 300 / 10 + 300 / 30
+    assert took["search in supernet"] == 120
+    assert took["best, alone"] == 900 / 9 + 900 / 18
+    shown = page.Page([run]).render()
+    for wanted in ("supernet 0.2.0, torch 2.14.1, device cpu", "<td>2.0 min</td>", "<td>0.75 kWh</td>"):
+        assert wanted in shown
+    curves = json.loads(shown.split('id="data">')[1].split("</script>")[0])["plots"]["curves"]["series"]
+    assert [(one["name"], one["x"], one["y"]) for one in curves] == [("best", [1, 2], [25, 50])]

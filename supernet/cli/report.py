@@ -48,11 +48,15 @@ def run(args: Args) -> None:
             events = stack.enter_context(contextlib.closing(Events(args.folder, args.tensorboard)))
             events.update()
             common.tell(f"events → {args.tensorboard}: tensorboard --logdir {args.tensorboard}")
-        while args.live:
-            time.sleep(args.live)
-            found = write(args, output, args.compare, args.live, args.figures)
-            if events:
-                events.update()
+        try:
+            while args.live:
+                time.sleep(args.live)
+                found = write(args, output, args.compare, args.live, args.figures)
+                if events:
+                    events.update()
+        finally:
+            if args.live:
+                write(args, output, args.compare)  # which reloads no more
     common.answer(args, {"report": str(output)})
     for name in found.earlier:
         common.warn(f"{name} was trained for an earlier search: it is left out")
@@ -89,11 +93,13 @@ def leave_page(args: Any) -> None:
     """Write what the run now holds as a page. Where it cannot be read the work is done all the same, and it is told."""
     if getattr(args, "plan", False) or getattr(args, "output", None) or getattr(args, "run", None) is None:
         return  # the run is as it was
+    from supernet.report import pieces
+
     folder = common.open_run(args)
     if not (folder.config_path.exists() and folder.space_path.exists()):
         return
     try:
-        write(args, folder.report_path)
+        write(args, folder.report_path, live=pieces.reloads(folder.report_path))  # another process follows the run
     except UserError as error:
         common.warn(f"no page about the run: {error}")
     else:

@@ -11,6 +11,7 @@ from search import priced
 from search.costs import TableCost
 from supernet import families, metrics
 from supernet.errors import UserError
+from supernet.report.charts import Plot, Series
 from supernet.report.load import LATENCY, Run
 from supernet.space import Arch
 from supernet.spec import LayerSpec
@@ -187,6 +188,26 @@ def data(runs: Sequence[Run], commands: Mapping[str, Sequence[str]]) -> dict[str
         "layers": layers.rows,
         "commands": commands,
     }
+
+
+def plot(asked: Mapping[str, Any]) -> Plot:
+    """The chart as the page first shows it, of several runs the fronts and what was trained: as a picture.
+
+    Args:
+        asked: as ``data`` gives it.
+    """
+    x, y, told = asked["x"], asked["y"], asked["points"]
+    runs, kinds = dict.fromkeys(one["run"] for one in told), asked["kinds"]
+    series = []
+    for run in runs:
+        for kind in kinds if len(runs) == 1 else [kind for kind in kinds if kind not in ("scored", "random")]:
+            of_kind = [one["numbers"] for one in told if (one["run"], one["kind"]) == (run, kind)]
+            pairs = sorted((one[x], one[y]) for one in of_kind if None not in (one[x], one[y]))
+            if pairs:
+                name = kind if len(runs) == 1 else f"{run}: {kind}"
+                series.append(Series(name, *zip(*pairs, strict=True), "faint" if kind == "scored" else "points"))
+    window = tuple(asked["windows"][x] or (None, None))
+    return Plot("architectures", asked["axes"][x], asked["axes"][y], series, window=window)
 
 
 def _made(runs: Sequence[Run]) -> Iterator[tuple[Run, Point]]:

@@ -12,7 +12,7 @@ from latency.table import LatencyTable
 from supernet import families, metrics
 from supernet.families import layerwise
 from supernet.quantities import several
-from supernet.report import columns, explorer, methods
+from supernet.report import columns, explorer, methods, taken
 from supernet.report.charts import Plot, Series
 from supernet.report.explorer import label
 from supernet.report.load import Run
@@ -49,11 +49,16 @@ class Page:
             heading(next((run for run in (self.run, *reversed(self.runs)) if run.winner), self.run)),
             compared(self.runs),
             section("Architectures", "<div data-explorer></div>") if asked else "",
-            *(each(self) for each in (front, network, tested, classes, *methods.SECTIONS, device, supernet)),
+            *(
+                each(self)
+                for each in (front, network, tested, classes, *methods.SECTIONS, device, supernet, taken.section)
+            ),
             settings(self.run, self.more),
         ]
         plots = {name: plot.to_json() for name, plot in self.plots.items()}
         data = {"plots": plots, "networks": self.networks, "explorer": asked, "reload": self.reload}
+        if asked:  # for figures; the page has its own
+            self.plots["architectures"] = explorer.plot(asked)
         return page(f"{self.run.space.name}, {self.run.images}: {self.run.name}", parts, data)
 
     def chart(self, name: str, plot: Plot) -> str:
@@ -155,8 +160,22 @@ def tested(page: Page) -> str:
     rows = [[name, *(form.format(scale * row[key]) for _, key, scale, form in shown)] for name, row in results.items()]
     told = [paragraph(line) for line in ("; ".join(columns.told(results)), columns.gain(results)) if line]
     return section(
-        "Trained alone, tested once", table(["network", *(c[0] for c in shown)], rows, picked), *told, alone(page)
+        "Trained alone, tested once",
+        table(["network", *(c[0] for c in shown)], rows, picked),
+        *told,
+        alone(page),
+        curves(page),
     )
+
+
+def curves(page: Page) -> str:
+    """How the networks' validation accuracies grew, where they were trained for several epochs."""
+    series = []
+    for name in page.run.results:
+        lines = [line for line in page.run.folder.network(name).metrics.read() if "val_accuracy" in line]
+        epochs, accuracies = [line["epoch"] for line in lines], [100 * line["val_accuracy"] for line in lines]
+        series += [Series(name, epochs, accuracies, "line")] if len(lines) > 1 else []
+    return page.chart("curves", Plot("trained alone", "epoch", "validation accuracy, %", series)) if series else ""
 
 
 def alone(page: Page) -> str:

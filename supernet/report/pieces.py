@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,13 @@ def page(title: str, parts: Iterable[str], data: dict[str, Any]) -> str:
             f"<script>{script}</script></body></html>\n",
         )
     )
+
+
+def reloads(file: Path) -> int | None:
+    """After how many seconds a page that was written before loads itself again; None: never."""
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    found = re.search(r'"reload":(\d+)}</script>', text)
+    return int(found[1]) if found else None
 
 
 def embedded(data: Any) -> str:

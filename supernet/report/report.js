@@ -227,7 +227,9 @@
       const isPinned = (p) => state.pins.includes(all.points.indexOf(p.it));
       draw(box, plot, { tell: (p) => tell(p.it), pick: (p) => pick(p.it), pinned: isPinned, label: (p) => `${called(p.it)}: ${plot.y} ${told(p.y)}, ${plot.x} ${told(p.x)}` });
       const shown = series.reduce((sum, one) => sum + one.points.length, 0);
-      count.textContent = `${shown} of ${all.points.length} architectures. Hover to see one, click to keep it.`;
+      const bare = all.points.filter((p) => !p.layers).length;
+      const unsearched = state.words && bare ? ` The layers of ${bare} scored ones are not on the page.` : "";
+      count.textContent = `${shown} of ${all.points.length} architectures. Hover to see one, click to keep it.${unsearched}`;
       pins.replaceChildren(...state.pins.map(card));
       keep();
     }
