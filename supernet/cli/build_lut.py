@@ -7,7 +7,7 @@ import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from supernet.cli import common, numbers, report, starting
 from supernet.errors import UserError
@@ -25,17 +25,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args(common.Answering):
-    run: common.Folder = common.DEFAULT_RUN
-    """Run folder; the same command continues a build that was stopped."""
-    space: Annotated[str | None, common.UNSET] = None
-    """Space: a name (1×28² if it ends in -small, else 3×224²), a .json, or FILE.py:function; defaults to the run's."""
-    resolution: Annotated[numbers.Pixels | None, common.UNSET] = None
-    """With --space: pixels of the images, of a square or HEIGHTxWIDTH such as 96x160."""
-    data: Annotated[str | None, common.UNSET] = None
-    """Code of the run's images, FILE.py:function: not needed here, but passed on to the next command."""
-    output: Annotated[Path | None, common.UNSET] = None
-    """Output table; defaults to RUN/lut.json."""
+class Place:
+    """Options of where layers run."""
+
+    topic: ClassVar[str] = "device"
     runtime: Annotated[str | None, common.UNSET] = None
     """torch, onnxruntime, litert, executorch, openvino, tensorrt (trtexec on PATH) or yours; defaults to onnxruntime
     if available, else torch."""
@@ -53,22 +46,43 @@ class Args(common.Answering):
     """Stay on one core, if there is one thread."""
     cores: Annotated[str | None, common.UNSET] = None
     """Stay on these cores, e.g. 4 or 4-7, also on another device; defaults to the fastest one."""
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Options of what is measured."""
+
+    topic: ClassVar[str] = "measuring"
     rounds: int = 12
     """Visits of each layer, in shuffled order, 10 ms each; at least 10."""
     layers: Annotated[int | None, common.UNSET] = None
     """Measure at most this many layers, predict the others; defaults to all, to 400 of a space of over 5,000."""
     error: Annotated[float | None, common.UNSET] = None
     """Stop measuring layers when whole networks are predicted within this many percent, of their mean; 3 if sampled."""
+    check_archs: int = 8
+    """Random architectures, from small to large, held out to state the error; five more calibrate."""
+    seed: int = 0
+    """Random seed of the order and of the architectures."""
     emit: Annotated[Path | None, common.UNSET] = None
     """Measure nothing: write a bundle of converted layers with an agent that times them on any device."""
     collect: Annotated[Path | None, common.UNSET] = None
     """Measure nothing: make the table from what the agent wrote."""
     check: Annotated[Path | None, common.UNSET] = None
     """Build nothing: measure whole networks and compare them with this table, as it was measured."""
-    check_archs: int = 8
-    """Random architectures, from small to large, held out to state the error; five more calibrate."""
-    seed: int = 0
-    """Random seed of the order and of the architectures."""
+
+
+@dataclass(frozen=True)
+class Args(common.Answering, Measuring, Place):
+    run: common.Folder = common.DEFAULT_RUN
+    """Run folder; the same command continues a build that was stopped."""
+    space: Annotated[str | None, common.UNSET] = None
+    """Space: a name (1×28² if it ends in -small, else 3×224²), a .json, or FILE.py:function; defaults to the run's."""
+    resolution: Annotated[numbers.Pixels | None, common.UNSET] = None
+    """With --space: pixels of the images, of a square or HEIGHTxWIDTH such as 96x160."""
+    data: Annotated[str | None, common.UNSET] = None
+    """Code of the run's images, FILE.py:function: not needed here, but passed on to the next command."""
+    output: Annotated[Path | None, common.UNSET] = None
+    """Output table; defaults to RUN/lut.json."""
     quiet: bool = False
     """Show no progress."""
 

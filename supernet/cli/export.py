@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from supernet.cli import common, starting
 from supernet.errors import UserError
@@ -19,7 +19,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args(common.Answering, common.Decoding, common.OnRun):
+class Quantising:
+    """Options of files on 8-bit values."""
+
+    topic: ClassVar[str] = "int8"
+    int8: bool = False
+    """Quantise to 8 bits by the tools of the runtime, and run the file there on the validation images."""
+    calibration: int = 256
+    """With --int8: training images that the ranges of activations are taken from."""
+    max_drop: float = 1.0
+    """With --int8: write the file only if it loses at most so many points in validation, of the network's metric."""
+    mixed: bool = False
+    """With --int8: keep the layers that hurt most as floats, as few as needed."""
+    tested: bool = True
+    """With --int8: run the file on the test images, too, once it is decided; its card has that accuracy."""
+
+
+@dataclass(frozen=True)
+class Args(Quantising, common.Answering, common.Decoding, common.OnRun):
     output: Annotated[Path | None, common.UNSET] = None
     """Output file; its suffix is the format: .pt2, .onnx, .tflite, .pte, .xml, .mlpackage or .py. Defaults to
     RUN/PICK.onnx."""
@@ -43,16 +60,6 @@ class Args(common.Answering, common.Decoding, common.OnRun):
     """Folder for config.json and model.safetensors, which timm loads: by local-dir:DIR, or from the hub."""
     recalibration: tuple[int, int] = (8, 128)
     """With --arch or --arch-config: batches and images per batch for recalibrating BN."""
-    int8: bool = False
-    """Quantise to 8 bits by the tools of the runtime, and run the file there on the validation images."""
-    calibration: int = 256
-    """With --int8: training images that the ranges of activations are taken from."""
-    max_drop: float = 1.0
-    """With --int8: write the file only if it loses at most so many points in validation, of the network's metric."""
-    mixed: bool = False
-    """With --int8: keep the layers that hurt most as floats, as few as needed."""
-    tested: bool = True
-    """With --int8: run the file on the test images, too, once it is decided; its card has that accuracy."""
     timed: bool = True
     """Measure the file where the table's runtime executes it."""
     profile: bool = False
