@@ -77,6 +77,27 @@ def test_every_command_has_options_that_there_are(page, command):
             pytest.fail(f"{page}: {command}\n{told.getvalue()}")
 
 
+INLINE = re.compile(r"`(?:(?:python )?(?:tools/)?(\w+)\.py|supernet ([\w-]+)) ([^`]*)`")
+
+
+def inline() -> list[tuple[str, str, str]]:
+    """Page, tool and words of the commands of ours that stand within sentences."""
+    paths = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *(DOCS / page for page in pages.pages())]
+    texts = {path.relative_to(ROOT).as_posix(): pages.FENCE.sub("", path.read_text("utf-8")) for path in paths}
+    found = [(page, m) for page, text in texts.items() for m in INLINE.finditer(" ".join(text.split()))]
+    told = [(page, m[1] or pages.TOOLS.get(m[2], ""), m[3]) for page, m in found]
+    return [(page, tool, words) for page, tool, words in told if tool in COMMANDS]
+
+
+def test_commands_within_sentences_have_options_that_there_are():
+    assert len(inline()) > 80
+    for page, tool, words in inline():
+        classes = METHODS.values() if tool == "train_supernet" else [args_of(Command(tool, ()))]
+        known = {field.name for args in classes for field in dataclasses.fields(args)} | {"folder", "model", "help"}
+        given = {name.replace("-", "_") for name in re.findall(r"(?<!\S)--([a-z][\w-]*)", words)}
+        assert {name for name in given if name.removeprefix("no_") not in known and name not in known} == set(), page
+
+
 def test_a_mistyped_option_is_seen():
     with contextlib.redirect_stderr(io.StringIO()), pytest.raises(SystemExit):
         tyro.cli(args_of(Command("evolve", ())), args=("--lat-most", "3"))
@@ -179,7 +200,7 @@ NOT_EXECUTED = {
 
 def python_blocks() -> list[tuple[str, str]]:
     """Every block of Python of every page."""
-    return [(page, block) for page in pages.pages() for block in pages.blocks(page, "python")]
+    return [(page, block) for page in ("../README.md", *pages.pages()) for block in pages.blocks(page, "python")]
 
 
 @pytest.mark.parametrize(("page", "code"), python_blocks(), ids=[page for page, _ in python_blocks()])
