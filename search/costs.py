@@ -16,6 +16,7 @@ import numpy as np
 
 from supernet.errors import UserError
 from supernet.extremes import extreme
+from supernet.quantities import digits
 from supernet.space import Arch, Space
 
 Cost = Callable[[Arch], float]
@@ -128,7 +129,7 @@ class Window:
             limits = attainable(space, costs[name])
             if limits is not None and not (low <= limits[1] and limits[0] <= high):
                 wish = _interval(name, -math.inf, high) if high < limits[0] else _interval(name, low, math.inf)
-                raise UserError(f"{wish} cannot be met: space {space.name} attains {limits[0]:.9g} to {limits[1]:.9g}")
+                raise UserError(f"{wish} cannot be met: space {space.name} attains {' to '.join(map(_plain, limits))}")
         self.costs = {name: costs[name] for name in self.bounds}
         self._listed: list[Arch] | None = None
 
@@ -236,7 +237,7 @@ class Window:
                     below[name] = max(value, below.get(name, value))
                 else:
                     above[name] = min(value, above.get(name, value))
-        ends = {name: [f"{side[name]:.9g}" for side in (below, above) if name in side] for name in self.bounds}
+        ends = {name: [_plain(side[name]) for side in (below, above) if name in side] for name in self.bounds}
         told = ", ".join(f"{name} {' and '.join(values)}" for name, values in ends.items() if values)
         return f"the nearest beyond have {told}" if told else ""
 
@@ -255,7 +256,7 @@ class Window:
             nearest = min(walks, key=self.violation)
             tried = f" found in {tries} draws and as many steps of walks towards it"
         window = " and ".join(_interval(name, *ends) for name, ends in self.bounds.items())
-        values = ", ".join(f"{name} {cost(nearest):.9g}" for name, cost in self.costs.items())
+        values = ", ".join(f"{name} {_plain(cost(nearest))}" for name, cost in self.costs.items())
         return UserError(
             f"no architecture of space {self.space.name} with {window}{tried}; the nearest has {values}: "
             "widen the window"
@@ -284,11 +285,16 @@ class Window:
         return arch, tried
 
 
+def _plain(value: float) -> str:
+    """As an option takes it."""
+    return digits(value, 9, "f")
+
+
 def _interval(name: str, low: float, high: float) -> str:
     """The bounds in words: ``latency <= 0.5``, ``latency in [0.4, 0.5]``."""
     if math.isinf(low):
-        return f"{name} <= {high:.9g}"
-    return f"{name} >= {low:.9g}" if math.isinf(high) else f"{name} in [{low:.9g}, {high:.9g}]"
+        return f"{name} <= {_plain(high)}"
+    return f"{name} >= {_plain(low)}" if math.isinf(high) else f"{name} in [{_plain(low)}, {_plain(high)}]"
 
 
 def measure(name: str, cost: Cost, arch: Arch) -> float:

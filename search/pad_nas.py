@@ -29,7 +29,7 @@ from supernet.errors import UserError
 from supernet.methods import spos
 from supernet.model import Supernet
 from supernet.progress import Progress, silent, within
-from supernet.quantities import count, several
+from supernet.quantities import count, digits, several
 from supernet.runs import RunFolder
 from supernet.space import Arch, Space
 from supernet.spec import LayerSpec
@@ -233,7 +233,8 @@ def along(front: Sequence[Record], n: int = 5) -> list[Record]:
 def layers_of(space: Space, records: Sequence[Record]) -> dict[str, list[LayerSpec]]:
     """Networks to be drawn, by a letter, what they cost and their accuracy."""
     names = (
-        f"{chr(65 + i)}\n{next(iter(r.costs.values())):.3g}\n{100 * r.accuracy:.1f} %" for i, r in enumerate(records)
+        f"{chr(65 + i)}\n{digits(next(iter(r.costs.values())))}\n{100 * r.accuracy:.1f} %"
+        for i, r in enumerate(records)
     )
     picked = (families.layout(space).pick(record.arch)[1:-1] for record in records)
     return dict(zip(names, picked, strict=True))

@@ -229,7 +229,7 @@ def plot(file: Path | BinaryIO, found: Sequence[Specialised]) -> None:
         axes.plot(*front, color="tab:blue", marker="o", markersize=3, linewidth=1.2, label="front")
         axes.axvline(one.target.bound, color="0.4", linestyle=":", linewidth=1, label="bound")
         axes.plot(*_points([one.best]), color="tab:orange", marker="*", markersize=12, linestyle="", label="chosen")
-        axes.set(xlabel="predicted latency (ms)", title=f"{one.target.name}: {one.best.costs[LATENCY]:.3g} ms")
+        axes.set(xlabel="predicted latency (ms)", title=f"{one.target.name}: {digits(one.best.costs[LATENCY])} ms")
         axes.grid(alpha=0.2)
     panels[0].set_ylabel("one-shot accuracy (%)")
     panels[0].legend(fontsize=8, loc="lower right")

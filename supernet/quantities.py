@@ -24,9 +24,13 @@ def size(count: int) -> str:
     return f"{value:.3g} {units[0]}"
 
 
-def digits(value: float, most: int = 3) -> str:
-    """A finite number in so many significant digits, never as a power of ten: ``1,020``, ``0.0042``."""
-    return f"{Decimal(f'{value:.{most}g}'):,f}"
+def digits(value: float, most: int = 3, form: str = ",f") -> str:
+    """A finite number in so many significant digits, never as a power of ten: ``1,020``, ``0.0042``.
+
+    Args:
+        form: ``f`` leaves the commas away, for what may be typed as an option.
+    """
+    return format(Decimal(f"{value:.{most}g}"), form)
 
 
 def several(number: int, one: str, more: str = "", form: Callable[[int], str] = "{:,}".format) -> str:

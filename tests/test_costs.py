@@ -136,6 +136,7 @@ def test_a_bound_that_the_table_rules_out():
     for bounds, message in (
         ((-math.inf, 0.1), r"latency <= 0.1 cannot be met: space toy attains 0.3 to 0.9"),
         ((2, 3), r"latency >= 2 cannot be met: space toy attains 0.3 to 0.9"),
+        ((3e9, 4e9), r"latency >= 3000000000 cannot be met: space toy attains 0.3 to 0.9"),
         ((3, 2), r"bounds on latency are 3 to 2; expected lowest <= highest"),
         ((math.nan, 2), r"expected lowest <= highest"),
     ):

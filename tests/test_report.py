@@ -35,6 +35,7 @@ def test_what_is_shown_is_no_markup():
     shares = pieces.matrix("<m>", ["<r>"], ["<c>", "d"], [[0.5, math.nan]], "{:.1f}")
     assert all(f"&lt;{name}&gt;" in shares for name in "mrc")
     assert "0.5</td><td></td>" in shares
+    assert ">1,230</td>" in pieces.matrix("", ["r"], ["c"], [[1234]])
 
 
 def test_commands_are_shown_where_there_is_a_network(tmp_path):

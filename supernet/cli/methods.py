@@ -312,9 +312,10 @@ class Dsnas(Args):
             files.write_bytes(run.lut_path, Path(self.lut).read_bytes())
         front.write_single(run, space, tuple(found["arch"]), self.costs(space), {name: (0.0, limit)}, self.seed)
         accuracy, judged = 100 * found["val_accuracy"], common.escape(percent(found, "val"))
+        cost = f"{name} {digits(found['cost'], 6)} (at most {digits(limit, 6)})"
         common.say(
-            f"child: {found['layers']}; {name} {digits(found['cost'], 6)} (at most {limit:g}); validation accuracy "
-            f"{judged} with the weights of the search → {common.escape(str(run.child.path))}"
+            f"child: {found['layers']}; {cost}; validation accuracy {judged} with the weights of the search → "
+            f"{common.escape(str(run.child.path))}"
         )
         if self.retrain:
             scratch = 100 * run.network("retrained").metrics.read()[-1]["val_accuracy"]

@@ -8,7 +8,7 @@ from supernet import files
 from supernet.data import pictures
 from supernet.export import formats
 from supernet.export.card import LOGITS, Card
-from supernet.quantities import several
+from supernet.quantities import digits, several
 from supernet.size import Size
 
 SCRIPT = '''"""{begin} {name}: python deploy.py PICTURE or FOLDER …
@@ -147,7 +147,7 @@ def described(card: Card, data: dict) -> dict[str, str]:
         device, runtime = card.lut["device"], card.lut["runtime"]
         by = f"{runtime.get('name')} {runtime.get('version', '')}, {several(card.lut['threads'], 'thread')}"
         known["latency"] = (
-            f"{card.latency_ms:.4g} ms predicted on {device.get('cpu')} by {by} (table {card.lut['table']})"
+            f"{digits(card.latency_ms, 4)} ms predicted on {device.get('cpu')} by {by} (table {card.lut['table']})"
         )
     images = f", images {data['name']}" if data.get("name") else ""
     known["made from"] = f"space {card.space['name']}, architecture {' '.join(map(str, card.arch))}{images}"

@@ -24,6 +24,7 @@ from supernet.methods.candidates import along, deciding
 from supernet.methods.spos import recalibration_images, score
 from supernet.model import Network, Supernet
 from supernet.progress import Progress, silent
+from supernet.quantities import digits
 from supernet.space import Arch, Space
 from supernet.training import checkpoint, distributed
 from supernet.training.bn import recalibrate_bn
@@ -290,7 +291,8 @@ def most_probable(probabilities: Sequence[np.ndarray], allowed: Sequence[Sequenc
     if not front:
         rows = [[row[j] for j in open_] for row, open_ in zip(budget.table, allowed, strict=True)]
         low, high = (math.fsum((budget.base, *map(end, rows))) for end in (min, max))
-        raise UserError(f"no architecture costs at most {budget.limit:g}: the space attains {low:g} to {high:g}")
+        limit, least, most = (digits(value, 6) for value in (budget.limit, low, high))
+        raise UserError(f"no architecture costs at most {limit}: the space attains {least} to {most}")
     return front[-1][2]
 
 

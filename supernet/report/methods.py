@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from supernet import files
 from supernet.errors import UserError
-from supernet.quantities import several
+from supernet.quantities import digits, several
 from supernet.report.charts import Plot, Series
 from supernet.report.pieces import matrix, paragraph, section, table
 from supernet.run_files import ARCH, PROBABILITIES
@@ -71,10 +71,9 @@ def ranges(page: Page) -> str:
         for gene in found["genes"]:
             options = gene["ranges"]
             require(path, gene["elite"] < len(options) == len(gene["probabilities"]) and all(options))
+        target, cost = (digits(found[name], 4) for name in ("target", "cost"))
         told = [f"{gene['gene']} {ends(gene['ranges'][gene['elite']])}" for gene in found["genes"]]
-        parts.append(
-            paragraph(f"For a target of {found['target']:.4g}, {found['cost']:.4g} on average: {'; '.join(told)}")
-        )
+        parts.append(paragraph(f"For a target of {target}, {cost} on average: {'; '.join(told)}"))
         for gene in found["genes"]:
             columns = [ends(counts) for counts in gene["ranges"]]
             parts.append(matrix(f"{gene['gene']}: probability", ["p"], columns, [gene["probabilities"]], "{:.2f}"))
@@ -163,8 +162,8 @@ def specialised(page: Page) -> str:
     rows = read(path, DEVICES)["networks"]
     numbers = [
         [
-            f"{row['bound_ms']:.4g}",
-            f"{row['latency_ms']:.4g}",
+            digits(row["bound_ms"], 4),
+            digits(row["latency_ms"], 4),
             _of(row, "measured_latency_ms", "{:.4g}"),
             _of(row, "test_accuracy", "{:.2f}", 100),
         ]

@@ -11,7 +11,7 @@ from typing import Any
 from latency.table import LatencyTable
 from supernet import families, metrics
 from supernet.families import layerwise
-from supernet.quantities import several
+from supernet.quantities import digits, several
 from supernet.report import columns, explorer, methods, taken
 from supernet.report.charts import Plot, Series
 from supernet.report.explorer import label
@@ -84,7 +84,7 @@ def heading(run: Run) -> str:
         else:  # DSNAS scores no path
             facts = [f"{100 * row['one_shot_accuracy']:.2f} % one-shot" if "one_shot_accuracy" in row else "found"]
         ms = row.get("measured_latency_ms", row.get("latency_ms"))
-        facts.append(f"{ms:.3g} ms {'measured' if 'measured_latency_ms' in row else 'predicted'}" if ms else "")
+        facts.append(f"{digits(ms)} ms {'measured' if 'measured_latency_ms' in row else 'predicted'}" if ms else "")
         done = f"{name}: {', '.join(fact for fact in facts if fact)}"
     where = f" on {run.lut.device.get('cpu', 'the device')}, {run.lut.runtime['name']}" if run.lut else ""
     images = f"{run.images}, {run.space.channels}×{run.space.input_size}"
@@ -137,7 +137,7 @@ def network(page: Page) -> str:
     specs = [spec for spec in families.lower(run.space, tuple(row["arch"])) if spec.runs]
     headings = ["layer", "input", "output channels", "M multiply-adds", "k parameters"]
     rows = [
-        [label(s), f"{s.in_channels} × {s.size}", str(s.out_channels), f"{s.flops / 1e6:.3g}", f"{s.params / 1e3:.3g}"]
+        [label(s), f"{s.in_channels} × {s.size}", str(s.out_channels), digits(s.flops / 1e6), digits(s.params / 1e3)]
         for s in specs
     ]
     if run.lut:
@@ -146,7 +146,7 @@ def network(page: Page) -> str:
         for cells, spec in zip(rows, specs, strict=True):
             ms = run.lut.price(spec)
             guess = " (predicted)" if run.lut.guessed([spec]) else ""
-            cells += [f"{ms:.3g}{guess}", f"{ms / total:.0%}"]
+            cells += [f"{digits(ms)}{guess}", f"{ms / total:.0%}"]
     blocks = [(label(spec), spec.out_channels, spec.out_size.height) for spec in specs]
     caption = "A block for each layer: as wide as it has channels, as high as its feature map."
     return section("The network", page.drawn(name, blocks, caption), table(headings, rows))

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from supernet.quantities import digits
+
 HERE = Path(__file__).parent
 # No page may ask for anything from anywhere.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -84,18 +86,19 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], picked: Iterab
     return _scrolled(headings[0] or "table", f"<table><thead>{line(headings, 'th')}</thead>{''.join(body)}</table>")
 
 
-def matrix(title: str, rows: Sequence[str], columns: Sequence[str], values: Any, form: str = "{:.3g}") -> str:
+def matrix(title: str, rows: Sequence[str], columns: Sequence[str], values: Any, form: str | None = None) -> str:
     """A table of numbers, darker the larger; NaN is left empty.
 
     Args:
-        values: of each row, of each column.
+        values: of each row, of each column. form: of a number; None: three digits.
     """
+    told = digits if form is None else form.format
     largest = max((value for row in values for value in row if math.isfinite(value)), default=0) or 1
 
     def cell(value: float) -> str:
         if not math.isfinite(value):
             return "<td></td>"
-        return f'<td style="--v:{max(0, value) / largest:.3f}">{html.escape(form.format(value))}</td>'
+        return f'<td style="--v:{max(0, value) / largest:.3f}">{html.escape(told(value))}</td>'
 
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in columns)
     lines = (

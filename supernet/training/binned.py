@@ -16,6 +16,7 @@ import numpy as np
 
 from supernet.errors import UserError
 from supernet.families import layout
+from supernet.quantities import digits
 from supernet.space import Arch, Space
 from supernet.training.paths import Pick, sampled
 
@@ -41,7 +42,7 @@ def flops_binned_path(space: Space, seed: int, bins: tuple[float, float, float])
         UserError: no bin has a path, or there are too many bins.
     """
     low, high, width = bins
-    told = f"FLOPs bins from {low:g} to {high:g} in steps of {width:g}"
+    told = f"FLOPs bins from {digits(low, 6)} to {digits(high, 6)} in steps of {digits(width, 6)}"
     if not 0 < width <= high - low:
         raise UserError(f"{told}: expected 0 < step ≤ to − from")
     if not (high - low) / width <= MOST_BINS:
@@ -63,8 +64,8 @@ def flops_binned_path(space: Space, seed: int, bins: tuple[float, float, float])
     filled = [draw for draw in map(made, starts) if _has_a_path(draw, seed)]
     if not filled:
         raise UserError(
-            f"no path of {space.name} has between {low:g} and {high:g} multiply-adds (they have {least:.3g} to "
-            f"{most:.3g}): set other bins, or sample uniformly"
+            f"no path of {space.name} has between {digits(low, 6)} and {digits(high, 6)} multiply-adds (they have "
+            f"{digits(least)} to {digits(most)}): set other bins, or sample uniformly"
         )
 
     def pick(n: int) -> Arch:
