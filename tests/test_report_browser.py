@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -19,6 +20,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 OLD = Path(__file__).parent / "data" / "v0.1" / "spos"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+METHODS = {"global": "Grow and prune", "nss": "The elite spaces", "stage": "Growth", "dsnas": "The supernet"}
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 
 
@@ -51,10 +53,9 @@ def chromium() -> Iterator:
         browser.close()
 
 
-@pytest.fixture(params=[(1100, "light"), (360, "dark")], ids=["wide-light", "narrow-dark"])
-def opened(chromium, file: Path, request: pytest.FixtureRequest) -> Iterator:
-    """The page in a window; it may have written nothing to the console and asked for nothing at the end."""
-    width, scheme = request.param
+@contextlib.contextmanager
+def in_a_window(chromium, file: Path, width: int, scheme: str) -> Iterator:
+    """A page; it may have written nothing to the console and asked for nothing at the end."""
     window = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     told, asked = [], []
     window.on("console", lambda message: told.append(message.text))
@@ -65,6 +66,13 @@ def opened(chromium, file: Path, request: pytest.FixtureRequest) -> Iterator:
     assert told == []
     assert [url for url in asked if url.partition("#")[0] != file.as_uri() and not url.startswith("data:")] == []
     window.close()
+
+
+@pytest.fixture(params=[(1100, "light"), (360, "dark")], ids=["wide-light", "narrow-dark"])
+def opened(chromium, file: Path, request: pytest.FixtureRequest) -> Iterator:
+    """The page in a window of some width."""
+    with in_a_window(chromium, file, *request.param) as window:
+        yield window
 
 
 def shown(window) -> int:
@@ -138,13 +146,27 @@ def test_axes_are_chosen(opened):
 
 
 def test_a_screen_reader_finds_its_way(opened):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     opened.locator("[data-explorer] circle[role=button]").first.focus()
     opened.keyboard.press("Enter")
-    found = axe.Axe().run(opened).response["violations"]
-    grave = {
+    assert grave(opened) == {}
+
+
+def grave(window) -> dict[str, list[str]]:
+    """What is in the way of a screen reader, by the rule."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    return {
         one["id"]: [node["html"][:90] for node in one["nodes"]][:3]
-        for one in found
+        for one in axe.Axe().run(window).response["violations"]
         if one["impact"] in ("serious", "critical")
     }
-    assert grave == {}
+
+
+@pytest.mark.parametrize(("method", "heading"), METHODS.items())
+def test_what_a_method_leaves_can_be_read(chromium, tmp_path, method, heading):
+    folder = RunFolder(shutil.copytree(OLD.parent / method, tmp_path / method))
+    file = tmp_path / "page.html"
+    file.write_text(Page([load.Run.load(folder)]).render(), encoding="utf-8")
+    with in_a_window(chromium, file, 360, "light") as window:
+        assert window.locator("h2", has_text=heading).count() == 1
+        assert window.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        assert grave(window) == {}
