@@ -77,7 +77,10 @@ def show(found: dict[str, Any]) -> None:
         rows.append(("CUDA kernels", cuda))
     common.show(Table((), rows, text=2))
     if here["gpus"] and build and not build["cuda"]:
-        common.warn("a GPU is here and the operators were built without CUDA: SUPERNET_CUDA=1 pip install … says why")
+        common.warn(
+            "a GPU is here and the operators were built without CUDA; in the project's folder this builds them, or says "
+            "what is missing: SUPERNET_CUDA=1 pip install --no-build-isolation -e ."
+        )
     common.show(
         Table(
             ("operator", "device", "difference", "ms", ""),
