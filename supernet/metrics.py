@@ -94,13 +94,16 @@ def _require_images(images: Counts) -> None:
 
 
 def percent(row: Mapping[str, Any], part: str, metric: Metric = TOP1) -> str:
-    """A result in words, as much of it as a row has: ``91.18 % [90.61, 91.72] of 10,000 images``.
-
-    The interval of a share of images follows from their number.
-    """
-    name, images = key(part, metric), row.get(f"{part}_images")
-    ends = row.get(f"{name}_interval")
-    if ends is None and images and metric != "balanced":
-        ends = interval([round(row[name] * images)], [images])
+    """A result in words, as much of it as a row has: ``91.18 % [90.61, 91.72] of 10,000 images``."""
+    name, images, ends = key(part, metric), row.get(f"{part}_images"), interval_of(row, part, metric)
     told = f" [{100 * ends[0]:.2f}, {100 * ends[1]:.2f}]" if ends else ""
     return f"{100 * row[name]:.2f} %{told}" + (f" of {several(images, 'image')}" if images else "")
+
+
+def interval_of(row: Mapping[str, Any], part: str, metric: Metric = TOP1) -> Interval | None:
+    """That of a result, if it has one: that of a share of images follows from their number."""
+    name, images = key(part, metric), row.get(f"{part}_images")
+    known: Interval | None = row.get(f"{name}_interval")
+    if known is None and images and metric != "balanced":
+        return interval([round(row[name] * images)], [images])
+    return known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from supernet import families
+from supernet import families, metrics
 from supernet.answers import Answers
 from supernet.cli import report
 from supernet.report import charts, columns, explorer, load, page, pieces, taken
@@ -99,6 +100,20 @@ def test_a_run_that_has_not_come_so_far(tmp_path, lacking):
     shutil.copytree(OLD, tmp_path / "run")
     (tmp_path / "run" / lacking).unlink()
     assert "<h1>" in page.Page([load.Run.load(RunFolder(tmp_path / "run"))]).render()
+
+
+def test_one_shot_accuracies_are_ranked_against_those_alone(tmp_path):
+    shutil.copytree(OLD, tmp_path / "run")
+    run = load.Run.load(RunFolder(tmp_path / "run"))
+    row = run.results["best"]
+    names, test = ["best", "random-0", "random-1", "random-2"], [0.5, 0.4, 0.2, 0.3]
+    rows = [row | {"one_shot_accuracy": i / 10, "test_accuracy": t, "test_images": 100} for i, t in enumerate(test)]
+    made = page.Page([dataclasses.replace(run, results=dict(zip(names, rows, strict=True)))])
+    assert "τ of these 4 networks: -0.67 [" in page.alone(made)  # one of six pairs is in the other's order
+    picked, random = made.plots["alone"].series
+    low, high = metrics.interval([50], [100])
+    assert picked.error == [pytest.approx(50 * (high - low))]
+    assert len(random.error) == 3
 
 
 def test_an_architecture_is_one_point_with_all_that_is_known(tmp_path):

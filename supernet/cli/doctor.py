@@ -78,8 +78,8 @@ def show(found: dict[str, Any]) -> None:
     common.show(Table((), rows, text=2))
     if here["gpus"] and build and not build["cuda"]:
         common.warn(
-            "a GPU is here and the operators were built without CUDA; in the project's folder this builds them, or says "
-            "what is missing: SUPERNET_CUDA=1 pip install --no-build-isolation -e ."
+            "a GPU is here and the operators were built without CUDA; in the project's folder this builds them, or "
+            "says what is missing: SUPERNET_CUDA=1 pip install --no-build-isolation -e ."
         )
     common.show(
         Table(

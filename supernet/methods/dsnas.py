@@ -291,8 +291,8 @@ def most_probable(probabilities: Sequence[np.ndarray], allowed: Sequence[Sequenc
     if not front:
         rows = [[row[j] for j in open_] for row, open_ in zip(budget.table, allowed, strict=True)]
         low, high = (math.fsum((budget.base, *map(end, rows))) for end in (min, max))
-        limit, least, most = (digits(value, 6) for value in (budget.limit, low, high))
-        raise UserError(f"no architecture costs at most {limit}: the space attains {least} to {most}")
+        limit, lowest, highest = (digits(value, 6) for value in (budget.limit, low, high))
+        raise UserError(f"no architecture costs at most {limit}: the space attains {lowest} to {highest}")
     return front[-1][2]
 
 

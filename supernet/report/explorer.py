@@ -205,7 +205,8 @@ def plot(asked: Mapping[str, Any]) -> Plot:
             pairs = sorted((one[x], one[y]) for one in of_kind if None not in (one[x], one[y]))
             if pairs:
                 name = kind if len(runs) == 1 else f"{run}: {kind}"
-                series.append(Series(name, *zip(*pairs, strict=True), "faint" if kind == "scored" else "points"))
+                xs, ys = zip(*pairs, strict=True)
+                series.append(Series(name, xs, ys, "faint" if kind == "scored" else "points"))
     window = tuple(asked["windows"][x] or (None, None))
     return Plot("architectures", asked["axes"][x], asked["axes"][y], series, window=window)
 

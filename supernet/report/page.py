@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import math
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from latency.table import LatencyTable
+from search import ranking
 from supernet import families, metrics
 from supernet.families import layerwise
 from supernet.quantities import digits, several
@@ -193,11 +195,19 @@ def alone(page: Page) -> str:
             [100 * both[name]["one_shot_accuracy"] for name in names],
             [100 * both[name]["test_accuracy"] for name in names],
             labels=names,
+            error=[50 * (ends[1] - ends[0]) for name in names if (ends := metrics.interval_of(both[name], "test"))],
         )
         for kind, names in groups.items()
         if names
     ]
-    return page.chart("alone", Plot("in the supernet, and trained alone", "one-shot, %", "test, %", series))
+    series = [one if len(one.error) == len(one.x) else dataclasses.replace(one, error=()) for one in series]
+    chart = page.chart("alone", Plot("in the supernet, and trained alone", "one-shot, %", "test, %", series))
+    if len(both) < 3:
+        return chart
+    one_shot, test = ([row[key] for row in both.values()] for key in ("one_shot_accuracy", "test_accuracy"))
+    found = ranking.rank(one_shot, test, draws=200)
+    order = f"Kendall's τ of these {found.n} networks: {ranking.show(found.tau, found.tau_interval)}."
+    return chart + paragraph(order)
 
 
 def classes(page: Page) -> str:
