@@ -31,6 +31,7 @@ from supernet.errors import UserError
 from supernet.executor import Threads
 from supernet.methods import spos
 from supernet.progress import shown
+from supernet.quantities import digits
 from supernet.runs import RunFolder
 from supernet.space import Arch, Space
 from supernet.training import defaults
@@ -223,10 +224,11 @@ def finish(args: Args, result: dict) -> None:
     runs = result["settings"]["runs"]
     tables = {f"one supernet, {runs} searches each, equal evaluations": {}}
     for name, row in result["one_shot"].items():
+        volume, spread = np.mean(row["hypervolume"]), np.std(row["hypervolume"], ddof=1)
         tables[next(iter(tables))][name] = {
             "evaluations": str(max(row["evaluated"])),
             "best one-shot %": _common.mean_sd(row["best_accuracy"], 100),
-            "hypervolume": f"{np.mean(row['hypervolume']):.4g} ± {np.std(row['hypervolume'], ddof=1):.2g}",
+            "hypervolume": f"{digits(volume, 4)} ± {digits(spread, 2)}",
             "variance of p": f"{row['variance_of_distribution']:.4f}",
             "sparsity": _common.mean_sd(row["sparsity"]),
         }

@@ -21,6 +21,7 @@ from search import plain_run
 from search.drawing import Block, draw_on
 from search.efficient_global import Candidate, Config, relative_improvement, sample
 from supernet import files
+from supernet.quantities import count
 from supernet.runs import RunFolder
 from supernet.size import Size
 from supernet.training import defaults
@@ -169,8 +170,8 @@ def tables(result: Mapping[str, Any]) -> dict[str, dict[str, dict[str, str]]]:
         }
     space = result["space"]
     size = {
-        "these bounds, all depths": {"networks": f"{space['networks']:.3g}"},
-        "the paper's by eq. 1 with depth 25": {"networks": f"{space['paper']:.3g}"},
+        "these bounds, all depths": {"networks": count(int(space["networks"]))},
+        "the paper's by eq. 1 with depth 25": {"networks": count(int(space["paper"]))},
     }
     return {"found against random networks": compared, "the found networks": found, "the space": size}
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.papers.item import Command, Item, Paper, between, mean
 from search.efficient_global import Config
+from supernet.quantities import count
 
 RUNS = "runs/papers/global-nas"
 
@@ -202,7 +203,7 @@ def counted(result: dict[str, Any]) -> str:
     settings = result["settings"]
     here = Config(depth=tuple(settings["depth"]), width=tuple(settings["width"]))
     theirs = Config(depth=(5, 100), width=(16, 128)).networks(25)
-    return f"{theirs:.2e} by eq. 1; {here.networks():.2e} of all depths in the bounds here"
+    return f"{count(theirs)} by eq. 1; {count(here.networks())} of all depths in the bounds here"
 
 
 PAPER = Paper(
