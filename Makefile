@@ -18,10 +18,9 @@ quickstart: $(VENV)/built
 	$(BIN)/python tools/retrain.py --run $(RUN) --pick best --recipe modern --epochs $(TUNING) --controls 1
 	$(BIN)/python tools/report.py --run $(RUN)
 
-# What docs/papers.md shows of ours, one command after the other; goes on where it was stopped.
+# What docs/papers.md shows of ours, one command after the other, and the page; goes on where it was stopped.
 results-tiny: $(VENV)/built
 	$(BIN)/python -m experiments all all
-	$(BIN)/python -m experiments --write docs/papers.md
 
 # A file of tests in one process each, on every core.
 KERNELS := tests/test_ptxas.py tests/test_sass.py $(wildcard tests/test_simt*.py)

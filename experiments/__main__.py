@@ -1,6 +1,7 @@
 """The papers' tables, figures and claims: what of ours tries them, and the commands that do.
 
 PAPER lists one paper, PAPER ITEM runs an item, PAPER all runs all of it. What follows -- goes to the command itself.
+At the size of two cores a run renews the rows of docs/papers.md.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from supernet import files
 from supernet.errors import UserError
 
 ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "papers.md"
 LISTED = ("paper", "item", "shows", "theirs", "ours", "state")
 
 
@@ -54,7 +56,12 @@ def main() -> None:
             show(args)
         else:
             for name, command in catalogue.commands(args.paper, args.item, args.scale):
-                tell(name, command, args.scale) if args.plan else start(name, command, words[cut + 1 :])
+                if args.plan:
+                    tell(name, command, args.scale)
+                else:
+                    start(name, command, words[cut + 1 :])
+                    if args.scale == "tiny":
+                        renew()
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -99,6 +106,14 @@ def start(name: str, command: Command, further: list[str]) -> None:
     code = subprocess.run([sys.executable, *command.words, *further], cwd=ROOT, check=False).returncode
     if code:
         sys.exit(code if code > 0 else 128 - code)
+
+
+def renew() -> None:
+    """Write the page anew where results have changed a row of it."""
+    page = catalogue.markdown().encode()
+    if PAGE.exists() and PAGE.read_bytes() != page:
+        files.write_bytes(PAGE, page)
+        print(f"→ {PAGE.relative_to(ROOT)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -33,14 +33,15 @@ Every numbered table and figure of the five papers, and the claims of their text
 figure, ours, and how much of the item our command does at the size of two cores. Written by
 `python -m experiments --write docs/papers.md`; what the figures mean is argued in [results.md](results.md).
 
-`python -m experiments PAPER ITEM` runs an item. `--plan` tells the command and its cost and runs nothing. `--scale gpu`
-and `--scale paper` take the paper's settings as far as our commands have them, or say what is missing. `PAPER all` runs
-all of a paper, `make results-tiny` all there is for two cores. Each goes on where it was stopped.
+`python -m experiments PAPER ITEM` runs an item and renews its row here. `--plan` tells the command and its cost and
+runs nothing. `--scale gpu` and `--scale paper` take the paper's settings as far as our commands have them, or say what
+is missing; their results lie in `runs/papers`, not here. `PAPER all` runs all of a paper, `make results-tiny` all there
+is for two cores. Each goes on where it was stopped.
 
 ± is half of the 95 % interval of the mean over the seeds by Student's t: wide, as most have three seeds. results.md
 mostly has the standard deviation instead. An interval in parentheses is of 95 %, too. Minutes are of one core, for all
-of a command, which tries several items. Where the verdict is empty, results.md does not argue one. "Nothing to try" is
-a drawing of an idea or a comparison of others.
+of a command, which tries several items. Verdicts are written by hand, of the results that the repository has; where one
+is empty, results.md does not argue it. "Nothing to try" is a drawing of an idea or a comparison of others.
 """
 
 

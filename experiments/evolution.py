@@ -62,6 +62,12 @@ class Args(_common.OnImages, _common.OnDevice):
     """Epochs of the supernet."""
     train: int = 10_000
     """Training images, stratified."""
+    search_images: int = 3_000
+    """Images that one-shot accuracies are taken on (PAD-NAS: 50,000)."""
+    held: float = 0.3
+    """Share of the training part that these are taken from."""
+    augment: bool = False
+    """Augment the training images, as the papers do."""
     threshold: float = pad_nas.PAPER_THRESHOLD
     """Threshold of the operation distribution's sparsity."""
     workers: int = machine.cores()
@@ -82,7 +88,10 @@ def run(args: Args) -> None:
     clock = _common.Clock(args.run, "evolution")
     if args.quick:
         args = dataclasses.replace(args, runs=2, population=6, iterations=2, epochs=1)
-    data, _ = _common.open_images(_common.images_of(args))
+    images = dataclasses.replace(_common.images_of(args), held=args.held)
+    if not args.quick:
+        images = dataclasses.replace(images, search=args.search_images)
+    data, _ = _common.open_images(images)
     space = spaces.get(args.space, data.channels, data.size, data.classes)
     found = {"one_shot": on_supernet(args, space, data)}
     path = args.table or args.output.parent / "truth_table.json"
@@ -93,8 +102,11 @@ def run(args: Args) -> None:
 
 def supernet_of(args: Args, space: Space, data):
     """The supernet of ``space``, trained here or found finished."""
-    folder = args.run / f"evolution-{space.name}-{space.size}{args.marked}"
-    cfg = spos.Config(FitConfig(args.epochs, args.batch_size, args.lr, augment=False), probes=0)
+    usual = {field.name: field.default for field in dataclasses.fields(args)}
+    given = {name: getattr(args, name) for name in ("search_images", "held", "augment")}
+    other = "".join(f"-{name}-{value}" for name, value in given.items() if value != usual[name])
+    folder = args.run / f"evolution-{space.name}-{space.size}{args.marked}{other}"
+    cfg = spos.Config(FitConfig(args.epochs, args.batch_size, args.lr, augment=args.augment), probes=0)
     return folder, spos.run(space, data, cfg, folder, defaults.device(args.device), shown(not args.quiet))
 
 

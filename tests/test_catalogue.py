@@ -16,6 +16,7 @@ from scipy import stats
 from experiments import __main__ as door
 from experiments import catalogue
 from experiments.papers.item import SCALES, Command, Item, mean
+from search import pad_nas
 from supernet.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -93,6 +94,19 @@ def test_every_command_is_there_and_takes_its_arguments(command):
     if command.program.endswith(".py"):
         assert (ROOT / command.program).exists()
     parsed(command)
+
+
+def test_a_latency_table_is_of_one_space():
+    """Layers of another space would be missing in it."""
+    spaces: dict[Path, set[str]] = {}
+    for command in COMMANDS.values():
+        if "--lut" in command.words:
+            args = parsed(command)
+            tables = args.lut if isinstance(args.lut, tuple) else (args.lut,)
+            for table, space in zip(tables, (args.space, getattr(args, "small", "")), strict=False):
+                spaces.setdefault(table, set()).add(pad_nas.VARIANTS.get(space, space))
+    assert spaces
+    assert all(len(of) == 1 for of in spaces.values()), spaces
 
 
 @named
@@ -202,6 +216,21 @@ def test_an_item_runs_with_what_follows(monkeypatch, capsys):
     told = capsys.readouterr()
     assert told.out == ""
     assert "missing or other: ImageNet and a Pixel 3 cannot be had here" in told.err
+
+
+def test_a_run_for_two_cores_renews_the_page(monkeypatch, tmp_path, capsys):
+    page = tmp_path / "papers.md"
+    monkeypatch.setattr(door, "PAGE", page)
+    monkeypatch.setattr(door, "ROOT", tmp_path)
+    call(monkeypatch, "nss", "table-1")  # where there is no page, as in an installed package
+    assert not page.exists()
+    page.write_text("rows of before")
+    for words in (["--plan"], ["--scale", "gpu"]):
+        call(monkeypatch, "nss", "table-1", *words)
+        assert page.read_text() == "rows of before"
+    call(monkeypatch, "nss", "table-1")
+    assert page.read_text() == catalogue.markdown()
+    assert "→ papers.md" in capsys.readouterr().err
 
 
 def test_a_failure_is_handed_on(monkeypatch):

@@ -156,6 +156,13 @@ def test_hours_are_compared_in_pairs():
     assert told.hours({"seeds": [{"direct": {"seconds": 1}}]}) == ""
 
 
+def test_spos_is_told_as_its_search_ends_and_retrained():
+    whole = {"accuracy": 0.75, "search_accuracy": 0.70}
+    found = told.spos_too({"seeds": [{"direct": {"accuracy": 0.74}, "SPOS whole": whole}]})
+    assert "+1.00 points searched for all epochs and retrained" in found
+    assert found.endswith("−4.00 points before that, with the weights of the search")
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [({"search_epochs": 13}, "--search-epochs 13"), ({"spos_epochs": 12}, "--spos-epochs 12")],

@@ -128,9 +128,10 @@ def read(output: Path, name: str) -> None:
 @pytest.mark.slow
 def test_segmentation_runs_and_is_repeatable(tmp_path):
     space = spaces.get("mobile-small", 1, 28, 10)
-    front = [{"arch": [1, 3, 1, 3, 2, 1]}]
+    front = [{"arch": [1, 3, 1, 3, 2, 1], "cost": 1.0}]
     found = tmp_path / "found.json"
-    found.write_text(json.dumps({"space": space.to_json(), "seeds": [{"fronts": {"PAD": front, "I": front}}]}))
+    seed = {"fronts": {"PAD": front, "I": front}, "by_hand": {"k3_e1": {"cost": 1.0}}}
+    found.write_text(json.dumps({"space": space.to_json(), "seeds": [seed]}))
     output = tmp_path / "segmentation.json"
     given = ("--run", tmp_path / "run", "--output", output, "--found", found, "--by-hand", "k3_e1", "--jobs", 1)
     experiment("segmentation", *given)

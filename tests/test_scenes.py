@@ -135,13 +135,16 @@ def segmentation_images():
 def test_networks_come_from_the_results_of_the_search(tmp_path):
     space = spaces.get("mobile-large-small", 1, 28, 10)
     path = tmp_path / "found.json"
-    front = [{"arch": [0, 0, 0, 0, 0, 0]}, {"arch": [1, 2, 3, 4, 5, 6]}]
-    known = {"space": space.to_json(), "seeds": [{"fronts": {"PAD": front, "I": front[:1]}}]}
+    archs = ([0, 0, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6], [2, 2, 5, 7, 5, 7])
+    front = [{"arch": arch, "cost": cost} for arch, cost in zip(archs, (4.0, 5.0, 6.0), strict=True)]
+    known = {"space": space.to_json(), "seeds": [{"fronts": {"PAD": front, "I": front[2:]}}]}
+    known["seeds"][0]["by_hand"] = {"k3_e4": {"cost": 5.5}}
     path.write_text(json.dumps(known))
     found, archs = segmentation.networks(segmentation.Args(found=path))
     assert found == space
     assert list(archs) == ["PAD", "I", "k3_e4 in every layer"]
-    assert (archs["PAD"], archs["I"]) == ((1, 2, 3, 4, 5, 6), (0, 0, 0, 0, 0, 0))
+    assert archs["PAD"] == (1, 2, 3, 4, 5, 6)  # the last is dearer than the network by hand
+    assert archs["I"] == (2, 2, 5, 7, 5, 7)  # where all are dearer, the cheapest
     assert set(space.describe(archs["k3_e4 in every layer"]).split()) == {"k3_e4"}
     with pytest.raises(UserError, match="expected one of k3_e1"):
         segmentation.networks(segmentation.Args(found=path, by_hand="k9_e9"))

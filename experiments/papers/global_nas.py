@@ -21,16 +21,21 @@ def scaled(program: str, words: str, name: str, lacks: str = "", cost: str = "no
     return Command(f"experiments.{program}", words, lacks, cost)
 
 
-def searches(data: str, cost: str, least: bool = False) -> Command:
-    """Searches, final trainings and random networks with the paper's tiny settings; ``least``: hours of one GPU."""
+def searches(data: str, cost: str, least: bool = False, others: str = "") -> Command:
+    """Searches, final trainings and random networks with the paper's tiny settings.
+
+    Args:
+        least: hours of one GPU. others: images that are runs of their own.
+    """
     words = (
         f"--data {data} --limit 0 --validation 0 --depth 10 100 --width 16 64 --epochs 10 --macro-width --train-all "
     )
     if least:
         words += "--augment --final-epochs 100 --searches 1 --random 3"
-        return scaled("global_nas", words, f"{data}-100", "one search, 100 epochs at last, three random networks", cost)
+        lacks = f"one search, 100 epochs at last, three random networks{others}"
+        return scaled("global_nas", words, f"{data}-100", lacks, cost)
     words += "--augment --final-epochs 600"
-    return scaled("global_nas", words, data, "mobile networks are another run: --width 16 128", cost)
+    return scaled("global_nas", words, data, f"mobile networks are another run: --width 16 128{others}", cost)
 
 
 TINY = Command("experiments.global_nas")
@@ -43,8 +48,9 @@ CIFAR10_GPU = searches("cifar10", "the paper: .24 days of an RTX 8000 for the se
 CIFAR10 = searches("cifar10", "the paper: .24 days of an RTX 8000 for each of five searches")
 CIFAR100_GPU = searches("cifar100", "the paper: .17 days of an RTX 8000 for the search", least=True)
 CIFAR100 = searches("cifar100", "the paper: .17 days of an RTX 8000 for each of five searches")
-FASHION_GPU = searches("fashion-mnist", "the paper: .11 days of an RTX 8000 for the search", least=True)
-FASHION = searches("fashion-mnist", "the paper: .11 days of an RTX 8000 for each of five searches")
+OTHERS = "; EMNIST and KMNIST are others: --data emnist, --data kmnist, each with a --run and an --output of its own"
+FASHION_GPU = searches("fashion-mnist", "the paper: .11 days of an RTX 8000 for the search", True, OTHERS)
+FASHION = searches("fashion-mnist", "the paper: .11 days of an RTX 8000 for each of five searches", others=OTHERS)
 RANKING_GPU = scaled(
     "global_nas_ranking",
     "--data cifar10 --limit 0 --validation 0 --depth 5 40 --width 16 64 --networks 60 --epochs 20 --augment",

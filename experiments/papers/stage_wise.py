@@ -20,17 +20,25 @@ HOURS = "the paper: 17 hours of a 1080 Ti an iteration, 3 with weight transfer"
 SHORTER = "a tenth of the epochs"
 
 
-def scales(name: str, paper: str, shorter: str, cost: str, longer: str = "") -> tuple[Command, Command, Command]:
+def scales(
+    name: str, paper: str, shorter: str, cost: str, longer: str = "", lacks: str = ""
+) -> tuple[Command, Command, Command]:
     """An experiment at the size of two cores, of one GPU and of the paper.
 
     Args:
         paper: the paper's settings. shorter: what one GPU has besides. longer: what the paper has besides.
+        lacks: what neither of these has.
     """
     program, output = f"experiments.stage_wise_{name}", f"--output runs/papers/stage-wise-{name}"
     return (
         Command(program, cost=cost),
-        Command(program, f"{paper} {shorter} {output}-gpu.json", SHORTER, "hours of one GPU, not measured"),
-        Command(program, f"{paper} {longer} --seeds 5 {output}.json", cost=HOURS),
+        Command(
+            program,
+            f"{paper} {shorter} {output}-gpu.json",
+            f"{SHORTER}; {lacks}" if lacks else SHORTER,
+            "hours of one GPU, not measured",
+        ),
+        Command(program, f"{paper} {longer} --seeds 5 {output}.json", lacks, HOURS),
     )
 
 
@@ -52,6 +60,7 @@ TRANSFER = scales(
     "--epochs 20 --further-epochs 10 --found runs/papers/stage-wise-uniform-gpu.json",
     "about 10 minutes of one core",
     "--epochs 200 --found runs/papers/stage-wise-uniform.json",
+    "Tiny ImageNet in folders; ImageNet 32×32 is another run: its --data-root, --resolution 32, an --output of its own",
 )
 LARGE = "docs/results/stage_wise_imagenet.json"
 BOTTLENECK = Command(
