@@ -26,12 +26,11 @@ from scipy import stats
 from latency.measure import host
 from search.alone import StandAlone
 from search.ask_tell import Search
-from supernet import files
+from supernet import executor, files, machine
 from supernet.data import sets
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
-from supernet.executor import Processes
 from supernet.model import Network
 from supernet.progress import shown
 from supernet.space import Arch, Space
@@ -114,6 +113,16 @@ class OnDevice(Options):
         """The end of a folder's name, so that what another device made is not continued."""
         return "" if self.device == "cpu" else f"-{self.device}"
 
+    @property
+    def decoders(self) -> int:
+        """Processes that decode images of a folder."""
+        return decoders(self.device)
+
+
+def decoders(device: str) -> int:
+    """None on the CPU, whose cores train; else one for each core."""
+    return 0 if device == "cpu" else machine.cores()
+
 
 @dataclass(frozen=True)
 class Images:
@@ -136,9 +145,10 @@ USUAL = (("held", 0.3), ("augment", False), ("schedule", "cosine"))  # which acc
 
 
 @functools.cache
-def open_images(images: Images) -> tuple[TrainVal, ImageSet]:
-    """Training and search images, and those for the truth."""
-    opened = sets.open_train(images.name, Path(images.root), seed=0, val_fraction=images.held, limit=images.train)
+def open_images(images: Images, workers: int = 0) -> tuple[TrainVal, ImageSet]:
+    """Training and search images, and those for the truth; ``workers`` decode those of a folder."""
+    how = {"val_fraction": images.held, "limit": images.train, "workers": workers}
+    opened = sets.open_train(images.name, Path(images.root), seed=0, **how)
     search = opened.val.subset(min(images.search, len(opened.val) // 2), seed=0)
     rest = opened.val.without(search)
     parts = (opened.train, search, opened.classes, opened.channels, opened.resolution, opened.class_names)
@@ -173,16 +183,15 @@ class Truth(StandAlone):
         on = {} if device == "cpu" else {"device": device}
         identity = {"space": space.fingerprint, **budget.identity(), **on}
         train = functools.partial(train_alone, folder, space, budget, device)
-        super().__init__(
-            files.JsonLines(folder / "truth.jsonl"), identity, train, Processes(jobs), progress=shown(not quiet)
-        )
+        trainers = executor.for_device(executor.Processes(jobs), torch.device(device))
+        super().__init__(files.JsonLines(folder / "truth.jsonl"), identity, train, trainers, progress=shown(not quiet))
 
 
 def train_alone(folder: Path, space: Space, budget: Budget, device: str, arch: Arch, seed: int) -> float:
     """Train one network on one thread; its accuracy on the truth images."""
     defaults.keep_memory()
     torch.set_num_threads(1)
-    images, judging = open_images(budget.images)
+    images, judging = open_images(budget.images, decoders(device))
     key = hashlib.sha256(repr((space.fingerprint, budget, arch, seed)).encode()).hexdigest()[:16]
     network = trained(space, arch, images, budget.fit(seed), folder / key, defaults.device(device))
     accuracy = evaluate(network, judging.plain_batches(512))

@@ -280,7 +280,8 @@ def _digits(arch: Arch | list[int]) -> str:
 def open_images(args: Any, seed: int) -> sets.TrainVal:
     """The images by the split of a seed."""
     size = {"resolution": args.pixels} if args.pixels else {}
-    return sets.open_train(args.data, args.data_root, seed=seed, limit=args.limit or None, **size)
+    how = {"limit": args.limit or None, "workers": args.decoders, **size}
+    return sets.open_train(args.data, args.data_root, seed=seed, **how)
 
 
 def arms(args: Any, seed: int) -> dict[str, dict]:

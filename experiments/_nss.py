@@ -78,7 +78,8 @@ class Study:
 
     def __init__(self, args: Settings):
         self.args, self.device = args, defaults.device(args.device)
-        images = sets.open_train(args.data, args.data_root, limit=args.limit, resolution=args.resolution)
+        how = {"limit": args.limit, "resolution": args.resolution, "workers": args.decoders}
+        images = sets.open_train(args.data, args.data_root, **how)
         self.space = spaces.get(args.space, images.channels, images.size, images.classes)
         chosen_on = images.val.subset(len(images.val) // 2, seed=0)
         told_on = images.val.without(chosen_on)

@@ -105,13 +105,13 @@ class Arm:
 
 @functools.cache
 def open_images(
-    name: str, root: Path, train: int, test: bool, resolution: int | None
+    name: str, root: Path, train: int, test: bool, resolution: int | None, workers: int
 ) -> tuple[TrainVal, Callable[[], ImageSet]]:
     """Training and validation images, and what opens those that networks are judged on."""
-    given = {"seed": 0, "resolution": resolution, "limit": train or None}
+    given = {"seed": 0, "resolution": resolution, "limit": train or None, "workers": workers}
     if test:
         opened = sets.open_train(name, root, val_fraction=0.1, **given)
-        split = {"resolution": resolution, "split": opened.split}
+        split = {"resolution": resolution, "split": opened.split, "workers": workers}
         return opened, functools.cache(lambda: sets.open_test(name, root, **split))
     opened = sets.open_train(name, root, val_fraction=0.3, **given)
     val = opened.val.subset(min(1000, len(opened.val) // 2), seed=0)
@@ -129,7 +129,7 @@ class Stages:
 
     def __init__(self, args: Any, data: str, donor: Modules = ()):
         self.args, self.data, self.donor_depth, self.device = args, data, donor, defaults.device(args.device)
-        where = data, args.data_root, args.train, args.test, args.resolution
+        where = data, args.data_root, args.train, args.test, args.resolution, args.decoders
         self.images, self.judging = open_images(*where)
         self.paper, self.on_cpu = args.preset == "paper", self.device.type == "cpu"
         self.stages = stage_wise_settings.stages_for(self.images)

@@ -91,7 +91,7 @@ def run(args: Args) -> None:
     images = dataclasses.replace(_common.images_of(args), held=args.held)
     if not args.quick:
         images = dataclasses.replace(images, search=args.search_images)
-    data, _ = _common.open_images(images)
+    data, _ = _common.open_images(images, args.decoders)
     space = spaces.get(args.space, data.channels, data.size, data.classes)
     found = {"one_shot": on_supernet(args, space, data)}
     path = args.table or args.output.parent / "truth_table.json"

@@ -100,7 +100,7 @@ def one(args: Args, name: str, job: tuple[str, int]) -> dict[str, Any]:
     arm, seed = job
     folder, device = _plain.begun(args, name)
     assert args.faces is not None
-    opened = faces.open_train(args.faces, None, args.resolution)
+    opened = faces.open_train(args.faces, None, args.resolution, workers=args.decoders)
     tests = benchmarks.open_all(args.benchmarks, args.resolution)
     training = face_run.training(args.batch_size, 0.025, seed)
     face = face_run.FaceRun(folder, args.faces, None, opened, training, device, benchmarks=tests)

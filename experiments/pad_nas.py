@@ -89,7 +89,7 @@ def run(args: Args) -> None:
 
 def study(args: Args, name: str, place: int) -> Study:
     """A space with its images and its window."""
-    opened, _ = _common.open_images(args.images)
+    opened, _ = _common.open_images(args.images, args.decoders)
     space = spaces.get(name, opened.channels, opened.size, opened.classes)
     if not args.lut:
         return Study(args, space, opened)

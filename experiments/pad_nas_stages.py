@@ -65,7 +65,7 @@ def run(args: Args) -> None:
         wanted = f"three of --epochs, and --most from 3 to {2 + fine}, as every stage takes an epoch"
         raise UserError(f"--epochs {args.epochs}, --most {args.most}: expected {wanted}")
     clock = _common.Clock(args.run, "pad_nas_stages")
-    opened, _ = _common.open_images(args.images)
+    opened, _ = _common.open_images(args.images, args.decoders)
     space = spaces.get(args.space, opened.channels, opened.size, opened.classes)
     study = Study(args, space, opened, args.lut, (args.lat_min, args.lat_max))
     kept = _common.Kept(args.output, _common.results("pad_nas_stages", args, clock), clock, FREE)

@@ -101,7 +101,7 @@ def run(args: Args) -> None:
         small = {"seeds": 2, "alone": 1, "train_scenes": 32, "val_scenes": 16, "scene_epochs": 1}
         args = dataclasses.replace(args, **small)
     clock = _common.Clock(args.run, "segmentation")
-    opened, truth = _common.open_images(args.images)
+    opened, truth = _common.open_images(args.images, args.decoders)
     space, archs = networks(args)
     if (space.channels, space.input_size, space.classes) != (opened.channels, opened.size, opened.classes):
         raise UserError(f"{args.found} is of other images than {args.data}: expected those of its networks")

@@ -31,7 +31,7 @@ from experiments import (
     stage_wise,
     truth_table,
 )
-from supernet import families, spaces
+from supernet import families, machine, spaces
 from supernet.data import sources
 from supernet.errors import UserError
 from tests import test_pad_nas
@@ -239,11 +239,19 @@ def test_three_disjoint_sets_of_a_folder_of_images(tmp_path):
     args = pad_nas.Args(
         data="folder", data_root=tmp_path, train=1000, held=0.4, search_images=6, truth_images=8, augment=True
     )
-    opened, truth = _common.open_images(args.images)
+    opened, truth = _common.open_images(args.images, workers=2)
+    assert (opened.train.workers, opened.val.workers, truth.workers) == (2, 2, 2)
     parts = [set(of.index.tolist()) for of in (opened.train, opened.val, truth)]
     assert list(map(len, parts)) == [24, 6, 8]
     assert len(set.union(*parts)) == 38
     assert args.budget.fit(3).schedule == "linear"
+
+
+def test_a_gpu_trains_one_network_at_a_time_while_the_cores_decode(tmp_path):
+    space, budget = tiny_space(), pad_nas.Args().budget
+    trainers = [_common.Truth(tmp_path, space, budget, 3, True, device).executor for device in ("cpu", "cuda")]
+    assert [of.at_once for of in trainers] == [3, 1]
+    assert [pad_nas.Args(device=device).decoders for device in ("cpu", "cuda")] == [0, machine.cores()]
 
 
 def test_the_threshold_of_pruning_is_the_command_s():
