@@ -200,8 +200,8 @@ def train_alone(folder: Path, space: Space, budget: Budget, device: str, arch: A
 
 
 def trained(*of: Any, **options: Any) -> Network:
-    """The network that ``standalone.train`` gives by our operators, with no epoch validated."""
-    return standalone.train(*of, kernels="fused", validate=lambda network: {}, **options)[0]
+    """The network that ``standalone.train`` gives of these, the device last, with no epoch validated."""
+    return standalone.train(*of, kernels=defaults.kernels(of[-1]), validate=lambda network: {}, **options)[0]
 
 
 def most_accurate(search: Search, evaluator: Callable[[Sequence[Arch]], list[float]]) -> Arch:

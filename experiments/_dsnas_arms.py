@@ -88,6 +88,7 @@ class Seed:
         self.space = spaces.get(args.space, images.channels, images.size, images.classes)
         self.flops = AdditiveCost(*families.layout(self.space).priced(lambda spec: spec.flops))
         self.device = defaults.device(args.device)
+        self.kernels = defaults.kernels(self.device)
         self.fit = self.schedule(args.epochs)
         self.images = images.train.steps(args.batch_size, drop_last=True) * args.batch_size  # of an epoch
         self.ledger = Ledger(self.folder)
@@ -120,7 +121,8 @@ class Seed:
 
     def dsnas_config(self, search_epochs: int, stop_gap: float) -> dsnas.Config:
         budget = dsnas.Budget(self.flops.table, self.flops.base, self.args.flops_max)
-        return dsnas.Config(self.fit, budget, search_epochs, arch_lr=self.args.arch_lr, stop_gap=stop_gap)
+        rate, kernels = self.args.arch_lr, self.kernels
+        return dsnas.Config(self.fit, budget, search_epochs, arch_lr=rate, stop_gap=stop_gap, kernels=kernels)
 
     def dsnas(self, stop_gap: float, name: str) -> dict:
         """Search and child in one training."""
@@ -154,7 +156,7 @@ class Seed:
             self.device,
             drive=until(half),
         )
-        parent = Supernet(self.space, affine=True, eps=dsnas.EPS).to(self.device)
+        parent = Supernet(self.space, affine=True, eps=dsnas.EPS, kernels=self.kernels).to(self.device)
         parent.load_state_dict(checkpoint.load(TrainingFolder(folder).checkpoint, missing="run")["model"])
         found = self.evolve(parent, folder, "evolution", 0.0, self.args.flops_max)
         return found | self.go_on(parent, found, folder, self.fit, (half, self.args.epochs), dsnas.EPS)
@@ -164,7 +166,7 @@ class Seed:
     def supernet(self, cfg: FitConfig, name: str, drive: Drive | None = None) -> tuple[Supernet, Path]:
         """A supernet of uniform paths."""
         folder = self.folder / name
-        config = spos.Config(cfg, probes=1)
+        config = spos.Config(cfg, kernels=self.kernels, probes=1)
         return spos.run(self.space, self.reporting, config, folder, self.device, drive=drive), folder
 
     def evolve(
@@ -220,7 +222,7 @@ class Seed:
             trained: the folder of the supernet, whose curve comes first.
         """
         arch, folder = tuple(found["arch"]), trained.with_name(f"{trained.name}-child-{_digits(found['arch'])}")
-        network = Network(self.space, arch, eps=eps).to(self.device)
+        network = Network(self.space, arch, eps=eps, kernels=self.kernels).to(self.device)
         network.inherit(supernet)
         meta = {"kind": "network", "space": self.space.to_json(), "arch": list(arch), "eps": eps}
         log = fit(

@@ -78,6 +78,7 @@ class Study:
 
     def __init__(self, args: Settings):
         self.args, self.device = args, defaults.device(args.device)
+        self.kernels = defaults.kernels(self.device)
         how = {"limit": args.limit, "resolution": args.resolution, "workers": args.decoders}
         images = sets.open_train(args.data, args.data_root, **how)
         self.space = spaces.get(args.space, images.channels, images.size, images.classes)
@@ -108,7 +109,7 @@ class Study:
 
     def config(self, seed: int, targets: Sequence[float], how: str = WARM) -> nss.Config:
         more = {"warmup": 0.0 if how == COLD else 0.3, "enable_all": how == WARM, "theta_lr": self.args.theta_lr}
-        return nss.Config(self.fit_config(seed), tuple(targets), ranges=self.args.ranges, **more)
+        return nss.Config(self.fit_config(seed), tuple(targets), self.args.ranges, kernels=self.kernels, **more)
 
     @property
     def middle(self) -> float:
@@ -143,7 +144,7 @@ class Study:
 
     def one_shot(self, folder: RunFolder, probes: Sequence[Arch]) -> list[float]:
         """Accuracies with a search's weights, BN taken anew."""
-        model = Supernet(self.space, affine=True)
+        model = Supernet(self.space, affine=True, kernels=self.kernels)
         model.load_state_dict(checkpoint.weights(checkpoint.load(folder.checkpoint)))
         return list(map(float, self.evaluator(model.to(self.device))(probes)))
 
@@ -156,7 +157,7 @@ class Study:
         """A network searched in a space: a supernet by uniform paths, then SPOS's evolution near the target."""
         args, folder = self.args, self.args.run / "networks-searched" / f"{name}-{seed}"
         fixed = {"lr": defaults.learning_rate(64), "augment": args.augment, "seed": seed}
-        cfg = spos.Config(FitConfig(args.search_epochs, **fixed), probes=0)
+        cfg = spos.Config(FitConfig(args.search_epochs, **fixed), kernels=self.kernels, probes=0)
 
         def train() -> dict:
             spos.run(space, self.images, cfg, folder, self.device)
@@ -234,7 +235,8 @@ class Study:
 
         def compute() -> dict:
             torch.manual_seed(0)
-            network, folder = Network(self.space, arch).to(self.device), self.args.run / "now" / name
+            network = Network(self.space, arch, kernels=self.kernels).to(self.device)
+            folder = self.args.run / "now" / name
             settings = FitConfig(self.args.epochs, lr=defaults.learning_rate(64), augment=self.args.augment)
             fit(network, self.images.train, lambda step: None, settings, folder, meta={})
             checkpoint.delete(folder / "checkpoint.pt")

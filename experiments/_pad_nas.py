@@ -150,6 +150,7 @@ class Study:
             ces=CESConfig(args.population, args.iterations, seed=seed),
             scoring=self.scoring,
             random=0,
+            kernels=defaults.kernels(self.where),
             probes=args.probes,
             **more,
         )

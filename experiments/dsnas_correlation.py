@@ -92,6 +92,7 @@ def proxyless_search(one: Seed) -> dict:
         args.weight_epochs,
         arch_lr=args.arch_lr,
         cost_weight=args.cost_weight,
+        kernels=one.kernels,
         recalibration=(4, 128),
     )
     arch, accuracy = proxyless.run(one.space, one.selecting, cfg, one.folder / "proxyless", one.device)

@@ -102,6 +102,10 @@ class Form:
 Make = Callable[[Space, Tensor, Tensor], Form]
 
 
+def supernet(space: Space, device: torch.device) -> Supernet:
+    return Supernet(space, affine=True, kernels=defaults.kernels(device)).to(device).train()
+
+
 def weights_of(model: Supernet) -> torch.optim.Optimizer:
     return optimizers.make(model, FitConfig(1))
 
@@ -123,7 +127,7 @@ def form(
 
 def single_path(space: Space, x: Tensor, y: Tensor) -> Form:
     """SPOS with DSNAS's BN: the sub-network alone."""
-    model = Supernet(space, affine=True).to(x.device).train()
+    model = supernet(space, x.device)
     optimizer, pick = weights_of(model), paths.uniform_path(space, 0)
 
     def optimise(i: int) -> None:
@@ -137,7 +141,8 @@ def dsnas_step(space: Space, x: Tensor, y: Tensor) -> Form:
     cfg = dsnas.Config(
         FitConfig(1), dsnas.Budget(*families.layout(space).priced(lambda spec: spec.flops)[:2]), search_epochs=1
     )
-    model = dsnas.Parent(space, [torch.ones((), device=x.device) for _ in space.genes]).to(x.device).train()
+    ones = [torch.ones((), device=x.device) for _ in space.genes]
+    model = dsnas.Parent(space, ones, kernels=defaults.kernels(x.device)).to(x.device).train()
     optimizer, search = weights_of(model), dsnas.Distribution(model, cfg, per_epoch=10**9)
 
     def optimise(i: int) -> None:
@@ -152,7 +157,7 @@ def proxyless_step(space: Space, x: Tensor, y: Tensor, detached: bool) -> Form:
     """Weights and gates on the same images, in one pass of two paths, as Table 1 counts them."""
     priced = families.layout(space).priced(lambda spec: spec.flops)
     cfg = proxyless.Config(FitConfig(1), dsnas.Budget(priced.table, priced.base))
-    model = Supernet(space, affine=True).to(x.device).train()
+    model = supernet(space, x.device)
     optimizer, gates = weights_of(model), proxyless.Gates(model, cfg, images=None, per_epoch=1)  # type: ignore[arg-type]
     ones: list[Tensor] = []
 
@@ -171,7 +176,7 @@ def proxyless_step(space: Space, x: Tensor, y: Tensor, detached: bool) -> Form:
 
 def mixture_step(space: Space, x: Tensor, y: Tensor, noise: bool) -> Form:
     """All candidates, mixed by DARTS's softmax, or with ``noise`` by SNAS's concrete distribution."""
-    model = Supernet(space, affine=True).to(x.device).train()
+    model = supernet(space, x.device)
     alpha = [torch.ones(len(open_), device=x.device, requires_grad=True) for open_ in space.allowed]
     optimizer, adam = weights_of(model), torch.optim.Adam(alpha, lr=1e-3, betas=(0.5, 0.999))
 

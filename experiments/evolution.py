@@ -106,8 +106,10 @@ def supernet_of(args: Args, space: Space, data):
     given = {name: getattr(args, name) for name in ("search_images", "held", "augment")}
     other = "".join(f"-{name}-{value}" for name, value in given.items() if value != usual[name])
     folder = args.run / f"evolution-{space.name}-{space.size}{args.marked}{other}"
-    cfg = spos.Config(FitConfig(args.epochs, args.batch_size, args.lr, augment=args.augment), probes=0)
-    return folder, spos.run(space, data, cfg, folder, defaults.device(args.device), shown(not args.quiet))
+    device = defaults.device(args.device)
+    fit = FitConfig(args.epochs, args.batch_size, args.lr, augment=args.augment)
+    cfg = spos.Config(fit, kernels=defaults.kernels(device), probes=0)
+    return folder, spos.run(space, data, cfg, folder, device, shown(not args.quiet))
 
 
 def on_supernet(args: Args, space: Space, data) -> dict:

@@ -34,6 +34,7 @@ from experiments import (
 from supernet import families, machine, spaces
 from supernet.data import sources
 from supernet.errors import UserError
+from supernet.training import defaults
 from tests import test_pad_nas
 from tests.conftest import tiny_space
 
@@ -252,6 +253,13 @@ def test_a_gpu_trains_one_network_at_a_time_while_the_cores_decode(tmp_path):
     trainers = [_common.Truth(tmp_path, space, budget, 3, True, device).executor for device in ("cpu", "cuda")]
     assert [of.at_once for of in trainers] == [3, 1]
     assert [pad_nas.Args(device=device).decoders for device in ("cpu", "cuda")] == [0, machine.cores()]
+
+
+def test_kernels_are_those_of_the_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(defaults, "kernels", lambda device: "eager")
+    args = pad_nas.Args(data="digits", run=tmp_path).settled()
+    study = _pad_nas.Study(args, tiny_space(), test_pad_nas.DATA)
+    assert study.config((1,), 0).kernels == "eager"
 
 
 def test_the_threshold_of_pruning_is_the_command_s():
