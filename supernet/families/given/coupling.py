@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from supernet.families.given import places
 from supernet.families.given.channels import FIXED, Along, Channels, along_of, numbers_of
 from supernet.families.given.trace import BATCH, attribute, linear_arguments
 
@@ -34,7 +35,7 @@ ELEMENTWISE = _names(
 )
 SHARES = _names("softmax log_softmax")
 BATCHED = _names("matmul bmm scaled_dot_product_attention")
-SHARE_MODULES = (nn.Softmax, nn.LogSoftmax)
+SHARE_MODULES = (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d)
 NORMS = (nn.BatchNorm2d, nn.PReLU, nn.LayerNorm, nn.GroupNorm)
 MOVING_MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
 
@@ -63,12 +64,15 @@ class _Walk:
             return None
         if node.op == "get_attr":
             return self.parameter(node)
-        if node.op == "call_module":
-            return self.module(node, self.graph.get_submodule(str(node.target)))
-        if not self.inputs(node):
+        module = self.graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if module is None and not self.inputs(node):
             return None
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-        return self.function(node, str(name).strip("_"))
+        name = str(name).strip("_") if module is None else type(module).__name__
+        if places.matter(node, name, self.channels.of, module):
+            self.give_up(node, f"{name} asks where each of them stands")
+            return None
+        return self.function(node, name) if module is None else self.module(node, module)
 
     # Nodes and their values.
 
@@ -149,7 +153,7 @@ class _Walk:
         if x is None:
             return None
         if isinstance(module, SHARE_MODULES):
-            return self.share(node, module.dim)
+            return self.share(node, getattr(module, "dim", -3))
         if isinstance(module, NORMS):
             if all(len(tensor) in (1, len(x.atoms)) for tensor in _tensors(module).values() if tensor.ndim):
                 return self.norm(node, module, x)
@@ -327,11 +331,15 @@ class _Walk:
 
     def joined(self, node: fx.Node, name: str) -> Along | None:
         """Concatenated along the channels, or along another axis, where they must agree."""
-        sources: Any = node.args[0]
+        sources: Any = node.args[0] if node.args else node.kwargs["tensors"]
         axis_of: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
         dim = axis_of % node.meta["value"].ndim
-        sizes = [list(source.meta["value"].shape) for source in sources]
-        own = [of if isinstance(of := self.channels.of[source], Along) else None for source in sources]
+        if isinstance(sources, fx.Node):  # what was split before
+            values, found = sources.meta["value"], self.channels.of[sources] or [None] * len(sources.meta["value"])
+        else:
+            values, found = [s.meta["value"] for s in sources], [self.channels.of[s] for s in sources]
+        sizes = [list(value.shape) for value in values]
+        own = [of if isinstance(of, Along) else None for of in found]
         if name == "stack":
             for size in sizes:
                 size.insert(dim, 1)

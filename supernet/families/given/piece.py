@@ -188,7 +188,13 @@ def _rewritten(node: fx.Node, kept: Kept) -> tuple[Any, tuple, dict]:
             elif isinstance(sizes[axis], fx.Node) and axis and whole % BATCH and _counts(sizes[axis], kept.channels):
                 sizes[axis] = whole  # what is cut is counted, for what is not
         args = [args[0], tuple(sizes)]
-    elif name in ("split", "chunk") and isinstance(before, Along) and isinstance(after, list):
+    elif name == "unflatten" and isinstance(after, Along):
+        given = dict(zip(("input", "dim", "sizes"), args, strict=False)) | kwargs
+        dim, parts = given["dim"] % source.meta["value"].ndim, list(given["sizes"])
+        if dim <= after.axis < dim + len(parts):
+            parts[after.axis - dim] = kept.count(after)
+        return torch.unflatten, (args[0], dim, tuple(parts)), {}
+    elif name in ("split", "chunk", "tensor_split") and isinstance(before, Along) and isinstance(after, list):
         dim = kwargs.get("dim", args[2] if len(args) > 2 else 0) % source.meta["value"].ndim
         if dim == before.axis:
             lengths = [value.shape[dim] for value in node.meta["value"]]
@@ -219,16 +225,20 @@ def _counts(number: fx.Node, channels: Channels) -> bool:
 
 
 def _sliced(index: tuple, kept: Kept, before: Along, ndim: int) -> tuple:
-    """An index whose slice of the channels selects what is left of them."""
+    """An index whose slice or list of the channels selects what is left of them."""
     found: list[Any] = []
     axis, places = 0, kept.places(before.atoms)
+    numbers = np.cumsum(places) - 1  # of what is left
     for one in index:
         if one is Ellipsis:
             axis = ndim - sum(i is not None for i in index[len(found) + 1 :])
         elif one is not None:
-            if axis == before.axis and isinstance(one, slice):
+            if axis == before.axis and isinstance(one, slice) and one.step in (None, 1):
                 start, stop, _step = one.indices(len(places))
                 one = slice(int(places[:start].sum()), int(places[:stop].sum()), one.step)
+            elif axis == before.axis and isinstance(one, (slice, list)):
+                wanted = range(len(places))[one] if isinstance(one, slice) else one
+                one = [int(numbers[i]) for i in wanted if places[i]]
             axis += 1
         found.append(one)
     return tuple(found)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from supernet.errors import UserError
-from supernet.families.given import family
+from supernet.families.given import family, sorting
 from supernet.families.given.layout import of_network
 from supernet.model import Supernet
 from supernet.norm import BatchNorm
@@ -30,7 +30,11 @@ def difference(space: Space, seed: int = 0) -> float:
     """The largest difference of the logits in eval mode, relative to the largest by which those of two images differ.
 
     Both have the same random weights, those of ``enliven``, in double precision, so that nothing passes as rounding,
-    unless the network's code itself asks for less; images are noise. The smallest architecture runs, too.
+    unless the network's code itself asks for less; images are noise. Channels are sorted, and the smallest architecture
+    runs, too.
+
+    Raises:
+        UserError: it does not run.
     """
     try:
         return _difference(space, seed, torch.double)
@@ -50,7 +54,14 @@ def _difference(space: Space, seed: int, precision: torch.dtype) -> float:
         model, x = model.to(precision), x.to(precision)
         family.load(supernet.shared, model.state_dict())
         expected = _computed(model, x, precision)
-        supernet(x, tuple(open_[0] for open_ in space.allowed))
+        sorting.sort(supernet.shared, layout)
+        try:
+            supernet(x, tuple(open_[0] for open_ in space.allowed))
+        except Exception as error:  # whatever an operation without a rule does
+            if isinstance(error, RuntimeError) and precision is torch.double:
+                raise
+            why = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+            raise UserError(f"{space.model} cannot be cut: its smallest part raises {why}") from error
         spread = (expected - expected.flip(0)).abs().max()
         return float((supernet(x, space.whole) - expected).abs().max() / spread.clamp_min(1e-30))
 
