@@ -88,7 +88,7 @@ def page(rows: Sequence[dict[str, Any]]) -> Iterable[str]:
     good = [row for row in rows if "reason" not in row]
     yield f"# Networks as spaces\n\n`python -m experiments.given_models`: {len(good)} of {len(rows)} networks convert,"
     yield "at the sizes that their registries have, with random weights. The difference is that of the logits of the"
-    yield "largest architecture from the network's own, relative to the largest logit.\n"
+    yield "largest architecture from the network's own, relative to the largest by which those of two images differ.\n"
     yield f"| network | M multiply-adds | smallest | layers | genes: {', '.join(GENES)} | whole layers | difference |"
     yield "|---|---|---|---|---|---|---|"
     for row in good:

@@ -26,7 +26,7 @@ from supernet.data import transforms
 from supernet.data.pictures import Fit
 from supernet.data.preparation import Preparation, timm_config
 from supernet.errors import UserError
-from supernet.export import formats
+from supernet.export import formats, hub
 from supernet.export.hub import ARCHITECTURE
 from supernet.export.networks import Images, images_of
 from supernet.model import Network
@@ -57,7 +57,7 @@ class TimmNetwork(Network):
 
     def __init__(self, space: Space, arch: Arch, known: Known = NOTHING, **options: Any):
         super().__init__(space, arch, kernels="eager", **options)
-        self.num_classes, self.num_features = space.classes, space.head_channels
+        self.num_classes, self.num_features = space.classes, hub.features(self)
         channels, *sides = self.input_shape
         size, grey = Size(*sides), channels == 1
         usual = Preparation(
@@ -70,20 +70,25 @@ class TimmNetwork(Network):
             "input_size": self.input_shape,
             "pool_size": None,
             **timm_config((known.images.preparation or usual).at(size)),
-            "first_conv": "stem.conv",
-            "classifier": "head.classifier",
+            "first_conv": next(name for name, m in self.named_modules() if isinstance(m, nn.Conv2d)),
+            "classifier": hub.classifier(self),
         }
 
-    def get_classifier(self) -> nn.Module:
-        return self.head.get_submodule("classifier")
+    def get_classifier(self) -> nn.Linear:
+        """The layer of the logits; a UserError where it is not linear."""
+        name = hub.classifier(self)
+        if name is None:
+            raise UserError(f"a network of {self.space.name} has no linear layer for the logits, which timm asks for")
+        return self.get_submodule(name)  # type: ignore[return-value]
 
     def reset_classifier(self, num_classes: int) -> None:
         """A new last layer for ``num_classes`` classes; ``space`` keeps the number that it had."""
         old = self.get_classifier()
-        assert isinstance(old, nn.Linear)  # in every preset
         new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None).to(old.weight.device)
         nn.init.normal_(new.weight, 0, 0.01)
-        self.head.classifier, self.num_classes = new, num_classes
+        owner, _, name = str(hub.classifier(self)).rpartition(".")
+        setattr(self.get_submodule(owner), name, new)
+        self.num_classes = num_classes
 
 
 def read_arch(arch: str | Path | Sequence[int]) -> tuple[Sequence[int], Known]:

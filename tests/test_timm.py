@@ -62,6 +62,20 @@ def test_a_step_as_timms_training_script_takes_it(arch_file):
     assert model.get_classifier().out_features == 3
 
 
+@pytest.mark.parametrize(("reference", "last"), [("timm:resnet18", "fc"), ("timm:convnext_atto", "head/fc")])
+def test_a_part_of_a_given_network_has_the_layers_that_timm_asks_for(reference, last):
+    """The first convolution and the layer of the logits, by timm's own names for them."""
+    space = spaces.get(reference, 3, 32, 10)
+    arch = tuple(open_[0] for open_ in space.allowed)
+    model = timm.create_model("supernet_network", space=space.to_json(), arch=arch, num_classes=4).eval()
+    known = timm.get_pretrained_cfg(reference.removeprefix("timm:"))
+    assert model.default_cfg["classifier"].replace("/", ".") == f"head.{known.classifier}"
+    assert model.default_cfg["first_conv"].replace("/", ".") == f"stem.{known.first_conv}"
+    assert model.get_classifier() is getattr(model.head, last)
+    assert model.num_features == model.get_classifier().in_features > 0
+    assert model(torch.rand(1, 3, 32, 32)).shape == (1, 4)
+
+
 def test_refusals(tmp_path):
     with pytest.raises(UserError, match="needs the architecture"):
         timm.create_model(NAME)
@@ -75,3 +89,6 @@ def test_refusals(tmp_path):
     with pytest.raises(UserError, match="no architecture at"):
         timm.create_model(NAME, arch=str(tmp_path / "missing.json"))
     assert supernet.timm.create("mobile-small", ARCH).arch == tuple(ARCH)
+    squeezed = supernet.timm.built(space := spaces.get("torchvision:squeezenet1_1", 3, 64, 10), space.whole)
+    with pytest.raises(UserError, match="no linear layer for the logits"):
+        squeezed.reset_classifier(3)

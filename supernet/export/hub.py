@@ -41,6 +41,18 @@ def require(folder: Path, space: Space) -> None:
     families.layout(Space.from_json(space.to_json(), "a folder for the hub"))
 
 
+def classifier(network: Network) -> str | None:
+    """The name of the linear layer that gives the logits; None where another one does."""
+    found = [name for name, module in network.head.named_modules() if isinstance(module, nn.Linear)]
+    return f"head.{found[-1]}" if found else None
+
+
+def features(network: Network) -> int:
+    """How many numbers the layer of the logits gets; 0 where that is not linear."""
+    name = classifier(network)
+    return 0 if name is None else network.get_submodule(name).in_features  # type: ignore[return-value]
+
+
 def write(folder: Path, network: Network, card: Card) -> None:
     """Write the folder; a UserError as of ``require``."""
     require(folder, network.space)
@@ -48,7 +60,7 @@ def write(folder: Path, network: Network, card: Card) -> None:
     config = {
         "architecture": ARCHITECTURE,
         "num_classes": len(card.classes),
-        "num_features": network.space.head_channels,
+        "num_features": features(network),
         "label_names": card.classes,
         "pretrained_cfg": {"input_size": card.shape, **(timm_config(card.preparation) if card.preparation else {})},
         "model_args": {"space": network.space.to_json(), "arch": network.arch, "bn_eps": eps},
