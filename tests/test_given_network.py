@@ -16,11 +16,14 @@ from supernet import families, spaces
 from supernet.cli.methods import Spos
 from supernet.data import transforms
 from supernet.data.images import MemoryImages
+from supernet.data.sets import TrainVal
 from supernet.families.given import verify, weights
 from supernet.families.given.layout import of_network
-from supernet.methods import given
+from supernet.methods import given, spos
 from supernet.model import Supernet
 from supernet.size import Size
+from supernet.training.loop import FitConfig
+from tests.test_train import images
 
 IMAGES = (3, Size.of(16), 10)
 
@@ -203,6 +206,41 @@ def test_images_that_are_normalised_otherwise_than_published_weights_know_are_to
     assert given.other_values("timm:resnet18", images) is None
     assert given.other_values("torchvision:resnet18", images) is None
     assert given.other_values("a.py:network", images) is None
+
+
+def test_a_new_layer_of_the_logits_is_not_scored_untrained(resnet, tmp_path):
+    _, path, _ = resnet
+    space = spaces.get("timm:resnet18", 3, 32, 5)
+    cfg = spos.Config(FitConfig(0), weights=str(path), distil="inplace", probes=0)
+    message = refused(spos.run, space, None, cfg, tmp_path, torch.device("cpu"))
+    assert message.startswith("fc of timm:resnet18 is new for these images, so parts cannot be scored as they are")
+
+
+def grey(classes):
+    network = Small(classes)
+    network.first = nn.Conv2d(1, 32, 3, padding=1)
+    return network
+
+
+def test_taylors_importance_is_that_of_the_training_images(tmp_path):
+    """|w · dL/dw| of what makes and reads each channel, by gradients over all of them in the sorted network."""
+    train = images()
+    data = TrainVal(train, train, 10, 1, Size.of(14), tuple("0123456789"))
+    space = spaces.get(f"{__file__}:grey", 1, 14, 10)
+    weights.save(tmp_path / "w.safetensors", grey(10).state_dict())
+    orders = {}
+    for importance in ("taylor", "l1"):
+        model = Supernet(space, affine=True, kernels="eager")
+        given.begin(model, str(tmp_path / "w.safetensors"), importance, tmp_path / importance, data, 0)
+        assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+        network = model.extract(space.whole).plain()
+        for x, y in train.plain_batches(64):
+            F.cross_entropy(network(x), y, reduction="sum").backward()
+        scores = [(p * p.grad).abs() for p in (network.first.weight, network.second.weight)]
+        made, read = (one / one.sum() for one in scores)
+        orders[importance] = made.sum((1, 2, 3)) + read.sum((0, 2, 3))
+    assert (orders["taylor"].diff() <= 1e-6).all()
+    assert not (orders["l1"].diff() <= 1e-6).all()
 
 
 def test_options_of_a_training_follow_the_weights(resnet):

@@ -5,6 +5,8 @@ import timm
 import torch
 from conftest import refused
 from test_given import MODELS, made
+from test_given_trace import Small
+from torch import nn
 
 from supernet.families.given import network, sorting, weights
 from supernet.model import Supernet, batch_norms
@@ -67,6 +69,30 @@ def test_how_many_batches_a_norm_has_seen_need_not_be_told(resnet, tmp_path):
     read = weights.read(resnet, str(tmp_path / "w.safetensors"))
     assert read.state.keys() == resnet.new().state_dict().keys()
     assert all(torch.equal(read.state[name], value) for name, value in state.items())
+
+
+class Auxiliary(Small):
+    """A second head, as some networks have for their training."""
+
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.more = nn.Linear(32, classes)
+
+    def forward(self, x):
+        y = self.second(self.first(x)).mean((2, 3))
+        return (self.head(y), self.more(y)) if self.training else self.head(y)
+
+
+@pytest.mark.parametrize("left_out", [True, False])
+def test_what_does_not_run_need_not_fit(tmp_path, left_out):
+    """torchvision publishes GoogLeNet without its auxiliary heads, and Inception v3 with one of 1000 classes."""
+    opened = network.opened("given.py:Auxiliary", 3, Size.of(16), 10, Auxiliary)
+    state = Auxiliary(20).state_dict()
+    weights.save(tmp_path / "w.safetensors", {k: v for k, v in state.items() if not (left_out and "more" in k)})
+    read = weights.read(opened, str(tmp_path / "w.safetensors"))
+    assert read.new == ("head",)
+    assert read.state["more.weight"].shape == (10, 32)
+    assert torch.equal(read.state["second.weight"], state["second.weight"])
 
 
 def test_files_that_are_no_weights(resnet, tmp_path):

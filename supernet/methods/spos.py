@@ -222,6 +222,11 @@ def run(
         from supernet.methods import given  # it knows of run folders
 
         new = given.begin(model, cfg.weights, cfg.importance, folder, data, cfg.fit.seed)
+        if new and not cfg.fit.epochs:
+            raise UserError(
+                f"{new[0]} of {space.model} is new for these images, so parts cannot be scored as they are: expected "
+                "weights that know them, or at least one epoch"
+            )
         if cfg.distil == "teacher":
             if new:
                 raise UserError(

@@ -28,8 +28,9 @@ def read(network: Network, weights: str) -> Weights:
 
     Args:
         weights: ``random``, ``pretrained`` (those that timm or torchvision publishes, which it downloads), or a file as
-            ``state_dicts.read`` takes it. A layer that gives the logits may be of other classes, and is new then. How
-            many batches a BN has seen may be missing.
+            ``state_dicts.read`` takes it. A layer that gives the logits may be of other classes, and is new then. What
+            does not run in eval mode, such as auxiliary heads, may be missing or of other classes, and how many batches
+            a BN has seen may be missing.
 
     Raises:
         UserError: no such file or download, or it is of another network: the first name that does not fit.
@@ -41,9 +42,10 @@ def read(network: Network, weights: str) -> Weights:
     given = _published(network) if weights == PRETRAINED else state_dicts.read(Path(weights), own)
     other = {name for name, value in own.items() if name in given and given[name].shape != value.shape}
     new = [head for head in _heads(network) if any(name.rpartition(".")[0] == head for name in other)]
-    state = {}
+    runs, state = network.graph.state_dict().keys(), {}
     for name, value in own.items():
-        if name.rpartition(".")[0] in new or (name not in given and name.endswith(".num_batches_tracked")):
+        spare = name not in runs or name.endswith(".num_batches_tracked")
+        if name.rpartition(".")[0] in new or (spare and (name not in given or name in other)):
             state[name] = value
         elif name not in given:
             raise UserError(f"{weights} has no {name}, which {network.reference} has: expected weights of this network")
