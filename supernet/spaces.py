@@ -96,18 +96,21 @@ def usual_images(name: str) -> tuple[int, int | Size, int]:
     return (1, 28, 10) if name.endswith("-small") else (3, 224, 1000)
 
 
-def usual(name: str, size: Size | None = None) -> Space:
-    """The space ``name`` without images at hand: a space file as it is, others for their usual images, of any size.
+def usual(name: str, size: Size | None = None, channels: int | None = None, classes: int | None = None) -> Space:
+    """The space ``name`` without images at hand: a space file as it is, others for their usual images but for what is
+    given.
 
     Raises:
-        UserError: as ``get``, or a space file and another size.
+        UserError: as ``get``, or a space file and other images.
     """
     if not name.endswith(".json"):
-        channels, resolution, classes = usual_images(name)
-        return get(name, channels, size or resolution, classes)
+        known = usual_images(name)
+        return get(name, channels or known[0], size or known[1], classes or known[2])
     space = Space.load(name)
     if size not in (None, space.input_size):
         raise UserError(f"{name} is for images of {space.input_size} pixels: leave out the resolution {size}")
+    if channels not in (None, space.channels) or classes not in (None, space.classes):
+        raise UserError(f"{name} is for {_words(space.images)}: leave out channels and classes")
     return space
 
 
@@ -146,8 +149,9 @@ def _read(name: str, images: tuple[int, Size, int]) -> Space:
 def _require_images(space: Space, images: tuple[int, Size, int], source: str) -> None:
     if space.images != images:
         channels, size, classes = images
-        raise UserError(
-            f"{source} is for {space.channels}×{space.input_size} images of "
-            f"{several(space.classes, 'class', 'classes')}, the data has "
-            f"{channels}×{size} of {classes}"
-        )
+        raise UserError(f"{source} is for {_words(space.images)}, the data has {channels}×{size} of {classes}")
+
+
+def _words(images: tuple[int, Size, int]) -> str:
+    channels, size, classes = images
+    return f"{channels}×{size} images of {several(classes, 'class', 'classes')}"

@@ -126,6 +126,32 @@ def test_the_command_counts(tmp_path):
     assert "cannot read" in command_refused("count", "--space", "attentive-nas", "--config", tmp_path / "none.json")
 
 
+def test_a_network_of_ones_own_is_counted_as_it_is(tmp_path):
+    """Two convolutions and a layer of the logits, for grey images and three classes, by hand; no data."""
+    file = tmp_path / "grey.py"
+    file.write_text("""
+from torch import nn
+
+def network(channels, classes):
+    ends = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes)
+    return nn.Sequential(nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 16, 1), *ends)
+""")
+    at = ("--model", f"{file}:network", "--resolution", "8", "--channels", "1", "--classes", "3")
+    told = json.loads(ok("count", *at, "--json"))
+    assert told["params"] == 32 * (9 + 1) + 16 * (32 + 1) + 3 * (16 + 1)
+    assert told["macs"] == 64 * (32 * 9 + 16 * 32) + 3 * 16
+    assert {gene["gene"]: gene["counts"] for gene in told["genes"]} == {"width 0": [8, 16, 24, 32], "width 2": [8, 16]}
+    assert told["whole"] == {"5": "they are the network's output"}
+    assert told["difference"] < 1e-5
+    printed = ok("count", *at)
+    assert "they are the network's output" in printed
+    assert "their logits differ by" in printed
+    space = tmp_path / "space.json"
+    space.write_text(json.dumps(tiny_space().to_json()))
+    message = command_refused("count", "--space", space, "--config", file, "--classes", "999")
+    assert "leave out channels and classes" in message
+
+
 def test_a_configuration_is_exported_and_trained(tmp_path):
     run = tmp_path / "run"
     shutil.copytree(Path(__file__).parent / "data" / "v0.1" / "spos", run)

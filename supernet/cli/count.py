@@ -29,6 +29,10 @@ class Args(common.Answering):
     resolution: Annotated[numbers.Pixels | None, common.UNSET] = None
     """Pixels of the images, of a square or HEIGHTxWIDTH; defaults to what a registry says of its network, 28 for a
     name that ends in -small, else 224."""
+    channels: Annotated[int | None, common.UNSET] = None
+    """Channels of the images; defaults to what a registry says, 1 for a name that ends in -small, else 3."""
+    classes: Annotated[int | None, common.UNSET] = None
+    """Classes of the images; defaults to what a registry says, 10 for a name that ends in -small, else 1000."""
     layers: bool = False
     """Tell multiply-adds and parameters of each layer, too."""
 
@@ -38,7 +42,7 @@ def run(args: Args) -> None:
     from supernet.size import Size
     from supernet.tables import Table
 
-    space = spaces.usual(args.space, args.resolution)
+    space = spaces.usual(args.space, args.resolution, args.channels, args.classes)
     if not space.model and args.config is None:
         raise UserError(f"space {space.name} has many networks: expected one of them as --config FILE or NAME")
     arch = space.whole

@@ -39,8 +39,8 @@ class Args(planning.Planned, common.Devices, common.Training, common.Kernels, op
     method: Annotated[str, tyro.conf.arg(metavar="spos|ofa|dsnas|nss")] = "spos"
     """spos: paths by a --rule; ofa: progressive shrinking; dsnas: architecture and weights at once; nss: spaces."""
     space: Annotated[str | None, tyro.conf.arg(aliases=["--model"], help_behavior_hint="")] = None
-    """Search space: a name, a .json, FILE.py:function, or one network, timm:NAME or torchvision:NAME, whose parts it
-    then has; defaults to mobile-small below 96 pixels, else mobile."""
+    """Search space: a name, a .json, FILE.py:function, or one network, timm:NAME, torchvision:NAME or FILE.py:function,
+    whose parts it then has; defaults to mobile-small below 96 pixels, else mobile."""
     resolutions: Annotated[str, tyro.conf.arg(metavar="R,R,…", help_behavior_hint="")] = ""
     """A gene for the resolution: these, ascending, the last that of the images; defaults to those of the space."""
     epochs: Annotated[int | None, common.UNSET] = None
@@ -155,7 +155,8 @@ class Spos(Args):
     from the given network as it was (teacher); defaults to none, with --weights to teacher, or to inplace where their
     classes are others."""
     weights: str = "random"
-    """Of a network timm:NAME or torchvision:NAME: a file of a state dict (.safetensors, .pt), pretrained or random."""
+    """Of a given network: a file of a state dict (.safetensors, .pt), pretrained (what timm or torchvision publishes),
+    or random."""
     importance: Literal["l1", "taylor", "none"] = "l1"
     """By which the channels of a given network are sorted: L1 of weights, or Taylor's on training images."""
     draw: Literal["uniform", "best", "worst"] = "uniform"

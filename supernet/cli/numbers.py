@@ -27,6 +27,8 @@ POSITIVE = {
     "accumulate",
     "batch",
     "batch_size",
+    "channels",
+    "classes",
     "iterations",
     "jobs",
     "limit",
