@@ -28,9 +28,9 @@ def matter(node: fx.Node, name: str, channels: Mapping[fx.Node, Any], module: nn
         return False
     if name in NEIGHBOURS or name in SHUFFLES:
         return 1 in of.axes
-    if name == "boolean_dispatch" or (pool := POOL.search(name)):  # the first is torch's name of some pooling
-        last = 2 if name == "boolean_dispatch" else int(pool[1])
-        return of.axes[-1] >= value.ndim - last
+    pool = POOL.search("pool2d" if name == "boolean_dispatch" else name)  # so torch calls some of them
+    if pool is not None:
+        return of.axes[-1] >= value.ndim - int(pool[1])
     if name == "Unflatten" and isinstance(module, nn.Unflatten):
         return isinstance(module.dim, int) and module.dim % value.ndim in of.axes
     if name == "roll":
