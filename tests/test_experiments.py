@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from experiments import (
+    _ahead,
     _common,
     _pad_nas,
     catalogue,
@@ -406,6 +407,18 @@ def test_every_experiment_says_what_it_asks(name):
     module = importlib.import_module(f"experiments.{name}")
     assert "quick" in module.Args.__dataclass_fields__
     assert module.__doc__
+
+
+def test_ways_are_compared_at_equal_latency_on_the_lines_between_ours():
+    """By hand: ours at 20, 40 and 60 % of the latency, the given network at 100 %."""
+    points = {"ours, 0.5": (0.4, 0.90), "ours, by latency, 0.5": (0.2, 0.80), "ours, by latency, 0.75": (0.6, 0.91)}
+    made = {key: [{"latency": x, "accuracy": y}] for key, (x, y) in points.items()}
+    made |= {"given": [{"accuracy": 0.95}], "FastNAS, 0.5": [{"latency": 0.3, "accuracy": 0.86}]}
+    assert _ahead.at_latency(made, 0, 0.3) == pytest.approx(0.85)
+    assert _ahead.at_latency(made, 0, 0.8) == pytest.approx(0.93)
+    assert _ahead.at_latency(made, 0, 1.3) == 0.95
+    columns = {"at equal multiply-adds, points": "+4.00", "at equal latency, points": "-1.00"}
+    assert _ahead.table(made) == {"FastNAS, 0.5": columns}
 
 
 def test_given_networks_latencies_are_measured_again_where_their_files_lie(monkeypatch, tmp_path):
