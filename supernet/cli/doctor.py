@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import supernet
 from supernet import machine
-from supernet.cli import common, starting
+from supernet.cli import common, starting, system
 from supernet.errors import UserError
 
 try:
@@ -37,6 +37,7 @@ class Args(common.Answering):
 
 def run(args: Args) -> None:
     found: dict[str, Any] = {"machine": of_machine(), "build": None, "operators": [], "extras": list(extras())}
+    found["system"] = list(system.parts())
     missing = None
     try:
         from supernet import ops, selftest
@@ -99,6 +100,11 @@ def show(found: dict[str, Any]) -> None:
     )
     others = [(row["extra"], row["package"], row["version"] or row["command"]) for row in found["extras"]]
     common.show(Table(("extra", "package", "version, or how to get it"), others, text=3))
+    parts = [
+        (row["name"], "optional" if row["optional"] else "needed", row["purpose"], row["path"] or row["command"])
+        for row in found["system"]
+    ]
+    common.show(Table(("from the system", "", "for", "where it is, or how to get it"), parts, text=4))
 
 
 def verdict(row: dict[str, Any]) -> str:
