@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 import sys
@@ -52,6 +53,12 @@ def test_groups_are_by_what_options_are_about(monkeypatch, capsys):
     assert "--lat-max" in boxes["bound"]
     assert "--device" in boxes["machine"]
     assert "--population" in boxes["search"]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_few_options_stand_in_no_group(name):
+    top = dataclasses.fields(parsing.grouped(OPTIONS[name]))
+    assert sum("help" in field.metadata for field in top) <= 14  # groups have none
 
 
 @pytest.mark.parametrize(

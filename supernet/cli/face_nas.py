@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(common.Bounds, common.Kernels, common.Computing, common.Decoding, common.Beginning):
+class Pictures:
+    """Options of the faces."""
+
+    topic: ClassVar[str] = "image"
     faces: Path
     """Directory with one folder of aligned images for each identity."""
     pairs: Annotated[Path | None, common.UNSET] = None
@@ -27,19 +30,42 @@ class Args(common.Bounds, common.Kernels, common.Computing, common.Decoding, com
     benchmarks: Annotated[tuple[Path, ...], tyro.conf.arg(help_behavior_hint="")] = ()
     """Tests with images of their own: insightface's .bin files, or directories with pairs.txt, templates as of IJB, or
     a gallery as of TinyFace (docs/images.md)."""
-    run: common.Folder = Path("runs/face-nas")
-    preset: Literal["small", "medium"] = "small"
-    """Width up to 32 or up to 64 channels (§4.2)."""
+    resolution: int = 112
+    """Height and width in pixels that images are scaled to."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """Options of what is searched."""
+
+    topic: ClassVar[str] = "search"
     depth: tuple[int, int] = (12, 100)
     """Fewest and most layers; even, since a block has two."""
     width: Annotated[tuple[int, int] | None, common.UNSET] = None
     """Fewest and most channels of the first stage; defaults to the preset's."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Options of how candidates are trained."""
+
+    topic: ClassVar[str] = "training"
     epochs: int = 10
     """Epochs of the first candidate; each further block adds 1, each step of width 2."""
-    params_max: float = math.inf
-    """Bound on the parameters of candidates, without the margin head."""
-    latency_max: float = math.inf
-    """Bound on the predicted latency in ms on this machine: layers are measured as they come up."""
+    batch_size: int = 64
+    """Images per step."""
+    lr: float = 0.025
+    """Peak learning rate."""
+    decay: Annotated[Literal["all", "weights"] | None, common.UNSET] = None
+    """What weight decay of candidates is of: all, as on images, by 3e-4; or kernels and matrices, by 5e-4, as version
+    0.1 had it; defaults to all, for runs of version 0.1 to what they have."""
+
+
+@dataclass(frozen=True)
+class Final:
+    """Options of how the found network is trained."""
+
+    topic: ClassVar[str] = "final_training"
     final_epochs: int = 26
     """Epochs of the found network; 0 leaves its training out."""
     final_recipe: Literal["adaface", "search"] = "adaface"
@@ -50,15 +76,26 @@ class Args(common.Bounds, common.Kernels, common.Computing, common.Decoding, com
     """Peak learning rate of AdaFace's recipe; defaults to its 0.1 for 512 images, in proportion for others."""
     train_all: bool = False
     """Train the found network on the identities that validate the search, too, as the paper does."""
-    resolution: int = 112
-    """Height and width in pixels that images are scaled to."""
-    batch_size: int = 64
-    """Images per step."""
-    lr: float = 0.025
-    """Peak learning rate."""
-    decay: Annotated[Literal["all", "weights"] | None, common.UNSET] = None
-    """What weight decay of candidates is of: all, as on images, by 3e-4; or kernels and matrices, by 5e-4, as version
-    0.1 had it; defaults to all, for runs of version 0.1 to what they have."""
+
+
+@dataclass(frozen=True)
+class Bounds(common.Bounds):
+    """Options of what candidates may cost."""
+
+    topic: ClassVar[str] = "bound"
+    params_max: float = math.inf
+    """Bound on the parameters of candidates, without the margin head."""
+    latency_max: float = math.inf
+    """Bound on the predicted latency in ms on this machine: layers are measured as they come up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(
+    Bounds, Final, Training, Search, Pictures, common.Kernels, common.Computing, common.Decoding, common.Beginning
+):
+    run: common.Folder = Path("runs/face-nas")
+    preset: Literal["small", "medium"] = "small"
+    """Width up to 32 or up to 64 channels (§4.2)."""
 
 
 def run(args: Args) -> None:

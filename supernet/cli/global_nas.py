@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from supernet.cli import common, opening, report, starting
 from supernet.errors import UserError
@@ -16,33 +16,31 @@ from supernet.quantities import several
 
 
 @dataclass(frozen=True)
-class Args(common.Bounds, common.Kernels, opening.NewRun):
-    run: common.Folder = Path("runs/global-nas")
-    preset: Literal["small", "tiny", "mobile"] = "small"
-    """Bounds and epochs: the paper's tiny or mobile (GPU-days), or small ones for two cores."""
+class Search:
+    """Options of what is searched."""
+
+    topic: ClassVar[str] = "search"
     depth: Annotated[tuple[int, int] | None, common.UNSET] = None
     """Fewest and most layers; defaults to the preset's."""
     width: Annotated[tuple[int, int] | None, common.UNSET] = None
     """Fewest and most channels at full resolution; defaults to the preset's."""
-    epochs: Annotated[int | None, common.UNSET] = None
-    """Epochs of the first candidate; each further layer adds 1, each step of width 2. Defaults to the preset's."""
-    micro_epochs: Annotated[int | None, common.UNSET] = None
-    """Epochs of candidates for operations and kernels; defaults to the preset's."""
     start_op: Literal["sep", "conv"] = "sep"
     """Operation of all layers of the macro search; the micro search tries the other one."""
     start_kernel: Literal[3, 7] = 3
     """Kernel of all layers of the macro search; the micro search tries 5."""
     operations: bool = True
     """Try operations in the micro search; else kernels alone."""
-    latency_max: float = math.inf
-    """Bound on the predicted latency in ms on this machine: layers are measured as they come up."""
-    final_epochs: int = 30
-    """Epochs of the found network (the paper: 600); 0 leaves its training out."""
-    macro_width: bool = False
-    """Train the found network at the width of the macro search, as the paper's reported networks."""
-    train_all: bool = False
-    """Train the found network on the validation images, too, as the paper does: nothing tells how good it is but the
-    test."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Options of how candidates are trained."""
+
+    topic: ClassVar[str] = "training"
+    epochs: Annotated[int | None, common.UNSET] = None
+    """Epochs of the first candidate; each further layer adds 1, each step of width 2. Defaults to the preset's."""
+    micro_epochs: Annotated[int | None, common.UNSET] = None
+    """Epochs of candidates for operations and kernels; defaults to the preset's."""
     batch_size: int = 64
     """Images per step."""
     lr: float = 0.025
@@ -55,6 +53,36 @@ class Args(common.Bounds, common.Kernels, opening.NewRun):
     augment: Annotated[bool | None, common.UNSET] = None
     """Random crops, flips (not of characters) and cutout; the small preset leaves them out of a search that begins with
     fewer than 30 epochs, and of a final training of fewer."""
+
+
+@dataclass(frozen=True)
+class Final:
+    """Options of how the found network is trained."""
+
+    topic: ClassVar[str] = "final_training"
+    final_epochs: int = 30
+    """Epochs of the found network (the paper: 600); 0 leaves its training out."""
+    macro_width: bool = False
+    """Train the found network at the width of the macro search, as the paper's reported networks."""
+    train_all: bool = False
+    """Train the found network on the validation images, too, as the paper does: nothing tells how good it is but the
+    test."""
+
+
+@dataclass(frozen=True)
+class Bounds(common.Bounds):
+    """Options of what candidates may cost."""
+
+    topic: ClassVar[str] = "bound"
+    latency_max: float = math.inf
+    """Bound on the predicted latency in ms on this machine: layers are measured as they come up."""
+
+
+@dataclass(frozen=True)
+class Args(Bounds, Final, Training, Search, common.Kernels, opening.NewRun):
+    run: common.Folder = Path("runs/global-nas")
+    preset: Literal["small", "tiny", "mobile"] = "small"
+    """Bounds and epochs: the paper's tiny or mobile (GPU-days), or small ones for two cores."""
     limit: Annotated[int | None, common.UNSET] = None
     """Train on a stratified subset of this many images; the small preset defaults to 10000."""
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from supernet import machine
 from supernet.cli import common, opening, report, starting
@@ -24,16 +24,29 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args(common.Bounds, common.Workers, common.Kernels, opening.NewRun):
-    run: common.Folder = Path("runs/stage-wise")
-    preset: Literal["small", "paper"] = "small"
-    """Sizes and training: the paper's (GPU-days), or small ones for two cores."""
+class Modules:
+    """Options of what the networks are made of."""
+
+    topic: ClassVar[str] = "network"
     module: str = "residual"
     """residual (CIFAR ResNet), bottleneck (ResNet-50) or nasnet (NASNet-A's cells)."""
-    criterion: str = "pls"
-    """Importance by pls (PLS-VIP), inf-fs or il-fs."""
+    width: Annotated[int | None, common.UNSET] = None
+    """Channels of the first stage; defaults to 8, for nasnet 4 (the paper: 16, for bottleneck 64, for nasnet 32)."""
     initial: Annotated[int | None, common.UNSET] = None
     """Modules in each stage of the initial network; defaults to 2 (the paper: 6, for nasnet 2)."""
+    depth_max: Annotated[tuple[int, ...] | None, common.UNSET] = None
+    """Most modules in a stage: one number for all, or one for each, such as those of a donor (ResNet-152: 3 8 36 3)."""
+    donor: Annotated[str | None, common.UNSET] = None
+    """Start from a deeper network's weights: its folder, a file of a torchvision or timm ResNet, or timm:NAME."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """Options of how the stages grow."""
+
+    topic: ClassVar[str] = "search"
+    criterion: str = "pls"
+    """Importance by pls (PLS-VIP), inf-fs or il-fs."""
     step: Annotated[int | None, common.UNSET] = None
     """Modules that a stage can grow by in an iteration; defaults to 1 (the paper: 2, for nasnet 1)."""
     iterations: Annotated[int | None, common.UNSET] = None
@@ -44,16 +57,15 @@ class Args(common.Bounds, common.Workers, common.Kernels, opening.NewRun):
     """Most pairs of trainings, each of another seed, that decide an iteration by a sequential test; the paper: 1."""
     level: float = 0.2
     """Share of wrong decisions on a stage that --pairs allow at most."""
-    depth_max: Annotated[tuple[int, ...] | None, common.UNSET] = None
-    """Most modules in a stage: one number for all, or one for each, such as those of a donor (ResNet-152: 3 8 36 3)."""
-    latency_max: float = math.inf
-    """Bound on the predicted latency of candidates in ms: by --lut, else of layers measured here as they come up."""
-    lut: Annotated[Path | None, common.UNSET] = None
-    """Latency table of the run's space (build_lut.py, once the run has begun) for --latency-max."""
-    width: Annotated[int | None, common.UNSET] = None
-    """Channels of the first stage; defaults to 8, for nasnet 4 (the paper: 16, for bottleneck 64, for nasnet 32)."""
-    donor: Annotated[str | None, common.UNSET] = None
-    """Start from a deeper network's weights: its folder, a file of a torchvision or timm ResNet, or timm:NAME."""
+    noise: int = 0
+    """Train the initial network this many more times, with other seeds, to measure how its importance varies."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Options of how every network is trained."""
+
+    topic: ClassVar[str] = "training"
     epochs: Annotated[int | None, common.UNSET] = None
     """Epochs of every network; defaults to 4 (the paper: 200, with a donor 50)."""
     further_epochs: Annotated[int | None, common.UNSET] = None
@@ -64,14 +76,37 @@ class Args(common.Bounds, common.Workers, common.Kernels, opening.NewRun):
     """Images per step; defaults to 64 (the paper: 128)."""
     lr: Annotated[float | None, common.UNSET] = None
     """Initial learning rate; defaults to 0.1 (the paper: 0.01)."""
-    noise: int = 0
-    """Train the initial network this many more times, with other seeds, to measure how its importance varies."""
-    carbon: bool = False
-    """Measure energy and CO₂ of each training (needs the extra carbon)."""
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Options of trainings on this machine."""
+
+    topic: ClassVar[str] = "machine"
     jobs: int = machine.cores()
     """Networks trained in parallel, on the CPU, sharing the --workers: two at most, and those of --noise."""
+    carbon: bool = False
+    """Measure energy and CO₂ of each training (needs the extra carbon)."""
     country: str = "USA"
     """Country whose electricity mix --carbon assumes, an ISO code of three letters."""
+
+
+@dataclass(frozen=True)
+class Bounds(common.Bounds):
+    """Options of what candidates may cost."""
+
+    topic: ClassVar[str] = "bound"
+    latency_max: float = math.inf
+    """Bound on the predicted latency of candidates in ms: by --lut, else of layers measured here as they come up."""
+    lut: Annotated[Path | None, common.UNSET] = None
+    """Latency table of the run's space (build_lut.py, once the run has begun) for --latency-max."""
+
+
+@dataclass(frozen=True)
+class Args(Bounds, Measuring, Training, Search, Modules, common.Workers, common.Kernels, opening.NewRun):
+    run: common.Folder = Path("runs/stage-wise")
+    preset: Literal["small", "paper"] = "small"
+    """Sizes and training: the paper's (GPU-days), or small ones for two cores."""
 
 
 def run(args: Args) -> None:
