@@ -29,6 +29,7 @@ AGENT = {  # name in the bundle: file here
     "latency/trtexec.py": "latency/trtexec.py",
     "supernet/__init__.py": "supernet/__init__.py",
     "supernet/errors.py": "supernet/errors.py",
+    "supernet/machine.py": "supernet/machine.py",
 }
 README = """\
 On the device (Python 3.8 or newer): python3 -m pip install numpy {package}

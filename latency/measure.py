@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from supernet.errors import UserError
+from supernet.machine import cpu
 
 if typing.TYPE_CHECKING:
     from typing import TypeAlias
@@ -353,14 +354,4 @@ def _max_khz(core: int) -> int:
 
 def host() -> dict[str, Any]:
     """This machine: CPU model, number of cores, platform."""
-    model = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.lower().startswith(("model name", "hardware")):
-                model = line.partition(":")[2].strip() or model
-                break
-        else:  # boards name themselves here
-            model = Path("/proc/device-tree/model").read_text().strip("\0\n ") or model
-    except OSError:
-        pass
-    return {"cpu": model, "cores": os.cpu_count(), "platform": f"{platform.system()} {platform.machine()}"}
+    return {"cpu": cpu(), "cores": os.cpu_count(), "platform": f"{platform.system()} {platform.machine()}"}

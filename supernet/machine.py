@@ -1,8 +1,9 @@
-"""What this process may use of the machine: cores and memory, its control groups' limits included. No torch."""
+"""The machine: its processor, and what this process may use of it, by its control groups too. No torch; for bundles."""
 
 from __future__ import annotations
 
 import os
+import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,19 @@ def cores(root: Path = Path("/")) -> int:
         if quota.isdecimal() and period.isdecimal() and int(period):  # else "max" or -1
             allowed = min(allowed, max(1, int(quota) // int(period)))
     return max(1, allowed // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def cpu(root: Path = Path("/")) -> str:
+    """The name of the processor; of the board where the system names only that.
+
+    Args:
+        root: where /proc is.
+    """
+    found = re.search(r"^(?:model name|hardware)[ \t]*:[ \t]*(\S.*)$", _read(root / "proc/cpuinfo"), re.M | re.I)
+    if found:
+        return found[1].strip()
+    board = _read(root / "proc/device-tree/model").strip("\0\n ")
+    return board or platform.processor() or platform.machine()
 
 
 def free_memory(root: Path = Path("/")) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import supernet
-from supernet import families
+from supernet import families, machine
 from supernet.errors import UserError
 from supernet.space import Space
 
@@ -18,8 +18,9 @@ NETWORK = "network"  # in what a run records
 
 
 def record(space: Space | None) -> dict[str, str]:
-    """What a run keeps: versions and, of a network of one's own, of which the space has only the genes, its digest."""
-    versions = {"version": supernet.__version__, "torch": torch.__version__}
+    """What a run keeps: versions, the processor and, of a network of one's own, of which the space has only genes, its
+    digest."""
+    versions = {"version": supernet.__version__, "torch": torch.__version__, "cpu": machine.cpu()}
     if space is None or space.make is None:
         return versions
     from supernet.families.given import network

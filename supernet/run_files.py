@@ -13,7 +13,8 @@ from supernet.training.folder import TrainingFolder
 ARCH = [COUNT]
 COST = Number(0)
 IDENTITY = {"name": str, "classes": [str], "images": {str: COUNT}, "digest": str}  # TrainVal.identity
-MADE_WITH = {"version?": str, "torch?": str, "device?": str, "space?": (None, str), "network?": str, "data?": IDENTITY}
+MADE_WITH: dict[str, object] = {"version?": str, "torch?": str, "device?": str, "cpu?": str}
+MADE_WITH |= {"gpu?": str, "space?": (None, str), "network?": str, "data?": IDENTITY}
 CONFIG = {
     "data?": str,
     "data_root?": str,

@@ -83,3 +83,9 @@ def test_kernels_follow_the_wish_then_what_was_measured(monkeypatch):
     assert [defaults.kernels(device, sync_bn=True) for device in (cpu, gpu)] == ["eager", "eager"]
     assert "need eager kernels" in refused(defaults.kernels, gpu, "fused", True)
     assert "unknown kernels 'fussed': expected auto, fused, eager" in refused(defaults.kernels, cpu, "fussed")
+
+
+def test_a_device_is_recorded_with_the_name_of_its_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    assert defaults.record(torch.device("cpu")) == {"device": "cpu"}
+    assert defaults.record(torch.device("cuda", 1)) == {"device": "cuda", "gpu": "GPU 1"}

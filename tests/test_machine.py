@@ -1,11 +1,11 @@
-"""Cores and memory that a process may use, on machines that the tests make up."""
+"""The processor, cores and memory that a process may use, on machines that the tests make up."""
 
 import os
 
 import pytest
 
 from supernet.errors import UserError
-from supernet.machine import cores, free_memory, memory_size
+from supernet.machine import cores, cpu, free_memory, memory_size
 
 AVAILABLE = 8 * 2**30
 
@@ -23,6 +23,25 @@ def machine(tmp_path, monkeypatch):
         return tmp_path
 
     return write
+
+
+INTEL = "processor\t: 0\nmodel\t\t: 85\nmodel name\t: Intel(R) Xeon(R) Gold 6248\nstepping\t: 7\nmodel name\t: B\n"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "board", "name"),
+    [
+        (INTEL, "", "Intel(R) Xeon(R) Gold 6248"),
+        ("processor : 0\nHardware : BCM2835\n", "", "BCM2835"),
+        ("processor : 0\nmodel name :\n", "Raspberry Pi 5 Model B\0", "Raspberry Pi 5 Model B"),
+    ],
+)
+def test_the_processor_is_named_or_its_board(machine, cpuinfo, board, name):
+    assert cpu(machine(**{"proc/cpuinfo": cpuinfo, "proc/device-tree/model": board})) == name
+
+
+def test_a_processor_without_a_name_has_that_of_its_kind(tmp_path):
+    assert cpu(tmp_path)
 
 
 def test_without_control_groups_affinity_and_available_memory_count(machine):

@@ -230,7 +230,13 @@ def test_minutes_are_images_over_images_per_second(tmp_path):
     settings = json.loads(folder.config_path.read_text()) | {"limit": 300}
     assert "What it took" not in page.Page([load.Run.load(folder)]).render()  # 0.1 does not say how many images
     images = {"name": "digits", "classes": [], "images": {"train": 900, "val": 100}, "digest": ""}
-    settings["made_with"] = {"version": "0.2.0", "torch": "2.14.1", "device": "cpu", "data": images}
+    settings["made_with"] = {
+        "version": "0.2.0",
+        "torch": "2.14.1",
+        "device": "cpu",
+        "cpu": "Some Core 7",
+        "data": images,
+    }
     folder.config_path.write_text(json.dumps(settings))
     for name, speeds in (("", (10, 30)), ("best", (9, 18))):
         lines = [{"epoch": i, "val_accuracy": i / 4, "images_per_second": speed} for i, speed in enumerate(speeds, 1)]
@@ -250,7 +256,7 @@ def test_minutes_are_images_over_images_per_second(tmp_path):
     assert took["search in supernet"] == 120
     assert took["best, alone"] == 900 / 9 + 900 / 18
     shown = page.Page([run]).render()
-    for wanted in ("supernet 0.2.0, torch 2.14.1, device cpu", "<td>2.0 min</td>", "<td>0.75 kWh</td>"):
+    for wanted in ("supernet 0.2.0, torch 2.14.1, device cpu, Some Core 7", "<td>2.0 min</td>", "<td>0.75 kWh</td>"):
         assert wanted in shown
     curves = json.loads(shown.split('id="data">')[1].split("</script>")[0])["plots"]["curves"]["series"]
     assert [(one["name"], one["x"], one["y"]) for one in curves] == [("best", [1, 2], [25, 50])]

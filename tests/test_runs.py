@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from supernet import machine
 from supernet.errors import CheckpointError, SpaceMismatch, UserError
 from supernet.runs import RunFolder
 from tests.conftest import tiny_space
@@ -39,6 +40,16 @@ def test_a_run_begins_continues_and_starts_over(tmp_path):
     assert run.begin({"epochs": 4}, restart=True)
     assert run.config()["epochs"] == 4
     assert sorted(path.name for path in run.path.iterdir()) == ["config.json", "thesis.tex"]
+
+
+def test_a_run_notes_the_processor_and_goes_on_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "cpu", lambda: "Some Core 7")
+    run = RunFolder(tmp_path / "run")
+    run.begin({"epochs": 3}, made_with={"device": "cuda", "gpu": "Some GPU"})
+    assert {"cpu": "Some Core 7", "gpu": "Some GPU"}.items() <= run.config()["made_with"].items()
+    monkeypatch.setattr(machine, "cpu", lambda: "Another")
+    assert not run.begin({"epochs": 3}, made_with={"device": "cpu"})
+    assert run.config()["made_with"]["cpu"] == "Some Core 7"
 
 
 def test_settings_that_version_0_1_did_not_have_are_not_another_run(old):

@@ -112,7 +112,8 @@ def run(args: Args) -> None:
         problem = searching.problem(args, folder.lut_path, space)
         asked = (problem.costs, problem.bounds, problem.objectives)
         CES(space, *asked, cfg.ces)
-        folder.begin(config, space=space, images=images, defaults=common.defaults(args))
+        made_with = defaults.record(device)
+        folder.begin(config, space=space, images=images, defaults=common.defaults(args), made_with=made_with)
         common.say(
             f"[bold]{common.escape(space.name)}[/bold]: {several(len(args.epochs), 'supernet')}, the first of "
             f"{several(space.size, 'architecture', form=count)}; {opening.in_words(images, name, reason)}; "

@@ -76,7 +76,7 @@ def run(args: Args) -> None:
         restart=args.restart,
         grows=args.grows,
         defaults={**common.defaults(args), "precision": "fp32", "rule": "uniform", "distil": "none"},  # all there was
-        made_with={"space": args.space, "device": device.type},
+        made_with={"space": args.space, **defaults.record(device)},
     )
     if args.plan:
         with planning.planning(args) as making:

@@ -55,7 +55,7 @@ def trained(folder: RunFolder, run: Run, limit: Any) -> float:
 
 
 def made_with(config: dict[str, Any]) -> str:
-    """Versions, and the kind of device that trained."""
+    """Versions, and the machine that the run began on."""
     record = config.get("made_with", {})
-    told = [f"{name} {record[name]}" for name in ("version", "torch", "device") if name in record]
-    return ", ".join(told).replace("version", "supernet")
+    words = {"version": "supernet ", "torch": "torch ", "device": "device ", "gpu": "", "cpu": ""}
+    return ", ".join(f"{word}{record[name]}" for name, word in words.items() if name in record)

@@ -50,6 +50,12 @@ def device(name: str | None = None, cuda: Any = torch.cuda) -> torch.device:
     return torch.device("cuda", index)
 
 
+def record(device: torch.device) -> dict[str, str]:
+    """What a run notes of its device: the kind, and the name of a GPU."""
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    return {"device": device.type, **gpu}
+
+
 def kernels(device: torch.device, wish: Wish = "auto", sync_bn: bool = False) -> Kernels:
     """``wish``; ``auto``: our operators on the CPU, on a GPU what was the faster in a training on one of its name.
 
