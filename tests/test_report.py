@@ -33,10 +33,10 @@ def test_what_is_shown_is_no_markup():
     assert "\nhere\n" in whole
     assert "</script><b>" not in whole
     assert json.loads(whole.split('id="data">')[1].split("</script>")[0]) == {"name": "</script><b>"}
-    shares = pieces.matrix("<m>", ["<r>"], ["<c>", "d"], [[0.5, math.nan]], "{:.1f}")
+    shares = pieces.matrix(charts.Matrix("<m>", ["<r>"], ["<c>", "d"], [[0.5, math.nan]], "{:.1f}"))
     assert all(f"&lt;{name}&gt;" in shares for name in "mrc")
     assert "0.5</td><td></td>" in shares
-    assert ">1,230</td>" in pieces.matrix("", ["r"], ["c"], [[1234]])
+    assert ">1,230</td>" in pieces.matrix(charts.Matrix("", ["r"], ["c"], [[1234]]))
 
 
 def test_commands_are_shown_where_there_is_a_network(tmp_path):
@@ -87,7 +87,9 @@ def test_classes_are_on_the_page_the_worst_first(tmp_path):
     said[[10, 20, 21, 22]] = 0  # a dog and three owls are taken for cats
     folder = RunFolder(tmp_path / "run").network("best")
     Answers(labels, said[:, None], 3).write(folder.classes_path, folder.confusion_picture, ["<cat>", "dog", "owl"])
-    shown = page.Page([load.Run.load(RunFolder(tmp_path / "run"))]).render()
+    made = page.Page([load.Run.load(RunFolder(tmp_path / "run"))])
+    shown = made.render()
+    assert made.matrices["confusion"].values[2] == pytest.approx([30, 0, 70])
     assert "&lt;cat&gt;" in shown
     assert shown.index("owl") < shown.index("dog")
     assert "taken for that in the column" in shown
@@ -173,6 +175,27 @@ def test_figures_are_written_as_svg_and_png(tmp_path):
     assert "<svg" in svg.read_text()
     with Image.open(png) as image:
         assert image.size[0] > 600
+
+
+def test_a_matrix_is_a_picture_with_its_numbers_the_larger_the_darker(tmp_path):
+    from PIL import Image, ImageStat
+
+    values = [[0.25, 1.0], [0.75, math.nan], [0.5, math.nan]]
+    svg, png = charts.figures(tmp_path, {"m": charts.Matrix("shares", ["a", "b", "c"], ["0", "1"], values, "{:.2f}")})
+    told = svg.read_text()
+    assert all(f"<!-- {text} -->" in told for text in ("shares", "a", "b", "c", "0.25", "0.75", "1.00"))
+    assert "nan" not in told
+    with Image.open(png) as image:
+        left, right = (image.convert("L").crop((x, 50, x + 300, 90)) for x in (150, 570))  # of the first row
+    assert ImageStat.Stat(left).mean[0] > ImageStat.Stat(right).mean[0] + 50
+
+
+def test_a_matrix_of_very_many_classes_is_drawn_without_names(tmp_path):
+    names = [f"class {i}" for i in range(charts.NAMED + 1)]
+    shown = charts.Matrix("m", names, names, [[1.0] * len(names)] * len(names), "")
+    assert "<!-- class" not in charts.draw(tmp_path / "m.svg", shown).read_text()
+    few = charts.Matrix("m", names[:2], names[:2], [[1.0, 1.0]] * 2, "")
+    assert "<!-- class 1 -->" in charts.draw(tmp_path / "few.svg", few).read_text()
 
 
 def test_the_page_follows_a_run(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ class Args(common.Answering, common.OnRun):
     compare: tuple[Path, ...] = ()
     """Run folders to show beside this one."""
     figures: Annotated[Path | None, common.UNSET] = None
-    """Folder to write every plot into, as SVG and PNG."""
+    """Folder to write every plot and coloured table into, as SVG and PNG."""
     tensorboard: Annotated[Path | None, common.UNSET] = None
     """Folder to write the logs into as events for TensorBoard, in place of those that are there."""
     live: int = 0
@@ -85,7 +85,7 @@ def write(
     made = page.Page(runs, commands, more, live)
     files.write_bytes(output, made.render().encode())
     if figures:
-        charts.figures(figures, made.plots)
+        charts.figures(figures, {**made.plots, **made.matrices})
     return runs[0]
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from supernet import files
 from supernet.errors import UserError
 from supernet.quantities import digits, several
-from supernet.report.charts import Plot, Series
-from supernet.report.pieces import matrix, paragraph, section, table
+from supernet.report.charts import Matrix, Plot, Series
+from supernet.report.pieces import paragraph, section, table
 from supernet.run_files import ARCH, PROBABILITIES
 from supernet.runs import RunFolder
 from supernet.shape import COUNT, POSITIVE, SHARE, Number
@@ -51,9 +51,8 @@ def pruning(page: Page) -> str:
             f"supernet {stage['stage']}: {several(stage['size'], 'architecture')}, pruned to {stage['pruned_size']:,}"
         )
         places = [str(i) for i in range(len(stage["distribution"]))]
-        parts.append(
-            matrix(f"{title}; share of operations in each layer of the good ones", names, places, values, "{:.2f}")
-        )
+        title += "; share of operations in each layer of the good ones"
+        parts.append(page.matrix(f"operations-{stage['stage']}", Matrix(title, names, places, values, "{:.2f}")))
         lines = [line for line in RunFolder(path.parent).metrics.read() if "val_accuracy" in line]
         accuracies = [100 * line["val_accuracy"] for line in lines]
         curves.append(Series(f"supernet {stage['stage']}", [line["epoch"] for line in lines], accuracies, "line"))
@@ -74,9 +73,10 @@ def ranges(page: Page) -> str:
         target, cost = (digits(found[name], 4) for name in ("target", "cost"))
         told = [f"{gene['gene']} {ends(gene['ranges'][gene['elite']])}" for gene in found["genes"]]
         parts.append(paragraph(f"For a target of {target}, {cost} on average: {'; '.join(told)}"))
-        for gene in found["genes"]:
+        for i, gene in enumerate(found["genes"]):
             columns = [ends(counts) for counts in gene["ranges"]]
-            parts.append(matrix(f"{gene['gene']}: probability", ["p"], columns, [gene["probabilities"]], "{:.2f}"))
+            shown = Matrix(f"{gene['gene']}: probability", ["p"], columns, [gene["probabilities"]], "{:.2f}")
+            parts.append(page.matrix(f"{path.parent.name}-{i}", shown))
     return section("The elite spaces", *parts)
 
 

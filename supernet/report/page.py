@@ -14,11 +14,11 @@ from search import ranking
 from supernet import families, metrics
 from supernet.families import layerwise
 from supernet.quantities import digits, several
-from supernet.report import columns, explorer, methods, taken
-from supernet.report.charts import Plot, Series
+from supernet.report import columns, explorer, methods, pieces, taken
+from supernet.report.charts import Matrix, Plot, Series
 from supernet.report.explorer import label
 from supernet.report.load import Run
-from supernet.report.pieces import code, details, images, matrix, page, paragraph, place, section, table
+from supernet.report.pieces import code, details, images, page, paragraph, place, section, table
 
 CLASSES = 30  # that have a row each
 COUNTS = 15  # classes whose confusion has its numbers
@@ -42,6 +42,7 @@ class Page:
     ):
         self.runs, self.run, self.commands, self.more, self.reload = runs, runs[0], commands or {}, more, reload
         self.plots: dict[str, Plot] = {}
+        self.matrices: dict[str, Matrix] = {}
         self.networks: dict[str, list[tuple[str, int, int]]] = {}
 
     def render(self) -> str:
@@ -67,6 +68,12 @@ class Page:
         """A plot in its place on the page."""
         self.plots[name] = plot
         return place("plot", name, plot.title)
+
+    def matrix(self, name: str, matrix: Matrix) -> str:
+        """Numbers in a table of the page, to be a picture of this name."""
+        if matrix.rows and matrix.columns:
+            self.matrices[name] = matrix
+        return pieces.matrix(matrix)
 
     def drawn(self, name: str, blocks: list[tuple[str, int, int]], caption: str) -> str:
         """A network in its place: of each layer the operation, the channels and the height of its output."""
@@ -227,7 +234,8 @@ def classes(page: Page) -> str:
     shares = 100 * confusion / confusion.sum(1, keepdims=True).clip(1)
     title = "images of the class in a row that are taken for that in the column, %"
     form = "{:.0f}" if len(names) <= COUNTS else ""
-    return section("The classes", shown, left, matrix(title, names, names, shares.tolist(), form), gallery(page.run))
+    taken_for = page.matrix("confusion", Matrix(title, names, names, shares.tolist(), form))
+    return section("The classes", shown, left, taken_for, gallery(page.run))
 
 
 def gallery(run: Run) -> str:
@@ -256,7 +264,7 @@ def measured(page: Page, lut: LatencyTable) -> list[str]:
     parts = [paragraph(text)]
     layers = families.layout(page.run.space)
     if isinstance(layers, layerwise.Layers):
-        parts.append(candidates(page.run, lut, layers))
+        parts.append(page.matrix(f"candidates-{len(page.matrices)}", candidates(page.run, lut, layers)))
     if predicted := lut.describe_predictions():
         parts.append(paragraph(f"Predicted: {predicted}. Latencies of networks that have such layers rest on that."))
     if found := lut.calibration:
@@ -274,7 +282,7 @@ def measured(page: Page, lut: LatencyTable) -> list[str]:
     return parts
 
 
-def candidates(run: Run, lut: LatencyTable, layers: layerwise.Layers) -> str:
+def candidates(run: Run, lut: LatencyTable, layers: layerwise.Layers) -> Matrix:
     """Candidate operation × layer, in microseconds; open choices only."""
     names = list(dict.fromkeys(choice.name for gene in run.space.genes for choice in gene.choices))
     values = [[math.nan] * len(run.space.genes) for _ in names]
@@ -283,7 +291,7 @@ def candidates(run: Run, lut: LatencyTable, layers: layerwise.Layers) -> str:
             price = lut.price(layers.choices[column][choice])
             values[names.index(gene.choices[choice].name)][column] = 1e3 * price
     places = [str(i) for i in range(len(run.space.genes))]
-    return matrix("each candidate operation in each layer, µs", names, places, values)
+    return Matrix("each candidate operation in each layer, µs", names, places, values)
 
 
 def supernet(page: Page) -> str:

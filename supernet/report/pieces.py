@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from supernet.quantities import digits
+from supernet.report.charts import Matrix
 
 HERE = Path(__file__).parent
 # No page may ask for anything from anywhere.
@@ -86,28 +86,23 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], picked: Iterab
     return _scrolled(headings[0] or "table", f"<table><thead>{line(headings, 'th')}</thead>{''.join(body)}</table>")
 
 
-def matrix(title: str, rows: Sequence[str], columns: Sequence[str], values: Any, form: str | None = None) -> str:
-    """A table of numbers, darker the larger; NaN is left empty.
-
-    Args:
-        values: of each row, of each column. form: of a number; None: three digits.
-    """
-    told = digits if form is None else form.format
-    largest = max((value for row in values for value in row if math.isfinite(value)), default=0) or 1
+def matrix(shown: Matrix) -> str:
+    """A table of numbers, darker the larger."""
+    largest = shown.largest
 
     def cell(value: float) -> str:
         if not math.isfinite(value):
             return "<td></td>"
-        return f'<td style="--v:{max(0, value) / largest:.3f}">{html.escape(told(value))}</td>'
+        return f'<td style="--v:{max(0, value) / largest:.3f}">{html.escape(shown.told(value))}</td>'
 
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in columns)
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in shown.columns)
     lines = (
         f'<tr><th scope="row">{html.escape(name)}</th>{"".join(map(cell, row))}</tr>'
-        for name, row in zip(rows, values, strict=True)
+        for name, row in zip(shown.rows, shown.values, strict=True)
     )
-    caption = f'<caption class="note">{html.escape(title)}</caption>'
+    caption = f'<caption class="note">{html.escape(shown.title)}</caption>'
     body = f'<table class="matrix">{caption}<thead><tr><td></td>{head}</tr></thead>{"".join(lines)}</table>'
-    return _scrolled(title, body)
+    return _scrolled(shown.title, body)
 
 
 def images(pictures: Iterable[tuple[str, str]]) -> str:
