@@ -33,6 +33,7 @@ from experiments import _common, _stages
 from experiments._stage_costs import milliseconds
 from experiments._stages import Arm, at_iteration, evenly
 from experiments.papers.item import mean
+from experiments.papers.stage_wise import last
 from supernet.errors import UserError
 
 ARMS = {
@@ -147,12 +148,6 @@ def ensemble(study: _stages.Stages, args: Args, seed: int) -> dict[str, Any]:
     searches = [study.search(ARMS[kind], seed) for kind in voting]
     paths = dict.fromkeys(Path(at_iteration(search, k)["path"]) for search in searches for k in args.chosen)
     return study.together(list(paths))
-
-
-def last(result: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
-    """The last chosen candidates, by seed."""
-    final = str(result["settings"]["chosen"][-1])
-    return [row["candidates"][final] for row in result["searches"][kind]]
 
 
 def deepest(result: Mapping[str, Any], module: str) -> list[dict[str, Any]]:

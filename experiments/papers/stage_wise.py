@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -158,7 +159,7 @@ def noise(result: dict[str, Any]) -> str:
     return "; ".join(told)
 
 
-def last(result: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+def last(result: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
     """The last chosen candidates, by seed."""
     final = str(result["settings"]["chosen"][-1])
     return [row["candidates"][final] for row in result["searches"][kind]]
