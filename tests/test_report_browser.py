@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,10 +19,14 @@ from supernet.runs import RunFolder
 
 playwright = pytest.importorskip("playwright.sync_api")
 OLD = Path(__file__).parent / "data" / "v0.1" / "spos"
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+FOUND = filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser")))
+# Ubuntu's chromium-browser is a script that fails where its snap is not installed.
+BROWSER = next(
+    (path for path in FOUND if not subprocess.run([path, "--version"], capture_output=True).returncode), None
+)
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 METHODS = {"global": "Grow and prune", "nss": "The elite spaces", "stage": "Growth", "dsnas": "The supernet"}
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")
