@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import random
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from supernet import families, metrics
+from supernet import families, metrics, spaces
 from supernet.answers import Answers
 from supernet.cli import report
 from supernet.report import charts, columns, explorer, load, page, pieces, taken
@@ -145,6 +146,31 @@ def test_layers_of_architectures_add_up(tmp_path):
         assert sum(layer[4] for layer in layers) / 1e6 == pytest.approx(point["numbers"][flops], rel=1e-5)
     bound = run.front["bounds"]["latency"]
     assert told["windows"][told["x"]] == bound
+
+
+def test_the_layers_of_all_architectures_are_told_where_there_is_room(monkeypatch):
+    """2,000 scored architectures of a space of 22 genes; with less room the latest and the found ones have layers."""
+    draw, space = random.Random(0), spaces.usual("mobile", None)
+    archs = list({tuple(map(draw.choice, space.allowed)): None for _ in range(explorer.SHOWN)})
+    lines = [{"arch": a, "accuracy": 0.5, "costs": {"flops": 1.0}, "generation": 3} for a in archs]
+    entry = {"arch": list(archs[0]), "layers": "", "one_shot_accuracy": 0.5}
+    old = load.Run.load(RunFolder(OLD))
+    run = dataclasses.replace(
+        old, space=space, scored=lines, front={"front": [entry], "random": []}, results={}, tables={}
+    )
+    whole = explorer.data([run], {})
+    assert len(whole["points"]) == len(archs) == explorer.SHOWN
+    assert all(len(point["layers"]) > 10 for point in whole["points"])
+    size = len(json.dumps([whole["points"], whole["layers"]], separators=(",", ":")))
+    assert size < explorer.ROOM
+    monkeypatch.setattr(explorer, "ROOM", size - 20_000)
+    part = explorer.data([run], {})
+    there = ["layers" in point for point in part["points"]]
+    assert there[-1]
+    assert part["points"][-1]["arch"] == archs[0]  # found by the search
+    assert there == sorted(there)
+    assert 1000 < sum(there) < len(archs)
+    assert len(json.dumps([part["points"], part["layers"]], separators=(",", ":"))) < explorer.ROOM + 1000
 
 
 def test_two_runs_are_compared(tmp_path):

@@ -13,12 +13,13 @@ from supernet import families, metrics
 from supernet.errors import UserError
 from supernet.report.charts import Plot, Series
 from supernet.report.load import LATENCY, Run
+from supernet.report.pieces import embedded
 from supernet.space import Arch
 from supernet.spec import LayerSpec
 
 KINDS = ("scored", "random", "front", "trained alone")  # of points; one that is several is the last of them
 SHOWN = 2000  # scored architectures at most, the latest
-LAYERED = 400  # architectures whose layers are listed
+ROOM = 1_250_000  # bytes on the page, beyond which the layers of the others are left out
 
 
 @dataclass(frozen=True)
@@ -168,16 +169,17 @@ def data(runs: Sequence[Run], commands: Mapping[str, Sequence[str]]) -> dict[str
     Args:
         commands: what to do with a pinned architecture, by the run's name; the page replaces ``FILE`` by a name.
     """
-    layers, made = Layers(), list(_made(runs))
+    made = list(_made(runs))
     if len(made) < 2:
         return None
     known = {key for _, point in made for key in point.numbers}
     shown = [axis for axis in axes(runs) if axis.key in known]
     told = []
-    for i, (run, point) in enumerate(made):
+    for run, point in made:
         numbers = [_rounded(point.numbers.get(axis.key), axis.scale) for axis in shown]
         one = {"run": run.name, "kind": point.kind, "name": point.name, "numbers": numbers, "arch": point.arch}
-        told.append(one | ({"layers": layers.of(run, point.arch)} if i >= len(made) - LAYERED else {}))
+        told.append(one)
+    layers = _with_layers(told, made)
     return {
         "axes": [axis.name for axis in shown],
         "x": _first(shown, made, (*(runs[0].front or {}).get("objectives", ()), LATENCY, "flops")),
@@ -188,6 +190,19 @@ def data(runs: Sequence[Run], commands: Mapping[str, Sequence[str]]) -> dict[str
         "layers": layers.rows,
         "commands": commands,
     }
+
+
+def _with_layers(told: Sequence[dict[str, Any]], made: Sequence[tuple[Run, Point]]) -> Layers:
+    """Add their layers to the architectures, the last first, while there is room."""
+    layers, room = Layers(), ROOM - len(embedded(told))
+    for one, (run, point) in zip(reversed(told), reversed(made), strict=True):
+        known = len(layers.rows)
+        places = layers.of(run, point.arch)
+        room -= len(embedded([{"layers": places}, layers.rows[known:]]))
+        if room < 0:
+            break
+        one["layers"] = places
+    return layers
 
 
 def plot(asked: Mapping[str, Any]) -> Plot:
