@@ -14,10 +14,12 @@ import numpy as np
 import torch
 
 from supernet import executor as executors
+from supernet import metrics
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
 from supernet.executor import Executor, Processes
 from supernet.files import JsonLines
+from supernet.metrics import METRICS, TOP1, Metric
 from supernet.model import Network
 from supernet.progress import Progress, silent
 from supernet.runs import RunFolder
@@ -28,7 +30,8 @@ from supernet.training.evaluation import evaluate
 from supernet.training.loop import FitConfig
 from supernet.training.measured import Kernels
 
-TRAINED = {"budget": dict, "arch": [COUNT], "seed": COUNT, "val_accuracy?": SHARE, "accuracy?": SHARE}  # a log's line
+TRAINED = {"budget": dict, "arch": [COUNT], "seed": COUNT, "accuracy?": SHARE}  # a line of a log
+TRAINED |= {f"{metrics.key('val', metric)}?": SHARE for metric in METRICS}
 Train = Callable[[Arch, int], float]  # architecture, seed -> accuracy; picklable, as other processes may run it
 
 
@@ -88,6 +91,7 @@ class OnRun:
 
     Args:
         epochs, batch_size, lr, limit: as ``FitConfig`` and ``RunFolder.images`` have them.
+        metric: what an accuracy is.
     """
 
     run: RunFolder
@@ -100,6 +104,7 @@ class OnRun:
     kernels: Kernels
     data_root: Path | None = None
     workers: int = 0  # processes that decode images, of each training
+    metric: Metric = TOP1
 
     @property
     def budget(self) -> dict[str, Any]:
@@ -123,7 +128,7 @@ class OnRun:
         network, _ = standalone.train(
             space, arch, images, cfg, self.under_way(arch, seed), device, kernels=self.kernels
         )
-        return judge(network, images)
+        return judge(network, images, self.metric)
 
     def under_way(self, arch: Arch, seed: int) -> Path:
         """Where a network is trained."""
@@ -141,7 +146,7 @@ def halves(val: ImageSet) -> tuple[ImageSet, ImageSet]:
     return first, val.without(first)
 
 
-def judge(network: Network, images: TrainVal) -> float:
+def judge(network: Network, images: TrainVal, metric: Metric = TOP1) -> float:
     """Accuracy on the half of the validation split that no one-shot accuracy is measured on."""
     _, judging = halves(images.val)
-    return evaluate(network, judging.plain_batches(512))
+    return evaluate(network, judging.plain_batches(512), metric=metric)

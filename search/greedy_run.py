@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from search.efficient_global import Candidate, EfficientGlobal
-from supernet import files
+from supernet import files, metrics
 from supernet.errors import UserError
 from supernet.files import JsonLines
+from supernet.metrics import TOP1, Metric
 from supernet.quantities import several
 from supernet.runs import RunFolder
 from supernet.training import checkpoint, defaults
@@ -69,6 +70,7 @@ def search(
     run: RunFolder,
     train: Train,
     told: Callable[[str], None] = lambda line: None,
+    metric: Metric = TOP1,
 ) -> Candidate:
     """Run to the end, or continue: ``search.json`` has every finished candidate.
 
@@ -77,6 +79,7 @@ def search(
 
     Args:
         told: called with a line on each candidate.
+        metric: of the validation accuracy that candidates are compared by.
     """
     if run.search_path.exists():
         controller.load_state_dict(files.read_json(run.search_path, "search state"))
@@ -88,12 +91,13 @@ def search(
         _require_same(folder, candidate)
         label = f"{number} {candidate.phase} {candidate.describe()}"
         train(candidate, folder.path, label)
-        train_accuracy, val_accuracy = best_epoch(folder.metrics)
+        train_accuracy, val_accuracy = best_epoch(folder.metrics, metric)
         controller.tell(candidate, train_accuracy, val_accuracy)
         files.write_json(run.search_path, controller.state_dict())
         checkpoint.delete(folder.checkpoint)
         epochs = several(candidate.epochs, "epoch")
-        told(f"{label}, {epochs}: {val_accuracy:.2f} % validation, {train_accuracy:.2f} % training")
+        validated = f"{val_accuracy:.2f} % {metrics.HEADINGS[metric]}validation"
+        told(f"{label}, {epochs}: {validated}, {train_accuracy:.2f} % training")
     if controller.skipped:
         beyond = "lay beyond the bounds and"
         told(f"{several(len(controller.skipped), f'candidate {beyond} was', f'candidates {beyond} were')} not trained")
@@ -101,10 +105,10 @@ def search(
     return controller.found
 
 
-def best_epoch(log: JsonLines) -> tuple[float, float]:
-    """Training and validation accuracy of the best epoch of each, %."""
+def best_epoch(log: JsonLines, metric: Metric = TOP1) -> tuple[float, float]:
+    """Training accuracy, which is top-1, and validation accuracy by the metric, of the best epoch of each, %."""
     lines = log.read()
-    train, val = (100 * max(line[key] for line in lines) for key in ("accuracy", "val_accuracy"))
+    train, val = (100 * max(line[key] for line in lines) for key in ("accuracy", metrics.key("val", metric)))
     return train, val
 
 

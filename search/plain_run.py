@@ -16,10 +16,11 @@ from search import greedy_run, priced
 from search.drawing import Block, draw
 from search.efficient_global import PRESETS, Candidate, Config, EfficientGlobal
 from search.greedy_run import Training
-from supernet import families, files
+from supernet import families, files, metrics, run_files
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
 from supernet.families import sep_conv
+from supernet.metrics import TOP1, Metric
 from supernet.model import Network
 from supernet.progress import Progress, silent
 from supernet.quantities import several
@@ -30,10 +31,10 @@ from supernet.space import Arch, Space
 from supernet.tables import Table
 from supernet.training import defaults, standalone
 from supernet.training.config import Decays
-from supernet.training.evaluation import evaluate
+from supernet.training.evaluation import answers
 from supernet.training.measured import Wish
 
-RESULT = {"params": COUNT, "val_accuracy?": SHARE, "test_accuracy": SHARE, "test_images": COUNT}
+RESULT = {**run_files.RESULT, "params": COUNT, "test_accuracy": SHARE, "test_images": COUNT}
 Image = tuple[int, Size, int]  # channels, size, classes
 Latency = Callable[[Space, Arch], float]  # ms
 SMALL_LIMIT = 10_000  # images of the small preset, which would take hours on more
@@ -102,7 +103,7 @@ def corners(config: Config, image: Image) -> list[tuple[Space, Arch]]:
 
 @dataclass(frozen=True)
 class PlainRun:
-    """A search in a run folder."""
+    """A search in a run folder; ``metric`` is what its networks are compared by."""
 
     run: RunFolder
     images: TrainVal
@@ -111,6 +112,7 @@ class PlainRun:
     progress: Progress = silent
     told: Callable[[str], None] = lambda line: None
     kernels: Wish = "auto"
+    metric: Metric = TOP1
 
     @property
     def image(self) -> Image:
@@ -125,7 +127,7 @@ class PlainRun:
         def train(candidate: Candidate, folder: Path, label: str) -> None:
             alike.train(candidate, candidate.epochs, folder, label)
 
-        found = greedy_run.search(controller, self.run, train, self.told)
+        found = greedy_run.search(controller, self.run, train, self.told, self.metric)
         space, arch = network(found, self.image)
         self.run.write_space(space)
         self.run.write_found(
@@ -183,11 +185,11 @@ class PlainRun:
         if not folder.result_path.exists():
             trained, last = self.train(found, epochs, folder.path, folder.path.name, train_all)
             images = test()
-            accuracy = evaluate(trained, images.plain_batches(512))
             params = families.params(*network(found, self.image))
             row: dict[str, Any] = {"found": dataclasses.asdict(found), "params": params}
-            row |= {"val_accuracy": last["val_accuracy"]} if not train_all else {}
-            row |= {"test_accuracy": accuracy, "test_images": len(images)}
+            validated = [metrics.key("val", metric) for metric in metrics.METRICS]
+            row |= {"metric": self.metric, **{name: last[name] for name in validated if name in last}}
+            row |= answers(trained, images.plain_batches(512)).result("test")
             files.write_json(folder.result_path, row)
         return files.read_json(folder.result_path, "result", expected=RESULT)
 
@@ -203,12 +205,12 @@ def drawn(space: Space, arch: Arch) -> list[Block]:
     return [Block(s.out_size, s.out_channels, f"{s.op.capitalize()} {s.kernel}×{s.kernel}") for s in specs]
 
 
-def phases(controller: EfficientGlobal, image: Image) -> Table:
+def phases(controller: EfficientGlobal, image: Image, metric: Metric = TOP1) -> Table:
     """What each phase accepted last; accuracies compare within a phase, where epochs are alike."""
     rows = []
     for name, record in controller.accepted.items():
         trained, epochs = network(record.candidate, image), str(record.candidate.epochs)
         counts = [f"{families.params(*trained) / 1e3:.1f}", f"{families.flops(*trained) / 1e6:.2f}"]
         rows.append([name, record.candidate.describe(), *counts, epochs, f"{record.val_accuracy:.2f}"])
-    headings = ["", "network", "k params", "MFLOPs", "epochs", "val %"]
+    headings = ["", "network", "k params", "MFLOPs", "epochs", f"{metrics.HEADINGS[metric]}val %"]
     return Table(headings, rows, "accepted at the end of each phase", text=2, wraps=1)

@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 from supernet.errors import UserError
+from supernet.metrics import NAMES, TOP1, Metric
 from supernet.tables import Table
 
 Interval = tuple[float, float]
@@ -95,8 +96,15 @@ def residuals(accuracies: Values, cost: Values) -> np.ndarray:
     return y - (start + slope * x)
 
 
-def plot(path: Path, predicted: Sequence[float], true: Sequence[float], ranking: Ranking, title: str) -> None:
-    """Scatter of stand-alone over one-shot accuracies, in %."""
+def plot(
+    path: Path,
+    predicted: Sequence[float],
+    true: Sequence[float],
+    ranking: Ranking,
+    title: str,
+    metric: Metric = TOP1,
+) -> None:
+    """Scatter of stand-alone over one-shot accuracies, in %; ``metric`` is what these are."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -104,7 +112,7 @@ def plot(path: Path, predicted: Sequence[float], true: Sequence[float], ranking:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.scatter([100 * v for v in predicted], [100 * v for v in true], s=18, color="tab:blue", linewidths=0)
-    axes.set(xlabel="one-shot accuracy (%)", ylabel="trained alone (%)")
+    axes.set(xlabel=f"one-shot {NAMES[metric]} (%)", ylabel="trained alone (%)")
     axes.set_title(f"{title}\n{describe(ranking)}", fontsize=8)
     axes.grid(alpha=0.2)
     figure.savefig(path)
@@ -148,11 +156,12 @@ def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def table(rankings: Mapping[str, Ranking], space: str) -> Table:
-    """One row for each way to rank, by its name; ``space`` is named in the title."""
+def table(rankings: Mapping[str, Ranking], space: str, metric: Metric = TOP1) -> Table:
+    """One row for each way to rank, by its name; ``space`` and a ``metric`` other than top-1 are in the title."""
     first, rows = next(iter(rankings.values())), []
     for name, row in rankings.items():
         gap = f"{100 * row.gap:+.2f}" if name.startswith("one-shot") else ""
         rows.append([name, show(row.tau, row.tau_interval), show(row.rho, row.rho_interval), gap])
-    title = f"{space}: {first.n} architectures, intervals of {100 * first.level:.0f} % over architectures"
+    by = "" if metric == TOP1 else f" by {NAMES[metric]}"
+    title = f"{space}: {first.n} architectures{by}, intervals of {100 * first.level:.0f} % over architectures"
     return Table(["ranked by", "Kendall τ", "Spearman ρ", "alone − one-shot, points"], rows, title)

@@ -15,7 +15,7 @@ from search.alone import TRAINED, OnRun, StandAlone, halves
 from search.evaluator import Evaluator, Mode
 from search.ranking import Ranking
 from search.run import Scoring
-from supernet import families, files
+from supernet import families, files, metrics
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.executor import Executor, Processes, Threads
@@ -60,7 +60,7 @@ class Study:
     """One-shot accuracies on one half of the validation split, those of networks trained alone on the other.
 
     Args:
-        train: trains one network; ``train.folder`` gets the files of the study.
+        train: trains one network and has the metric; ``train.folder`` gets the files of the study.
         bn: BN statistics of the one-shot accuracies. recalibration: batches and images per batch for it.
         seeds: of the trainings; with two or more the ceiling is stated.
         scorers, trainers: who scores and who trains.
@@ -87,12 +87,14 @@ class Study:
         supernet = run.supernet(space, self.device, self.train.kernels)
         recalibration = spos.recalibration_images(self.images, *self.recalibration)
         scoring, one_shot = halves(self.images.val)[0], {}
+        metric = self.train.metric
         for mode in self.bn:
             batches = Scoring(mode, executor=self.scorers).batches(supernet, scoring)
-            one_shot[mode] = Evaluator(supernet, recalibration, batches, self.scorers, mode)(archs)
+            one_shot[mode] = Evaluator(supernet, recalibration, batches, self.scorers, mode, metric=metric)(archs)
         log = files.JsonLines(folder / "trained.jsonl", TRAINED)
         train, forget = self.train, self.train.forget
-        alone = StandAlone(log, train.budget, train, self.trainers, "val_accuracy", self.progress, forget)
+        name = metrics.key("val", metric)
+        alone = StandAlone(log, train.budget, train, self.trainers, name, self.progress, forget)
         trained = alone(archs, self.seeds)
         truth, flops = trained.mean(axis=1), [families.flops(space, arch) for arch in archs]
 
@@ -104,7 +106,7 @@ class Study:
             rows["ceiling: one training seed against the others"] = ceiling
         for mode, scores in one_shot.items():
             title = f"{space.name}, BN {mode}, {several(epochs, 'epoch')} alone"
-            ranking.plot(folder / f"{mode}.png", scores, truth, rows[f"one-shot, BN {mode}"], title)
+            ranking.plot(folder / f"{mode}.png", scores, truth, rows[f"one-shot, BN {mode}"], title, metric)
         files.write_json(
             folder / "rank.json",
             {
@@ -112,6 +114,7 @@ class Study:
                 "space": {"name": space.name, "fingerprint": space.fingerprint},
                 "made_from": run.origin(),
                 "pick": pick,
+                "metric": metric,
                 "budget": self.train.budget,
                 "archs": [list(arch) for arch in archs],
                 "flops": flops,

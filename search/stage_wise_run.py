@@ -17,7 +17,7 @@ from torch import Tensor
 from search.criteria import CRITERIA
 from search.importance import importance
 from search.stage_wise import ROLES, Proposal, StageWise
-from supernet import donors, families, files, machine
+from supernet import donors, families, files, machine, metrics
 from supernet import executor as executors
 from supernet.answers import Answers
 from supernet.data.images import ImageSet
@@ -25,6 +25,7 @@ from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.executor import Executor, Processes
 from supernet.families import module_stages
+from supernet.metrics import HEADINGS, METRICS, TOP1, Metric
 from supernet.model import Network
 from supernet.progress import Progress, silent
 from supernet.quantities import digits, several
@@ -51,13 +52,9 @@ RESULT = {  # of a network, in files
     "whole": bool,
 }
 EQUAL = {"importance": [float], "equal_val_accuracy": SHARE}  # of a candidate that is trained further
-TESTED = {
-    "test_accuracy": {str: SHARE},
-    "test_top5_accuracy?": {str: SHARE},
-    "ensemble_test_accuracy": SHARE,
-    "ensemble_test_top5_accuracy?": SHARE,
-    "test_images": COUNT,
-}
+TESTED = {"test_accuracy": {str: SHARE}, "ensemble_test_accuracy": SHARE, "test_images": COUNT}
+OTHERS = [metrics.key("test", metric) for metric in METRICS if metric != TOP1]
+TESTED |= {f"{name}?": {str: SHARE} for name in OTHERS} | {f"ensemble_{name}?": SHARE for name in OTHERS}
 
 
 @dataclass(frozen=True)
@@ -94,6 +91,7 @@ class StageRun:
             picklable where the executor's workers are other processes, and counts what trains beside it, too.
         executor: who trains networks that do not wait for each other.
         again: the seed, where a network of another search is trained again.
+        metric: by which the best network is chosen.
     """
 
     run: RunFolder
@@ -106,6 +104,7 @@ class StageRun:
     progress: Progress = silent
     executor: Executor = Processes()
     again: int | None = None
+    metric: Metric = TOP1
 
     def label(self, asked: Proposal) -> str:
         """What progress calls a network."""
@@ -179,7 +178,8 @@ class StageRun:
             "seed": asked.seed,
             "modules": list(asked.modules),
             **equal,
-            **{name: last[name] for name in ("val_accuracy", "val_top5_accuracy") if name in last},
+            "metric": self.metric,
+            **{name: last[name] for name in (metrics.key("val", metric) for metric in METRICS) if name in last},
             "params": families.params(self.space, arch),
             "flops": families.flops(self.space, arch),
             "seconds": time.monotonic() - began,
@@ -236,7 +236,7 @@ class StageRun:
         path = self.run.tested_path
         if not path.exists():
             trained, test = judged(results), images()
-            found: dict[str, dict[str, float]] = {}  # metric: network: share
+            found: dict[str, dict[str, float]] = {}  # by the name of a metric: network: share
             together: dict[str, float] = {}
             for group in (trained[:1], trained[1:]):  # the initial network is no candidate and has no vote
                 if group:
@@ -244,8 +244,8 @@ class StageRun:
                     networks = [folder.trained(self.space).to(self.device) for folder in folders]
                     alone, voted = vote(networks, test.plain_batches(256))
                     for result, answers in zip(group, alone, strict=True):
-                        for metric, share in answers.shares("test").items():
-                            found.setdefault(metric, {})[result["name"]] = share
+                        for name, share in answers.shares("test").items():
+                            found.setdefault(name, {})[result["name"]] = share
                     together = voted.shares("test")
             # Of the initial network alone where no stage grew.
             tested = {**found, **{f"ensemble_{name}": share for name, share in together.items()}}
@@ -254,17 +254,20 @@ class StageRun:
         return files.read_json(path, "test result", expected=TESTED)
 
     def write_best(self, results: Sequence[Mapping[str, Any]], tested: Mapping, noise: list[float] | None) -> Mapping:
-        """``arch.json``: the network that is most accurate on the validation split, the last of equals.
+        """``arch.json``: the network that is best by the metric on the validation split, the last of equals.
 
         The last, as it is the one that the search went on from. Returns its result.
         """
-        trained = judged(results)
-        best = max(reversed(trained[1:] or trained), key=lambda result: result["val_accuracy"])
+        trained, (val, test) = judged(results), (metrics.key(part, self.metric) for part in ("val", "test"))
+        best = max(reversed(trained[1:] or trained), key=lambda result: result[val])
+        accuracies = {name: best[name] for name in ("val_accuracy", val)}
+        accuracies |= {name: tested[name][best["name"]] for name in ("test_accuracy", test)}
         self.run.write_found(
             self.space,
             module_stages.arch(self.space, best["modules"]),
-            **{key: best[key] for key in ("name", "modules", "val_accuracy", "params", "flops")},
-            test_accuracy=tested["test_accuracy"][best["name"]],
+            **{key: best[key] for key in ("name", "modules", "params", "flops")},
+            **accuracies,
+            metric=self.metric,
             importance_sd=noise,
         )
         return best
@@ -308,19 +311,20 @@ def table(
     noise: Sequence[float] | None,
     seeds: int,
     carbon: bool,
+    metric: Metric = TOP1,
 ) -> Table:
     """One row for each network.
 
     Args:
         results: of ``StageRun.train``. tested: of ``StageRun.test``. noise: of ``StageRun.spread`` over ``seeds``.
-        carbon: show energy and CO₂.
+        carbon: show energy and CO₂. metric: what accuracies are.
     """
     rows = []
     for result in results:
         least = "" if result["whole"] else "≥ "
         names = [f"{result['iteration']} {role(result)}", *modules_and_importance(result)]
         counts = [f"{result['flops'] / 1e6:.2f}", f"{result['params'] / 1e3:.1f}", f"{least}{result['seconds']:.0f}"]
-        shares = [result["val_accuracy"], tested["test_accuracy"].get(result["name"])]
+        shares = [result[metrics.key("val", metric)], tested[metrics.key("test", metric)].get(result["name"])]
         rows.append([*names, *counts, *("" if share is None else f"{100 * share:.2f}" for share in shares)])
         if carbon:
             spent = [result.get(key) for key in ("energy_kwh", "co2_kg")]  # not there if it was not asked for then
@@ -329,7 +333,8 @@ def table(
         spread = ["SD", several(seeds, "seed"), " ".join(f"{value:.4f}" for value in noise)]
         rows.append([*spread, *[""] * (len(rows[0]) - len(spread))])
     title = f"importance by {criterion}, stage by stage; candidates tested once"
-    headings = ["", "modules", "importance", "MFLOPs", "k params", "s", "val %", "test %"]
+    headings = ["", "modules", "importance", "MFLOPs", "k params", "s"]
+    headings += [f"{HEADINGS[metric]}{part} %" for part in ("val", "test")]
     return Table([*headings, *(("Wh", "g CO₂") if carbon else ())], rows, title, text=2, wraps=2)
 
 

@@ -24,6 +24,7 @@ CONFIG = {
     "method?": str,
     "kernels?": ("fused", "eager"),
     "balance?": ("none", "loss", "sampling"),
+    "metric?": METRICS,
     "made_with?": MADE_WITH,
 }
 COSTS = {"latency_ms?": COST, "flops?": COST, "params?": COST, "activations?": COST}
@@ -50,7 +51,8 @@ ACCURACIES = {f"{name}?": SHARE for name in SHARES} | {f"{name}_interval?": INTE
 ACCURACIES |= {"val_images?": POSITIVE, "test_images?": POSITIVE}
 RESULT = {"arch?": ARCH, "settings?": dict, "measured_latency_ms?": COST, "metric?": METRICS}
 RESULT |= {**ONE_SHOT, **ACCURACIES, **COSTS}
-FOUND = {"schema?": 1, "space?": FINGERPRINT, "arch": ARCH, "layers?": str, "name?": str, **ACCURACIES, **COSTS}
+FOUND = {"schema?": 1, "space?": FINGERPRINT, "arch": ARCH, "layers?": str, "name?": str, "metric?": METRICS}
+FOUND |= {**ACCURACIES, **COSTS}
 PROBABILITIES = {"schema": 1, "target": COST, "cost": COST, "argmax_cost": COST, "genes": [dict]}
 POPULATION = {"arch": ARCH, "accuracy": SHARE, "costs": {str: float}, "generation": COUNT}
 INT8 = "-int8"  # ends the name of a network that was fine-tuned by fake quantisation, after that of the one before

@@ -17,7 +17,7 @@ from latency import on_demand
 from latency.measure import host, pin_core
 from search import greedy_run, plain_run
 from search.drawing import Block, draw
-from supernet import families
+from supernet import families, metrics
 from supernet.cli import common, global_nas
 from supernet.cli.global_nas import Args
 from supernet.data import sets
@@ -67,6 +67,29 @@ def test_what_a_run_leaves(finished):
     test = sets.open_test("digits", Path("data"))
     again = evaluate(network, test.batches(64, seed=0, epoch=0, augment=False, drop_last=False))
     assert again == pytest.approx(result["test_accuracy"], abs=2 / len(test))
+
+
+def test_candidates_are_compared_by_the_metric(tmp_path, finished, capsys):
+    run = tmp_path / "run"
+    global_nas.run(arguments(run, depth=(3, 3), metric="top5"))
+    for folder, record in zip(sorted((run / "candidates").iterdir()), records(run), strict=True):
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert record["val_accuracy"] == 100 * max(line["val_top5_accuracy"] for line in lines)
+        assert record["train_accuracy"] == 100 * max(line["accuracy"] for line in lines)
+    result = json.loads((run / "final-1" / "result.json").read_text())
+    told = metrics.percent(result, "test", "top5")
+    assert result["metric"] == "top5"
+    assert result["test_top5_accuracy"] > result["test_accuracy"]
+    assert f"test top-5 accuracy: {told}" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match="metric: top5 → top1"):
+        global_nas.run(arguments(run, depth=(3, 3)))
+    old = shutil.copytree(finished, tmp_path / "old")
+    config = json.loads((old / "config.json").read_text())
+    del config["metric"]  # as before there were several
+    (old / "config.json").write_text(json.dumps(config))
+    global_nas.run(arguments(old))
+    with pytest.raises(UserError, match="metric: top1 → balanced"):
+        global_nas.run(arguments(old, metric="balanced"))
 
 
 def test_selection_never_opens_the_test_part(tmp_path, monkeypatch):

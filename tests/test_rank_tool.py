@@ -8,9 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from search.alone import halves
 from supernet.data import sets
+from supernet.methods import spos
+from supernet.runs import RunFolder
+from supernet.training.bn import recalibrate_bn
+from tests.conftest import whole
 from tests.test_cli import TRAIN, ok, refused
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +49,25 @@ def test_ranks_caches_and_extends(run):
     again = json.loads((run / "rank" / "rank.json").read_text())
     assert [seeds[0] for seeds in again["trained_alone"]] == [seeds[0] for seeds in result["trained_alone"]]
     assert any(name.startswith("ceiling") for name in again["rankings"])
+
+
+def test_both_accuracies_are_of_the_metric(run):
+    ok("rank", "--run", run, "--n", 3, *BUDGET, "--metric", "top5")
+    found = json.loads((run / "rank" / "rank.json").read_text())
+    lines = [json.loads(line) for line in (run / "rank" / "trained.jsonl").read_text().splitlines()]
+    alone = {tuple(line["arch"]): line["val_top5_accuracy"] for line in lines if "val_top5_accuracy" in line}
+    assert found["metric"] == "top5"
+    assert found["trained_alone"] == [[alone[tuple(arch)]] for arch in found["archs"]]
+    folder = RunFolder(run)
+    images, space, cpu = folder.images(), folder.space(), torch.device("cpu")
+    supernet = folder.supernet(space, cpu, "eager")
+    recalibration = spos.recalibration_images(images, 2, 32)
+    for arch, share in zip(found["archs"], found["one_shot"]["recalibrated"], strict=True):
+        recalibrate_bn(supernet.eval(), recalibration, arch)
+        x, y = whole(halves(images.val)[0])
+        with torch.no_grad():
+            guesses = supernet(x, tuple(arch)).topk(5).indices
+        assert share == pytest.approx((guesses == y[:, None]).any(1).float().mean().item(), abs=2 / len(y))
 
 
 def test_files_and_refusals(run, tmp_path):

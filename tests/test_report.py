@@ -81,6 +81,24 @@ def test_networks_are_compared_by_their_metric():
     assert columns.told(several)[-1] == "of these front-1 has the highest validation balanced accuracy, 70.00 %"
 
 
+def test_the_page_tells_accuracies_by_the_metric_of_the_run(tmp_path):
+    shutil.copytree(OLD, tmp_path / "run")
+    result = tmp_path / "run" / "best" / "result.json"
+    told = {"metric": "balanced", "test_balanced_accuracy": 0.25, "test_balanced_accuracy_interval": [0.2, 0.3]}
+    result.write_text(json.dumps({**json.loads(result.read_text()), **told}))
+    row = {"name": "phone", "file": "phone/phone.onnx", "layers": "x", "bound_ms": 1.0, "latency_ms": 0.9}
+    row |= {"test_accuracy": 0.75, "test_balanced_accuracy": 0.625}
+    (tmp_path / "run" / "specialised").mkdir()
+    found = {"metric": "balanced", "networks": [row]}
+    (tmp_path / "run" / "specialised" / "networks.json").write_text(json.dumps(found))
+    shown = page.Page([load.Run.load(RunFolder(tmp_path / "run"))]).render()
+    assert "<h1>best: balanced 25.00 % [20.00, 30.00] of 360 images in the test" in shown
+    specialised = shown.split("A network for each device")[1]
+    assert "balanced test, %" in specialised
+    assert "62.50" in specialised
+    assert "75.00" not in specialised.split("</table>")[0]
+
+
 def test_classes_are_on_the_page_the_worst_first(tmp_path):
     shutil.copytree(OLD, tmp_path / "run")
     labels = np.repeat([0, 1, 2], 10)

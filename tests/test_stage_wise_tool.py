@@ -22,7 +22,7 @@ from latency.table import LatencyTable
 from search import stage_wise_run, stage_wise_settings
 from search.stage_wise import Config, Proposal, StageWise
 from search.stage_wise_run import StageRun, Training
-from supernet import donors, families, files
+from supernet import donors, families, files, metrics
 from supernet.cli import stage_wise
 from supernet.data import sets
 from supernet.data.sets import TrainVal
@@ -160,6 +160,29 @@ def test_networks_trained_side_by_side_are_those_trained_one_by_one(tmp_path):
         return untimed(list(job.search(StageWise(Config(initial=1, step=1, iterations=1)))))
 
     assert run(tmp_path / "one", Processes(1)) == run(tmp_path / "two", Processes(2))
+
+
+@pytest.mark.parametrize(("metric", "best"), [("top1", (2, 1, 1)), ("balanced", (1, 2, 1)), ("top5", (1, 2, 1))])
+def test_the_best_network_is_that_by_the_metric(metric, best, tmp_path):
+    """The initial network is no candidate; of equals the last is taken."""
+    shares = {(1, 1, 1): (0.9, 0.9, 0.9), (2, 1, 1): (0.5, 0.1, 0.6), (1, 2, 1): (0.4, 0.2, 0.6)}
+    results = [
+        {"name": f"{i}", "role": "Â" if i else "A", "iteration": i, "modules": list(modules), "params": 1, "flops": 1}
+        | dict(zip(("val_accuracy", "val_balanced_accuracy", "val_top5_accuracy"), values, strict=True))
+        for i, (modules, values) in enumerate(shares.items())
+    ]
+    names = ("test_accuracy", "test_balanced_accuracy", "test_top5_accuracy")
+    tested = {name: {f"{i}": (1 + i + j) / 10 for i in range(3)} for j, name in enumerate(names)}
+    job = StageRun(RunFolder(tmp_path), SPACE, DATA, TRAINING, CPU, metric=metric)
+    assert tuple(job.write_best(results, tested, None)["modules"]) == best
+    found = json.loads((tmp_path / "arch.json").read_text())
+    name = metrics.key("test", metric)
+    assert (found["metric"], found[name]) == (metric, tested[name][found["name"]])
+    for result in results:
+        result |= {"importance": [0.5] * 3, "seconds": 1.0, "whole": True}
+    table = stage_wise_run.table(results, tested, "pls", None, 1, False, metric)
+    assert table.headings[-1] == f"{metrics.HEADINGS[metric]}test %"
+    assert table.rows[1][-1] == f"{100 * tested[name]['1']:.2f}"
 
 
 @pytest.mark.parametrize("noise", [None, [0.1, 0.2]])
@@ -423,6 +446,7 @@ def test_more_refusals(finished, tmp_path, monkeypatch):
         ({"module": "nasnet"}, "space nasnet-3x4 has 3 stages of 2 to 3 modules, asked for 1-1-1"),
         ({"carbon": True}, "measuring energy needs the extra carbon"),
         ({"run": finished[0], "width": 8}, "width: 4 → 8"),
+        ({"run": finished[0], "metric": "top5"}, "metric: top1 → top5"),
     ):
         with pytest.raises(UserError, match=message):
             stage_wise.run(stage_wise.Args(**{**small, **change}))

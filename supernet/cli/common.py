@@ -21,6 +21,7 @@ from supernet.cli.printing import show as show
 from supernet.cli.printing import tell as tell
 from supernet.cli.printing import warn as warn
 from supernet.errors import UserError
+from supernet.metrics import Metric
 from supernet.plugins import is_reference
 from supernet.progress import Progress, shown
 from supernet.size import Size
@@ -100,6 +101,15 @@ class Decoding(Reading):
     topic: ClassVar[str] = "machine"
     workers: int = machine.cores()
     """Processes that decode images of files; 0 decodes in the main process. Defaults to the cores that may be used."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Option of commands that compare networks by an accuracy."""
+
+    topic: ClassVar[str] = "search"
+    metric: Metric = "top1"
+    """What networks are judged by: the accuracy, that among the first five answers, or the mean of the classes'."""
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from supernet import metrics
 from supernet.cli import common, opening, report, starting
 from supernet.errors import UserError
-from supernet.metrics import percent
 from supernet.quantities import several
 
 
 @dataclass(frozen=True)
-class Search:
+class Search(common.Judged):
     """Options of what is searched."""
 
     topic: ClassVar[str] = "search"
@@ -98,6 +98,7 @@ def run(args: Args) -> None:
         raise UserError(f"--final-epochs {args.final_epochs}: expected at least 0")
     limit = plain_run.SMALL_LIMIT if args.limit is None and args.preset == "small" else args.limit
     name, reason, images = opening.open_images(dataclasses.replace(args, limit=limit))
+    metrics.require(args.metric, images.classes)
     images.train.steps(args.batch_size, drop_last=True)
     cutout = plain_run.widest_cutout(images, 16) if args.cutout is None else args.cutout
     names = ("depth", "width", "epochs", "micro_epochs", "start_kernel", "operations")
@@ -109,7 +110,8 @@ def run(args: Args) -> None:
     settings |= {"data": name, "limit": limit, "cutout": cutout, "decay": decay, **dataclasses.asdict(config)}
     opened = dataclasses.replace(folder.decoded(images, args.progress), train=images.train.with_cutout(cutout))
     training = plain_run.training(args.preset, args.batch_size, args.lr, args.augment, args.seed, decay)
-    job = plain_run.PlainRun(folder, opened, training, device, args.progress, common.tell, args.kernels)
+    tools = (device, args.progress, common.tell, args.kernels, args.metric)
+    job = plain_run.PlainRun(folder, opened, training, *tools)
     bounds = (args.flops_max, args.params_max)
     # Refuses impossible bounds before anything is written.
     controller = plain_run.controller(config, job.image, *bounds)
@@ -126,16 +128,18 @@ def run(args: Args) -> None:
             table = OnDemandTable(folder.lut_path, plain_run.corners(config, job.image), args.progress)
             controller = plain_run.controller(config, job.image, *bounds, args.latency_max, table.latency)
         found = job.search(controller)
-        common.show(plain_run.phases(controller, job.image))
+        common.show(plain_run.phases(controller, job.image, args.metric))
         common.tell(f"{job.describe(controller, found)} → {folder.arch_path}, {folder.network_picture}")
         if args.final_epochs:
             if args.macro_width and controller.macro is not None:
                 found = dataclasses.replace(found, width=controller.macro.width)
             test = partial(folder.test_images, args.data_root, args.workers)
             row = job.final(found, args.final_epochs, final, test, args.train_all)
-            told = f"[bold]{common.escape(percent(row, 'test'))}[/bold], {row['params'] / 1e3:.1f} k parameters"
+            share = common.escape(metrics.percent(row, "test", args.metric))
+            told = f"[bold]{share}[/bold], {row['params'] / 1e3:.1f} k parameters"
             common.say(
-                f"{found.describe()} after {several(args.final_epochs, 'epoch')}, test accuracy: {told} → "
+                f"{found.describe()} after {several(args.final_epochs, 'epoch')}, test "
+                f"{metrics.NAMES[args.metric]}: {told} → "
                 f"{common.escape(str(final.path))}"
             )
     if args.final_epochs < 600:

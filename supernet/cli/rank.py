@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from supernet import metrics
 from supernet.cli import common, report, starting
 from supernet.errors import UserError
 
 
 @dataclass(frozen=True)
-class Args(common.Alone):
+class Args(common.Judged, common.Alone):
     pick: str = "uniform"
     """Architectures: uniform (random ones), front (of the search, evenly spaced), or a .json list of them."""
     n: int = 32
@@ -41,18 +42,19 @@ def run(args: Args) -> None:
         raise UserError("--bn: expected one or more of recalibrated, batch, inherited")
     run, device, folder = args.folder, defaults.device(args.device), args.folder.rank_path
     space = run.space()
+    metrics.require(args.metric, space.classes)
     archs = choose(run, space, args.pick, args.n, args.seed)
     scorers = executor.for_device(args.ray_or(executor.Threads(args.jobs)), device)
     trainers = scorers if args.workers_on == "ray" else executor.for_device(executor.Processes(args.jobs), device)
     images = run.images(args.data_root, workers=args.workers, progress=args.progress)
     workers = -(-args.workers // trainers.at_once)
     kernels, budget = run.kernels(device, args.kernels), (args.epochs, args.batch_size, args.lr, args.limit)
-    train = OnRun(run, folder, *budget, str(device), kernels, args.data_root, workers)
+    train = OnRun(run, folder, *budget, str(device), kernels, args.data_root, workers, args.metric)
     seeds = range(args.seed, args.seed + args.seeds)
     study = Study(run, images, train, device, args.bn, args.recalibration, seeds, scorers, trainers, args.progress)
     with run.lock():
         rankings = study(archs, args.pick)
-    common.show(ranking.table(rankings, space.name))
+    common.show(ranking.table(rankings, space.name, args.metric))
     common.tell(f"→ {folder / 'rank.json'}, {folder / (args.bn[0] + '.png')}")
     common.next_command("retrain" if run.front_path.exists() else "evolve", args)
     common.answer(args, folder / "rank.json")

@@ -14,7 +14,7 @@ import tyro
 from supernet import machine
 from supernet.cli import common
 from supernet.errors import UserError
-from supernet.metrics import NAMES, Metric, percent
+from supernet.metrics import NAMES, percent
 from supernet.quantities import digits, several
 from supernet.training.measured import Wish
 
@@ -33,7 +33,7 @@ MEMORY: tuple[Objective, ...] = ("flash", "ram")
 
 
 @dataclass(frozen=True)
-class Scored(common.Computing, common.Reading, common.Workers):
+class Scored(common.Judged, common.Computing, common.Reading, common.Workers):
     """Options of a search's budget, and of how it scores architectures."""
 
     topic: ClassVar[str] = "search"
@@ -45,8 +45,6 @@ class Scored(common.Computing, common.Reading, common.Workers):
     """BN statistics for scoring: recalibrated on training images, of each validation batch, or the supernet's own."""
     recalibration: tuple[int, int] = (8, 128)
     """Batches and images per batch for recalibrating BN."""
-    metric: Metric = "top1"
-    """What is maximised: the accuracy, that among the first five answers, or the mean of the classes' accuracies."""
     val_limit: Annotated[int | None, common.UNSET] = None
     """Score on a stratified subset of this many validation images."""
     seed: int = 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from supernet import machine
+from supernet import machine, metrics
 from supernet.cli import common, opening, report, starting
 from supernet.errors import UserError
 from supernet.metrics import HEADINGS, METRICS, key, percent
@@ -41,7 +41,7 @@ class Modules:
 
 
 @dataclass(frozen=True)
-class Search:
+class Search(common.Judged):
     """Options of how the stages grow."""
 
     topic: ClassVar[str] = "search"
@@ -122,6 +122,7 @@ def run(args: Args) -> None:
     share = -(-args.workers // min(2, executor.at_once))  # of the processes that decode
     name, reason, images = opening.open_images(dataclasses.replace(args, workers=share))
     # All that can be wrong is found before any training.
+    metrics.require(args.metric, images.classes)
     if args.lut is not None and not math.isfinite(args.latency_max):
         raise UserError("--lut is for --latency-max: give both, or neither")
     paper, names = args.preset == "paper", [field.name for field in dataclasses.fields(stage_wise_settings.Settings)]
@@ -149,6 +150,7 @@ def run(args: Args) -> None:
         donor,
         progress=args.progress,
         executor=executor,
+        metric=args.metric,
     )
     if args.carbon:
         energy.require(args.country)
@@ -173,13 +175,14 @@ def run(args: Args) -> None:
             results.append(result)
             if not args.quiet:
                 modules, alpha = stage_wise_run.modules_and_importance(result)
-                found = f"importance {alpha}, validation {100 * result['val_accuracy']:.2f} %"
+                share = 100 * result[key("val", args.metric)]
+                found = f"importance {alpha}, {HEADINGS[args.metric]}validation {share:.2f} %"
                 common.say(f"{len(results)}. {stage_wise_run.role(result)} {modules}: {found}")
         noise = job.spread(search.records[0].network, results[0], args.noise)
         tested = job.test(results, lambda: folder.test_images(args.data_root, args.workers))
         best = job.write_best(results, tested, noise)
         plot(folder.depths_picture, search.records, f"{args.module} modules by {args.criterion}, {name}")
-    common.show(stage_wise_run.table(results, tested, args.criterion, noise, args.noise + 1, args.carbon))
+    common.show(stage_wise_run.table(results, tested, args.criterion, noise, args.noise + 1, args.carbon, args.metric))
     if search.converged:
         common.say("ended early: no stage wanted to grow, or none could")
     test, together = tested_in_words(tested, best["name"])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from supernet import files
+from supernet import files, metrics
 from supernet.errors import UserError
+from supernet.metrics import HEADINGS, METRICS, NAMES, TOP1, Metric
 from supernet.quantities import digits, several
 from supernet.report.charts import Matrix, Plot, Series
 from supernet.report.pieces import paragraph, section, table
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
     from supernet.report.page import Page
 
 STAGE = {"stage": POSITIVE, "size": POSITIVE, "pruned_size": POSITIVE, "distribution": [{str: SHARE}], "best": SHARE}
-RANK = {"one_shot": {str: [SHARE]}, "trained_alone": [[SHARE]], "rankings": {str: dict}, "archs": [ARCH]}
+RANK: dict[str, Any] = {"metric?": METRICS, "one_shot": {str: [SHARE]}}
+RANK |= {"trained_alone": [[SHARE]], "rankings": {str: dict}, "archs": [ARCH]}
 RANGES = {"gene": str, "ranges": [[COUNT]], "probabilities": [SHARE], "elite": COUNT}
-MODULES = {"role": str, "iteration": COUNT, "name": str, "modules": [POSITIVE], "val_accuracy": SHARE}
+MODULES = {"role": str, "iteration": COUNT, "name": str, "modules": [POSITIVE]}
 CANDIDATE = {"phase": str, "depth": POSITIVE, "width": POSITIVE, "epochs": POSITIVE}
 GREEDY = {"records": [{"candidate": CANDIDATE, "val_accuracy": Number(0, 100)}]}
-DEVICES = {"networks": [{"name": str, "file": str, "layers": str, "bound_ms": Number(0), "latency_ms": Number(0)}]}
+DEVICES: dict[str, Any] = {"metric?": METRICS}
+DEVICES |= {"networks": [{"name": str, "file": str, "layers": str, "bound_ms": Number(0), "latency_ms": Number(0)}]}
 
 
 def read(path: Path, expected: Any) -> Any:
@@ -87,7 +90,10 @@ def ends(counts: Sequence[int]) -> str:
 
 def depths(page: Page) -> str:
     """Stage-Wise NAS: modules of each stage, candidate by candidate; not what was trained again for a pair."""
-    results = [read(path, MODULES) for path in page.run.folder.path.glob("networks/*/result.json")]
+    metric = _metric(page.run.config)
+    val = metrics.key("val", metric)
+    expected = {**MODULES, val: SHARE}
+    results = [read(path, expected) for path in page.run.folder.path.glob("networks/*/result.json")]
     trained = sorted(
         (one for one in results if one["role"] != "T" and not one.get("seed")), key=lambda one: one["iteration"]
     )
@@ -96,12 +102,13 @@ def depths(page: Page) -> str:
     iterations = [one["iteration"] for one in trained]
     stages = range(min(len(one["modules"]) for one in trained))
     series = [Series(f"stage {i + 1}", iterations, [one["modules"][i] for one in trained], "line") for i in stages]
-    accuracies = [100 * one["val_accuracy"] for one in trained]
+    accuracies = [100 * one[val] for one in trained]
     accuracy = Series("candidate", iterations, accuracies, "line", labels=[one["name"] for one in trained])
+    shares = Plot(f"{NAMES[metric]} of the candidates", "iteration", _validated(metric), [accuracy])
     return section(
         "Growth",
         page.chart("depths", Plot("modules of each stage", "iteration", "modules", series)),
-        page.chart("candidates", Plot("accuracy of the candidates", "iteration", "validation accuracy, %", [accuracy])),
+        page.chart("candidates", shares),
     )
 
 
@@ -123,7 +130,7 @@ def greedy(page: Page) -> str:
     plot = Plot(
         "networks that were tried: depth grows, width shrinks, then operations and kernels",
         "network",
-        "validation accuracy, %",
+        _validated(_metric(page.run.config)),
         series,
     )
     return section("Grow and prune", page.chart("history", plot))
@@ -150,7 +157,8 @@ def ranking(page: Page) -> str:
     told = [
         f"{name}: τ {row['tau']:.2f}" for name, row in found["rankings"].items() if isinstance(row.get("tau"), float)
     ]
-    plot = Plot("in the supernet, and trained alone", "one-shot, %", "alone, validation, %", series)
+    title = f"{NAMES[_metric(found)]} in the supernet, and trained alone"
+    plot = Plot(title, "one-shot, %", "alone, validation, %", series)
     return section("Ranking", paragraph("; ".join(told)), page.chart("ranking", plot))
 
 
@@ -159,21 +167,31 @@ def specialised(page: Page) -> str:
     path = page.run.folder.specialised_path / "networks.json"
     if not path.exists():
         return ""
-    rows = read(path, DEVICES)["networks"]
+    found = read(path, DEVICES)
+    rows, metric = found["networks"], _metric(found)
     numbers = [
         [
             digits(row["bound_ms"], 4),
             digits(row["latency_ms"], 4),
             _of(row, "measured_latency_ms", "{:.4g}"),
-            _of(row, "test_accuracy", "{:.2f}", 100),
+            _of(row, metrics.key("test", metric), "{:.2f}", 100),
         ]
         for row in rows
     ]
     cells = [[row["name"], *values, row["file"]] for row, values in zip(rows, numbers, strict=True)]
     return section(
         "A network for each device",
-        table(["device", "bound, ms", "predicted, ms", "measured, ms", "test, %", "file"], cells),
+        table(["device", "bound, ms", "predicted, ms", "measured, ms", f"{HEADINGS[metric]}test, %", "file"], cells),
     )
+
+
+def _metric(settings: Mapping[str, Any]) -> Metric:
+    """What accuracies are, by the settings of a run or by a file that has them; top-1 where nothing is said."""
+    return settings.get("metric", TOP1)
+
+
+def _validated(metric: Metric) -> str:
+    return f"validation {NAMES[metric]}, %"
 
 
 def _of(row: dict[str, Any], key: str, form: str, scale: float = 1.0) -> str:

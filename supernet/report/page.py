@@ -89,9 +89,13 @@ def heading(run: Run) -> str:
     if run.winner:
         name, row = run.winner
         if "test_accuracy" in row:
-            facts = [f"{metrics.percent(row, 'test')} in the test"]
+            metric = columns.metric_of({name: row})
+            facts = [f"{metrics.HEADINGS[metric]}{metrics.percent(row, 'test', metric)} in the test"]
+        elif "one_shot_accuracy" in row:
+            metric = (run.front or {}).get("metric", metrics.TOP1)
+            facts = [f"{metrics.HEADINGS[metric]}{100 * row['one_shot_accuracy']:.2f} % one-shot"]
         else:  # DSNAS scores no path
-            facts = [f"{100 * row['one_shot_accuracy']:.2f} % one-shot" if "one_shot_accuracy" in row else "found"]
+            facts = ["found"]
         ms = row.get("measured_latency_ms", row.get("latency_ms"))
         facts.append(f"{digits(ms)} ms {'measured' if 'measured_latency_ms' in row else 'predicted'}" if ms else "")
         done = f"{name}: {', '.join(fact for fact in facts if fact)}"
