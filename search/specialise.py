@@ -6,6 +6,7 @@ take as well: an accuracy does not depend on the device.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,7 +27,7 @@ from supernet import files, metrics
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
-from supernet.export import int8, networks
+from supernet.export import companions, formats, int8, networks
 from supernet.export.card import Accuracy
 from supernet.footprint import Precision
 from supernet.metrics import TOP1, Metric
@@ -149,7 +150,8 @@ def write(
     progress: Progress = silent,
     settings: int8.Settings = INT8,
 ) -> list[dict[str, Any]]:
-    """The networks with the supernet's weights as files, ``networks.json`` and ``networks.png``, beside one another.
+    """The networks with the supernet's weights as files, a folder for each with what deploys it; ``networks.json`` and
+    ``networks.png`` beside these.
 
     Args:
         suffixes: formats of the files by the names of the targets.
@@ -159,7 +161,8 @@ def write(
         settings: of files on 8-bit values, and the metric by which the networks were scored.
 
     Returns:
-        What ``networks.json`` has of each network: name, bound and latencies in ms, accuracies in [0, 1], counts, file.
+        What ``networks.json`` has of each network: name, bound and latencies in ms, accuracies in [0, 1], counts, its
+        file in ``specialised_path``.
     """
     folder, rows, metric = run.specialised_path, [], settings.metric
     images = networks.Images(data.train.preparation, data.class_names)
@@ -168,7 +171,7 @@ def write(
             target, best = one.target, one.best
             bar.advance(0, text=f"{target.name}, tested on {several(len(test), 'image')}")
             made = networks.recalibrated(supernet, best.arch, recalibration)
-            path, table = folder / f"{target.name}.{suffixes[target.name]}", target.table
+            path, table = file(run, target.name, suffixes[target.name]), target.table
             card = networks.card(run, target.space, made, images, best.costs[LATENCY], table)
             card = replace(card, batch=target.batch)
             if target.precision == "int8":
@@ -181,20 +184,27 @@ def write(
                 accuracy = Accuracy(tested["test_accuracy"], scored, tested["test_images"], card.accuracy.size)
                 networks.write(made, path, replace(card, accuracy=accuracy))
             known = {"name": target.name, "bound_ms": target.bound, **entry(best), **tested}
-            known |= {"layers": target.space.describe(best.arch), "file": path.name, **table}
+            known |= {"layers": target.space.describe(best.arch), "file": path.relative_to(folder).as_posix(), **table}
+            for kept in companions.write(path, formats.read_card(path)):
+                logging.getLogger("supernet").warning("%s is somebody's and stays: none for %s", kept, path.name)
             measured = measure(target, best.arch)
             rows.append(known | ({} if measured is None else {"measured_latency_ms": measured}))
             files.write_json(configuration(run, target.name), {"arch": list(best.arch)})
             bar.advance()
-    kept = {"schema": 1, "space": {"name": supernet.space.name, "fingerprint": supernet.space.fingerprint}}
-    files.write_json(folder / "networks.json", {**kept, "made_from": run.origin(), "metric": metric, "networks": rows})
+    told = {"schema": 1, "space": {"name": supernet.space.name, "fingerprint": supernet.space.fingerprint}}
+    files.write_json(folder / "networks.json", {**told, "made_from": run.origin(), "metric": metric, "networks": rows})
     plot(folder / "networks.png", found)
     return rows
 
 
+def file(run: RunFolder, name: str, suffix: str) -> Path:
+    """Where the network for a device lies: in a folder of its own, as a script and a README lie beside it."""
+    return run.specialised_path / name / f"{name}.{suffix}"
+
+
 def configuration(run: RunFolder, name: str) -> Path:
     """Where the architecture for a device lies, in the form that ``supernet.configurations`` reads."""
-    return run.specialised_path / f"{name}.arch.json"
+    return run.specialised_path / name / "arch.json"
 
 
 def table(rows: Sequence[Mapping[str, Any]], metric: Metric = TOP1) -> Table:

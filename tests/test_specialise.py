@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from latency.table import SAMPLED, LatencyTable
 from search import priced
@@ -18,7 +19,9 @@ from supernet.errors import UserError
 from supernet.export import formats
 from supernet.export.formats import read_metadata
 from supernet.space import Space
+from tests import test_cli as command_line
 from tests.test_cli import ok, refused
+from tests.test_deploy import deployed
 
 onnx = pytest.importorskip("onnx", reason="needs the extra [onnx]")
 OLD = Path(__file__).parent / "data" / "v0.1" / "spos"
@@ -79,11 +82,19 @@ def test_each_device_has_the_best_network_within_its_bound(run):
         network = torch.export.load(file).module()
         hits = [int(network(x).argmax(1) == y) for x, y in test.plain_batches(1)]
         assert sum(hits) / len(test) == row["test_accuracy"]
+        beside = {"arch.json", "deploy.py", "pictures.py", "README.md", f"{name}.safetensors", f"{file.name}.json"}
+        assert {path.name for path in file.parent.iterdir()} == beside | {file.name}
+        assert row["file"] == f"{name}/{file.name}"
+        for companion in ("deploy.py", "README.md"):
+            assert file.name in (file.parent / companion).read_text()
     assert (run / "specialised/networks.png").read_bytes().startswith(b"\x89PNG")
     assert rows["phone"]["bound_ms"] == pytest.approx(rows["chip"]["bound_ms"] / 3, rel=0.2)
 
+    (run / "specialised/phone/README.md").write_text("mine")
     before = (run / "scores.jsonl").read_bytes()
-    ok("specialise", "--run", run, *given, "--export", "pt2", *BUDGET)
+    again = command_line.run("specialise", "--run", run, *given, "--export", "pt2", *BUDGET)
+    assert "phone/README.md is somebody's and stays" in again.stderr
+    assert (run / "specialised/phone/README.md").read_text() == "mine"
     assert (run / "scores.jsonl").read_bytes() == before  # everything was known
 
 
@@ -106,6 +117,12 @@ def test_tables_of_int8_layers_have_files_on_8_bit_values(run):
     test = sets.open_test("digits", Path("data"))
     hits = [int(answers(x.numpy())[0].argmax() == int(y)) for x, y in test.plain_batches(1)]
     assert sum(hits) / len(test) == card.accuracy.test
+    for i, (x, y) in enumerate(test.plain_batches(1)):
+        (folder := run.parent / "pictures" / card.classes[int(y)]).mkdir(parents=True, exist_ok=True)
+        pixels = (255 * (x[0, 0] * test.std[0] + test.mean[0])).round().to(torch.uint8)
+        Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
+    told = deployed(file.parent, ("torch", "torchvision"), run.parent / "pictures")[-1]
+    assert told == [f"accuracy {100 * card.accuracy.test:.2f} %, {sum(hits)} of {len(test)}"]
     bits = [tensor.data_type for tensor in onnx.load(file).graph.initializer]
     assert onnx.TensorProto.INT8 in bits
 

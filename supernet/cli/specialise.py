@@ -63,7 +63,7 @@ def run(args: Args) -> None:
         formats.require(suffix)
     for target in targets:
         if target.precision == "int8":
-            int8.of(folder.specialised_path / f"{target.name}.{suffixes[target.name]}")
+            int8.of(specialise.file(folder, target.name, suffixes[target.name]))
     settings = int8.Settings(max_drop=args.max_drop, mixed=args.mixed, metric=args.metric)
     device = defaults.device(args.device)
     supernet = folder.supernet(space, device, folder.kernels(device, args.wish(args.kernels)))
