@@ -180,8 +180,8 @@ def write(
                 tested = answers.result("test")
             else:
                 tested = evaluation.shared_answers(made.network, test).result("test")
-                scored = best.accuracy if metric == TOP1 else None
-                accuracy = Accuracy(tested["test_accuracy"], scored, tested["test_images"], card.accuracy.size)
+                scored = {"val_accuracy": best.accuracy} if metric == TOP1 else {}
+                accuracy = Accuracy.of(tested | scored, metric, card.accuracy.size)
                 networks.write(made, path, replace(card, accuracy=accuracy))
             known = {"name": target.name, "bound_ms": target.bound, **entry(best), **tested}
             known |= {"layers": target.space.describe(best.arch), "file": path.relative_to(folder).as_posix(), **table}

@@ -11,6 +11,7 @@ import tyro
 
 from supernet.cli import common, starting
 from supernet.errors import UserError
+from supernet.metrics import TOP1, Metric
 from supernet.progress import shown
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def run(args: Args) -> None:
         for one in classifier.predict(found, warned if args.damaged == "skip" else None):
             predicted.append(one)
             bar.advance()
-    tested = accuracy(predicted, names)
+    tested = accuracy(predicted, names, classifier.card.accuracy.metric)
     strange = sorted({one.folder for one in predicted if one.folder is not None} - set(names))
     if tested is not None and strange:
         print(f"not counted, as the file knows no such classes: pictures in {listed(strange)}", file=sys.stderr)
@@ -68,14 +69,18 @@ def warned(error: UserError) -> None:
     print(f"left out: {error}", file=sys.stderr)
 
 
-def accuracy(predicted: list[Predicted], names: Any) -> dict[str, Any] | None:
-    """Of the pictures whose folders are classes; None where there are none."""
+def accuracy(predicted: list[Predicted], names: Any, metric: Metric = TOP1) -> dict[str, Any] | None:
+    """Of the pictures whose folders are classes, also by the metric of the file; None where there are none."""
+    import numpy as np
+
+    from supernet.answers import Answers
     from supernet.export.card import Accuracy
 
-    hits = [names[one.top(1)[0]] == one.folder for one in predicted if one.folder in names]
-    if not hits:
+    known = [one for one in predicted if one.folder in names]
+    if not known:
         return None
-    found = Accuracy(sum(hits) / len(hits), images=len(hits))
+    labels = np.array([names.index(one.folder) for one in known])
+    found = Accuracy.of(Answers.of(np.stack([one.probabilities for one in known]), labels).result("test"), metric)
     return {**found.to_json(), "told": found.told}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from supernet import files, metrics, shape
 from supernet.data.preparation import PREPARATION, SIDES, Preparation
+from supernet.metrics import METRICS, NAMES, TOP1, Metric
 from supernet.size import Size
 
 SCHEMA = 2  # 1 had neither classes nor the preparation of images
@@ -28,12 +29,26 @@ class Accuracy:
         images: that it was tested on, or, if it was not tested, validated on.
         size: their height and width, if the network was given others than it takes: then it resized them itself, which
             a file does not.
+        metric: what the network was chosen by. by_metric: its value on these images, with its interval of 95 %, where
+            it is another than top-1.
     """
 
     test: float | None = None
     validation: float | None = None
     images: int | None = None
     size: tuple[int, int] | None = None
+    metric: Metric = TOP1
+    by_metric: float | None = None
+    by_metric_interval: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], metric: Metric = TOP1, size: tuple[int, int] | None = None) -> Accuracy:
+        """From a result, as ``Answers.result`` gives it, of test or of validation images, or of both."""
+        part = "test" if "test_accuracy" in row else "val"
+        top1 = (row.get("test_accuracy"), row.get("val_accuracy"), row.get(f"{part}_images"))
+        name = metrics.key(part, metric)
+        other = (None, None) if metric == TOP1 else (row.get(name), row.get(f"{name}_interval"))
+        return cls(*top1, size, metric, *other)
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -50,9 +65,18 @@ class Accuracy:
             if self.validation is None:
                 return "not tested"
             known = {"val_accuracy": self.validation, "val_images": self.images}
-            return f"not tested, {metrics.percent(known, 'val')} in validation"
+            return f"not tested, {metrics.percent(known, 'val')} in validation{self._other}"
         told = "top-1 " + metrics.percent({"test_accuracy": self.test, "test_images": self.images}, "test")
-        return told if self.size is None else f"{told} of {Size(*self.size)} pixels, which the network resized itself"
+        told += "" if self.size is None else f" of {Size(*self.size)} pixels, which the network resized itself"
+        return told + self._other
+
+    @property
+    def _other(self) -> str:
+        if self.by_metric is None:
+            return ""
+        name = metrics.key("test", self.metric)
+        row = {name: self.by_metric, f"{name}_interval": self.by_metric_interval}
+        return f"; {NAMES[self.metric]}, by which it was chosen, {metrics.percent(row, 'test', self.metric)}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -115,7 +139,8 @@ class Card:
         """From plain values; a ValueError where they are none of a card."""
         shape.require(data, EXPECTED)
         known = {one.name: data[one.name] for one in dataclasses.fields(cls)}
-        given = {one.name: data["accuracy"][one.name] for one in dataclasses.fields(Accuracy)}
+        names = [one.name for one in dataclasses.fields(Accuracy)]
+        given = {name: data["accuracy"][name] for name in names if name in data["accuracy"]}
         made = {
             "accuracy": Accuracy(**given),
             "preparation": data["preparation"] and Preparation.from_json(data["preparation"]),
@@ -124,7 +149,9 @@ class Card:
         return cls(**{**known, **made})
 
 
-NUMBER = (None, shape.Number(0, 1))
+NUMBER = (None, shape.SHARE)
+ACCURACY: dict[str, Any] = {"test": NUMBER, "validation": NUMBER, "images": (None, shape.COUNT), "size": (None, SIDES)}
+ACCURACY |= {"metric?": METRICS, "by_metric?": NUMBER, "by_metric_interval?": (None, shape.INTERVAL)}
 EXPECTED = {
     "schema": SCHEMA,
     "space": shape.FINGERPRINT,
@@ -137,7 +164,7 @@ EXPECTED = {
     "pixels": bool,
     "layout": ("NCHW", "NHWC"),
     "precision": str,
-    "accuracy": {"test": NUMBER, "validation": NUMBER, "images": (None, shape.COUNT), "size": (None, SIDES)},
+    "accuracy": ACCURACY,
     "latency_ms": (None, float),
     "lut": (None, dict),
     "made_from": dict,

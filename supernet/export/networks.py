@@ -56,8 +56,7 @@ def trained(run: RunFolder, space: Space, pick: str) -> Found:
         )
     # One of fake quantisation was judged by that, which a file of floats does not do.
     read = {} if pick.endswith(INT8) else _result(own)
-    accuracy = Accuracy(read.get("test_accuracy"), read.get("val_accuracy"), read.get("test_images"))
-    return Found(network.arch, network, network, accuracy)
+    return Found(network.arch, network, network, Accuracy.of(read, read.get("metric", TOP1)))
 
 
 def judged(run: RunFolder, pick: str) -> tuple[Metric, float | None]:
@@ -190,11 +189,11 @@ def write_int8(
     """
     batch, form = card.batch or 1, formats.of(path)
     made = int8.quantise(found.network, path, images, settings, batch, progress)
-    known = Accuracy(validation=made.answers.share(), images=len(images.val), size=card.accuracy.size)
+    row = made.answers.result("val")
     if test is not None:
         tested = int8.answers(form.load(made.file), test, batch, Size(*card.shape[1:]), progress)
-        made = dataclasses.replace(made, tested=tested)
-        known = dataclasses.replace(known, test=tested.share(), images=len(test))
+        made, row = dataclasses.replace(made, tested=tested), row | tested.result("test")
+    known = Accuracy.of(row, settings.metric, card.accuracy.size)
     card = dataclasses.replace(card, precision=made.precision, accuracy=known, layout=form.layout)
     formats.write(path, made.file, found.network, card.to_json())
     return made
