@@ -201,8 +201,9 @@ class TensorRT(FileRuntime):
 
 EXTRAS = {"onnxruntime": "onnx", "litert": "litert", "executorch": "executorch", "openvino": "openvino"}
 PARTS = ("name", "kernels", "batch", "threads", "describe", "prepare", "timer", "session")  # of a Runtime
+TORCH = "torch"
 RUNTIMES: dict[str, Callable[..., Runtime]] = {
-    "torch": TorchRuntime,
+    TORCH: TorchRuntime,
     **{name: partial(TensorRT if name == agent.TENSORRT else FileRuntime, name) for name in SUFFIXES},
 }
 
@@ -236,6 +237,18 @@ def get(name: str, **options: Any) -> Runtime:
     if not all(hasattr(runtime, part) for part in PARTS):
         raise UserError(f"{plugin.source} returned {runtime!r:.80}, expected a Runtime, which has {', '.join(PARTS)}")
     return runtime
+
+
+def that_execute(path: Path) -> list[str]:
+    """The runtimes known here that execute files of this suffix."""
+    names = [name for name, suffix in SUFFIXES.items() if path.suffix == f".{suffix}"]
+    return [TORCH] if path.suffix in (".pt2", ".py") else names
+
+
+def tells_of(table: LatencyTable, path: Path) -> bool:
+    """Whether a table is of a runtime that executes such a file; of one from outside that is not known: it is."""
+    name = table.runtime["name"]
+    return name in that_execute(path) or name not in RUNTIMES
 
 
 def of_table(table: LatencyTable) -> Runtime:

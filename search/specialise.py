@@ -53,6 +53,7 @@ class Target:
         batch: images of one run.
         wanted: bound in ms; None: ``priced.default_bound``.
         limits: on ``flash`` and ``ram`` in bytes of ``precision``, where there are any.
+        promises: whether its file is run by what the table is of, so that its card has the latency.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Target:
     wanted: float | None = None
     limits: Mapping[Any, float] = field(default_factory=dict)
     precision: Precision = "float32"
+    promises: bool = True
 
     @cached_property
     def costs(self) -> dict[str, TableCost]:
@@ -172,7 +174,8 @@ def write(
             bar.advance(0, text=f"{target.name}, tested on {several(len(test), 'image')}")
             made = networks.recalibrated(supernet, best.arch, recalibration)
             path, table = file(run, target.name, suffixes[target.name]), target.table
-            card = networks.card(run, target.space, made, images, best.costs[LATENCY], table)
+            promise = (best.costs[LATENCY], table) if target.promises else ()
+            card = networks.card(run, target.space, made, images, *promise)
             card = replace(card, batch=target.batch)
             if target.precision == "int8":
                 answers = networks.write_int8(made, path, card, data, settings, test=test).tested

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import runpy
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -179,14 +180,39 @@ def test_what_a_file_says_is_read_without_loading_it(supernet, tmp_path, monkeyp
     assert formats.read_metadata(path) == METADATA
 
 
-@pytest.mark.parametrize(("int8", "batch"), [(True, 2), (False, 1)])
-def test_a_table_promises_nothing_for_another_precision_or_batch(capsys, int8, batch):
-    table: Any = SimpleNamespace(precision="float32", batch=2, source="lut.json")
-    assert usable(table, False, 2) is table
-    assert usable(None, int8, batch) is None
+@pytest.mark.parametrize(
+    ("file", "int8", "batch", "told"),
+    [
+        ("a.onnx", True, 2, "float32 layers: no latency is promised for a file of int8"),
+        ("a.onnx", False, 1, "2 images at once: no latency is promised for a file of 1 image at once"),
+        ("a.xml", False, 2, "onnxruntime: no latency is promised for a file of openvino"),
+        ("a.tflite", False, 2, "onnxruntime: no latency is promised for a file of litert"),
+        ("a.pt2", False, 2, "onnxruntime: no latency is promised for a file of torch"),
+        ("a.mlpackage", False, 2, "onnxruntime: no latency is promised for a file of mlpackage"),
+    ],
+)
+def test_a_table_promises_nothing_for_another_runtime_precision_or_batch(capsys, file, int8, batch, told):
+    table: Any = SimpleNamespace(precision="float32", batch=2, source="lut.json", runtime={"name": "onnxruntime"})
+    assert usable(table, Path("a.onnx"), False, 2) is table
+    assert usable(None, Path(file), int8, batch) is None
     assert capsys.readouterr().out == ""
-    assert usable(table, int8, batch) is None
-    assert "no latency is promised for a file of " + ("int8" if int8 else "1 image at once") in capsys.readouterr().out
+    assert usable(table, Path(file), int8, batch) is None
+    assert f"lut.json is of {told}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("runtime", "files"),
+    [
+        ("torch", (".pt2", ".py")),
+        ("tensorrt", (".onnx",)),
+        ("litert", (".tflite",)),
+        ("of a package", (".onnx", ".pt2", ".xml")),  # whatever it executes
+    ],
+)
+def test_a_table_promises_for_every_file_that_its_runtime_executes(runtime, files):
+    table: Any = SimpleNamespace(precision="float32", batch=1, source="lut.json", runtime={"name": runtime})
+    for suffix in files:
+        assert usable(table, Path(f"a{suffix}"), False, 1) is table
 
 
 def test_onnx_has_bn_in_its_convolutions(supernet):

@@ -77,6 +77,7 @@ def test_each_device_has_the_best_network_within_its_bound(run):
         assert row["latency_ms"] <= row["bound_ms"] == pytest.approx(middle[name], rel=1e-5)
         assert row["one_shot_accuracy"] == scored[tuple(row["arch"])] == max(scored[arch] for arch in within)
         file = run / "specialised" / row["file"]
+        assert read_metadata(file)["latency_ms"] == (row["latency_ms"] if row["runtime"]["name"] == "torch" else None)
         told = read_metadata(file)["accuracy"]
         assert (told["test"], told["validation"]) == (row["test_accuracy"], row["one_shot_accuracy"])
         network = torch.export.load(file).module()
@@ -113,6 +114,7 @@ def test_tables_of_int8_layers_have_files_on_8_bit_values(run):
     file = run / "specialised" / row["file"]
     card = formats.read_card(file)
     assert card.precision == "int8"
+    assert card.latency_ms == row["latency_ms"]  # a table of onnxruntime, an .onnx file
     assert (card.accuracy.test, card.accuracy.metric) == (row["test_accuracy"], "top5")
     assert card.accuracy.by_metric == row["test_top5_accuracy"]
     assert "top-5 accuracy, by which it was chosen" in (file.parent / "README.md").read_text()

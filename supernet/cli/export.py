@@ -93,8 +93,8 @@ def run(args: Args) -> None:
     elif (args.calibration, args.max_drop, args.mixed) != (Args.calibration, Args.max_drop, Args.mixed):
         raise UserError("--calibration, --max-drop and --mixed are about int8 networks: give them with --int8")
     table = LatencyTable.load(args.lut, space) if args.lut else LatencyTable.find(folder.lut_path, space)
-    lut = usable(table, args.int8, args.batch)
-    able = [name for name, suffix in runtimes.SUFFIXES.items() if path.suffix == f".{suffix}"] or [path.name]
+    lut = usable(table, path, args.int8, args.batch)
+    able = runtimes.that_execute(path) or [path.name]
     runtime = lut.runtime["name"] if lut and lut.runtime["name"] in able else able[0]
     if args.profile:
         profile.profiler(runtime)
@@ -154,14 +154,21 @@ def timed(path: Path, lut: LatencyTable, promised: float) -> None:
     )
 
 
-def usable(lut: LatencyTable | None, int8: bool, batch: int) -> LatencyTable | None:
-    """The table if it is of layers of the file's precision and batch; else it promises nothing for the file."""
+def usable(lut: LatencyTable | None, path: Path, int8: bool, batch: int) -> LatencyTable | None:
+    """The table if it is of the file's runtime, precision and batch; else it promises nothing for the file."""
+    from latency import runtimes
+
     precision = "int8" if int8 else "float32"
-    if lut is None or (lut.precision, lut.batch) == (precision, batch):
-        return lut
-    of, file = f"{lut.precision} layers", precision
-    if lut.precision == precision:
+    if lut is None:
+        return None
+    if not runtimes.tells_of(lut, path):
+        of, file = lut.runtime["name"], " or ".join(runtimes.that_execute(path)) or path.suffix[1:]
+    elif lut.precision != precision:
+        of, file = f"{lut.precision} layers", precision
+    elif lut.batch != batch:
         of, file = (f"{several(number, 'image')} at once" for number in (lut.batch, batch))
+    else:
+        return lut
     common.warn(f"{lut.source} is of {of}: no latency is promised for a file of {file}")
     return None
 

@@ -50,15 +50,14 @@ def run(args: Args) -> None:
     space = folder.space()
     devices = named(args.lut or (str(folder.lut_path),))
     tables = {name: LatencyTable.load(path, space) for name, (path, _) in devices.items()}
-    targets = [
-        specialise.Target(
-            name, space, lut.price, lut.named(), lut.batch, devices[name][1], args.limits, args.file_precision([lut])
-        )
-        for name, lut in tables.items()
-    ]
+    suffixes = {name: args.export or runtimes.SUFFIXES.get(t.runtime["name"], "pt2") for name, t in tables.items()}
+    targets = []
+    for name, lut in tables.items():
+        known = (lut.batch, devices[name][1], args.limits, args.file_precision([lut]))
+        promises = runtimes.tells_of(lut, specialise.file(folder, name, suffixes[name]))
+        targets.append(specialise.Target(name, space, lut.price, lut.named(), *known, promises))
     budget = GuidedConfig(population=args.population, iterations=args.iterations, seed=args.seed)
     searches = [target.search(budget) for target in targets]
-    suffixes = {name: args.export or runtimes.SUFFIXES.get(t.runtime["name"], "pt2") for name, t in tables.items()}
     for suffix in sorted(set(suffixes.values())):
         formats.require(suffix)
     for target in targets:

@@ -67,6 +67,7 @@ def write(folder: Path, network: Network, card: Card) -> None:
     }
     files.write_json(folder / CONFIG, config)  # first: by it a folder is known as ours
     files.write_bytes(folder / WEIGHTS, pt2.weights(network, {"format": "pt"}))
-    card = dataclasses.replace(card, pixels=False, batch=None)  # whatever the file takes beside which it is written
+    # Whatever the file takes beside which it is written, and how long that takes in its runtime.
+    card = dataclasses.replace(card, pixels=False, batch=None, latency_ms=None, lut=None)
     text = companions.readme(folder / WEIGHTS, card, library="timm", use=USE)
     files.write_bytes(folder / CARD, text.encode())
