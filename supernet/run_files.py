@@ -15,6 +15,7 @@ COST = Number(0)
 IDENTITY = {"name": str, "classes": [str], "images": {str: COUNT}, "digest": str}  # TrainVal.identity
 MADE_WITH: dict[str, object] = {"version?": str, "torch?": str, "device?": str, "cpu?": str}
 MADE_WITH |= {"gpu?": str, "space?": (None, str), "network?": str, "data?": IDENTITY}
+MADE_WITH |= {"preparation?": {"mean": [float], "std": [float]}}
 CONFIG = {
     "data?": str,
     "data_root?": str,

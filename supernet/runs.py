@@ -19,15 +19,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fnmatch
-import functools
-import logging
-import multiprocessing
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -46,18 +43,12 @@ from supernet.space import Arch, Space
 from supernet.training import checkpoint, defaults, distributed
 from supernet.training.measured import Kernels, Wish
 
+Prepared = TypeVar("Prepared", ImageSet, sets.TrainVal)
 RECORD = "made_with"  # in config.json, beside the settings: what a later command compares, not what shapes a run
 
 
 def _larger(new: object, old: object) -> bool:
     return isinstance(new, int) and isinstance(old, int) and new > old
-
-
-@functools.cache  # a process opens the images of several networks
-def _tell(note: str) -> None:
-    """Say what is remarkable once, not in every process."""
-    if distributed.rank() == 0 and multiprocessing.parent_process() is None:
-        logging.getLogger("supernet").warning("%s", note)
 
 
 class RunFolder(Found):
@@ -333,9 +324,14 @@ class RunFolder(Found):
             its = several(classes, "class", "classes")
             raise UserError(f"{self.path} is for {its}, the images have {images.classes}")
         for note in images.notes:
-            _tell(note)
+            distributed.tell(note)
         images = dataclasses.replace(images, train=images.train.balanced(config.get("balance", "none")))
-        return self.decoded(images, progress)
+        return self.decoded(self.prepared(images), progress)
+
+    def prepared(self, images: Prepared) -> Prepared:
+        """The images, or those of training and validation, normalised as the run recorded it."""
+        known = self.config().get(RECORD, {}).get("preparation")
+        return images if known is None else images.normalised(known["mean"], known["std"])
 
     def opening(self) -> dict[str, Any]:
         """How ``sets.open_train`` opens the images of this run: by its split, without the damaged ones."""
@@ -357,7 +353,8 @@ class RunFolder(Found):
     def test_images(self, root: Path | None = None, workers: int = 0) -> ImageSet:
         """The test part of the run's images."""
         name, root, config = self._data(root)
-        return sets.open_test(name, root, resolution=config["resolution"], workers=workers, **self.opening())
+        images = sets.open_test(name, root, resolution=config["resolution"], workers=workers, **self.opening())
+        return self.prepared(images)
 
     def _data(self, root: Path | None) -> tuple[str, Path, dict]:
         config = self.config()

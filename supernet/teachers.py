@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from supernet import plugins, state_dicts
 from supernet.data.sets import TrainVal
@@ -16,10 +17,12 @@ from supernet.families.given.layout import of_network
 from supernet.methods import given, spos
 from supernet.model import Supernet, load_network
 from supernet.quantities import several
-from supernet.runs import RunFolder
+from supernet.runs import RECORD, RunFolder
+from supernet.training import distributed
 from supernet.training.bn import recalibrate_bn
 from supernet.training.measured import Kernels
 
+Values = source.Values
 SUPERNET, GIVEN = "supernet", "given"
 RECALIBRATION = (16, 64)  # batches, images per batch
 
@@ -39,6 +42,7 @@ def opened(
             ``timm:NAME`` or ``torchvision:NAME`` with the weights in ``file``; or the folder of a trained network.
         file: a state dict of the images' classes, as ``state_dicts.read`` takes it.
         images: of the run, where they are open; the statistics of the supernet's largest network are taken from them.
+            A network of a registry, or of another run, gets them normalised as it learnt.
 
     Raises:
         UserError: there is none, or it is for other images or classes.
@@ -50,7 +54,11 @@ def opened(
     elif name == GIVEN:
         found = _given(run, kernels)
     elif plugins.is_registered(name):
+        train = (images or run.images()).train
         found = _registered(run, name, file)
+        if (learnt := given.published_values(name, train)) is not None:
+            distributed.tell(f"{given.other_values(name, train)}: the teacher gets them by the former")
+            found = Renormalised(found, (train.mean, train.std), learnt)
     elif not Path(name).is_dir():
         kinds = f"{SUPERNET}, {GIVEN}, timm:NAME, torchvision:NAME, or the folder of a trained network"
         raise UserError(f"no teacher {name}: expected {kinds}")
@@ -63,7 +71,41 @@ def opened(
                 for c, size, classes in (found.space.images, wanted.images)
             )
             raise UserError(f"the teacher {name} is for images of {its}, the run for {runs}")
+        train = (images or run.images()).train
+        learnt, ours = _learnt_by(Path(name)), (train.mean, train.std)
+        if learnt not in (None, ours) and train.fit is not None:
+            found = Renormalised(found, ours, learnt)
     return found.to(device).eval().requires_grad_(False)
+
+
+class Renormalised(nn.Module):
+    """A network that learnt by images normalised by ``theirs``, given images normalised by ``ours``."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, ours: Values, theirs: Values):
+        super().__init__()
+        self.network = network
+        (mean, std), (own_mean, own_std) = (
+            (torch.tensor(of, dtype=torch.float64)[:, None, None] for of in values) for values in (ours, theirs)
+        )
+        self.register_buffer("scale", (std / own_std).float())
+        self.register_buffer("shift", ((mean - own_mean) / own_std).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, classes]``."""
+        return self.network(x * self.scale + self.shift)
+
+
+def _learnt_by(network: Path) -> Values | None:
+    """Mean and deviation of the images of the run that a trained network is of, as it recorded them."""
+    for folder in map(RunFolder, (network, *network.absolute().parents[:2])):
+        with contextlib.suppress(UserError):  # somebody's config.json
+            known = folder.config().get(RECORD, {}).get("preparation")
+            if known is not None:
+                return tuple(known["mean"]), tuple(known["std"])
+    return None
 
 
 def _largest(run: RunFolder, device: torch.device, kernels: Kernels, images: TrainVal | None) -> nn.Module:

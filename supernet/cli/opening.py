@@ -90,8 +90,10 @@ def open_images(args: Any) -> tuple[str, str, TrainVal]:
     folder, plan = common.open_run(args), getattr(args, "plan", False)
     if begun := common.begun(args, folder):
         # Where the settings are others, which data_root is not, they are refused later on.
-        given |= folder.opening() if begun.get("data") == name else drawing(args)
+        same = begun.get("data") == name
+        given |= folder.opening() if same else drawing(args)
         images = sets.open_train(name, args.data_root, **given)
+        images = folder.prepared(images) if same else images
     else:
         given |= drawing(args)
         images = sets.open_train(name, args.data_root, **given, progress=args.progress)

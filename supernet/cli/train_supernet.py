@@ -26,6 +26,8 @@ def chosen(argv: Sequence[str]) -> type[Args]:
 
 def run(args: Args) -> None:
     from supernet import spaces
+    from supernet.families.given import weights
+    from supernet.methods import given
     from supernet.progress import silent
     from supernet.runs import RunFolder
     from supernet.training import defaults, distributed, precision
@@ -39,6 +41,8 @@ def run(args: Args) -> None:
     folder = common.open_run(args)
     begun = common.begun(args, folder)
     args = args.settled(space, begun)
+    if not begun and getattr(args, "weights", None) == weights.PRETRAINED:
+        images = given.as_published(images, space.model)
     assert args.epochs is not None
     assert args.warmup_epochs is not None
     augment = begun.get("augment") if args.augment is None else args.augment  # as the first epochs of a run that grows

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +24,7 @@ from supernet.data.pictures import Fit
 from supernet.data.policies import AutoAugment
 from supernet.data.preparation import Preparation
 from supernet.errors import UserError
+from supernet.quantities import several
 from supernet.size import Size
 
 # What a random stream is for: the first part of its key.
@@ -178,6 +179,22 @@ class ImageSet(ABC):
         size = np.bincount(self.labels)
         weights = len(self.labels) / (np.count_nonzero(size) * np.maximum(size, 1))
         return torch.from_numpy(weights.astype(np.float32))
+
+    def normalised(self, mean: Sequence[float], std: Sequence[float]) -> ImageSet:
+        """The same images, normalised by these values of each channel; itself where it is by them.
+
+        Raises:
+            UserError: of another number of channels.
+        """
+        values = tuple(mean), tuple(std)
+        if values == (self.mean, self.std):
+            return self
+        if {len(of) for of in values} != {self.channels}:
+            channels = several(self.channels, "channel")
+            raise UserError(f"images of {channels} are normalised by {len(mean)} means and {len(std)} deviations")
+        other = copy.copy(self)
+        other.mean, other.std = values
+        return other
 
     def with_cutout(self, side: int) -> ImageSet:
         """The same set whose augmentation also blanks a square of ``side`` pixels around a random pixel (Cutout).
@@ -335,9 +352,6 @@ class MemoryImages(ImageSet):
         padded = torch.nn.functional.pad(images, (0, 0, margin, margin, margin, margin))
         # A view [N, offsets down, offsets right, height, width, channels] of every crop of every image.
         self._crops = padded.unfold(1, size.height, 1).unfold(2, size.width, 1).permute(0, 1, 2, 4, 5, 3)
-        # Repeated for a whole image: broadcasting over three channels alone is five times slower.
-        self._mean = torch.tensor(mean).mul(255).repeat(size.pixels)
-        self._std = torch.tensor(std).mul(255).repeat(size.pixels)
 
     def _serve(
         self, plan: Iterable[Step], mine: slice, seed: int, epoch: int, augment: bool
@@ -361,7 +375,9 @@ class MemoryImages(ImageSet):
             if augment and self.auto_augment != "none":
                 images = self._operated_on(images, [(seed, epoch, int(place)) for place in positions])
             x = images.float()
-            x.view(-1, len(self._mean)).sub_(self._mean).div_(self._std)
+            # Repeated for a whole image: broadcasting over three channels alone is five times slower.
+            means, stds = (torch.tensor(values).mul(255).repeat(self.size.pixels) for values in (self.mean, self.std))
+            x.view(-1, len(means)).sub_(means).div_(stds)
             yield x.permute(0, 3, 1, 2), torch.from_numpy(self.labels[positions])
 
     def _operated_on(self, images: Tensor, keys: list[tuple[int, int, int]]) -> Tensor:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,11 @@ class TrainVal:
     @property
     def size(self) -> Size:
         return Size(self.resolution, self.width or self.resolution)
+
+    def normalised(self, mean: Sequence[float], std: Sequence[float]) -> TrainVal:
+        """The same images, normalised by these values; a UserError as of ``ImageSet.normalised``."""
+        train, val = (images.normalised(mean, std) for images in (self.train, self.val))
+        return replace(self, train=train, val=val)
 
 
 def default_name(root: Path) -> tuple[str, str]:

@@ -51,7 +51,7 @@ def begin(
         read = weights.read(layout.network, str(kept) if kept.exists() else origin)
     distributed.wait()
     if distributed.rank() == 0 and not kept.exists():
-        if origin == weights.PRETRAINED and (told := other_values(layout.network.reference, data.train)):
+        if origin != weights.RANDOM and (told := other_values(layout.network.reference, data.train)):
             logging.getLogger("supernet").warning(told)
         weights.save(kept, read.state)
     family.load(model.shared, read.state)
@@ -71,16 +71,34 @@ def teacher(model: Supernet) -> nn.Module:
 
 def other_values(reference: str, images: ImageSet) -> str | None:
     """A line where images are normalised by other values than those that published weights learnt by."""
-    learnt, ours = source.normalisation(reference), (images.mean, images.std)
-    if (
-        learnt is None
-        or images.fit is None
-        or np.shape(learnt) != np.shape(ours)
-        or np.allclose(learnt, ours, atol=1e-3)
-    ):
+    learnt = published_values(reference, images)
+    if learnt is None:
         return None
-    theirs, these = (" ± ".join(", ".join(f"{value:.3g}" for value in of) for of in both) for both in (learnt, ours))
-    return f"the weights of {reference} learnt by images normalised by {theirs}, these are by {these}"
+    theirs, these = _told(learnt), _told((images.mean, images.std))
+    return f"published weights of {reference} learnt by images normalised by {theirs}, these are by {these}"
+
+
+def published_values(reference: str, images: ImageSet) -> source.Values | None:
+    """Mean and deviation that published weights learnt by; None where that is as these images are, or not known, or
+    these do not come as pixels.
+    """
+    learnt, ours = source.normalisation(reference), (images.mean, images.std)
+    if learnt is None or images.fit is None or np.shape(learnt) != np.shape(ours):
+        return None
+    return None if np.allclose(learnt, ours, atol=1e-3) else learnt
+
+
+def as_published(images: TrainVal, reference: str) -> TrainVal:
+    """Images of a run that begins with published weights, normalised as these learnt, where that is known."""
+    learnt = published_values(reference, images.train)
+    if learnt is None:
+        return images
+    distributed.tell(f"images are normalised by {_told(learnt)}, as the published weights of {reference} learnt")
+    return images.normalised(*learnt)
+
+
+def _told(values: source.Values) -> str:
+    return " ± ".join(", ".join(f"{value:.3g}" for value in of) for of in values)
 
 
 def _gradients(model: Supernet, data: TrainVal) -> None:

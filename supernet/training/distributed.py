@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
+import multiprocessing
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +21,13 @@ from supernet.norm import BatchNorm
 from supernet.quantities import several
 
 BUCKET = 2**20  # values that travel together
+
+
+@functools.cache  # a process opens the images of several networks
+def tell(note: str) -> None:
+    """Say what is remarkable once, not in every process."""
+    if rank() == 0 and multiprocessing.parent_process() is None:
+        logging.getLogger("supernet").warning("%s", note)
 
 
 def launched() -> int:

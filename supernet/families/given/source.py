@@ -18,6 +18,7 @@ from supernet.quantities import several
 from supernet.size import Size
 
 TIMM, TORCHVISION = plugins.REGISTRIES
+Values = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of each channel, for pixels in [0, 1]
 EXPECTED = "timm:NAME, torchvision:NAME or FILE.py:function"
 
 
@@ -102,7 +103,7 @@ def usual_images(reference: str) -> tuple[int, Size, int]:
     return 3, Size.of(224), 1000
 
 
-def normalisation(reference: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+def normalisation(reference: str) -> Values | None:
     """Mean and deviation of the images that published weights learnt by; None where their registry does not say."""
     if reference.startswith(TIMM):
         import timm
