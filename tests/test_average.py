@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from supernet.training.average import MovingAverage
@@ -34,6 +35,24 @@ def test_average_is_its_definition_and_is_applied_within_the_block_only():
         for name, p in model.named_parameters():
             torch.testing.assert_close(p.detach().double(), expected[name], rtol=1e-4, atol=1e-5)
     assert torch.equal(model.weight, last)
+
+
+def test_it_takes_the_steps_of_timm():
+    """Once its decay is reached; with BN statistics, which timm averages too."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    average, theirs = MovingAverage(model, 0.9, statistics=True), ModelEmaV3(model, 0.9)
+    for step in range(100, 120):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.randn_like(p))
+        model(torch.randn(8, 3))
+        average.update(step)
+        theirs.update(model)
+    expected = {name: value for name, value in theirs.module.state_dict().items() if value.is_floating_point()}
+    assert average.averages.keys() == expected.keys()
+    for name, value in average.averages.items():
+        torch.testing.assert_close(value, expected[name])
 
 
 def test_state_comes_back_exactly():

@@ -14,7 +14,7 @@ from supernet.training.loop import Search
 
 
 class MovingAverage(Search):
-    """Exponential moving average: after step t, average ← d · average + (1 − d) · weights.
+    """Exponential moving average: after step t, average ← d · average + (1 − d) · weights, as timm's ``ModelEmaV3``.
 
     d is ``decay``, less in the first steps: (1 + t) / (10 + t), so that the first weights do not last (TensorFlow's
     ``ExponentialMovingAverage``). BN statistics of a supernet are recalibrated for each path.
