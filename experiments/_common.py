@@ -58,6 +58,20 @@ def main(run: Callable[[Any], None], args: Any, finish: Callable[[Any, Any], Non
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyError as error:
+        if not given.redraw:
+            raise
+        print(f"error: {given.output} is of an older form, without {error}: {anew(given.output)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def anew(output: Path) -> str:
+    """What makes results again."""
+    from experiments import catalogue  # which reads results, too
+
+    made = (item.tiny for _, item in catalogue.select(catalogue.ALL) if item.tiny)
+    command = next((str(tiny) for tiny in made if tiny.results == output.resolve()), f"{program()} without --redraw")
+    return f"{command} makes it anew, once it is moved away"
 
 
 def aside(args: Any) -> Any:

@@ -30,7 +30,6 @@ from supernet.space import Arch
 ELITE, SPACES, RANDOM = "elite", "random spaces", "random"
 WITHOUT = {COLD: "elite without warm-up", PLAIN: "elite, nothing enabled"}
 PAIRS = ((ELITE, RANDOM), (ELITE, SPACES), (SPACES, RANDOM))
-TOLD = {"samples": [dict], "best_of_5": [dict], "searched": [dict], "regimes": [dict], "weights": dict}
 COLORS = {ELITE: ("tab:blue", "o"), SPACES: ("tab:green", "s"), RANDOM: ("tab:orange", "x")}
 
 
@@ -41,9 +40,6 @@ class Args(Settings):
 
 
 def run(args: Args) -> None:
-    if args.redraw:
-        finish(args, files.read_json(args.output, "results", "run it without --redraw", expected=TOLD))
-        return
     torch.set_num_threads(1)
     if args.quick:
         small = {"limit": 320, "search_epochs": 3, "epochs": 1, "compared": 2, "population": 2, "iterations": 2}
@@ -294,4 +290,4 @@ def draw(figure: Figure, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    _common.main(run, Args)
+    _common.main(run, Args, finish)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -104,9 +105,10 @@ def test_results_that_are_older_than_a_table_are_not_drawn(tmp_path, monkeypatch
     old.write_text(json.dumps({"samples": []}))
     monkeypatch.setattr(sys, "argv", ["nss.py", "--redraw", "--output", str(old)])
     with pytest.raises(SystemExit) as ended:
-        _common.main(nss.run, nss.Args)
+        _common.main(nss.run, nss.Args, nss.finish)
     assert ended.value.code == 2
-    assert "run it without --redraw" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert re.fullmatch(r"error: .*without '\w+': python -m experiments.nss without --redraw makes it anew.*\n", told)
 
 
 @pytest.mark.slow

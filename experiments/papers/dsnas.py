@@ -77,17 +77,13 @@ def steps(result: dict[str, Any]) -> str:
 
 
 def against_full(result: dict[str, Any]) -> str:
-    """SNAS over DSNAS, time and memory, in the cells; before these were, full instantiation for the most candidates."""
-    groups = result["step"]
-    if "cells" not in groups:
-        full, own = groups["forms"]["full"]["8"], groups["forms"]["DSNAS"]["8"]
-        return f"{full['ms'] / own['ms']:.1f} times the time, {full['mb'] / own['mb']:.1f} times the memory at n = 8"
-    return f"SNAS: {over_dsnas(groups['cells'], 'SNAS')}"
+    """SNAS over DSNAS, time and memory, in the cells."""
+    return f"SNAS: {over_dsnas(result['step']['cells'], 'SNAS')}"
 
 
 def against_proxyless(result: dict[str, Any]) -> str:
     """ProxylessNAS over DSNAS in the mobile space, as Table 1 counts it and as its code runs it."""
-    group = result["step"].get("mobile", {})
+    group = result["step"]["mobile"]
     return "; ".join(f"{name}: {over_dsnas(group, name)}" for name in group if name.startswith("Proxyless"))
 
 
@@ -120,13 +116,12 @@ def minus_direct(result: dict[str, Any], arm: str) -> str:
 def child(result: dict[str, Any]) -> str:
     """The child as it is, what retraining adds, and random search."""
     direct = mean(accuracies(result, "direct"), 100)
-    random = "random search" in result["seeds"][0]
-    other = f"; random search, retrained {minus_direct(result, 'random search')}" if random else ""
-    return f"{direct} % as the search leaves it; retrained {minus_direct(result, 'retrained')}{other}"
+    retrained, random = (minus_direct(result, arm) for arm in ("retrained", "random search"))
+    return f"{direct} % as the search leaves it; retrained {retrained}; random search, retrained {random}"
 
 
 def spos_too(result: dict[str, Any]) -> str:
-    """SPOS against DSNAS in every way that there is."""
+    """SPOS against DSNAS in every way."""
     ways = {
         "SPOS matched": "fine-tuned at equal multiply-adds",
         "SPOS bound": "fine-tuned within the same bound",
@@ -134,19 +129,17 @@ def spos_too(result: dict[str, Any]) -> str:
         "SPOS one stage": "in one stage",
         "SPOS whole": "searched for all epochs and retrained",
     }
-    there = [f"{minus_direct(result, arm)} {told}" for arm, told in ways.items() if arm in result["seeds"][0]]
-    if "SPOS whole" in result["seeds"][0]:
-        searched = [seed["SPOS whole"]["search_accuracy"] for seed in result["seeds"]]
-        of_search = np.subtract(searched, accuracies(result, "direct"))
-        there.append(f"{mean(of_search, 100, '+')} points before that, with the weights of the search")
-    return f"SPOS − DSNAS: {', '.join(there)}"
+    rows = [f"{minus_direct(result, arm)} {told}" for arm, told in ways.items()]
+    searched = [seed["SPOS whole"]["search_accuracy"] for seed in result["seeds"]]
+    of_search = np.subtract(searched, accuracies(result, "direct"))
+    rows.append(f"{mean(of_search, 100, '+')} points before that, with the weights of the search")
+    return f"SPOS − DSNAS: {', '.join(rows)}"
 
 
 def stops(result: dict[str, Any]) -> str:
     """What never settling and SPOS's evolution instead cost."""
-    evolved = "DSNAS evolution" in result["seeds"][0]
-    other = f"; evolution at half of the epochs − DSNAS: {minus_direct(result, 'DSNAS evolution')}" if evolved else ""
-    return f"never settling − DSNAS: {minus_direct(result, 'no stop')}{other}"
+    never, evolved = (minus_direct(result, arm) for arm in ("no stop", "DSNAS evolution"))
+    return f"never settling − DSNAS: {never}; evolution at half of the epochs − DSNAS: {evolved}"
 
 
 def deviation(values: list[float]) -> str:
@@ -160,17 +153,14 @@ def spreads(result: dict[str, Any]) -> str:
     """Standard deviations of accuracies between seeds: DSNAS's child, SPOS's search and what becomes of it."""
     seeds = result["seeds"]
     rows = {"DSNAS": accuracies(result, "direct"), "SPOS, fine-tuned": accuracies(result, "SPOS matched")}
-    if "SPOS retrained" in seeds[0]:
-        rows["SPOS, in the search"] = [seed["SPOS retrained"]["search_accuracy"] for seed in seeds]
-        rows["SPOS, retrained"] = accuracies(result, "SPOS retrained")
+    rows["SPOS, in the search"] = [seed["SPOS retrained"]["search_accuracy"] for seed in seeds]
+    rows["SPOS, retrained"] = accuracies(result, "SPOS retrained")
     return "; ".join(f"{name} {deviation(values)}" for name, values in rows.items())
 
 
 def hours(result: dict[str, Any]) -> str:
     """DSNAS over SPOS searched and retrained, in seconds of the device."""
     seeds = result["seeds"]
-    if "SPOS retrained" not in seeds[0]:
-        return ""
     own, other = ([seed[arm]["seconds"] for seed in seeds] for arm in ("direct", "SPOS retrained"))
     less = mean([1 - a / b for a, b in zip(own, other, strict=True)], 100, digits=0)
     return f"{less} % less ({mean(own, digits=0)} s to {mean(other, digits=0)})"

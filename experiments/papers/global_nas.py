@@ -192,15 +192,14 @@ def retrieved(result: dict[str, Any]) -> str:
 
 def described(result: dict[str, Any]) -> str:
     """The networks found."""
-    found = [s["found"] for s in result.get("searches", [result["search"]])]
+    found = [s["found"] for s in result["searches"]]
     depths, widths = ("/".join(str(f[name]) for f in found) for name in ("depth", "width"))
     return f"{depths} layers, {widths} channels"
 
 
 def trained(result: dict[str, Any]) -> str:
     """Networks and epochs of the searches."""
-    all_of = result.get("searches", [result["search"]])
-    networks, epochs = ("/".join(str(s[name]) for s in all_of) for name in ("trained", "epochs"))
+    networks, epochs = ("/".join(str(s[name]) for s in result["searches"]) for name in ("trained", "epochs"))
     return f"{networks} networks, {epochs} epochs, {result['minutes']['search']} minutes for all"
 
 

@@ -102,9 +102,17 @@ class Item:
         return f"{self.tiny.program} {self.tiny.limits}" if self.tiny and self.tiny.limits else self.lacks or SAME
 
     def found(self) -> str:
-        """Our figure."""
+        """Our figure; none of results that are of an older form."""
         result = self.tiny.result() if self.tiny and self.ours else None
-        return self.ours(result) if self.ours and result else ""
+        try:
+            return self.ours(result) if self.ours and result else ""
+        except KeyError:
+            return ""
+
+    @property
+    def older(self) -> bool:
+        """Whether there are results, but of an older form than the command makes."""
+        return bool(self.ours and self.tiny and self.tiny.result()) and not self.found()
 
     def minutes(self) -> float | None:
         """What all of its command took, by its results."""

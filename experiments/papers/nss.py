@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.papers.item import Command, Item, Paper, between, mean, minutes
+from experiments.papers.item import Command, Item, Paper, between, mean
 
 TINY = Command("experiments.nss")
 REGIMES = "200e6 400e6 600e6 1.6e9 3.2e9 4e9 6.4e9 8e9 12e9 16e9 24e9 32e9"
@@ -49,7 +49,7 @@ def samples(result: dict[str, Any]) -> str:
         f"samples, elite to expanded: {', '.join(rows)}",
         f"error {mean([row['elite'] - row['expanded'] for row in best], 100, '+')} points",
     ]
-    for name in ("elite", "expanded") if "searched" in result else ():
+    for name in ("elite", "expanded"):
         own = [row for row in result["searched"] if row["space"] == name]
         error, off = (mean([row[key] for row in own], 100) for key in ("error", "deviation"))
         told.append(f"searched in the {name} space: error {error} %, {off} % off the target")
@@ -75,8 +75,6 @@ def difference(found: dict[str, Any], pair: list[str]) -> str:
 
 def regimes(result: dict[str, Any]) -> str:
     """Elite networks against random ones and against those of random spaces, at each target where there are."""
-    if "regimes" not in result:
-        return difference(result["equal_flops"], ["elite", "random"])
     pairs = (["elite", "random"], ["elite", "random spaces"])
     return "; ".join(
         f"{row['target'] / 1e6:.4g}M {', '.join(difference(row, pair) for pair in pairs)}" for row in result["regimes"]
@@ -84,10 +82,10 @@ def regimes(result: dict[str, Any]) -> str:
 
 
 def warm_up(result: dict[str, Any]) -> str:
-    """The spaces, and where they were compared the weights: accuracies of random networks, and how they are ranked."""
+    """The spaces, and the weights: accuracies of random networks, and how they are ranked."""
     told = [difference(result["equal_flops"], ["elite", "elite without warm-up"])]
     names = {"warm": "warm-up", "plain": "nothing enabled", "cold": "no warm-up"}
-    for how, moments in result.get("weights", {}).items():
+    for how, moments in result["weights"].items():
         last = moments["at the end"]
         accuracy, tau = mean([row["mean"] for row in last], 100), mean([row["tau"] for row in last])
         told.append(f"weights, {names[how]}: random networks {accuracy} %, τ {tau}")
@@ -96,8 +94,6 @@ def warm_up(result: dict[str, Any]) -> str:
 
 def spent(result: dict[str, Any]) -> str:
     """Minutes of the searches of spaces, and of those of networks in them."""
-    if "searched" not in result:
-        return f"{minutes(result):.0f} minutes for all searches of spaces and networks alone, not told apart"
     told = [f"spaces, {len(result['samples'])} targets: {mean(result['search_minutes'], digits=1)} minutes"]
     for name in ("elite", "expanded"):
         own = [row["minutes"] for row in result["searched"] if row["space"] == name]

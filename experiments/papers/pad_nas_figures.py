@@ -1,4 +1,4 @@
-"""Our figures of PAD-NAS, as the results of its experiments have them; results of before lack some."""
+"""Our figures of PAD-NAS, as the results of its experiments have them."""
 
 from __future__ import annotations
 
@@ -18,20 +18,18 @@ def of_seeds(result: dict[str, Any], value: Callable[[dict[str, Any]], float | N
 
 
 def of_both(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The results of the large space and of the small one, where there is one; those of before had the large one."""
-    return {"L": result} | ({"S": {"seeds": result["small"]}} if result.get("small") else {})
+    """The results of the large space and of the small one, where there is one."""
+    return {"L": result} | ({"S": {"seeds": result["small"]}} if result["small"] else {})
 
 
 def gap(result: dict[str, Any]) -> str:
-    """The best of each front alone, and that minus one-shot; results of before have the latter of a common set."""
+    """The best of each front alone, and that minus one-shot."""
 
     def difference(seed: dict[str, Any], name: str) -> float:
-        if "best_of_front_one_shot" not in seed:
-            return seed["common_set"][name]["gap"]
         return seed["best_of_front_alone"][name] - seed["best_of_front_one_shot"][name]
 
     return "; ".join(
-        f"{name}{f'-{place}' if 'small' in result else ''} "
+        f"{name}-{place} "
         f"{of_seeds(of, lambda s, n=name: s['best_of_front_alone'][n], 100)} %, gap "
         f"{of_seeds(of, lambda s, n=name: difference(s, n), 100)}"
         for place, of in of_both(result).items()
@@ -44,8 +42,7 @@ def random_networks(result: dict[str, Any]) -> str:
     told = []
     for place, of in of_both(result).items():
         rows = of["seeds"][0]["random_networks_alone"]
-        first = f"{place}: " if "small" in result else ""
-        told.append(f"{first}full space {100 * np.mean(rows['I']):.2f} % (one draw)")
+        told.append(f"{place}: full space {100 * np.mean(rows['I']):.2f} % (one draw)")
         for name in ("PAD", "PAD, if sure", "random pruning", "keep the largest"):
             if rows.get(name):
                 value = of_seeds(of, lambda s, n=name: mean_or_none(s["random_networks_alone"][n]), 100)
@@ -68,7 +65,7 @@ def ranking(result: dict[str, Any]) -> str:
     """τ on own fronts and on the common set."""
     pairs = of_seeds(result, lambda s: s["paired_difference_of_tau"]["PAD − I"][0])
     small = ""
-    if result.get("small"):
+    if result["small"]:
         tau = {
             n: of_seeds(of_both(result)["S"], lambda s, n=n: (s["own_front"][n] or {}).get("tau")) for n in ("I", "PAD")
         }
@@ -79,8 +76,6 @@ def ranking(result: dict[str, Any]) -> str:
 
 def costs(result: dict[str, Any]) -> str:
     """Minutes of I and of PAD in the large space: training, search, retraining."""
-    if "minutes" not in result["seeds"][0]:
-        return ""
     parts = ("training", "search", "retraining")
     rows = {n: [of_seeds(result, lambda s, n=n, p=p: s["minutes"][n][p]) for p in parts] for n in ("I", "PAD")}
     return "; ".join(f"{name} {', '.join(values)} minutes" for name, values in rows.items())
@@ -88,8 +83,6 @@ def costs(result: dict[str, Any]) -> str:
 
 def curves(result: dict[str, Any]) -> str:
     """Accuracy of random networks in the supernets after the last epoch."""
-    if "curves" not in result["seeds"][0]:
-        return ""
     return "; ".join(
         f"{name}-{place} {of_seeds(of, lambda s, n=name: s['curves'][n][-1][1], 100)} %"
         for place, of in of_both(result).items()
@@ -99,8 +92,6 @@ def curves(result: dict[str, Any]) -> str:
 
 def absent(result: dict[str, Any]) -> str:
     """How many operations of the unpruned space never occur in its good networks."""
-    if "operations" not in result["seeds"][0]:
-        return ""
 
     def share(seed: dict[str, Any]) -> float:
         p = [value for layer in seed["operations"]["I"][-1] for value in layer["p"].values()]
@@ -111,8 +102,6 @@ def absent(result: dict[str, Any]) -> str:
 
 def found_against_hand(result: dict[str, Any]) -> str:
     """The best network of PAD's front against those with one operation in every layer."""
-    if "by_hand" not in result["seeds"][0]:
-        return ""
     hand = max(result["seeds"][0]["by_hand"].items(), key=lambda pair: pair[1]["alone"])
     best = of_seeds(result, lambda s: s["best_of_front_alone"]["PAD"], 100)
     return f"PAD's best {best} %; {hand[0]} in every layer {100 * hand[1]['alone']:.2f} %"
@@ -120,8 +109,6 @@ def found_against_hand(result: dict[str, Any]) -> str:
 
 def drawn(result: dict[str, Any]) -> str:
     """What is in the picture of networks."""
-    if "fronts" not in result["seeds"][0]:
-        return ""
     count = len(result["seeds"][0]["fronts"]["PAD"])
     return f"{min(count, 5)} networks along PAD's front of {count}, first seed"
 
@@ -144,15 +131,10 @@ def segmented(result: dict[str, Any]) -> str:
 
 
 def operations(result: dict[str, Any]) -> str:
-    """Variance between searches and sparsity of the operation distribution: of the last layer, before of all."""
+    """Variance between searches and sparsity of the last layer's operations."""
     rows = result["one_shot"]
-    if "last_layer" in rows["ces"]:
-        return "; ".join(
-            f"{name} variance {rows[key]['last_layer_variance']:.4f}, sparsity {mean(rows[key]['last_layer_sparsity'])}"
-            for key, name in (("ces", "CES"), ("spos", "SPOS"))
-        )
     return "; ".join(
-        f"{name} variance {rows[key]['variance_of_distribution']:.4f}, sparsity {mean(rows[key]['sparsity'])}"
+        f"{name} variance {rows[key]['last_layer_variance']:.4f}, sparsity {mean(rows[key]['last_layer_sparsity'])}"
         for key, name in (("ces", "CES"), ("spos", "SPOS"))
     )
 
