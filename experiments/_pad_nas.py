@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from search.priced import additive
 from search.run import Scoring
 from supernet import families, machine
 from supernet.data.sets import TrainVal
+from supernet.errors import UserError
 from supernet.executor import Threads
 from supernet.model import Supernet
 from supernet.progress import Progress, shown
@@ -113,6 +115,10 @@ class Study:
     Args:
         lut: a latency table, which the window is then in.
         window: lowest and highest latency in ms.
+        at: the highest cost of what is compared; by default that of the window.
+
+    Raises:
+        UserError: ``at`` is below the window, or all of the space.
     """
 
     def __init__(
@@ -121,7 +127,8 @@ class Study:
         space: Space,
         data: TrainVal,
         lut: Path | None = None,
-        window: tuple[float, float] = (0.0, float("inf")),
+        window: tuple[float, float] = (0.0, math.inf),
+        at: float | None = None,
     ):
         self.args, self.space, self.data = args, space, data
         self.cost: TableCost = additive(space, lambda spec: spec.flops)
@@ -131,6 +138,10 @@ class Study:
         else:
             self.cost = additive(space, LatencyTable.load(lut, space).price)
             self.unit, self.bounds = "latency", window
+        self.compared = (self.bounds[0], min(self.bounds[1], math.inf if at is None else at))
+        least = max(self.bounds[0], self.cost.bounds(space)[0])
+        if self.compared[1] < least:
+            raise UserError(f"--at {at:g}: {space.name} has networks from {least:g} on in its window")
         self.truth = _common.Truth(args.run, space, args.budget, args.jobs, args.quiet, args.device)
         self.where = defaults.device(args.device)
 
@@ -155,15 +166,17 @@ class Study:
             **more,
         )
 
-    def train(self, folder: Path, cfg: pad_nas.Config, start: Path | None = None) -> list[pad_nas.Stage]:
-        """All stages; ``start`` is a run that has the same first one already."""
+    def train(
+        self, folder: Path, cfg: pad_nas.Config, start: Path | None = None, space: Space | None = None
+    ) -> list[pad_nas.Stage]:
+        """All stages; ``start`` is a run that has the same first one already, ``space`` a part to begin with."""
         if start is not None and not folder.exists():
             copied = folder.with_name(f"{folder.name}.copy")
             shutil.copytree(start / "supernet-1", copied / "supernet-1", dirs_exist_ok=True)
             copied.rename(folder)
         costs, bounds = {self.unit: self.cost}, {self.unit: self.bounds}
         how = costs, bounds, [self.unit], folder, self.where, {}, self.args.progress
-        return list(pad_nas.run(self.space, self.data, cfg, *how))
+        return list(pad_nas.run(space or self.space, self.data, cfg, *how))
 
     def pruned_alike(self, nested: Sequence[Space], cfg: pad_nas.Config, folder: Path, start: Path) -> Supernet:
         """A supernet trained as ``cfg`` says, but on given spaces; its first stage is that of ``start``."""
@@ -174,16 +187,20 @@ class Study:
         assert model is not None
         return model
 
+    def best(self, front: Sequence[Record]) -> Record:
+        """The last network of a front, cheapest first, that costs no more than what is compared, else its first."""
+        return ([record for record in front if record.costs[self.unit] <= self.compared[1]] or front[:1])[-1]
+
     def draw(self, space: Space, n: int, key: Sequence[int]) -> list[Arch]:
-        """Up to n distinct random networks within the window; none where all of the space is beyond it."""
+        """Up to n distinct random networks of the costs that are compared; none where the space has none."""
         if not self.reaches(space):
             return []
-        window = Window(space, {self.unit: self.cost}, {self.unit: self.bounds})
+        window = Window(space, {self.unit: self.cost}, {self.unit: self.compared})
         return window.sample(np.random.default_rng(key), n, (), TRIES)
 
     def reaches(self, space: Space) -> bool:
-        """Whether a part of the space is not all cheaper or all dearer than the window."""
-        (low, high), (cheapest, dearest) = self.bounds, self.cost.bounds(space)
+        """Whether a part of the space is not all cheaper or all dearer than what is compared."""
+        (low, high), (cheapest, dearest) = self.compared, self.cost.bounds(space)
         return cheapest <= high and low <= dearest
 
 

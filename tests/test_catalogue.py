@@ -53,6 +53,7 @@ AHEAD: dict[str, tuple[str, ...]] = {
         "small",
     ),
     "pad_nas_stages": (),
+    "pad_nas_v3": (),
     "segmentation": (),
     "dsnas": ("random search", "SPOS retrained", "SPOS one stage", "SPOS whole", "DSNAS evolution"),
     "dsnas_steps": ("cells", "mobile"),

@@ -32,6 +32,7 @@ from experiments import (
     stage_wise,
     truth_table,
 )
+from search.ask_tell import Record
 from supernet import families, machine, spaces
 from supernet.data import sources
 from supernet.errors import UserError
@@ -302,14 +303,31 @@ def test_windows_are_latencies_where_there_is_a_table(tmp_path):
     beyond = space.restrict([{choice} for choice in dearest])
     assert not study.reaches(beyond)
     assert study.draw(beyond, 5, [0]) == []
+    middle = float(np.quantile([latency(arch) for arch in inside], 0.5))
+    lower = _pad_nas.Study(
+        pad_nas.Args(data="digits", run=tmp_path), space, test_pad_nas.DATA, path, (low, high), middle
+    )
+    assert set(lower.draw(space, 1000, [0])) == {arch for arch in inside if latency(arch) <= middle}
+    front = [Record(arch, 0.0, {"latency": latency(arch)}, 0, 1) for arch in sorted(inside, key=latency)]
+    assert latency(lower.best(front).arch) == max(latency(arch) for arch in inside if latency(arch) <= middle)
+    assert lower.best(front[-2:]) == front[-2]
+    assert study.best(front) == front[-1]
     unit, cost, window = evolution.problem(evolution.Args(lut=path, lat_min=low, lat_max=high), space)
     assert (unit, window) == ("latency", (low, high))
     assert cost(dearest) == pytest.approx(latency(dearest))
     with pytest.raises(UserError, match="expected --lat-min below --lat-max"):
         evolution.problem(evolution.Args(lut=path), space)
+    with pytest.raises(UserError, match=f"--at 0: {space.name} has networks from {low:g} on"):
+        _pad_nas.Study(pad_nas.Args(data="digits"), space, test_pad_nas.DATA, path, (low, high), 0)
     one = pad_nas.Args(data="digits", lut=(path,), lat_min=(low,), lat_max=(high,))
     with pytest.raises(UserError, match="mobile-small has no table or no window"):
         pad_nas.study(one, "mobile-small", 1)
+
+
+def test_the_tiny_spaces_are_compared_at_one_cost():
+    """Without --at: their windows end at the same multiply-adds."""
+    args = pad_nas.Args(data="digits", train=100).settled()
+    assert pad_nas.study(args, args.space, 0).compared == pad_nas.study(args, args.small, 1).compared
 
 
 def test_stages_have_as_many_epochs_in_all():
