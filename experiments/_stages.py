@@ -20,7 +20,7 @@ from experiments import _common
 from experiments._stage_costs import facts
 from search import stage_wise_run, stage_wise_settings
 from search.stage_wise import Config, Modules, StageWise
-from supernet import files
+from supernet import families, files
 from supernet.data import sets
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
@@ -28,11 +28,12 @@ from supernet.families import module_stages
 from supernet.model import load_network
 from supernet.progress import shown
 from supernet.runs import RunFolder
-from supernet.space import Space
+from supernet.space import Arch, Space
 from supernet.training import checkpoint, defaults, standalone
 from supernet.training.evaluation import answers
 
 UNSET = tyro.conf.arg(help_behavior_hint="")
+TOLERANCE = 0.03  # multiply-adds count as equal within it
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,13 @@ class Stages:
 
         return _common.cell(path / "judged.json", compute)
 
+    def evened(self, module: str, modules: Modules) -> Modules:
+        """The most even depths that cost as many multiply-adds as ``modules``."""
+        given = self.args.given(Arm(module))
+        config = Config(len(modules), max(modules), given.step, 1)
+        space = stage_wise_settings.space_for(self.images, module, config, given.width, self.paper)
+        return module_stages.depths(space, equal(space, module_stages.arch(space, modules), max(modules))[0])
+
     def judged(self, path: Path) -> dict[str, Any]:
         """Sizes and costs of a trained network, and what it answers to the images that nothing else sees."""
         network = load_network(path)
@@ -241,6 +249,17 @@ def spent(result: Mapping[str, Any], on_cpu: bool) -> dict[str, float]:
 def at_iteration(search: Mapping[str, Any], iteration: int) -> dict[str, Any]:
     """The candidate that a search has after so many iterations: the last one where no stage grew any more."""
     return [row for row in search["candidates"] if row["iteration"] <= iteration][-1]
+
+
+def equal(space: Space, arch: Arch, deepest: int) -> list[Arch]:
+    """All networks of up to ``deepest`` modules in a stage that cost as much as ``arch``, the most even ones first."""
+    cost, fewest = families.flops(space, arch), space.genes[0].choices[0].count
+    off = {
+        other: abs(families.flops(space, other) - cost)
+        for modules in itertools.product(range(fewest, deepest + 1), repeat=len(space.genes))
+        for other in [module_stages.arch(space, modules)]
+    }
+    return sorted((a for a in off if off[a] <= TOLERANCE * cost), key=lambda a: (max(a) - min(a), off[a], a))
 
 
 def evenly(count: int, stages: int) -> Modules:

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from experiments import _common
+from experiments import _common, _stages
 from search import stage_wise_run
 from search.criteria import CRITERIA
 from search.drawing import Block, draw
@@ -46,7 +46,6 @@ from supernet.training import defaults, standalone
 from supernet.training.loop import FitConfig
 
 CPU = torch.device("cpu")
-TOLERANCE = 0.03  # multiply-adds count as equal within it
 LEVEL = 0.05  # of the test
 
 
@@ -200,13 +199,7 @@ class Study:
 
     def equal(self, arch: Arch) -> list[Arch]:
         """All allocations that cost as much as ``arch``, the most even ones first."""
-        cost = self.flops(arch)
-        found = [
-            module_stages.arch(self.space, modules)
-            for modules in itertools.product(range(1, self.deepest + 1), repeat=self.config.stages)
-            if abs(self.flops(module_stages.arch(self.space, modules)) / cost - 1) <= TOLERANCE
-        ]
-        return sorted(found, key=lambda a: (max(a) - min(a), abs(self.flops(a) - cost), a))
+        return _stages.equal(self.space, arch, self.deepest)
 
     def allocations(self, search: dict, seed: int) -> list[Arch]:
         """What a search found, and at equal multiply-adds the most even allocation, then random ones."""

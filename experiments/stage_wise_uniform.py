@@ -11,6 +11,9 @@ as the paper's, beside uniform networks that are trained as long and alike:
 The ensemble is the paper's: the candidates of these iterations of the searches with residual modules and with cells,
 all from scratch (7.27 million parameters of Tables III and IV); with bottlenecks alone, theirs.
 
+With --even, the hypothesis: the depths that the searches from scratch found against the most even ones of as many
+multiply-adds (within 3 %), both trained alone with the same seed.
+
 Memory is that of the weights and of what every layer puts out for an image, in MiB of float32: by that the paper's
 ResNets have what its Table III says. Carbon is reckoned as the paper does (Lacoste et al. 2019), hours × power ×
 kg per kWh: it compares trainings, it measures none. Seconds are those of the process on the CPU, else of the clock.
@@ -79,6 +82,8 @@ class Args(_stages.OnStages):
     """Modules in each stage of uniform networks of residual modules or bottlenecks (the paper's ResNets: 7 9 18)."""
     uniform_cells: tuple[int, ...] = (3, 4)
     """The same of cells (the paper's NASNets: 4 5 6)."""
+    even: bool = False
+    """Compare the found depths with the most even ones of as many multiply-adds, too."""
     donor: tuple[int, ...] = ()
     """Modules in each stage of the donor; defaults to three times the initial ones, of four stages to ResNet-152's."""
     watts: float = 250.0
@@ -109,6 +114,8 @@ def run(args: Args) -> None:
         for kind in args.kinds:
             kept.add("searches", kind, seed, lambda k=kind, s=seed: searched(study, args, k, s))
         kept.add("ensemble", "all", seed, lambda s=seed: ensemble(study, args, s))
+        for kind in [kind for kind in args.kinds if args.even and not ARMS[kind].donor]:
+            kept.add("even", kind, seed, lambda k=kind, s=seed: against_even(study, args, k, s))
     finish(args, kept.found)
 
 
@@ -148,6 +155,14 @@ def ensemble(study: _stages.Stages, args: Args, seed: int) -> dict[str, Any]:
     searches = [study.search(ARMS[kind], seed) for kind in voting]
     paths = dict.fromkeys(Path(at_iteration(search, k)["path"]) for search in searches for k in args.chosen)
     return study.together(list(paths))
+
+
+def against_even(study: _stages.Stages, args: Args, kind: str, seed: int) -> dict[str, Any]:
+    """The last chosen depths and the most even ones of the same cost, both trained alone."""
+    arm = ARMS[kind]
+    found = tuple(at_iteration(study.search(arm, seed), args.chosen[-1])["modules"])
+    depths = {"found": found, "even": study.evened(arm.module, found)}
+    return {name: priced(study.alone(arm.module, modules, seed), args) for name, modules in depths.items()}
 
 
 def deepest(result: Mapping[str, Any], module: str) -> list[dict[str, Any]]:
@@ -195,6 +210,10 @@ def tables(result: Mapping[str, Any]) -> _common.Tables:
         for kind in searches
     }
     found["The last candidate against the deepest uniform network"] = compared
+    if "even" in result:
+        found["Depth by importance against even depth, each trained alone"] = {
+            kind: evened(rows) for kind, rows in result["even"].items()
+        }
     gpus = {
         name: dict(zip(("evaluated", "GPUs", "M parameters", "%"), row, strict=True)) for name, row in OTHERS.items()
     }
@@ -202,6 +221,17 @@ def tables(result: Mapping[str, Any]) -> _common.Tables:
     ours["ours here, ensemble"] = evaluated(None, result["ensemble"]["all"])
     found["Networks evaluated (Table V; the others' on CIFAR-10, as the paper has them)"] = gpus | ours
     return found
+
+
+def evened(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Accuracies, the difference of the pairs, and how often both are the same network."""
+    found, even = ([row[name]["accuracy"] for row in rows] for name in ("found", "even"))
+    return {
+        "found, %": mean(found, 100),
+        "even, %": mean(even, 100),
+        "found − even, points": mean([a - b for a, b in zip(found, even, strict=True)], 100, "+"),
+        "found is even": f"{sum(r['found']['modules'] == r['even']['modules'] for r in rows)} of {len(rows)}",
+    }
 
 
 def evaluated(rows: Sequence[Mapping[str, Any]] | None, networks: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tyro
 
 from experiments import _drawn, _stage_costs, _stages, stage_wise_uniform
 from experiments._stages import Arm
 from experiments.papers import stage_wise as paper
+from search.stage_wise import Config
 from supernet.families import module_stages
 from supernet.model import Network
+from supernet.size import Size
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,6 +65,36 @@ def test_the_paper_s_settings():
     shorter = _stages.OnStages(preset="paper", epochs=20)
     assert (shorter.given(Arm()).epochs, shorter.given(Arm(donor=True)).epochs) == (20, 5)
     assert args.given(Arm(initial=2, iterations=1)).initial == 2
+
+
+def test_imagenet_is_searched_as_cifar_is():
+    """ "The same parameters found on CIFAR-10" (§IV): six modules as far as ResNet-152 has them, 5 · 2 more at most."""
+    command = paper.IMAGENET
+    args = tyro.cli(stage_wise_uniform.Args, args=command.words[command.words.index(command.program) + 1 :])
+    given = args.given(stage_wise_uniform.ARMS["bottleneck"])
+    config = Config(4, given.initial, given.step, given.iterations, deepest=args.donor)
+    assert (config.first, config.reach) == ((3, 6, 6, 3), (3, 8, 16, 3))
+    assert (given.epochs, given.passes) == (50, 3)
+
+
+@pytest.mark.parametrize("module", ["residual", "nasnet"])
+def test_the_most_even_depths_cost_as_much(module):
+    """Against the whole list, by the products of a network's own layers."""
+    study = object.__new__(_stages.Stages)
+    study.args, study.paper = _stages.OnStages(), False
+    study.images = SimpleNamespace(channels=1, resolution=28, classes=10, size=Size.of(28))
+    space = module_stages.space(module, 1, 28, 10, width=study.args.given(Arm(module)).width, stem_stride=2, deepest=7)
+
+    def cost(modules):
+        network = Network(space, module_stages.arch(space, modules), kernels="eager")
+        return _stage_costs.facts(network)["flops"]
+
+    found = (1, 3, 2) if module == "residual" else (2, 3, 2)
+    even = study.evened(module, found)
+    assert cost(even) == pytest.approx(cost(found), rel=0.03)
+    every = itertools.product(range(min(found), max(found) + 1), repeat=3)
+    alike = [m for m in every if abs(cost(m) / cost(found) - 1) <= 0.03]
+    assert max(even) - min(even) == min(max(m) - min(m) for m in alike)
 
 
 def test_carbon_is_hours_times_power_times_intensity():
@@ -120,6 +155,9 @@ def test_the_experiments_and_what_the_catalogue_reads(tmp_path):
     outputs["searches"].unlink()
     assert timeless(experiment("searches", outputs["searches"], *digits)) == timeless(found["searches"])
     assert {path: path.stat().st_mtime_ns for path in logs} == logs
+    even = experiment("uniform", tmp_path / "even.json", *digits, "--kinds", "residual", "--even")
+    pair = even["even"]["residual"][0]
+    assert pair["even"]["flops"] == pytest.approx(pair["found"]["flops"], rel=0.03)
     large = ("--kinds", "bottleneck", "--data", "experiments/_drawn.py:large", "--seeds", 1)
     found["imagenet"] = experiment("uniform", outputs["imagenet"], *large)
     assert len(found["imagenet"]["uniform"]["bottleneck 2"][0]["modules"]) == 4

@@ -28,14 +28,12 @@ class Command:
         program: a module such as ``experiments.dsnas`` or ``pytest``, or a script such as ``tools/stage_wise.py``.
         lacks: what of the item is missing or other.
         cost: what is known of its cost beforehand.
-        limits: why it is for the size of two cores only.
     """
 
     program: str
     arguments: str = ""
     lacks: str = ""
     cost: str = "not known"
-    limits: str = ""
 
     @property
     def words(self) -> list[str]:
@@ -99,7 +97,7 @@ class Item:
         """The command at a scale, or why there is none."""
         if found := {"tiny": self.tiny, "gpu": self.gpu, "paper": self.paper}[scale]:
             return found
-        return f"{self.tiny.program} {self.tiny.limits}" if self.tiny and self.tiny.limits else self.lacks or SAME
+        return self.lacks or SAME
 
     def found(self) -> str:
         """Our figure; none of results that are of an older form."""

@@ -9,11 +9,7 @@ import numpy as np
 
 from experiments.papers.item import Command, Item, Paper, mean
 
-TINY = Command(
-    "experiments.stage_wise",
-    "--train 5000 --random 1",
-    limits="counts CPU seconds, of plain stages: no --device, --module",
-)
+TINY = Command("experiments.stage_wise", "--train 5000 --random 1")
 CRITERIA = {"pls": "PLS-VIP", "inf-fs": "inf-FS", "il-fs": "il-FS"}
 KINDS = {"residual": "residual", "transfer": "by transfer", "cells": "cells", "bottleneck": "bottlenecks"}
 CIFAR = "--preset paper --data cifar10 --train 0 --test --device cuda"
@@ -51,7 +47,7 @@ SEARCHES = scales(
 )
 UNIFORM = scales(
     "uniform",
-    f"{CIFAR} --iterations 5 --chosen 1 3 5 --uniform 7 9 18 --uniform-cells 4 5 6",
+    f"{CIFAR} --even --iterations 5 --chosen 1 3 5 --uniform 7 9 18 --uniform-cells 4 5 6",
     "--epochs 20 --further-epochs 10",
     "about 25 minutes of one core",
 )
@@ -72,7 +68,7 @@ BOTTLENECK = Command(
 )
 IMAGENET = Command(
     "experiments.stage_wise_uniform",
-    "--preset paper --kinds bottleneck --iterations 5 --chosen 1 3 5 --initial 3 --donor 3 8 36 3 --uniform 3 6 "
+    "--preset paper --kinds bottleneck --iterations 5 --chosen 1 3 5 --donor 3 8 36 3 --uniform 3 6 "
     "--seeds 1 --data folder --data-root data/imagenet --train 0 --test --device cuda "
     "--output runs/papers/stage-wise-imagenet.json",
     "ImageNet in folders",
@@ -322,6 +318,7 @@ PAPER = Paper(
             "",
             against_even,
             "not supported: found and even cannot be told apart",
+            *UNIFORM[1:],
         ),
         Item(
             "text-transfer",
