@@ -27,9 +27,11 @@ from search.costs import TableCost
 from search.priced import additive
 from search.run import Scoring, SearchRun
 from supernet import files, machine, spaces
+from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.executor import Threads
 from supernet.methods import spos
+from supernet.model import Supernet
 from supernet.progress import shown
 from supernet.quantities import digits
 from supernet.runs import RunFolder
@@ -41,13 +43,11 @@ RANK = 9  # architectures up to this nondomination rank are counted, as PAD-NAS 
 
 
 @dataclass(frozen=True)
-class Args(_common.OnImages, _common.OnDevice):
+class Searches(_common.OnImages, _common.OnDevice):
+    """Options of searches on one supernet."""
+
     run: Path = Path("runs/experiments")
     """Folder of the supernet and of the finished searches."""
-    output: Path = Path("docs/results/evolution.json")
-    """The results."""
-    table: Path | None = None
-    """The truth table, for the exact regret; docs/results/truth_table.json where there is one."""
     space: str = "mobile-large-small"
     """A space that holds bad operations and is too large to be listed."""
     runs: int = 5
@@ -84,14 +84,19 @@ class Args(_common.OnImages, _common.OnDevice):
     """Peak learning rate of the supernet."""
 
 
+@dataclass(frozen=True)
+class Args(Searches):
+    output: Path = Path("docs/results/evolution.json")
+    """The results."""
+    table: Path | None = None
+    """The truth table, for the exact regret; docs/results/truth_table.json where there is one."""
+
+
 def run(args: Args) -> None:
     clock = _common.Clock(args.run, "evolution")
     if args.quick:
         args = dataclasses.replace(args, runs=2, population=6, iterations=2, epochs=1)
-    images = dataclasses.replace(_common.images_of(args), held=args.held)
-    if not args.quick:
-        images = dataclasses.replace(images, search=args.search_images)
-    data, _ = _common.open_images(images, args.decoders)
+    data = images(args)
     space = spaces.get(args.space, data.channels, data.size, data.classes)
     found = {"one_shot": on_supernet(args, space, data)}
     path = args.table or args.output.parent / "truth_table.json"
@@ -100,9 +105,17 @@ def run(args: Args) -> None:
     finish(args, _common.results("evolution", args, clock, **found))
 
 
-def supernet_of(args: Args, space: Space, data):
+def images(args: Searches) -> TrainVal:
+    """Training images, and those of the one-shot accuracies."""
+    cut = dataclasses.replace(_common.images_of(args), held=args.held)
+    return _common.open_images(
+        cut if args.quick else dataclasses.replace(cut, search=args.search_images), args.decoders
+    )[0]
+
+
+def supernet_of(args: Searches, space: Space, data: TrainVal) -> tuple[Path, Supernet]:
     """The supernet of ``space``, trained here or found finished."""
-    usual = {field.name: field.default for field in dataclasses.fields(args)}
+    usual = {field.name: field.default for field in dataclasses.fields(Searches)}
     given = {name: getattr(args, name) for name in ("search_images", "held", "augment")}
     other = "".join(f"-{name}-{value}" for name, value in given.items() if value != usual[name])
     folder = args.run / f"evolution-{space.name}-{space.size}{args.marked}{other}"
@@ -138,7 +151,7 @@ def on_supernet(args: Args, space: Space, data) -> dict:
     return rows
 
 
-def problem(args: Args, space: Space) -> tuple[str, TableCost, tuple[float, float]]:
+def problem(args: Searches, space: Space) -> tuple[str, TableCost, tuple[float, float]]:
     """The cost by its name, and its window."""
     if args.lut is not None:
         if args.lat_max <= args.lat_min:

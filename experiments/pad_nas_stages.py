@@ -1,7 +1,8 @@
-"""PAD-NAS's settings, of which the paper gives no figures (§4.1): the threshold of pruning, and the number of stages.
+"""What PAD-NAS gives no figures of (§3.2, §4.1): the threshold of pruning, the number of stages, the weights kept.
 
 Per seed, all runs share the first supernet of the first epochs and its search. The thresholds: two prunings at each,
-with the epochs of ``pad_nas.py``. The stages: M from 2 (no pruning) to 6, with as many epochs in all. Told of
+with the epochs of ``pad_nas.py``. The stages: M from 2 (no pruning) to 6, with as many epochs in all. The weights: the
+last space of three stages with those that were fine-tuned, and with others, trained anew for all epochs. Told of
 each final space: how many networks and operations are left (diversity), how accurate random networks within the window
 are alone, how accurate the most accurate one of its front is, and the gap to its one-shot accuracy. Paired differences
 to the first row have 95 % intervals over the seeds. Every finished row is kept in the results.
@@ -10,7 +11,7 @@ to the first row have 95 % intervals over the seeds. Every finished row is kept 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from matplotlib.figure import Figure
 from experiments import _common
 from experiments._pad_nas import Options, Study
 from experiments.papers.item import mean
+from search import pad_nas
 from supernet import spaces
 from supernet.errors import UserError
 
-THRESHOLDS, STAGES = "threshold", "stages"
+THRESHOLDS, STAGES, WEIGHTS = "threshold", "stages", "weights"
 FREE = ("seeds", "thresholds", "most")  # more of these go on with the rows that there are
 
 
@@ -74,8 +76,10 @@ def run(args: Args) -> None:
         study.train(folder / "first", study.config(args.epochs[:1], seed))
         asked = [(THRESHOLDS, f"{p:g}", args.epochs, p) for p in args.thresholds]
         asked += [(STAGES, str(m), epochs_of(args.epochs, m), args.threshold) for m in range(2, args.most + 1)]
+        asked += [(WEIGHTS, "fine-tuned", args.epochs, args.threshold)]
         for table, name, epochs, threshold in asked:
             kept.add(table, name, seed, functools.partial(row, study, folder, epochs, threshold, seed))
+        kept.add(WEIGHTS, "anew", seed, functools.partial(anew, study, folder, seed))
         finish(args, kept.found)
 
 
@@ -94,18 +98,45 @@ def epochs_of(epochs: tuple[int, ...], stages: int) -> tuple[int, ...]:
     return (first, *(fine // trainings + (i < fine % trainings) for i in range(trainings)))
 
 
-def row(study: Study, folder: Path, epochs: tuple[int, ...], threshold: float, seed: int) -> dict[str, Any]:
+def whole(study: Study, folder: Path, epochs: tuple[int, ...], threshold: float, seed: int) -> list[pad_nas.Stage]:
     """A whole run of Algorithm 1; its first stage is that of the others, unless it has one only."""
     name = "-".join(map(str, (*epochs, f"{threshold:g}")))
     start = folder / "first" if len(epochs) > 1 else None
-    stages = study.train(folder / name, study.config(epochs, seed, threshold), start)
-    space, best = stages[-1].space, stages[-1].found.front()[-1]
+    return study.train(folder / name, study.config(epochs, seed, threshold), start)
+
+
+def row(study: Study, folder: Path, epochs: tuple[int, ...], threshold: float, seed: int) -> dict[str, Any]:
+    """A whole run, judged."""
+    return judged(study, whole(study, folder, epochs, threshold, seed), epochs[-1], seed)
+
+
+def anew(study: Study, folder: Path, seed: int) -> dict[str, Any]:
+    """The last space of a whole run with a supernet of its own, trained for all epochs."""
+    args = study.args
+    last = whole(study, folder, args.epochs, args.threshold, seed)[-1]
+    epochs = sum(args.epochs)
+    place = folder / f"anew-{'-'.join(map(str, args.epochs))}-{args.threshold:g}"
+    stages = study.train(place, study.config((epochs,), seed), space=last.space)
+    return judged(study, stages, epochs, seed)
+
+
+def judged(study: Study, stages: Sequence[pad_nas.Stage], epochs: int, seed: int) -> dict[str, Any]:
+    """The final space and its supernet, by random networks and by the most accurate one of the front.
+
+    Args:
+        epochs: of the last training.
+    """
+    last = stages[-1]
+    space, best = last.space, last.found.front()[-1]
     drawn = study.draw(space, study.args.random, [seed, 1])
-    accuracies = study.truth([*drawn, best.arch], range(1), f"{name}, seed {seed}")[:, 0].tolist()
+    accuracies = study.truth([*drawn, best.arch], range(1), f"{last.folder.parent.name}, seed {seed}")[:, 0].tolist()
     return {
         "networks": space.size,
         "operations": sum(map(len, space.allowed)),
         "pruning": [stage.space.size for stage in stages],
+        "epochs": epochs,
+        "minutes": last.seconds["training"] / 60,
+        "random_one_shot": last.found.evaluator(drawn) if drawn else [],
         "random_alone": accuracies[:-1],
         "best_alone": accuracies[-1],
         "best_one_shot": best.accuracy,
@@ -115,7 +146,7 @@ def row(study: Study, folder: Path, epochs: tuple[int, ...], threshold: float, s
 def finish(args: Args, result: dict) -> None:
     """A table for each question."""
     tables = {}
-    for title, rows in ((THRESHOLDS, result[THRESHOLDS]), (STAGES, result[STAGES])):
+    for title, rows in ((name, result[name]) for name in (THRESHOLDS, STAGES, WEIGHTS)):
         first = next(iter(rows.values()))
         tables[title] = {name: told(seeds, first) for name, seeds in rows.items()}
     _common.report(args.output, result, tables, draw)
@@ -132,6 +163,9 @@ def told(seeds: list[dict], first: list[dict]) -> Mapping[str, str]:
     return {
         "networks": ", ".join(f"{row['networks']:,}" for row in seeds),
         "operations": _common.mean_sd(values(seeds, "operations")),
+        "epochs of the last training": f"{seeds[0]['epochs']}",
+        "minutes of it": _common.mean_sd(values(seeds, "minutes")),
+        "random networks one-shot, %": _common.mean_sd(values(seeds, "random_one_shot"), 100),
         "random networks alone, %": _common.mean_sd(values(seeds, "random_alone"), 100),
         "minus the first row": mean(values(mine, "random_alone") - values(theirs, "random_alone"), 100, "+"),
         "best of the front alone, %": _common.mean_sd(values(seeds, "best_alone"), 100),

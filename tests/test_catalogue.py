@@ -52,6 +52,7 @@ AHEAD: dict[str, tuple[str, ...]] = {
         "minutes",
         "small",
     ),
+    "pad_nas_search": (),
     "pad_nas_stages": (),
     "pad_nas_v3": (),
     "segmentation": (),

@@ -101,6 +101,7 @@ def test_regret_on_a_truth_table(tmp_path):
     [
         ("pad_nas", "--jobs"),
         ("pad_nas_stages", "--jobs"),
+        ("pad_nas_search", "--workers"),
         ("evolution", "--workers"),
         ("stage_wise", "--jobs"),
         ("recipes", "--jobs"),
@@ -371,7 +372,7 @@ def told(capsys, monkeypatch, name: str, *args: object) -> str:
 
 
 ON_DEVICES = ["dsnas", "nss", "pad_nas", "pad_nas_stages", "global_nas", "global_nas_ranking", "global_nas_ablation"]
-ON_DEVICES += ["evolution", "stage_wise_searches", "stage_wise_uniform", "dsnas_correlation"]
+ON_DEVICES += ["evolution", "pad_nas_search", "stage_wise_searches", "stage_wise_uniform", "dsnas_correlation"]
 
 
 @pytest.mark.parametrize("name", [*ON_DEVICES, "stage_wise"])

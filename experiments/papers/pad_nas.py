@@ -10,8 +10,9 @@ TINY = Command(
     "--train 3000 --random 8 --n 24 --probes 2 --threshold 0.07",
     cost="about an hour of one core",
 )
-STAGES = Command("experiments.pad_nas_stages", cost="about 25 minutes of one core")
+STAGES = Command("experiments.pad_nas_stages", cost="about 30 minutes of one core")
 EVOLUTION = Command("experiments.evolution", "--train 4000")
+CHOICES = Command("experiments.pad_nas_search", "--train 4000", cost="about 9 minutes of one core, 6 after figure-7")
 SEGMENTATION = Command("experiments.segmentation", cost="about 6 minutes of one core, after table-6")
 V3_TINY = Command(
     "experiments.pad_nas",
@@ -47,6 +48,13 @@ EVOLUTION_GPU = Command(
     "experiments.evolution",
     "--device cuda --runs 10 --train 40000 --epochs 60 --population 64 --iterations 20 "
     "--run runs/papers/evolution --output runs/papers/evolution.json",
+    SMALL,
+    UNMEASURED,
+)
+CHOICES_GPU = Command(
+    "experiments.pad_nas_search",
+    "--device cuda --runs 10 --train 40000 --epochs 60 --population 64 --iterations 20 "
+    "--run runs/papers/evolution --output runs/papers/pad-nas-search.json",
     SMALL,
     UNMEASURED,
 )
@@ -94,13 +102,18 @@ STAGES_WHOLE = Command(
     f"{TABLE}; {ONE_GPU}",
     "the paper: 24 hours of 8 V100 for each network alone, of which there are some 50 for each seed",
 )
-EVOLUTION_WHOLE = Command(
-    "experiments.evolution",
+SEARCHES_WHOLE = (
     f"--device cuda {IMAGENET} --augment --space mobile --train 1200000 --held 0.08 --search-images 50000 --epochs 240 "
-    f"--population 64 --iterations 40 --lut {BASIC_TABLE} --lat-min 60 --lat-max 70 "
-    "--run runs/papers/evolution-paper --output runs/papers/evolution-paper.json",
-    f"{TABLE}; on one device",
-    "the paper: 32 hours of 8 V100 for the supernet, 3.5 for each search",
+    f"--population 64 --iterations 40 --lut {BASIC_TABLE} --lat-min 60 --lat-max 70 --run runs/papers/evolution-paper"
+)
+EVOLUTION_WHOLE, CHOICES_WHOLE = (
+    Command(
+        f"experiments.{name}",
+        f"{SEARCHES_WHOLE} --output runs/papers/{output}-paper.json",
+        f"{TABLE}; on one device",
+        "the paper: 32 hours of 8 V100 for the supernet, 3.5 for each search",
+    )
+    for name, output in (("evolution", "evolution"), ("pad_nas_search", "pad-nas-search"))
 )
 SEGMENTATION_WHOLE = Command(
     "experiments.segmentation",
@@ -282,6 +295,36 @@ PAPER = Paper(
             "shows: CES finds .6 points more than random search, SPOS's evolution 1.9",
             gpu=EVOLUTION_GPU,
             paper=EVOLUTION_WHOLE,
+        ),
+        Item(
+            "text-violators",
+            "discarding violators in crossover and mutation gives a better result",
+            "§3.2, no figure",
+            CHOICES,
+            "",
+            figures.violators,
+            gpu=CHOICES_GPU,
+            paper=CHOICES_WHOLE,
+        ),
+        Item(
+            "text-ranks",
+            "counting ranks below 10 makes up for noisy accuracies",
+            "§3.2, no figure",
+            CHOICES,
+            "",
+            figures.ranks,
+            gpu=CHOICES_GPU,
+            paper=CHOICES_WHOLE,
+        ),
+        Item(
+            "text-fine-tuning",
+            "fine-tuning the pruned supernet costs less than training it anew, and no accuracy",
+            "§3.2, no figure",
+            STAGES,
+            "",
+            figures.fine_tuned,
+            gpu=STAGES_GPU,
+            paper=STAGES_WHOLE,
         ),
         Item(
             "text-sizes",

@@ -151,3 +151,33 @@ def against_random(result: dict[str, Any]) -> str:
 def sizes(result: dict[str, Any]) -> str:
     """Networks left by each pruning, by seed."""
     return "; ".join(" → ".join(f"{size:,}" for size in seed["pruning"]["PAD"]) for seed in result["seeds"])
+
+
+def fine_tuned(result: dict[str, Any]) -> str:
+    """The last space with fine-tuned weights against those trained anew: accuracies in pairs, and what it took."""
+    rows, anew = (result["weights"][name] for name in ("fine-tuned", "anew"))
+
+    def gain(key: str) -> str:
+        pairs = zip(rows, anew, strict=True)
+        return f"{mean([np.mean(a[key]) - np.mean(b[key]) for a, b in pairs], 100, '+')} points"
+
+    times = " to ".join(mean([row["minutes"] for row in of], digits=1) for of in (rows, anew))
+    took = f"{rows[0]['epochs']} to {anew[0]['epochs']} epochs, {times} minutes"
+    return f"fine-tuned − anew: best of the front {gain('best_alone')}, one-shot {gain('random_one_shot')}; {took}"
+
+
+def violators(result: dict[str, Any]) -> str:
+    """CES against NSGA-II that lets violators in: the most accurate network within the window, and hypervolume."""
+    ces, told = result["violators"]["ces"], []
+    for name, label in (("dominated", "constrained domination"), ("let-in", "dropping them at the end")):
+        pairs = list(zip(ces, result["violators"][name], strict=True))
+        best = mean([a["best_accuracy"] - b["best_accuracy"] for a, b in pairs], 100, "+")
+        told.append(f"{label} {best} points, {mean([a['hypervolume'] / b['hypervolume'] for a, b in pairs])}")
+    return f"discarded − let in, by most accurate, and ratio of hypervolumes: {'; '.join(told)}"
+
+
+def ranks(result: dict[str, Any]) -> str:
+    """Agreement of what is kept where accuracies are drawn again, by the ranks counted."""
+    rows = {rank: row["redrawn"] for rank, row in result["ranks"].items()}
+    told = ", ".join(f"{mean(values)} up to rank {rank}" for rank, values in rows.items())
+    return f"κ with accuracies drawn again: {told}; 9 − 1 {mean(np.subtract(rows['9'], rows['1']), sign='+')}"
