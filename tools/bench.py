@@ -227,6 +227,30 @@ def data(args: Data) -> None:
     report(args, {"data": figures})
 
 
+@dataclass(frozen=True)
+class Paths(Measured):
+    """A path of a drawn bin of multiply-adds (SPOS): by counting, as ours, against drawing until one is in the bin."""
+
+    space: str = "shufflenet"
+    """The space."""
+    resolution: int = 224
+    """Height and width of the images."""
+    bins: tuple[float, float, float] = (290e6, 360e6, 10e6)
+    """From, to and width of the bins; the default is SPOS's."""
+    draws: int = 200
+    """Paths of each form, interleaved."""
+    most: int = 10_000
+    """Uniform paths after which rejection gives up a bin."""
+
+
+def paths(args: Paths) -> None:
+    from bench import paths
+
+    figures = paths.run(args.space, args.resolution, args.bins, args.draws, args.most)
+    common.show(paths.table(figures))
+    report(args, {"paths": figures, "threads": 1})
+
+
 Args = (
     Annotated[Step, tyro.conf.subcommand("step", description=Step.__doc__)]
     | Annotated[Kernels, tyro.conf.subcommand("kernels", description=Kernels.__doc__)]
@@ -234,11 +258,14 @@ Args = (
     | Annotated[Population, tyro.conf.subcommand("population", description=Population.__doc__)]
     | Annotated[Ddp, tyro.conf.subcommand("ddp", description=Ddp.__doc__)]
     | Annotated[Data, tyro.conf.subcommand("data", description=Data.__doc__)]
+    | Annotated[Paths, tyro.conf.subcommand("paths", description=Paths.__doc__)]
 )
-BENCHES = {Step: step, Kernels: kernels, CudaModel: cuda_model, Population: population, Ddp: ddp, Data: data}
+BENCHES = {Step: step, Kernels: kernels, CudaModel: cuda_model, Population: population, Ddp: ddp, Data: data} | {
+    Paths: paths
+}
 
 
-def run(args: Step | Kernels | CudaModel | Population | Ddp | Data) -> None:
+def run(args: Step | Kernels | CudaModel | Population | Ddp | Data | Paths) -> None:
     BENCHES[type(args)](args)
 
 
