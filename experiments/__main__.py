@@ -88,7 +88,8 @@ def show(args: Args) -> None:
 def tell(name: str, command: Command, scale: str) -> None:
     """What would be run, and what is known of it."""
     result = command.result() if scale == "tiny" else None
-    cost = command.cost if result is None else f"{minutes(result):.0f} minutes of one core, as docs/results has it"
+    known = "a minute or two of one core" if command.program == "pytest" else command.cost
+    cost = known if result is None else f"{minutes(result):.0f} minutes of one core, as docs/results has it"
     lines = [f"{name}, {scale}: {command}"]
     if result is not None:
         settings = (f"{key} {value}" for key, value in result["settings"].items() if value not in (None, False))

@@ -68,8 +68,6 @@ class Searches(_common.OnImages, _common.OnDevice):
     """Share of the training part that these are taken from."""
     augment: bool = False
     """Augment the training images, as the papers do."""
-    threshold: float = pad_nas.PAPER_THRESHOLD
-    """Threshold of the operation distribution's sparsity."""
     workers: int = machine.cores()
     """Threads that score architectures in parallel."""
     lut: Path | None = None
@@ -90,6 +88,8 @@ class Args(Searches):
     """The results."""
     table: Path | None = None
     """The truth table, for the exact regret; docs/results/truth_table.json where there is one."""
+    threshold: float = pad_nas.PAPER_THRESHOLD
+    """Threshold of the operation distribution's sparsity."""
 
 
 def run(args: Args) -> None:

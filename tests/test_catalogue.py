@@ -61,6 +61,8 @@ AHEAD: dict[str, tuple[str, ...]] = {
     "nss": ("regimes", "searched", "weights", "search_minutes"),
     "global_nas": ("searches", "image"),
 }
+# Never run at this size, and of no known cost.
+UNKNOWN = {"python -m experiments.global_nas_faces"}
 named = pytest.mark.parametrize(("paper", "item"), [pytest.param(p, i, id=f"{p.name} {i.name}") for p, i in ITEMS])
 
 
@@ -306,6 +308,15 @@ def test_a_plan_runs_nothing(monkeypatch, capsys):
     assert "python -m experiments.nss\n" in told
     assert "search_epochs 16" in told
     assert "26 minutes" in told
+    assert call(monkeypatch, "nss", "figure-s1", "--plan") == []
+    assert "cost: a minute or two" in capsys.readouterr().out
+
+
+@named
+def test_a_plan_knows_what_a_run_for_two_cores_costs(paper, item, capsys):
+    if item.tiny is not None and str(item.tiny) not in UNKNOWN:
+        door.tell(item.name, item.tiny, "tiny")
+        assert re.search(r"cost: .*minute", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

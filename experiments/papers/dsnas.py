@@ -44,7 +44,9 @@ STEPS_PAPER = Command(
     "all 512 images of Table 5 on one card, where the paper has 4 and 8; mobile is PAD-NAS's, of ProxylessNAS's blocks",
     "minutes, not measured yet",
 )
-TAU = Command("experiments.dsnas_correlation")
+TAU = Command(
+    "experiments.dsnas_correlation", cost="about 20 minutes of one core: 2 million images at the .5 ms of table-3"
+)
 TAU_GPU = Command(
     "experiments.dsnas_correlation",
     "--device cuda --data cifar10 --space shufflenet-small --limit 0 --select 2500 --seeds 6 --top 10 --epochs 60 "
