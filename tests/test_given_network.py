@@ -107,6 +107,20 @@ class Random(Small):
         return x + torch.randn_like(x)
 
 
+class Unsteady(Small):
+    """It differs by more than double precision, and less than float32, may lose."""
+
+    def between(self, x):
+        return x + 1e-4 * torch.randn_like(x)
+
+
+class UnsteadySingle(Unsteady):
+    """The same, by a constant that only runs in float32."""
+
+    def between(self, x):
+        return super().between(F.conv2d(x, torch.ones(32, 1, 1, 1, dtype=torch.float32), groups=32))
+
+
 class Averaging(Small):
     """A constant of the precision that floats have."""
 
@@ -175,6 +189,13 @@ def test_a_network_that_is_another_each_time_is_refused():
     space = space_of(Random)
     assert verify.difference(space) > 0.1
     assert "expected a network that gives the same each time" in refused(verify.require, space)
+
+
+def test_equal_is_to_1e_5_in_double_precision():
+    double, single = space_of(Unsteady), space_of(UnsteadySingle)
+    assert 1e-5 < verify.difference(double) < 1e-3
+    assert "differ by" in refused(verify.require, double)
+    assert 1e-5 < verify.require(single) < 1e-3
 
 
 @pytest.fixture(scope="module")
