@@ -3,10 +3,12 @@
 import sys
 
 import pytest
+import timm
 from conftest import refused
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from supernet import families, spaces
-from supernet.families.given import verify
+from supernet.families.given import source, verify
 from supernet.model import Supernet
 from supernet.size import Size
 from supernet.space import Space
@@ -87,6 +89,30 @@ def test_functions_that_give_no_network(code, name, expected):
 
 def test_torchvision_takes_colours():
     assert "takes images of 3 channels, these have 1" in refused(spaces.get, "torchvision:resnet18", 1, 28, 10)
+
+
+def test_a_tag_names_one_of_several_weights():
+    """timm's own record of a network that has weights of several trainings."""
+    tagged, plain = "timm:vit_base_patch16_224.augreg_in21k", "timm:vit_base_patch16_224"
+    assert source.usual_images(tagged) == (3, Size(224, 224), 21843)
+    assert source.normalisation("timm:tf_efficientnet_b0.aa_in1k") == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    assert source.normalisation("timm:tf_efficientnet_b0.ap_in1k") == ((0.5,) * 3, (0.5,) * 3)  # AdvProp's
+    assert source.usual_images(plain)[2] == 1000
+    space = spaces.get("timm:resnet18.a1_in1k", 3, 32, 10)
+    assert space.genes == spaces.get("timm:resnet18", 3, 32, 10).genes
+    assert "did you mean resnet18.a" in refused(spaces.get, "timm:resnet18.a7_in1k", 3, 32, 10)
+
+
+@pytest.mark.parametrize("tag", ["", ".a2_in1k"])
+def test_published_weights_are_those_of_the_tag(monkeypatch, tag):
+    asked = []
+
+    def load(model, pretrained_cfg, **options):
+        asked.append(pretrained_cfg["tag"])
+
+    monkeypatch.setattr(timm.models._builder, "load_pretrained", load)
+    source.pretrained(f"timm:resnet18{tag}", 3, Size.of(32), 10)
+    assert asked == [tag.removeprefix(".") or timm.get_pretrained_cfg("resnet18").tag]
 
 
 def test_images_of_a_registry():

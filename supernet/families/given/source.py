@@ -28,7 +28,8 @@ def make(
     """The network that ``reference`` names, with random weights, in eval mode.
 
     Args:
-        reference: ``timm:NAME`` or ``torchvision:NAME``; or the name of ``function``.
+        reference: ``timm:NAME``, with or without the tag of its weights as in ``resnet50.a1_in1k``,
+            ``torchvision:NAME``, or the name of ``function``.
         channels, size, classes: of the images.
         function: of one's own. It is given those of ``channels``, ``resolution`` and ``classes`` that it has as
             arguments; the last linear layer is replaced where it gives other classes.
@@ -95,8 +96,7 @@ def usual_images(reference: str) -> tuple[int, Size, int]:
     if reference.startswith(TIMM):
         import timm
 
-        name = _known(reference.removeprefix(TIMM), timm.list_models(), TIMM)
-        config: Any = timm.get_pretrained_cfg(name)
+        config: Any = timm.get_pretrained_cfg(_timms(reference.removeprefix(TIMM)))
         if config is not None:
             channels, *size = config.input_size
             return channels, Size(*size), config.num_classes
@@ -108,7 +108,7 @@ def normalisation(reference: str) -> Values | None:
     if reference.startswith(TIMM):
         import timm
 
-        config: Any = timm.get_pretrained_cfg(_known(reference.removeprefix(TIMM), timm.list_models(), TIMM))
+        config: Any = timm.get_pretrained_cfg(_timms(reference.removeprefix(TIMM)))
         return config and (tuple(config.mean), tuple(config.std))
     return IMAGENET if reference.startswith(TORCHVISION) else None
 
@@ -116,7 +116,7 @@ def normalisation(reference: str) -> Values | None:
 def _timm(name: str, channels: int, size: Size, classes: int, pretrained: bool = False) -> nn.Module:
     import timm
 
-    name = _known(name, timm.list_models(), TIMM)
+    name = _timms(name)
     options: dict[str, Any] = {"pretrained": pretrained, "in_chans": channels, "num_classes": classes}
     try:
         return timm.create_model(name, img_size=tuple(size), **options)  # what has embeddings of positions takes it
@@ -124,6 +124,13 @@ def _timm(name: str, channels: int, size: Size, classes: int, pretrained: bool =
         if "img_size" not in str(error):
             raise
     return timm.create_model(name, **options)
+
+
+def _timms(name: str) -> str:
+    """A name of timm's, alone or with the tag of some of its weights behind a dot."""
+    import timm
+
+    return _known(name, timm.list_pretrained() if "." in name else timm.list_models(), TIMM)
 
 
 def _torchvision(name: str, channels: int, classes: int) -> nn.Module:
