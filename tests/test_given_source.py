@@ -4,11 +4,14 @@ import sys
 
 import pytest
 import timm
+import torch
 from conftest import refused
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torchvision import models
 
 from supernet import families, spaces
-from supernet.families.given import source, verify
+from supernet.families.given import family, source, verify
+from supernet.families.given.modules import ours
 from supernet.model import Supernet
 from supernet.size import Size
 from supernet.space import Space
@@ -113,6 +116,29 @@ def test_published_weights_are_those_of_the_tag(monkeypatch, tag):
     monkeypatch.setattr(timm.models._builder, "load_pretrained", load)
     source.pretrained(f"timm:resnet18{tag}", 3, Size.of(32), 10)
     assert asked == [tag.removeprefix(".") or timm.get_pretrained_cfg("resnet18").tag]
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_images_are_changed_as_torchvision_does_with_its_weights(name, monkeypatch):
+    """The space's network gives what torchvision's own has of the same weights, if those are published ones."""
+    reference, images = f"torchvision:{name}", (3, Size.of(96), 10)
+    space = spaces.get(reference, *images)
+    torch.manual_seed(0)
+    made, x = source.make(reference, *images), torch.randn(2, 3, 96, 96)
+    verify.enliven(ours(made), x)
+    state = made.state_dict() | {"fc.weight": torch.randn(1000, made.fc.in_features), "fc.bias": torch.zeros(1000)}
+    published = models.get_model_weights(name).DEFAULT
+    model = models.get_model(name, weights=None, init_weights=False)
+    state = {key: state[key] if state[key].shape == v.shape else v for key, v in model.state_dict().items()}
+    monkeypatch.setattr(type(published), "get_state_dict", lambda *_, **__: state)
+    theirs = models.get_model(name, weights=published).eval()
+    theirs.fc = made.fc
+    supernet = Supernet(space, affine=True, kernels="eager").eval()
+    family.load(supernet.shared, made.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(supernet(x, space.whole), theirs(x), rtol=1e-4, atol=1e-5)
+        theirs.transform_input = False
+        assert (supernet(x, space.whole) - theirs(x)).abs().max() > 1e-3
 
 
 def test_images_of_a_registry():

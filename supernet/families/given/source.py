@@ -139,7 +139,9 @@ def _torchvision(name: str, channels: int, classes: int) -> nn.Module:
     name = _known(name, models.list_models(module=models), TORCHVISION)
     if channels != 3:
         raise UserError(f"{TORCHVISION}{name} takes images of 3 channels, these have {channels}: take it from timm")
-    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}  # theirs takes half a minute
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):  # as with the weights that are published; theirs take half a minute
+        options = {"transform_input": True, "init_weights": False}
     return models.get_model(name, weights=None, num_classes=classes, **options)
 
 
