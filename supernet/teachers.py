@@ -127,12 +127,9 @@ def _given(run: RunFolder, kernels: Kernels) -> nn.Module:
 def _registered(run: RunFolder, name: str, file: Path | None) -> nn.Module:
     if file is None:
         raise UserError(f"the teacher {name} needs weights that know the images: expected a file of them")
-    model = source.make(name, *run.space().images)
+    channels, size, classes = run.space().images
+    model = source.make(name, channels, size, classes)
     own = model.state_dict()
-    state = state_dicts.read(file, own)
-    for key, value in own.items():
-        if key not in state or state[key].shape != value.shape:
-            had = "×".join(map(str, state[key].shape)) if key in state else "nothing"
-            raise UserError(f"{file} has {had} for {key} of {name}, expected {'×'.join(map(str, value.shape))}")
-    model.load_state_dict({key: state[key] for key in own})
+    runs = weights.running(model, name, channels, size)
+    model.load_state_dict(weights.fitted(own, state_dicts.read(file, own), name, str(file), runs).state)
     return model

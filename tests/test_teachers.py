@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from supernet import teachers
 from supernet.extremes import largest
+from supernet.families.given import source
 from supernet.runs import RunFolder
+from supernet.size import Size
 from supernet.training.rules import Taught
 from tests.conftest import refused
 from tests.forks import forks
@@ -35,6 +37,7 @@ def mine(tmp_path_factory):
     where = ("--space", f"{code}:network", "--run", folder / "run")
     made = forks().run("train_supernet", *where, "--weights", folder / "mine.pt", *DIGITS, "--epochs", "0")
     assert made.returncode == 0, made.stderr
+    assert "stay whole" in made.stdout
     return RunFolder(folder / "run", space_code=f"{code}:network"), model, where
 
 
@@ -68,7 +71,50 @@ def test_a_network_of_a_registry_with_weights(mine, tmp_path):
     assert "needs weights that know the images" in refused(opened, run, "timm:mobilenetv3_small_050")
     other = timm.create_model("mobilenetv3_small_050", in_chans=1, num_classes=7)
     torch.save(other.state_dict(), tmp_path / "w.pt")
-    assert "has 7×1024 for classifier.weight" in refused(opened, run, "timm:mobilenetv3_small_050", tmp_path / "w.pt")
+    told = refused(opened, run, "timm:mobilenetv3_small_050", tmp_path / "w.pt")
+    assert "has classifier.weight of 7×1024, expected 10×1024" in told
+
+
+@pytest.mark.parametrize("left_out", [True, False])
+def test_what_a_teacher_does_not_run_need_not_fit(mine, tmp_path, monkeypatch, left_out):
+    """Auxiliary heads, and how many batches a norm has seen."""
+    run, *_ = mine
+
+    def make(name, *images, of=source.make):
+        return Auxiliary(10).eval() if name == "timm:auxiliary" else of(name, *images)
+
+    monkeypatch.setattr(source, "make", make)
+    wanted = Auxiliary(10, more=5).eval()
+    state = {k: v for k, v in wanted.state_dict().items() if not (left_out and ("more" in k or "num_" in k))}
+    torch.save(state, tmp_path / "w.pt")
+    x = torch.rand(2, 1, 28, 28)
+    torch.testing.assert_close(opened(run, "timm:auxiliary", tmp_path / "w.pt")(x), wanted(x))
+    torch.save({k: v for k, v in state.items() if k != "norm.running_mean"}, tmp_path / "w.pt")
+    assert "has no norm.running_mean" in refused(opened, run, "timm:auxiliary", tmp_path / "w.pt")
+
+
+class Auxiliary(nn.Module):
+    """A second head for its training; attention, whose last layer is never called. It cannot be traced."""
+
+    def __init__(self, classes, more=None):
+        super().__init__()
+        self.norm, self.attention = nn.BatchNorm2d(1), nn.MultiheadAttention(28, 2, batch_first=True)
+        more = more or classes
+        self.head, self.more = nn.Linear(28, classes), nn.Sequential(nn.Linear(28, more), nn.BatchNorm1d(more))
+
+    def forward(self, x):
+        x = self.norm(x)[:, 0] if x.sum() >= 0 else x[:, 0]
+        x = self.attention(x, x, x)[0].mean(1)
+        return (self.head(x), self.more(x)) if self.training else self.head(x)
+
+
+def test_a_teacher_that_does_not_run_on_the_images(mine, tmp_path):
+    run, *_ = mine
+    model = source.make("timm:inception_v3", 1, Size.of(28), 10)
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    assert "timm:inception_v3 does not run on 1×28² images" in refused(
+        opened, run, "timm:inception_v3", tmp_path / "w.pt"
+    )
 
 
 def test_a_teacher_that_is_nowhere(mine, tmp_path):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from supernet import files, state_dicts
 from supernet.errors import UserError
-from supernet.families.given import source
+from supernet.families.given import source, trace
 from supernet.families.given.network import Network
+from supernet.size import Size
 
 RANDOM, PRETRAINED = "random", "pretrained"
 
@@ -35,28 +37,69 @@ def read(network: Network, weights: str) -> Weights:
     Raises:
         UserError: no such file or download, or it is of another network: the first name that does not fit.
     """
-    model = network.new()
-    own = model.state_dict()
+    own = network.new().state_dict()
     if weights == RANDOM:
         return Weights(own, tuple(_heads(network)))
     given = _published(network) if weights == PRETRAINED else state_dicts.read(Path(weights), own)
+    return fitted(own, given, network.reference, weights, network.graph.state_dict().keys(), _heads(network))
+
+
+def fitted(
+    own: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    reference: str,
+    origin: str,
+    runs: Collection[str],
+    heads: Sequence[str] = (),
+) -> Weights:
+    """What a network has with given weights.
+
+    Args:
+        own: what it has without them. reference, origin: names of the network and of the weights.
+        runs: the names of what runs in eval mode: only that, but for how many batches a BN has seen, must fit.
+        heads: layers that are new where theirs do not fit.
+
+    Raises:
+        UserError: the first name that does not fit.
+    """
     other = {name for name, value in own.items() if name in given and given[name].shape != value.shape}
-    new = [head for head in _heads(network) if any(name.rpartition(".")[0] == head for name in other)]
-    runs, state = network.graph.state_dict().keys(), {}
+    new = [head for head in heads if any(name.rpartition(".")[0] == head for name in other)]
+    state = {}
     for name, value in own.items():
         spare = name not in runs or name.endswith(".num_batches_tracked")
         if name.rpartition(".")[0] in new or (spare and (name not in given or name in other)):
             state[name] = value
         elif name not in given:
-            raise UserError(f"{weights} has no {name}, which {network.reference} has: expected weights of this network")
+            raise UserError(f"{origin} has no {name}, which {reference} has: expected weights of this network")
         elif name in other:
             shapes = f"{_text(given[name])}, expected {_text(value)}"
-            raise UserError(f"{weights} has {name} of {shapes} as {network.reference} has it for these images")
+            raise UserError(f"{origin} has {name} of {shapes} as {reference} has it for these images")
         else:
             state[name] = given[name]
     if unknown := sorted(given.keys() - own.keys()):
-        raise UserError(f"{weights} has {unknown[0]}, which {network.reference} does not have")
+        raise UserError(f"{origin} has {unknown[0]}, which {reference} does not have")
     return Weights(state, tuple(new))
+
+
+def running(model: nn.Module, reference: str, channels: int, size: Size) -> set[str]:
+    """The names of the parameters and buffers of a model in eval mode, but for those of modules that its logits do not
+    depend on; it need not be traceable.
+
+    Raises:
+        UserError: it does not run on such images.
+    """
+    learnt = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    try:
+        logits = model(torch.zeros(1, channels, *size))
+    except Exception as error:  # whatever its code raises
+        raise UserError(f"{reference} does not run on {channels}×{size} images: {trace.line(error)}") from error
+    gradients = torch.autograd.grad(logits.sum(), [*learnt.values()], allow_unused=True)
+    idle = {name for name, gradient in zip(learnt, gradients, strict=True) if gradient is None}
+    for path, module in model.named_modules():
+        own = {f"{path}.{name}" for name, _ in module.named_parameters()}
+        if own and own <= idle:
+            idle |= {f"{path}.{name}" for name in module.state_dict()}
+    return model.state_dict().keys() - idle
 
 
 def _heads(network: Network) -> list[str]:
