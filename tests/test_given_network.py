@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from supernet import families, spaces
+from supernet.cli import count, train_supernet
 from supernet.cli.methods import Spos
 from supernet.data import transforms
 from supernet.data.images import MemoryImages
@@ -196,6 +197,15 @@ def test_equal_is_to_1e_5_in_double_precision():
     assert 1e-5 < verify.difference(double) < 1e-3
     assert "differ by" in refused(verify.require, double)
     assert 1e-5 < verify.require(single) < 1e-3
+
+
+def test_a_training_tells_how_many_layers_stay_whole(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["tools/train_supernet.py"])
+    space = spaces.get("torchvision:shufflenet_v2_x0_5", 3, 32, 10)
+    told = train_supernet.whole(space, Spos(space=space.model, resolution=Size.of(32)))
+    layers, words = told.split(" ", 1)
+    assert int(layers) == len(count.given(space)["whole"]) > 1
+    assert words == f"layers stay whole: python tools/count.py --resolution 32 --space {space.model} says why"
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,15 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from supernet.cli import common, opening, planning, report, starting
 from supernet.cli.methods import METHODS, Args
 from supernet.errors import UserError
 from supernet.quantities import count, several
+
+if TYPE_CHECKING:
+    from supernet.space import Space
 
 
 def chosen(argv: Sequence[str]) -> type[Args]:
@@ -22,6 +26,15 @@ def chosen(argv: Sequence[str]) -> type[Args]:
     if name not in METHODS:
         common.refuse(f"--method {name}: expected one of {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def whole(space: Space, args: Args) -> str:
+    """How much of a given network cannot be cut, and the command that lists it."""
+    from supernet.families.given.layout import of_network
+
+    layers = len(of_network(space).network.whole)
+    command = common.command("count", None, *common.words(args, "space", "resolution"))
+    return f"{several(layers, 'layer')} {'stays' if layers == 1 else 'stay'} whole: {common.escape(command)} says why"
 
 
 def run(args: Args) -> None:
@@ -101,6 +114,8 @@ def run(args: Args) -> None:
                 f"{opening.in_words(images, name, reason)}; {precision.in_words(fit.precision, device)}; "
                 f"{common.escape(str(args.run))}"
             )
+            if space.model:
+                common.say(whole(space, args))
         distributed.wait()  # until a run that is to be deleted is gone
         try:
             args.train(space, folder.decoded(images, args.progress if leader else silent), cfg, device, folder)
