@@ -39,14 +39,15 @@ class BatchNorm(nn.BatchNorm2d):
     def synchronised(self, x: Tensor) -> Tensor:
         """Normalised by mean and variance over the batches of all ranks, which have the same size each."""
         values = x if x.dtype in (torch.float32, torch.float64) else x.float()
-        var, mean = torch.var_mean(values, (0, 2, 3), correction=0)
+        var, mean = torch.var_mean(values, (0, *range(2, x.ndim)), correction=0)
         shared = MeanOverRanks.apply(mean)
         var = MeanOverRanks.apply(var + (mean - shared) ** 2)  # the second term is the between-rank one
         self.track(shared.detach(), var.detach(), x.numel() // x.shape[1] * dist.get_world_size())
         scale = torch.rsqrt(var + self.eps)
         scale = scale if self.weight is None else scale * self.weight
         shift = -shared * scale if self.bias is None else self.bias - shared * scale
-        return torch.addcmul(shift.view(1, -1, 1, 1), values, scale.view(1, -1, 1, 1)).to(x.dtype)
+        along = (1, -1, *(1,) * (x.ndim - 2))
+        return torch.addcmul(shift.view(along), values, scale.view(along)).to(x.dtype)
 
     @torch.no_grad()
     def track(self, mean: Tensor, var: Tensor, n: int) -> None:
@@ -71,6 +72,10 @@ class BatchNorm(nn.BatchNorm2d):
             return scale, -self.running_mean * scale
         scale = scale * self.weight
         return scale, torch.addcmul(self.bias, self.running_mean, scale, value=-1)
+
+
+class BatchNorm1d(nn.BatchNorm1d, BatchNorm):
+    """The same for vectors ``[B, C]``, or rows of them ``[B, C, L]``."""
 
 
 class MeanOverRanks(torch.autograd.Function):

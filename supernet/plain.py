@@ -13,13 +13,14 @@ from supernet.convolution import Conv2d
 from supernet.errors import UserError
 from supernet.families.given import layer, trace
 from supernet.families.given.modules import BatchNormAct, SameConv2d
-from supernet.norm import BatchNorm
+from supernet.norm import BatchNorm, BatchNorm1d
 
 # Our modules of parameters, and what torch has in their place.
 PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     Conv2d: nn.Conv2d,
     SameConv2d: nn.Conv2d,
     BatchNorm: nn.BatchNorm2d,
+    BatchNorm1d: nn.BatchNorm1d,
     BatchNormAct: nn.BatchNorm2d,
 }
 LIBRARIES = ("torch", "_operator", "builtins")

@@ -154,7 +154,8 @@ def _made(module: nn.Module, name: str) -> str:
             continue
         else:
             raise UserError(f"{name} cannot be written: a {cls.__name__} does not tell its {key}")
-        if isinstance(module, (nn.Conv2d, nn.LayerNorm)) and isinstance(value, tuple) and len({*value}) == 1:
+        alike = isinstance(value, tuple) and len({*value}) == 1
+        if alike and isinstance(module, (nn.Conv2d, nn.LayerNorm, nn.RMSNorm)):
             value = value[0]
         if parameter.default is parameter.empty:
             arguments.append(repr(value))

@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 
 from supernet.families.given import places
 from supernet.families.given.channels import FIXED, Along, Channels, along_of, numbers_of
-from supernet.families.given.trace import BATCH, attribute, linear_arguments
+from supernet.families.given.trace import BATCH, LAYER_NORMS, attribute, linear_arguments
+from supernet.norm import BatchNorm
 
 
 def _names(text: str) -> frozenset[str]:
@@ -22,7 +23,7 @@ def _names(text: str) -> frozenset[str]:
 MOVES = _names(
     "view reshape permute transpose flatten squeeze unsqueeze expand contiguous chunk split getitem unbind narrow roll "
     "repeat tile repeat_interleave flip tensor_split clone detach to movedim swapaxes unflatten pixel_shuffle "
-    "pixel_unshuffle channel_shuffle"
+    "pixel_unshuffle channel_shuffle reshape_as view_as expand_as"
 )
 JOINS = _names("cat concat stack")
 REDUCES = _names("mean sum amax amin norm vector_norm var std")
@@ -36,7 +37,7 @@ ELEMENTWISE = _names(
 SHARES = _names("softmax log_softmax")
 BATCHED = _names("matmul bmm scaled_dot_product_attention")
 SHARE_MODULES = (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d)
-NORMS = (nn.BatchNorm2d, nn.PReLU, nn.LayerNorm, nn.GroupNorm)
+NORMS = (BatchNorm, nn.PReLU, nn.GroupNorm, *LAYER_NORMS)
 MOVING_MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
 
 
@@ -139,7 +140,7 @@ class _Walk:
             self.give_up(node, f"{node.target} is a {type(module).__name__}, which cannot be traced")
             return None
         if x is not None and (_tensors(module) or isinstance(module, NORMS)):
-            if isinstance(module, nn.LayerNorm) and len(x.axes) > 1 and module.normalized_shape == shape[-1:]:
+            if isinstance(module, LAYER_NORMS) and len(x.axes) > 1 and module.normalized_shape == shape[-1:]:
                 return self.channels.only(x, x.without(len(shape) - 1))  # of each head
             x = self.channels.longest(x)
         if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -155,8 +156,9 @@ class _Walk:
         if isinstance(module, SHARE_MODULES):
             return self.share(node, getattr(module, "dim", -3))
         if isinstance(module, NORMS):
-            if all(len(tensor) in (1, len(x.atoms)) for tensor in _tensors(module).values() if tensor.ndim):
-                return self.norm(node, module, x)
+            sizes = {len(tensor) for tensor in _tensors(module).values() if tensor.ndim}
+            if sizes and sizes <= {1, len(x.atoms)} and (x.axis == 1 or not isinstance(module, BatchNorm)):
+                return self.norm(node, module, x)  # one without weights has the size of the whole in its settings
         elif isinstance(module, MOVING_MODULES):
             return self.moved(node, module)
         elif not any(tensor.numel() > 1 for tensor in _tensors(module).values()):
@@ -371,7 +373,11 @@ class _Walk:
             result = node.target(*args, **kwargs)
         if isinstance(result, (tuple, list)):
             return [self.along(node, one) for one in result]
-        return self.along(node, result) if isinstance(result, Tensor) else None
+        found = self.along(node, result) if isinstance(result, Tensor) else None
+        if str(node.target).endswith("_as"):  # the size is that of another tensor, whose channels go with these
+            shape = node.meta["value"].shape
+            return self.tied(node, [(shape, found), (shape, self.channels.of[node.all_input_nodes[-1]])])
+        return found
 
     def along(self, node: fx.Node, numbers: Tensor) -> Along | None:
         """The axes along which the numbers differ, if a layer can be cut along these."""

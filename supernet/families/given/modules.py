@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supernet.convolution import Conv2d
-from supernet.norm import BatchNorm
+from supernet.norm import BatchNorm, BatchNorm1d
 
 
 class BatchNormAct(BatchNorm):
@@ -45,12 +45,14 @@ def ours(model: nn.Module) -> nn.Module:
     from timm import layers
 
     classes: dict[type[nn.Module], type[nn.Module]] = {
+        nn.BatchNorm1d: BatchNorm1d,
         nn.BatchNorm2d: BatchNorm,
         layers.BatchNormAct2d: BatchNormAct,
         nn.Conv2d: Conv2d,
         layers.Conv2dSame: SameConv2d,
         layers.Linear: nn.Linear,  # which does the same
         layers.LayerNorm: nn.LayerNorm,
+        layers.RmsNorm: nn.RMSNorm,
     }
     for module in model.modules():
         for name, child in module.named_children():

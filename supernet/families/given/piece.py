@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from supernet.families.given.channels import Along, Channels
-from supernet.families.given.trace import BATCH
+from supernet.families.given.trace import BATCH, LAYER_NORMS
+from supernet.norm import BatchNorm
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +89,9 @@ class Kept:
                 own.kernel_size = (kernel, kernel)
         elif isinstance(own, nn.Linear):
             own.out_features, own.in_features = sizes["weight"]
-        elif isinstance(own, nn.BatchNorm2d):
+        elif isinstance(own, BatchNorm):
             own.num_features = next(iter(sizes.values()))[0]
-        elif isinstance(own, nn.LayerNorm) and sizes:
+        elif isinstance(own, LAYER_NORMS) and sizes:
             own.normalized_shape = (sizes["weight"][0],)
         elif isinstance(own, nn.GroupNorm) and sizes:
             own.num_groups = max(own.num_groups * sizes["weight"][0] // own.num_channels, 1)

@@ -20,8 +20,9 @@ from supernet.errors import UserError
 from supernet.families.given import attention
 from supernet.size import Size
 
-# They stand for themselves, subclasses too: the sizes of their weights follow from their channels.
-WHOLE = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+# WHOLE stand for themselves, subclasses too: the sizes of their weights follow from their channels.
+LAYER_NORMS = (nn.LayerNorm, nn.RMSNorm)
+WHOLE = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.GroupNorm, *LAYER_NORMS)
 
 
 class Tracer(fx.Tracer):
