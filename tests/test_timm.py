@@ -13,8 +13,9 @@ from timm.optim import create_optimizer_v2
 import supernet.timm
 from supernet import spaces
 from supernet.errors import UserError
-from supernet.export import formats
-from supernet.model import Network
+from supernet.export import formats, hub
+from supernet.export.card import Card
+from supernet.model import Network, Supernet
 
 NAME, ARCH = "supernet_mobile_small", [1, 0, 1, 1, 3, 2]
 
@@ -74,6 +75,36 @@ def test_a_part_of_a_given_network_has_the_layers_that_timm_asks_for(reference, 
     assert model.get_classifier() is getattr(model.head, last)
     assert model.num_features == model.get_classifier().in_features > 0
     assert model(torch.rand(1, 3, 32, 32)).shape == (1, 4)
+
+
+@pytest.mark.parametrize("reference", ["timm:resnet18", "timm:convnext_atto"])
+def test_files_of_a_part_of_a_given_network(reference, tmp_path):
+    """A program of torch's and weights for timm, by which both give its logits."""
+    space = spaces.get(reference, 3, 32, 10)
+    supernet_ = Supernet(space, affine=True, kernels="eager").eval()
+    arch = tuple(open_[0] for open_ in space.allowed)
+    network, path = supernet_.extract(arch, "eager").eval(), tmp_path / "net.pt2"
+    formats.export(network, network, path, (3, 32, 32), {"arch": list(arch)})
+    options = {"space": space.to_json(), "arch": arch}
+    model = timm.create_model("supernet_network", **options, checkpoint_path=str(path.with_suffix(".safetensors")))
+    x = torch.randn(1, 3, 32, 32)
+    with torch.inference_mode():
+        expected = supernet_(x, arch)
+        torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(model.eval()(x), network(x))
+    torch.testing.assert_close(torch.export.load(path).module()(x), expected, rtol=1e-4, atol=1e-5)
+    assert formats.read_metadata(path) == {"arch": list(arch)}
+
+
+def test_a_folder_for_the_hub_of_a_part_of_a_given_network(tmp_path):
+    space = spaces.get("timm:resnet18", 3, 32, 10)
+    network = Network(space, tuple(open_[0] for open_ in space.allowed), kernels="eager").eval()
+    digits = [str(i) for i in range(10)]
+    hub.write(tmp_path / "hub", network, Card({"name": space.name}, network.arch, "", digits, None, (3, 32, 32)))
+    model = timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(model(x), network(x))
 
 
 def test_refusals(tmp_path):
