@@ -218,10 +218,14 @@ def resnet(tmp_path_factory):
     return network, path, families.with_resolutions(spaces.get("timm:resnet18", 3, 32, 10), [24, 32])
 
 
+def data():
+    return TrainVal(images(), images(), 10, 1, Size.of(14), tuple("0123456789"))
+
+
 def test_a_gene_for_the_resolution_leaves_the_network_its_own_teacher(resnet, tmp_path):
     network, path, space = resnet
     model, x = Supernet(space, affine=True, kernels="eager"), torch.randn(2, 3, 32, 32)
-    assert given.begin(model, str(path), "l1", tmp_path, None, 0) == ()
+    assert given.begin(model, str(path), "l1", tmp_path, data(), 0) == ()
     assert verify.require(space) < 1e-9
     assert of_network(space).space == families.resolutions.without(space)
     with torch.no_grad():
@@ -243,7 +247,7 @@ def test_a_new_layer_of_the_logits_is_not_scored_untrained(resnet, tmp_path):
     _, path, _ = resnet
     space = spaces.get("timm:resnet18", 3, 32, 5)
     cfg = spos.Config(FitConfig(0), weights=str(path), distil="inplace", probes=0)
-    message = refused(spos.run, space, None, cfg, tmp_path, torch.device("cpu"))
+    message = refused(spos.run, space, data(), cfg, tmp_path, torch.device("cpu"))
     assert message.startswith("fc of timm:resnet18 is new for these images, so parts cannot be scored as they are")
 
 
@@ -255,17 +259,15 @@ def grey(classes):
 
 def test_taylors_importance_is_that_of_the_training_images(tmp_path):
     """|w · dL/dw| of what makes and reads each channel, by gradients over all of them in the sorted network."""
-    train = images()
-    data = TrainVal(train, train, 10, 1, Size.of(14), tuple("0123456789"))
     space = spaces.get(f"{__file__}:grey", 1, 14, 10)
     weights.save(tmp_path / "w.safetensors", grey(10).state_dict())
     orders = {}
     for importance in ("taylor", "l1"):
         model = Supernet(space, affine=True, kernels="eager")
-        given.begin(model, str(tmp_path / "w.safetensors"), importance, tmp_path / importance, data, 0)
+        given.begin(model, str(tmp_path / "w.safetensors"), importance, tmp_path / importance, data(), 0)
         assert all(p.grad is None or not p.grad.any() for p in model.parameters())
         network = model.extract(space.whole).plain()
-        for x, y in train.plain_batches(64):
+        for x, y in data().train.plain_batches(64):
             F.cross_entropy(network(x), y, reduction="sum").backward()
         scores = [(p * p.grad).abs() for p in (network.first.weight, network.second.weight)]
         made, read = (one / one.sum() for one in scores)
