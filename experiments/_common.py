@@ -6,6 +6,7 @@ import functools
 import hashlib
 import multiprocessing
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -265,7 +266,7 @@ def command() -> str:
     words = sys.argv[1:]
     pairs = zip(["", *words], words, strict=False)
     kept = [word for before, word in pairs if not {before, word.partition("=")[0]} & set(PLACES)]
-    return " ".join([program(), *kept])
+    return f"{program()} {shlex.join(kept)}".strip()
 
 
 class Clock:

@@ -104,7 +104,7 @@ def cells(item: Item) -> tuple[str, ...]:
     state = f"{item.state}: {item.lacks}" if item.lacks else item.state
     took = "" if spent is None else f"{spent:.0f}"
     command = "" if item.tiny is None or item.idea else f"`{item.tiny}`"
-    ours = "to be run again: the results are of an older form" if item.older else item.found()
+    ours = "to be run again, or to its end: the results lack this" if item.older else item.found()
     return (item.name, item.shows, item.theirs, ours, item.verdict, took, command, state)
 
 

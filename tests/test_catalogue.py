@@ -183,7 +183,7 @@ def test_results_of_an_older_form_have_no_figure(monkeypatch):
     monkeypatch.setattr(Command, "result", lambda self: {k: v for k, v in whole.items() if k != "weight_transfer"})
     assert item.older
     assert item.found() == ""
-    assert "of an older form" in catalogue.cells(item)[catalogue.COLUMNS.index("ours")]
+    assert "the results lack this" in catalogue.cells(item)[catalogue.COLUMNS.index("ours")]
     assert not catalogue.select("stage-wise", "text-hypothesis")[0][1].older
 
 

@@ -486,3 +486,7 @@ def test_results_do_not_tell_the_folders_of_a_machine(monkeypatch):
     for places in options:
         monkeypatch.setattr(sys, "argv", ["experiments/nss.py", "--seeds", "2", *places])
         assert _common.command() == "python -m experiments.nss --seeds 2 --quiet"
+    monkeypatch.setattr(sys, "argv", ["experiments/pad_nas.py", "--small", ""])
+    assert _common.command() == "python -m experiments.pad_nas --small ''"
+    monkeypatch.setattr(sys, "argv", ["experiments/nss.py"])
+    assert _common.command() == "python -m experiments.nss"

@@ -100,7 +100,7 @@ class Item:
         return self.lacks or SAME
 
     def found(self) -> str:
-        """Our figure; none of results that are of an older form."""
+        """Our figure; none of results that are of an older form, or of a run that has not ended."""
         result = self.tiny.result() if self.tiny and self.ours else None
         try:
             return self.ours(result) if self.ours and result else ""
@@ -109,7 +109,7 @@ class Item:
 
     @property
     def older(self) -> bool:
-        """Whether there are results, but of an older form than the command makes."""
+        """Whether there are results, but without what the command tells at its end."""
         return bool(self.ours and self.tiny and self.tiny.result()) and not self.found()
 
     def minutes(self) -> float | None:

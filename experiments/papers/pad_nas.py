@@ -18,7 +18,7 @@ V3_TINY = Command(
     "experiments.pad_nas",
     "--space mobile-v3-small --small '' --train 3000 --random 3 --n 6 --front 5 --truth-seeds 1 --threshold 0.07 "
     "--output docs/results/pad_nas_v3.json",
-    cost="about 15 minutes of one core",
+    cost="about 20 minutes of one core",
 )
 SMALL = "Fashion-MNIST and small spaces, all training images; otherwise as for two cores"
 UNMEASURED = "not measured yet"
