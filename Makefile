@@ -29,7 +29,7 @@ test: $(VENV)/built
 
 # Commands one after the other as people use them, and killed in between.
 test-chains: $(VENV)/built
-	$(BIN)/python -m pytest -n auto --dist load --durations 15 -m chain
+	$(BIN)/python -m pytest -n auto --dist worksteal --durations 15 -m chain
 
 test-long: $(VENV)/built
 	SUPERNET_CRASHES=500 SUPERNET_FUZZ=10000 SUPERNET_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"

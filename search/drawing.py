@@ -53,7 +53,7 @@ def draw_on(figure: Figure, networks: Mapping[str, Sequence[Block]]) -> None:
         x = 0.0
         for before, block in zip((None, *blocks), blocks, strict=False):
             if before is None or before.size != block.size:
-                axes.text(x, largest * 1.06, f"{block.channels} @ {block.size}", fontsize=7, va="bottom", rotation=20)
+                axes.text(x, largest * 1.06, f"{block.channels} @ {block.size}", fontsize=7, va="bottom", rotation=60)
             corner = (x, (largest - block.size.height) / 2)
             colour = colours[block.op]
             axes.add_patch(

@@ -67,7 +67,7 @@ class Args(Quantising, common.Answering, common.Decoding, common.OnRun):
 
 
 def run(args: Args) -> None:
-    from latency import profile, runtimes
+    from latency import agent, profile, runtimes
     from latency.table import LatencyTable
     from supernet import configurations
     from supernet.export import companions, formats, hub, int8, networks
@@ -130,7 +130,7 @@ def run(args: Args) -> None:
     for file in theirs:
         common.warn(f"{file} is somebody's and stays: none was written for {path.name}")
     plain = not (args.dynamic_batch or args.with_preprocessing)
-    if args.timed and plain and lut and promised and runtime == lut.runtime["name"]:
+    if args.timed and plain and lut and promised and runtime == lut.runtime["name"] in agent.LOADERS:
         timed(path, lut, promised)
     if args.profile:
         operators = profile.profile(runtime, path.read_bytes(), lut.threads if lut else 1)
