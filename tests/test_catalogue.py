@@ -57,7 +57,6 @@ AHEAD: dict[str, tuple[str, ...]] = {
     "pad_nas_v3": (),
     "segmentation": (),
     "dsnas": ("random search", "SPOS retrained", "SPOS one stage", "SPOS whole", "DSNAS evolution"),
-    "dsnas_correlation": (),
     "dsnas_steps": ("cells", "mobile"),
     "nss": ("regimes", "searched", "weights", "search_minutes"),
     "global_nas": ("searches", "image"),

@@ -190,6 +190,7 @@ PAPER = Paper(
             TAU,
             "",
             taus,
+            "shows within a search; cannot be told between searches",
             gpu=TAU_GPU,
             paper=TAU_PAPER,
         ),
