@@ -356,6 +356,8 @@ class MemoryImages(ImageSet):
     def _serve(
         self, plan: Iterable[Step], mine: slice, seed: int, epoch: int, augment: bool
     ) -> Iterator[tuple[Tensor, Tensor]]:
+        # Repeated for a whole image: broadcasting over three channels alone is five times slower.
+        means, stds = (torch.tensor(values).mul(255).repeat(self.size.pixels) for values in (self.mean, self.std))
         for t, positions in plan:
             down = right = torch.full((len(positions),), self.margin)
             mirrored = torch.zeros(len(positions), dtype=torch.bool)
@@ -375,8 +377,6 @@ class MemoryImages(ImageSet):
             if augment and self.auto_augment != "none":
                 images = self._operated_on(images, [(seed, epoch, int(place)) for place in positions])
             x = images.float()
-            # Repeated for a whole image: broadcasting over three channels alone is five times slower.
-            means, stds = (torch.tensor(values).mul(255).repeat(self.size.pixels) for values in (self.mean, self.std))
             x.view(-1, len(means)).sub_(means).div_(stds)
             yield x.permute(0, 3, 1, 2), torch.from_numpy(self.labels[positions])
 
