@@ -32,7 +32,7 @@ from scipy import stats
 from experiments import _common, evolution
 from experiments.papers.item import mean
 from search import distribution, nsga2, pad_nas
-from search.ask_tell import Budget, Record
+from search.ask_tell import Record
 from search.ces import CES, CESConfig
 from search.costs import Cost, Window
 from search.run import Scoring, SearchRun
@@ -57,15 +57,10 @@ class LetIn(CES):
     """CES but for its window: crossover and mutation may leave it, the first batch is within."""
 
     def __init__(
-        self,
-        space: Space,
-        costs: Mapping[str, Cost],
-        bounds: Mapping[str, tuple[float, float]],
-        objectives: Sequence[str],
-        config: Budget | None = None,
+        self, space: Space, costs: Mapping[str, Cost], bounds: Mapping[str, tuple[float, float]], *how: Any, **more: Any
     ) -> None:
         self.within = Window(space, costs, bounds)
-        super().__init__(space, costs, {}, objectives, config)
+        super().__init__(space, costs, {}, *how, **more)
 
     def _first(self) -> list[Arch]:
         return self.within.sample(self._rng, self.config.population, (), self.config.max_draws)
