@@ -158,7 +158,7 @@ def tables(result: Mapping[str, Any]) -> dict[str, dict[str, dict[str, str]]]:
         f"{what}, {r['networks']} networks": {"ρ (95 % of draws)": show(r["rho"], r["draws_interval"])}
         for what, r in result["sampled"].items()
     }
-    title = "dynamic minus static of the same total"
+    title = "dynamic minus static of as many epochs, or of the next more"
     told = {"accuracies": spread, "Spearman's ρ": rows, "with intervals": rho}
     return {**told, title: gain, "the paper's draw, repeated": drawn}
 

@@ -24,7 +24,7 @@ class Study:
     static: dict[int, float | None]  # by the epochs of every network
     dynamic: float | None
     dynamic_epochs: float  # mean per network
-    gain: float | None  # of dynamic over static training with about the same epochs in total
+    gain: float | None  # of dynamic over static training of as many epochs in total, or of the next more
     gain_interval: Interval | None  # 95 %, a bootstrap over the networks
     permuted: float | None  # mean over permutations of the dynamic budgets
     permuted_interval: Interval | None  # 95 % of the permutations
@@ -72,7 +72,7 @@ def study(
     control = np.array([spearman(grid[rows, rng.permutation(chosen)], truth) for _ in range(draws)])
     control = control[np.isfinite(control)]
     dynamic, mean = grid[rows, chosen], float(np.mean(np.asarray(budgets)[chosen]))
-    static = grid[:, int(np.argmin(np.abs(np.asarray(budgets) - mean)))]
+    static = grid[:, int(np.searchsorted(budgets, mean - 1e-9))]  # never fewer: ρ may rise fast with the epochs
     gain, gain_interval = paired_difference(static, dynamic, truth, draws=draws, statistic=spearman)
     return Study(
         n=n,

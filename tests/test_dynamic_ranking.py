@@ -54,6 +54,16 @@ def test_rho_is_scipys():
     assert low < result.gain < high
 
 
+def test_static_training_has_no_fewer_epochs_than_dynamic():
+    """Of 1.5 epochs on average, static training has 2: then it ranks perfectly, after one it knows nothing."""
+    rng = np.random.default_rng(3)
+    params, truth, noise = rng.random(20), rng.random(20), rng.random(20)
+    result = study(params, [1, 2], np.stack([noise, truth], 1), truth)
+    assert result.dynamic_epochs == 1.5
+    assert result.static[2] == pytest.approx(1)
+    assert result.gain == pytest.approx(result.dynamic - 1)
+
+
 def test_what_is_not_defined_is_none():
     result = study([1, 2, 3], [1, 2], [[0.1, 0.2]] * 3, [0.5, 0.5, 0.5], again=[0.1, 0.2, 0.3])
     assert (result.dynamic, result.permuted, result.permuted_interval, result.params, result.ceiling) == (None,) * 5

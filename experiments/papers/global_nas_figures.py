@@ -52,7 +52,7 @@ def dynamic(result: dict[str, Any]) -> str:
         return rho("dynamic")(result)
     permuted = between(s["permuted"], s["permuted_interval"], sign="")
     gain = between(s["gain"], s["gain_interval"])
-    told = f"{rho('dynamic')(result)}; minus static of the same total {gain}; permuted epochs {permuted}"
+    told = f"{rho('dynamic')(result)}; minus static of as many epochs {gain}; permuted epochs {permuted}"
     other = result.get("independent")
     return told if other is None else f"{told}; by other trainings {other['dynamic']:.2f}"
 
