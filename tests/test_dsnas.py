@@ -319,6 +319,9 @@ def test_impossible_settings_are_refused():
         search_of(space, budget=budget(space, 10)).child()
     with pytest.raises(UserError, match="weights only < search"):
         search_of(space, weight_epochs=2)
+    for rates in ({"arch_lr": -1.0}, {"arch_lr": float("inf")}, {"coefficient": -1.0}):
+        with pytest.raises(UserError, match="expected both at least 0"):
+            search_of(space, **rates)
 
 
 # --- cells

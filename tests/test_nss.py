@@ -377,6 +377,13 @@ def test_what_cannot_be_is_refused_with_what_can(tmp_path):
         nss.split(space, (0, 2))
     with pytest.raises(UserError, match="larger"):
         nss.split(small(depth=32, width=64, step=1), (1, 1))
+    for wrong, message in (
+        ({"warmup": 1.0}, "below 1"),
+        ({"warmup": -0.1}, "below 1"),
+        ({"theta_lr": -1.0}, "at least 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            dataclasses.replace(config(), **wrong)
     assert not list(tmp_path.iterdir())
 
 

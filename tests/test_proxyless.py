@@ -141,5 +141,8 @@ def test_settings_that_cannot_be():
     for options in ({"weight_epochs": 2}, {"gate_share": 1.0}):
         with pytest.raises(UserError, match="expected fewer than all, and a share between 0 and 1"):
             config(tiny_space(), **options)
+    for rates in ({"arch_lr": -1.0}, {"cost_weight": float("inf")}):
+        with pytest.raises(UserError, match="expected both at least 0"):
+            config(tiny_space(), **rates)
     with pytest.raises(UserError, match="20 images needs a set of at least as many, this one has 6"):
         proxyless.run(tiny_space(), train_val(60), config(tiny_space(), gate_share=0.1), None, CPU)

@@ -77,6 +77,8 @@ class Config:
                 f"{self.weight_epochs} epochs of weights only, {self.search_epochs} of search, {self.fit.epochs} in "
                 "all: expected 0 <= weights only < search <= all"
             )
+        if not (0 <= self.arch_lr < math.inf and 0 <= self.coefficient < math.inf):
+            raise UserError(f"arch lr {self.arch_lr:g}, coefficient {self.coefficient:g}: expected both at least 0")
 
 
 class Parent(Supernet):

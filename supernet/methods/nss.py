@@ -7,6 +7,7 @@ the depth mixture; the most probable space is the elite one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -70,6 +71,12 @@ class Config:
     theta_betas: tuple[float, float] = (0.5, 0.999)
     theta_decay: float = 1e-3
     kernels: Literal["fused", "eager"] = "fused"  # of the stem; masks and mixtures always run our operators
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1:
+            raise UserError(f"warmup {self.warmup:g}: expected a share of the epochs, 0 or more and below 1")
+        if self.theta_lr is not None and not 0 <= self.theta_lr < math.inf:
+            raise UserError(f"theta lr {self.theta_lr:g}: expected at least 0")
 
 
 # Steps of the paper's 35 epochs at batch 64 on half of CIFAR-10's 45,000 images without validation. Adam moves a logit

@@ -6,6 +6,7 @@ gates two candidates in each layer. The most probable network is then to be trai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -52,6 +53,8 @@ class Config:
                 f"{self.weight_epochs} of {self.fit.epochs} epochs for weights only, a share of {self.gate_share:g} of "
                 "the images for the gates: expected fewer than all, and a share between 0 and 1"
             )
+        if not (0 <= self.arch_lr < math.inf and 0 <= self.cost_weight < math.inf):
+            raise UserError(f"arch lr {self.arch_lr:g}, cost weight {self.cost_weight:g}: expected both at least 0")
 
 
 def forward(
