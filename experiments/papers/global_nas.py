@@ -176,7 +176,8 @@ PAPER = Paper(
         Item(
             "table-7",
             "faces: IJB-B, IJB-C, TinyFace",
-            "small 92.06, 92.60 %, rank-1 57.78 %; medium 93.22, 93.65, 58.66",
+            "small 92.06, 92.60 %, rank-1 57.78 % to R-18's 93.11, 94.03, 54.85; medium 93.22, 93.65, 58.66 to R-50's "
+            "94.52, 95.34, 57.32",
             FACES,
             DRAWN,
             retrieved,
