@@ -1,12 +1,15 @@
 """The papers' tables, figures and claims: what of ours tries them, and the commands that do.
 
-PAPER lists one paper, PAPER ITEM runs an item, PAPER all runs all of it. What follows -- goes to the command itself.
-At the size of two cores a run renews the rows of docs/papers.md.
+PAPER lists one paper, PAPER ITEM runs an item, PAPER all runs all of it. What follows -- goes to the command itself; of
+several to those that are experiments. At the size of two cores a run renews the rows of docs/papers.md.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -21,7 +24,7 @@ from rich.table import Table
 from experiments import catalogue
 from experiments.papers.item import Command, minutes
 from supernet import files
-from supernet.errors import UserError
+from supernet.cli import starting
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "papers.md"
@@ -37,7 +40,7 @@ class Args:
     scale: Literal["tiny", "gpu", "paper"] = "tiny"
     """Two cores, hours of one GPU, or the paper's own settings."""
     plan: bool = False
-    """Tell the command, its settings and what it will cost; run nothing."""
+    """Tell the command, its settings and what it will cost, without an item of all; run nothing."""
     json: bool = False
     """List as JSON."""
     write: Path | None = None
@@ -45,29 +48,29 @@ class Args:
 
 
 def main() -> None:
-    """Parse, then list, plan or run. Bad input ends in one line and exit code 2."""
-    words = sys.argv[1:]
+    """Parse, then list, plan or run; what ends it is told as by the commands."""
+    name, *words = sys.argv
     cut = words.index("--") if "--" in words else len(words)
-    args = tyro.cli(Args, args=words[:cut], description=__doc__, prog="python -m experiments")
-    try:
-        if args.write is not None:
-            files.write_bytes(args.write, catalogue.markdown().encode())
-        elif args.json or not args.item:
-            show(args)
-        else:
-            for name, command in catalogue.commands(args.paper, args.item, args.scale):
-                if args.plan:
-                    tell(name, command, args.scale)
-                else:
-                    start(name, command, words[cut + 1 :])
-                    if args.scale == "tiny":
-                        renew()
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; the same command continues", file=sys.stderr)
-        sys.exit(130)
+    sys.argv = [name, *words[:cut]]
+    starting.main(functools.wraps(run)(lambda args: run(args, words[cut + 1 :])), Args, program="python -m experiments")
+
+
+def run(args: Args, further: list[str]) -> None:
+    """List, plan or run."""
+    if args.write is not None:
+        files.write_bytes(args.write, catalogue.markdown().encode())
+        return
+    if args.json or not (args.item or args.plan):
+        show(args)
+        return
+    commands = catalogue.commands(args.paper, args.item or catalogue.ALL, args.scale)
+    for name, command in commands:
+        if args.plan:
+            tell(name, command, args.scale)
+            continue
+        start(name, command, further if len(commands) == 1 or command.program.startswith("experiments.") else [])
+        if args.scale == "tiny":
+            renew()
 
 
 def show(args: Args) -> None:
@@ -104,9 +107,19 @@ def start(name: str, command: Command, further: list[str]) -> None:
     """Run it; its failure is ours."""
     lacks = f" (missing or other: {command.lacks})" if command.lacks else ""
     print(f"{name}: {command}{lacks}", file=sys.stderr, flush=True)
-    code = subprocess.run([sys.executable, *command.words, *further], cwd=ROOT, check=False).returncode
-    if code:
+    if code := ended([sys.executable, *command.words, *further]):
         sys.exit(code if code > 0 else 128 - code)
+
+
+def ended(words: list[str]) -> int:
+    """Its exit code. Ctrl-C reaches it by itself, SIGTERM is handed on: it saves what it has, and says so."""
+    with subprocess.Popen(words, cwd=ROOT) as process:
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        while process.returncode is None:
+            with contextlib.suppress(KeyboardInterrupt):
+                process.wait()
+        signal.signal(signal.SIGTERM, before)
+    return process.returncode
 
 
 def renew() -> None:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -28,42 +27,46 @@ from latency.measure import host
 from search.alone import StandAlone
 from search.ask_tell import Search
 from supernet import executor, files, machine
+from supernet.cli import starting
 from supernet.data import sets
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.model import Network
 from supernet.progress import shown
+from supernet.shape import Number
 from supernet.space import Arch, Space
 from supernet.training import defaults, standalone
 from supernet.training.config import FitConfig, Schedule
 from supernet.training.evaluation import evaluate
 
 CPU = torch.device("cpu")
+HOME = Path("docs/results")  # of what is told there
 OLDER = {"device": "cpu"}  # of runs that were begun before it could be chosen
 console = Console(highlight=False, soft_wrap=True)
 
 
 def main(run: Callable[[Any], None], args: Any, finish: Callable[[Any, Any], None] | None = None) -> None:
-    """Parse ``args`` and run, or only ``finish`` what is found already; bad input ends in one line and exit code 2.
+    """Parse ``args`` and run, or only ``finish`` what is found already; what ends it is told as by the commands.
 
     Args:
         finish: makes the tables and pictures of the results, for --redraw.
     """
-    given = aside(tyro.cli(args, description=sys.modules[run.__module__].__doc__, prog=program()))
-    try:
-        if finish is not None and given.redraw:
-            finish(given, files.read_json(given.output, "results", "run it without --redraw"))
-        else:
-            run(given)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyError as error:
-        if not given.redraw:
-            raise
-        print(f"error: {given.output} is of an older form, without {error}: {anew(given.output)}", file=sys.stderr)
-        sys.exit(2)
+
+    @functools.wraps(run)
+    def begin(given: Any) -> None:
+        given = aside(given)
+        try:
+            if finish is not None and given.redraw:
+                finish(given, files.read_json(given.output, "results", "run it without --redraw", expected=dict))
+            else:
+                run(given)
+        except KeyError as error:
+            if not getattr(given, "redraw", False):
+                raise
+            raise UserError(f"{given.output} is of an older form, without {error}: {anew(given.output)}") from error
+
+    starting.main(begin, args, program=program(), zero=("limit",))  # 0 images are all of them
 
 
 def anew(output: Path) -> str:
@@ -76,11 +79,17 @@ def anew(output: Path) -> str:
 
 
 def aside(args: Any) -> Any:
-    """``args``, whose results of a quick run do not take the place of true ones unless they are told to."""
-    usual = {field.name: field.default for field in fields(args)}
-    if not getattr(args, "quick", False) or args.output != usual["output"]:
+    """``args``, of which a quick run takes neither true results' place nor a true run's folder, unless told to."""
+    if not getattr(args, "quick", False):
         return args
-    return replace(args, output=getattr(args, "run", Path("runs/experiments")) / f"quick-{args.output.name}")
+    usual = {field.name: field.default for field in fields(args)}
+    run = getattr(args, "run", Path("runs/experiments"))
+    if run == usual.get("run", run):
+        run = run / "quick"
+    where = {"run": run} if "run" in usual else {}
+    if args.output == usual["output"] or args.output.parent == HOME:
+        where["output"] = run / f"quick-{args.output.name}"
+    return replace(args, **where)
 
 
 def program() -> str:
@@ -293,7 +302,8 @@ class Kept:
 
     def __init__(self, path: Path, found: dict[str, Any], clock: Clock, free: Sequence[str] = ("seeds",)):
         self.path, self.found, self.clock = path, found, clock
-        before = files.read_json(path, "results", "delete it") if path.exists() else {}
+        form = {"settings": dict, "machine": {"cpu_minutes": Number(0)}}
+        before = files.read_json(path, "results", "run it again", expected=form) if path.exists() else {}
         same, there = (
             {k: v for k, v in files.plain(d["settings"]).items() if k not in free} for d in (found, before or found)
         )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments import _common
-from search.costs import AdditiveCost
+from search.costs import AdditiveCost, Window
 from search.evolution import RandomConfig, RandomSearch, SPOSConfig, SPOSEvolution
 from search.run import Scoring, SearchRun
 from supernet import families, files, spaces
@@ -75,6 +75,9 @@ class Seed:
     Args:
         args: of ``experiments.dsnas``.
         split: the seed of the split, where it is another one.
+
+    Raises:
+        UserError: a space without layers, or a bound that no network keeps.
     """
 
     def __init__(self, args: Any, seed: int, split: int | None = None):
@@ -86,7 +89,9 @@ class Seed:
         self.reporting = dataclasses.replace(images, val=images.val.take(report))
         self.selecting = dataclasses.replace(images, val=images.val.take(select[: min(args.select, len(select))]))
         self.space = spaces.get(args.space, images.channels, images.size, images.classes)
+        families.require_layers(self.space, edges=True)
         self.flops = AdditiveCost(*families.layout(self.space).priced(lambda spec: spec.flops))
+        Window(self.space, {"flops": self.flops}, {"flops": (0.0, args.flops_max)})
         self.device = defaults.device(args.device)
         self.kernels = defaults.kernels(self.device)
         self.fit = self.schedule(args.epochs)

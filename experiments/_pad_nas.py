@@ -118,7 +118,7 @@ class Study:
         at: the highest cost of what is compared; by default that of the window.
 
     Raises:
-        UserError: ``at`` is below the window, or all of the space.
+        UserError: a space without layers, a window beside all of it; ``at`` is below the window, or all of the space.
     """
 
     def __init__(
@@ -130,6 +130,9 @@ class Study:
         window: tuple[float, float] = (0.0, math.inf),
         at: float | None = None,
     ):
+        if not 0 <= args.share <= 1:
+            raise UserError(f"--share {args.share:g}: expected one from 0 to 1")
+        families.require_layers(space, resolution=True)
         self.args, self.space, self.data = args, space, data
         self.cost: TableCost = additive(space, lambda spec: spec.flops)
         if lut is None:
@@ -139,6 +142,7 @@ class Study:
             self.cost = additive(space, LatencyTable.load(lut, space).price)
             self.unit, self.bounds = "latency", window
         self.compared = (self.bounds[0], min(self.bounds[1], math.inf if at is None else at))
+        Window(space, {self.unit: self.cost}, {self.unit: self.bounds})  # refuses one that no network is in
         least = max(self.bounds[0], self.cost.bounds(space)[0])
         if self.compared[1] < least:
             raise UserError(f"--at {at:g}: {space.name} has networks from {least:g} on in its window")

@@ -24,10 +24,9 @@ from scipy import stats
 
 from experiments import _common, _dsnas_arms
 from latency.measure import host
-from supernet import files, spaces
+from supernet import files
 from supernet.errors import UserError
 from supernet.runs import RunFolder
-from supernet.training import defaults
 
 # Figure 3's curves by their names there, and ours.
 CURVES = {
@@ -101,7 +100,7 @@ def tiny(args: Any) -> Any:
 def run(args: Args) -> None:
     path = args.output / "dsnas.json"
     if args.redraw:
-        finish(args, files.read_json(path, "results", "run it without --redraw"))
+        finish(args, files.read_json(path, "results", "run it without --redraw", expected=dict))
         return
     torch.set_num_threads(1)
     if args.quick:
@@ -112,9 +111,8 @@ def run(args: Args) -> None:
             "expected at least 1, and fewer than all"
         )
     config = _common.identity(args, "seeds")
-    defaults.device(args.device)
-    images = _dsnas_arms.open_images(args, seed=0)  # what cannot be is refused before anything is written
-    spaces.get(args.space, images.channels, images.size, images.classes)
+    one = _dsnas_arms.Seed(args, 0)  # what cannot be is refused before anything is written
+    one.dsnas_config(args.search_epochs, args.stop_gap)
     RunFolder(args.run).begin(config, defaults=_common.OLDER)
     args.output.mkdir(parents=True, exist_ok=True)
     found: list[dict] = []

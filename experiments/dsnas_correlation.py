@@ -54,7 +54,7 @@ def run(args: Args) -> None:
     if args.seeds < 3 or args.top < 3:
         raise UserError(f"--seeds {args.seeds}, --top {args.top}: a ranking needs three or more")
     defaults.device(args.device)
-    Seed(args, 0)  # what cannot be is refused before anything is written
+    gates(Seed(args, 0))  # what cannot be is refused before anything is written
     config = _common.identity(args, "seeds")
     RunFolder(args.run).begin(config)
     clock = _common.Clock(args.run, "correlation")
@@ -83,19 +83,17 @@ def spos_search(one: Seed) -> dict:
     return {"top": rows}
 
 
+def gates(one: Seed) -> proxyless.Config:
+    """The settings of ProxylessNAS."""
+    args, budget = one.args, Budget(one.flops.table, one.flops.base, one.args.flops_max)
+    rates = {"arch_lr": args.arch_lr, "cost_weight": args.cost_weight}
+    how = {**rates, "kernels": one.kernels, "recalibration": (4, 128)}
+    return proxyless.Config(one.schedule(args.search_epochs), budget, args.weight_epochs, **how)
+
+
 def proxyless_search(one: Seed) -> dict:
     """The most probable network, judged on the images that SPOS selects by."""
-    args, budget = one.args, Budget(one.flops.table, one.flops.base, one.args.flops_max)
-    cfg = proxyless.Config(
-        one.schedule(args.search_epochs),
-        budget,
-        args.weight_epochs,
-        arch_lr=args.arch_lr,
-        cost_weight=args.cost_weight,
-        kernels=one.kernels,
-        recalibration=(4, 128),
-    )
-    arch, accuracy = proxyless.run(one.space, one.selecting, cfg, one.folder / "proxyless", one.device)
+    arch, accuracy = proxyless.run(one.space, one.selecting, gates(one), one.folder / "proxyless", one.device)
     return {"top": [[list(arch), accuracy, retrained(one, arch)]], "flops": one.flops(arch)}
 
 

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from experiments import _common
 from latency.measure import pin_core
 from supernet import families, spaces
+from supernet.errors import UserError
 from supernet.methods import dsnas, proxyless, soft_mixture
 from supernet.model import Supernet
 from supernet.runs import RunFolder
@@ -61,6 +62,8 @@ def run(args: Args) -> None:
     torch.set_num_threads(1)
     if args.quick:
         args = dataclasses.replace(args, rounds=2, batch_size=4, mobile_batch_size=4, candidates=(2, 4))
+    if args.rounds < 2:
+        raise UserError(f"--rounds {args.rounds}: expected two or more, as their interval is told")
     device = defaults.device(args.device)
     groups = {
         "forms": [(str(n), space_of(n), args.batch_size) for n in args.candidates],

@@ -23,10 +23,10 @@ from latency.table import LatencyTable
 from search import distribution, pad_nas
 from search.algorithms import ALGORITHMS
 from search.ask_tell import Budget, Search
-from search.costs import TableCost
+from search.costs import TableCost, Window
 from search.priced import additive
 from search.run import Scoring, SearchRun
-from supernet import files, machine, spaces
+from supernet import families, files, machine, spaces
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.executor import Threads
@@ -98,10 +98,13 @@ def run(args: Args) -> None:
         args = dataclasses.replace(args, runs=2, population=6, iterations=2, epochs=1)
     data = images(args)
     space = spaces.get(args.space, data.channels, data.size, data.classes)
-    found = {"one_shot": on_supernet(args, space, data)}
     path = args.table or args.output.parent / "truth_table.json"
+    known = None
     if args.table or (path.exists() and not args.quick):  # a quick table is not whole
-        found["regret"] = on_table(args, path, data)
+        known = files.read_json(path, "truth table", "run python -m experiments.truth_table")
+    found = {"one_shot": on_supernet(args, space, data)}
+    if known is not None:
+        found["regret"] = on_table(args, known, path, data)
     finish(args, _common.results("evolution", args, clock, **found))
 
 
@@ -127,8 +130,8 @@ def supernet_of(args: Searches, space: Space, data: TrainVal) -> tuple[Path, Sup
 
 def on_supernet(args: Args, space: Space, data) -> dict:
     """Every algorithm on the supernet, ``runs`` times."""
-    folder, model = supernet_of(args, space, data)
     unit, cost, bounds = problem(args, space)
+    folder, model = supernet_of(args, space, data)
     scoring = Scoring(recalibration=(4, 128), executor=Threads(args.workers))
     evaluator, scored_with = scoring.evaluator(model, data), scoring.identity(RunFolder(folder).identity)
     rows = {}
@@ -152,16 +155,29 @@ def on_supernet(args: Args, space: Space, data) -> dict:
 
 
 def problem(args: Searches, space: Space) -> tuple[str, TableCost, tuple[float, float]]:
-    """The cost by its name, and its window."""
+    """The cost by its name, and its window.
+
+    Raises:
+        UserError: fewer than two searches, a space without layers, no window, one that no network is in.
+    """
+    if args.runs < 2:
+        raise UserError(f"--runs {args.runs}: expected two or more, as it is told how searches vary")
+    families.require_layers(space)
     if args.lut is not None:
         if args.lat_max <= args.lat_min:
             raise UserError(
                 f"the window is {args.lat_min:g} to {args.lat_max:g} ms: expected --lat-min below --lat-max"
             )
-        return "latency", additive(space, LatencyTable.load(args.lut, space).price), (args.lat_min, args.lat_max)
-    flops = additive(space, lambda spec: spec.flops)
-    low, high = flops.bounds(space)
-    return "flops", flops, (0.0, low + args.share * (high - low))
+        unit, cost = "latency", additive(space, LatencyTable.load(args.lut, space).price)
+        bounds = (args.lat_min, args.lat_max)
+    elif not 0 <= args.share <= 1:
+        raise UserError(f"--share {args.share:g}: expected one from 0 to 1")
+    else:
+        unit, cost = "flops", additive(space, lambda spec: spec.flops)
+        low, high = cost.bounds(space)
+        bounds = (0.0, low + args.share * (high - low))
+    Window(space, {unit: cost}, {unit: bounds})
+    return unit, cost, bounds
 
 
 def counted(name: str, search: Search) -> list[Arch]:
@@ -195,9 +211,8 @@ def summarise(space: Space, cells: Sequence[dict], threshold: float) -> dict:
     }
 
 
-def on_table(args: Args, path: Path, data) -> dict:
-    """Regret in accuracy on the truth table's networks: by one-shot accuracy, and by half of the table's seeds."""
-    known = files.read_json(path, "truth table", "run python -m experiments.truth_table")
+def on_table(args: Args, known: dict, path: Path, data) -> dict:
+    """Regret in accuracy on the networks of ``path``'s table: by one-shot accuracy, and by half of its seeds."""
     space = Space.from_json(known["space"], str(path))
     archs = [tuple(arch) for arch in known["archs"]]
     if set(archs) != set(space.enumerate()) or len(known["accuracies"][0]) < 2:

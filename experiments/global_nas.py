@@ -21,6 +21,7 @@ from search import plain_run
 from search.drawing import Block, draw_on
 from search.efficient_global import Candidate, Config, relative_improvement, sample
 from supernet import files
+from supernet.errors import UserError
 from supernet.quantities import count
 from supernet.runs import RunFolder
 from supernet.size import Size
@@ -58,13 +59,15 @@ def run(args: Args) -> None:
         tiny = {"data": "digits", "limit": 192, "depth": (3, 4), "width": (2, 4), "epochs": 1, "final_epochs": 1}
         args = dataclasses.replace(args, **tiny, micro_epochs=1, searches=2, random=2)
     settings = _common.identity(args, "beside", "quiet", "jobs", "quick", "searches", "trainings", "random")
+    if args.random < 1:
+        raise UserError(f"--random {args.random}: expected one network or more, which the found ones are compared with")
     defaults.device(args.device)
     subset = _plain.subset_of(args)
-    opened = _plain.images(subset)  # what cannot be is refused before anything is written
+    opened, config = _plain.images(subset), config_of(args)  # what cannot be is refused before anything is written
+    beside(args)
     RunFolder(args.run).begin(settings, defaults=_common.OLDER)
     clock = _common.Clock(args.run, "global_nas")
 
-    config = config_of(args)
     jobs = {f"search-{seed}": Search(config, seed, subset) for seed in range(args.searches)}
     found = _plain.all_of(args, _plain.search_one, jobs, "searches")
     searches = [found[name] for name in jobs]
@@ -130,11 +133,20 @@ def compare(args: Args, results: Mapping[str, Mapping[str, Any]]) -> dict[str, A
 def write(args: Args, result: dict[str, Any]) -> None:
     """The results, their tables and the picture of the found networks."""
     rows = networks(result)
-    for path in args.beside:
-        other = files.read_json(path, "results", "run the experiment on these images")
+    for other in beside(args):
         rows |= networks({**other, "searches": other["searches"][:1]})
     size = (10.0, 1.6 * len(rows) + 0.8)
     _common.report(args.output, result, tables(result), lambda figure, _: draw_on(figure, rows), size)
+
+
+def beside(args: Args) -> list[dict[str, Any]]:
+    """The results of other images.
+
+    Raises:
+        UserError: there are none, or of another form.
+    """
+    form = {"searches": [dict], "image": [int], "settings": dict}
+    return [files.read_json(p, "results", "run the experiment on these images", expected=form) for p in args.beside]
 
 
 def networks(result: Mapping[str, Any]) -> dict[str, list[Block]]:

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from experiments import _common, _plain
 from experiments._plain import Job, Search, Subset
 from search.efficient_global import CONV, SEP, Config
+from supernet.errors import UserError
 from supernet.runs import RunFolder
 from supernet.training import defaults
 
@@ -70,9 +71,9 @@ def run(args: Args) -> None:
     settings = _common.identity(args, "quiet", "jobs", "quick", "pairs", "seeds")
     defaults.device(args.device)
     classes = _plain.images(_plain.subset_of(args)).classes  # what cannot be is refused before anything is written
+    wanted = searches(args, classes)
     RunFolder(args.run).begin(settings)
     clock = _common.Clock(args.run, "global_nas_ablation")
-    wanted = searches(args, classes)
     found = _plain.all_of(args, _plain.search_one, {folder("search", n): job for n, job in wanted.items()}, "searches")
     tested = {"test": True, "train_all": args.train_all}
     jobs = {
@@ -103,9 +104,15 @@ def folder(part: str, name: str) -> str:
 
 
 def searches(args: Args, classes: int) -> dict[str, Search]:
-    """Every start on every pair of classes, and both arms with every seed, by ``ARM/NUMBER``."""
+    """Every start on every pair of classes, and both arms with every seed, by ``ARM/NUMBER``.
+
+    Raises:
+        UserError: there are not so many pairs; bounds that cannot be.
+    """
     config = Config(depth=args.depth, width=args.width, epochs=args.epochs, micro_epochs=args.micro_epochs)
     every = list(itertools.combinations(range(classes), 2))
+    if args.pairs > len(every):
+        raise UserError(f"--pairs {args.pairs}: {args.data} has {len(every)} pairs of classes")
     order = np.random.default_rng([0, 3]).permutation(len(every))
     found = {}
     for name, (op, kernel) in STARTS.items():

@@ -70,6 +70,8 @@ def run(args: Args) -> None:
     opened, _ = _common.open_images(args.images, args.decoders)
     space = spaces.get(args.space, opened.channels, opened.size, opened.classes)
     study = Study(args, space, opened, args.lut, (args.lat_min, args.lat_max))
+    for threshold in args.thresholds:  # what cannot be is refused before anything is trained
+        study.config(args.epochs, 0, threshold)
     kept = _common.Kept(args.output, _common.results("pad_nas_stages", args, clock), clock, FREE)
     for seed in range(args.seeds):
         folder = args.run / f"pad_nas_stages-{Path(args.data).stem}-{study.space.name}-{seed}{args.marked}"

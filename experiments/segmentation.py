@@ -125,7 +125,7 @@ def networks(args: Args) -> tuple[Space, dict[str, Arch]]:
     Raises:
         UserError: there are none.
     """
-    result = files.read_json(args.found, "results of experiments.pad_nas", "run that first")
+    result = files.read_json(args.found, "results of experiments.pad_nas", "run that first", expected=dict)
     first = result["seeds"][0] if result.get("seeds") else {}
     fronts = first.get("fronts", {})
     if "space" not in result or "PAD" not in fronts:

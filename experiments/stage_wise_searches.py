@@ -57,6 +57,8 @@ def run(args: Args) -> None:
         tiny = {"seeds": 2, "iterations": 2, "more_iterations": 3, "initials": (1, 2), "pairs": 2, "initial": 1}
         args = dataclasses.replace(args, **tiny, width=4, epochs=1, train=200, batch_size=32)
     study = _stages.Stages(args, args.data)
+    for arm in arms(args).values():  # what cannot be is refused before anything is trained
+        study.plan(arm)
     kept = _common.Kept(args.output, _common.results("stage_wise_searches", args, clock), clock)
     for seed, (name, arm) in itertools.product(range(args.seeds), arms(args).items()):
         kept.add("searches", name, seed, lambda arm=arm, seed=seed: told(study.search(arm, seed)))

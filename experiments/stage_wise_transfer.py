@@ -47,11 +47,12 @@ class Args(_stages.Networks):
 
 def run(args: Args) -> None:
     torch.set_num_threads(1)
-    given = files.read_json(args.found, "results", "run python -m experiments.stage_wise_uniform")
+    form = {"searches": dict, "uniform": dict, "settings": {"chosen": [int]}}
+    given = files.read_json(args.found, "results", "run python -m experiments.stage_wise_uniform", expected=form)
     if args.quick:
         args = dataclasses.replace(args, seeds=1, width=4, epochs=1, train=200, batch_size=32, sets=args.sets[:1])
     kinds = [kind for kind in NAMES if kind in given["searches"]]
-    known = min(len(last(given, kind)) for kind in kinds)
+    known = min((len(last(given, kind)) for kind in kinds), default=0)
     if args.seeds > known:
         raise UserError(f"{args.seeds} seeds, but {args.found} has {known}: run that with more, or this with fewer")
     clock = _common.Clock(args.run, args.output.stem)

@@ -106,6 +106,10 @@ def run(args: Args) -> None:
         tiny = {"seeds": 1, "chosen": (1, 2), "iterations": 2, "uniform": (2,), "uniform_cells": (3,), "initial": 1}
         args = dataclasses.replace(args, **tiny, width=4, epochs=1, train=200, batch_size=32, donor=())
     study = _stages.Stages(args, args.data, args.donor)
+    for kind in args.kinds:  # what cannot be is refused before anything is trained
+        n = study.plan(ARMS[kind])[0].iterations
+        if not set(args.chosen) <= set(range(1, n + 1)) or not args.chosen:
+            raise UserError(f"--chosen {' '.join(map(str, args.chosen))}: expected iterations from 1 to {n}")
     kept = _common.Kept(args.output, _common.results("stage_wise_uniform", args, clock), clock)
     for seed in range(args.seeds):
         for module, count in uniform(args):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import tyro
@@ -185,6 +188,34 @@ def test_results_of_an_older_form_have_no_figure(monkeypatch):
     assert not catalogue.select("stage-wise", "text-hypothesis")[0][1].older
 
 
+SEED = {"accuracy": 0.8, "search_accuracy": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("paper", "name", "result"),
+    [
+        ("dsnas", "text-spread", {"seeds": [dict.fromkeys(("direct", "SPOS matched", "SPOS retrained"), SEED)]}),
+        (
+            "stage-wise",
+            "text-carbon",
+            {
+                "settings": {"chosen": [1]},
+                "searches": {"residual": [{"candidates": {"1": {"kg": 1.0}}}]},
+                "uniform": {"residual 3": [{"kg": 2.0}] * 2},
+            },
+        ),
+        ("stage-wise", "table-2", {"settings": {"iterations": 1}, "searches": {"pls": [{"candidates": []}]}}),
+        ("nss", "figure-s3", {"regimes": [{"target": 1e6, "differences": []}]}),
+    ],
+)
+def test_a_run_that_was_stopped_leaves_the_list_whole(monkeypatch, paper, name, result):
+    """After one seed, or between the rows of the second one, there is no figure yet; all could not be listed."""
+    item = catalogue.select(paper, name)[0][1]
+    monkeypatch.setattr(Command, "result", lambda self: {"machine": {"cpu_minutes": 1}, **result})
+    assert item.older
+    assert "to its end" in catalogue.cells(item)[catalogue.COLUMNS.index("ours")]
+
+
 @pytest.mark.parametrize(
     ("name", "lacking", "finish"), [("global_nas", "image", "write"), ("nss", "samples", "finish")]
 )
@@ -256,11 +287,11 @@ def call(monkeypatch, *words: str, code: int = 0) -> list[list[str]]:
     """What the door starts, which ends with ``code``."""
     started: list[list[str]] = []
 
-    def run(command, **_):
+    def ended(command):
         started.append(command[1:])
-        return SimpleNamespace(returncode=code)
+        return code
 
-    monkeypatch.setattr(door.subprocess, "run", run)
+    monkeypatch.setattr(door, "ended", ended)
     monkeypatch.setattr(sys, "argv", ["experiments", *words])
     door.main()
     return started
@@ -273,6 +304,48 @@ def test_an_item_runs_with_what_follows(monkeypatch, capsys):
     told = capsys.readouterr()
     assert told.out == ""
     assert "missing or other: ImageNet and a Pixel 3 cannot be had here" in told.err
+
+
+def test_of_all_items_experiments_alone_run_with_what_follows(monkeypatch):
+    """pytest would refuse --quick, and nothing after it would run."""
+    started = call(monkeypatch, "stage-wise", "all", "--", "--quick")
+    assert {words[1] == "pytest" for words in started} == {True, False}
+    assert all((words[-1] == "--quick") == words[1].startswith("experiments.") for words in started)
+
+
+def test_a_plan_without_an_item_is_of_all(monkeypatch, capsys):
+    assert call(monkeypatch, "nss", "--plan") == call(monkeypatch, "nss", "all", "--plan") == []
+    told = capsys.readouterr().out
+    assert told.count("nss table-1, tiny: python -m experiments.nss\n") == 2
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_what_stops_the_door_reaches_what_it_has_started(tmp_path, signum):
+    """Ctrl-C goes to the group of the terminal, SIGTERM to the door alone; what was started says the last word."""
+    begun = tmp_path / "begun"
+    inner = (
+        "import pathlib, sys, time\n"
+        f"pathlib.Path({str(begun)!r}).touch()\n"
+        "try:\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    time.sleep(1); print('saved'); sys.exit(130)"
+    )
+    outer = (
+        "import signal, sys, experiments.__main__ as door\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background ignores it
+        f"sys.exit(door.ended([sys.executable, '-c', {inner!r}]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", outer], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    while not begun.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    if signum == signal.SIGINT:
+        os.killpg(process.pid, signum)
+    else:
+        process.send_signal(signum)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == ((130, b"saved\n", b"") if signum == signal.SIGINT else (241, b"", b""))
 
 
 def test_a_run_for_two_cores_renews_the_page(monkeypatch, tmp_path, capsys):
@@ -326,6 +399,8 @@ def test_a_plan_knows_what_a_run_for_two_cores_costs(paper, item, capsys):
         (["nss", "figure-1"], "figure-s1"),
         (["dsnas", "figure-1"], "a drawing of the idea"),
         (["--write", "/dev/null/papers.md"], "/dev/null"),
+        (["dsnas", "table-1", "table-2"], "unrecognized options: table-2"),
+        (["dsnas", "table-1", "--scale", "huge"], "invalid choice 'huge'"),
     ],
 )
 def test_what_is_not_there_is_told_in_one_line(monkeypatch, capsys, words, expected):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import doctest
+import functools
 import importlib
 import itertools
 import json
@@ -389,7 +390,81 @@ def test_what_cannot_be_is_told_in_one_line_and_nothing_is_written(tmp_path, mon
     if name in ON_DEVICES:
         nothing = ("--data", "digits", "--device", "cuda:99")
         assert "cannot use the device cuda:99" in told(capsys, monkeypatch, name, *places, *nothing)
+    assert "unrecognized options: --nosuch" in told(capsys, monkeypatch, name, "--nosuch", "1")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "expected"),
+    [
+        ("dsnas", "--seeds 0", "--seeds 0: expected at least 1"),
+        ("dsnas", "--space residual-small", "genes for its stages"),
+        ("dsnas", "--flops-max 1", "flops <= 1 cannot be met"),
+        ("dsnas", "--arch-lr -1", "expected both at least 0"),
+        ("dsnas_correlation", "--cost-weight -1", "expected both at least 0"),
+        ("evolution", "--runs 1", "expected two or more"),
+        ("evolution", "--share -1", "expected one from 0 to 1"),
+        ("evolution", "--table missing.json", "no truth table at missing.json"),
+        ("pad_nas", "--share 2", "expected one from 0 to 1"),
+        ("pad_nas", "--small residual-small", "genes for its stages"),
+        ("pad_nas_stages", "--thresholds 0.1 2", "threshold is 2.0; expected a probability"),
+        ("stage_wise_searches", "--initials 1 0", "initial is 0; expected at least 1"),
+        ("stage_wise_uniform", "--chosen 1 9", "--chosen 1 9: expected iterations from 1 to 3"),
+        ("stage_wise_uniform", "--donor 1 1", "bounds on depth 1-1, but there are 3 stages"),
+        ("dsnas_steps", "--rounds 1", "--rounds 1: expected two or more"),
+        ("global_nas", "--random 0", "--random 0: expected one network or more"),
+        ("global_nas", "--depth 10 5", "depth from 10 to 5"),
+        ("global_nas_ablation", "--pairs 46", "--pairs 46: digits has 45 pairs of classes"),
+        ("global_nas_ablation", "--width 10 6", "width from 10 to 6"),
+        ("global_nas_ranking", "--draws 0", "--draws 0: expected at least 1"),
+        ("global_nas", "--searches 0", "--searches 0: expected at least 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_told_before_anything_is_trained(
+    tmp_path, monkeypatch, capsys, name, words, expected
+):
+    places = ("--run", tmp_path / "run", "--output", tmp_path / "results")
+    data = () if name == "dsnas_steps" else ("--data", "digits")
+    assert expected in told(capsys, monkeypatch, name, *places, *data, *words.split())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no JSON"])
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("global_nas", "--beside"), ("stage_wise_transfer", "--found"), ("segmentation", "--found"), ("nss", "--output")],
+)
+def test_other_files_are_no_results(tmp_path, monkeypatch, capsys, name, option, text):
+    (tmp_path / "other.json").write_text(text)
+    words = {"--run": tmp_path / "run", "--output": tmp_path / "results", option: tmp_path / "other.json"}
+    more = ["--redraw"] if option == "--output" else []
+    more += [] if name == "stage_wise_transfer" else ["--data", "digits"]
+    assert "other.json" in told(capsys, monkeypatch, name, *itertools.chain(*words.items()), *more)
+    assert (tmp_path / "other.json").read_text() == text
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"settings": {}}', '{"settings": {}, "machine": {"cpu_minutes": "1"}}'])
+def test_results_do_not_go_on_in_another_file(tmp_path, text):
+    path, clock = tmp_path / "other.json", _common.Clock(tmp_path, "clock")
+    path.write_text(text)
+    with pytest.raises(UserError, match="is not a readable results"):
+        _common.Kept(path, {"settings": {}, "machine": {"cpu_minutes": 0.0}}, clock)
+    assert path.read_text() == text
+
+
+def test_ctrl_c_ends_in_one_line(monkeypatch, capsys):
+    """It was a traceback."""
+    module = importlib.import_module("experiments.truth_table")
+    monkeypatch.setattr(sys, "argv", ["truth_table.py"])
+
+    @functools.wraps(module.run)
+    def stopped(args):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        _common.main(stopped, module.Args)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "stopped; the same command continues\n"
 
 
 class Fate:
@@ -479,6 +554,18 @@ def test_a_quick_run_leaves_the_results_alone(name):
     assert _common.aside(args(quick=True)).output != args().output
     assert _common.aside(args()).output == args().output
     assert _common.aside(args(quick=True, output=Path("mine.json"))).output == Path("mine.json")
+    other = _common.aside(args(quick=True, output=Path("docs/results/other.json")))  # as the catalogue names some
+    assert other.output.name == "quick-other.json"
+    assert other.output.parent != Path("docs/results")
+
+
+@pytest.mark.parametrize("name", sorted({*EXPERIMENTS} - {"given_models", "pruning_oracle"}))  # these train nothing
+def test_a_quick_run_leaves_the_trainings_alone(name):
+    """Else the true run would be refused in its folder, where it is not given another."""
+    args = importlib.import_module(f"experiments.{name}").Args
+    assert _common.aside(args(quick=True)).run == args().run / "quick"
+    assert _common.aside(args()).run == args().run
+    assert _common.aside(args(quick=True, run=Path("mine"))).run == Path("mine")
 
 
 def test_results_do_not_tell_the_folders_of_a_machine(monkeypatch):

@@ -20,7 +20,7 @@ ALLOWED = {
     "latency": {"supernet"},  # search and latency do not know each other
     "supernet.report": {"supernet", "search", "latency"},
     "supernet.cli": {"supernet", "supernet.report", "search", "latency"},
-    "experiments": {"supernet", "search", "latency"},  # never the commands
+    "experiments": {"supernet", "search", "latency", "supernet.cli"},  # how a command starts, never the commands
     "tools": {"supernet", "search", "latency", "supernet.cli"},
 }
 TORCH_FREE = (
@@ -124,6 +124,11 @@ def test_packages_import_in_one_direction(package):
         others = {package_of(other) for other in imported(path) if other.split(".")[0] in ALLOWED} - {package}
         assert others <= ALLOWED[package], f"{name} imports {sorted(others - ALLOWED[package])}"
         assert not {other for other in imported(path) if other.split(".")[0] == "tests"}, name
+
+
+def test_experiments_have_of_the_commands_how_they_start_alone():
+    own = {other for name, path in modules().items() if package_of(name) == "experiments" for other in imported(path)}
+    assert {name for name in own if package_of(name) == "supernet.cli"} == {"supernet.cli.starting"}
 
 
 def test_no_module_imports_itself_by_way_of_others():

@@ -100,11 +100,12 @@ class Item:
         return self.lacks or SAME
 
     def found(self) -> str:
-        """Our figure; none of results that are of an older form, or of a run that has not ended."""
+        """Our figure; none of results that are of an older form, or of a run that has not ended, whose rows are fewer
+        or uneven."""
         result = self.tiny.result() if self.tiny and self.ours else None
         try:
             return self.ours(result) if self.ours and result else ""
-        except KeyError:
+        except (KeyError, IndexError, ValueError):
             return ""
 
     @property

@@ -69,7 +69,7 @@ def strict(result: dict[str, Any]) -> str:
 
 def difference(found: dict[str, Any], pair: list[str]) -> str:
     """Points between two groups of networks of equal multiply-adds."""
-    row = next(d for d in found["differences"] if d["pair"] == pair)
+    row = {tuple(d["pair"]): d for d in found["differences"]}[tuple(pair)]
     return f"{' − '.join(pair)}: {between(row['difference'], row['interval'], 100)} points"
 
 

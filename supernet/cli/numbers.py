@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from tyro.constructors import PrimitiveConstructorSpec
@@ -37,17 +38,21 @@ POSITIVE = {
     "recalibration",
     "resolution",
 }
-POSITIVE |= {"seeds", "threads", "val_limit"}
+POSITIVE |= {"alone", "draws", "pairs", "runs", "searches", "seeds", "threads", "trainings", "truth_seeds", "val_limit"}
 
 MOST = 2**31 - 1
 
 
-def check(args: Any) -> None:
-    """Refuse numbers that no command can take: NaN; counts below 0, below 1 where 0 has no meaning, above ``MOST``."""
+def check(args: Any, zero: Collection[str] = ()) -> None:
+    """Refuse numbers that no command can take: NaN; counts below 0, below 1 where 0 has no meaning, above ``MOST``.
+
+    Args:
+        zero: counts of ``POSITIVE`` that may be 0 after all.
+    """
     for field in dataclasses.fields(args):
         value = getattr(args, field.name)
         for number in value if isinstance(value, tuple) else (value,):
-            flag, least = f"--{field.name.replace('_', '-')} {number}", int(field.name in POSITIVE)
+            flag, least = f"--{field.name.replace('_', '-')} {number}", int(field.name in POSITIVE.difference(zero))
             if isinstance(number, float) and math.isnan(number):
                 raise UserError(f"{flag}: expected a number")
             if isinstance(number, int) and number < least:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -19,6 +19,7 @@ from supernet.errors import UserError, dead_loader
 
 Args = TypeVar("Args")
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENAMETOOLONG}
+UNWRITABLE |= {errno.EEXIST, errno.EISDIR, errno.ENOTDIR}  # a file where a folder is to be, or the other way round
 
 
 class _Terminated(SystemExit):
@@ -35,13 +36,21 @@ def entry(run: Callable[[Args], None], args: Any, **options: Any) -> Callable[[]
 
 
 def main(
-    run: Callable[[Args], None], args: Any, *, torchrun: bool = False, after: Callable[[Any], None] | None = None
+    run: Callable[[Args], None],
+    args: Any,
+    *,
+    torchrun: bool = False,
+    after: Callable[[Any], None] | None = None,
+    program: str | None = None,
+    zero: Collection[str] = (),
 ) -> None:
     """Parse ``args`` and run. Bad input ends in one line on stderr and exit code 2; Ctrl-C in 130, SIGTERM in 143.
 
     Args:
         torchrun: whether several processes can share the work.
         after: what the first process does at the end.
+        program: how it is started, where it is no script of tools/.
+        zero: counts of which there may be none here, as ``numbers.check`` has them.
     """
     require_siblings()
     if not torchrun and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -54,8 +63,8 @@ def main(
         signal.signal(signal.SIGTERM, _terminate)
     given: Any = None
     try:
-        given = parsing.parse(args, sys.modules[run.__module__].__doc__, common.program())
-        numbers.check(given)
+        given = parsing.parse(args, sys.modules[run.__module__].__doc__, program or common.program())
+        numbers.check(given, zero)
         printing.to_people(given)
         if not isinstance(given, common.Beginning) and example.unpack(getattr(given, "run", None) or Path()):
             common.tell(f"the supernet that comes with the package → {example.FOLDER}")
