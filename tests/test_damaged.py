@@ -161,6 +161,21 @@ def spoiled(path):
     return path
 
 
+def test_a_link_to_nothing_is_left_out_by_every_later_tool(folder, tmp_path, caplog):
+    for name in ("00.png", "17.png"):  # a class's first place and its last
+        (folder / "train/a" / name).unlink(missing_ok=True)
+        (folder / "train/a" / name).symlink_to("nowhere.png")
+    policy = Damaged(skip=True)
+    run, images = begun(folder, tmp_path, policy)
+    first = list(images.train.batches(4, **EPOCH))
+    list(images.val.batches(4, **EPOCH))
+    for name in ("00.png", "17.png"):
+        policy.found(f"train/a/{name}", UserError("no such file", "damaged"))
+    later = RunFolder(run.path).images()
+    assert same(later.train.batches(4, **EPOCH), first)
+    assert not later.notes  # they were not there when the run began, either
+
+
 def test_a_damaged_validation_image_does_not_validate(folder, tmp_path):
     run, images = begun(folder, tmp_path, Damaged(skip=True))
     bad = images.val.names[0].decode()

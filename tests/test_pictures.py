@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
 from supernet.data import folder as folders
 from supernet.data import pictures, sets, transforms
+from supernet.data.benchmarks import PictureBytes
 from supernet.data.folder import FolderImages
+from supernet.data.hub import HubImages
 from supernet.size import Size
 from tests import untidy
 from tests.conftest import refused
@@ -226,6 +228,27 @@ except Exception as error:
     assert done.stdout.startswith("['0.png', '1.png', '2.png'] 4 expected an image in ")
     assert "pipe.jpg, but it cannot be read" in done.stdout
     assert "pipe.jpg cannot be read" in done.stderr
+
+
+def test_a_program_is_no_picture_whatever_it_is_called(tmp_path, monkeypatch):
+    """PostScript, which Pillow has Ghostscript run: by no source, nor by what goes with exported networks."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "program.jpg", "EPS")
+    ran = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: ran.append(_) or Image.new("RGB", (4, 4)).im)
+    with Image.open(tmp_path / "program.jpg") as image:
+        image.load()
+    assert len(ran) == 1  # by Pillow alone
+    program, both = (tmp_path / "program.jpg").read_bytes(), (pictures.Fit((4, 4)),) * 2
+    settings = np.zeros(1, np.int64), *transforms.IMAGENET, Size(4, 4), both, 0
+    with pytest.raises(UnidentifiedImageError):
+        pictures.Fit((4, 4)).pixels(tmp_path / "program.jpg")
+    for images in (
+        FolderImages(tmp_path, np.array([b"program.jpg"]), *settings),
+        HubImages([{"image": {"bytes": program}}], "image", "hf:some", *settings),
+        PictureBytes([program], "some.bin", Size(4, 4), 0),
+    ):
+        assert "image" in refused(list, images.in_order(1))
+    assert len(ran) == 1
 
 
 def test_links_in_a_circle_are_passed_over(tmp_path):

@@ -27,7 +27,7 @@ from PIL import Image
 
 from supernet.data import faces, pair_files
 from supernet.data.decoding import DecodedImages
-from supernet.data.pictures import is_picture
+from supernet.data.pictures import image_in, is_picture
 from supernet.data.transforms import face
 from supernet.errors import UserError
 from supernet.quantities import several
@@ -106,7 +106,7 @@ class PictureBytes(DecodedImages):
     @contextlib.contextmanager
     def opened(self, index: int) -> Iterator[Image.Image]:
         try:
-            yield Image.open(io.BytesIO(self.pictures[index]))
+            yield image_in(io.BytesIO(self.pictures[index]))
         except Exception as error:  # the decoders raise whatever damaged bytes lead to
             raise UserError(f"{self.source}: picture {index} cannot be read ({error})", "damaged") from error
 

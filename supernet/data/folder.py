@@ -77,7 +77,7 @@ class FolderImages(DecodedImages):
         path = self.folder / os.fsdecode(self._names[index])
         try:
             with pictures.opened(path) as file:
-                yield Image.open(file)
+                yield pictures.image_in(file)
         except Exception as error:  # the decoders raise whatever damaged bytes lead to, and every one has its own ways
             unknown = isinstance(error, UnidentifiedImageError)
             why = "its content is no image of a known kind" if unknown else error
@@ -239,7 +239,7 @@ def open_folder(
     require_images(test)
 
     def is_grey(index: int) -> bool:
-        with pictures.opened(train.folder / train.names[index]) as file, Image.open(file) as image:
+        with pictures.opened(train.folder / train.names[index]) as file, pictures.image_in(file) as image:
             return pictures.is_grey(image)
 
     wanted, listing = channels(len(train.names), is_grey), train if part == "train" else test
@@ -262,15 +262,16 @@ def reopen_folder(
         require_images(listing)
         return listing_images(listing, size, workers, channels), []
     images = _images(listing.folder, files.names, files.labels, size, workers, channels)
-    gone = np.flatnonzero(images.sizes < 0)
+    was, there_is = files.sizes >= 0, images.sizes >= 0
+    gone = np.flatnonzero(~there_is)
     if 2 * len(gone) > len(images):
         there = f"{len(images) - len(gone)} of the {len(images)} images that the run began with"
         raise UserError(f"{listing.folder} has {there}: expected the same folder")
     images.bad |= set(gone.tolist())
-    replaced = np.flatnonzero((images.sizes != files.sizes) & (images.sizes >= 0))
+    replaced = np.flatnonzero((images.sizes != files.sizes) & was & there_is)
     changes = (
         (
-            [files.names[i] for i in gone],
+            [files.names[i] for i in gone if was[i]],
             "image is gone, another of its class trains in its place",
             "images are gone, others of their classes train in their places",
         ),

@@ -49,7 +49,7 @@ class HubImages(DecodedImages):
     def opened(self, index: int) -> Iterator[Image.Image]:
         encoded = self.encoded(index)
         try:
-            yield Image.open(io.BytesIO(encoded))
+            yield pictures.image_in(io.BytesIO(encoded))
         except UnidentifiedImageError as error:
             raise UserError(f"{self.source}: row {index} is not an image", "damaged") from error
         except Exception as error:  # the decoders raise whatever damaged bytes lead to
@@ -87,7 +87,7 @@ def open_hub(
     tables = {k: _undecoded(parts[k], image) for k in ("train", key)}
 
     def open_one(index: int) -> Image.Image:
-        return Image.open(io.BytesIO(_encoded(tables["train"], image, index, f"{name}, part train")))
+        return pictures.image_in(io.BytesIO(_encoded(tables["train"], image, index, f"{name}, part train")))
 
     count = len(labels["train"])
     wanted = channels(count, lambda index: pictures.is_grey(open_one(index)))

@@ -27,6 +27,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 # What version 0.1 read, in which a run of it goes on; and what was added.
 OLD_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 SUFFIXES = (*OLD_SUFFIXES, ".apng", ".avif", ".gif", ".jfif", ".jp2", ".jpe", ".pbm", ".pnm")
+# What files are read as, whatever their names. PostScript is none of it: it is a program, which Ghostscript would run.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DIB", "PPM", "JPEG2000", "AVIF")
 # Of archivers, servers and systems, besides all whose names begin with a dot.
 SYSTEM = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini")
 Box = tuple[float, float, float, float]  # left, upper, right, lower
@@ -79,7 +81,7 @@ class Fit:
 
     def pixels(self, path: str | Path) -> np.ndarray:
         """Of the picture in a file: uint8 [height, width, channels]."""
-        with opened(path) as file, Image.open(file) as image:
+        with opened(path) as file, image_in(file) as image:
             pixels = np.asarray(self(lazily(image) if self.reduced else plain(image)))
         return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
@@ -114,6 +116,12 @@ def found(paths: Iterable[str | Path]) -> Iterator[tuple[Path, str | None]]:
 def opened(path: str | Path) -> BinaryIO:
     """A file to be read. What is no file, such as a pipe, is empty, and nobody waits for who writes to it."""
     return open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
+
+
+def image_in(file: BinaryIO) -> Image.Image:
+    """The picture in a file, not decoded yet; Pillow's ``UnidentifiedImageError`` where it is none of ``FORMATS``."""
+    Image.init()  # once: whatever this Pillow reads
+    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def is_picture(name: str) -> bool:

@@ -121,7 +121,7 @@ class Files:
         classes: the names of their folders.
         names: relative to the part, so that they begin with the class.
         labels: places in ``classes``, int64 [N].
-        sizes: bytes, int64 [N].
+        sizes: bytes, int64 [N]; -1 where there was none, such as at the end of a link.
     """
 
     classes: tuple[str, ...]
@@ -204,7 +204,7 @@ class Split:
             for name in listed_names:
                 if name.startswith(os.sep) or (os.pardir in name and os.pardir in name.split(os.sep)):
                     raise ValueError(f"{name!r} is no file of the class {of!r}")
-                if type(within[name]) is not int or within[name] < 0:
+                if type(within[name]) is not int or within[name] < -1:
                     raise ValueError(f"{of}/{name} has {within[name]!r:.40} bytes")
             names += [f"{of}{os.sep}{name}" for name in listed_names]
             labels += [label] * len(listed_names)
