@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from supernet.data import damaged, inspection, sets, stored
+from supernet.data import damaged, findings, inspection, sets, stored
 from supernet.data.damaged import Damaged
+from supernet.data.split import Draw
 from supernet.errors import UserError
 from supernet.model import Network
 from supernet.runs import RunFolder
@@ -187,6 +188,24 @@ def test_a_damaged_validation_image_does_not_validate(folder, tmp_path):
     later = run.images().val
     assert len(later) == len(images.val) - 1
     assert torch.equal(whole(later)[0], x[1:])
+
+
+def test_what_is_damaged_is_not_drawn_to_validate(folder):
+    """The split is that of the folder without it, as ``supernet data`` tells it; a class that is lost is a problem."""
+    bad = [name for name in opened(folder, val_fraction=None).val.names.tolist() if name.startswith(b"a/")]
+    damage(folder, *map(bytes.decode, bad))
+    policy, source = Damaged(skip=True), sets.Source("folder", folder, 12)
+    policy.known |= {f"train/{name.decode()}": "spoiled" for name in bad}
+    val = opened(folder, policy, val_fraction=None).val.names.tolist()
+    found = findings.read_all(findings.open_all(source, Draw(few=50)), skip=True)
+    assert [found.found["train"].name(place) for place in found.val] == [f"train/{name.decode()}" for name in val]
+    assert found.problems == []
+    for name in bad:
+        (folder / "train" / name.decode()).unlink()
+    assert val == opened(folder, val_fraction=None).val.names.tolist()
+    damage(folder, *(f"a/{path.name}" for path in (folder / "train/a").iterdir()))
+    found = findings.read_all(findings.open_all(source, Draw(few=50)), skip=True)
+    assert "class 'a' has no training image left that can be read" in "".join(found.problems)
 
 
 def test_several_at_once_remember_in_one_file(tmp_path):

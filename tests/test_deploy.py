@@ -75,6 +75,7 @@ def deployed(folder: Path, without: tuple[str, ...], *images: Path) -> list[list
         f"sys.argv = ['deploy.py', *{list(map(str, images))!r}]; runpy.run_path({str(folder / 'deploy.py')!r})"
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["PYTHONIOENCODING"] = "utf-8:strict"  # as most people's is, whatever this process has
     done = subprocess.run([sys.executable, "-c", code], cwd="/", env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [line.split("\t") for line in done.stdout.splitlines()]
@@ -102,6 +103,15 @@ def test_the_script_beside_a_file_gives_the_test_accuracy(pets, tmp_path, suffix
     for row in told["images"]:
         assert dict(row["classes"]) == pytest.approx(expected[str(Path(row["file"]).relative_to(test))], abs=1e-5)
         assert row["classes"] == sorted(row["classes"], key=lambda one: -one[1])
+
+
+def test_a_picture_whose_name_is_no_text_is_classified(pets, tmp_path):
+    ok("export", "--run", pets / "run", "--pick", "config", "--output", tmp_path / "pets.py")
+    picture = tmp_path / os.fsdecode(b"caf\xe9.png")
+    shutil.copy(pets / "images/val/cat/100.png", picture)
+    ((path, name, _),) = deployed(tmp_path, (), picture)
+    assert path == f"{tmp_path}/caf?.png"
+    assert name in untidy.CLASSES
 
 
 def test_classes_of_other_names_are_told(pets, tmp_path):
@@ -200,6 +210,9 @@ def test_timm_prepares_images_as_training_did(pets, tmp_path):
     assert (tmp_path / "project/README.md").read_text() == "mine"
     line = refused("export", *run, "--output", tmp_path / "x.py", "--hub-folder", tmp_path / "other/config.json")
     assert "config.json is a file: expected a new folder" in line
+    line = refused("export", *run, "--output", tmp_path / "both/x.py", "--hub-folder", tmp_path / "both")
+    assert "both is the folder of x.py, with its README.md: give another one" in line
+    assert not (tmp_path / "both").exists()
     assert not (tmp_path / "x.py").exists()
 
 

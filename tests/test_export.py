@@ -110,6 +110,18 @@ def test_executorch_takes_colours(name, tmp_path):
     assert [weight.stride() for weight in network.parameters()] == layouts
 
 
+@pytest.mark.parametrize(("suffix", "weights"), [("pt2", ".safetensors"), ("py", ".pt"), ("xml", ".bin")])
+def test_weights_of_somebody_are_not_written_over(tmp_path, suffix, weights):
+    """``resnet.pt`` by an export to ``resnet.py``; those of an earlier export are."""
+    path, lies = tmp_path / f"resnet.{suffix}", tmp_path / f"resnet{weights}"
+    lies.write_bytes(b"mine")
+    with pytest.raises(UserError, match=f"resnet{weights} lies there without resnet.{suffix}"):
+        formats.export(nn.ReLU().eval(), nn.ReLU(), path, (1, 2, 2), {})
+    assert [*tmp_path.iterdir()] == [lies]
+    path.touch()
+    assert formats.able(path, Options())
+
+
 def test_other_numbers_are_refused(supernet, tmp_path):
     path = tmp_path / "net.pt2"
     for reference in (lambda x: supernet(x, ARCH) * 1.01, lambda x: supernet(x, ARCH) * float("nan")):

@@ -72,7 +72,7 @@ def run(args: Args) -> None:
     common.tell(f"→ {path}")
     common.answer(args, {"data": name, **found.to_json(), "sheet": str(path)})
     if found.problems:
-        why = "damaged" if not opened.problems else None
+        why = "damaged" if not found.opened.problems else None
         raise UserError(f"training would stop: {'; '.join(found.problems)}", why)
     where = [] if name != "folder" and root == Args.data_root else ["--data-root", root]
     taken = common.words(args, "resolution", "channels", "val_fraction", "fold", "seed", "damaged")

@@ -83,6 +83,8 @@ def run(args: Args) -> None:
     formats.able(path, options)  # refuses before anything is loaded, as the next ones do
     if args.hub_folder:
         hub.require(args.hub_folder, space)
+        if args.hub_folder.resolve() == path.parent.resolve():
+            raise UserError(f"{args.hub_folder} is the folder of {path.name}, with its README.md: give another one")
     metric, reference = (TOP1, None) if arch else networks.judged(folder, args.pick.removesuffix(INT8))
     reference = reference if args.pick.endswith(INT8) else None
     settings = int8.Settings(args.calibration, args.max_drop, args.mixed, metric, reference)

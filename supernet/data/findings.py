@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from supernet.data import HUB, duplicates, folder, own
 from supernet.data.decoding import DecodedImages
 from supernet.data.inspection import Inspected, inspect, refusal
-from supernet.data.sets import Source
+from supernet.data.sets import Source, require_readable
 from supernet.data.split import Draw
 from supernet.errors import UserError
 from supernet.progress import Progress, silent
@@ -35,13 +36,13 @@ class Opened:
     """A data set before it is read.
 
     Attributes:
-        val: places of the training images that would validate; None where no split can be drawn.
+        draw: how training images are split.
         notes: what is passed over, and the like. problems: why a training would not begin.
     """
 
     train: Part
     test: Part
-    val: np.ndarray | None
+    draw: Draw
     notes: list[str]
     problems: list[str]
 
@@ -83,7 +84,7 @@ def open_all(source: Source, draw: Draw) -> Opened:
             notes = list(dict.fromkeys([*notes, *lines]))
     train, test = both
     train.images.part, test.images.part = PARTS
-    return Opened(train, test, told(draw, train.images.labels, train.classes), notes, problems)
+    return Opened(train, test, draw, notes, problems)
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,14 @@ class Findings:
 
     Attributes:
         found: by part, in the order of its images.
+        val: places of the training images that would validate; none where no split can be drawn.
         twins: near-duplicates of training images: name of the other, name of the training image, bits that differ.
         again: training images that look exactly as another one before them; of another class: ``contradictions``.
     """
 
     opened: Opened
     found: dict[str, Inspected]
+    val: np.ndarray
     twins: dict[str, list[tuple[str, str, int]]]
     again: int
     contradictions: list[tuple[str, str]]
@@ -154,10 +157,9 @@ class Findings:
 
     def _sides(self) -> list[tuple[str, str, np.ndarray]]:
         """Part, side and places in the part."""
-        train, val = np.arange(len(self.opened.train.images)), self.opened.val
-        val = train[:0] if val is None else val
-        test = np.arange(len(self.opened.test.images))
-        return [("train", "training", np.setdiff1d(train, val)), ("train", "validation", val), ("val", "test", test)]
+        train, test = (np.arange(len(part.images)) for part in (self.opened.train, self.opened.test))
+        sides = ("train", "training", np.setdiff1d(train, self.val)), ("train", "validation", self.val)
+        return [*sides, ("val", "test", test)]
 
     def to_json(self) -> dict[str, Any]:
         """All of it in plain values."""
@@ -193,7 +195,8 @@ def read_all(opened: Opened, skip: bool = False, progress: Progress = silent) ->
     train = found["train"]
     prints = {name: of.noted["print"] for name, of in found.items()}
     everything, twins = np.arange(len(prints["train"])), {}
-    val = everything[:0] if opened.val is None else opened.val
+    val, problems = _validating(opened, np.flatnonzero(train.noted["read"]))
+    opened = dataclasses.replace(opened, problems=[*opened.problems, *problems])
     sides = {
         "validation": ("train", val, np.setdiff1d(everything, val)),
         "test": ("val", np.arange(len(prints["val"])), everything),  # what validates has its part in a result, too
@@ -206,7 +209,18 @@ def read_all(opened: Opened, skip: bool = False, progress: Progress = silent) ->
             for i in np.flatnonzero(bits <= duplicates.DISTANCE)
         ]
     again, contradictions = _again(train, opened.train.images.labels)
-    return Findings(opened, found, twins, again, contradictions, skip)
+    return Findings(opened, found, val, twins, again, contradictions, skip)
+
+
+def _validating(opened: Opened, readable: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Places of the training images that would validate, and why there are none, as ``sets.open_train`` has both."""
+    labels, classes = opened.train.images.labels, opened.train.classes
+    try:
+        val = readable[opened.draw(labels[readable], classes)]
+        require_readable(labels, {"train": np.arange(len(labels))}, readable, classes)
+    except UserError as error:
+        return readable[:0], [str(error)]
+    return val, []
 
 
 def _again(found: Inspected, labels: np.ndarray) -> tuple[int, list[tuple[str, str]]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from supernet.data import pictures, transforms
 from supernet.data.decoding import DecodedImages
@@ -79,10 +79,8 @@ class FolderImages(DecodedImages):
             with pictures.opened(path) as file:
                 yield pictures.image_in(file)
         except Exception as error:  # the decoders raise whatever damaged bytes lead to, and every one has its own ways
-            unknown = isinstance(error, UnidentifiedImageError)
-            why = "its content is no image of a known kind" if unknown else error
             raise UserError(
-                f"expected an image in {path}, but it cannot be read ({why}); replace or delete it", "damaged"
+                f"expected an image in {path}, but it cannot be read ({error}); replace or delete it", "damaged"
             ) from error
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 # What version 0.1 read, in which a run of it goes on; and what was added.
@@ -119,9 +119,12 @@ def opened(path: str | Path) -> BinaryIO:
 
 
 def image_in(file: BinaryIO) -> Image.Image:
-    """The picture in a file, not decoded yet; Pillow's ``UnidentifiedImageError`` where it is none of ``FORMATS``."""
+    """The picture in a file, not decoded yet; an ``UnidentifiedImageError`` where it is none of ``FORMATS``."""
     Image.init()  # once: whatever this Pillow reads
-    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+    try:
+        return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError as error:
+        raise UnidentifiedImageError("its content is no image of a known kind") from error
 
 
 def is_picture(name: str) -> bool:

@@ -141,6 +141,10 @@ def open_train(
     draw = Draw(seed, val_fraction, val_per_class, fold, few_of(name, val_fraction), old)
     source = Source(name, Path(root), resolution, workers, channels, split, old, progress)
     whole, class_names, notes = source.open("train")
+    if isinstance(whole, DecodedImages):
+        whole.damaged = damaged or Damaged()
+        if whole.damaged.known:
+            whole.leave_out(whole.damaged.known)
     if split is None:
         split = split_of(whole, class_names, draw)
     elif split.images != len(whole):
@@ -155,11 +159,8 @@ def open_train(
     }
     sides = {"train": np.setdiff1d(np.arange(len(whole)), split.val), "val": split.val}
     if isinstance(whole, DecodedImages):
-        whole.damaged = damaged or Damaged()
-        if whole.damaged.known:
-            whole.leave_out(whole.damaged.known)
         readable = whole.readable()
-        _require_readable(whole.labels, sides, readable, class_names)
+        require_readable(whole.labels, sides, readable, class_names)
         sides["val"] = np.intersect1d(sides["val"], readable)  # training keeps its length, and so its steps
         if whole.bad:
             identity[LEFT_OUT] = [whole.name(index) for index in sorted(whole.bad)]
@@ -179,15 +180,16 @@ def open_train(
 
 
 def split_of(whole: ImageSet, class_names: tuple[str, ...], draw: Draw) -> Split:
-    """A split drawn now."""
-    val = draw(whole.labels, class_names)
+    """A split drawn now. What is known to be damaged does not validate: it might be all that a class has there."""
+    drawn = whole.readable() if isinstance(whole, DecodedImages) and not draw.old else np.arange(len(whole))
+    val = drawn[draw(whole.labels[drawn], class_names)]
     if not isinstance(whole, FolderImages):
         return Split(whole.channels, len(whole), val)
     names = [os.fsdecode(name) for name in whole.names.tolist()]
     return Split(whole.channels, len(whole), val, Files(class_names, names, whole.labels, whole.sizes))
 
 
-def _require_readable(
+def require_readable(
     labels: np.ndarray, sides: Mapping[str, np.ndarray], readable: np.ndarray, names: tuple[str, ...]
 ) -> None:
     """Refuse a class that has lost all of its images on one side."""

@@ -81,6 +81,8 @@ class Format(NamedTuple):
     """Why no file can run on this machine, if so: then none is compared before it is written."""
     layout: str = "NCHW"
     """Of the images that a file of floats takes: ``NHWC`` where the runtime has no other."""
+    weights: str | None = None
+    """The suffix of a file of the same name that is written with it, of its weights."""
     version: Callable[[str], str] = importlib.metadata.version
     """Of a package, where files are converted and quantised."""
 

@@ -32,7 +32,7 @@ hits = []
 for path, folder, pixels in pictures.Fit(**card["preparation"]["fit"]).each(sys.argv[1:] or sys.exit(__doc__)):
     {body}
     hits += [folder == name] if folder in card["classes"] else []
-    print(path, name, f"{{p.max():.4f}}", sep="\\t")
+    print(f"{{path}}".encode(errors="replace").decode(), name, f"{{p.max():.4f}}", sep="\\t")
 if hits:
     print(f"accuracy {{100 * np.mean(hits):.2f}} %, {{sum(hits)}} of {{len(hits)}}")
 '''

@@ -40,11 +40,15 @@ def of(path: Path) -> Format:
 
 
 def able(path: Path, options: Options) -> Format:
-    """The format of ``path``; a UserError if it cannot be as ``options`` want it."""
+    """The format of ``path``; a UserError if it cannot be as ``options`` want it, or its weights would be written over
+    somebody's: a file of their name that lies there without it.
+    """
     form = of(path)
     for name in (name for name, value in options._asdict().items() if value and name not in form.options):
         able = ", ".join(f".{suffix}" for suffix, other in FORMATS.items() if name in other.options)
         raise UserError(f"{path}: {path.suffix} files have no {OPTIONS[name]}: expected one of {able}")
+    if form.weights and (weights := path.with_suffix(form.weights)).exists() and not path.exists():
+        raise UserError(f"{weights} lies there without {path.name}, and would be written over: give another name")
     return form
 
 

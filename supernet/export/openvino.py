@@ -69,4 +69,4 @@ SCRIPT = Script(
     "y = model(x)[0]",
 )
 PACKAGES = ("onnx", "onnxscript", "openvino")
-FORMAT = Format(convert, load, SCRIPT, PACKAGES, write, read, inside, frozenset({"any_batch"}))
+FORMAT = Format(convert, load, SCRIPT, PACKAGES, write, read, inside, frozenset({"any_batch"}), weights=".bin")

@@ -92,4 +92,5 @@ SCRIPT = Script(
     "model = torch.export.load(FILE).module()",
     "y = model(torch.from_numpy(x)).detach().numpy()",
 )
-FORMAT = Format(convert, load, SCRIPT, (), write, inside=inside, options=frozenset({"any_batch"}))
+ANY = frozenset({"any_batch"})
+FORMAT = Format(convert, load, SCRIPT, (), write, inside=inside, options=ANY, weights=".safetensors")

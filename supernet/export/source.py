@@ -254,4 +254,4 @@ SCRIPT = Script(
     'model = runpy.run_path(str(FILE))["load"]()',
     "y = model(torch.from_numpy(x)).detach().numpy()",
 )
-FORMAT = Format(convert, load, SCRIPT, (), write, read, options=frozenset({"any_batch"}))
+FORMAT = Format(convert, load, SCRIPT, (), write, read, options=frozenset({"any_batch"}), weights=".pt")
