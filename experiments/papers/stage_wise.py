@@ -233,7 +233,7 @@ PAPER = Paper(
             SEARCHES[0],
             "",
             by_initial,
-            "",
+            "cannot be told at this size: one module is behind two in all seeds, more give no more",
             *SEARCHES[1:],
         ),
         Item(
@@ -243,7 +243,7 @@ PAPER = Paper(
             SEARCHES[0],
             "",
             by_criterion,
-            "",
+            "cannot be told at this size: the intervals are tens of times the paper's differences",
             *SEARCHES[1:],
         ),
         Item(
@@ -253,7 +253,7 @@ PAPER = Paper(
             UNIFORM[0],
             "",
             residual,
-            "",
+            "as accurate at half the multiply-adds, but no more so than a uniform network of that size",
             *UNIFORM[1:],
         ),
         Item(
@@ -263,7 +263,7 @@ PAPER = Paper(
             UNIFORM[0],
             "",
             cells,
-            "",
+            "cannot be told at this size: within the interval, at the same size",
             *UNIFORM[1:],
         ),
         Item(
@@ -273,7 +273,7 @@ PAPER = Paper(
             UNIFORM[0],
             "",
             together,
-            "",
+            "the cheapness shows; that the ensemble is better cannot be told from three seeds",
             *UNIFORM[1:],
         ),
         Item(
@@ -283,7 +283,7 @@ PAPER = Paper(
             TRANSFER[0],
             "digits and drawn gratings stand for Tiny ImageNet and ImageNet 32×32, which cannot be had here",
             elsewhere,
-            "",
+            "cannot be told at this size: top-5 of ten classes is full",
             *TRANSFER[1:],
         ),
         Item(
@@ -307,7 +307,7 @@ PAPER = Paper(
             SEARCHES[0],
             "",
             depths,
-            "",
+            "does not show at this size: all stages alike; by PLS-VIP one seed of three never grows",
             *SEARCHES[1:],
         ),
         Item(
@@ -337,7 +337,7 @@ PAPER = Paper(
             TINY,
             "",
             trained,
-            "",
+            "shows",
             *UNIFORM[1:],
         ),
         Item(
@@ -353,7 +353,7 @@ PAPER = Paper(
             BOTTLENECK,
             "drawn gratings of 96 pixels stand for ImageNet, which cannot be had here",
             bottlenecks,
-            "",
+            "cannot be told at this size",
             paper=IMAGENET,
         ),
         Item(
@@ -363,7 +363,7 @@ PAPER = Paper(
             SEARCHES[0],
             "",
             further,
-            "",
+            "cannot be told at this size: the interval holds 0",
             *SEARCHES[1:],
         ),
         Item(
@@ -373,7 +373,7 @@ PAPER = Paper(
             UNIFORM[0],
             "",
             carbon,
-            "",
+            "cannot be told at this size: the interval holds 0",
             *UNIFORM[1:],
         ),
         Item(
@@ -383,7 +383,7 @@ PAPER = Paper(
             SEARCHES[0],
             "",
             noise,
-            "",
+            "as accurate with half the modules: no growth of one pair is surer than the seed's noise",
             *SEARCHES[1:],
         ),
     ),
