@@ -193,6 +193,7 @@ def draw(figure: Figure, result: Mapping[str, Any]) -> None:
     for axes in (left, middle, right):
         axes.title.set_fontsize(9)
         axes.grid(alpha=0.2)
+    for axes in (middle, right):  # the bars have the colours of the lines
         axes.legend(fontsize=7)
 
 
