@@ -28,7 +28,7 @@ def read(path: Path, names: Collection[str]) -> State:
             in parallel, ``_orig_mod.`` of what was compiled, ``model.`` of Lightning. The others there are left.
 
     Raises:
-        UserError: there is no such file, or it holds no weights, or some that are not finite.
+        UserError: there is no such file, or it holds no weights, or some that are sparse or not finite.
     """
     found = [*_state_dicts(_load(path))]
     if not found:
@@ -37,6 +37,8 @@ def read(path: Path, names: Collection[str]) -> State:
     state, prefix, _ = max(counted, key=lambda item: item[2])
     state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     for name, value in state.items():
+        if value.layout != torch.strided:
+            raise CheckpointError(f"{path} has {name} as a sparse tensor: expected dense ones, by its to_dense()")
         if value.is_floating_point() and not value.isfinite().all():
             raise CheckpointError(f"{path} is damaged: {name} has values that are not finite")
     return state

@@ -57,6 +57,11 @@ def test_what_does_not_fit_is_named(resnet, tmp_path):
             state | {"layer1.0.conv1.weight": torch.zeros(3, 3)},
             "has layer1.0.conv1.weight of 3×3, expected 64×64×3×3",
         ),
+        (
+            state | {"layer1.0.conv1.weight": state["layer1.0.conv1.weight"].to(torch.int8)},
+            "has layer1.0.conv1.weight of int8, expected float32",
+        ),
+        (state | {"fc.weight": state["fc.weight"].to(torch.int8)}, "has fc.weight of int8, expected float32"),
         (state | {"more.weight": torch.zeros(3)}, "has more.weight, which timm:resnet18 does not have"),
     ]:
         weights.save(path, changed)
@@ -101,6 +106,13 @@ def test_files_that_are_no_weights(resnet, tmp_path):
     torch.save({"model": 3}, tmp_path / "w.pt")
     assert "holds no state dict" in refused(weights.read, resnet, str(tmp_path / "w.pt"))
     assert "cannot read" in refused(weights.read, resnet, str(tmp_path / "none.safetensors"))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_sparse_weights_are_refused(resnet, tmp_path):
+    torch.save(network_of_classes(10) | {"fc.weight": torch.zeros(10, 512).to_sparse()}, tmp_path / "w.pt")
+    message = refused(weights.read, resnet, str(tmp_path / "w.pt"))
+    assert "has fc.weight as a sparse tensor: expected dense ones" in message
 
 
 def network_of_classes(classes):

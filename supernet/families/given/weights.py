@@ -62,8 +62,10 @@ def fitted(
     Raises:
         UserError: the first name that does not fit.
     """
-    other = {name for name, value in own.items() if name in given and given[name].shape != value.shape}
+    both = {name: (given[name], value) for name, value in own.items() if name in given}
+    other = {name for name, (theirs, value) in both.items() if theirs.shape != value.shape}
     new = [head for head in heads if any(name.rpartition(".")[0] == head for name in other)]
+    other |= {name for name, (theirs, value) in both.items() if theirs.is_floating_point() != value.is_floating_point()}
     state = {}
     for name, value in own.items():
         spare = name not in runs or name.endswith(".num_batches_tracked")
@@ -72,8 +74,9 @@ def fitted(
         elif name not in given:
             raise UserError(f"{origin} has no {name}, which {reference} has: expected weights of this network")
         elif name in other:
-            shapes = f"{_text(given[name])}, expected {_text(value)}"
-            raise UserError(f"{origin} has {name} of {shapes} as {reference} has it for these images")
+            told = _kind if given[name].shape == value.shape else _text
+            what = f"{told(given[name])}, expected {told(value)}"
+            raise UserError(f"{origin} has {name} of {what} as {reference} has it for these images")
         else:
             state[name] = given[name]
     if unknown := sorted(given.keys() - own.keys()):
@@ -110,6 +113,10 @@ def _heads(network: Network) -> list[str]:
 
 def _text(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape)) or "one number"
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _published(network: Network) -> Mapping[str, Tensor]:
