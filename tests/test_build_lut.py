@@ -220,6 +220,15 @@ def test_space_that_is_not_the_runs(folder, capsys):
     assert "unknown space" in refused(capsys, "--space", "moblie")
 
 
+def test_a_network_of_a_registry_is_the_runs_at_its_images(folder, capsys):
+    own = spaces.get("timm:mobilenetv3_small_050", 3, 32, 7)
+    write_json(folder / "space.json", own.to_json())
+    command("--space", own.model)
+    assert LatencyTable.load(folder / "lut.json", own).quality
+    assert "the run's images have 32² pixels" in refused(capsys, "--space", own.model, "--resolution", "64")
+    assert "leave --space away" in refused(capsys, "--space", "timm:mobilenetv3_small_075", "--resolution", "32")
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

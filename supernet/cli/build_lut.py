@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from supernet.cli import common, numbers, report, starting
 from supernet.errors import UserError
-from supernet.plugins import is_reference
+from supernet.plugins import is_reference, is_registered
 from supernet.progress import shown
 from supernet.quantities import digits, several
 from supernet.tables import Table
@@ -196,13 +196,15 @@ def find_space(args: Args, folder: RunFolder) -> Space:
     """The run's space, or the one that was asked for if the run has no other."""
     from supernet import spaces
 
-    if args.space is None or (is_reference(args.space) and folder.space_path.exists()):
+    known, named = folder.space_path.exists(), args.space or ""
+    same = known and is_registered(named) and args.output is None and folder.space().model == named
+    if args.space is None or (is_reference(args.space) and known) or same:
         space = folder.space()
         if args.resolution not in (None, space.input_size):
             raise UserError(f"--resolution {args.resolution.plain}: the run's images have {space.input_size} pixels")
         return space
     space = spaces.usual(args.space, args.resolution)
-    if folder.space_path.exists() and args.output is None:
+    if known and args.output is None:
         own = folder.space()
         if own.fingerprint != space.fingerprint:
             raise UserError(
