@@ -65,6 +65,13 @@ class Factor(Small):
         return self.head((self.second(self.first(x) * self.factor) * self.factor).mean((2, 3)))
 
 
+def slashed(classes):
+    network = Small(classes)
+    network.first = nn.Sequential()
+    network.first.add_module("3x3/2", nn.Conv2d(3, 32, 3, padding=1))
+    return network
+
+
 def spectral(classes):
     network = Small(classes)
     nn.utils.spectral_norm(network.second)
@@ -161,6 +168,7 @@ def space_of(network):
         (TwoNames, "one tensor as more.weight and as again.weight: weights that are shared"),
         (OneTensor, "one tensor as second.weight and as more.weight"),
         (Factor, "runs factor several times"),
+        (slashed, "first.3x3/2 of test_given_network.py:slashed has a / in its name"),
         (spectral, "second of test_given_network.py:spectral computes its weight from others"),
         (parametrised, "second of test_given_network.py:parametrised computes its weight from others"),
         (compiled, "of the class OptimizedModule, which is not where its forward is written"),

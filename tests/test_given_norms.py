@@ -72,11 +72,43 @@ def layer_norms(width=PARTS[1]):
     return Stream(width, nn.LayerNorm)
 
 
+class Images(nn.Module):
+    """A norm of images: of all their channels together, or of each one's plane or rows."""
+
+    def __init__(self, width, norm):
+        super().__init__()
+        self.stem, self.norm, self.second = nn.Conv2d(3, width, 4, 4), norm, nn.Conv2d(width, 16, 1)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(self.second(self.norm(self.stem(x))).relu().mean((2, 3)))
+
+
+def whole_images(width=PARTS[1]):
+    return Images(width, nn.LayerNorm([width, 8, 8]))
+
+
+def planes(width=PARTS[1]):
+    return Images(width, nn.LayerNorm([8, 8]))
+
+
+def rows_of_planes(width=PARTS[1]):
+    return Images(width, nn.RMSNorm(8, elementwise_affine=False))
+
+
+def as_many_columns(width=32):
+    """As many as channels."""
+    network = Images(width, nn.LayerNorm(32))
+    network.stem = nn.Conv2d(3, width, 1)
+    return network
+
+
 def without_weights(width=PARTS[1]):
     return Stream(width, lambda n: nn.RMSNorm(n, elementwise_affine=False))
 
 
 CUT = {vectors: "width one", rows: "width one", torchs: "width stem", timms: "width stem", layer_norms: "width stem"}
+CUT |= dict.fromkeys((whole_images, planes, rows_of_planes), "width stem")
 
 
 def enlivened(make):
@@ -114,6 +146,12 @@ def test_a_norm_without_weights_leaves_the_rest_to_choose():
     space = made(without_weights)
     assert [gene.name for gene in space.genes] == ["width mlp.0"]
     assert "norm is a RMSNorm, which has no rule" in layout_of(space).network.whole["stem"]
+    assert verify.difference(space) < 1e-12
+
+
+def test_columns_are_no_channels():
+    space = made(as_many_columns)
+    assert [gene.name for gene in space.genes] == ["width stem", "width second"]
     assert verify.difference(space) < 1e-12
 
 

@@ -7,9 +7,10 @@ from timm.models import register_notrace_function
 from torch import nn
 
 from supernet import families, spaces
-from supernet.families.given import trace, verify
+from supernet.families.given import family, trace, verify, weights
 from supernet.families.given.layout import layout_of
 from supernet.families.given.modules import ours
+from supernet.model import Supernet
 from supernet.size import Size
 
 IMAGES = (3, Size.of(16), 10)
@@ -68,6 +69,78 @@ class CheckedLast(Small):
         return x
 
 
+class Halves(Small):
+    """Slices up to a number that is computed."""
+
+    def between(self, x):
+        c = x.shape[1] // 2
+        return torch.cat([x[:, c:], x[..., :c, :, :]], 1)
+
+
+class Narrowed(Small):
+    def between(self, x):
+        c = x.size(1) // 2
+        return torch.cat([x.narrow(dim=1, start=c, length=c), torch.narrow(x, 1, -32, length=c)], 1)
+
+
+class Keywords(Small):
+    """Arguments by their names, and by numpy's."""
+
+    def between(self, x):
+        y = torch.reshape(input=x, shape=(-1, 32, 256)).view(size=x.shape)
+        y = y - y.mean(axis=(2, 3), keepdim=True)
+        return torch.concatenate(torch.chunk(input=y, chunks=2, dim=1), axis=1)
+
+
+class CheckedChannels(Small):
+    def between(self, x):
+        torch._assert(x.shape[1] == 32, "channels")
+        return x
+
+
+class OfEachImage(Small):
+    """A convolution whose weights are those of no other image: the images are its groups."""
+
+    def between(self, x):
+        b, c, h, w = x.shape
+        weight = x.mean((2, 3)).reshape(b * c, 1, 1, 1)
+        return nn.functional.conv2d(x.reshape(1, b * c, h, w), weight, groups=b * c).reshape(b, c, h, w)
+
+
+class Zeros(Small):
+    """A tensor of a size that is computed."""
+
+    def between(self, x):
+        return x + torch.zeros(x.shape)
+
+
+class Padded(Small):
+    def between(self, x):
+        return nn.functional.pad(x, (0, 0, 0, 0, 1, 1))[:, 1:-1]
+
+
+class Reflecting(Small):
+    """A depthwise convolution that is padded by what it gets."""
+
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.depthwise = nn.Conv2d(32, 32, 5, padding=2, padding_mode="reflect", groups=32)
+
+    def between(self, x):
+        return x + self.depthwise(x)
+
+
+class Shifted(Small):
+    """It computes with a buffer alone, before it adds that to the images."""
+
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.register_buffer("shift", torch.zeros(3))
+
+    def forward(self, x):
+        return super().forward(x + self.shift[:, None, None])
+
+
 @register_notrace_function
 def fitted(x, size):
     """Asks for the size of its images, which nothing is known of while they are traced."""
@@ -96,11 +169,75 @@ def space_of(network):
     return spaces.get(f"{__file__}:{network.__name__}", *IMAGES)
 
 
-@pytest.mark.parametrize("network", [InPlace, ComputedShape, OneOfSome, CheckedLast])
+PERMUTED = [Halves, Narrowed, Keywords]
+
+
+@pytest.mark.parametrize(
+    "network",
+    [InPlace, ComputedShape, OneOfSome, CheckedLast, CheckedChannels, *PERMUTED],
+    ids=lambda cls: cls.__name__,
+)
 def test_the_network_is_what_its_code_does(network):
     space = space_of(network)
     assert verify.difference(space) < 1e-12
     assert [gene.name for gene in space.genes] == ["width first", "width second"]
+
+
+def loaded(network):
+    """A network, its space, and the supernet with its weights."""
+    torch.manual_seed(0)
+    space, model = space_of(network), network(10).eval()
+    supernet = Supernet(space, affine=True, kernels="eager").eval()
+    family.load(supernet.shared, model.state_dict())
+    return model, space, supernet
+
+
+@pytest.mark.parametrize("network", PERMUTED)
+def test_a_part_is_the_network_without_the_channels_that_are_left_out(network):
+    model, space, supernet = loaded(network)
+    arch, x = (1, len(space.genes[1].choices) - 1), torch.randn(2, 3, 16, 16)
+    assert space.genes[0].choices[1].count == 16
+    with torch.no_grad():
+        for parameter in model.first.parameters():
+            parameter[16:] = 0
+        torch.testing.assert_close(supernet(x, arch), model(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(supernet.extract(arch).plain()(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_kernel_is_padded_by_what_it_gets_as_far_as_it_reaches():
+    model, space, supernet = loaded(Reflecting)
+    arch = tuple(0 if gene.name == "kernel depthwise" else len(gene.choices) - 1 for gene in space.genes)
+    ring, x = torch.ones(5, 5, dtype=torch.bool), torch.randn(2, 3, 16, 16)
+    ring[1:-1, 1:-1] = False
+    with torch.no_grad():
+        model.depthwise.weight[..., ring] = 0
+        torch.testing.assert_close(supernet(x, arch), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_buffer_of_a_file_is_no_constant(tmp_path):
+    model, space, supernet = loaded(Shifted)
+    x, network = torch.randn(2, 3, 16, 16), layout_of(space).network
+    model.shift += torch.tensor([1.0, 2.0, 3.0])
+    weights.save(tmp_path / "w.safetensors", model.state_dict())
+    family.load(supernet.shared, weights.read(network, str(tmp_path / "w.safetensors")).state)
+    with torch.no_grad():
+        torch.testing.assert_close(supernet(x, space.whole), model(x), rtol=1e-4, atol=1e-5)
+    weights.save(tmp_path / "w.safetensors", Small(10).state_dict())
+    assert "has no shift" in refused(weights.read, network, str(tmp_path / "w.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (OfEachImage, "reshape moves them among the images"),
+        (Zeros, "add combines them with what cannot be cut"),
+        (Padded, "pad changes the number of channels"),
+    ],
+)
+def test_what_keeps_channels_whole(network, reason):
+    space = space_of(network)
+    assert verify.difference(space) < 1e-12
+    assert layout_of(space).network.whole["first"] == reason
 
 
 def test_channels_among_the_images_stay_whole():

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from supernet.families.given import places
 from supernet.families.given.channels import FIXED, Along, Channels, along_of, numbers_of
-from supernet.families.given.trace import BATCH, LAYER_NORMS, attribute, linear_arguments
+from supernet.families.given.trace import BATCH, LAYER_NORMS, attribute, called_with, linear_arguments
 from supernet.norm import BatchNorm
 
 
@@ -25,7 +25,7 @@ MOVES = _names(
     "repeat tile repeat_interleave flip tensor_split clone detach to movedim swapaxes unflatten pixel_shuffle "
     "pixel_unshuffle channel_shuffle reshape_as view_as expand_as"
 )
-JOINS = _names("cat concat stack")
+JOINS = _names("cat concat concatenate stack")
 REDUCES = _names("mean sum amax amin norm vector_norm var std")
 SPATIAL = _names("avg_pool2d max_pool2d adaptive_avg_pool2d adaptive_max_pool2d interpolate pad boolean_dispatch")
 ELEMENTWISE = _names(
@@ -156,9 +156,12 @@ class _Walk:
         if isinstance(module, SHARE_MODULES):
             return self.share(node, getattr(module, "dim", -3))
         if isinstance(module, NORMS):
-            sizes = {len(tensor) for tensor in _tensors(module).values() if tensor.ndim}
+            place = x.axis - len(shape) + len(module.normalized_shape) if type(module) in LAYER_NORMS else 0
+            if place < 0:  # it normalises each of them for itself
+                return x
+            sizes = {tensor.shape[place] for tensor in _tensors(module).values() if tensor.ndim}
             if sizes and sizes <= {1, len(x.atoms)} and (x.axis == 1 or not isinstance(module, BatchNorm)):
-                return self.norm(node, module, x)  # one without weights has the size of the whole in its settings
+                return self.norm(node, module, x, place)  # without weights the size of the whole is in its settings
         elif isinstance(module, MOVING_MODULES):
             return self.moved(node, module)
         elif not any(tensor.numel() > 1 for tensor in _tensors(module).values()):
@@ -204,12 +207,11 @@ class _Walk:
             self.channels.made[name] = self.channels.fresh(count)
         return self.channels.made[name]
 
-    def norm(self, node: fx.Node, module: nn.Module, x: Along) -> Along:
-        groups = module.num_groups if isinstance(module, nn.GroupNorm) else 1
-        if groups > 1:
-            atoms = x.atoms.reshape(groups, -1)
+    def norm(self, node: fx.Node, module: nn.Module, x: Along, place: int) -> Along:
+        if isinstance(module, nn.GroupNorm) and module.num_groups > 1:
+            atoms = x.atoms.reshape(module.num_groups, -1)
             self.channels.tie(atoms, atoms[:, :1])
-        self.assign(node, module, {0: x.atoms})
+        self.assign(node, module, {place: x.atoms})
         return x
 
     def assign(self, node: fx.Node, module: nn.Module, atoms: dict[int, np.ndarray]) -> None:
@@ -227,7 +229,7 @@ class _Walk:
         if name in REDUCES:
             return self.reduced(node)
         if name in SHARES:
-            return self.share(node, node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None))
+            return self.share(node, called_with(node, 1, "dim"))
         if name in ELEMENTWISE:
             return self.elementwise(node)
         if name in BATCHED:
@@ -246,7 +248,7 @@ class _Walk:
         shape = value.shape if isinstance(value, Tensor) else ()
         if len(shape) > x.axes[-1] and x.atoms.shape == tuple(shape[axis] for axis in x.axes):
             return x
-        self.give_up(node, f"{node.target} changes the number of channels")
+        self.give_up(node, f"{node.target if node.op == 'call_module' else node.name} changes the number of channels")
         return None
 
     def elementwise(self, node: fx.Node) -> Along | None:
@@ -318,11 +320,8 @@ class _Walk:
         x = self.first(node)
         if x is None:
             return None
-        ndim = node.all_input_nodes[0].meta["value"].ndim
-        value = node.meta["value"]
-        dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
-        if node.target in (torch.norm, torch.linalg.vector_norm) or node.target == "norm":
-            dims = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else None)
+        value, ndim = node.meta["value"], node.all_input_nodes[0].meta["value"].ndim
+        dims = called_with(node, 2 if node.target in (torch.norm, torch.linalg.vector_norm, "norm") else 1, "dim")
         if dims is None:
             return None
         over = {dim % ndim for dim in ([dims] if isinstance(dims, int) else dims)}  # type: ignore[union-attr]
@@ -334,8 +333,7 @@ class _Walk:
     def joined(self, node: fx.Node, name: str) -> Along | None:
         """Concatenated along the channels, or along another axis, where they must agree."""
         sources: Any = node.args[0] if node.args else node.kwargs["tensors"]
-        axis_of: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-        dim = axis_of % node.meta["value"].ndim
+        dim = called_with(node, 1, "dim", 0) % node.meta["value"].ndim
         if isinstance(sources, fx.Node):  # what was split before
             values, found = sources.meta["value"], self.channels.of[sources] or [None] * len(sources.meta["value"])
         else:
@@ -367,8 +365,10 @@ class _Walk:
             result = module(*args)
         elif node.target in ("contiguous", "to"):
             result = args[0]
+        elif node.target == "view":
+            result = args[0].reshape(node.meta["value"].shape)
         elif isinstance(node.target, str):
-            result = getattr(args[0], "reshape" if node.target == "view" else node.target)(*args[1:], **kwargs)
+            result = getattr(args[0], node.target)(*args[1:], **kwargs)
         else:
             result = node.target(*args, **kwargs)
         if isinstance(result, (tuple, list)):

@@ -17,6 +17,7 @@ from supernet.families.given import genes, source, trace, units
 from supernet.families.given.channels import Channels
 from supernet.families.given.coupling import find
 from supernet.families.given.genes import Depth, Heads, Kernel, Width
+from supernet.families.given.layer import SLASH
 from supernet.families.given.modules import ours
 from supernet.families.given.units import Unit
 from supernet.quantities import several
@@ -99,12 +100,14 @@ def opened(reference: str, channels: int, size: Size, classes: int, make: Callab
 
 
 def _require_own_weights(model: nn.Module, reference: str) -> None:
-    """A UserError where a layer has no weights of its own: it has another one's, or computes them."""
+    """A UserError where a layer has no weights of its own, by a name: it has another one's, or computes them."""
     owners: dict[Tensor, str] = {}
     for name, value in model.named_parameters(remove_duplicate=False):
         if (owner := owners.setdefault(value, name)) != name:
             raise UserError(f"{reference} has one tensor as {owner} and as {name}: {SHARED}")
     for name, module in model.named_modules():
+        if SLASH in name:
+            raise UserError(f"{name} of {reference} has a {SLASH} in its name: expected names of letters and numbers")
         if isinstance(module, units.PRODUCTS) and "weight" not in dict(module.named_parameters()):
             raise UserError(
                 f"{name} of {reference} computes its weight from others, as weight_norm and spectral_norm do: expected "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from supernet.families.given.channels import Along, Channels
-from supernet.families.given.trace import BATCH, LAYER_NORMS
+from supernet.families.given.trace import BATCH, LAYER_NORMS, called_with
 from supernet.norm import BatchNorm
 
 
@@ -87,12 +87,13 @@ class Kept:
                 if isinstance(own.padding, tuple) and own.padding[0]:
                     own.padding = (kernel // 2, kernel // 2)
                 own.kernel_size = (kernel, kernel)
+                own._reversed_padding_repeated_twice = [kernel // 2] * 4  # of padding that is no zeros
         elif isinstance(own, nn.Linear):
             own.out_features, own.in_features = sizes["weight"]
         elif isinstance(own, BatchNorm):
             own.num_features = next(iter(sizes.values()))[0]
         elif isinstance(own, LAYER_NORMS) and sizes:
-            own.normalized_shape = (sizes["weight"][0],)
+            own.normalized_shape = tuple(sizes["weight"])
         elif isinstance(own, nn.GroupNorm) and sizes:
             own.num_groups = max(own.num_groups * sizes["weight"][0] // own.num_channels, 1)
             own.num_channels = sizes["weight"][0]
@@ -180,33 +181,41 @@ def _rewritten(node: fx.Node, kept: Kept) -> tuple[Any, tuple, dict]:
     source: Any = next(iter(node.all_input_nodes), None)
     before, after = (kept.channels.of.get(n) if n is not None else None for n in (source, node))
     if name in ("view", "reshape", "expand") and isinstance(node.meta["value"], Tensor):
-        sizes: list[Any] = list(args[1]) if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
+        given = args[1:] or [kwargs.get("shape", kwargs.get("size"))]
+        sizes: list[Any] = list(given[0] if isinstance(given[0], (tuple, list)) else given)
         if isinstance(sizes[0], fx.Node) and isinstance(sizes[0].meta["value"], tuple):  # a shape that is computed
             sizes = [-1, *node.meta["value"].shape[1:]]
         for axis, whole in enumerate(node.meta["value"].shape):
-            if isinstance(after, Along) and axis == after.axis and sizes[axis] != -1:
-                sizes[axis] = kept.count(after)
+            left = kept.count(after) if isinstance(after, Along) and axis == after.axis else whole
+            if left != whole and sizes[axis] != -1:
+                sizes[axis] = left
             elif isinstance(sizes[axis], fx.Node) and axis and whole % BATCH and _counts(sizes[axis], kept.channels):
                 sizes[axis] = whole  # what is cut is counted, for what is not
-        args = [args[0], tuple(sizes)]
+        return function, (source, tuple(sizes)), {}
+    elif name == "_assert" and isinstance(args[0], fx.Node) and _counts(args[0], kept.channels):
+        args[0] = True  # it held for the whole
     elif name == "unflatten" and isinstance(after, Along):
-        given = dict(zip(("input", "dim", "sizes"), args, strict=False)) | kwargs
-        dim, parts = given["dim"] % source.meta["value"].ndim, list(given["sizes"])
+        dim, parts = called_with(node, 1, "dim") % source.meta["value"].ndim, list(called_with(node, 2, "sizes"))
         if dim <= after.axis < dim + len(parts):
             parts[after.axis - dim] = kept.count(after)
-        return torch.unflatten, (args[0], dim, tuple(parts)), {}
+        return torch.unflatten, (source, dim, tuple(parts)), {}
     elif name in ("split", "chunk", "tensor_split") and isinstance(before, Along) and isinstance(after, list):
-        dim = kwargs.get("dim", args[2] if len(args) > 2 else 0) % source.meta["value"].ndim
+        dim = called_with(node, 2, "dim", 0) % source.meta["value"].ndim
         if dim == before.axis:
             lengths = [value.shape[dim] for value in node.meta["value"]]
             sizes = [kept.count(of) if of is not None else size for of, size in zip(after, lengths, strict=True)]
-            return torch.split, (args[0], sizes, dim), {}
+            return torch.split, (source, sizes, dim), {}
     elif name == "getitem" and isinstance(before, Along):
         index = args[1] if isinstance(args[1], tuple) else (args[1],)
         args[1] = _sliced(index, kept, before, source.meta["value"].ndim)
-    elif name == "narrow" and isinstance(before, Along) and args[1] % source.meta["value"].ndim == before.axis:
-        places = kept.places(before.atoms)
-        args[2:4] = [int(places[: args[2]].sum()), int(places[args[2] : args[2] + args[3]].sum())]
+    elif (
+        name == "narrow"
+        and isinstance(before, Along)
+        and called_with(node, 1, "dim") % source.meta["value"].ndim == before.axis
+    ):
+        left, start = kept.places(before.atoms), _whole(called_with(node, 2, "start"))
+        start, end = start % len(left), start % len(left) + _whole(called_with(node, 3, "length"))
+        return torch.narrow, (source, before.axis, int(left[:start].sum()), int(left[start:end].sum())), {}
     return function, tuple(args), kwargs
 
 
@@ -234,6 +243,8 @@ def _sliced(index: tuple, kept: Kept, before: Along, ndim: int) -> tuple:
         if one is Ellipsis:
             axis = ndim - sum(i is not None for i in index[len(found) + 1 :])
         elif one is not None:
+            if axis == before.axis and isinstance(one, slice):
+                one = slice(*map(_whole, (one.start, one.stop, one.step)))
             if axis == before.axis and isinstance(one, slice) and one.step in (None, 1):
                 start, stop, _step = one.indices(len(places))
                 one = slice(int(places[:start].sum()), int(places[:stop].sum()), one.step)
@@ -243,6 +254,11 @@ def _sliced(index: tuple, kept: Kept, before: Along, ndim: int) -> tuple:
             axis += 1
         found.append(one)
     return tuple(found)
+
+
+def _whole(number: Any) -> Any:
+    """What a number that the network's code computes is in the whole network."""
+    return number.meta["value"] if isinstance(number, fx.Node) else number
 
 
 def _out_of_place(function: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from supernet.families.given.channels import Along
+from supernet.families.given.trace import called_with
 
 NEIGHBOURS = ("LocalResponseNorm", "CrossMapLRN2d")
 SHUFFLES = ("ChannelShuffle", "channel_shuffle", "native_channel_shuffle")
@@ -34,15 +35,11 @@ def matter(node: fx.Node, name: str, channels: Mapping[fx.Node, Any], module: nn
     if name == "Unflatten" and isinstance(module, nn.Unflatten):
         return isinstance(module.dim, int) and module.dim % value.ndim in of.axes
     if name == "roll":
-        dims = _argument(node, 2, "dims", None)
+        dims = called_with(node, 2, "dims", None)
         return dims is None or any(d % value.ndim in of.axes for d in ([dims] if isinstance(dims, int) else dims))
     if name == "unbind":
-        return of.axes == (_argument(node, 1, "dim", 0) % value.ndim,)
+        return of.axes == (called_with(node, 1, "dim", 0) % value.ndim,)
     return name == "getitem" and _numbers(node.args[1], of, value.ndim)
-
-
-def _argument(node: fx.Node, place: int, name: str, default: Any) -> Any:
-    return node.kwargs.get(name, node.args[place] if len(node.args) > place else default)
 
 
 def _numbers(index: Any, of: Along, ndim: int) -> bool:

@@ -8,11 +8,11 @@ import hashlib
 import re
 import traceback
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,11 +26,18 @@ WHOLE = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.GroupNorm, *LAYER_NORMS)
 
 
 class Tracer(fx.Tracer):
-    """Goes into modules, but not into those of torch and those that timm says cannot be traced."""
+    """Goes into modules, but not into those of torch and those that timm says cannot be traced.
+
+    Args:
+        followed: buffers of which the graph has what code computes with them, not its result.
+
+    Attributes:
+        read: the buffers that code took out of a module.
+    """
 
     record_stack_traces = True
 
-    def __init__(self) -> None:
+    def __init__(self, followed: Collection[Tensor] = ()) -> None:
         from timm.models import _features_fx as known
         from timm.models.nfnet import NormFreeBlock
 
@@ -39,6 +46,13 @@ class Tracer(fx.Tracer):
         # timm's reason against that one is what it does in place, which ``_out_of_place`` mends
         self.opaque = tuple(module for module in known.get_notrace_modules() if module is not NormFreeBlock)
         self.opened: nn.Module | None = None
+        self.followed, self.read = {*followed}, set[Tensor]()
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if type(attr_val) is Tensor:
+            self.read.add(attr_val)
+            self.proxy_buffer_attributes = attr_val in self.followed
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         known = isinstance(m, (*WHOLE, *self.opaque)) or super().is_leaf_module(m, module_qualified_name)
@@ -57,10 +71,9 @@ def trace(model: nn.Module, channels: int, size: Size, name: str) -> fx.GraphMod
     Raises:
         UserError: it cannot be traced, or does not run on such images.
     """
-    tracer = Tracer()
     try:
         with _images_alone(model):
-            graph = fx.GraphModule(model, tracer.trace(model))
+            graph = _traced(model)
     except Exception as error:  # whatever its code does with a proxy
         raise UserError(f"{name} cannot be traced: {line(error)}") from error
     _out_of_place(graph)
@@ -73,10 +86,22 @@ def trace(model: nn.Module, channels: int, size: Size, name: str) -> fx.GraphMod
     for name, value in graph.meta[CONSTANTS].items():
         setattr(graph, name, value.to("meta"))
     try:
-        with torch.no_grad():  # what a module keeps for the next time can be copied
+        # What a module keeps for the next time can be copied; what its code makes has no data, too.
+        with torch.no_grad(), torch.device("meta"):
             Values(graph).run(torch.zeros(BATCH, channels, *size, device="meta"))
     except Exception as error:
         raise UserError(f"{name} does not run on {channels}×{size} images: {line(error)}") from error
+    return graph
+
+
+def _traced(model: nn.Module) -> fx.GraphModule:
+    """Traced again where a constant may come from a buffer that files of weights have."""
+    tracer, stored = Tracer(), model.state_dict()
+    graph = fx.GraphModule(model, tracer.trace(model))
+    followed = {name: buffer for name, buffer in model.named_buffers() if name in stored and buffer in tracer.read}
+    direct = followed.keys() <= {node.target for node in graph.graph.nodes}
+    if followed and (not direct or _constants(graph, model)):
+        graph = fx.GraphModule(model, Tracer(followed.values()).trace(model))
     return graph
 
 
@@ -91,7 +116,7 @@ def _out_of_place(graph: fx.GraphModule) -> None:
             node.args[0].replace_all_uses_with(node, lambda user: user not in before)
 
 
-def _constants(graph: fx.GraphModule, model: nn.Module) -> dict[str, torch.Tensor]:
+def _constants(graph: fx.GraphModule, model: nn.Module) -> dict[str, Tensor]:
     """Tensors that the network's code makes while it runs, by the names that the graph has for them."""
     known = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
     names = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
@@ -141,6 +166,13 @@ def attribute(graph: nn.Module, name: str) -> Any:
     """A parameter or buffer by its name."""
     owner, _, key = name.rpartition(".")
     return getattr(graph.get_submodule(owner), key)
+
+
+def called_with(node: fx.Node, place: int, name: str, default: Any = None) -> Any:
+    """An argument of a function by its place or name; torch knows ``dim`` as ``axis``, too."""
+    named = {"dim": node.kwargs.get("axis")} | node.kwargs
+    given = node.args[place] if len(node.args) > place else named.get(name)
+    return default if given is None else given
 
 
 def linear_arguments(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None]:
