@@ -363,8 +363,9 @@ def told(capsys, monkeypatch, name: str, *args: object) -> str:
     """The line with which an experiment ends that cannot be."""
     module = importlib.import_module(f"experiments.{name}")
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, args)])
+    finish = getattr(module, "finish", None) or getattr(module, "write", None)
     with pytest.raises(SystemExit) as ended:
-        _common.main(module.run, module.Args)
+        _common.main(module.run, module.Args, finish)
     assert ended.value.code == 2
     out, err = capsys.readouterr()
     assert out == ""
