@@ -283,7 +283,7 @@ PAPER = Paper(
             TRANSFER[0],
             "digits and drawn gratings stand for Tiny ImageNet and ImageNet 32×32, which cannot be had here",
             elsewhere,
-            "cannot be told at this size: top-5 of ten classes is full",
+            "cannot be told at this size: top-5 of ten and twenty classes is full",
             *TRANSFER[1:],
         ),
         Item(
