@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -156,7 +156,8 @@ class _Walk:
         if isinstance(module, SHARE_MODULES):
             return self.share(node, getattr(module, "dim", -3))
         if isinstance(module, NORMS):
-            place = x.axis - len(shape) + len(module.normalized_shape) if type(module) in LAYER_NORMS else 0
+            own = len(cast(Any, module).normalized_shape) if type(module) in LAYER_NORMS else 0  # of its axes
+            place = x.axis - len(shape) + own if own else 0
             if place < 0:  # it normalises each of them for itself
                 return x
             sizes = {tensor.shape[place] for tensor in _tensors(module).values() if tensor.ndim}
@@ -317,14 +318,11 @@ class _Walk:
 
     def reduced(self, node: fx.Node) -> Along | None:
         """Over other axes than that of the channels; over theirs, the others have none."""
-        x = self.first(node)
-        if x is None:
-            return None
-        value, ndim = node.meta["value"], node.all_input_nodes[0].meta["value"].ndim
+        x, value, ndim = self.first(node), node.meta["value"], node.all_input_nodes[0].meta["value"].ndim
         dims = called_with(node, 2 if node.target in (torch.norm, torch.linalg.vector_norm, "norm") else 1, "dim")
-        if dims is None:
+        if x is None or dims is None:
             return None
-        over = {dim % ndim for dim in ([dims] if isinstance(dims, int) else dims)}  # type: ignore[union-attr]
+        over = {dim % ndim for dim in ([dims] if isinstance(dims, int) else dims)}
         if x.axis in over:
             return None
         kept = value.ndim == ndim
@@ -360,7 +358,7 @@ class _Walk:
                 return type(value)(map(numbers_of, value, of or [None] * len(value)))
             return numbers_of(value, of) if isinstance(value, Tensor) else value
 
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), numbers)
+        args, kwargs = fx.node.map_arg(cast(Any, (node.args, node.kwargs)), numbers)
         if module is not None:
             result = module(*args)
         elif node.target in ("contiguous", "to"):

@@ -213,9 +213,9 @@ def _rewritten(node: fx.Node, kept: Kept) -> tuple[Any, tuple, dict]:
         and isinstance(before, Along)
         and called_with(node, 1, "dim") % source.meta["value"].ndim == before.axis
     ):
-        left, start = kept.places(before.atoms), _whole(called_with(node, 2, "start"))
-        start, end = start % len(left), start % len(left) + _whole(called_with(node, 3, "length"))
-        return torch.narrow, (source, before.axis, int(left[:start].sum()), int(left[start:end].sum())), {}
+        places, start = kept.places(before.atoms), _whole(called_with(node, 2, "start"))
+        start, end = start % len(places), start % len(places) + _whole(called_with(node, 3, "length"))
+        return torch.narrow, (source, before.axis, int(places[:start].sum()), int(places[start:end].sum())), {}
     return function, tuple(args), kwargs
 
 
