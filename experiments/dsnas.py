@@ -202,7 +202,7 @@ def draw(path: Path, arms: Sequence[dict[str, dict]]) -> None:
     right.set(ylabel="validation accuracy (%)", title="at the end")
     right.tick_params(axis="x", rotation=60, labelsize=7)
     right.grid(alpha=0.2)
-    right.legend(fontsize=7)
+    right.legend(fontsize=7, bbox_to_anchor=(1.0, 1.0), loc="upper left")  # beside the points
     figure.savefig(path)
 
 
