@@ -473,6 +473,8 @@ def test_a_wrong_folder_is_named(folder, tmp_path):
 
 def test_what_tools_and_systems_leave_is_no_image_and_told(tmp_path):
     drawn = untidy.draw(tmp_path)
+    for name in ("stray.png", "another.JPG"):
+        shutil.copy(tmp_path / "train/cat/000.png", tmp_path / "train" / name)
     data = sets.open_train("folder", tmp_path, val_fraction=0.0)
     assert data.class_names == ("cat", "dog", "owl")
     names = {f"train/{name.decode()}" for name in data.train.names}
@@ -483,6 +485,8 @@ def test_what_tools_and_systems_leave_is_no_image_and_told(tmp_path):
     assert f"{tmp_path}/train: folders passed over: {hidden}" in told
     assert f"{tmp_path}/train: files passed over, as they are no images: 1 .heic, 1 .txt" in told
     assert f"{tmp_path}/val: folders passed over: '.ipynb_checkpoints'" in told
+    assert f"{tmp_path}/train: 2 images lie beside the class folders, of no class, and passed over" in told
+    assert f"{tmp_path}/val: 1 image" not in told
 
 
 def test_files_are_listed_in_the_order_of_torchvision(tmp_path):

@@ -18,7 +18,7 @@ from PIL import Image
 from supernet.data import pictures, transforms
 from supernet.data.decoding import DecodedImages
 from supernet.data.own import Channels
-from supernet.data.pictures import OLD_SUFFIXES, SUFFIXES, is_circular, is_hidden
+from supernet.data.pictures import OLD_SUFFIXES, SUFFIXES, is_circular, is_hidden, is_picture
 from supernet.data.policies import Transform
 from supernet.data.split import Files
 from supernet.data.words import changed, listed
@@ -100,6 +100,7 @@ class Listing:
         labels: their places in ``classes``, int64 [N].
         hidden: folders that were passed over: those of tools and systems, links in a circle, or of no class of these.
         others: numbers of files that are no images, by their suffixes.
+        strays: how many images lie beside the class folders.
     """
 
     folder: Path
@@ -108,6 +109,7 @@ class Listing:
     labels: np.ndarray
     hidden: tuple[str, ...]
     others: dict[str, int]
+    strays: int
 
     @property
     def notes(self) -> list[str]:
@@ -118,6 +120,9 @@ class Listing:
         if self.others:
             counts = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in sorted(self.others.items())]
             found.append(f"{self.folder}: files passed over, as they are no images: {listed(counts, quote=False)}")
+        if self.strays:
+            one = several(self.strays, "image lies beside the class folders", "images lie beside the class folders")
+            found.append(f"{self.folder}: {one}, of no class, and passed over")
         if len(self.classes) == 1:
             found.append(f"{self.folder}: {self.classes[0]!r} is the only class, so that every answer is right")
         return found
@@ -136,7 +141,9 @@ def scan(folder: Path, classes: Sequence[str] | None = None, old: bool = False) 
     suffixes = OLD_SUFFIXES if old else SUFFIXES
     names, labels, hidden, others = list[str](), list[int](), list[str](), collections.Counter[str]()
     try:
-        there = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        entries = list(os.scandir(folder))
+        there = sorted(entry.name for entry in entries if entry.is_dir())
+        strays = 0 if old else sum(is_picture(entry.name) and entry.is_file() for entry in entries)
         if classes is None:
             classes = [name for name in there if old or not is_hidden(name)]
         elif not set(classes) <= set(there):
@@ -160,7 +167,7 @@ def scan(folder: Path, classes: Sequence[str] | None = None, old: bool = False) 
     if not classes:
         raise UserError(f"cannot read {folder}: expected a folder of images for each class, found none; add them")
     array = np.array(labels, dtype=np.int64)
-    return Listing(folder, tuple(classes), names, array, tuple(hidden), {} if old else dict(others))
+    return Listing(folder, tuple(classes), names, array, tuple(hidden), {} if old else dict(others), strays)
 
 
 def _walk(folder: str, old: bool) -> Iterator[tuple[str, list[str], list[str]]]:
