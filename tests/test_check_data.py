@@ -120,6 +120,13 @@ def test_what_is_fine_is_followed_by_its_training(folder, tmp_path):
     assert "grey of 16 bits 2" in printed
 
 
+def test_a_sheet_that_cannot_be_written_costs_nothing_of_what_was_found(folder, tmp_path):
+    done = run("check_data", folder.root, *SIZE, "--sheet", tmp_path)
+    assert done.returncode == 2
+    assert f"cannot write {tmp_path}: Is a directory" in done.stderr
+    assert "grey of 16 bits 2" in done.stdout
+
+
 def test_a_set_of_one_s_own_is_read_too(own_file, tmp_path):
     code = """
         import numpy as np

@@ -122,7 +122,7 @@ def test_files_stand_by_side_class_and_name(tmp_path):
         '{"schema": 1, "channels": 3, "files": {"train": {"a": {"../../x": 1}}, "val": {"a": {}}}}',
         '{"schema": 1, "channels": 3, "files": {"train": {"a": {"/etc/x": 1}}, "val": {"a": {}}}}',
         '{"schema": 1, "channels": 3, "files": {"train": {"..": {"x": 1}}, "val": {"..": {}}}}',
-        '{"schema": 1, "channels": 3, "files": {"train": {"a": {"x": -1}}, "val": {"a": {}}}}',
+        '{"schema": 1, "channels": 3, "files": {"train": {"a": {"x": -2}}, "val": {"a": {}}}}',
         '{"schema": 1, "channels": 3, "files": {"train": {"a": {"x": true}}, "val": {"a": {}}}}',
         '{"schema": 1, "channels": 3, "files": {"train": {"a": {"x": 1e5}}, "val": {"a": {}}}}',
         '{"schema": 1, "channels": 3, "files": {"train": {"a": 5}, "val": {"a": {}}}}',

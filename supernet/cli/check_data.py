@@ -65,10 +65,10 @@ def run(args: Args) -> None:
     opened = findings.open_all(source, drawn)
     found = findings.read_all(opened, args.damaged == "skip", progress)
     seconds = time.monotonic() - began
+    show(found, str(root) if name == "folder" else name, seconds)  # first: the sheet may not be writable
     path = args.sheet or findings.default_sheet(name, root)
     parts = {"training": opened.train, "test": opened.test}
     files.write_bytes(path, sheet.draw({title: (part.images, part.classes) for title, part in parts.items()}))
-    show(found, str(root) if name == "folder" else name, seconds)
     common.tell(f"→ {path}")
     common.answer(args, {"data": name, **found.to_json(), "sheet": str(path)})
     if found.problems:
