@@ -654,7 +654,7 @@ def test_bad_arguments_are_refused(tmp_path):
         (r"val_fraction in \[0, 1\), got 1", "digits", {"val_fraction": 1.0}),
         ("got resolution 32", "digits", {"resolution": 32}),
         ("seed of at least 0", "digits", {"seed": -1}),
-        (r"at least 1001 training images in every class", "digits", {"val_per_class": 1000}),
+        (r"at least 1,001 training images in every class", "digits", {"val_per_class": 1000}),
         ("val_per_class of at least 0", "digits", {"val_per_class": -1}),
         ("at least 1 image, got 0", "digits", {"limit": 0}),
     ):

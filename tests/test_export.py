@@ -212,6 +212,12 @@ def test_a_table_promises_nothing_for_another_runtime_precision_or_batch(capsys,
     assert f"lut.json is of {told}" in capsys.readouterr().out
 
 
+def test_a_table_promises_nothing_for_a_graph_with_more_than_the_network(capsys):
+    table: Any = SimpleNamespace(precision="float32", batch=1, source="lut.json", runtime={"name": "onnxruntime"})
+    assert usable(table, Path("a.onnx"), False, 1, plain=False) is None
+    assert "no latency is promised for a file of any number of images, or of pixels" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("runtime", "files"),
     [

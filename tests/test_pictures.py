@@ -277,3 +277,11 @@ def test_a_single_class_is_told_and_names_that_are_no_text_are_refused(tmp_path)
     for part in ("train", "val"):
         shutil.copytree(tmp_path / part / "a", tmp_path / part / os.fsdecode(b"\xff"))
     assert "names are not UTF-8: '\\udcff'; rename them" in refused(sets.open_train, "folder", tmp_path)
+
+
+def test_photographs_of_200_million_pixels_are_no_attack(tmp_path):
+    """Telephones have them; Pillow refuses more than 179 million otherwise, and warns, which fails here, from 89 on."""
+    path = tmp_path / "telephone.png"
+    Image.new("1", (16_320, 12_240)).save(path)
+    with pictures.opened(path) as file:
+        assert pictures.image_in(file).size == (16_320, 12_240)

@@ -95,7 +95,8 @@ def run(args: Args) -> None:
     elif (args.calibration, args.max_drop, args.mixed) != (Args.calibration, Args.max_drop, Args.mixed):
         raise UserError("--calibration, --max-drop and --mixed are about int8 networks: give them with --int8")
     table = LatencyTable.load(args.lut, space) if args.lut else LatencyTable.find(folder.lut_path, space)
-    lut = usable(table, path, args.int8, args.batch)
+    plain = not (args.dynamic_batch or args.with_preprocessing)
+    lut = usable(table, path, args.int8, args.batch, plain)
     able = runtimes.that_execute(path) or [path.name]
     runtime = lut.runtime["name"] if lut and lut.runtime["name"] in able else able[0]
     if args.profile:
@@ -131,8 +132,7 @@ def run(args: Args) -> None:
     common.tell((known if companions.runs_alone(card) else "what it is: {}").format(f"{path.name}.json, README.md"))
     for file in theirs:
         common.warn(f"{file} is somebody's and stays: none was written for {path.name}")
-    plain = not (args.dynamic_batch or args.with_preprocessing)
-    if args.timed and plain and lut and promised and runtime == lut.runtime["name"] in agent.LOADERS:
+    if args.timed and lut and promised and runtime == lut.runtime["name"] in agent.LOADERS:
         timed(path, lut, promised)
     if args.profile:
         operators = profile.profile(runtime, path.read_bytes(), lut.threads if lut else 1)
@@ -156,8 +156,12 @@ def timed(path: Path, lut: LatencyTable, promised: float) -> None:
     )
 
 
-def usable(lut: LatencyTable | None, path: Path, int8: bool, batch: int) -> LatencyTable | None:
-    """The table if it is of the file's runtime, precision and batch; else it promises nothing for the file."""
+def usable(lut: LatencyTable | None, path: Path, int8: bool, batch: int, plain: bool = True) -> LatencyTable | None:
+    """The table if it is of the file's runtime, precision and batch; else it promises nothing for the file.
+
+    Args:
+        plain: images of one number come in as networks take them.
+    """
     from latency import runtimes
 
     precision = "int8" if int8 else "float32"
@@ -169,6 +173,8 @@ def usable(lut: LatencyTable | None, path: Path, int8: bool, batch: int) -> Late
         of, file = f"{lut.precision} layers", precision
     elif lut.batch != batch:
         of, file = (f"{several(number, 'image')} at once" for number in (lut.batch, batch))
+    elif not plain:
+        of, file = "networks by themselves", "any number of images, or of pixels"
     else:
         return lut
     common.warn(f"{lut.source} is of {of}: no latency is promised for a file of {file}")

@@ -29,6 +29,8 @@ OLD_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff"
 SUFFIXES = (*OLD_SUFFIXES, ".apng", ".avif", ".gif", ".jfif", ".jp2", ".jpe", ".pbm", ".pnm")
 # What files are read as, whatever their names. PostScript is none of it: it is a program, which Ghostscript would run.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DIB", "PPM", "JPEG2000", "AVIF")
+# Pillow warns of larger ones, and takes twice as many for an attack: telephones have 200 million.
+Image.MAX_IMAGE_PIXELS = 1 << 28
 # Of archivers, servers and systems, besides all whose names begin with a dot.
 SYSTEM = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini")
 Box = tuple[float, float, float, float]  # left, upper, right, lower

@@ -17,6 +17,7 @@ from supernet import files
 from supernet.data.images import SPLIT, generator, places, proportional, stratified
 from supernet.data.words import listed
 from supernet.errors import UserError
+from supernet.quantities import several
 from supernet.shape import COUNT, POSITIVE
 
 VAL_FRACTION = 0.1
@@ -107,9 +108,10 @@ def _require(size: np.ndarray, least: int, names: tuple[str, ...], why: str) -> 
     """Refuse classes with fewer images; those that have none are another matter."""
     few = [f"{names[c]!r} has {size[c]}" for c in np.flatnonzero((size < least) & (size > 0))]
     if few:
+        enough = several(least, "training image")
         raise UserError(
-            f"expected at least {least} training images in every class, {why}: class {listed(few, quote=False)}; add "
-            "images, leave the class out, or validate on fewer"
+            f"expected at least {enough} in every class, {why}: class {listed(few, quote=False)}; add images, leave the "
+            "class out, or validate on fewer"
         )
 
 

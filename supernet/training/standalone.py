@@ -42,8 +42,9 @@ class AloneConfig(FitConfig):
             resolution = "a smaller training resolution before"
             needing = f"fine-tuning epoch needs {resolution} it", f"fine-tuning epochs need {resolution} them"
             raise UserError(several(self.finetune_epochs, *needing))
-        if self.train_resolution and not 0 < self.finetune_epochs <= self.epochs:
-            raise UserError(f"{several(self.finetune_epochs, 'fine-tuning epoch')}: expected 1 to all {self.epochs}")
+        if self.train_resolution and not 0 < self.finetune_epochs < self.epochs:
+            given, whole = several(self.finetune_epochs, "fine-tuning epoch"), several(self.epochs, "epoch")
+            raise UserError(f"{given} in {whole}: expected 1 or more, and some before them")
 
 
 def train(
