@@ -110,8 +110,8 @@ def _require(size: np.ndarray, least: int, names: tuple[str, ...], why: str) -> 
     if few:
         enough = several(least, "training image")
         raise UserError(
-            f"expected at least {enough} in every class, {why}: class {listed(few, quote=False)}; add images, leave the "
-            "class out, or validate on fewer"
+            f"expected at least {enough} in every class, {why}: class {listed(few, quote=False)}; add images, leave "
+            "the class out, or validate on fewer"
         )
 
 
