@@ -88,6 +88,19 @@ class Auxiliary(Small):
         return (self.head(y), self.more(y)) if self.training else self.head(y)
 
 
+class LogShares(Small):
+    """As the examples of many courses end."""
+
+    def forward(self, x):
+        return super().forward(x).log_softmax(1)
+
+
+def test_a_head_before_shares_is_a_head(tmp_path):
+    opened = network.opened("given.py:LogShares", 3, Size.of(16), 10, LogShares)
+    weights.save(tmp_path / "w.safetensors", LogShares(20).state_dict())
+    assert weights.read(opened, str(tmp_path / "w.safetensors")).new == ("head",)
+
+
 @pytest.mark.parametrize("left_out", [True, False])
 def test_what_does_not_run_need_not_fit(tmp_path, left_out):
     """torchvision publishes GoogLeNet without its auxiliary heads, and Inception v3 with one of 1000 classes."""

@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx
 
 FIXED = 0  # the atom of all that cannot be cut
+OUTPUT = "they are the network's output"
 
 
 class Along(NamedTuple):

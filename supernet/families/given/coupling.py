@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from supernet.families.given import places
-from supernet.families.given.channels import FIXED, Along, Channels, along_of, numbers_of
+from supernet.families.given.channels import FIXED, OUTPUT, Along, Channels, along_of, numbers_of
 from supernet.families.given.trace import BATCH, LAYER_NORMS, attribute, called_with, linear_arguments
 from supernet.norm import BatchNorm
 
@@ -61,7 +61,7 @@ class _Walk:
         """The atoms of what ``node`` gives."""
         if node.op == "output":
             for along in self.inputs(node):
-                self.channels.keep(along.atoms, "they are the network's output")
+                self.channels.keep(along.atoms, OUTPUT)
             return None
         if node.op == "get_attr":
             return self.parameter(node)
@@ -259,10 +259,12 @@ class _Walk:
     def share(self, node: fx.Node, dim: Any) -> Along | None:
         """A softmax: what lies along its axis sums to 1, so that none of it can go."""
         x, ndim = self.channels.of[node.all_input_nodes[0]], node.meta["value"].ndim
+        last = all(user.op == "output" for user in node.users)
+        reason = OUTPUT if last else f"{node.name} takes shares of all of them"
         if not isinstance(x, Along) or not isinstance(dim, int):
-            self.give_up(node, f"{node.name} takes shares of all of them")
+            self.give_up(node, reason)
             return None
-        return self.channels.only(x, x.without(dim % ndim), f"{node.name} takes shares of all of them")
+        return self.channels.only(x, x.without(dim % ndim), reason)
 
     def batched(self, node: fx.Node) -> Along | None:
         """A product of matrices for each head of attention: all that goes into one of them is cut together."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from supernet import files, state_dicts
 from supernet.errors import UserError
 from supernet.families.given import source, trace
+from supernet.families.given.channels import OUTPUT
 from supernet.families.given.network import Network
 from supernet.size import Size
 
@@ -108,7 +109,7 @@ def running(model: nn.Module, reference: str, channels: int, size: Size) -> set[
 def _heads(network: Network) -> list[str]:
     """The layers that give the logits."""
     layers = dict(network.graph.named_modules())  # a function of parameters is none
-    return [name for name, reason in network.whole.items() if name in layers and "network's output" in reason]
+    return [name for name, reason in network.whole.items() if name in layers and OUTPUT in reason]
 
 
 def _text(tensor: Tensor) -> str:
