@@ -44,7 +44,6 @@ SPENT = ("jobs", "workers")  # settings that no figure depends on
 # Results that their experiments are ahead of, and what these lack until they are made again: names, and settings that
 # are others now. They leave this list then.
 AHEAD: dict[str, tuple[str, ...]] = {
-    "pad_nas_stages": (),
     "dsnas_steps": ("cells", "mobile"),
     "nss": ("regimes", "searched", "weights", "search_minutes"),
     "global_nas": ("searches", "image"),
