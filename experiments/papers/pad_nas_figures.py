@@ -161,7 +161,7 @@ def fine_tuned(result: dict[str, Any]) -> str:
         pairs = zip(rows, anew, strict=True)
         return f"{mean([np.mean(a[key]) - np.mean(b[key]) for a, b in pairs], 100, '+')} points"
 
-    times = " to ".join(mean([row["minutes"] for row in of], digits=1) for of in (rows, anew))
+    times = " to ".join(mean([row["minutes"] for row in of]) for of in (rows, anew))
     took = f"{rows[0]['epochs']} to {anew[0]['epochs']} epochs, {times} minutes"
     return f"fine-tuned − anew: best of the front {gain('best_alone')}, one-shot {gain('random_one_shot')}; {took}"
 
