@@ -15,6 +15,7 @@ from supernet import files, machine, metrics, mistakes, teachers
 from supernet.data.sets import TrainVal
 from supernet.errors import UserError
 from supernet.executor import Executor, Processes
+from supernet.methods import spos
 from supernet.metrics import TOP1, Metric
 from supernet.model import Network
 from supernet.progress import Progress, silent
@@ -22,6 +23,7 @@ from supernet.run_files import INT8
 from supernet.runs import RunFolder
 from supernet.space import Arch
 from supernet.training import defaults, distributed, standalone
+from supernet.training.bn import recalibrate_bn
 from supernet.training.evaluation import shared_answers
 from supernet.training.fake_int8 import faking
 from supernet.training.loop import Drive, require_steps
@@ -284,7 +286,10 @@ def train_alone(
     supernet = run.supernet(space, device, job.kernels)
 
     def begin(network: Network) -> None:
-        network.load_state_dict(trained_before(run, job.name, job.arch).state_dict())
+        if job.settings.qat:
+            network.load_state_dict(trained_before(run, job.name, job.arch).state_dict())
+        elif job.settings.inherit and space.model:  # few steps would leave BN the statistics of the whole network
+            recalibrate_bn(network, spos.recalibration_images(images, 8, 128))
 
     return standalone.train(
         space,
@@ -295,7 +300,7 @@ def train_alone(
         device,
         kernels=job.kernels,
         supernet=supernet if job.settings.inherit else None,
-        start=begin if job.settings.qat else None,
+        start=begin,
         eps=supernet.options["eps"],
         label=job.name,
         progress=progress,

@@ -11,6 +11,7 @@ import torch
 from supernet import spaces
 from supernet.export import formats
 from supernet.model import Network, load_network
+from supernet.runs import RunFolder
 from supernet.training import checkpoint
 from tests import pages
 from tests.forks import forks
@@ -98,4 +99,13 @@ def test_weights_are_searched_as_they_are(tmp_path, mine):
     assert "not trained: the weights as they are" in result.stdout
     result = forks().run("evolve", *code, "--run", run, "--flops-max", "1e9", *SHORT["evolve"])
     assert result.returncode == 0, result.stderr
+    alone = ("--controls", "0", "--limit", "300")
+    result = forks().run("retrain", *code, "--run", run, "--inherit", "--epochs", "0", *alone)
+    assert result.returncode == 0, result.stderr
+    part = load_network(run / "best", make=mine.network).plain()
+    conv, bn = (part.get_submodule(f"features.0.{place}") for place in (0, 1))
+    train = RunFolder(run, space_code=str(code[1])).images(limit=300).train
+    with torch.no_grad():
+        x, _ = next(train.plain_batches(len(train)))
+        torch.testing.assert_close(bn.running_mean, conv(x).mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     assert "--epochs 0: expected at least 1" in forks().run("train_supernet", *DIGITS, "--epochs", "0").stderr
