@@ -12,10 +12,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from supernet.cli import common
 from supernet.cli.common import COMMANDS
 from supernet.errors import UserError
 from supernet.runs import RunFolder
@@ -309,3 +312,16 @@ def test_a_reader_who_leaves_is_no_error():
     )
     assert "usage" in told.stdout
     assert told.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("model", "distil", "expected"),
+    [
+        (None, "none", ()),
+        ("timm:resnet18", "teacher", ("--inherit", "--teacher", "given")),
+        ("timm:resnet18", "inplace", ("--inherit",)),  # weights of other classes: it does not know these images
+    ],
+)
+def test_the_next_command_keeps_the_weights_of_a_given_network(model, distil, expected):
+    folder: Any = SimpleNamespace(space=lambda: SimpleNamespace(model=model), config=lambda: {"distil": distil})
+    assert common.keeping(folder) == expected

@@ -99,6 +99,7 @@ def test_weights_are_searched_as_they_are(tmp_path, mine):
     assert "not trained: the weights as they are" in result.stdout
     result = forks().run("evolve", *code, "--run", run, "--flops-max", "1e9", *SHORT["evolve"])
     assert result.returncode == 0, result.stderr
+    assert "--pick best --inherit" in result.stdout.split("next: ")[1]
     alone = ("--controls", "0", "--limit", "300")
     result = forks().run("retrain", *code, "--run", run, "--inherit", "--epochs", "0", *alone)
     assert result.returncode == 0, result.stderr

@@ -324,6 +324,13 @@ def command(tool: str, args: Any = None, *words: object, after: Sequence[object]
     return shlex.join(map(str, [*script, *words, *flags, *after]))
 
 
+def keeping(folder: RunFolder) -> tuple[str, ...]:
+    """Options of ``retrain.py`` that keep the weights of a given network; it teaches where it knows the images."""
+    if not folder.space().model:
+        return ()
+    return ("--inherit", *(("--teacher", "given") if folder.config().get("distil") == "teacher" else ()))
+
+
 def next_command(tool: str, args: Any = None, *words: object, after: Sequence[object] = (), note: str = "") -> None:
     """Print the command that people run next."""
     told = f"  # {note}" if note else ""

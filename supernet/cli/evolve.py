@@ -46,7 +46,7 @@ def run(args: Args) -> None:
         found.run(random, args.progress)
         searching.write(found, [found.record(arch) for arch in random], problem.luts)
     searching.show_winners(found, problem.luts)
-    common.next_command("retrain", args, "--pick", "best")
+    common.next_command("retrain", args, "--pick", "best", *common.keeping(folder))
     common.answer(args, folder.front_path)
 
 

@@ -56,7 +56,8 @@ def run(args: Args) -> None:
         rankings = study(archs, args.pick)
     common.show(ranking.table(rankings, space.name, args.metric))
     common.tell(f"→ {folder / 'rank.json'}, {folder / (args.bn[0] + '.png')}")
-    common.next_command("retrain" if run.front_path.exists() else "evolve", args)
+    searched = run.front_path.exists()
+    common.next_command("retrain" if searched else "evolve", args, *(common.keeping(run) if searched else ()))
     common.answer(args, folder / "rank.json")
 
 
