@@ -34,6 +34,15 @@ def test_a_step(machine, first):
         assert memory == f"{step['peak_memory_mib'][form]:.0f}"
 
 
+def test_a_path_within_a_bin():
+    made = held("paths-zen5")["paths"]["ms"]
+    told = [
+        row[1:] for row in rows("performance.md") if row[0].startswith(("by counting", "drawing", "uniform, no bin"))
+    ]
+    forms = ("by counting", "by rejection", "uniform, no bin")
+    assert told == [[f"{made[form]['median']:.3f}", f"{made[form]['mean']:.3f}"] for form in forms]
+
+
 @pytest.mark.parametrize(("machine", "first"), [("zen4", 3), ("xeon", 6)])
 def test_operators(machine, first):
     told = [row for row in rows("performance.md") if len(row) == 9 and row[0] not in ("operator", "---")]
