@@ -83,6 +83,19 @@ class Narrowed(Small):
         return torch.cat([x.narrow(dim=1, start=c, length=c), torch.narrow(x, 1, -32, length=c)], 1)
 
 
+class Pieces(Small):
+    """As YOLO's blocks go through what a layer gives."""
+
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.third = nn.Conv2d(16, 16, 1)
+
+    def between(self, x):
+        pieces = list(x.chunk(2, 1))
+        pieces.extend(self.third(piece) for piece in pieces[-1:])
+        return torch.cat([pieces[2], pieces[0]], 1)
+
+
 class Keywords(Small):
     """Arguments by their names, and by numpy's."""
 
@@ -181,6 +194,12 @@ def test_the_network_is_what_its_code_does(network):
     space = space_of(network)
     assert verify.difference(space) < 1e-12
     assert [gene.name for gene in space.genes] == ["width first", "width second"]
+
+
+def test_code_may_go_through_the_pieces_of_a_chunk():
+    space = space_of(Pieces)
+    assert verify.difference(space) < 1e-12
+    assert {gene.name for gene in space.genes} >= {"width first", "width third"}
 
 
 def loaded(network):

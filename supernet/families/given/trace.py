@@ -25,6 +25,16 @@ LAYER_NORMS = (nn.LayerNorm, nn.RMSNorm)
 WHOLE = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.GroupNorm, *LAYER_NORMS)
 
 
+class Pieces(fx.Proxy):
+    """What a tensor is cut into, as often as the call says: code may go through them."""
+
+    def __len__(self) -> int:
+        return called_with(self.node, 1, "chunks")
+
+    def __iter__(self) -> Iterator[fx.Proxy]:
+        return (self[i] for i in range(len(self)))  # type: ignore[index]
+
+
 class Tracer(fx.Tracer):
     """Goes into modules, but not into those of torch and those that timm says cannot be traced.
 
@@ -53,6 +63,10 @@ class Tracer(fx.Tracer):
             self.read.add(attr_val)
             self.proxy_buffer_attributes = attr_val in self.followed
         return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        cut = node.target in ("chunk", torch.chunk) and isinstance(called_with(node, 1, "chunks"), int)
+        return Pieces(node, self) if cut else super().proxy(node)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         known = isinstance(m, (*WHOLE, *self.opaque)) or super().is_leaf_module(m, module_qualified_name)
