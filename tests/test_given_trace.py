@@ -96,6 +96,14 @@ class Pieces(Small):
         return torch.cat([pieces[2], pieces[0]], 1)
 
 
+class Unlike(Small):
+    """What becomes of the halves is not the same, though no weights tell them apart."""
+
+    def between(self, x):
+        one, other = x.chunk(2, 1)
+        return torch.cat([other.relu(), one], 1)
+
+
 class Keywords(Small):
     """Arguments by their names, and by numpy's."""
 
@@ -200,6 +208,12 @@ def test_code_may_go_through_the_pieces_of_a_chunk():
     space = space_of(Pieces)
     assert verify.difference(space) < 1e-12
     assert {gene.name for gene in space.genes} >= {"width first", "width third"}
+
+
+def test_channels_of_unlike_halves_stay_in_theirs():
+    space = space_of(Unlike)
+    assert verify.difference(space) < 1e-12
+    assert sorted(len(group.labels) for gene in layout_of(space).network.genes for group in gene.groups) == [16, 16, 32]
 
 
 def loaded(network):

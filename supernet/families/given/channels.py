@@ -53,6 +53,7 @@ class Channels:
             list of them.
         weights: the atoms of parameters and buffers by name, for each axis that has some.
         made: the atoms that a convolution or linear layer makes, by its name.
+        changed: atoms of tensors that a node changes, not only moves: some of a layer may be, where its others are not.
         heads: the modules that multiply matrices by heads, and an atom of each head.
         whole: why something stays whole: a reason and the atoms that it concerns.
     """
@@ -60,6 +61,7 @@ class Channels:
     of: dict[fx.Node, Any] = field(default_factory=dict)
     weights: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     made: dict[str, np.ndarray] = field(default_factory=dict)
+    changed: list[np.ndarray] = field(default_factory=list)
     heads: list[tuple[str, np.ndarray]] = field(default_factory=list)
     whole: list[tuple[str, np.ndarray]] = field(default_factory=list)
     count: int = 1

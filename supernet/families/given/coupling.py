@@ -60,8 +60,7 @@ class _Walk:
     def visit(self, node: fx.Node) -> Any:
         """The atoms of what ``node`` gives."""
         if node.op == "output":
-            for along in self.inputs(node):
-                self.channels.keep(along.atoms, OUTPUT)
+            self.give_up(node, OUTPUT)
             return None
         if node.op == "get_attr":
             return self.parameter(node)
@@ -73,6 +72,8 @@ class _Walk:
         if places.matter(node, name, self.channels.of, module):
             self.give_up(node, f"{name} asks where each of them stands")
             return None
+        if not (name in MOVES or name in JOINS or isinstance(module, MOVING_MODULES)):
+            self.channels.changed += [along.atoms for along in self.inputs(node)]
         return self.function(node, name) if module is None else self.module(node, module)
 
     # Nodes and their values.
@@ -87,8 +88,7 @@ class _Walk:
 
     def first(self, node: fx.Node) -> Along | None:
         """Of the first input, along one axis."""
-        of = self.channels.of[node.all_input_nodes[0]]
-        return self.channels.longest(of) if isinstance(of, Along) else None
+        return self.channels.longest(of) if isinstance(of := self.channels.of[node.all_input_nodes[0]], Along) else None
 
     def give_up(self, node: fx.Node, reason: str) -> None:
         """Nothing that goes into ``node`` can be cut, and what it gives has no channels to cut."""

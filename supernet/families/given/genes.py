@@ -164,12 +164,13 @@ def widths(channels: Channels, labels: np.ndarray) -> Iterator[Width]:
 
 
 def _groups(channels: Channels, labels: np.ndarray) -> Iterator[Group]:
-    """Channels with the same part: each axis of each tensor has the same number of elements of every one of them."""
+    """Channels with the same part: each axis of each weight, and what each node changes, has the same number of
+    elements of every one of them.
+    """
     rng, parts = np.random.default_rng(0), np.zeros(labels.max() + 1, np.uint64)
-    for axes in channels.weights.values():
-        for atoms in axes.values():
-            found, counts = np.unique(labels[atoms], return_counts=True)
-            parts[found] += counts.astype(np.uint64) * rng.integers(2**64, dtype=np.uint64)  # a sum tells them apart
+    for atoms in [*(own for axes in channels.weights.values() for own in axes.values()), *channels.changed]:
+        found, counts = np.unique(labels[atoms], return_counts=True)
+        parts[found] += counts.astype(np.uint64) * rng.integers(2**64, dtype=np.uint64)  # a sum tells them apart
     parts[labels[FIXED]] = 0
     attention = {int(label): name for name, atoms in channels.heads for label in labels[atoms].ravel()}
     seen: set[int] = set()
