@@ -66,6 +66,6 @@ def test_the_notebook_runs(page, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         monkeypatch.syspath_prepend(tmp_path)
         make = __import__("my_network").network
-        del sys.modules["my_network"]  # other tests have files of that name
         assert len(load_network(runs / "mine" / "best", make=make).plain().state_dict())
+        del sys.modules["my_network"]  # other tests have files of that name
         assert {path.suffix for path in (runs / "mine").glob("best.*")} == {".onnx", ".py", ".pt", ".json"}

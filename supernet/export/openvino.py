@@ -48,8 +48,8 @@ def write(path: Path, file: bytes, network: nn.Module, metadata: dict[str, Any])
     model = require("openvino", "openvino").Core().read_model(*unpack(file, "xml", "bin"))
     model.set_rt_info(json.dumps(metadata), KEY)
     xml, weights = unpack(archive(model), "xml", "bin")
+    files.write_bytes(path, xml)  # first, as formats.able takes weights without it for somebody's
     files.write_bytes(path.with_suffix(".bin"), weights)
-    files.write_bytes(path, xml)
 
 
 def read(path: Path) -> bytes:

@@ -66,8 +66,8 @@ def write(path: Path, file: bytes, network: nn.Module, metadata: dict[str, Any])
     own = network.network if isinstance(network, FromPixels) else network
     saved = weights(own, {KEY: text})
     archive = _save(torch.export.load(io.BytesIO(file)), extra_files={KEY: text})
+    files.write_bytes(path, archive)  # first, as formats.able takes weights without it for somebody's
     files.write_bytes(path.with_suffix(".safetensors"), saved)
-    files.write_bytes(path, archive)
 
 
 def weights(network: nn.Module, metadata: dict[str, str]) -> bytes:

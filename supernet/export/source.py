@@ -99,8 +99,8 @@ def write(path: Path, file: bytes, network: nn.Module, metadata: dict[str, Any])
     if path.exists() and not path.read_bytes().startswith(BEGIN.encode()):
         raise UserError(f"{path} is not written over: it was not exported here")
     source, weights = unpacked(file)
+    files.write_bytes(path, source.encode())  # first, as formats.able takes weights without it for somebody's
     files.write_bytes(path.with_suffix(".pt"), weights)
-    files.write_bytes(path, source.encode())
 
 
 def read(path: Path) -> bytes:
