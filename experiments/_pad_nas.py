@@ -109,6 +109,26 @@ class Options(Alone):
         return args if args.threshold is not None else dataclasses.replace(args, threshold=usual)
 
 
+def bounded(
+    space: Space, share: float, lut: Path | None, window: tuple[float, float]
+) -> tuple[str, TableCost, tuple[float, float]]:
+    """A cost by its name, and its bounds: a share of the span of multiply-adds, or a window of latency by a table.
+
+    Raises:
+        UserError: no share, or bounds that no network keeps.
+    """
+    if not 0 <= share <= 1:
+        raise UserError(f"--share {share:g}: expected one from 0 to 1")
+    if lut is None:
+        unit, cost = "flops", additive(space, lambda spec: spec.flops)
+        low, high = cost.bounds(space)
+        window = (0.0, low + share * (high - low))
+    else:
+        unit, cost = "latency", additive(space, LatencyTable.load(lut, space).price)
+    Window(space, {unit: cost}, {unit: window})
+    return unit, cost, window
+
+
 class Study:
     """Supernets of one space, trained, searched and pruned within one window.
 
@@ -130,19 +150,10 @@ class Study:
         window: tuple[float, float] = (0.0, math.inf),
         at: float | None = None,
     ):
-        if not 0 <= args.share <= 1:
-            raise UserError(f"--share {args.share:g}: expected one from 0 to 1")
         families.require_layers(space, resolution=True)
         self.args, self.space, self.data = args, space, data
-        self.cost: TableCost = additive(space, lambda spec: spec.flops)
-        if lut is None:
-            low, high = self.cost.bounds(space)
-            self.unit, self.bounds = "flops", (0.0, low + args.share * (high - low))
-        else:
-            self.cost = additive(space, LatencyTable.load(lut, space).price)
-            self.unit, self.bounds = "latency", window
+        self.unit, self.cost, self.bounds = bounded(space, args.share, lut, window)
         self.compared = (self.bounds[0], min(self.bounds[1], math.inf if at is None else at))
-        Window(space, {self.unit: self.cost}, {self.unit: self.bounds})  # refuses one that no network is in
         least = max(self.bounds[0], self.cost.bounds(space)[0])
         if self.compared[1] < least:
             raise UserError(f"--at {at:g}: {space.name} has networks from {least:g} on in its window")

@@ -19,11 +19,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import _common
-from latency.table import LatencyTable
+from experiments._pad_nas import bounded
 from search import distribution, pad_nas
 from search.algorithms import ALGORITHMS
 from search.ask_tell import Budget, Search
-from search.costs import TableCost, Window
+from search.costs import TableCost
 from search.priced import additive
 from search.run import Scoring, SearchRun
 from supernet import families, files, machine, spaces
@@ -163,21 +163,9 @@ def problem(args: Searches, space: Space) -> tuple[str, TableCost, tuple[float, 
     if args.runs < 2:
         raise UserError(f"--runs {args.runs}: expected two or more, as it is told how searches vary")
     families.require_layers(space)
-    if args.lut is not None:
-        if args.lat_max <= args.lat_min:
-            raise UserError(
-                f"the window is {args.lat_min:g} to {args.lat_max:g} ms: expected --lat-min below --lat-max"
-            )
-        unit, cost = "latency", additive(space, LatencyTable.load(args.lut, space).price)
-        bounds = (args.lat_min, args.lat_max)
-    elif not 0 <= args.share <= 1:
-        raise UserError(f"--share {args.share:g}: expected one from 0 to 1")
-    else:
-        unit, cost = "flops", additive(space, lambda spec: spec.flops)
-        low, high = cost.bounds(space)
-        bounds = (0.0, low + args.share * (high - low))
-    Window(space, {unit: cost}, {unit: bounds})
-    return unit, cost, bounds
+    if args.lut is not None and args.lat_max <= args.lat_min:
+        raise UserError(f"the window is {args.lat_min:g} to {args.lat_max:g} ms: expected --lat-min below --lat-max")
+    return bounded(space, args.share, args.lut, (args.lat_min, args.lat_max))
 
 
 def counted(name: str, search: Search) -> list[Arch]:
