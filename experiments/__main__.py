@@ -18,13 +18,12 @@ from typing import Literal
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from experiments import catalogue
 from experiments.papers.item import Command, minutes
 from supernet import files
-from supernet.cli import starting
+from supernet.cli import printing, starting
+from supernet.tables import Table
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "papers.md"
@@ -82,10 +81,7 @@ def show(args: Args) -> None:
     elif not console.is_terminal:
         print("\n".join("\t".join(row[name] for name in LISTED) for row in rows))
     else:
-        table = Table(*LISTED)
-        for row in rows:
-            table.add_row(*(escape(row[name]) for name in LISTED))
-        console.print(table)
+        printing.show(Table(LISTED, [[row[name] for name in LISTED] for row in rows], text=len(LISTED)))
 
 
 def tell(name: str, command: Command, scale: str) -> None:

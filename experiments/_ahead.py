@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import _common
+from experiments import _report
 
 Made = Mapping[str, Sequence[Mapping[str, Any]]]  # by "arm, share" and by seed
 OURS, BY_LATENCY = "ours", "ours, by latency"
@@ -24,10 +24,10 @@ def table(made: Made) -> dict[str, dict[str, str]]:
         if arm in ("", OURS, BY_LATENCY):
             continue
         theirs, ours = ([100 * one["accuracy"] for one in of] for of in (others, made[f"{OURS}, {share}"]))
-        row = {"at equal multiply-adds, points": _common.paired(ours, theirs)}
+        row = {"at equal multiply-adds, points": _report.paired(ours, theirs)}
         if any(arm.startswith(BY_LATENCY) for arm in made):
             curve = [100 * at_latency(made, seed, one["latency"]) for seed, one in enumerate(others)]
-            row["at equal latency, points"] = _common.paired(curve, theirs)
+            row["at equal latency, points"] = _report.paired(curve, theirs)
         rows[key] = row
     return rows
 

@@ -10,24 +10,18 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
-from scipy import stats
 
 from latency.measure import host
 from search.alone import StandAlone
 from search.ask_tell import Search
 from supernet import executor, files, machine
-from supernet.cli import starting
+from supernet.cli import printing, starting
 from supernet.data import sets
 from supernet.data.images import ImageSet
 from supernet.data.sets import TrainVal
@@ -43,7 +37,6 @@ from supernet.training.evaluation import evaluate
 CPU = torch.device("cpu")
 HOME = Path("docs/results")  # of what is told there
 OLDER = {"device": "cpu"}  # of runs that were begun before it could be chosen
-console = Console(highlight=False, soft_wrap=True)
 
 
 def main(run: Callable[[Any], None], args: Any, finish: Callable[[Any, Any], None] | None = None) -> None:
@@ -251,7 +244,7 @@ def timed_cell(path: Path, compute: Callable[[], dict], clock: Callable[[], floa
     def timed() -> dict:
         start = clock()
         found = compute()
-        console.print(f"{path}: {found}", style="dim", markup=False)
+        printing.tell(f"{path}: {found}", "dim")
         return {**found, "minutes": (clock() - start) / 60}
 
     return cell(path, timed)
@@ -322,16 +315,13 @@ class Kept:
         if len(self.row(name, key)) > seed:
             return
         made = make()
-        console.print(f"{name}, {key}, seed {seed}: {made}", style="dim", markup=False)
+        printing.tell(f"{name}, {key}, seed {seed}: {made}", "dim")
         self.found.setdefault(name, {}).setdefault(key, []).append(made)
         self.found["machine"]["cpu_minutes"] = self.clock.minutes()
         files.write_json(self.path, self.found)
 
 
 # What a reader sees of the results: title, row, column, text.
-Tables = Mapping[str, Mapping[str, Mapping[str, str]]]
-
-
 def identity(args: Any, *free: str) -> dict[str, Any]:
     """The settings that a run folder is begun with: all but places and those of ``free``, which may change."""
     places = ("run", "output", "data_root", "redraw")
@@ -344,56 +334,3 @@ def results(name: str, args: Any, clock: Clock, **found: Any) -> dict:
     settings = {k: v for k, v in asdict(args).items() if v and k not in quiet and not isinstance(v, Path)}
     machine = {**host(), "torch": torch.__version__, "cpu_minutes": clock.minutes()}
     return {"schema": 1, "experiment": name, "command": command(), "settings": settings, "machine": machine, **found}
-
-
-def report(output: Path, result: dict, tables: Tables, draw: Callable[[Figure, dict], None], size=(10.0, 4.0)) -> None:
-    """``output`` (JSON), its tables beside it as Markdown and its picture as PNG; prints the tables."""
-    text = markdown(result, tables)
-    files.write_json(output, result)
-    files.write_bytes(output.with_suffix(".md"), text.encode())
-    picture(output.with_suffix(".png"), result, draw, size)
-    for title, rows in tables.items():
-        table = Table("", *next(iter(rows.values())), title=title)
-        for name, columns in rows.items():
-            table.add_row(name, *columns.values())
-        console.print(table)
-    console.print(f"→ {output}, {output.with_suffix('.md').name}, {output.with_suffix('.png').name}", markup=False)
-
-
-def picture(path: Path, result: dict, draw: Callable[[Figure, dict], None], size=(10.0, 4.0)) -> None:
-    """What ``draw`` makes of the results."""
-    figure = Figure(figsize=size, dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    draw(figure, result)
-    figure.savefig(path)
-
-
-def markdown(result: dict, tables: Tables) -> str:
-    """The command, the machine, the settings, and the tables."""
-    machine = result["machine"]
-    lists = {k: " ".join(map(str, v)) for k, v in result["settings"].items() if isinstance(v, list | tuple)}
-    settings = ", ".join(f"{name} {value}" for name, value in {**result["settings"], **lists}.items())
-    spent = f"{machine['cpu_minutes']:.3g} CPU minutes on {machine['cpu']}, torch {machine['torch']}"
-    lines = [
-        f"`{result['command']}`: {spent}.",
-        "",
-        f"Settings: {settings}.",
-    ]
-    for title, rows in tables.items():
-        columns = list(next(iter(rows.values())))
-        lines += ["", f"**{title}**", "", f"| | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
-        lines += [f"| {name} | {' | '.join(cells.values())} |" for name, cells in rows.items()]
-    return "\n".join([*lines, ""])
-
-
-def mean_sd(values: Sequence[float], scale: float = 1.0) -> str:
-    """``74.91 ± 0.11``."""
-    values = scale * np.asarray(values, float)
-    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}" if len(values) > 1 else f"{values.mean():.2f}"
-
-
-def paired(values: Sequence[float], others: Sequence[float]) -> str:
-    """The mean difference of pairs with its 95 % interval by Student's t: ``+0.42 ± 0.31``."""
-    of = np.asarray(values, float) - np.asarray(others, float)
-    half = f" ± {stats.t.ppf(0.975, len(of) - 1) * stats.sem(of):.2f}" if len(of) > 1 else ""
-    return f"{of.mean():+.2f}{half}"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import _common
+from experiments import _report
 from search import distribution, pad_nas, ranking
 from search.ask_tell import Record
 from search.drawing import draw_layers
@@ -31,11 +31,11 @@ def finish(args: Any, result: dict) -> None:
         tables["small against large, the most accurate network of each front"] = small_against_large(spaces)
         tables["minutes by the clock"] = minutes(spaces)
         tables[f"networks by hand and along PAD's front, seed 0 ({result['unit']})"] = by_hand(seeds[0])
-    _common.report(args.output, result, tables, picture)
+    _report.report(args.output, result, tables, picture)
     if "fronts" in seeds[0]:
         beside = {"fronts": fronts, "curves": curves}
         for name, draw in beside.items():
-            _common.picture(args.output.with_name(f"{args.output.stem}_{name}.png"), result, draw)
+            _report.picture(args.output.with_name(f"{args.output.stem}_{name}.png"), result, draw)
         first = seeds[0]["operations"]["I"][-1]
         title = "operations of the unpruned space in its good networks, seed 0"
         distribution.heat_map(args.output.with_name(f"{args.output.stem}_operations.png"), first, title)
@@ -45,7 +45,7 @@ def finish(args: Any, result: dict) -> None:
 def mean_of(values: Sequence[float | None], scale: float = 1.0) -> str:
     """Of those that there are."""
     known = [value for value in values if value is not None]
-    return _common.mean_sd(known, scale) if known else ""
+    return _report.mean_sd(known, scale) if known else ""
 
 
 def taus(seeds: Seeds) -> dict[str, dict[str, str]]:
@@ -74,7 +74,7 @@ def percent(seeds: Seeds, part: str, name: str) -> str:
     """Means over the networks of each seed; the full space has the same ones in every seed, so no spread."""
     values = [float(np.mean(seed[part][name])) for seed in seeds if np.size(seed[part].get(name, []))]
     same = len(values) > 1 and len({repr(seed[part][name]) for seed in seeds}) == 1
-    return _common.mean_sd(values[:1] if same else values, 100) if values else ""
+    return _report.mean_sd(values[:1] if same else values, 100) if values else ""
 
 
 def of_spaces(seeds: Seeds) -> dict[str, dict[str, str]]:

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.table import Table
 from scipy import stats
 
-from experiments import _common, _dsnas_arms
+from experiments import _common, _dsnas_arms, _report
 from latency.measure import host
 from supernet import files
+from supernet.cli import printing
 from supernet.errors import UserError
 from supernet.runs import RunFolder
 
@@ -145,15 +145,12 @@ def finish(args: Args, result: dict) -> None:
     arms, path = result["seeds"], args.output / "dsnas.md"
     title = f"{len(arms)} seeds, mean ± 95 % interval"
     rows = table(arms)
-    shown = Table("arm", *next(iter(rows.values())), title=title)
-    for name, cells in rows.items():
-        shown.add_row(name, *cells.values())
-    _common.console.print(shown)
+    printing.show(_report.table(title, rows))
     machine = {**result["machine"], "cpu_minutes": result["machine"]["minutes"]}
-    text = _common.markdown({"command": "python -m experiments.dsnas", **result, "machine": machine}, {title: rows})
+    text = _report.markdown({"command": "python -m experiments.dsnas", **result, "machine": machine}, {title: rows})
     files.write_bytes(path, text.encode())
     draw(args.output / "dsnas.png", arms)
-    _common.console.print(f"{machine['minutes']:.0f} minutes → {args.output / 'dsnas.json'}, .md, .png", markup=False)
+    printing.tell(f"{machine['minutes']:.0f} minutes → {args.output / 'dsnas.json'}, .md, .png")
 
 
 def table(arms: Sequence[dict[str, dict]]) -> dict[str, dict[str, str]]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from experiments import _common, dsnas
+from experiments import _common, _report, dsnas
 from experiments._dsnas_arms import Seed
 from search import ranking
 from supernet import files
@@ -114,7 +114,7 @@ def summary(searches: dict[str, list[dict]]) -> dict:
 
 
 def finish(args: Args, result: dict) -> None:
-    _common.report(args.output, result, tables(result), draw)
+    _report.report(args.output, result, tables(result), draw)
 
 
 def tables(result: dict) -> dict[str, dict[str, dict[str, str]]]:

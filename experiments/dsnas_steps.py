@@ -23,7 +23,7 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments import _common
+from experiments import _common, _report
 from latency.measure import pin_core
 from supernet import families, spaces
 from supernet.errors import UserError
@@ -302,7 +302,7 @@ def interval(values: Sequence[float]) -> float:
 
 
 def finish(args: Args, result: dict) -> None:
-    _common.report(args.output, result, tables(result), draw, (14.0, 4.0))
+    _report.report(args.output, result, tables(result), draw, (14.0, 4.0))
 
 
 def tables(result: dict) -> dict[str, dict[str, dict[str, str]]]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from experiments import _common, truth_table
+from experiments import _common, _report, truth_table
 from search import ranking, spread
 from supernet import families, files, machine, spaces
 from supernet.data.sets import TrainVal
@@ -218,7 +218,7 @@ def finish(args: Args, result: dict) -> None:
             result["mobile-small"], {"alone": np.array(result["mobile-small truth"])}
         ),
     }
-    _common.report(args.output, result, tables, draw, (11.0, 4.5))
+    _report.report(args.output, result, tables, draw, (11.0, 4.5))
 
 
 TRUTHS = {"alone": 1, "alone, three times as long": 3}
@@ -232,24 +232,24 @@ def table(found: dict[str, list[dict]], truths: dict[str, np.ndarray]) -> dict[s
         scores = np.array([one["one_shot"] for one in made]).T
         rows[name] = {
             "k image passes": f"{made[0]['passes'] / 1e3:.0f}",
-            "as they are, %": _common.mean_sd(as_is.mean(0), 100),
+            "as they are, %": _report.mean_sd(as_is.mean(0), 100),
         }
         for truth, values in truths.items():
             gap = as_is - values.mean(1, keepdims=True)
             rows[name] |= {
-                f"minus {truth}, points": _common.mean_sd(gap.mean(0), 100),
-                f"τ ({truth})": _common.mean_sd([ranking.kendall(one, values.mean(1)) for one in scores.T]),
-                f"regret ({truth}), points": _common.mean_sd([regret(one, values.mean(1)) for one in scores.T], 100),
+                f"minus {truth}, points": _report.mean_sd(gap.mean(0), 100),
+                f"τ ({truth})": _report.mean_sd([ranking.kendall(one, values.mean(1)) for one in scores.T]),
+                f"regret ({truth}), points": _report.mean_sd([regret(one, values.mean(1)) for one in scores.T], 100),
             }
     for truth, values in truths.items():
         rows[truth] = dict.fromkeys(next(iter(rows.values())), "") | {
-            "as they are, %": _common.mean_sd(values.mean(0), 100)
+            "as they are, %": _report.mean_sd(values.mean(0), 100)
         }
         if values.shape[1] > 1:  # one seed against the others: what a perfect rule is worth
             pairs = [(values[:, a], np.delete(values, a, 1).mean(1)) for a in range(values.shape[1])]
             rows[truth] |= {
-                f"τ ({truth})": _common.mean_sd([ranking.kendall(one, others) for one, others in pairs]),
-                f"regret ({truth}), points": _common.mean_sd([regret(one, others) for one, others in pairs], 100),
+                f"τ ({truth})": _report.mean_sd([ranking.kendall(one, others) for one, others in pairs]),
+                f"regret ({truth}), points": _report.mean_sd([regret(one, others) for one, others in pairs], 100),
             }
     return rows
 

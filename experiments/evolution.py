@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import _common
+from experiments import _common, _report
 from experiments._pad_nas import bounded
 from search import distribution, pad_nas
 from search.algorithms import ALGORITHMS
@@ -257,24 +257,24 @@ def finish(args: Args, result: dict) -> None:
         volume, spread = np.mean(row["hypervolume"]), np.std(row["hypervolume"], ddof=1)
         tables[next(iter(tables))][name] = {
             "evaluations": str(max(row["evaluated"])),
-            "best one-shot %": _common.mean_sd(row["best_accuracy"], 100),
+            "best one-shot %": _report.mean_sd(row["best_accuracy"], 100),
             "hypervolume": f"{digits(volume, 4)} ± {digits(spread, 2)}",
             "variance of p": f"{row['variance_of_distribution']:.4f}",
-            "sparsity": _common.mean_sd(row["sparsity"]),
+            "sparsity": _report.mean_sd(row["sparsity"]),
         }
     if all("last_layer" in row for row in result["one_shot"].values()):
         tables["operations of the last layer, %"] = {
-            name: {op: _common.mean_sd(p, 100) for op, p in row["last_layer"].items()}
-            | {"variance": f"{row['last_layer_variance']:.4f}", "sparsity": _common.mean_sd(row["last_layer_sparsity"])}
+            name: {op: _report.mean_sd(p, 100) for op, p in row["last_layer"].items()}
+            | {"variance": f"{row['last_layer_variance']:.4f}", "sparsity": _report.mean_sd(row["last_layer_sparsity"])}
             for name, row in result["one_shot"].items()
         }
     if "regret" in result:
         tables["regret on the truth table, 24 evaluations of 64 networks"] = {
-            name: {"points": _common.mean_sd(row["regret"], 100)} for name, row in result["regret"].items()
+            name: {"points": _report.mean_sd(row["regret"], 100)} for name, row in result["regret"].items()
         }
-    _common.report(args.output, result, tables, draw)
+    _report.report(args.output, result, tables, draw)
     if "operations of the last layer, %" in tables:
-        _common.picture(args.output.with_name(f"{args.output.stem}_last_layer.png"), result, last_layer)
+        _report.picture(args.output.with_name(f"{args.output.stem}_last_layer.png"), result, last_layer)
 
 
 def draw(figure: Figure, result: dict) -> None:

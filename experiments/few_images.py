@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from experiments import _common, _plain
+from experiments import _common, _plain, _report
 from search.ces import CES, CESConfig
 from search.priced import additive
 from search.run import Scoring
@@ -187,13 +187,13 @@ def finish(args: Args, result: dict) -> None:
     rows, minutes = {}, {}
     for count in map(str, result["settings"]["counts"]):
         made = result.get(count, {})
-        rows[count] = {arm: _common.mean_sd([one["accuracy"] for one in made[arm]], 100) for arm in made}
+        rows[count] = {arm: _report.mean_sd([one["accuracy"] for one in made[arm]], 100) for arm in made}
         if len(made) == len(ARMS):
             tuned, *_, found = ([one["accuracy"] for one in made[arm]] for arm in ARMS)
-            rows[count]["fine-tuned − found"] = _common.paired(np.multiply(100, tuned), np.multiply(100, found))
-        minutes[count] = {arm: _common.mean_sd([one["minutes"] for one in made[arm]]) for arm in made}
+            rows[count]["fine-tuned − found"] = _report.paired(np.multiply(100, tuned), np.multiply(100, found))
+        minutes[count] = {arm: _report.mean_sd([one["minutes"] for one in made[arm]]) for arm in made}
     tables = {"accuracy in %, by images of each class": rows, "CPU minutes, by images of each class": minutes}
-    _common.report(args.output, result, tables, draw, (7.0, 4.0))
+    _report.report(args.output, result, tables, draw, (7.0, 4.0))
 
 
 def draw(figure: Figure, result: dict) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import _common, _plain
+from experiments import _common, _plain, _report
 from experiments._plain import Job, Search
 from search import plain_run
 from search.drawing import Block, draw_on
@@ -136,7 +136,7 @@ def write(args: Args, result: dict[str, Any]) -> None:
     for other in beside(args):
         rows |= networks({**other, "searches": other["searches"][:1]})
     size = (10.0, 1.6 * len(rows) + 0.8)
-    _common.report(args.output, result, tables(result), lambda figure, _: draw_on(figure, rows), size)
+    _report.report(args.output, result, tables(result), lambda figure, _: draw_on(figure, rows), size)
 
 
 def beside(args: Args) -> list[dict[str, Any]]:
@@ -190,7 +190,7 @@ def tables(result: Mapping[str, Any]) -> dict[str, dict[str, dict[str, str]]]:
 
 def sized(accuracies: Sequence[float], params: Sequence[int]) -> dict[str, str]:
     """A row: mean and standard deviation of accuracies in per cent and of parameters."""
-    return {"test %": _common.mean_sd(accuracies), "k parameters": _common.mean_sd(params, 1e-3)}
+    return {"test %": _report.mean_sd(accuracies), "k parameters": _report.mean_sd(params, 1e-3)}
 
 
 if __name__ == "__main__":

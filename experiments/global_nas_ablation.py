@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import _common, _plain
+from experiments import _common, _plain, _report
 from experiments._plain import Job, Search, Subset
 from search.efficient_global import CONV, SEP, Config
 from supernet.errors import UserError
@@ -137,7 +137,7 @@ def last(args: Args, search: Mapping[str, Any]) -> Any:
 
 def write(args: Args, result: dict[str, Any]) -> None:
     """The results, their tables and the picture."""
-    _common.report(args.output, result, tables(result), draw)
+    _report.report(args.output, result, tables(result), draw)
 
 
 def tables(result: Mapping[str, Any]) -> dict[str, dict[str, dict[str, str]]]:
@@ -152,7 +152,7 @@ def against(reference: str, arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> 
     """A row for each arm, with its differences from one of them."""
     column, rows = f"minus {reference}", {}
     for name, row in arms.items():
-        difference = _common.paired(accuracies(row), accuracies(arms[reference]))
+        difference = _report.paired(accuracies(row), accuracies(arms[reference]))
         rows[name] = described(row) | {column: "—" if name == reference else difference}
     return rows
 
@@ -164,9 +164,9 @@ def accuracies(rows: Sequence[Mapping[str, Any]]) -> list[float]:
 def described(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Mean and standard deviation over the searches."""
     return {
-        "test %": _common.mean_sd(accuracies(rows)),
-        "k parameters": _common.mean_sd([row["params"] for row in rows], 1e-3),
-        "networks trained": _common.mean_sd([row["trained"] for row in rows]),
+        "test %": _report.mean_sd(accuracies(rows)),
+        "k parameters": _report.mean_sd([row["params"] for row in rows], 1e-3),
+        "networks trained": _report.mean_sd([row["trained"] for row in rows]),
     }
 
 

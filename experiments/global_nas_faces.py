@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments import _common, _faces, _plain
+from experiments import _common, _faces, _plain, _report
 from search import face_run
 from search.drawing import draw_on
 from supernet import families, machine
@@ -148,23 +148,23 @@ def write(args: Args, result: dict[str, Any]) -> None:
         row, settings = result[arm][0], result["settings"]
         space = ir_resnet.space(row["stages"], row["width"], 3, settings["resolution"])
         rows[f"{arm}\n{row['name']}"] = face_run.drawn(space, (0,) * len(space.genes))
-    _common.report(args.output, result, tables(result), lambda figure, _: draw_on(figure, rows), (10.0, 4.0))
+    _report.report(args.output, result, tables(result), lambda figure, _: draw_on(figure, rows), (10.0, 4.0))
 
 
 def tables(result: Mapping[str, Any]) -> dict[str, dict[str, dict[str, str]]]:
     sizes = {
         arm: {
             "network": ", ".join(dict.fromkeys(row["name"] for row in result[arm])),
-            "k parameters": _common.mean_sd([row["params"] for row in result[arm]], 1e-3),
-            "with the classifier": _common.mean_sd([row["params"] + row["classifier"] for row in result[arm]], 1e-3),
-            "M multiply-adds": _common.mean_sd([row["flops"] for row in result[arm]], 1e-6),
+            "k parameters": _report.mean_sd([row["params"] for row in result[arm]], 1e-3),
+            "with the classifier": _report.mean_sd([row["params"] + row["classifier"] for row in result[arm]], 1e-3),
+            "M multiply-adds": _report.mean_sd([row["flops"] for row in result[arm]], 1e-6),
         }
         for arm in ARMS
     }
     compared = {
         name: {
-            **{arm: _common.mean_sd(values[arm]) for arm in ARMS},
-            "found minus reference": _common.paired(values["found"], values["reference"]),
+            **{arm: _report.mean_sd(values[arm]) for arm in ARMS},
+            "found minus reference": _report.paired(values["found"], values["reference"]),
         }
         for name, values in figures(result).items()
     }

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import _common, _plain
+from experiments import _common, _plain, _report
 from experiments._plain import Job
 from search.dynamic_ranking import schedule, study
 from search.efficient_global import Config, sample
@@ -128,7 +128,7 @@ def sampled(curves: np.ndarray, params: np.ndarray, draws: int) -> dict[str, Any
 
 def write(args: Args, result: dict[str, Any]) -> None:
     """The results, their tables and the picture."""
-    _common.report(args.output, result, tables(result), draw)
+    _report.report(args.output, result, tables(result), draw)
 
 
 def tables(result: Mapping[str, Any]) -> dict[str, dict[str, dict[str, str]]]:
@@ -137,7 +137,7 @@ def tables(result: Mapping[str, Any]) -> dict[str, dict[str, dict[str, str]]]:
         f"{len(final)} networks": {
             "worst %": f"{min(final):.2f}",
             "best %": f"{max(final):.2f}",
-            "mean ± sd %": _common.mean_sd(final),
+            "mean ± sd %": _report.mean_sd(final),
         }
     }
     whole, other = result["study"], result.get("independent")

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from experiments import _common
+from experiments import _common, _report
 from latency import build, runtimes
 from latency.measure import Protocol
 from latency.table import LatencyTable
@@ -199,12 +199,12 @@ def finish(args: Args, result: dict) -> None:
                 "by the int8 table": f"{row[f'{by}_by_int8_ms']:.4f}",
                 "measured, int8 ms": f"{winner['ms']['int8']:.4f}",
                 "measured, float32 ms": f"{winner['ms']['float32']:.4f}",
-                "int8 %": _common.mean_sd([seed["int8"] for seed in winner["accuracies"]], 100),
-                "float32 %": _common.mean_sd([seed["float32"] for seed in winner["accuracies"]], 100),
+                "int8 %": _report.mean_sd([seed["int8"] for seed in winner["accuracies"]], 100),
+                "float32 %": _report.mean_sd([seed["float32"] for seed in winner["accuracies"]], 100),
                 "network": name(tuple(row[by])),
             }
     tables = {f"{len(times['int8'])} networks": ranks, "winners at the same bound": rows}
-    _common.report(args.output, result, tables, draw)
+    _report.report(args.output, result, tables, draw)
 
 
 def draw(figure: Figure, result: dict) -> None:

@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
-from experiments import _common
+from experiments import _common, _report
 from experiments._nss import ALIKE, COLD, MEETS, PLAIN, WARM, Settings, Study, near
 from search import ranking
 from supernet import families, files
@@ -206,7 +206,7 @@ def finish(args: Args, result: dict) -> None:
             gap = beyond(result, regime, name)
             regimes[f"{mega(regime['target'])}, {name}"] = {
                 "n": str(len(scores)),
-                "accuracy, %": _common.mean_sd(scores, 100),
+                "accuracy, %": _report.mean_sd(scores, 100),
                 "minus the front of the random ones, points": f"{100 * np.nanmean(gap):+.2f}",
                 "on or above it": f"{(gap >= 0).sum()}",
             }
@@ -221,9 +221,9 @@ def finish(args: Args, result: dict) -> None:
             }
     learnt = {
         f"{WEIGHTS[how]}, {moment}": {
-            "one-shot, %": _common.mean_sd([row["mean"] for row in rows], 100),
-            "of the wider half, %": _common.mean_sd([row["wide"] for row in rows], 100),
-            "τ with alone": _common.mean_sd([row["tau"] for row in rows]),
+            "one-shot, %": _report.mean_sd([row["mean"] for row in rows], 100),
+            "of the wider half, %": _report.mean_sd([row["wide"] for row in rows], 100),
+            "τ with alone": _report.mean_sd([row["tau"] for row in rows]),
         }
         for how, moments in result["weights"].items()
         for moment, rows in moments.items()
@@ -233,7 +233,7 @@ def finish(args: Args, result: dict) -> None:
         "most probable spaces off target, %": {"": f"{100 * off.min():.1f} to {100 * off.max():.1f}"},
         "most probable spaces that miss it by more than 10 %": {"": f"{(off > MEETS).sum()} of {off.size}"},
         "elite spaces that the cost term finds without images": {"": f"{np.sum(alike)} of {np.size(alike)}"},
-        "minutes of a search of spaces, all targets": {"": _common.mean_sd(result["search_minutes"])},
+        "minutes of a search of spaces, all targets": {"": _report.mean_sd(result["search_minutes"])},
     }
     tables = {
         "Table 1: elite against expanded": table_1,
@@ -242,7 +242,7 @@ def finish(args: Args, result: dict) -> None:
         "Random networks with the weights of the searches": learnt,
         "The searches": summary,
     }
-    _common.report(args.output, result, tables, draw, (11.0, 4.5))
+    _report.report(args.output, result, tables, draw, (11.0, 4.5))
 
 
 WEIGHTS = {WARM: "warm-up", PLAIN: "warm-up, nothing enabled", COLD: "no warm-up"}
@@ -255,12 +255,12 @@ def row_of_table_1(result: dict, target: float, space: str) -> dict[str, str]:
     best = [row for row in result["best_of_5"] if row["target"] == target]
     own = [row for row in result["searched"] if (row["target"], row["space"]) == (target, space)]
     return {
-        f"samples until ±{MEETS:.0%}": _common.mean_sd(needed) if needed else "none",
-        "best of 5: error, %": _common.mean_sd([row[space] for row in best], 100),
-        "deviation, %": _common.mean_sd([row["deviation"][space] for row in best], 100),
-        "searched: error, %": _common.mean_sd([row["error"] for row in own], 100),
-        "its deviation, %": _common.mean_sd([row["deviation"] for row in own], 100),
-        "minutes of its search": _common.mean_sd([row["minutes"] for row in own]),
+        f"samples until ±{MEETS:.0%}": _report.mean_sd(needed) if needed else "none",
+        "best of 5: error, %": _report.mean_sd([row[space] for row in best], 100),
+        "deviation, %": _report.mean_sd([row["deviation"][space] for row in best], 100),
+        "searched: error, %": _report.mean_sd([row["error"] for row in own], 100),
+        "its deviation, %": _report.mean_sd([row["deviation"] for row in own], 100),
+        "minutes of its search": _report.mean_sd([row["minutes"] for row in own]),
     }
 
 

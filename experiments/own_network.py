@@ -24,7 +24,7 @@ import torchvision
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from experiments import _ahead, _common
+from experiments import _ahead, _common, _report
 from experiments import _pruners as pruners
 from latency import agent, build, measure, runtimes
 from latency.measure import Protocol
@@ -344,15 +344,15 @@ def finish(args: Args, result: dict) -> None:
     for name in (name for name in result["settings"]["networks"] if name in result):
         (given, *_), rows = [(key, made) for key, made in result[name].items() if key == "given"], {}
         whole = [one["accuracy"] for one in given[1]]
-        rows["the given network"] = dict.fromkeys(HEADINGS, "") | {"accuracy, %": _common.mean_sd(whole, 100)}
+        rows["the given network"] = dict.fromkeys(HEADINGS, "") | {"accuracy, %": _report.mean_sd(whole, 100)}
         for key, made in result[name].items():
             if key != "given":
                 found = {heading: [one[field] for one in made] for heading, field in HEADINGS.items()}
-                rows[key] = {h: _common.mean_sd(v, 100 if "%" in h else 1) for h, v in found.items()}
+                rows[key] = {h: _report.mean_sd(v, 100 if "%" in h else 1) for h, v in found.items()}
         tables[name] = rows
         if ahead := _ahead.table(result[name]):
             tables[f"{name}: ours ahead of, seed by seed, 95 %"] = ahead
-    _common.report(args.output, result, tables, draw, (11.0, 4.0 * len(result["settings"]["networks"])))
+    _report.report(args.output, result, tables, draw, (11.0, 4.0 * len(result["settings"]["networks"])))
 
 
 HEADINGS = {

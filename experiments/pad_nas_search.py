@@ -29,7 +29,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from experiments import _common, evolution
+from experiments import _common, _report, evolution
 from experiments.papers.item import mean
 from search import distribution, nsga2, pad_nas
 from search.ask_tell import Record
@@ -223,7 +223,7 @@ def finish(args: Args, result: dict) -> None:
             for rank, row in ranks.items()
         },
     }
-    _common.report(args.output, result, tables, draw)
+    _report.report(args.output, result, tables, draw)
 
 
 def gains(ces: Sequence[Mapping[str, float]], rows: Sequence[Mapping[str, float]], what: str) -> list[float]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import _common
+from experiments import _common, _report
 from experiments._pad_nas import Options, Study
 from experiments.papers.item import mean
 from search import pad_nas
@@ -151,7 +151,7 @@ def finish(args: Args, result: dict) -> None:
     for title, rows in ((name, result[name]) for name in (THRESHOLDS, STAGES, WEIGHTS)):
         first = next(iter(rows.values()))
         tables[title] = {name: told(seeds, first) for name, seeds in rows.items()}
-    _common.report(args.output, result, tables, draw)
+    _report.report(args.output, result, tables, draw)
 
 
 def told(seeds: list[dict], first: list[dict]) -> Mapping[str, str]:
@@ -164,15 +164,15 @@ def told(seeds: list[dict], first: list[dict]) -> Mapping[str, str]:
     mine, theirs = [a for a, _ in pairs], [b for _, b in pairs]
     return {
         "networks": ", ".join(f"{row['networks']:,}" for row in seeds),
-        "operations": _common.mean_sd(values(seeds, "operations")),
+        "operations": _report.mean_sd(values(seeds, "operations")),
         "epochs of the last training": f"{seeds[0]['epochs']}",
-        "minutes of it": _common.mean_sd(values(seeds, "minutes")),
-        "random networks one-shot, %": _common.mean_sd(values(seeds, "random_one_shot"), 100),
-        "random networks alone, %": _common.mean_sd(values(seeds, "random_alone"), 100),
+        "minutes of it": _report.mean_sd(values(seeds, "minutes")),
+        "random networks one-shot, %": _report.mean_sd(values(seeds, "random_one_shot"), 100),
+        "random networks alone, %": _report.mean_sd(values(seeds, "random_alone"), 100),
         "minus the first row": mean(values(mine, "random_alone") - values(theirs, "random_alone"), 100, "+"),
-        "best of the front alone, %": _common.mean_sd(values(seeds, "best_alone"), 100),
+        "best of the front alone, %": _report.mean_sd(values(seeds, "best_alone"), 100),
         "minus the first row, too": mean(values(mine, "best_alone") - values(theirs, "best_alone"), 100, "+"),
-        "gap to one-shot, points": _common.mean_sd(values(seeds, "best_alone") - values(seeds, "best_one_shot"), 100),
+        "gap to one-shot, points": _report.mean_sd(values(seeds, "best_alone") - values(seeds, "best_one_shot"), 100),
     }
 
 

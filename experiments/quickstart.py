@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from experiments import _common
+from experiments import _common, _report
 from latency.measure import host
 from supernet import files
 from supernet.errors import UserError
@@ -85,7 +85,7 @@ def run(args: Args) -> None:
         f"seed {i}, {name}": told(row) for i, one in enumerate(result["seeds"]) for name, row in one["networks"].items()
     }
     minutes = {f"seed {i}": {"minutes": f"{one['minutes']:.1f}"} for i, one in enumerate(result["seeds"])}
-    _common.report(args.output, result, {"networks": rows, "minutes": minutes}, draw, (6.0, 4.0))
+    _report.report(args.output, result, {"networks": rows, "minutes": minutes}, draw, (6.0, 4.0))
 
 
 def machine(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

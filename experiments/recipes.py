@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from experiments import _common
+from experiments import _common, _report
 from supernet import executor, machine, spaces
 from supernet.data import sets
 from supernet.errors import UserError
@@ -153,13 +153,13 @@ def finish(args: Args, result: dict) -> None:
             made = result[table][name]
             points = [one["test"] - other for one, other in zip(made, first, strict=False)]
             shown[table][name] = {
-                "test, %": _common.mean_sd([one["test"] for one in made], 100),
-                f"against {names[0]}, points": "" if name == names[0] else _common.mean_sd(points, 100),
-                "validation, %": _common.mean_sd([one["val"] for one in made], 100),
-                "training, %": _common.mean_sd([one["train"] for one in made], 100),
+                "test, %": _report.mean_sd([one["test"] for one in made], 100),
+                f"against {names[0]}, points": "" if name == names[0] else _report.mean_sd(points, 100),
+                "validation, %": _report.mean_sd([one["val"] for one in made], 100),
+                "training, %": _report.mean_sd([one["train"] for one in made], 100),
                 "CPU minutes": f"{np.mean([one['minutes'] for one in made]):.1f}",
             }
-    _common.report(args.output, result, shown, draw, (7.0, 4.0))
+    _report.report(args.output, result, shown, draw, (7.0, 4.0))
 
 
 def draw(figure: Figure, result: dict) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import _common
+from experiments import _common, _report
 from experiments._task_times import Times, record
 from search.ces import CES, CESConfig
 from search.evaluator import groups, work
@@ -115,10 +115,10 @@ def run(args: Args) -> None:
     if not args.redraw:
         found = simulate(args, Times(**result["recorded"]["times"]), space)
         result = _common.results("scaling", args, clock, recorded=result["recorded"], speedup=found)
-    _common.report(args.output, result, tables(result), draw, size=(10.0, 6.0))
+    _report.report(args.output, result, tables(result), draw, size=(10.0, 6.0))
 
 
-def tables(result: dict) -> _common.Tables:
+def tables(result: dict) -> _report.Tables:
     """Speed-ups, a table for each population and scale."""
     heads = [f"{workers} workers" for workers in WORKERS]
     return {

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.segmentation import LRASPP
 
-from experiments import _common
+from experiments import _common, _report
 from experiments._pad_nas import Alone, uniform
 from experiments._scenes import Scenes, cityscapes, drawn, mean_iou
 from experiments.papers.item import mean
@@ -174,7 +174,7 @@ def segmented(
 
 
 def finish(args: Args, result: dict) -> None:
-    _common.report(args.output, result, {f"scenes of {result['settings']['size']}": told(result["networks"])}, draw)
+    _report.report(args.output, result, {f"scenes of {result['settings']['size']}": told(result["networks"])}, draw)
 
 
 def told(rows: Mapping[str, list[dict]]) -> dict[str, dict[str, str]]:
@@ -188,7 +188,7 @@ def told(rows: Mapping[str, list[dict]]) -> dict[str, dict[str, str]]:
     return {
         name: {
             "M multiply-adds": f"{seeds[0]['flops'] / 1e6:.1f}",
-            "mean IoU, %": _common.mean_sd([row["miou"] for row in seeds], 100),
+            "mean IoU, %": _report.mean_sd([row["miou"] for row in seeds], 100),
             "minus that by hand": minus(seeds),
         }
         for name, seeds in rows.items()

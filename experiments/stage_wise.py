@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from experiments import _common, _stages
+from experiments import _common, _report, _stages
 from search import stage_wise_run
 from search.criteria import CRITERIA
 from search.drawing import Block, draw
@@ -106,7 +106,7 @@ def run(args: Args) -> None:
 
 def finish(args: Args, result: dict) -> None:
     """The files."""
-    _common.report(args.output, result, tables(result), draw_results)
+    _report.report(args.output, result, tables(result), draw_results)
     rows = {
         name: [Block(Size.of(size), *block) for size, *block in blocks] for name, blocks in result["networks"].items()
     }
@@ -287,7 +287,7 @@ def sign_flip(differences: Sequence[float]) -> float:
     return float((means >= abs(d.mean()) - 1e-12).mean())
 
 
-def tables(result: dict) -> _common.Tables:
+def tables(result: dict) -> _report.Tables:
     """What a reader sees; ± is one standard deviation over the seeds."""
     compared, importance, transfer = {}, {}, {}
     for name, against in result["against_uniform"].items():
@@ -296,10 +296,10 @@ def tables(result: dict) -> _common.Tables:
         random = [a for row in rows for a in row["accuracies"][2:]]
         compared[name] = {
             "seeds": str(len(rows)),
-            "found": _common.mean_sd(found, 100),
-            "as even as can be": _common.mean_sd(even, 100),
-            "random": _common.mean_sd(random, 100) if random else "",
-            "found − even, points": _common.mean_sd(against["difference"], 100),
+            "found": _report.mean_sd(found, 100),
+            "as even as can be": _report.mean_sd(even, 100),
+            "random": _report.mean_sd(random, 100) if random else "",
+            "found − even, points": _report.mean_sd(against["difference"], 100),
             "p": f"{against['p']:.3f}",
             "found is even": f"{sum(row['modules'][0] == row['modules'][1] for row in rows)} of {len(rows)}",
         }
@@ -314,12 +314,12 @@ def tables(result: dict) -> _common.Tables:
         spent = np.array([r["cpu_seconds"] * r["networks"] for r in of])
         given = [row["donor_cpu_seconds"] if name == "donor" else 0.0 for row in result["weight_transfer"]]
         transfer[start] = {
-            "CPU s per network": _common.mean_sd([r["cpu_seconds"] for r in of]),
-            "per search": _common.mean_sd(spent),
-            "with the donor's training": _common.mean_sd(spent + given),
-            "found, %": _common.mean_sd([r["accuracy"] for r in of], 100),
-            "mean candidate, %": _common.mean_sd([np.mean(r["candidates"]) for r in of], 100),
-            "ensemble of all candidates, %": _common.mean_sd([r["ensemble"] for r in of], 100),
+            "CPU s per network": _report.mean_sd([r["cpu_seconds"] for r in of]),
+            "per search": _report.mean_sd(spent),
+            "with the donor's training": _report.mean_sd(spent + given),
+            "found, %": _report.mean_sd([r["accuracy"] for r in of], 100),
+            "mean candidate, %": _report.mean_sd([np.mean(r["candidates"]) for r in of], 100),
+            "ensemble of all candidates, %": _report.mean_sd([r["ensemble"] for r in of], 100),
         }
     pls = result["against_uniform"]["pls"]
     better = pls["p"] < LEVEL and np.mean(pls["difference"]) > 0

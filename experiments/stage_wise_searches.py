@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from experiments import _common, _stages
+from experiments import _common, _report, _stages
 from experiments._stages import Arm, at_iteration
 from experiments.papers.item import mean
 from search.criteria import CRITERIA
@@ -102,10 +102,10 @@ def disagreement(rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -
 
 
 def finish(args: Args, result: dict) -> None:
-    _common.report(args.output, result, tables(result), draw, SIZE)
+    _report.report(args.output, result, tables(result), draw, SIZE)
 
 
-def tables(result: Mapping[str, Any]) -> _common.Tables:
+def tables(result: Mapping[str, Any]) -> _report.Tables:
     """± is half of the 95 % interval over the seeds, by Student's t."""
     searches, n = result["searches"], iterations(result)
     candidates = {

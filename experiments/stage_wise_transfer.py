@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from experiments import _common, _stages
+from experiments import _common, _report, _stages
 from experiments.papers.item import mean
 from experiments.stage_wise_uniform import ARMS, deepest, last
 from supernet import files
@@ -86,10 +86,10 @@ def pairs(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def finish(args: Args, result: dict) -> None:
-    _common.report(args.output, result, tables(result), draw)
+    _report.report(args.output, result, tables(result), draw)
 
 
-def tables(result: Mapping[str, Any]) -> _common.Tables:
+def tables(result: Mapping[str, Any]) -> _report.Tables:
     """± is half of the 95 % interval over the seeds, by Student's t."""
     rows = {}
     for images, kind in pairs(result):

@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from experiments import _common, _stages
+from experiments import _common, _report, _stages
 from experiments._stage_costs import milliseconds
 from experiments._stages import Arm, at_iteration, evenly
 from experiments.papers.item import mean
@@ -188,10 +188,10 @@ def ratio(result: Mapping[str, Any], kind: str, what: str) -> list[float]:
 
 
 def finish(args: Args, result: dict) -> None:
-    _common.report(args.output, result, tables(result), draw, SIZE)
+    _report.report(args.output, result, tables(result), draw, SIZE)
 
 
-def tables(result: Mapping[str, Any]) -> _common.Tables:
+def tables(result: Mapping[str, Any]) -> _report.Tables:
     """± is half of the 95 % interval over the seeds, by Student's t."""
     searches, found = result["searches"], {}
     for kind, title in TITLES.items():

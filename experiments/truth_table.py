@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import _common
+from experiments import _common, _report
 from search import ranking
 from supernet import families, files, machine, spaces
 from supernet.space import Space
@@ -70,7 +70,7 @@ def finish(args: Args, result: dict) -> None:
     networks, seeds = np.shape(result["accuracies"])
     budget = result["budget"]
     title = f"{networks} networks × {seeds} seeds, {budget['epochs']} epochs on {budget['images']['train']:,} images"
-    _common.report(args.output, result, {title: rows}, draw)
+    _report.report(args.output, result, {title: rows}, draw)
 
 
 def summarise(accuracies: np.ndarray, flops: np.ndarray) -> dict[str, float | str]:

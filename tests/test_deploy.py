@@ -163,6 +163,8 @@ def test_files_of_others_stay(pets, tmp_path):
     for name in ("README.md", "deploy.py"):
         (tmp_path / name).write_text("mine")
     printed = ok("export", "--run", pets / "run", "--pick", "config", "--output", tmp_path / "pets.py")
+    code, weights = (round((tmp_path / name).stat().st_size / 1e6, 1) for name in ("pets.py", "pets.pt"))
+    assert f"pets.py: {code} MB, pets.pt: {weights} MB, logits" in printed
     for name in ("README.md", "deploy.py"):
         assert (tmp_path / name).read_text() == "mine"
         assert f"{name} is somebody's and stays" in printed

@@ -24,6 +24,7 @@ from experiments import (
     _ahead,
     _common,
     _pad_nas,
+    _report,
     catalogue,
     evolution,
     own_network,
@@ -451,6 +452,11 @@ def test_results_do_not_go_on_in_another_file(tmp_path, text):
     with pytest.raises(UserError, match="is not a readable results"):
         _common.Kept(path, {"settings": {}, "machine": {"cpu_minutes": 0.0}}, clock)
     assert path.read_text() == text
+
+
+def test_tables_have_each_column_that_a_row_has():
+    shown = _report.table("of two", {"a": {"x": "1"}, "b": {"x": "2", "y": "3"}})
+    assert (shown.headings, shown.rows) == (["", "x", "y"], [["a", "1", ""], ["b", "2", "3"]])
 
 
 def test_ctrl_c_ends_in_one_line(monkeypatch, capsys):

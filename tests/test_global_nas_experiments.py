@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import _common, _plain, global_nas_ablation, global_nas_ranking
+from experiments import _plain, _report, global_nas_ablation, global_nas_ranking
 from experiments._plain import Subset
 from search.efficient_global import CONV, SEP
 from supernet.data import sets
@@ -56,8 +56,8 @@ def test_without_a_second_training_there_is_one_truth():
 def test_the_difference_of_pairs_is_scipy_s():
     a, b = [3.0, 5.0, 4.0, 8.0], [1.0, 4.5, 4.0, 5.0]
     low, high = stats.ttest_rel(a, b).confidence_interval()
-    assert _common.paired(a, b) == f"{(low + high) / 2:+.2f} ± {(high - low) / 2:.2f}"
-    assert _common.paired([2.0], [1.0]) == "+1.00"
+    assert _report.paired(a, b) == f"{(low + high) / 2:+.2f} ± {(high - low) / 2:.2f}"
+    assert _report.paired([2.0], [1.0]) == "+1.00"
 
 
 def test_every_start_sees_the_same_pairs_of_classes():

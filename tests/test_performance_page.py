@@ -24,7 +24,7 @@ def held(name: str) -> dict:
     return json.loads((BENCH / f"{name}.json").read_text())
 
 
-@pytest.mark.parametrize(("machine", "first"), [("zen4", 1), ("xeon", 4)])
+@pytest.mark.parametrize(("machine", "first"), [("zen5", 1), ("zen4", 4), ("xeon", 7)])
 def test_a_step(machine, first):
     step, told = held(f"step-{machine}")["step"], {row[0]: row[first:] for row in rows("performance.md")}
     for name, form in STEP.items():
@@ -32,6 +32,21 @@ def test_a_step(machine, first):
         assert ms == f"{1e3 * statistics.median(step['seconds'][form]):.1f}"
         assert ratio == ("" if form == "ours" else f"{step['ratios'][form]:.2f}×")
         assert memory == f"{step['peak_memory_mib'][form]:.0f}"
+
+
+@pytest.mark.parametrize("space", ["elastic-small", "attentive-nas", "timm:mobilenetv2_050", "timm:mobilenetv1_100"])
+def test_a_step_of_slices(space):
+    step = held(f"step-{space.removeprefix('timm:')}-zen5")["step"]
+    (told,) = (row[1:] for row in rows("performance.md") if row[0].startswith(f"`--space {space}"))
+    ours, plain = (1e3 * statistics.median(step["seconds"][form]) for form in ("ours", "eager channels_last"))
+    assert [float(ms) for ms in told[:2]] == [pytest.approx(ours, rel=5e-3), pytest.approx(plain, rel=5e-3)]
+    memory = step["peak_memory_mib"]
+    assert told[2:] == [
+        f"{step['ratios']['eager channels_last']:.2f}×",
+        f"{memory['ours']:.0f}",
+        f"{memory['ours'] / memory['eager channels_last']:.2f}".removeprefix("0"),
+        f"{step['full_width_ratio']:.3f}",
+    ]
 
 
 def test_a_path_within_a_bin():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import statistics
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -17,12 +19,12 @@ def rows(page: str) -> list[list[str]]:
 
 def test_a_step_is_as_fast_and_as_small_as_the_page_says():
     table = rows("performance.md")
-    (ours,) = (row for row in table if row[0] == "ours" and len(row) == 7)
+    (ours,) = (row for row in table if row[0] == "ours" and len(row) == 10)
     (plain,) = (row for row in table if row[0] == "plain PyTorch, channels_last")
     steps = [row for row in table if row[0].startswith("`--space") and len(row) == 7 and row[3].endswith("×")]
-    faster = [float(ratio.rstrip("×")) for ratio in (plain[2], plain[5], *(row[3] for row in steps))]
-    memory = [*(int(ours[i]) / int(plain[i]) for i in (3, 6)), *(float(row[5]) for row in steps)]
-    assert len(faster) == 6
+    faster = [float(ratio.rstrip("×")) for ratio in (*plain[2::3], *(row[3] for row in steps))]
+    memory = [*(int(ours[i]) / int(plain[i]) for i in (3, 6, 9)), *(float(row[5]) for row in steps)]
+    assert len(faster) == 7
     assert f"{min(faster):.1f} to {max(faster):.1f} times as fast as PyTorch in channels_last" in README
     assert f"{min(memory):.2f} to {max(memory):.2f} of the memory".replace("0.", ".") in README
 
@@ -32,6 +34,12 @@ def test_files_keep_what_tables_promise_as_the_page_says():
     off = [abs(float(row[i].rstrip(" %"))) for row in kept for i in (2, 4)]
     assert len(off) == 6
     assert f"within {min(off):.0f} to {max(off):.0f} % as ONNX and TFLite files" in README
+
+
+def test_the_quickstart_takes_as_long_as_it_took():
+    seeds = json.loads((ROOT / "docs" / "results" / "quickstart.json").read_text(encoding="utf-8"))["seeds"]
+    minutes = round(statistics.median(seed["minutes"] for seed in seeds))
+    assert f"{('no', 'one', 'two', 'three', 'four', 'five', 'six')[minutes]} minutes of two fast cores" in README
 
 
 def test_the_example_is_as_small_as_it_says():

@@ -125,8 +125,9 @@ def run(args: Args) -> None:
         theirs = companions.write(path, formats.read_card(path))
         if args.hub_folder:
             hub.write(args.hub_folder, found.network, card)
-    size = sum(part.stat().st_size for part in (path, *path.rglob("*")) if part.is_file())
-    common.tell(f"{path}: {size / 1e6:.1f} MB, {told}")
+    weights = formats.of(path).weights
+    beside = f", {(file := path.with_suffix(weights)).name}: {megabytes(file)}" if weights else ""
+    common.tell(f"{path}: {megabytes(path)}{beside}, {told}")
     card = formats.read_card(path)
     known = "what it is, and how pictures are prepared for it: {}; deploy.py runs it"
     common.tell((known if companions.runs_alone(card) else "what it is: {}").format(f"{path.name}.json, README.md"))
@@ -138,6 +139,11 @@ def run(args: Args) -> None:
         operators = profile.profile(runtime, path.read_bytes(), lut.threads if lut else 1)
         common.show(profile.table(operators, runtime))
     common.answer(args, card.to_json())
+
+
+def megabytes(path: Path) -> str:
+    """The size of a file, or of a folder's files."""
+    return f"{sum(part.stat().st_size for part in (path, *path.rglob('*')) if part.is_file()) / 1e6:.1f} MB"
 
 
 def timed(path: Path, lut: LatencyTable, promised: float) -> None:
