@@ -102,8 +102,8 @@ class Bar:
         self.rated += n if work is None else work
         self.text = self.text if text is None else text
         self.advanced = time.monotonic()
-        if not self.live and self.advanced - self.printed > self.every:
-            self._print()
+        if not self.live and self.count < self.total and self.advanced - self.printed > self.every:
+            self._print()  # of the last unit the end tells
 
     def facts(self) -> str:
         """``12/100, 340 images/s, 1.2 min left``; how long it took at the end; rate and time once they are known.

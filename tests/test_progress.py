@@ -103,12 +103,12 @@ def test_what_an_earlier_run_has_done_took_no_time(clock):
 
 def test_into_a_pipe_goes_a_line_now_and_then_and_one_at_the_end(clock, capsys):
     with Bar("evolution", 3, unit="evaluations") as bar:
-        for _ in range(3):
-            clock[0] += 9
+        for seconds in (9, 9, 12):
+            clock[0] += seconds
             bar.advance(text="front 5")
     assert capsys.readouterr().err.splitlines() == [
         "evolution: 2/3, 9.0 s per evaluation, 9.0 s left  front 5",
-        "evolution: 3/3, 9.0 s per evaluation, in 27.0 s  front 5",
+        "evolution: 3/3, 10.0 s per evaluation, in 30.0 s  front 5",
     ]
 
 

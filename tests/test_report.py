@@ -116,6 +116,22 @@ def test_classes_are_on_the_page_the_worst_first(tmp_path):
     assert shares[:9] == ["100", "0", "0", "10", "90", "0", "30", "0", "70"]
 
 
+def test_of_a_thousand_classes_the_pairs_that_are_mixed_up_most_are_shown(tmp_path):
+    """The whole confusion of ImageNet's classes would be a million cells of the page."""
+    shutil.copytree(OLD, tmp_path / "run")
+    labels = np.repeat(np.arange(1000), 4)
+    said = labels.copy()
+    said[[28, 29, 30, 2000]] = [9, 9, 9, 3]  # three of four images of class 7 for class 9, one of class 500 for class 3
+    folder = RunFolder(tmp_path / "run").network("best")
+    names = [f"class {i}" for i in range(1000)]
+    Answers(labels, said[:, None], 1000).write(folder.classes_path, folder.confusion_picture, names)
+    shown = page.Page([load.Run.load(RunFolder(tmp_path / "run"))]).render()
+    pairs = re.findall(r"<tr>(.*?)</tr>", shown.split("of the class, %</th>")[1].split("</table>")[0])
+    cells = [re.findall(r"<t[dh][^>]*>([^<]*)<", row) for row in pairs]
+    assert [row for row in cells if row] == [["class 7", "class 9", "3", "75.0"], ["class 500", "class 3", "1", "25.0"]]
+    assert len(shown) < 1_000_000
+
+
 @pytest.mark.parametrize("lacking", ["lut.json", "population.jsonl", "front.json"])
 def test_a_run_that_has_not_come_so_far(tmp_path, lacking):
     shutil.copytree(OLD, tmp_path / "run")

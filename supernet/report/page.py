@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from latency.table import LatencyTable
 from search import ranking
 from supernet import families, metrics
@@ -22,6 +24,7 @@ from supernet.report.pieces import code, details, images, page, paragraph, place
 
 CLASSES = 30  # that have a row each
 COUNTS = 15  # classes whose confusion has its numbers
+MATRIX = 100  # classes whose confusion is shown whole
 
 
 class Page:
@@ -239,7 +242,17 @@ def classes(page: Page) -> str:
     title = "images of the class in a row that are taken for that in the column, %"
     form = "{:.0f}" if len(names) <= COUNTS else ""
     taken_for = page.matrix("confusion", Matrix(title, names, names, shares.tolist(), form))
+    if len(names) > MATRIX:
+        taken_for = table(["class", "taken for", "images", "of the class, %"], mixed_up(names, confusion))
     return section("The classes", shown, left, taken_for, gallery(page.run))
+
+
+def mixed_up(names: Sequence[str], confusion: np.ndarray) -> list[list[str]]:
+    """The pairs of classes with most images of the one that are taken for the other, a row each."""
+    wrong = confusion * (1 - np.eye(len(names), dtype=confusion.dtype))
+    most = np.argsort(-wrong, axis=None, kind="stable")[:CLASSES]
+    pairs = [pair for pair in zip(*np.unravel_index(most, wrong.shape), strict=True) if wrong[pair]]
+    return [[names[i], names[j], f"{wrong[i, j]:,}", f"{100 * wrong[i, j] / confusion[i].sum():.1f}"] for i, j in pairs]
 
 
 def gallery(run: Run) -> str:
