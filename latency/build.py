@@ -265,7 +265,8 @@ def protocol_for(device: str, rounds: int, name: str | None = None) -> Protocol:
     """
     if rounds < 10:
         raise UserError(f"rounds {rounds}: expected at least 10, fewer do not tell noise from latency")
-    return Protocol(rounds=rounds, chunks=1) if device == "adb" or name == agent.TENSORRT else Protocol(rounds=rounds)
+    of_itself = device == "adb" or name == agent.TENSORRT
+    return Protocol(rounds=rounds, chunks=1, settle_runs=0) if of_itself else Protocol(rounds=rounds)
 
 
 def write_default(

@@ -1,9 +1,10 @@
 """How latencies are timed, whatever runs them. No torch: only the standard library, and Python 3.8 runs it.
 
 Everything is timed in shuffled round-robin rounds, so that a drift of the machine affects every key alike. A visit is a
-few milliseconds of one key. By how much all keys took longer in one round than in another is taken out; a key's latency
-is the median over its visits then. Its odd and even rounds are compared with each other (A/A): where they differ by
-more than the gate, the key is visited in further rounds.
+few milliseconds of one key, after some runs that do not count, since others had the caches before. By how much all keys
+took longer in one round than in another is taken out; a key's latency is the median over its visits then. Its odd and
+even rounds are compared with each other (A/A): where they differ by more than the gate, the key is visited in further
+rounds.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ LIMITS = (
     ("chunks", 1, 10_000),
     ("warmup_runs", 0, 10_000),
     ("warmup_ms", 0, 60_000),
+    ("settle_runs", 0, 10_000),
+    ("settle_ms", 0, 60_000),
     ("gate", 0, 1000),
     ("attempts", 0, 100),
     ("busy", 0, 1),
@@ -72,6 +75,8 @@ class Protocol:
     chunks: int = 5  # parts of a visit, whose median counts: one preemption spoils one chunk
     warmup_runs: int = 10  # the fewest runs and
     warmup_ms: float = 50.0  # the shortest time before the first visit
+    settle_runs: int = 20  # that begin each visit and do not count, as far as they take
+    settle_ms: float = 50.0  # no longer than this
     gate: float = 0.03  # largest relative A/A difference
     attempts: int = 3  # further passes of the keys that are beyond the gate
     busy: float = 0.95  # smallest CPU/wall at which the wall clock is trusted
@@ -180,7 +185,7 @@ def measure(
                 order = [key for key in keys if len(taken[key]) <= i]
                 rng.shuffle(order)
                 for key in order:
-                    taken[key].append(_visit(timers[key], repeats[key], protocol.chunks))
+                    taken[key].append(_visit(timers[key], repeats[key], protocol))
                     bar.advance(1)
                 save()
     return summarise(taken, protocol)
@@ -282,8 +287,13 @@ def _busy(visits: Sequence[Visit]) -> float | None:
     return statistics.median(shares) if len(shares) == len(visits) else None
 
 
-def _visit(timer: Timer, repeats: int, chunks: int) -> Visit:
-    times = [timer(repeats) for _ in range(chunks)]
+def _visit(timer: Timer, repeats: int, protocol: Protocol) -> Visit:
+    settling = 0.0
+    for _ in range(protocol.settle_runs):
+        if settling >= protocol.settle_ms * 1e6:
+            break
+        settling += timer(1)[0]
+    times = [timer(repeats) for _ in range(protocol.chunks)]
     wall = statistics.median(wall for wall, _ in times) / repeats / 1e6
     cpu = [cpu for _, cpu in times if cpu is not None]
     return wall, statistics.median(cpu) / repeats / 1e6 if len(cpu) == len(times) else None

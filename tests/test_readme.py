@@ -42,6 +42,13 @@ def test_the_quickstart_takes_as_long_as_it_took():
     assert f"{('no', 'one', 'two', 'three', 'four', 'five', 'six')[minutes]} minutes of two fast cores" in README
 
 
+def test_a_supernet_at_224_pixels_takes_as_long_as_was_planned():
+    plan = json.loads((ROOT / "docs" / "bench" / "plan-224-zen5.json").read_text(encoding="utf-8"))
+    assert f"busy for {plan['seconds'] / 60:.0f} minutes with the supernet" in README
+    (told,) = (row[-1] for row in rows("performance.md") if row[0].startswith("all of it"))
+    assert told == f"{plan['seconds'] / 60:.1f} min"
+
+
 def test_the_example_is_as_small_as_it_says():
     from supernet.cli import example
 
