@@ -126,9 +126,11 @@ def test_packages_import_in_one_direction(package):
         assert not {other for other in imported(path) if other.split(".")[0] == "tests"}, name
 
 
-def test_experiments_have_of_the_commands_how_they_start_alone():
+def test_experiments_have_of_the_commands_how_they_start_and_print_alone():
     own = {other for name, path in modules().items() if package_of(name) == "experiments" for other in imported(path)}
-    assert {name for name in own if package_of(name) == "supernet.cli"} == {"supernet.cli.starting"}
+    assert {name for name in own if package_of(name) == "supernet.cli"} == {
+        f"supernet.cli.{of}" for of in ("printing", "starting")
+    }
 
 
 def test_no_module_imports_itself_by_way_of_others():
