@@ -19,11 +19,14 @@ Tables = Mapping[str, Rows]
 
 
 def report(output: Path, result: dict, tables: Tables, draw: Callable[[Figure, dict], None], size=(10.0, 4.0)) -> None:
-    """``output`` (JSON), its tables beside it as Markdown and its picture as PNG; prints the tables."""
+    """``output`` (JSON), its tables beside it as Markdown and its picture as PNG; prints the tables.
+
+    What is drawn is what the file holds, in which tuples are lists and keys are text: the same as with --redraw.
+    """
     text = markdown(result, tables)
     files.write_json(output, result)
     files.write_bytes(output.with_suffix(".md"), text.encode())
-    picture(output.with_suffix(".png"), result, draw, size)
+    picture(output.with_suffix(".png"), files.read_json(output, "results", "delete it"), draw, size)
     for title, rows in tables.items():
         printing.show(table(title, rows))
     printing.tell(f"→ {output}, {output.with_suffix('.md').name}, {output.with_suffix('.png').name}")

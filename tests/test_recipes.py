@@ -17,18 +17,19 @@ def test_the_papers_recipe_is_that_of_spos_and_pad_nas():
     assert (fit.mixup, fit.cutmix, fit.auto_augment, fit.ema, fit.drop_path) == (0, 0, "none", 0, 0)
 
 
-@pytest.mark.parametrize(("epochs", "strong"), [(3, False), (30, True)])
-def test_short_trainings_are_not_regularised(epochs, strong):
+@pytest.mark.parametrize(("epochs", "crops", "strong"), [(3, False, False), (30, True, False), (100, True, True)])
+def test_short_trainings_are_not_regularised(epochs, crops, strong):
     fit = Settings(epochs, recipe="modern").fit
     assert fit.ema > 0
     assert fit.schedule == "cosine"
     assert fit.warmup_epochs <= epochs / 5
-    for value in (fit.mixup, fit.cutmix, fit.drop_path, fit.auto_augment != "none", fit.augment):
+    assert fit.augment == crops
+    for value in (fit.mixup, fit.cutmix, fit.drop_path, fit.auto_augment != "none"):
         assert bool(value) == strong
 
 
 def test_wishes_come_before_the_recipe():
-    fit = Settings(30, recipe="modern", schedule="linear", mixup=0.0, optimizer="lamb", lr=0.3).fit
+    fit = Settings(100, recipe="modern", schedule="linear", mixup=0.0, optimizer="lamb", lr=0.3).fit
     assert (fit.schedule, fit.mixup, fit.cutmix, fit.optimizer, fit.lr) == ("linear", 0, 1.0, "lamb", 0.3)
     assert fit.weight_decay == recipes.DECAY["lamb"]
     assert Settings(3, auto_augment="trivial").fit.augment

@@ -17,7 +17,7 @@ class Recipe:
 
     topic: ClassVar[str] = "recipe"
     recipe: Name = "paper"
-    """paper: SGD, linear, as SPOS and PAD-NAS; modern: AdamW, cosine, warm-up and a moving average, from 30 epochs on
+    """paper: SGD, linear, as SPOS and PAD-NAS; modern: AdamW, cosine, warm-up and a moving average, from 100 epochs on
     mixup, CutMix, RandAugment and drop path, too. The options below take the place of what it has."""
     optimizer: Annotated[Optimizer | None, UNSET] = None
     """Optimiser, with a learning rate and weight decay to match."""
