@@ -24,6 +24,7 @@ import tyro
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from supernet.cli.app import about
 from supernet.cli.common import COMMANDS
 from supernet.cli.methods import METHODS
 
@@ -133,7 +134,7 @@ def commands() -> Iterator[str]:
     """Every command with its options, from the dataclasses that parse them."""
     for module, name in COMMANDS.items():
         code = importlib.import_module(f"supernet.cli.{module}")
-        yield f"\n## {name}\n\n`supernet {name}`, `python tools/{module}.py`. {escaped(code.__doc__.splitlines()[0])}\n"
+        yield f"\n## {name}\n\n`supernet {name}`, `python tools/{module}.py`. {escaped(about(module))}\n"
         if module != "train_supernet":
             yield from options(code.Args)
             continue

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -32,9 +32,9 @@ LISTED = ("paper", "item", "shows", "theirs", "ours", "state")
 
 @dataclass(frozen=True)
 class Args:
-    paper: tyro.conf.Positional[str] = catalogue.ALL
+    paper: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[PAPER]")] = catalogue.ALL
     """global-nas, nss, pad-nas, stage-wise or dsnas."""
-    item: tyro.conf.Positional[str] = ""
+    item: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[ITEM]", help_behavior_hint="")] = ""
     """table-4, figure-s3, text-…; without one, the items are listed."""
     scale: Literal["tiny", "gpu", "paper"] = "tiny"
     """Two cores, hours of one GPU, or the paper's own settings."""
@@ -42,7 +42,7 @@ class Args:
     """Tell the command, its settings and what it will cost, without an item of all; run nothing."""
     json: bool = False
     """List as JSON."""
-    write: Path | None = None
+    write: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="")] = None
     """Write the page of all papers (docs/papers.md) and stop."""
 
 

@@ -145,7 +145,7 @@ def read_json(
     try:
         data = parse(path.read_bytes())
         shape.require(data, expected)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"no {what} at {path}{told}", missing) from error
     except (OSError, ValueError) as error:
         told = "" if damaged else f": delete it, then {advice}" if advice else ": delete it"

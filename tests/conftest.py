@@ -17,6 +17,8 @@ from supernet import families, spaces
 from supernet.errors import UserError
 from supernet.space import Choice, Gene, Space
 
+# As where the environment of the tests is activated: commands that name others call it python.
+os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # one that measures would wait for another that does
     tempfile.tempdir = os.environ["TMPDIR"] = f"{tempfile.gettempdir()}/supernet-tests-{os.getuid()}-{worker}"
     os.makedirs(tempfile.tempdir, exist_ok=True)

@@ -68,6 +68,7 @@ def test_the_installed_command_is_the_same_code():
     wrong = supernet("evole")
     assert wrong.returncode == 2
     assert "expected one of train, lut" in wrong.stderr
+    assert wrong.stderr.endswith("; perhaps evolve\n")
 
 
 def test_bounds_on_counts_alone_need_no_table(run):
@@ -326,3 +327,27 @@ def test_a_reader_who_leaves_is_no_error():
 def test_the_next_command_keeps_the_weights_of_a_given_network(model, distil, expected):
     folder: Any = SimpleNamespace(space=lambda: SimpleNamespace(model=model), config=lambda: {"distil": distil})
     assert common.keeping(folder) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "started", "told"),
+    [
+        ("python", "mine", ["mine/python", "tools/evolve.py"], "python"),
+        ("python", "theirs", ["mine/python", "tools/evolve.py"], "mine/python"),
+        ("python", "", ["mine/python3.11", "tools/evolve.py"], "mine/python3.11"),
+        ("supernet", "mine", ["/any/mine/python3", "mine/supernet", "evolve"], "supernet"),
+        ("supernet", "theirs", ["/any/mine/python3", "mine/supernet", "evolve"], "mine/supernet"),
+        ("supernet", "", ["/any/mine/python3", "-c", "…"], "supernet"),
+    ],
+)
+def test_the_next_command_is_that_of_the_environment_that_runs(name, path, started, told, tmp_path, monkeypatch):
+    """As where `make` runs ``.venv/bin/python``: what a shell calls python is another one, or nothing."""
+    for place in ("mine", "theirs"):
+        for program in ("python", "supernet"):
+            (tmp_path / place).mkdir(exist_ok=True)
+            (tmp_path / place / program).touch(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / path) if path else "")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "mine" / "python3"))
+    monkeypatch.setattr(sys, "orig_argv", started)
+    assert common.known_as(name) == told

@@ -727,3 +727,14 @@ def digits_labels() -> np.ndarray:
     raw = sources.digits(Path(), True)
     assert np.bincount(raw.labels).sum() == 1437
     return raw.labels
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("my pets", "it is --data folder --data-root 'my pets'"), ("nowhere", "got 'nowhere'; choose one of these")],
+)
+def test_a_folder_that_is_named_as_the_set_is_told_how_it_is_given(name, advice, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("my pets").mkdir()
+    with pytest.raises(UserError, match=f"{advice}$"):
+        sets.open_train(name, tmp_path)

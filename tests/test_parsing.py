@@ -10,7 +10,7 @@ import sys
 import pytest
 import tyro
 
-from supernet.cli import common, parsing
+from supernet.cli import app, common, parsing
 from supernet.cli.methods import METHODS
 from supernet.errors import UserError
 
@@ -64,7 +64,12 @@ def test_few_options_stand_in_no_group(name):
 @pytest.mark.parametrize(
     ("name", "given", "wanted"),
     [
-        ("evolve", ["--population", "x"], ["--population INT", "'x'"]),
+        ("evolve", ["--population", "x"], ["--population: cannot read 'x'; expected --population INT; tool"]),
+        ("evolve", ["--lat-max", "70ms"], ["--lat-max: cannot read '70ms'; expected --lat-max FLOAT; tool"]),
+        ("evolve", ["--val-limit", "x"], ["--val-limit: cannot read 'x'; expected --val-limit INT; tool"]),
+        ("evolve", ["--recalibration", "8", "x"], ["cannot read '8', 'x'; expected --recalibration INT INT; tool"]),
+        ("pad_nas", ["--epochs", "x", "y"], ["--epochs: cannot read 'x', 'y'; expected --epochs"]),
+        ("export", ["--arch", "1", "x"], ["--arch: cannot read '1', 'x'; expected --arch"]),
         ("evolve", ["--algorithm", "foo"], ["'foo'", "--algorithm", "ces", "spos", "random"]),
         ("evolve", ["--populatin", "3"], ["--populatin", "perhaps --population INT"]),
         ("evolve", ["--recalibration", "3"], ["--recalibration", "2 values"]),
@@ -103,3 +108,16 @@ def test_a_value_that_a_command_refuses_leaves_it_with_code_2(monkeypatch, capsy
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: invalid choice 'foo'")
+
+
+@pytest.mark.parametrize("columns", [60, 120])
+def test_the_list_of_commands_is_whole_in_lines_that_fit(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    listed = app.usage()
+    assert max(map(len, listed.splitlines())) <= columns
+    assert "OpenVINO), .mlpackage (CoreML), or code. predict" in " ".join(listed.split())  # of two lines
+
+
+def test_the_folder_of_a_run_is_first_called_what_pages_call_it(monkeypatch, capsys):
+    told = helped(monkeypatch, capsys, lambda: parsing.parse(OPTIONS["evolve"], "search", "tool.py"))
+    assert "--run PATH, --folder PATH" in told

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import runpy
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 import supernet
 from supernet.cli.common import COMMANDS, refuse
 
+BENCH = "Benchmarks; only in the source repository, which has them."
+
+
+HEAD = "usage: supernet COMMAND [OPTIONS]\n\ncommands (supernet COMMAND --help lists the options of one):"
+FOOT = "\nA run goes through train, lut, evolve, retrain and export.\n\nsupernet --version"
+
+
+def about(module: str) -> str:
+    """What the command of a module does, in a line: the first paragraph of its docstring."""
+    text = importlib.import_module(f"supernet.cli.{module}").__doc__ or ""
+    return " ".join(text.partition("\n\n")[0].split())
+
 
 def usage() -> str:
-    """One line for each command."""
-    lines = ["usage: supernet COMMAND [OPTIONS]", "", "commands (supernet COMMAND --help lists the options of one):"]
-    for module, name in COMMANDS.items():
-        first = (importlib.import_module(f"supernet.cli.{module}").__doc__ or "").splitlines()[0]
-        lines.append(f"  {name:<11} {first}")
-    lines += ["  bench       Benchmarks; only in the source repository, which has them.", "", "supernet --version"]
-    return "\n".join(lines)
+    """What each command does, in lines that fit the terminal."""
+    told = {name: about(module) for module, name in COMMANDS.items()} | {"bench": BENCH}
+    columns = shutil.get_terminal_size().columns
+    lines = (
+        textwrap.fill(text, columns, initial_indent=f"  {name:<11} ", subsequent_indent=" " * 14)
+        for name, text in told.items()
+    )
+    return "\n".join([HEAD, *lines, FOOT])
 
 
 def main() -> None:
@@ -35,7 +51,9 @@ def main() -> None:
         sys.argv = [f"supernet {name}", *sys.argv[2:]]
         importlib.import_module(f"supernet.cli.{modules[name]}").main()
     else:
-        refuse(f"no command {name!r}: expected one of {', '.join((*modules, 'bench'))}")
+        known = (*modules, "bench")
+        near = "".join(f"; perhaps {one}" for one in difflib.get_close_matches(name, known, 1))
+        refuse(f"no command {name!r}: expected one of {', '.join(known)}{near}")
 
 
 def bench() -> None:

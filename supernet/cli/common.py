@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from supernet.runs import RunFolder
 
 DEFAULT_RUN = Path("runs/default")
-Folder = Annotated[Path, tyro.conf.arg(aliases=["--folder"])]  # torchrun takes --run for an abbreviation of its own
+# torchrun takes --run for an abbreviation of its own. Help lists aliases first.
+Folder = Annotated[Path, tyro.conf.arg(name="folder", aliases=["--run"])]
 UNSET = tyro.conf.arg(help_behavior_hint="")  # the help text says what follows if an option is not given
 # The commands by the names of their modules, which are those of the scripts in tools/.
 COMMANDS = {
@@ -300,7 +302,18 @@ def with_advice(error: UserError, args: Any) -> str:
 def program() -> str:
     """How this process was started, for help texts."""
     name = Path(sys.argv[0]).name
-    return f"python tools/{name}" if name.endswith(".py") else sys.argv[0] if " " in sys.argv[0] else name
+    return f"{known_as('python')} tools/{name}" if name.endswith(".py") else sys.argv[0] if " " in sys.argv[0] else name
+
+
+def known_as(name: str) -> str:
+    """What a shell is told for ``name``, python or supernet, of this environment: that if it finds it, else its path.
+
+    The path is the one by which this process was started, such as .venv/bin/python.
+    """
+    first = shutil.which(name)
+    if first and Path(first).parent.resolve() == Path(sys.executable).parent.resolve():
+        return name
+    return next((word for word in sys.orig_argv[:2] if Path(word).name.startswith(name)), name)
 
 
 def command(tool: str, args: Any = None, *words: object, after: Sequence[object] = ()) -> str:
@@ -310,7 +323,8 @@ def command(tool: str, args: Any = None, *words: object, after: Sequence[object]
         tool: a key of ``COMMANDS``. args: whose run folder, code and dataset directory it takes over.
         words: further ones, before the run folder; ``after`` it.
     """
-    script = ["python", f"tools/{tool}.py"] if Path(sys.argv[0]).name.endswith(".py") else ["supernet", COMMANDS[tool]]
+    tools = Path(sys.argv[0]).name.endswith(".py")
+    script = [known_as("python"), f"tools/{tool}.py"] if tools else [known_as("supernet"), COMMANDS[tool]]
     flags: list[object] = []
     for name in ("run", "space", "data", "data_root"):
         value = getattr(args, name, None)

@@ -23,6 +23,11 @@ import tyro
 from supernet.errors import UserError
 
 RULE = re.compile(r"^ *-{5,} *$")
+UNREAD = re.compile(
+    r"(?:no type matching .*? could be instantiated from|could not (?:parse|find valid parse for) arguments:?|"
+    r"invalid literal for int\(\) with base 10:|could not convert string to float:) \[?('[^\[\]]*')\]?.*",
+    re.IGNORECASE,
+)
 WIDE = "10000"  # columns: what tyro says of an error is not broken into lines
 CONFIG = (tyro.conf.DisallowNone,)
 UNBOUNDED = tyro.conf.arg(help_behavior_hint="(default: no bound)")
@@ -80,7 +85,7 @@ def in_a_line(told: str) -> str:
     lines = told.splitlines()
     sections = [list(part) for rule, part in itertools.groupby(lines, lambda line: bool(RULE.match(line))) if not rule]
     message = " ".join(line.strip() for line in sections[1] if not line.startswith(" " * 8)).strip(" .")
-    message = message.removeprefix("Error parsing ")
+    message = UNREAD.sub(r"cannot read \1", message.removeprefix("Error parsing "))
     for section in sections[2:-1]:
         about = " ".join(line.strip() for line in section)
         option = next((line.strip() for line in section if line.strip().startswith("--")), None)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Args(common.Answering, common.OnRun):
     output: Annotated[Path | None, common.UNSET] = None
     """Output page; defaults to RUN/report.html."""
-    compare: tuple[Path, ...] = ()
+    compare: Annotated[tuple[Path, ...], common.UNSET] = ()
     """Run folders to show beside this one."""
     figures: Annotated[Path | None, common.UNSET] = None
     """Folder to write every plot and coloured table into, as SVG and PNG."""

@@ -153,7 +153,7 @@ class SearchArgs(Scored, Window):
     eta: Annotated[float | None, common.UNSET] = None
     """Of CES's polynomial mutation: larger means smaller steps; defaults to 3."""
     mutation: Annotated[float | None, common.UNSET] = None
-    """Probability that a gene mutates; defaults to 1 of the number of genes (CES), 0.1 (SPOS)."""
+    """Probability that a gene mutates; defaults to 1 over the number of genes (CES), 0.1 (SPOS)."""
     crossover: Annotated[float | None, common.UNSET] = None
     """Probability that two parents of CES are crossed; defaults to 0.9."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -295,8 +296,11 @@ class Source:
         plugin = plugins.find(name, plugins.DATA)
         if plugin is None:
             known = ", ".join((*NAMES, *plugins.names(plugins.DATA)))
+            what = "choose one of these"
+            if Path(name).is_dir():
+                what = f"for the images in that folder it is --data folder --data-root {shlex.quote(name)}"
             raise UserError(
-                f"expected a data set among {known}, hf:NAME, or FILE.py:function, got {name!r}; choose one of these"
+                f"expected a data set among {known}, hf:NAME, hf:FOLDER, or FILE.py:function, got {name!r}; {what}"
             )
         return own.open_own(plugin, root, part, size, self.workers, self._channels)
 
