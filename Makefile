@@ -104,15 +104,17 @@ $(VENV)/installed: constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: Python 3.10 or newer is needed, $(PYTHON) is older: make PYTHON=python3.11 …"; exit 2; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "error: $(PYTHON) cannot make virtual environments: apt-get install python3-venv python3-dev"; exit 2; }
 	@command -v g++ >/dev/null || { echo "error: no C++ compiler: apt-get install g++"; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "The tested packages go into $(VENV): 7 GB, most of it PyTorch's libraries for GPUs. That is silent, and takes minutes."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip setuptools wheel
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt
-	touch $@
+	@touch $@
 
 # The extension. CUDA is built where nvcc and a GPU are, or with SUPERNET_CUDA=1.
 $(VENV)/built: $(VENV)/installed $(SOURCES)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
-	touch $@
+	@echo "The operators are compiled, as many files at once as there are cores: minutes, silent too."
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
 
 clean:
 	rm -rf build supernet/*.so *.egg-info

@@ -132,7 +132,7 @@ class SearchRun:
                 self.seconds += time.monotonic() - began
                 files.write_json(self.folder.clock_path, {"seconds": self.seconds})
                 files.write_json(self.folder.search_path, state)
-                bar.advance(0, text=_state(search.history[-1]))
+                bar.advance(0, text=self._state())
             self.score(random, bar)
 
     def record(self, arch: Arch) -> Record:
@@ -144,6 +144,12 @@ class SearchRun:
         """The Pareto front, each network once: an identity before a pooling makes the same one as after it."""
         networks = {tuple(families.lower(self.search.space, r.arch)): r for r in reversed(self.search.front())}
         return list(reversed(networks.values()))
+
+    def _state(self) -> str:
+        """The last generation in the progress bar; its front is the one that is written, each network once."""
+        last = self.search.history[-1]
+        best, front = f"best {100 * last['best_accuracy']:.2f} %", f"front {len(self.front())}"
+        return f"generation {last['generation'] + 1}: {best}, {front}, hypervolume {digits(last['hypervolume'], 4)}"
 
     def winners(self) -> dict[str, Arch]:
         """The most accurate architecture of the front, ``best``, and ``knee`` where that is another one."""
@@ -198,9 +204,3 @@ def entry(record: Record) -> dict:
     """A record as files have it: costs by name, latencies with their unit."""
     costs = {f"{name}_ms" if name.startswith("latency") else name: cost for name, cost in record.costs.items()}
     return {"arch": list(record.arch), "one_shot_accuracy": record.accuracy, **costs}
-
-
-def _state(last: dict) -> str:
-    """A generation in the progress bar."""
-    best, front = f"best {100 * last['best_accuracy']:.2f} %", f"front {last['front']}"
-    return f"generation {last['generation'] + 1}: {best}, {front}, hypervolume {digits(last['hypervolume'], 4)}"

@@ -59,3 +59,8 @@ def test_the_example_is_as_small_as_it_says():
 
     size = sum(file.stat().st_size for file in example.HERE.iterdir())
     assert f"({size / 1e6:.1f} MB)" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_network_that_python_opens_is_the_one_that_the_quickstart_leaves():
+    run = re.search(r"^RUN \?= (\S+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    assert f'load_network("{run}/best")' in README

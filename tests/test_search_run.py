@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -13,13 +15,14 @@ from supernet import families, files
 from supernet.cli import evolve
 from supernet.data import sets
 from supernet.model import Supernet
-from supernet.progress import Bar
+from supernet.progress import Bar, silent
+from supernet.space import Choice
 from tests.conftest import refused, tiny_space
 
 
-def make(folder, metric=None, **budget):
+def make(folder, metric=None, space=None, **budget):
     torch.manual_seed(0)
-    space = tiny_space()
+    space = space or tiny_space()
     x, y = torch.randn(24, 1, 14, 14), torch.arange(24) % 10
     evaluator = Evaluator(Supernet(space), [x[:12]], [(x, y)], metric=metric or "top1")
     cost = AdditiveCost(*families.layout(space).priced(lambda spec: spec.flops))
@@ -72,6 +75,25 @@ def test_the_bar_says_how_the_search_stands(tmp_path):
     assert f"hypervolume {last['hypervolume']:,.0f}" in texts[-1]
     first = texts.index(next(text for text in texts if text))
     assert all("hypervolume" in text for text in texts[first:])  # scoring does not overwrite it
+
+
+def test_the_bar_counts_the_networks_that_are_written(tmp_path):
+    """An identity before a pooling makes the same network as one behind it."""
+    tiny, notes = tiny_space(), []
+    free = (Choice("identity"), Choice("max_pool", 3))
+    genes = (tiny.genes[0], *(dataclasses.replace(gene, choices=free) for gene in tiny.genes[1:]))
+    space = dataclasses.replace(tiny, genes=genes, allowed=((0,), (0, 1), (0, 1)))
+
+    class Spy(silent):
+        def advance(self, n=1, work=None, text=None):
+            notes.extend([text] if text else [])
+
+    found = make(tmp_path, space=space, population=4, iterations=1)
+    found.run((), Spy)
+    (tmp_path / "checkpoint.pt").write_bytes(b"")
+    front = found.write([], {})[0]
+    assert len(front) < found.search.history[-1]["front"]
+    assert f"front {len(front)}, " in notes[-1]
 
 
 def test_scores_outlive_a_search_and_cost_nothing_again(tmp_path):
