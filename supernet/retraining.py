@@ -251,13 +251,28 @@ def trained_before(run: RunFolder, name: str, arch: Arch) -> Network:
 
 
 def prepare(job: Job, aside: Callable[[Path, Path], None]) -> None:
-    """An empty folder, or one that holds the same training; an older one of other settings is set aside."""
-    folder, wanted = job.run.network(job.name), {**job.settings.recorded, "arch": list(job.arch)}
-    try:
-        folder.begin(wanted, defaults={**Settings().recorded, "schedule": "cosine"})  # which was the only one
+    """An empty folder, or one that holds the same training; one of other settings or weights is set aside."""
+    folder, weights = job.run.network(job.name), _weights(job)
+    wanted = {**job.settings.recorded, "arch": list(job.arch), **weights}
+    try:  # the schedule was the only one, and the weights were not recorded
+        folder.begin(wanted, defaults={**Settings().recorded, "schedule": "cosine", **weights})
     except UserError:
         aside(folder.path, folder.set_aside())
         folder.begin(wanted)
+
+
+def _weights(job: Job) -> dict[str, str]:
+    """Which weights a training begins with and which teach it, where it has such: ``RunFolder.identity`` of each."""
+    settings, run, sources = job.settings, job.run, {}
+    if settings.qat:
+        sources["begins_with"] = run.network(job.name.removesuffix(INT8))
+    elif settings.inherit:
+        sources["begins_with"] = run
+    if settings.teacher == teachers.SUPERNET:
+        sources["taught_by"] = run
+    elif settings.teacher not in ("none", teachers.GIVEN) and Path(settings.teacher).is_dir():
+        sources["taught_by"] = RunFolder(settings.teacher)
+    return {name: source.identity for name, source in sources.items() if source.checkpoint.exists()}
 
 
 def train_one(job: Job, progress: Progress = silent) -> dict:

@@ -303,6 +303,23 @@ def test_a_trained_run_is_run_as_it_was_trained(module, words, run, monkeypatch,
         assert f"error: asked for {expected}\n" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("pick", "options"),
+    [
+        ("best", ""),
+        ("knee", " --pick knee"),
+        ("front-3", " --pick 3"),
+        ("best-int8", " --qat"),
+        ("knee-int8", " --pick knee --qat"),
+        ("config", ""),
+    ],
+)
+def test_a_network_that_is_missing_is_trained_by_its_name(pick, options):
+    args = SimpleNamespace(run=Path("r"), pick=pick)
+    told = common.with_advice(UserError("none", missing="network"), args)
+    assert told.endswith(f"retrain{options} --run r") or told.endswith(f"retrain.py{options} --run r")
+
+
 def test_a_reader_who_leaves_is_no_error():
     """Such as ``| head -1``."""
     told = subprocess.run(

@@ -179,7 +179,9 @@ def test_timm_prepares_images_as_training_did(pets, tmp_path):
     """By a folder as the hub has it, and by exported weights: the classes of every picture that timm opens as we do."""
     weights, run = tmp_path / "pets.safetensors", ("--run", pets / "run", "--pick", "config")
     ok("export", *run, "--output", tmp_path / "pets.pt2", "--hub-folder", tmp_path / "hub", "--with-preprocessing")
-    assert {path.name for path in (tmp_path / "hub").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert {path.name for path in (tmp_path / "hub").iterdir()} == {
+        *("config.json", "model.safetensors", "classes.txt", "README.md")
+    }
     page = (tmp_path / "hub/README.md").read_text()
     assert "timm.create_model" in page
     assert "any×3×16×16, NCHW, float32, normalised" in page  # not what the file beside it takes

@@ -14,6 +14,7 @@ from conftest import SMALL_SPACES, refused, tiny_space
 
 from latency import runtimes
 from latency.agent import load_onnxruntime
+from supernet.answers import Answers
 from supernet.data.images import MemoryImages
 from supernet.data.sets import TrainVal
 from supernet.export import formats, int8, int8_onnx
@@ -128,6 +129,13 @@ def test_what_it_loses_is_of_the_metric_that_counts(spoilt, tmp_path):
     assert "points of balanced accuracy in validation" in refused(
         int8.quantise, spoilt, file, images, int8.Settings(max_drop=1, metric="balanced")
     )
+
+
+def test_the_limit_itself_is_allowed():
+    """From 91 to 90 of 100 images is one point, which binary fractions exceed a little."""
+    labels, guesses = np.zeros(100, dtype=np.int64), np.array([[0]] * 90 + [[1]] * 10)
+    assert 100 * (0.91 - 0.9) > 1
+    assert int8.Quantised(b"", Answers(labels, guesses, 2), 0.91).lost == 1
 
 
 def test_images_are_resized_for_a_file_as_the_network_resizes_them(tmp_path):

@@ -134,6 +134,7 @@ def test_auto_is_bfloat16_where_a_gpu_has_it(monkeypatch):
     for there, expected in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, there=there: there)
         assert resolve("auto", cuda) == expected
+        assert resolve("auto", cuda, exact=True) == "fp32"
     assert resolve("fp16", cuda) == "fp16"
     assert "needs a GPU" in refused(resolve, "fp16", CPU)
     with pytest.raises(UserError, match="expected auto"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from supernet.export import networks
 from supernet.export.card import Accuracy
 from supernet.model import Network
-from supernet.retraining import Settings, plain_kernels, trained_before
+from supernet.retraining import Job, Settings, plain_kernels, prepare, trained_before
 from supernet.runs import RunFolder
 from supernet.training.fake_int8 import FakeInt8
 from supernet.training.loop import FitConfig, fit
@@ -80,3 +81,28 @@ def test_as_floats_it_is_not_tested(tmp_path):
     run = RunFolder(tmp_path / "run")
     assert networks.trained(run, run.space(), "best").accuracy.test is not None
     assert networks.trained(run, run.space(), "best-int8").accuracy == Accuracy()
+
+
+@pytest.mark.parametrize(
+    ("settings", "of"),
+    [({"qat": True}, "best"), ({"inherit": True}, ""), ({"teacher": "supernet"}, ""), ({"teacher": "{}"}, "random-0")],
+)
+def test_a_training_from_other_weights_is_another_one(tmp_path, settings, of):
+    """Of the network before, the supernet, or a teacher that was trained anew since."""
+    run = RunFolder(shutil.copytree(Path(__file__).parent / "data/v0.1/spos", tmp_path / "run"))
+    given = {name: value if value is True else value.format(run.path / of) for name, value in settings.items()}
+    job = Job(run, "best-int8", ARCH, Settings(**given), "cpu", "eager", None, 1, 0)
+    aside: list[Path] = []
+    for _ in range(2):
+        prepare(job, lambda old, new: aside.append(new))
+    config = run.network(job.name).config_path
+    known = config.read_text()
+    config.write_text(
+        json.dumps({name: v for name, v in json.loads(known).items() if not name.endswith(("_with", "_by"))})
+    )
+    prepare(job, lambda old, new: aside.append(new))  # of a version that did not record them
+    assert not aside
+    config.write_text(known)
+    (run.path / of / "checkpoint.pt").write_bytes(b"other weights")
+    prepare(job, lambda old, new: aside.append(new))
+    assert [path.name.startswith("best-int8-before-") for path in aside] == [True]

@@ -7,7 +7,8 @@ import json
 import pytest
 import timm
 import torch
-from timm.data import resolve_data_config
+from PIL import Image
+from timm.data import create_dataset, resolve_data_config
 from timm.optim import create_optimizer_v2
 
 import supernet.timm
@@ -105,6 +106,21 @@ def test_a_folder_for_the_hub_of_a_part_of_a_given_network(tmp_path):
     x = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         assert torch.equal(model(x), network(x))
+
+
+def test_timms_own_validation_numbers_classes_as_the_network_does(tmp_path):
+    """Its data sets sort them naturally, c2 before c10, and without regard to case."""
+    names, size = ["B", "a b", "c10", "c2"], (28, 28)
+    for name in names:
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.new("L", size).save(tmp_path / "val" / name / "1.png")
+    space = spaces.get("mobile-small", 1, 28, 4)
+    network = Network(space, tuple(ARCH), kernels="eager").eval()
+    hub.write(tmp_path / "hub", network, Card({"name": space.name}, network.arch, "", names, None, (1, *size)))
+    numbers = dict(zip(names, range(4), strict=True))
+    assert create_dataset("", tmp_path / "val").reader.class_to_idx != numbers
+    mapped = create_dataset("", tmp_path / "val", class_map=str(tmp_path / "hub" / "classes.txt"))
+    assert mapped.reader.class_to_idx == numbers
 
 
 def test_refusals(tmp_path):

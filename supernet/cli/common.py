@@ -25,6 +25,7 @@ from supernet.errors import UserError
 from supernet.metrics import Metric
 from supernet.plugins import is_reference
 from supernet.progress import Progress, shown
+from supernet.run_files import INT8
 from supernet.size import Size
 from supernet.training.measured import Wish
 
@@ -288,7 +289,8 @@ def with_advice(error: UserError, args: Any) -> str:
     text = str(error).rstrip(".")
     if error.missing in MAKERS:
         then = ", then run" if text.endswith("delete it") else ": run"
-        return f"{text}{then} {command(MAKERS[error.missing], args)}"
+        words = picking(args) if error.missing == "network" else ()
+        return f"{text}{then} {command(MAKERS[error.missing], args, *words)}"
     if error.missing == "another run":
         replace = "use --restart to replace it, or another --run folder"
         return f"{text}; {replace if hasattr(args, 'restart') else 'delete it, or use another --run folder'}"
@@ -297,6 +299,15 @@ def with_advice(error: UserError, args: Any) -> str:
     if error.missing == "code":
         return f"{text}: add it as --space or --data, if you trust it"
     return text
+
+
+def picking(args: Any) -> tuple[str, ...]:
+    """Options by which ``retrain.py`` trains what a command was to pick; none for ``best``."""
+    pick = getattr(args, "pick", "best")
+    name = pick.removesuffix(INT8).removeprefix("front-")
+    if name not in ("best", "knee", "all") and not name.isdecimal():
+        return ()
+    return (*(() if name == "best" else ("--pick", name)), *(("--qat",) if pick.endswith(INT8) else ()))
 
 
 def program() -> str:

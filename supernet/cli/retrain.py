@@ -55,7 +55,7 @@ def run(args: Args) -> None:
 
     device = defaults.device(args.device)
     distributed.start(device)
-    number_format = precision.resolve(args.precision, device)
+    number_format = precision.resolve(args.precision, device, exact=args.qat)
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
     folder, file = args.folder, args.arch_config
     controls = args.controls if args.controls is not None else 0 if args.qat else 4

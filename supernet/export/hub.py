@@ -1,7 +1,7 @@
 """A folder as Hugging Face's hub has one for a model of timm: ``config.json``, ``model.safetensors``, ``README.md``.
 
 ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads it once ``supernet.timm`` is imported; uploaded, so
-does ``hf-hub:NAME``.
+does ``hf-hub:NAME``. ``classes.txt`` is the class map of timm's data sets, which number classes in another order.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from supernet.model import Network
 from supernet.space import Space
 
 ARCHITECTURE = "supernet_network"  # as ``supernet.timm`` registers it, for networks of any space
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CONFIG, WEIGHTS, CARD, CLASSES = "config.json", "model.safetensors", "README.md", "classes.txt"
 USE = """```python
 import timm, supernet.timm  # registers the architecture
 
 model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()  # or hf-hub:NAME
 transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
-```"""
+```
+
+timm's own validation of a folder needs `--class-map classes.txt`: by itself it numbers classes in another order."""
 
 
 def require(folder: Path, space: Space) -> None:
@@ -35,7 +37,7 @@ def require(folder: Path, space: Space) -> None:
         raise UserError(f"{folder} is a file: expected a new folder for the hub")
     config = folder / CONFIG
     ours = config.exists() and ARCHITECTURE in config.read_text(encoding="utf-8", errors="replace")
-    there = [folder / name for name in (CONFIG, WEIGHTS, CARD) if (folder / name).exists()]
+    there = [folder / name for name in (CONFIG, WEIGHTS, CARD, CLASSES) if (folder / name).exists()]
     if there and not ours:
         raise UserError(f"{there[0]} is something else's: expected a new folder for the hub")
     families.layout(Space.from_json(space.to_json(), "a folder for the hub"))
@@ -66,6 +68,7 @@ def write(folder: Path, network: Network, card: Card) -> None:
         "model_args": {"space": network.space.to_json(), "arch": network.arch, "bn_eps": eps},
     }
     files.write_json(folder / CONFIG, config)  # first: by it a folder is known as ours
+    files.write_bytes(folder / CLASSES, "".join(f"{name}\n" for name in card.classes).encode())
     files.write_bytes(folder / WEIGHTS, pt2.weights(network, {"format": "pt"}))
     # Whatever the file takes beside which it is written, and how long that takes in its runtime.
     card = dataclasses.replace(card, pixels=False, batch=None, latency_ms=None, lut=None)

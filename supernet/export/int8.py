@@ -88,8 +88,8 @@ class Quantised:
 
     @property
     def lost(self) -> float:
-        """Percentage points of accuracy."""
-        return 100 * (self.float_accuracy - self.accuracy)
+        """Percentage points of accuracy; rounded, as 0.91 and 0.9 are one point apart, to 9e-16."""
+        return round(100 * (self.float_accuracy - self.accuracy), 9)
 
     @property
     def precision(self) -> str:

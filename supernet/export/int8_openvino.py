@@ -55,6 +55,7 @@ def _quiet() -> Any:
     """NNCF, without its bars and lines."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # nncf imports it, and it misses CUDA
         nncf = require("nncf", "openvino")
         logging.getLogger("nncf").setLevel(logging.ERROR)
         yield nncf

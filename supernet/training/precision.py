@@ -15,14 +15,18 @@ Name = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Name, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def resolve(wanted: Name | Literal["auto"], device: torch.device) -> Name:
-    """``auto`` is bf16 on GPUs that have it in hardware, else fp32.
+def resolve(wanted: Name | Literal["auto"], device: torch.device, exact: bool = False) -> Name:
+    """``auto`` is bf16 on GPUs that have it in hardware, else fp32; where numbers are to be exact, always that.
 
     Raises:
         UserError: an unknown name, or fp16 on the CPU.
     """
     if wanted == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        return (
+            "bf16"
+            if not exact and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+            else "fp32"
+        )
     if wanted not in DTYPES:
         raise UserError(f"precision {wanted}: expected auto, {', '.join(DTYPES)}")
     if wanted == "fp16" and device.type == "cpu":
