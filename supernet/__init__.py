@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from supernet.space import Space as Space
     from supernet.spec import Block as Block
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 # Threads that wait by spinning starve each other once anything else runs: a step on two of two busy cores took over
 # ten times as long. Read when OpenMP is loaded, so set before torch is.

@@ -30,6 +30,13 @@ def test_the_citation_is_of_this_version():
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
 
 
+def test_the_release_notes_begin_with_this_version():
+    version, when = re.search(r"^## ([\d.]+) \((.+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE).groups()
+    assert version == supernet.__version__.split(".dev")[0]
+    assert (when == "unreleased") == (".dev" in supernet.__version__)
+    assert when == "unreleased" or re.fullmatch(r"\d{4}-\d\d-\d\d", when)
+
+
 def test_forms_for_issues_have_what_github_asks_for():
     forms = [yaml.safe_load(path.read_text()) for path in (GITHUB / "ISSUE_TEMPLATE").glob("[!c]*.yml")]
     assert len(forms) == 2
