@@ -275,12 +275,17 @@ def measure_like(
     Raises:
         UserError: the table is of another machine, or what it was measured with is not here.
     """
-    here = measure.host()
-    if any(table.device.get(name) != value for name, value in here.items()):
-        raise UserError(f"{table.source} was measured on {table.device.get('cpu')}, this is {here['cpu']}")
+    require_here(table)
     runtime, core = of_table(table), table.device.get("core")
     with nullcontext() if core is None else measure.pin_core(measure.parse_cores(str(core))):
         return time_modules(runtime, modules(runtime.kernels), measure.Protocol(**table.protocol))
+
+
+def require_here(table: LatencyTable) -> None:
+    """Refuse a table of another machine, beside whose latencies those of this one tell nothing."""
+    here = measure.host()
+    if any(table.device.get(name) != value for name, value in here.items()):
+        raise UserError(f"{table.source} was measured on {table.device.get('cpu')}, this is {here['cpu']}")
 
 
 def measure_networks(
@@ -305,7 +310,8 @@ def measure_networks(
 
 
 def measure_file(path: Path, table: LatencyTable) -> Samples:
-    """Time an exported file on this machine with the runtime, the threads and the protocol of ``table``."""
+    """Time an exported file with the runtime, the threads and the protocol of ``table``, which is of this machine."""
+    require_here(table)
     timer = agent.timer(table.runtime["name"], of(path).read(path), table.threads)
     with lock.awaited("measures"), measure.pin_core() if table.threads == 1 else nullcontext():
         return measure.measure({"file": timer}, measure.Protocol(**table.protocol))["file"]

@@ -17,7 +17,7 @@ from conftest import SMALL_SPACES, tiny_space
 from torch import nn
 
 from supernet import spaces
-from supernet.cli.export import usable
+from supernet.cli.export import timed, usable
 from supernet.errors import UserError
 from supernet.export import formats, tflite
 from supernet.export.base import Options
@@ -210,6 +210,15 @@ def test_a_table_promises_nothing_for_another_runtime_precision_or_batch(capsys,
     assert capsys.readouterr().out == ""
     assert usable(table, Path(file), int8, batch) is None
     assert f"lut.json is of {told}" in capsys.readouterr().out
+
+
+def test_what_a_table_of_another_machine_promises_is_not_compared_with_this_one(capsys, tmp_path):
+    runtime = {"name": "onnxruntime"}
+    table: Any = SimpleNamespace(device={"cpu": "abacus"}, source="lut.json", runtime=runtime, threads=1, protocol={})
+    timed(tmp_path / "never opened.onnx", table, 65.0)
+    told = capsys.readouterr().out
+    assert "not timed: lut.json was measured on abacus, this is " in told
+    assert "promised" not in told
 
 
 def test_a_table_promises_nothing_for_a_graph_with_more_than_the_network(capsys):
