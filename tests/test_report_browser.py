@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import re
@@ -92,6 +93,21 @@ def test_it_fits_and_its_labels_can_be_read(opened):
     scale = "one => one.getBoundingClientRect().width / one.viewBox.baseVal.width"
     scales = f"[...document.querySelectorAll('svg')].map({scale})"
     assert min(opened.evaluate(scales)) > 0.99  # a picture that is shrunk has smaller letters
+
+
+def test_the_line_of_the_front_goes_through_what_was_trained_of_it(chromium, tmp_path):
+    run = load.Run.load(RunFolder(OLD))
+    (entry,) = run.front["front"]
+    assert entry["arch"] == run.results["best"]["arch"]
+    slower = [{**entry, "arch": [1, 0, i], "latency_ms": 0.4 + i, "one_shot_accuracy": 0.2 + i / 10} for i in (0, 1)]
+    run = dataclasses.replace(run, front={**run.front, "front": [entry, *slower]})
+    file = tmp_path / "page.html"
+    file.write_text(Page([run], {}, []).render(), encoding="utf-8")
+    with in_a_window(chromium, file, 1100, "light") as window:
+        line = window.locator("[data-explorer] path").get_attribute("d")
+        assert len(re.findall("[ML]", line)) == 3
+        trained = window.get_by_role("button", name="trained as best")
+        assert re.match(r"M([\d.]+)", line)[1] == f"{float(trained.get_attribute('cx')):.1f}"
 
 
 def test_hovering_tells_what_a_point_is(opened):

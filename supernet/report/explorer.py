@@ -46,11 +46,13 @@ class Point:
 
     arch: Arch
     kind: str = KINDS[0]
+    on_front: bool = False
     name: str = ""
     numbers: dict[str, float] = field(default_factory=dict)
 
     def also(self, kind: str, name: str, numbers: Mapping[str, Any]) -> None:
         """It is this, too."""
+        self.on_front |= kind == "front"
         if KINDS.index(kind) >= KINDS.index(self.kind):
             self.kind, self.name = kind, ", ".join(filter(None, (self.name, name)))
         self.numbers |= {key: value for key, value in numbers.items() if isinstance(value, int | float)}
@@ -178,7 +180,7 @@ def data(runs: Sequence[Run], commands: Mapping[str, Sequence[str]]) -> dict[str
     for run, point in made:
         numbers = [_rounded(point.numbers.get(axis.key), axis.scale) for axis in shown]
         one = {"run": run.name, "kind": point.kind, "name": point.name, "numbers": numbers, "arch": point.arch}
-        told.append(one)
+        told.append(one | ({"on_front": True} if point.on_front else {}))
     layers = _with_layers(told, made)
     return {
         "axes": [axis.name for axis in shown],

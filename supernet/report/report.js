@@ -66,8 +66,9 @@
     if (plot.diagonal) svg.append(element("line", { class: "diagonal", x1: X(xs[0]), y1: Y(xs[0]), x2: X(xs[1]), y2: Y(xs[1]) }));
     const placed = [];
     for (const one of plot.series) {
-      if (one.style === "line" || (one.style === "front" && one.points.every((p, i) => !i || p.y >= one.points[i - 1].y))) {
-        const path = one.points.map((p, i) => `${i ? "L" : "M"}${X(p.x).toFixed(1)} ${Y(p.y).toFixed(1)}`).join("");
+      const along = one.along ?? one.points;
+      if (one.style === "line" || (one.style === "front" && along.every((p, i) => !i || p.y >= along[i - 1].y))) {
+        const path = along.map((p, i) => `${i ? "L" : "M"}${X(p.x).toFixed(1)} ${Y(p.y).toFixed(1)}`).join("");
         svg.append(element("path", { d: path, fill: "none", stroke: one.colour, "stroke-width": 1.5 }));
       }
       for (const p of one.points) {
@@ -219,9 +220,11 @@
         ...(commands ? [element("p", {}, "train it alone, and make a file of it ", copy), code] : []));
     }
     function update() {
+      const placed = (group, within) => all.points.filter((p) => p.run === group.run && within(p) && p.numbers[state.x] !== null && p.numbers[state.y] !== null && fits(p)).map((p) => ({ x: p.numbers[state.x], y: p.numbers[state.y], it: p })).sort((a, b) => a.x - b.x);
       const series = groups.filter((group) => !state.hidden.has(group.name)).map((group) => ({
         name: group.name, colour: group.colour, style: group.kind === "scored" ? "faint" : group.kind === "front" ? "front" : "points",
-        points: all.points.filter((p) => p.run === group.run && p.kind === group.kind && p.numbers[state.x] !== null && p.numbers[state.y] !== null && fits(p)).map((p) => ({ x: p.numbers[state.x], y: p.numbers[state.y], it: p })).sort((a, b) => a.x - b.x),
+        points: placed(group, (p) => p.kind === group.kind),
+        along: group.kind === "front" ? placed(group, (p) => p.on_front) : undefined, // trained ones are on it, too
       }));
       const plot = { title: "architectures", x: all.axes[state.x], y: all.axes[state.y], series, window: all.windows[state.x] };
       const isPinned = (p) => state.pins.includes(all.points.indexOf(p.it));
