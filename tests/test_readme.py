@@ -50,6 +50,8 @@ def test_the_quickstart_takes_as_long_as_it_took():
 def test_a_supernet_at_224_pixels_takes_as_long_as_was_planned():
     plan = json.loads((ROOT / "docs" / "bench" / "plan-224-zen5.json").read_text(encoding="utf-8"))
     assert f"busy for {plan['seconds'] / 60:.0f} minutes with the supernet" in README
+    tutorial = " ".join((ROOT / "docs/tutorials/phone.md").read_text(encoding="utf-8").split())
+    assert f"10,000 pictures: {plan['seconds'] / 60:.0f} minutes of [fast ones]" in tutorial
     (told,) = (row[-1] for row in rows("performance.md") if row[0].startswith("all of it"))
     assert told == f"{plan['seconds'] / 60:.1f} min"
 
