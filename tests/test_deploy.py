@@ -78,6 +78,7 @@ def deployed(folder: Path, without: tuple[str, ...], *images: Path) -> list[list
     environment["PYTHONIOENCODING"] = "utf-8:strict"  # as most people's is, whatever this process has
     done = subprocess.run([sys.executable, "-c", code], cwd="/", env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert "UserWarning" not in done.stderr
     return [line.split("\t") for line in done.stdout.splitlines()]
 
 

@@ -84,7 +84,7 @@ class Fit:
     def pixels(self, path: str | Path) -> np.ndarray:
         """Of the picture in a file: uint8 [height, width, channels]."""
         with opened(path) as file, image_in(file) as image:
-            pixels = np.asarray(self(lazily(image) if self.reduced else plain(image)))
+            pixels = np.array(self(lazily(image) if self.reduced else plain(image)))  # PyTorch wants it writable
         return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
     def each(self, paths: Iterable[str | Path]) -> Iterator[tuple[Path, str | None, np.ndarray]]:
