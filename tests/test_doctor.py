@@ -96,8 +96,11 @@ def test_it_tells_what_is_here(monkeypatch, capsys):
         ops.build_info()["cpu_capability"],
         "every operator gives what",
         "supernet[other]",
+        "free memory, GiB  ",
     ):
         assert wanted in told
+    (of_steps,) = (line.split() for line in told.splitlines() if line.startswith("dw_separable_int8 "))
+    assert int(of_steps[2]) <= int(of_steps[3]) == 2  # of 255
 
 
 def test_without_the_operators_it_tells_the_rest_and_what_to_do(monkeypatch, capsys):

@@ -93,6 +93,7 @@ def test_the_page_tells_accuracies_by_the_metric_of_the_run(tmp_path):
     (tmp_path / "run" / "specialised" / "networks.json").write_text(json.dumps(found))
     shown = page.Page([load.Run.load(RunFolder(tmp_path / "run"))]).render()
     assert "<h1>best: balanced 25.00 % [20.00, 30.00] of 360 images in the test" in shown
+    assert not re.findall(r"\d%", shown.split("<main")[-1].split("<script")[0])  # a space stands before each
     specialised = shown.split("A network for each device")[1]
     assert "balanced test, %" in specialised
     assert "62.50" in specialised

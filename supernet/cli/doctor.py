@@ -69,7 +69,8 @@ def show(found: dict[str, Any]) -> None:
     from supernet.tables import Table
 
     here, build = found["machine"], found["build"]
-    rows = [(name.replace("_", " "), str(value)) for name, value in here.items() if name != "gpus"]
+    named = {name.replace("_gib", ", GiB").replace("_", " "): str(here[name]) for name in here if name != "gpus"}
+    rows = list(named.items())
     rows.append(("GPUs", "; ".join(here["gpus"]) or "none that PyTorch sees"))
     if build:
         rows.append(("operators", f"compiled by {build['compiler']} for torch {build['torch']}"))
@@ -84,12 +85,13 @@ def show(found: dict[str, Any]) -> None:
         )
     common.show(
         Table(
-            ("operator", "device", "difference", "ms", ""),
+            ("operator", "device", "difference", "allowed", "ms", ""),
             [
                 (
                     row["name"],
                     row["device"],
-                    "" if row["difference"] is None else f"{row['difference']:.1e}",
+                    "" if row["difference"] is None else f"{row['difference']:.2g}",
+                    f"{row['allowed']:g}",
                     f"{1e3 * row['seconds']:.0f}",
                     verdict(row),
                 )

@@ -162,7 +162,7 @@ def network(page: Page) -> str:
         for cells, spec in zip(rows, specs, strict=True):
             ms = run.lut.price(spec)
             guess = " (predicted)" if run.lut.guessed([spec]) else ""
-            cells += [f"{digits(ms)}{guess}", f"{ms / total:.0%}"]
+            cells += [f"{digits(ms)}{guess}", f"{100 * ms / total:.0f} %"]
     blocks = [(label(spec), spec.out_channels, spec.out_size.height) for spec in specs]
     caption = "A block for each layer: as wide as it has channels, as high as its feature map."
     return section("The network", page.drawn(name, blocks, caption), table(headings, rows))
@@ -260,7 +260,7 @@ def gallery(run: Run) -> str:
     if run.mistakes is None or not run.mistakes["images"]:
         return ""
     pictures = [
-        (row["png"], f"{row['class']}, taken for {row['taken_for']}, {row['sure']:.0%} sure")
+        (row["png"], f"{row['class']}, taken for {row['taken_for']}, {100 * row['sure']:.0f} % sure")
         for row in run.mistakes["images"]
     ]
     told = paragraph(f"The surest mistakes among {run.mistakes['of']:,} of the test images:")
@@ -276,7 +276,7 @@ def measured(page: Page, lut: LatencyTable) -> list[str]:
     noisy = sum(sample.noisy for sample in lut.operations.values())
     text = (
         f"{lut.device.get('cpu', 'device')}, {lut.runtime['name']} {lut.runtime.get('version', '')}, "
-        f"batch {lut.batch}, threads {lut.threads}: {several(len(lut.operations), 'layer')}, {noisy} noisy."
+        f"batch {lut.batch}, {several(lut.threads, 'thread')}: {several(len(lut.operations), 'layer')}, {noisy} noisy."
     )
     parts = [paragraph(text)]
     layers = families.layout(page.run.space)
@@ -285,7 +285,7 @@ def measured(page: Page, lut: LatencyTable) -> list[str]:
     if predicted := lut.describe_predictions():
         parts.append(paragraph(f"Predicted: {predicted}. Latencies of networks that have such layers rest on that."))
     if found := lut.calibration:
-        error = "" if found.held_out_mape is None else f"; mean error {found.held_out_mape:.1%}"
+        error = "" if found.held_out_mape is None else f"; mean error {100 * found.held_out_mape:.1f} %"
         rank = "" if found.held_out_spearman is None else f", Spearman {found.held_out_spearman:.3f}"
         held = f"Whole networks: {found.describe()}"
         parts.append(paragraph(f"{held}{error}{rank} on {several(len(found.held_out), 'other')}."))
