@@ -22,7 +22,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+try:
+    import numpy as np
+except ImportError:  # on a device that nothing was installed on yet
+    print("error: numpy is not installed here: pip install numpy", file=sys.stderr)
+    sys.exit(2)
 
 from latency import measure, trtexec
 from supernet.errors import UserError

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,31 +146,47 @@ class Build:
     def over_ssh(self, url: str, readme: str, told: Callable[[str], None] | None = None) -> LatencyTable:
         """Emit, run and collect in one go; the device keeps what it has measured until then.
 
+        A bundle of nothing goes first, so that what the device lacks is told before minutes of converting.
+
         Args:
             told: called with each line of the agent's progress.
         """
         with TemporaryDirectory() as folder:
             packed, samples = Path(folder, "bundle.tar"), Path(folder, "samples.json")
-            self.emit(packed, readme)
-            name = hashlib.sha256(packed.read_bytes()).hexdigest()[:16]
-            remote.over_ssh(packed, name, url, self.cores, samples, told)
+            for emit, tell in ((self.emit_nothing, None), (self.emit, told)):
+                emit(packed, readme)
+                name = hashlib.sha256(packed.read_bytes()).hexdigest()[:16]
+                remote.over_ssh(packed, name, url, self.cores, samples, tell)
             table = collect(self.space, samples)
         self.forget_networks()
         return table
 
     def emit(self, target: Path, readme: str) -> None:
         """Convert layers and whole networks, and pack them with the agent and a ``readme`` for its user."""
-        runtime = self.runtime
-        if not isinstance(runtime, Converter):
-            known = ", ".join(runtimes.SUFFIXES)
-            raise UserError(f"runtime {runtime.name} cannot leave this machine: expected one of {known}")
+        runtime = self.converter
+        layers = runtime.convert(list(self.layers(self.first(1.0))), self.progress)  # a device cannot ask for more
+        self.pack(target, readme, layers, runtime.convert(list(self.networks()), self.progress))
+
+    def emit_nothing(self, target: Path, readme: str) -> None:
+        """Pack the agent alone: what it needs is looked for, and nothing is timed."""
+        self.pack(target, readme, {}, {})
+
+    def pack(self, target: Path, readme: str, layers: Mapping[str, Path], networks: Mapping[str, Path]) -> None:
+        """Pack converted files by the keys of layers, and by architectures."""
+        runtime = self.converter
         about = {"name": runtime.name, "options": runtime.options, "form": runtime.form}
         header = {**self.settings(), "runtime": about}
-        layers = runtime.convert(list(self.layers(self.first(1.0))), self.progress)  # a device cannot ask for more
-        networks = runtime.convert(list(self.networks()), self.progress)
         package = "tensorrt" if runtime.name == agent.TENSORRT else agent.RUNTIMES[runtime.name][1]
         readme = readme.format(package=package)
         files.write_atomically(target, lambda file: bundle.write(file, header, layers, networks, readme))
+
+    @property
+    def converter(self) -> Converter:
+        """The runtime, if it runs files."""
+        if isinstance(self.runtime, Converter):
+            return self.runtime
+        known = ", ".join(runtimes.SUFFIXES)
+        raise UserError(f"runtime {self.runtime.name} cannot leave this machine: expected one of {known}")
 
     def check(self, table: LatencyTable) -> list[Check]:
         """Measure the networks by the table's runtime, and set them beside what its layers add up to."""

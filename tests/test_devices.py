@@ -184,6 +184,7 @@ def test_agent_refuses(home, torchless, tmp_path):
     (device / "numpy.py").write_text("ndarray = None")  # onnxruntime is not there, numpy is
     assert "pip install onnxruntime" in line_of(run([*bare, "agent.py", "run", "bundle"], device))
     (device / "numpy.py").unlink()
+    assert "pip install numpy" in line_of(run([*bare, "agent.py", "run", "bundle"], device))
     file = next((device / "bundle").glob("*.onnx"))
     content = file.read_bytes()
     file.write_bytes(content[:-1])
@@ -373,7 +374,22 @@ def test_over_ssh(home, network, torchless, tmp_path, monkeypatch):
     log = (tmp_path / "log").read_text()
     assert "-p 2222 -- pi@pi" in log
     assert "BatchMode=yes" in log
-    assert log.count("bundle.tar.part\n") == 1
+    assert log.count("bundle.tar.part\n") == 2  # the first one holds nothing but the agent
+
+
+@needs_onnx
+def test_what_the_device_lacks_is_told_before_anything_is_converted(tmp_path, network, torchless, monkeypatch):
+    write_json(tmp_path / "run" / "space.json", SPACE.to_json())
+    python = tmp_path / "pi" / ".supernet" / "venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec {" ".join(torchless)} "$@"\n')
+    python.chmod(0o755)
+    flags = ("--device", "ssh://pi@pi", "--runtime", "onnxruntime")
+    assert "expected cores among" in line_of(build_lut(tmp_path, *flags, "--cores", 4095))
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    assert "failed on ssh://pi@pi: numpy is not installed here" in line_of(build_lut(tmp_path, *flags))
+    monkeypatch.setenv("DOWN", "1")
+    assert "cannot reach ssh://pi@pi" in line_of(build_lut(tmp_path, *flags))
+    assert not (tmp_path / "run" / "converted").exists()
 
 
 @pytest.fixture
@@ -431,8 +447,9 @@ def test_through_a_real_sshd(home, sshd, torchless):
     assert result.returncode == 0, result.stderr
     table = (home / "run" / "lut.json").read_bytes()
     assert set(LatencyTable.load(home / "run" / "lut.json", SPACE).operations) == KEYS
-    (bundle_there,) = there.glob(".supernet/*/bundle.tar")
-    assert json.loads((bundle_there.parent / "samples.json").read_text())["finished"]
+    measured = [json.loads(path.read_text()) for path in there.glob(".supernet/*/samples.json")]
+    assert all(samples["finished"] for samples in measured)
+    assert sorted(bool(samples["layers"]) for samples in measured) == [False, True]  # what it lacks was asked first
     process.terminate()
     process.wait()
     line = line_of(build_lut(home, "--device", device, "--runtime", "onnxruntime"))
