@@ -32,8 +32,8 @@ AGENT = {  # name in the bundle: file here
     "supernet/machine.py": "supernet/machine.py",
 }
 README = """\
-On the device (Python 3.8 or newer): python3 -m pip install numpy {package}
-tar xf this file, then: python3 agent.py run bundle -o samples.json   (--cores 4 keeps to core 4; continues if stopped)
+On the device (Python 3.8 or newer): python3 -m venv venv && venv/bin/python -m pip install numpy {package}
+tar xf this file, then: venv/bin/python agent.py run bundle -o samples.json   (--cores 4 keeps to core 4; continues if stopped)
 Back on the computer that made it: {collect}
 """
 
