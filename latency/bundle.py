@@ -33,7 +33,8 @@ AGENT = {  # name in the bundle: file here
 }
 README = """\
 On the device (Python 3.8 or newer): python3 -m venv venv && venv/bin/python -m pip install numpy {package}
-tar xf this file, then: venv/bin/python agent.py run bundle -o samples.json   (--cores 4 keeps to core 4; continues if stopped)
+tar xf this file, then: venv/bin/python agent.py run bundle -o samples.json
+(--cores 4 keeps to core 4; a run that was stopped continues by the same command)
 Back on the computer that made it: {collect}
 """
 
