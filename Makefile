@@ -13,7 +13,7 @@ export MAX_JOBS ?= $(shell nproc)
 
 quickstart: $(VENV)/built
 	$(BIN)/python tools/train_supernet.py --run $(RUN) --epochs $(EPOCHS)
-	$(BIN)/python tools/build_lut.py --run $(RUN) --runtime torch
+	test -e $(RUN)/lut.json || $(BIN)/python tools/build_lut.py --run $(RUN) --runtime torch
 	$(BIN)/python tools/evolve.py --run $(RUN) --population 24 --iterations 10 --random 24
 	$(BIN)/python tools/retrain.py --run $(RUN) --pick best --recipe modern --epochs $(TUNING) --controls 1
 	$(BIN)/python tools/report.py --run $(RUN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,18 @@ def test_the_container_for_developers_builds_what_make_builds():
     target = re.search(r"make (\S+)$", container["onCreateCommand"])[1]
     assert target == ".venv/built"
     assert re.search(r"^\$\(VENV\)/built:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_the_quickstart_measures_the_device_once(measured, tmp_path):
+    """Another table would be another bound, another search and other networks to train."""
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "run").mkdir()
+    if measured:
+        (tmp_path / "run" / "lut.json").touch()
+    words = ("make", "--silent", "quickstart", f"BIN={tmp_path}", f"RUN={tmp_path / 'run'}", f"VENV={tmp_path}")
+    kept = ("--old-file", f"{tmp_path}/built")  # neither installed nor compiled
+    told = subprocess.run((*words, *kept), cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert ("build_lut.py" in told) == (not measured)
+    assert "evolve.py" in told
