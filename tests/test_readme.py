@@ -56,6 +56,19 @@ def test_a_supernet_at_224_pixels_takes_as_long_as_was_planned():
     assert told == f"{plan['seconds'] / 60:.1f} min"
 
 
+def test_few_images_give_what_they_gave():
+    made = json.loads((ROOT / "docs" / "results" / "few_images.json").read_text(encoding="utf-8"))
+    mean = {
+        (count, arm): 100 * statistics.fmean(one["accuracy"] for one in rows)
+        for count in ("10", "30", "100", "300", "1000")
+        for arm, rows in made[count].items()
+    }
+    found = {count: value for (count, arm), value in mean.items() if arm == "found, from scratch"}
+    behind = [value - mean[count, "fine-tuned"] for count, value in found.items()]
+    assert f"100 gave {found['100']:.0f} %, 1,000 {found['1000']:.0f} %" in README
+    assert f"{min(behind):.0f} to {max(behind):.0f} points behind what a search finds on 10 to 1,000 images" in README
+
+
 def test_the_example_is_as_small_as_it_says():
     from supernet.cli import example
 
