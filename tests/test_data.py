@@ -650,7 +650,7 @@ def test_a_failed_download_says_what_to_put_where(name, tmp_path, no_network):
 
 def test_bad_arguments_are_refused(tmp_path):
     for message, name, options in (
-        ("digits, fashion-mnist, .*folder, hf:NAME, or FILE.py:function, got 'mnist'", "mnist", {}),
+        ("digits, fashion-mnist, .*folder, hf:NAME, hf:FOLDER, or FILE.py:function, got 'mnist'", "mnist", {}),
         (r"val_fraction in \[0, 1\), got 1", "digits", {"val_fraction": 1.0}),
         ("got resolution 32", "digits", {"resolution": 32}),
         ("seed of at least 0", "digits", {"seed": -1}),

@@ -210,7 +210,7 @@ def test_a_function_gets_the_root(own_file, tmp_path):
 def test_an_installed_data_set_is_known_by_name(installed):
     installed("my_installed_data", DATA, "[supernet.data]\npictures = my_installed_data:images\n")
     assert len(sets.open_train("pictures", "data").train) == 27
-    assert "folder, pictures, hf:NAME, or FILE.py:function, got 'picture'" in refused(
+    assert "folder, pictures, hf:NAME, hf:FOLDER, or FILE.py:function, got 'picture'" in refused(
         sets.open_train, "picture", "data"
     )
 
