@@ -321,7 +321,6 @@ class Kept:
         files.write_json(self.path, self.found)
 
 
-# What a reader sees of the results: title, row, column, text.
 def identity(args: Any, *free: str) -> dict[str, Any]:
     """The settings that a run folder is begun with: all but places and those of ``free``, which may change."""
     places = ("run", "output", "data_root", "redraw")

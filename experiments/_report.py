@@ -14,6 +14,7 @@ from supernet import files
 from supernet.cli import printing
 from supernet.tables import Table
 
+# What a reader sees of the results: title, row, column, text.
 Rows = Mapping[str, Mapping[str, str]]
 Tables = Mapping[str, Rows]
 

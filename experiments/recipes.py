@@ -27,11 +27,10 @@ from supernet.executor import Processes
 from supernet.progress import shown
 from supernet.retraining import Settings
 from supernet.space import Arch
-from supernet.training import defaults, standalone
+from supernet.training import defaults, recipes, standalone
 from supernet.training.evaluation import shared_answers
 
 WINNER: Arch = (1, 0, 1, 3, 0, 0)  # k5_e4 in three layers, the others left out: 3.54 MFLOPs, 61.3 k parameters
-STRONG = {"mixup": 0.1, "cutmix": 1.0, "auto_augment": "rand", "drop_path": 0.05}  # as modern has it from 100 epochs on
 
 
 def rows(height: int) -> dict[str, dict[str, Any]]:
@@ -42,7 +41,7 @@ def rows(height: int) -> dict[str, dict[str, Any]]:
         "paper, cosine": {"schedule": "cosine"},
         "modern": modern,
         "modern, without augmentation": modern | {"augment": False},
-        "modern, with strong augmentation": modern | STRONG,
+        "modern, with strong augmentation": modern | recipes.STRONG,
         "modern, 5/7 of the resolution first": modern | {"train_resolution": round(5 / 7 * height)},
         "modern by SGD": modern | {"optimizer": "sgd", "lr": 0.4},
         "modern by LAMB": modern | {"optimizer": "lamb"},

@@ -69,8 +69,8 @@ def show(found: dict[str, Any]) -> None:
     from supernet.tables import Table
 
     here, build = found["machine"], found["build"]
-    named = {name.replace("_gib", ", GiB").replace("_", " "): str(here[name]) for name in here if name != "gpus"}
-    rows = list(named.items())
+    named = {name: name.replace("_gib", ", GiB").replace("_", " ") for name in here if name != "gpus"}
+    rows = [(shown, str(here[name])) for name, shown in named.items()]
     rows.append(("GPUs", "; ".join(here["gpus"]) or "none that PyTorch sees"))
     if build:
         rows.append(("operators", f"compiled by {build['compiler']} for torch {build['torch']}"))

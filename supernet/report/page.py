@@ -241,9 +241,12 @@ def classes(page: Page) -> str:
     shares = 100 * confusion / confusion.sum(1, keepdims=True).clip(1)
     title = "images of the class in a row that are taken for that in the column, %"
     form = "{:.0f}" if len(names) <= COUNTS else ""
-    taken_for = page.matrix("confusion", Matrix(title, names, names, shares.tolist(), form))
-    if len(names) > MATRIX:
-        taken_for = table(["class", "taken for", "images", "of the class, %"], mixed_up(names, confusion))
+    whole = page.matrices["confusion"] = Matrix(title, names, names, shares.tolist(), form)
+    taken_for = (
+        pieces.matrix(whole)
+        if len(names) <= MATRIX
+        else table(["class", "taken for", "images", "of the class, %"], mixed_up(names, confusion))
+    )
     return section("The classes", shown, left, taken_for, gallery(page.run))
 
 

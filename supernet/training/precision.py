@@ -22,11 +22,8 @@ def resolve(wanted: Name | Literal["auto"], device: torch.device, exact: bool = 
         UserError: an unknown name, or fp16 on the CPU.
     """
     if wanted == "auto":
-        return (
-            "bf16"
-            if not exact and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-            else "fp32"
-        )
+        fast = not exact and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if fast else "fp32"
     if wanted not in DTYPES:
         raise UserError(f"precision {wanted}: expected auto, {', '.join(DTYPES)}")
     if wanted == "fp16" and device.type == "cpu":

@@ -10,7 +10,8 @@ from supernet.errors import UserError
 from supernet.training.config import Optimizer, Schedule
 
 Name = Literal["paper", "modern"]
-STRONG = 100  # epochs of Wightman et al.'s shortest training; in one of 30 strong augmentation costs two points
+LONG = 100  # epochs of Wightman et al.'s shortest training; in one of 30 what is strong costs two points
+STRONG: dict[str, Any] = {"mixup": 0.1, "cutmix": 1.0, "auto_augment": "rand", "drop_path": 0.05}  # from then on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,6 @@ def of(name: Name, optimizer: str | None, epochs: int) -> dict[str, Any]:
     optimizer = optimizer or "adamw"
     found = {"optimizer": optimizer, "schedule": "cosine", "weight_decay": DECAY[optimizer], "ema": 0.999}
     found["warmup_epochs"] = min(5.0, epochs / 10)
-    if epochs >= STRONG:
-        found |= {"mixup": 0.1, "cutmix": 1.0, "auto_augment": "rand", "drop_path": 0.05}
+    if epochs >= LONG:
+        found |= STRONG
     return found
